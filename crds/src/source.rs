@@ -1,0 +1,142 @@
+//! Where inputs come from and where outputs go: models, prompts, datasets, references to other objects.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The name of another Plumbline resource in the same namespace.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NameRef {
+    /// Name of the resource.
+    #[schemars(length(min = 1, max = 52), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// A Secret in the same namespace.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// One key of a Secret or ConfigMap in the same namespace.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the object's data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// A causal language model: a Hugging Face folder (config.json, safetensors, tokenizer.json).
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelSource {
+    /// Where the folder is: `file:///abs/path`; or, outside a cluster, a path relative to the manifest.
+    #[schemars(length(min = 1, max = 1024))]
+    pub uri: String,
+    /// Revision (branch, tag or commit) of a hub repository. Only with `hf://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub revision: Option<String>,
+}
+
+/// A preference dataset that was not made by a PreferenceDataset resource.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataSource {
+    /// A folder (an artifact of Plumbline, verified by its manifest.json) or a JSONL file.
+    #[schemars(length(min = 1, max = 1024))]
+    pub uri: String,
+}
+
+/// Prompts: exactly one of `inline`, `uri`, `configMapRef`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PromptSource {
+    /// The prompts themselves, as plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 8192)))]
+    pub inline: Option<Vec<String>>,
+    /// A file of prompts: `.jsonl` with `prompt` (text) or `messages` (a conversation that ends with the user), or
+    /// `.txt` with one prompt a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub uri: Option<String>,
+    /// A key of a ConfigMap that holds JSONL or text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<KeyRef>,
+    /// Use at most this many prompts, the first ones. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub limit: Option<i64>,
+    /// Share of the prompts kept out of training for validation, split by prompt and never by pair. Default 0.05.
+    #[serde(default = "default_validation_fraction")]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub validation_fraction: f64,
+}
+
+fn default_validation_fraction() -> f64 {
+    0.05
+}
+
+/// How text is sampled.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Softmax temperature; 0 is greedy. Default 1.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub temperature: f64,
+    /// Nucleus: keep the most likely tokens whose probabilities sum to this. 1 keeps all. Default 1.
+    #[schemars(range(min = 0.000001, max = 1.0))]
+    pub top_p: f64,
+    /// Keep this many of the most likely tokens; 0 keeps all. Default 0.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub top_k: i64,
+    /// Keep tokens at least this likely relative to the most likely one; 0 keeps all. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_p: f64,
+    /// At most this many new tokens a response. Default 256.
+    #[schemars(range(min = 1, max = 131_072))]
+    pub max_new_tokens: i64,
+    /// A response ends before the first of these strings. Default none (only the model's end token).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
+    pub stop: Vec<String>,
+    /// Seed: the same seed gives the same text. Default 42.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub seed: i64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            max_new_tokens: 256,
+            stop: Vec::new(),
+            seed: 42,
+        }
+    }
+}
+
+/// Where the artifact goes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Output {
+    /// Folder to write. Default: a folder of this resource under the installation's artifact root (on a laptop, under
+    /// the work dir).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub uri: Option<String>,
+    /// Secret with the store's credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}

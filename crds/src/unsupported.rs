@@ -1,0 +1,100 @@
+//! Fields that are part of the API but that nothing acts on yet. Each is refused by name: a field that is accepted and
+//! ignored would be a defect. Remove an entry in the commit that makes its field work.
+
+use crate::judge::{Judge, LabelSource, Reasoning};
+use crate::policy_tuning::{GuardAction, Method, PolicyTuningSpec};
+use crate::preference_dataset::{Aggregation, PreferenceDatasetSpec};
+use crate::resource::Spec;
+use crate::source::PromptSource;
+use crate::training::{Switch, Training};
+
+/// A field that nothing acts on yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Path of the field (`spec.judges[0].reasoning`).
+    pub path: String,
+    /// What to do instead.
+    pub instead: String,
+}
+
+/// Every field of a spec that is set and that nothing acts on yet.
+pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
+    let mut list = List(Vec::new());
+    match spec {
+        Spec::PreferenceDataset(s) => dataset(s, &mut list),
+        Spec::RewardModel(s) => training(&s.training, &mut list),
+        Spec::PolicyTuning(s) => tuning(s, &mut list),
+    }
+    list.check(spec.output().credentials_secret_ref.is_some(), "spec.output.credentialsSecretRef", "write to a file:// folder");
+    list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
+    list.check(spec.compute().accelerators > 0, "spec.compute.accelerators", "run on the CPU (0)");
+    list.0
+}
+
+struct List(Vec<Unsupported>);
+
+impl List {
+    fn check(&mut self, is_set: bool, path: impl Into<String>, instead: &str) {
+        if is_set {
+            self.0.push(Unsupported { path: path.into(), instead: instead.into() });
+        }
+    }
+}
+
+fn dataset(s: &PreferenceDatasetSpec, list: &mut List) {
+    prompts(&s.prompts, "spec.prompts", list);
+    list.check(s.responses.is_some(), "spec.responses", "let spec.generator.model write the responses");
+    if let Some(g) = &s.generator {
+        list.check(g.endpoint.is_some(), "spec.generator.endpoint", "use spec.generator.model");
+    }
+    for (i, j) in s.judges.iter().enumerate() {
+        judge(j, &format!("spec.judges[{i}]"), list);
+    }
+    list.check(s.judges.len() > 1, "spec.judges", "give one judge; ensembles are not built yet");
+    list.check(s.aggregation != Aggregation::Mean, "spec.aggregation", "leave it out");
+    list.check(s.review.is_some(), "spec.review", "leave it out");
+    list.check(s.gates.min_human_kappa.is_some(), "spec.gates.minHumanKappa", "leave it out");
+    list.check(s.shards > 1, "spec.shards", "use 1 shard");
+}
+
+fn tuning(s: &PolicyTuningSpec, list: &mut List) {
+    list.check(
+        !matches!(s.method, Method::Sft | Method::Dpo | Method::Ppo),
+        "spec.method",
+        "use PPO, DPO or SFT",
+    );
+    training(&s.training, list);
+    if let Some(p) = &s.prompts {
+        prompts(p, "spec.prompts", list);
+    }
+    if let Some(d) = &s.dpo {
+        list.check(d.reference_model.is_some(), "spec.dpo.referenceModel", "leave it out: the policy model is the reference");
+    }
+    if let Some(g) = &s.guard {
+        list.check(g.held_out_judge.is_some(), "spec.guard.heldOutJudge", "use spec.guard.maxKl and minEntropy");
+        list.check(g.action == GuardAction::Fail, "spec.guard.action", "use StopAndKeepBest");
+    }
+    if let Some(e) = &s.evaluation {
+        prompts(&e.prompts, "spec.evaluation.prompts", list);
+        if let Some(j) = &e.judge {
+            judge(j, "spec.evaluation.judge", list);
+        }
+    }
+}
+
+fn training(t: &Training, list: &mut List) {
+    list.check(
+        t.activation_checkpointing == Switch::Enabled,
+        "spec.training.activationCheckpointing",
+        "use a smaller spec.training.microBatchSize",
+    );
+}
+
+fn prompts(p: &PromptSource, path: &str, list: &mut List) {
+    list.check(p.config_map_ref.is_some(), format!("{path}.configMapRef"), "use inline or uri");
+}
+
+fn judge(j: &Judge, path: &str, list: &mut List) {
+    list.check(j.reasoning != Reasoning::None, format!("{path}.reasoning"), "use None");
+    list.check(j.label == LabelSource::Votes, format!("{path}.label"), "use LogProbs or Verdict");
+}

@@ -1,0 +1,87 @@
+//! How a stage fails. Each variant is one exit code; the message says what was expected, what was found, what to do.
+
+use plumbline_crds::exit_code::ExitCode;
+
+/// A stage's error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line or the run document is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// Input data is broken, incomplete or does not match its digest.
+    #[error("{0}")]
+    Data(String),
+    /// A judge does not answer.
+    #[error("{0}")]
+    JudgeUnavailable(String),
+    /// A judge refuses: key, quota, model or protocol.
+    #[error("{0}")]
+    JudgeRejected(String),
+    /// The labelling budget is spent.
+    #[error("{0}")]
+    BudgetExhausted(String),
+    /// The artifact or the work folder cannot be written.
+    #[error("{0}")]
+    Store(String),
+    /// The accelerator ran out of memory.
+    #[error("{0}")]
+    AcceleratorOutOfMemory(String),
+    /// A quality gate was not met.
+    #[error("{0}")]
+    Gate(String),
+    /// A guard against reward hacking stopped the run.
+    #[error("{0}")]
+    RewardHacking(String),
+    /// Asked to stop; progress is safe.
+    #[error("stopped as asked; run it again to continue")]
+    Interrupted,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A stage's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The exit code of the contract.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::Config,
+            Self::Data(_) => ExitCode::Data,
+            Self::JudgeUnavailable(_) => ExitCode::JudgeUnavailable,
+            Self::JudgeRejected(_) => ExitCode::JudgeRejected,
+            Self::BudgetExhausted(_) => ExitCode::BudgetExhausted,
+            Self::Store(_) => ExitCode::StoreUnavailable,
+            Self::AcceleratorOutOfMemory(_) => ExitCode::AcceleratorOutOfMemory,
+            Self::Gate(_) => ExitCode::GateFailed,
+            Self::RewardHacking(_) => ExitCode::RewardHacking,
+            Self::Interrupted => ExitCode::Interrupted,
+            Self::Failed(_) => ExitCode::Failed,
+        }
+    }
+
+    /// An error of reading or writing our own files.
+    pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::Store(format!("{}: {error}", path.display()))
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        // The first line says what happened; the rest is libtorch's own stack.
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default().to_owned();
+        if line.contains("out of memory") { Self::AcceleratorOutOfMemory(line) } else { Self::Failed(line) }
+    }
+}
+
+impl From<plumbline_crds::artifact::ArtifactError> for Error {
+    fn from(error: plumbline_crds::artifact::ArtifactError) -> Self {
+        use plumbline_crds::artifact::ArtifactError as A;
+        match error {
+            A::Io { .. } => Self::Store(error.to_string()),
+            _ => Self::Data(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The trainer: one stage of the chain a process. It reads a run document, writes an artifact, and knows nothing of
+//! Kubernetes.
+//!
+//! | question | where |
+//! |---|---|
+//! | What does a stage do, from top to bottom? | `stage` |
+//! | Where is the DPO loss? PPO's? Bradley-Terry? | `loss`, `advantage` |
+//! | How does the decoder compute? | `model` |
+//! | How is text sampled? | `generate` |
+//! | How are models read and written? | `load` |
+//! | How does a judge become a label? | `judge` |
+//! | What is measured before and after? | `measure` |
+//! | Where do metrics, curves and reports come from? | `report` |
+
+pub mod advantage;
+pub mod checkpoint;
+pub mod data;
+pub mod error;
+pub mod generate;
+pub mod judge;
+pub mod load;
+pub mod loss;
+pub mod measure;
+pub mod model;
+pub mod optim;
+pub mod report;
+pub mod stage;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Chat templates (Jinja, as in Hugging Face `tokenizer_config.json`).

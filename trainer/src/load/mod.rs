@@ -1,0 +1,5 @@
+//! Models and tokenizers in and out: Hugging Face folders, GGUF, chat templates.
+
+pub mod chat_template;
+pub mod gguf;
+pub mod tokenizer;
