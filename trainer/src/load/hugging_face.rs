@@ -1,13 +1,14 @@
 //! Hugging Face model folders: `config.json`, `model.safetensors` (or shards under `model.safetensors.index.json`).
 //! Reads by mmap; every tensor's name and shape is checked before it is used.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use plumbline_torch::Mmap;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, View};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
@@ -119,9 +120,10 @@ impl ModelFolder {
     }
 }
 
-/// Writes tensors as one safetensors file, in order of name, each as it is.
+/// Writes tensors as one safetensors file, in order of name, each in its own kind. One tensor's bytes are in memory at a
+/// time.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let bytes: Vec<(&String, Dtype, Vec<usize>, Vec<u8>)> = tensors
+    let saved = tensors
         .iter()
         .map(|(name, t)| {
             let (dtype, size) = match t.kind() {
@@ -129,25 +131,44 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Res
                 Kind::BFloat16 => (Dtype::BF16, 2),
                 Kind::Half => (Dtype::F16, 2),
                 Kind::Int64 => (Dtype::I64, 8),
+                Kind::Uint8 => (Dtype::U8, 1),
                 kind => return Err(Error::Failed(format!("'{name}': tensors of kind {kind:?} are not saved"))),
             };
-            let t = t.detach().contiguous();
-            let mut data = vec![0u8; t.numel() * size];
-            t.f_copy_data_u8(&mut data, t.numel())?;
-            Ok((name, dtype, t.size().iter().map(|&n| n as usize).collect(), data))
-        })
-        .collect::<Result<_>>()?;
-    let views = bytes
-        .iter()
-        .map(|(name, dtype, shape, data)| {
-            TensorView::new(*dtype, shape.clone(), data)
-                .map(|view| ((*name).clone(), view))
-                .map_err(|e| Error::Failed(format!("'{name}': {e}")))
+            let shape = t.size().iter().map(|&n| n as usize).collect();
+            Ok((name.clone(), Saved { tensor: t, dtype, shape, bytes: t.numel() * size }))
         })
         .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize_to_file(views, Some(metadata), path)
+    safetensors::serialize_to_file(saved, Some(metadata), path)
         .map_err(|e| Error::Store(format!("{}: {e}", path.display())))
+}
+
+/// A tensor on its way into a file.
+struct Saved<'a> {
+    tensor: &'a Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: usize,
+}
+
+impl View for Saved<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut data = vec![0u8; self.bytes];
+        self.tensor.detach().contiguous().copy_data_u8(&mut data, self.tensor.numel());
+        data.into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// Every tensor of a safetensors file, in the kind it is stored in.

@@ -17,4 +17,6 @@ pub mod config;
 pub mod decoder;
 pub mod heads;
 pub mod linear;
+pub mod lora;
 pub mod packed;
+pub mod trainable;

@@ -1,1 +1,6 @@
-//! stage
+//! The stages: what each subcommand does, from top to bottom.
+
+pub mod inspect;
+pub mod reward;
+pub mod stop;
+pub mod tune;
