@@ -1,25 +1,29 @@
 //! What a stage shows: the types of a report, and the one function that writes all its forms. The types and the
-//! renderers (`html`, `svg`, `card`) compute; [`Report::write`] and [`Report::read`] touch files, and so do `progress`
+//! renderers (`html`, `svg`, `card`, `format`) compute; [`Report::write`] and [`Report::read`] touch files, and so do `progress`
 //! and `metrics`.
 //!
 //! A report carries no time of day and no path of the machine, so the same run writes the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use plumbline_crds::Kind;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Error, Result};
 
 pub mod card;
+pub mod format;
 pub mod html;
 pub mod metrics;
 pub mod progress;
 pub mod svg;
 pub mod tensorboard;
 
+pub use format::decimal;
 pub use metrics::{History, MetricsWriter};
 pub use progress::Progress;
 
@@ -175,7 +179,7 @@ pub struct Number {
 /// How a number is shown.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub enum Unit {
-    /// Three significant digits.
+    /// Four significant digits.
     #[default]
     Plain,
     /// A share of 1, in percent.
@@ -261,10 +265,28 @@ impl Number {
 }
 
 impl Section {
+    /// The headline.
+    pub fn title(&self) -> &str {
+        match self {
+            Self::Notice { title, .. }
+            | Self::Text { title, .. }
+            | Self::Numbers { title, .. }
+            | Self::Table { title, .. }
+            | Self::Curves { title, .. }
+            | Self::Samples { title, .. }
+            | Self::Timings { title, .. } => title,
+        }
+    }
+
     /// The metrics of `names` that were logged, as curves over steps; `None` if none was.
     pub fn curves(title: &str, y_label: &str, history: &History, names: &[&str]) -> Option<Self> {
-        let _ = (title, y_label, history, names);
-        todo!()
+        let line = |name: &&str| {
+            let points = history.get(*name)?.iter().map(|&(step, value)| (step as f64, value)).collect();
+            Some(Series { name: (*name).to_owned(), points })
+        };
+        let series: Vec<Series> = names.iter().filter_map(line).collect();
+        let (title, y_label) = (title.to_owned(), y_label.to_owned());
+        (!series.is_empty()).then_some(Self::Curves { title, x_label: "step".into(), y_label, series })
     }
 }
 
@@ -294,23 +316,94 @@ impl Report {
     }
 
     /// Writes `report.json`, `report.html`, `summary.json` and `README.md` into a folder that exists.
+    ///
+    /// # Errors
+    /// `Store` if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let _ = (folder, fs::write::<&str, &str>);
-        todo!()
+        let json = |value: serde_json::Result<String>| {
+            value.map(|text| text + "\n").map_err(|e| Error::Failed(format!("the report is not JSON: {e}")))
+        };
+        let files = [
+            (REPORT_JSON, json(serde_json::to_string_pretty(self))?),
+            (REPORT_HTML, html::page(self)),
+            (SUMMARY_JSON, json(serde_json::to_string_pretty(&self.summaries()))?),
+            (CARD, card::card(self)?),
+        ];
+        for (name, text) in files {
+            let path = folder.join(name);
+            fs::write(&path, text).map_err(|e| Error::store(&path, &e))?;
+        }
+        Ok(())
     }
 
     /// Reads the report of an input's folder, to become a member of `upstream`. `None` if the folder has none, as an
-    /// imported model.
+    /// imported model. Read inputs before work is spent.
+    ///
+    /// # Errors
+    /// `Data` if there is a report that cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let _ = (folder, Error::Data(String::new()));
-        todo!()
+        let path = folder.join(REPORT_JSON);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(Error::Data(format!("{}: {e}", path.display()))),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|e| {
+            Error::Data(format!(
+                "{}: expected a report of this version of Plumbline, found: {e}; run the resource that made it again",
+                path.display()
+            ))
+        })
     }
-}
 
-/// A value as the decimal that a status or a label holds: six significant digits, `NaN`, `inf` or `-inf`.
-pub fn decimal(value: f64) -> String {
-    let _ = value;
-    todo!()
+    /// This report and those of its inputs in the order of the chain, this one last; each resource once.
+    pub(crate) fn chain(&self) -> Vec<&Self> {
+        let mut chain: Vec<&Self> = Vec::new();
+        let mut pending: VecDeque<&Self> = self.upstream.iter().collect();
+        while let Some(report) = pending.pop_front() {
+            if !chain.iter().any(|r| (r.kind, &r.name) == (report.kind, &report.name)) {
+                chain.push(report);
+                pending.extend(&report.upstream);
+            }
+        }
+        chain.sort_by_key(|r| r.kind);
+        chain.push(self);
+        chain
+    }
+
+    /// The numbers of the whole chain: `preferenceDataset`, `rewardModel`, `policyTuning`, each with the numbers of the
+    /// nearest report of that kind; further ones under `<kind>/<name>`.
+    fn summaries(&self) -> serde_json::Map<String, Value> {
+        let mut out = serde_json::Map::new();
+        out.insert("schemaVersion".into(), 1.into());
+        out.insert("kind".into(), self.kind.to_string().into());
+        out.insert("name".into(), self.name.clone().into());
+        let mut chain = self.chain();
+        // This report first, then the inputs, the nearest of a kind before others.
+        chain.rotate_right(1);
+        for report in chain {
+            let kind = match report.kind {
+                Kind::PreferenceDataset => "preferenceDataset",
+                Kind::RewardModel => "rewardModel",
+                Kind::PolicyTuning => "policyTuning",
+            };
+            let taken = out.contains_key(kind);
+            let key = if taken { format!("{kind}/{}", report.name) } else { kind.to_owned() };
+            // From f64: a number that is not finite becomes null.
+            let numbers = report.summary.iter().map(|(name, value)| (name.clone(), Value::from(*value)));
+            out.insert(key, Value::Object(numbers.collect()));
+        }
+        out
+    }
+
+    /// The kind as people say it.
+    pub(crate) fn kind_in_words(&self) -> &'static str {
+        match self.kind {
+            Kind::PreferenceDataset => "Preference dataset",
+            Kind::RewardModel => "Reward model",
+            Kind::PolicyTuning => "Tuned policy",
+        }
+    }
 }
 
 /// JSON has no NaN: what is not finite is written as null and read back as NaN.
