@@ -47,7 +47,7 @@ pub fn calibration(pairs: &[(f64, f64)], bins: usize) -> Option<Calibration> {
         return None;
     }
     let n = usable.len() as f64;
-    let decided: Vec<_> = usable.iter().filter(|(_, t)| *t > 0.5 || *t < 0.5).collect();
+    let decided: Vec<_> = usable.iter().filter(|(_, t)| (t - 0.5).abs() > 0.0).collect();
     let right = decided.iter().filter(|(d, t)| (*d > 0.0 && *t > 0.5) || (*d < 0.0 && *t < 0.5)).count();
     let bins = equal_mass_bins(&usable, bins.max(1));
     Some(Calibration {

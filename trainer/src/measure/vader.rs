@@ -278,7 +278,7 @@ fn weigh_but(words: &Words, ratings: &mut [f64]) {
     let Some(but) = words.lower.iter().position(|w| w == "but") else { return };
     for i in 0..ratings.len() {
         let value = ratings[i];
-        let first = ratings.iter().position(|r| *r >= value && *r <= value).unwrap_or(i);
+        let first = ratings.iter().position(|r| r.total_cmp(&value).is_eq()).unwrap_or(i);
         match first.cmp(&but) {
             std::cmp::Ordering::Less => ratings[first] = value * BUT.0,
             std::cmp::Ordering::Greater => ratings[first] = value * BUT.1,

@@ -127,7 +127,7 @@ fn numbers(rows: &[Number]) -> String {
             .map_or_else(String::new, |(low, high)| format!("{} to {}", shown(low, n.unit), shown(high, n.unit)));
         format!("| {} | {} | {interval} | {} |\n", line(&n.label), shown(n.value, n.unit), line(&n.note))
     };
-    let body: String = rows.iter().map(row).collect();
+    let body = rows.iter().map(row).collect::<Vec<_>>().concat();
     format!("| measure | value | 95% interval | measured on |\n|---|---:|---|---|\n{body}")
 }
 
@@ -175,4 +175,65 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::chain;
+    use super::*;
+
+    fn front(report: &Report) -> serde_yaml::Value {
+        let card = card(report).unwrap();
+        serde_yaml::from_str(card.strip_prefix("---\n").unwrap().split("\n---\n").next().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_front_matter_is_what_the_hub_reads_and_states_no_licence() {
+        let mut policy = chain("text");
+        let yaml = front(&policy);
+        assert_eq!(yaml["base_model"], "org/sft");
+        assert_eq!(yaml["base_model_relation"], "finetune");
+        assert_eq!(yaml["pipeline_tag"], "text-generation");
+        assert!(yaml["tags"].as_sequence().unwrap().contains(&"ppo".into()));
+        assert!(yaml.get("license").is_none());
+        policy.card.adapter = true;
+        assert_eq!(
+            (&front(&policy)["library_name"], &front(&policy)["base_model_relation"]),
+            (&"peft".into(), &"adapter".into())
+        );
+        let dataset = front(&policy.upstream[0].upstream[0]);
+        assert_eq!(dataset["configs"][0]["data_files"][1]["path"], "data/validation-*.jsonl");
+        assert!(dataset.get("base_model").is_none() && dataset.get("library_name").is_none());
+    }
+
+    #[test]
+    fn a_base_model_on_this_machine_does_not_become_a_hub_name() {
+        for source in ["file:///models/sft", "/models/sft", "s3://bucket/sft", "hf://sft", "hf://a/b/c", "hf://a/b c"] {
+            assert_eq!(hub_name(source), None, "{source}");
+        }
+        assert_eq!(hub_name("hf://org/sft@v1"), Some("org/sft"));
+    }
+
+    #[test]
+    fn the_card_says_what_it_was_made_from_by_whom_and_how_good_it_is() {
+        let card = card(&chain("text")).unwrap();
+        for expected in [
+            "| Judged by | primary |",
+            "> **Judge and policy share weights**",
+            "| win rate | 63.2% | 58.0% to 68.1% |",
+            "## Made from: Reward model rm",
+            "## Made from: Preference dataset data",
+            "from\\_pretrained".replace("\\_", "_").as_str(),
+        ] {
+            assert!(card.contains(expected), "{expected} in\n{card}");
+        }
+    }
+
+    #[test]
+    fn hostile_text_breaks_neither_tables_nor_markup() {
+        let card = card(&chain("a | b\n\n# c <script> `d` ---")).unwrap();
+        assert!(!card.contains("<script>") && !card.contains("\n# c"), "{card}");
+        let row = card.lines().find(|l| l.starts_with("| Judged by")).unwrap();
+        assert_eq!(row.replace("\\|", "").matches('|').count(), 3, "{row}");
+    }
 }

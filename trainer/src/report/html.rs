@@ -1,6 +1,8 @@
 //! The report as one HTML page (computes): no script, nothing fetched, readable on a phone, in light and dark, and by a
 //! screen reader. Every text is escaped: prompts and responses are written by strangers and by models.
 
+use std::fmt::Write;
+
 use super::format::{plain, shown};
 use super::{Fact, Number, Report, Sample, Section, Series, Unit, svg};
 
@@ -9,7 +11,7 @@ const STYLE: &str = include_str!("style.css");
 /// The page.
 pub fn page(report: &Report) -> String {
     let chain = report.chain();
-    let upstream: String = chain.iter().filter(|r| !std::ptr::eq(**r, report)).rev().map(|r| stage(r)).collect();
+    let upstream = each(chain.iter().filter(|r| !std::ptr::eq(**r, report)).rev(), |r| stage(r));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -48,6 +50,11 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
+/// The HTML of each item, one after the other.
+fn each<T>(items: impl IntoIterator<Item = T>, html: impl FnMut(T) -> String) -> String {
+    items.into_iter().map(html).collect()
+}
+
 /// A number with a typographic minus.
 fn number(value: f64, unit: Unit) -> String {
     shown(value, unit).replace('-', "\u{2212}")
@@ -81,7 +88,7 @@ fn cards(chain: &[&Report], current: &Report) -> String {
             escape(&report.name),
         )
     };
-    let items: String = chain.iter().map(card).collect();
+    let items = each(chain, card);
     format!("<nav aria-label=\"Stages of this run\">\n<ol class=\"chain\">\n{items}</ol>\n</nav>\n")
 }
 
@@ -92,7 +99,7 @@ fn contents(report: &Report) -> String {
     let link = |(i, section): (usize, &Section)| {
         format!("<li><a href=\"#{}-{i}\">{}</a></li>\n", anchor(report), escape(section.title()))
     };
-    let items: String = report.sections.iter().enumerate().map(link).collect();
+    let items = each(report.sections.iter().enumerate(), link);
     format!("<nav class=\"contents\" aria-label=\"Contents\">\n<ul>\n{items}</ul>\n</nav>\n")
 }
 
@@ -100,8 +107,7 @@ fn facts(facts: &[Fact]) -> String {
     if facts.is_empty() {
         return String::new();
     }
-    let items: String =
-        facts.iter().map(|f| format!("<dt>{}</dt><dd>{}</dd>\n", escape(&f.label), escape(&f.text))).collect();
+    let items = each(facts, |f| format!("<dt>{}</dt><dd>{}</dd>\n", escape(&f.label), escape(&f.text)));
     format!("<section aria-label=\"What this was made from\">\n<dl>\n{items}</dl>\n</section>\n")
 }
 
@@ -129,7 +135,8 @@ fn sections(sections: &[Section], level: usize, prefix: &str) -> String {
             in_plots = plot;
         }
         let class = if matches!(section, Section::Notice { .. }) { " class=\"notice\" role=\"note\"" } else { "" };
-        out += &format!(
+        let _ = write!(
+            out,
             "<section id=\"{prefix}-{i}\"{class}>\n<h{level}>{}</h{level}>\n{}</section>\n",
             escape(section.title()),
             body(section, level + 1)
@@ -148,7 +155,7 @@ fn body(section: &Section, level: usize) -> String {
         Section::Table { columns, rows, .. } => table(columns, rows),
         Section::Curves { title, x_label, y_label, series } => curves(title, x_label, y_label, series),
         Section::Samples { columns, rows, .. } => {
-            rows.iter().enumerate().map(|(i, s)| sample(i + 1, columns, s, level)).collect()
+            each(rows.iter().enumerate(), |(i, s)| sample(i + 1, columns, s, level))
         }
         Section::Timings { seconds, .. } => timings(seconds.iter().map(|(part, s)| (part.as_str(), *s)).collect()),
     }
@@ -156,7 +163,7 @@ fn body(section: &Section, level: usize) -> String {
 
 fn paragraphs(text: &str) -> String {
     let parts = text.split("\n\n").map(str::trim).filter(|p| !p.is_empty());
-    parts.map(|p| format!("<p>{}</p>\n", escape(p))).collect()
+    each(parts, |p| format!("<p>{}</p>\n", escape(p)))
 }
 
 fn numbers(rows: &[Number]) -> String {
@@ -166,7 +173,10 @@ fn numbers(rows: &[Number]) -> String {
             .interval
             .map_or_else(String::new, |(low, high)| format!("{} to {}", number(low, n.unit), number(high, n.unit)));
         let interval = if any_interval {
-            format!("<td class=\"range\">{range}</td><td class=\"mark\">{}</td>", svg::interval(n).unwrap_or_default())
+            format!(
+                "<td class=\"range\">{range}</td><td class=\"mark\">{}</td>",
+                svg::interval(n, rows).unwrap_or_default()
+            )
         } else {
             String::new()
         };
@@ -177,12 +187,12 @@ fn numbers(rows: &[Number]) -> String {
             escape(&n.note)
         )
     };
-    let body: String = rows.iter().map(row).collect();
+    let body = each(rows, row);
     let (head, caption) = if any_interval {
         (
             "<th scope=\"col\">95% interval</th><td></td>",
-            "<p class=\"caption\">Bars are 95% intervals: shares on a scale of 0 to 100%, other numbers on a scale of \
-             their own. A dashed line marks the value of no effect.</p>\n",
+            "<p class=\"caption\">Bars are 95% intervals: shares on a scale of 0 to 100%, other numbers on a common \
+             scale. A dashed line marks the value of no effect.</p>\n",
         )
     } else {
         ("", "")
@@ -200,14 +210,12 @@ fn table(columns: &[String], rows: &[Vec<String>]) -> String {
             && cells.all(|c| c.trim_end_matches('%').replace([',', '\u{2212}'], "").parse::<f64>().is_ok())
     };
     let class: Vec<&str> = (0..columns.len()).map(|c| if numeric(c) { " class=\"num\"" } else { "" }).collect();
-    let head: String =
-        columns.iter().zip(&class).map(|(c, class)| format!("<th scope=\"col\"{class}>{}</th>", escape(c))).collect();
+    let head = each(columns.iter().zip(&class), |(c, class)| format!("<th scope=\"col\"{class}>{}</th>", escape(c)));
     let row = |cells: &Vec<String>| {
-        let cells: String =
-            cells.iter().zip(&class).map(|(cell, class)| format!("<td{class}>{}</td>", escape(cell))).collect();
+        let cells = each(cells.iter().zip(&class), |(cell, class)| format!("<td{class}>{}</td>", escape(cell)));
         format!("<tr>{cells}</tr>\n")
     };
-    let body: String = rows.iter().map(row).collect();
+    let body = each(rows, row);
     format!(
         "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Table\">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
     )
@@ -218,7 +226,7 @@ fn curves(title: &str, x_label: &str, y_label: &str, series: &[Series]) -> Strin
         let last = s.points.iter().rev().find(|(_, y)| y.is_finite()).map_or(f64::NAN, |p| p.1);
         format!("<li>{}{} <b>{}</b></li>", svg::swatch(i), escape(&s.name), number(last, Unit::Plain))
     };
-    let legend: String = series.iter().enumerate().map(entry).collect();
+    let legend = each(series.iter().enumerate(), entry);
     let smoothed = if series.iter().any(svg::is_smoothed) { "; the strong line is a moving mean" } else { "" };
     let row = |s: &Series| {
         let finite: Vec<f64> = s.points.iter().map(|p| p.1).filter(|y| y.is_finite()).collect();
@@ -258,7 +266,7 @@ fn sample(index: usize, columns: &[String], sample: &Sample, level: usize) -> St
             escape(text)
         )
     };
-    let sides: String = columns.iter().zip(&sample.texts).enumerate().map(side).collect();
+    let sides = each(columns.iter().zip(&sample.texts).enumerate(), side);
     format!(
         "<article class=\"sample\">\n<h{level}>Prompt {index}</h{level}>\n<p class=\"text prompt\" dir=\"auto\">{}</p>\n<div class=\"sides\">\n{sides}</div>\n</article>\n",
         escape(&sample.prompt)
@@ -280,11 +288,110 @@ fn timings(mut parts: Vec<(&str, f64)>) -> String {
             100.0 * share
         )
     };
-    let body: String = parts.iter().map(row).collect();
+    let body = each(&parts, row);
     format!(
         "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Table\">\n<table>\n<thead><tr><th scope=\"col\">Part</th><th scope=\"col\" class=\"num\">Time</th>\
          <th scope=\"col\" class=\"num\">Share</th><td></td></tr></thead>\n<tbody>\n{body}</tbody>\n<tfoot><tr><th scope=\"row\">Total</th>\
          <td class=\"num\">{}</td><td></td><td></td></tr></tfoot>\n</table>\n</div>\n",
         number(total, Unit::Seconds)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::chain;
+    use super::*;
+
+    /// (name, attributes) of each tag in order; closing tags with `/`.
+    fn tags(html: &str) -> Vec<(&str, &str)> {
+        let (head, body) = html.split_once(STYLE).unwrap();
+        let tags = [head, body].into_iter().flat_map(|part| part.split('<').skip(1));
+        tags.filter(|t| !t.starts_with("!doctype"))
+            .map(|t| t.split('>').next().unwrap())
+            .map(|t| t.split_once([' ', '\n']).unwrap_or((t, "")))
+            .collect()
+    }
+
+    fn attributes<'a>(tags: &[(&'a str, &'a str)], name: &str) -> Vec<&'a str> {
+        let prefix = format!("{name}=\"");
+        tags.iter().filter_map(|(_, a)| Some(a.split(prefix.as_str()).nth(1)?.split('"').next().unwrap())).collect()
+    }
+
+    #[test]
+    fn hostile_text_reaches_the_page_only_as_text() {
+        let html = page(&chain("<script>alert('\"1\"')</script><img src=x onerror=alert(1)>\u{0}"));
+        assert!(!html.contains("<script") && !html.contains("<img") && !html.contains('\u{0}'));
+        assert!(html.contains("&lt;script&gt;alert(&#39;&quot;1&quot;&#39;)&lt;/script&gt;"));
+        for (name, attributes) in tags(&html) {
+            assert!(!attributes.contains("onerror=") || attributes.contains("&lt;img"), "<{name} {attributes}>");
+        }
+    }
+
+    #[test]
+    fn nothing_is_fetched_or_run() {
+        let html = page(&chain("text"));
+        assert!(!html.contains("url(") && !html.contains("@import"));
+        let tags = tags(&html);
+        assert!(attributes(&tags, "src").is_empty());
+        assert!(tags.iter().all(|(name, _)| !["script", "link", "iframe", "img", "object"].contains(name)));
+        for href in attributes(&tags, "href") {
+            assert!(href.starts_with('#') || ["report.json", "summary.json"].contains(&href), "{href}");
+        }
+    }
+
+    #[test]
+    fn every_tag_is_closed_in_order() {
+        let html = page(&chain("a & b < c"));
+        let mut open = Vec::new();
+        for (name, attributes) in tags(&html) {
+            if let Some(name) = name.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(name), "closing </{name}>");
+            } else if !attributes.ends_with('/') && name != "meta" {
+                open.push(name);
+            }
+        }
+        assert_eq!(
+            open,
+            Vec::<&str>::new().as_slice(),
+            "body and html opened before the style sheet ended or are left"
+        );
+    }
+
+    #[test]
+    fn headings_do_not_skip_a_level_and_links_within_the_page_have_one_target() {
+        let html = page(&chain("text"));
+        let tags = tags(&html);
+        let mut level = 0;
+        for (name, _) in &tags {
+            if let Some(next) = name.strip_prefix('h').and_then(|n| n.parse::<i32>().ok()) {
+                assert!(next <= level + 1, "h{next} after h{level}");
+                level = next;
+            }
+        }
+        let ids = attributes(&tags, "id");
+        for target in attributes(&tags, "href").iter().filter_map(|h| h.strip_prefix('#')) {
+            assert_eq!(ids.iter().filter(|id| **id == target).count(), 1, "#{target}");
+        }
+    }
+
+    #[test]
+    fn the_page_shows_the_whole_chain_with_intervals_samples_and_the_notice() {
+        let html = page(&chain("a response"));
+        for expected in [
+            "Preference dataset",
+            "Reward model",
+            "Tuned policy",
+            "Judge and policy share weights",
+            "58.0% to 68.1%",
+            "class=\"interval\"",
+            "objective/kl",
+            "class=\"notice\" role=\"note\"",
+            "not computed",
+            "a response",
+        ] {
+            assert!(html.contains(expected), "{expected}");
+        }
+        assert!(html.find("Judge and policy").unwrap() < html.find("class=\"plots\"").unwrap());
+        assert_eq!(html, page(&chain("a response")), "the same report is the same bytes");
+    }
 }

@@ -58,18 +58,20 @@ pub(super) fn swatch(index: usize) -> String {
     )
 }
 
-/// A 95 % interval with its value and the value of no effect on a scale: 0 to 100 % for a share, else just as wide as
-/// what it shows.
-pub fn interval(number: &Number) -> Option<String> {
+/// A 95 % interval with its value and the value of no effect. A share is on a scale of 0 to 100 %; other numbers are on
+/// the common scale of the intervals of their unit among `rows`, so that they compare.
+pub fn interval(number: &Number, rows: &[Number]) -> Option<String> {
     let (low, high) = number.interval?;
-    let shown_values = [Some(number.value), Some(low), Some(high), number.reference];
-    let (from, to) = match number.unit {
-        Unit::Percent if low >= 0.0 && high <= 1.0 => (0.0, 1.0),
-        _ => padded(shown_values.into_iter().flatten())?,
-    };
     if !(number.value.is_finite() && low.is_finite() && high.is_finite()) {
         return None;
     }
+    let (from, to) = if is_share(number) {
+        (0.0, 1.0)
+    } else {
+        let same = rows.iter().chain([number]).filter(|n| n.unit == number.unit && !is_share(n));
+        let values = same.filter_map(|n| n.interval.map(|(l, h)| [Some(l), Some(h), Some(n.value), n.reference]));
+        padded(values.flatten().flatten())?
+    };
     let x = |v: f64| 6.0 + 168.0 * (v - from) / (to - from);
     let mark = number
         .reference
@@ -93,6 +95,10 @@ pub fn interval(number: &Number) -> Option<String> {
         high = x(high),
         value = x(number.value),
     ))
+}
+
+fn is_share(number: &Number) -> bool {
+    number.unit == Unit::Percent && number.interval.is_some_and(|(low, high)| low >= 0.0 && high <= 1.0)
 }
 
 /// The area that the points are drawn in.
@@ -142,7 +148,7 @@ impl Frame {
             );
         }
         let _ = write!(out, "<path class=\"axis\" d=\"M{LEFT} {bottom}H{end}\"/>");
-        let middle = (LEFT + end) / 2.0;
+        let middle = LEFT.midpoint(end);
         let _ = write!(
             out,
             "<text class=\"label\" x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
@@ -273,7 +279,8 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers_within_the_range() {
-        assert_eq!(ticks((0.0, 1.0), 5), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        let texts: Vec<String> = ticks((0.0, 1.0), 5).into_iter().map(plain).collect();
+        assert_eq!(texts, ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         assert_eq!(ticks((3.0, 212.0), 5), [50.0, 100.0, 150.0, 200.0]);
         assert_eq!(ticks((-0.012, 0.011), 5), [-0.01, -0.005, 0.0, 0.005, 0.01]);
         assert!(ticks((1.0, 1.0 + 1e-15), 5).len() <= 20);
@@ -330,11 +337,16 @@ mod tests {
 
     #[test]
     fn an_interval_shows_share_of_one_on_a_fixed_scale_and_its_reference() {
-        let svg = interval(&Number::new("win rate", 0.6).percent().interval(0.5, 0.7).reference(0.5)).unwrap();
+        let svg = interval(&Number::new("win rate", 0.6).percent().interval(0.5, 0.7).reference(0.5), &[]).unwrap();
         assert!(svg.contains("95% interval 50.0% to 70.0%, on a scale of 0.0% to 100.0%"), "{svg}");
         assert!(svg.contains("class=\"reference\" d=\"M90.0 2V22\""), "half way: {svg}");
-        assert_eq!(interval(&Number::new("n", 1.0)), None);
-        assert_eq!(interval(&Number::new("n", f64::NAN).interval(0.0, 1.0)), None);
+        let rows = [Number::new("before", 1.0).interval(0.0, 2.0), Number::new("after", 9.0).interval(8.0, 10.0)];
+        let ends = |n| {
+            interval(n, &rows).unwrap().split("on a scale of ").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        };
+        assert_eq!(ends(&rows[0]), ends(&rows[1]), "numbers of one table share a scale");
+        assert_eq!(interval(&Number::new("n", 1.0), &[]), None);
+        assert_eq!(interval(&Number::new("n", f64::NAN).interval(0.0, 1.0), &[]), None);
     }
 
     #[test]

@@ -112,6 +112,9 @@ pub(super) mod tests {
             }
             value
         }
+        fn number_if(delimited: bool, data: &mut &[u8]) -> usize {
+            if delimited { number(data) as usize } else { 0 }
+        }
         let mut found = Vec::new();
         while !data.is_empty() {
             let key = number(&mut data);
@@ -125,9 +128,6 @@ pub(super) mod tests {
                 }
             };
             found.push((key >> 3, payload));
-        }
-        fn number_if(delimited: bool, data: &mut &[u8]) -> usize {
-            if delimited { number(data) as usize } else { 0 }
         }
         found
     }
