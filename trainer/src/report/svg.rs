@@ -245,8 +245,8 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = points.len() / 40;
     (0..points.len())
         .map(|i| {
-            let reach = half.min(i).min(points.len() - 1 - i);
-            let near: Vec<f64> = points[i - reach..=i + reach].iter().map(|p| p.1).filter(|y| y.is_finite()).collect();
+            let near = &points[i.saturating_sub(half)..points.len().min(i + half + 1)];
+            let near: Vec<f64> = near.iter().map(|p| p.1).filter(|y| y.is_finite()).collect();
             (points[i].0, near.iter().sum::<f64>() / near.len() as f64)
         })
         .collect()
@@ -324,6 +324,16 @@ mod tests {
                 assert!((0.0..=WIDTH).contains(&v), "{v} in {svg}");
             }
         }
+    }
+
+    #[test]
+    fn the_moving_mean_skips_missing_values_and_keeps_a_constant() {
+        let mut points: Vec<_> = (0..200).map(|i| (f64::from(i), 2.0)).collect();
+        points[50].1 = f64::NAN;
+        assert!(smoothed(&points).iter().all(|p| (p.1 - 2.0).abs() < 1e-12));
+        points[50].1 = 2.0 + 11.0;
+        let smooth = smoothed(&points);
+        assert!((smooth[50].1 - 3.0).abs() < 1e-12 && (smooth[56].1 - 2.0).abs() < 1e-12, "eleven points, five a side");
     }
 
     #[test]
