@@ -1,5 +1,6 @@
 //! The stages: what each subcommand does, from top to bottom.
 
+pub mod evaluate;
 pub mod import;
 pub mod inspect;
 pub mod reward;
