@@ -225,7 +225,7 @@ impl Form {
     fn render(&self, template: &Template, prompt: &str, first: &str, second: Option<&str>) -> Result<(Option<String>, String), String> {
         let nonce = id::of(&[template.name.as_str(), prompt, first, second.unwrap_or_default()]);
         let shared = context! {
-            criteria => &self.criteria,
+            criteria => self.criteria.iter().map(criterion).collect::<Vec<_>>(),
             examples => self.examples.iter().map(example).collect::<Vec<_>>(),
             first => self.answers[0].trim(),
             second => self.answers[1].trim(),
@@ -285,6 +285,11 @@ fn default_criterion() -> Criterion {
     }
 }
 
+/// A criterion with every field a template may ask for.
+fn criterion(c: &Criterion) -> Value {
+    serde_json::json!({"name": c.name, "description": c.description, "weight": c.weight, "levels": c.levels})
+}
+
 /// An example with every field a template may ask for.
 fn example(example: &JudgeExample) -> Value {
     serde_json::json!({
@@ -306,4 +311,164 @@ fn explain(error: &minijinja::Error) -> String {
          criteria, examples, first, second, nonce",
         error.kind()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn form(extra: Value) -> Result<Form> {
+        let mut judge = json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}});
+        for (key, value) in extra.as_object().unwrap() {
+            judge[key] = value.clone();
+        }
+        Form::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]")
+    }
+
+    fn plan(form: &Form, pairs: &[(&str, &str, &str)]) -> Plan {
+        let prompts: Vec<Content> = pairs.iter().map(|(p, ..)| Content::Text((*p).into())).collect();
+        let items: Vec<_> = pairs
+            .iter()
+            .zip(&prompts)
+            .map(|((_, a, b), prompt)| Comparison { prompt, response_a: a, response_b: b })
+            .collect();
+        form.plan("endpoint m", &items, &Order::default()).unwrap()
+    }
+
+    #[test]
+    fn the_built_in_question_reads_exactly_so() {
+        let form = form(json!({
+            "templates": ["builtin:pairwise-v1"],
+            "criteria": [{"name": "accuracy", "description": "True.", "weight": 2, "levels": ["False", "True"]}, {"name": "safety"}],
+        }))
+        .unwrap();
+        let question = &plan(&form, &[("2 + 2?", "4", "5\n  indented {{ not_jinja }}")]).questions[0];
+        let code = question.text.lines().next().unwrap().trim_start_matches("<prompt ").trim_end_matches('>').to_owned();
+        assert_eq!(code.len(), 8);
+        assert_eq!(
+            question.text.replace(&code, "CODE"),
+            "<prompt CODE>\n2 + 2?\n</prompt CODE>\n\n<response_A CODE>\n4\n</response_A CODE>\n\n<response_B CODE>\n5\n  \
+             indented {{ not_jinja }}\n</response_B CODE>\n\nWhich response is better by the criteria? Reply with A or B, \
+             and nothing else."
+        );
+        assert_eq!(
+            question.system.as_deref().unwrap().lines().skip(2).take(6).collect::<Vec<_>>(),
+            [
+                "Criteria, with their weight where they differ:",
+                "",
+                "- accuracy (weight 2.0): True.",
+                "  Level 1: False",
+                "  Level 2: True",
+                "- safety",
+            ]
+        );
+        assert!(question.system.as_deref().unwrap().ends_with("about the verdict."));
+    }
+
+    #[test]
+    fn every_built_in_template_renders_for_chat_and_completion_with_and_without_examples() {
+        for (name, mode, _) in BUILTIN {
+            for api in ["Chat", "Completion"] {
+                for label in ["LogProbs", "Verdict"] {
+                    let example = json!({"responseA": "x", "responseB": "y", "response": "x", "answer": " A"});
+                    for examples in [json!([]), json!([example])] {
+                        let form = form(json!({"mode": mode, "api": api, "label": label, "examples": examples,
+                            "templates": [format!("builtin:{name}")]}));
+                        let plan = plan(&form.unwrap(), &[("p", "r1", "r2")]);
+                        let question = &plan.questions[0];
+                        assert!(question.template.starts_with(&format!("{name}@")));
+                        assert_eq!(question.text.contains("tie"), label == "Verdict" && mode == JudgeMode::Pairwise);
+                        assert_eq!(question.text.ends_with(':'), api == "Completion", "{}", question.text);
+                        assert!(!question.text.contains("\n\n\n"), "{}", question.text);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_of_ones_own_may_be_few_shot_text_to_continue() {
+        let form = form(json!({
+            "mode": "Pointwise", "api": "Completion", "answers": [" positive", " negative"],
+            "template": "{% for e in examples %}Review: {{ e.response }}\nSentiment:{{ e.answer }}\n\n{% endfor %}Review: {{ prompt }}{{ response }}\nSentiment:\n",
+            "examples": [{"response": "Boring.", "answer": " negative"}],
+        }))
+        .unwrap();
+        let question = &plan(&form, &[("I saw it", " and loved it.", " and left.")]).questions[0];
+        assert_eq!(question.text, "Review: Boring.\nSentiment: negative\n\nReview: I saw it and loved it.\nSentiment:");
+        assert_eq!(question.system, None);
+        assert_eq!(form.max_tokens(), 1);
+    }
+
+    #[test]
+    fn wrong_templates_and_answers_fail_before_anything_is_asked() {
+        for (extra, expected) in [
+            (json!({"template": "{{ response_a }} {{ respons_b }}"}), "spec.judges[0].template: line 1: undefined value"),
+            (json!({"template": "{{ response_a }} {% if %}"}), "spec.judges[0].template: line 1: syntax error"),
+            (json!({"template": "{{ response_a }}"}), "does not show both responses"),
+            (json!({"mode": "Pointwise", "template": "{{ prompt }}"}), "does not show the response"),
+            (json!({"template": "x", "templates": ["builtin:pairwise-v1"]}), "exclude each other"),
+            (json!({"templates": ["builtin:pairwise-v9"]}), "spec.judges[0].templates[0]: there is no template builtin:pairwise-v9"),
+            (json!({"templates": ["builtin:pointwise-v1"]}), "known: builtin:pairwise-v1, builtin:pairwise-v2"),
+            (json!({"answers": ["A", "A "]}), "two different words"),
+            (json!({"answers": ["A"]}), "expected 2 answers, found 1"),
+            (json!({"label": "Votes"}), "is not built yet"),
+        ] {
+            let error = form(extra.clone()).unwrap_err();
+            assert!(matches!(error, Error::Config(_)));
+            assert!(error.to_string().contains(expected), "{extra}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pair_is_asked_in_both_orders_with_one_template_and_one_response_is_asked_once() {
+        let pairwise = form(json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
+        let many: Vec<(String, String)> = (0..60).map(|i| (format!("good {i}"), format!("bad {i}"))).collect();
+        let pairs: Vec<_> = many.iter().map(|(a, b)| ("p", a.as_str(), b.as_str())).collect();
+        let plan_of_pairs = plan(&pairwise, &pairs);
+        assert_eq!(plan_of_pairs.questions.len(), 120);
+        let mut by_template = HashMap::<&str, usize>::new();
+        for used in &plan_of_pairs.uses {
+            let Use::Pairwise(orders) = used else { panic!() };
+            let [(Presentation::AB, x), (Presentation::BA, y)] = orders.as_slice() else { panic!() };
+            let (x, y) = (&plan_of_pairs.questions[*x], &plan_of_pairs.questions[*y]);
+            assert_eq!(x.template, y.template);
+            assert_ne!(x.id, y.id);
+            *by_template.entry(&x.template).or_default() += 1;
+        }
+        assert!(by_template.len() == 2 && by_template.values().all(|n| *n > 15), "{by_template:?}");
+        let pointwise = form(json!({"mode": "Pointwise"})).unwrap();
+        let shared = plan(&pointwise, &[("p", "x", "y"), ("p", "y", "z"), ("p", "z", "x"), ("q", "x", "y"), ("p", "x", "x")]);
+        assert_eq!(shared.questions.len(), 5, "three responses to p and two to q");
+        assert_eq!(shared.uses[4], Use::Equal);
+    }
+
+    #[test]
+    fn changing_names_of_a_and_b_asks_the_same_questions() {
+        let form = form(json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
+        let ids = |p: &Plan| p.questions.iter().map(|q| q.id.clone()).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(ids(&plan(&form, &[("p", "x", "y")])), ids(&plan(&form, &[("p", "y", "x")])));
+    }
+
+    #[test]
+    fn the_id_of_a_question_depends_on_who_is_asked_and_on_all_that_is_sent() {
+        let ids: Vec<String> = [
+            json!({}),
+            json!({"label": "Verdict"}),
+            json!({"api": "Completion"}),
+            json!({"criteria": [{"name": "c"}]}),
+            json!({"templates": ["builtin:pairwise-v1"]}),
+        ]
+        .into_iter()
+        .map(|extra| plan(&form(extra).unwrap(), &[("p", "x", "y")]).questions[0].id.clone())
+        .collect();
+        let different: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(different.len(), ids.len());
+        let item_prompt = Content::Text("p".into());
+        let item = [Comparison { prompt: &item_prompt, response_a: "x", response_b: "y" }];
+        let other = form(json!({})).unwrap().plan("endpoint other", &item, &Order::default()).unwrap();
+        assert_ne!(other.questions[0].id, ids[0]);
+    }
 }
