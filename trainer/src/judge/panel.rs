@@ -102,14 +102,14 @@ pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: Asking<'_
             progress(0, total, &Cost::default())?;
             let verdicts = plan.questions.iter().map(|q| lexicon::verdict(vader, &q.text)).collect();
             progress(total, total, &Cost::default())?;
-            Judged::new(plan, verdicts)
+            Judged::of(plan, verdicts)
         }
         Backend::Endpoint(target) => {
             let account = Account::open(budget, &runtime.spec, &runtime.field)?;
             let session = Session::open(runtime, target, account, journal, total)?;
             let (answers, cost) = session.ask_all(&plan.questions, progress)?;
             let verdicts: Vec<Verdict> = answers.iter().map(|a| a.verdict(&runtime.form)).collect();
-            let mut judged = Judged::new(plan, verdicts);
+            let mut judged = Judged::of(plan, verdicts);
             judged.cost = cost;
             judged.models = answers.iter().filter_map(|a| a.reply()?.model.clone()).collect();
             for (answer, verdict) in answers.iter().zip(&judged.verdicts) {
@@ -125,7 +125,8 @@ pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: Asking<'_
 }
 
 impl Judged {
-    fn new(plan: Plan, verdicts: Vec<Verdict>) -> Self {
+    /// Verdicts that no outcome was drawn from yet.
+    pub(super) fn of(plan: Plan, verdicts: Vec<Verdict>) -> Self {
         let (reasons, models) = (BTreeMap::new(), BTreeSet::new());
         Self { outcomes: Vec::new(), plan, verdicts, reasons, models, cost: Cost::default() }
     }
