@@ -25,5 +25,6 @@ pub mod model;
 pub mod optim;
 pub mod report;
 pub mod stage;
+pub mod train;
 
 pub use error::{Error, Result};

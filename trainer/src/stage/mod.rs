@@ -1,1 +1,7 @@
-//! stage
+//! The stages: what each subcommand does, from top to bottom.
+
+pub mod import;
+pub mod inspect;
+pub mod reward;
+pub mod stop;
+pub mod tune;
