@@ -60,7 +60,9 @@ impl Manifest {
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// No manifest.
-    #[error("{path}: not a complete artifact: there is no manifest.json; the run that writes it has not finished, or the folder was copied in part")]
+    #[error(
+        "{path}: not a complete artifact: there is no manifest.json; the run that writes it has not finished, or the folder was copied in part"
+    )]
     Incomplete {
         /// The folder.
         path: PathBuf,
@@ -74,7 +76,9 @@ pub enum ArtifactError {
         source: serde_json::Error,
     },
     /// A file is missing or differs.
-    #[error("{path}: the artifact was altered: {file} {what}; restore it, or delete the folder and run the resource again")]
+    #[error(
+        "{path}: the artifact was altered: {file} {what}; restore it, or delete the folder and run the resource again"
+    )]
     Altered {
         /// The folder.
         path: PathBuf,

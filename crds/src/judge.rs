@@ -214,7 +214,13 @@ pub struct JudgeLimits {
 
 impl Default for JudgeLimits {
     fn default() -> Self {
-        Self { concurrency: 32, requests_per_minute: None, tokens_per_minute: None, timeout_seconds: 120, max_attempts: 6 }
+        Self {
+            concurrency: 32,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            timeout_seconds: 120,
+            max_attempts: 6,
+        }
     }
 }
 

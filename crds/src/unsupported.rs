@@ -25,7 +25,11 @@ pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
         Spec::RewardModel(s) => training(&s.training, &mut list),
         Spec::PolicyTuning(s) => tuning(s, &mut list),
     }
-    list.check(spec.output().credentials_secret_ref.is_some(), "spec.output.credentialsSecretRef", "write to a file:// folder");
+    list.check(
+        spec.output().credentials_secret_ref.is_some(),
+        "spec.output.credentialsSecretRef",
+        "write to a file:// folder",
+    );
     list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
     list.check(spec.compute().accelerators > 0, "spec.compute.accelerators", "run on the CPU (0)");
     list.0
@@ -58,17 +62,17 @@ fn dataset(s: &PreferenceDatasetSpec, list: &mut List) {
 }
 
 fn tuning(s: &PolicyTuningSpec, list: &mut List) {
-    list.check(
-        !matches!(s.method, Method::Sft | Method::Dpo | Method::Ppo),
-        "spec.method",
-        "use PPO, DPO or SFT",
-    );
+    list.check(!matches!(s.method, Method::Sft | Method::Dpo | Method::Ppo), "spec.method", "use PPO, DPO or SFT");
     training(&s.training, list);
     if let Some(p) = &s.prompts {
         prompts(p, "spec.prompts", list);
     }
     if let Some(d) = &s.dpo {
-        list.check(d.reference_model.is_some(), "spec.dpo.referenceModel", "leave it out: the policy model is the reference");
+        list.check(
+            d.reference_model.is_some(),
+            "spec.dpo.referenceModel",
+            "leave it out: the policy model is the reference",
+        );
     }
     if let Some(g) = &s.guard {
         list.check(g.held_out_judge.is_some(), "spec.guard.heldOutJudge", "use spec.guard.maxKl and minEntropy");

@@ -1,5 +1,7 @@
 //! Sampling text from a decoder.
 
+pub mod engine;
+
 use crate::Result;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::decoder::Decoder;

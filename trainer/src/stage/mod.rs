@@ -1,1 +1,4 @@
-//! stage
+//! The stages: what each subcommand does, from top to bottom.
+
+pub mod serve;
+pub mod stop;

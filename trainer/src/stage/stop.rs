@@ -1,0 +1,32 @@
+//! Being asked to stop: SIGTERM and SIGINT set a flag that a stage reads between two units of work.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::{Error, Result};
+
+static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+fn flag() -> &'static Arc<AtomicBool> {
+    FLAG.get_or_init(Arc::default)
+}
+
+/// Whether the process was asked to stop. A stage that sees this makes its progress safe and returns
+/// [`Error::Interrupted`].
+pub fn requested() -> bool {
+    flag().load(Ordering::Relaxed)
+}
+
+/// From now on the first SIGTERM or SIGINT sets the flag, and a second one ends the process at once with 128 plus its
+/// number, as a shell reports a process that a signal ended.
+pub fn install() -> Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        // The order matters: the second handler sets the flag that the first one reads at the next signal.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(flag()))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag())))
+            .map_err(|e| Error::Failed(format!("cannot handle signal {signal}: {e}")))?;
+    }
+    Ok(())
+}
