@@ -1,0 +1,6 @@
+//! The server over real HTTP. The model behind it is scripted, so that every reply is known; the real one is tested
+//! end to end elsewhere.
+
+mod lifecycle;
+mod replies;
+mod script;
