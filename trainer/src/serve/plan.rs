@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::model::{Shape, Text};
 use super::protocol::ApiError;
-use super::protocol::request::{self, MaxTokens, Params, Prompt};
+use super::protocol::input::Prompt;
+use super::protocol::request::{self, MaxTokens, Params};
 use super::protocol::response::Api;
 use crate::data::Message;
 use crate::generate::engine::Job;

@@ -101,7 +101,8 @@ struct Sequence {
     tokens_wanted: bool,
     reply: UnboundedSender<Result<Update>>,
     queued: Instant,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// A place in the queue, free for others from the moment that the client hears of the end.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: Sample> Scheduler<'_, S> {
@@ -129,7 +130,9 @@ impl<S: Sample> Scheduler<'_, S> {
                 Ok(id) => id,
                 Err(error) => {
                     let _ = work.reply.send(Err(error));
-                    ids.into_iter().for_each(|id| self.forget(id));
+                    for id in ids {
+                        self.forget(id);
+                    }
                     break;
                 }
             };
@@ -140,7 +143,7 @@ impl<S: Sample> Scheduler<'_, S> {
                 tokens_wanted: work.tokens_wanted,
                 reply: work.reply.clone(),
                 queued: work.queued,
-                _permit: work.permit.split(1),
+                permit: work.permit.split(1),
             };
             self.active.insert(id, sequence);
             ids.push(id);
@@ -155,7 +158,8 @@ impl<S: Sample> Scheduler<'_, S> {
 
     /// Cancels the jobs whose client is gone.
     fn drop_abandoned(&mut self) {
-        for (id, _) in self.active.extract_if(|_, sequence| sequence.reply.is_closed()) {
+        for (id, sequence) in self.active.extract_if(|_, sequence| sequence.reply.is_closed()) {
+            drop(sequence);
             self.sampler.cancel(id);
         }
     }
@@ -170,6 +174,9 @@ impl<S: Sample> Scheduler<'_, S> {
         }
         let update = sequence.update(&*self.text, event);
         let ended = !matches!(update, Ok(Update { end: None, .. }));
+        if ended {
+            sequence.permit = None;
+        }
         if !update.as_ref().is_ok_and(Update::says_nothing) {
             // A client that is gone is noticed before the next step.
             let _ = sequence.reply.send(update);

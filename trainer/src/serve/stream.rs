@@ -155,17 +155,20 @@ impl StopStrings {
 mod tests {
     use super::*;
 
-    /// Tokens are bytes; token 256 has no text. Broken UTF-8 becomes U+FFFD, as in byte-level tokenizers.
-    fn decode(tokens: &[i64]) -> Result<String> {
-        let bytes: Vec<u8> = tokens.iter().filter_map(|t| u8::try_from(*t).ok()).collect();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    type Decode = fn(&[i64]) -> Result<String>;
+
+    fn known(tokens: &[i64]) -> Vec<u8> {
+        tokens.iter().filter_map(|t| u8::try_from(*t).ok()).collect()
     }
 
+    /// Tokens are bytes; token 256 has no text. Broken UTF-8 becomes U+FFFD, as in byte-level tokenizers.
+    const DECODE: Decode = |tokens| Ok(String::from_utf8_lossy(&known(tokens)).into_owned());
+
     /// As decoders with byte fallback do it: one broken byte breaks the whole run.
-    fn decode_runs(tokens: &[i64]) -> Result<String> {
-        let bytes: Vec<u8> = tokens.iter().filter_map(|t| u8::try_from(*t).ok()).collect();
-        Ok(String::from_utf8(bytes).unwrap_or_else(|e| REPLACEMENT.to_string().repeat(e.as_bytes().len())))
-    }
+    const DECODE_RUNS: Decode = |tokens| {
+        let text = String::from_utf8(known(tokens));
+        Ok(text.unwrap_or_else(|e| REPLACEMENT.to_string().repeat(e.as_bytes().len())))
+    };
 
     fn scored(token: i64) -> Scored {
         Scored { token, logprob: -1.0, top: Vec::new(), offset: 0 }
@@ -176,12 +179,12 @@ mod tests {
         let mut stream = TextStream::new(stop.iter().map(|s| (*s).to_owned()).collect());
         let mut pieces = Vec::new();
         for token in tokens {
-            pieces.push(stream.push(decode, scored(token)).unwrap());
+            pieces.push(stream.push(DECODE, scored(token)).unwrap());
             if pieces.last().unwrap().stopped {
                 return pieces;
             }
         }
-        pieces.push(stream.end(decode, None).unwrap());
+        pieces.push(stream.end(DECODE, None).unwrap());
         pieces
     }
 
@@ -210,7 +213,7 @@ mod tests {
     fn bytes_that_are_no_character_do_not_hold_the_text_back_for_ever() {
         let tokens: Vec<i64> = std::iter::repeat_n(0xFF, 100).chain(bytes("ok😀")).collect();
         let pieces = pieces(&[], tokens.clone());
-        assert_eq!(text(&pieces), decode(&tokens).unwrap());
+        assert_eq!(text(&pieces), DECODE(&tokens).unwrap());
         assert!(!pieces[50].text.is_empty());
     }
 
@@ -218,7 +221,7 @@ mod tests {
     fn tokens_without_text_do_not_pile_up() {
         let mut characters = Characters::default();
         for token in bytes("a").chain(std::iter::repeat_n(256, 1000)) {
-            characters.push(&decode, token).unwrap();
+            characters.push(&DECODE, token).unwrap();
         }
         assert_eq!(characters.tokens, [0x61]);
     }
@@ -228,9 +231,9 @@ mod tests {
         let mut stream = TextStream::new(Vec::new());
         let mut text = String::new();
         for token in bytes("éà😀!") {
-            text.push_str(&stream.push(decode_runs, scored(token)).unwrap().text);
+            text.push_str(&stream.push(DECODE_RUNS, scored(token)).unwrap().text);
         }
-        text.push_str(&stream.end(decode_runs, None).unwrap().text);
+        text.push_str(&stream.end(DECODE_RUNS, None).unwrap().text);
         assert_eq!(text, "éà😀!");
     }
 
@@ -268,15 +271,15 @@ mod tests {
     #[test]
     fn the_end_token_has_a_place_but_no_text() {
         let mut stream = TextStream::new(Vec::new());
-        let piece = stream.push(decode, scored(0x61)).unwrap();
+        let piece = stream.push(DECODE, scored(0x61)).unwrap();
         assert_eq!((piece.text.as_str(), piece.tokens.len()), ("a", 1));
-        let end = stream.end(decode, Some(scored(256))).unwrap();
+        let end = stream.end(DECODE, Some(scored(256))).unwrap();
         assert_eq!((end.text.as_str(), end.tokens[0].token, end.tokens[0].offset), ("", 256, 1));
     }
 
     #[test]
     fn a_response_of_the_end_token_alone_keeps_its_distribution() {
-        let end = TextStream::new(Vec::new()).end(decode, Some(scored(256))).unwrap();
+        let end = TextStream::new(Vec::new()).end(DECODE, Some(scored(256))).unwrap();
         assert_eq!(end.tokens.len(), 1);
     }
 }

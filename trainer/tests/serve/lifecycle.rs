@@ -1,12 +1,21 @@
 //! How the server shares the model, refuses, gives up work and ends.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use plumbline_crds::source::Sampling;
+use plumbline_trainer::Result;
+use plumbline_trainer::generate::Finish;
+use plumbline_trainer::generate::engine::Job;
+use plumbline_trainer::serve::metrics::Metrics;
+use plumbline_trainer::serve::model::Text;
+use plumbline_trainer::serve::scheduler::{self, Message, Update, Work};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::script::{Server, Setup};
+use super::script::{Bytes, Scripted, Server, Setup};
 
 const COMPLETIONS: &str = "/v1/completions";
 const STEP: Duration = Duration::from_millis(5);
@@ -149,4 +158,60 @@ async fn a_model_that_breaks_down_ends_the_server_and_no_request_is_answered_wit
     }
     let error = server.ended().await.unwrap_err();
     assert!(error.to_string().contains("the script fails here"), "{error}");
+}
+
+/// Work for `prompt`, and where its reply comes.
+fn work(prompt: &str) -> (Message, UnboundedReceiver<Result<Update>>) {
+    let (reply, updates) = unbounded_channel();
+    let job = Job { tokens: Bytes.encode(prompt).unwrap(), sampling: Sampling::default(), key: 0, top_logprobs: 0 };
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let work = Work { jobs: vec![job], stop: vec![], tokens_wanted: false, reply, permit, queued: Instant::now() };
+    (Message::Work(work), updates)
+}
+
+#[test]
+fn what_waits_together_starts_together() {
+    let (sender, inbox) = mpsc::channel();
+    let (messages, replies): (Vec<_>, Vec<_>) = (0..3).map(|_| work("say:ab")).unzip();
+    for message in messages {
+        sender.send(message).unwrap();
+    }
+    drop(sender);
+    let log = Arc::default();
+    let sampler = Scripted::new(Duration::ZERO, Arc::clone(&log));
+    scheduler::run(sampler, Arc::new(Bytes), &inbox, &Metrics::new().unwrap()).unwrap();
+    assert_eq!(log.lock().unwrap().batches, [3, 3, 3], "two letters and the end");
+    for mut reply in replies {
+        let text = |update: Result<Update>| update.unwrap().text;
+        assert_eq!(text(reply.try_recv().unwrap()), "a");
+        assert_eq!(text(reply.try_recv().unwrap()), "b");
+        let end = reply.try_recv().unwrap().unwrap().end.unwrap();
+        assert_eq!((end.finish, end.sampled), (Finish::Eos, 3));
+        assert!(reply.try_recv().is_err(), "nothing after the end");
+    }
+}
+
+#[test]
+fn an_idle_model_waits_a_moment_for_more_work_before_it_starts() {
+    let (sender, inbox) = mpsc::channel();
+    let log = Arc::default();
+    let sampler = Scripted::new(Duration::ZERO, Arc::clone(&log));
+    let model = std::thread::spawn(move || {
+        scheduler::run(sampler, Arc::new(Bytes), &inbox, &Metrics::new().unwrap()).unwrap();
+    });
+    let mut replies = Vec::new();
+    for _ in 0..20 {
+        for _ in 0..2 {
+            let (message, reply) = work("say:a");
+            sender.send(message).unwrap();
+            replies.push(reply);
+            // Longer than it takes to wake the thread, shorter than the moment.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(sender);
+    model.join().unwrap();
+    let shared = log.lock().unwrap().batches.iter().filter(|size| **size == 2).count();
+    assert!(shared >= 20, "of 40 steps of pairs only {shared} were shared");
 }

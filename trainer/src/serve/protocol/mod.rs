@@ -4,6 +4,8 @@
 
 pub mod error;
 pub mod fields;
+pub mod input;
+mod logprobs;
 pub mod request;
 pub mod response;
 

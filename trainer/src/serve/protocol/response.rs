@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use super::logprobs::Logprobs;
 use crate::generate::Finish;
 use crate::serve::model::Text;
 use crate::serve::scheduler::{End, Update};
@@ -75,9 +76,25 @@ pub struct Reply {
     model: String,
     system_fingerprint: &'static str,
     choices: Vec<Choice>,
-    /// In chunks: absent if it was not asked for, null before the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
+    #[serde(skip_serializing_if = "Stated::is_absent")]
+    usage: Stated,
+}
+
+/// What a reply or chunk says of the usage.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+enum Stated {
+    /// A chunk of a stream without usage.
+    Absent,
+    /// A chunk before the last one: `null`.
+    Later,
+    Now(Usage),
+}
+
+impl Stated {
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -105,53 +122,13 @@ struct ChatMessage {
     content: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Logprobs {
-    /// Parallel lists; `text_offset` counts characters from the beginning of the reply's text.
-    Completions {
-        tokens: Vec<String>,
-        token_logprobs: Vec<f32>,
-        top_logprobs: Vec<Ranked>,
-        text_offset: Vec<usize>,
-    },
-    Chat {
-        content: Vec<ChatToken>,
-    },
-}
-
-#[derive(Debug, Serialize)]
-struct ChatToken {
-    #[serde(flatten)]
-    token: Spelled,
-    top_logprobs: Vec<Spelled>,
-}
-
-#[derive(Debug, Serialize)]
-struct Spelled {
-    token: String,
-    logprob: f32,
-    /// Null for a token that is only a part of a character: its text does not say which part.
-    bytes: Option<Vec<u8>>,
-}
-
-/// Tokens by text with their log-probabilities, the most likely first.
-#[derive(Debug)]
-struct Ranked(Vec<(String, f32)>);
-
-impl Serialize for Ranked {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
-    }
-}
-
 impl Writer {
     /// The reply to a request that is not streamed: every sequence, in order.
     pub fn whole(&self, sequences: Vec<Sequence>, prompt_tokens: usize) -> Reply {
         let completion_tokens = sequences.iter().map(|s| s.end.sampled).sum();
         let choices = sequences.into_iter().enumerate().map(|(index, sequence)| Choice {
             index,
-            logprobs: self.logprobs(sequence.tokens),
+            logprobs: self.spell(&sequence.tokens),
             finish_reason: Some(finish_reason(sequence.end.finish)),
             content: match self.api {
                 Api::Completions => Content::Text(sequence.text),
@@ -162,7 +139,7 @@ impl Writer {
             Api::Completions => "text_completion",
             Api::Chat => "chat.completion",
         };
-        self.reply(object, choices.collect(), Some(Some(Usage::new(prompt_tokens, completion_tokens))))
+        self.reply(object, choices.collect(), Stated::Now(Usage::new(prompt_tokens, completion_tokens)))
     }
 
     /// The chunk that opens each of `count` sequences of a chat; completions have none.
@@ -181,7 +158,7 @@ impl Writer {
         let mut chunks = Vec::with_capacity(2);
         if !text.is_empty() || !tokens.is_empty() {
             let content = self.delta(Some(text));
-            chunks.push(self.chunk(Choice { index, content, logprobs: self.logprobs(tokens), finish_reason: None }));
+            chunks.push(self.chunk(Choice { index, content, logprobs: self.spell(&tokens), finish_reason: None }));
         }
         if let Some(end) = end {
             let finish_reason = Some(finish_reason(end.finish));
@@ -192,7 +169,11 @@ impl Writer {
 
     /// The last chunk, if usage was asked for.
     pub fn usage(&self, usage: Usage) -> Option<Reply> {
-        self.include_usage.then(|| self.reply(self.chunk_object(), Vec::new(), Some(Some(usage))))
+        self.include_usage.then(|| self.reply(self.chunk_object(), Vec::new(), Stated::Now(usage)))
+    }
+
+    fn spell(&self, tokens: &[Scored]) -> Option<Logprobs> {
+        self.logprobs.map(|most| Logprobs::new(self.api, &*self.text, tokens, most))
     }
 
     fn delta(&self, text: Option<String>) -> Content {
@@ -203,7 +184,7 @@ impl Writer {
     }
 
     fn chunk(&self, choice: Choice) -> Reply {
-        self.reply(self.chunk_object(), vec![choice], self.include_usage.then_some(None))
+        self.reply(self.chunk_object(), vec![choice], if self.include_usage { Stated::Later } else { Stated::Absent })
     }
 
     fn chunk_object(&self) -> &'static str {
@@ -213,7 +194,7 @@ impl Writer {
         }
     }
 
-    fn reply(&self, object: &'static str, choices: Vec<Choice>, usage: Option<Option<Usage>>) -> Reply {
+    fn reply(&self, object: &'static str, choices: Vec<Choice>, usage: Stated) -> Reply {
         Reply {
             id: self.id.clone(),
             object,
@@ -224,51 +205,6 @@ impl Writer {
             usage,
         }
     }
-
-    fn logprobs(&self, tokens: Vec<Scored>) -> Option<Logprobs> {
-        let most = self.logprobs?;
-        Some(match self.api {
-            Api::Completions => Logprobs::Completions {
-                token_logprobs: tokens.iter().map(|t| finite(t.logprob)).collect(),
-                text_offset: tokens.iter().map(|t| t.offset).collect(),
-                top_logprobs: tokens.iter().map(|t| self.ranked(t, most)).collect(),
-                tokens: tokens.iter().map(|t| self.text.token_text(t.token)).collect(),
-            },
-            Api::Chat => Logprobs::Chat {
-                content: tokens
-                    .into_iter()
-                    .map(|t| ChatToken {
-                        token: self.spelled(t.token, t.logprob),
-                        top_logprobs: t
-                            .top
-                            .iter()
-                            .take(most)
-                            .map(|(token, logprob)| self.spelled(*token, *logprob))
-                            .collect(),
-                    })
-                    .collect(),
-            },
-        })
-    }
-
-    /// The most likely tokens, and the sampled one if it is not among them. Of tokens that read the same the most
-    /// likely one stands.
-    fn ranked(&self, scored: &Scored, most: usize) -> Ranked {
-        let mut ranked: Vec<(String, f32)> = Vec::with_capacity(most + 1);
-        for (token, logprob) in scored.top.iter().take(most).chain([&(scored.token, scored.logprob)]) {
-            let text = self.text.token_text(*token);
-            if ranked.iter().all(|(known, _)| *known != text) {
-                ranked.push((text, finite(*logprob)));
-            }
-        }
-        Ranked(ranked)
-    }
-
-    fn spelled(&self, token: i64, logprob: f32) -> Spelled {
-        let token = self.text.token_text(token);
-        let bytes = (!token.contains('\u{FFFD}')).then(|| token.clone().into_bytes());
-        Spelled { token, logprob: finite(logprob), bytes }
-    }
 }
 
 fn finish_reason(finish: Finish) -> &'static str {
@@ -278,37 +214,11 @@ fn finish_reason(finish: Finish) -> &'static str {
     }
 }
 
-/// JSON has no infinity; OpenAI writes a probability of zero like this.
-fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob } else { -9999.0 }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::logprobs::tests::Letters;
     use super::*;
-    use crate::data::Message;
     use serde_json::{Value, json};
-
-    /// Spells token `n` as the n-th letter; 26 and 27 as broken characters.
-    struct Letters;
-
-    impl Text for Letters {
-        fn encode(&self, _: &str) -> crate::Result<Vec<i64>> {
-            Ok(Vec::new())
-        }
-        fn decode(&self, tokens: &[i64]) -> crate::Result<String> {
-            Ok(tokens.iter().map(|t| self.token_text(*t)).collect())
-        }
-        fn token_text(&self, token: i64) -> String {
-            if token < 26 { char::from(b'a' + token as u8).to_string() } else { "\u{FFFD}".to_owned() }
-        }
-        fn has_chat_template(&self) -> bool {
-            false
-        }
-        fn render_chat(&self, _: &[Message], _: bool) -> crate::Result<String> {
-            Ok(String::new())
-        }
-    }
 
     fn writer(api: Api, logprobs: Option<usize>, include_usage: bool) -> Writer {
         Writer {
@@ -388,18 +298,6 @@ mod tests {
             let reply = value(writer(api, None, false).whole(vec![sequence()], 5));
             assert_eq!(reply["choices"][0]["logprobs"], Value::Null);
         }
-    }
-
-    #[test]
-    fn logprobs_are_written_as_short_as_their_precision() {
-        let update = Update {
-            sequence: 0,
-            text: "a".into(),
-            tokens: vec![Scored { token: 0, logprob: -0.1, top: vec![], offset: 0 }],
-            end: None,
-        };
-        let chunks = writer(Api::Chat, Some(0), false).chunks(update);
-        assert!(serde_json::to_string(&chunks).unwrap().contains(r#""logprob":-0.1,"#));
     }
 
     #[test]
