@@ -15,15 +15,13 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::script::{Bytes, Scripted, Server, Setup};
+use super::script::{Bytes, Scripted, Server, Setup, merged};
 
 const COMPLETIONS: &str = "/v1/completions";
 const STEP: Duration = Duration::from_millis(5);
 
 fn forever(more: Value) -> Value {
-    let mut body = json!({"model": "m", "prompt": "forever", "max_tokens": 4000});
-    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    body
+    merged(json!({"model": "m", "prompt": "forever", "max_tokens": 4000}), more)
 }
 
 fn say(text: &str) -> Value {

@@ -2,22 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::script::{CONTEXT, Server, Setup};
+use super::script::{CONTEXT, Server, Setup, merged};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
 
-fn completion(prompt: Value, more: Value) -> Value {
-    merged(json!({"model": "m", "prompt": prompt, "max_tokens": 100}), more)
+fn completion(prompt: Value, mut more: Value) -> Value {
+    more["prompt"] = prompt;
+    merged(json!({"model": "m", "max_tokens": 100}), more)
 }
 
 fn chat(content: &str, more: Value) -> Value {
     merged(json!({"model": "m", "messages": [{"role": "user", "content": content}]}), more)
-}
-
-fn merged(mut body: Value, more: Value) -> Value {
-    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    body
 }
 
 fn parsed(events: &[String]) -> Vec<Value> {

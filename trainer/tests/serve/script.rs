@@ -142,6 +142,13 @@ impl Text for Bytes {
     }
 }
 
+/// A body with further fields.
+pub(crate) fn merged(mut body: Value, more: Value) -> Value {
+    let (Some(fields), Value::Object(more)) = (body.as_object_mut(), more) else { panic!("two objects") };
+    fields.extend(more);
+    body
+}
+
 /// How a test's server is set up.
 pub(crate) struct Setup {
     /// Time of a step.
