@@ -17,6 +17,7 @@ pub mod parquet;
 pub mod preference;
 pub mod prompts;
 pub mod texts;
+pub mod tokens;
 
 /// A turn of a conversation.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

@@ -4,5 +4,6 @@ pub mod evaluate;
 pub mod import;
 pub mod inspect;
 pub mod reward;
+pub mod serve;
 pub mod stop;
 pub mod tune;
