@@ -1,1 +1,5 @@
 //! The operator.
+pub mod crds;
+pub mod inputs;
+pub mod manifest;
+pub mod validate;

@@ -1,0 +1,3 @@
+//! v
+pub mod problem;
+pub mod schema;
