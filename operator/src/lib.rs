@@ -1,5 +1,9 @@
 //! The operator.
 pub mod crds;
+pub mod digest;
 pub mod inputs;
 pub mod manifest;
+pub mod plan;
+pub mod status;
+pub mod uri;
 pub mod validate;

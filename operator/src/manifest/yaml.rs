@@ -135,8 +135,7 @@ fn split(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn parse(document: &str, first_line: usize) -> Result<Option<Node>, SyntaxError> {
-    let mut builder =
-        Builder { parser: Parser::new_from_str(document), first_line, anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder { parser: Parser::new_from_str(document), first_line, anchors: HashMap::new(), nodes: 0 };
     let root = builder.document().map_err(|error| explain(document, first_line, error))?;
     Ok(root.filter(|node| node.value != Value::Null))
 }
@@ -289,7 +288,8 @@ fn resolve(text: &str) -> Value {
         return Value::Integer(number);
     }
     // `f64::from_str` also takes words like `infinity`, which are text here.
-    let numeric = text.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c)) && text.contains(|c: char| c.is_ascii_digit());
+    let numeric =
+        text.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c)) && text.contains(|c: char| c.is_ascii_digit());
     match text.parse() {
         Ok(number) if numeric => Value::Float(number),
         _ => Value::String(text.to_owned()),

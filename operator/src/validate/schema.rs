@@ -23,7 +23,10 @@ pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>
     if let Value::Ambiguous(text) = &node.value {
         return wrong(
             findings,
-            format!("expected {}, found `{text}` without quotes, which Kubernetes takes for a boolean; write \"{text}\"", describe(schema)),
+            format!(
+                "expected {}, found `{text}` without quotes, which Kubernetes takes for a boolean; write \"{text}\"",
+                describe(schema)
+            ),
         );
     }
     match (schema["type"].as_str(), &node.value) {
@@ -39,10 +42,9 @@ pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>
         },
         (Some("boolean"), Value::Bool(b)) => Some(Json::from(*b)),
         (None, _) => Some(node.to_json()),
-        (Some(_), value) => wrong(
-            findings,
-            format!("expected {}, found {}; {}", describe(schema), found(value), remedy(schema, value)),
-        ),
+        (Some(_), value) => {
+            wrong(findings, format!("expected {}, found {}; {}", describe(schema), found(value), remedy(schema, value)))
+        }
     }
 }
 
@@ -63,7 +65,7 @@ fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &
     for entry in entries {
         if let Some(first) = first_lines.insert(&entry.key, entry.line) {
             let message = format!("expected each key once, found it again after line {first}; remove one of the two");
-            push(entry.line, format!("{path}.{}", entry.key), message);
+            push(entry.line, join(path, &entry.key), message);
         }
     }
     if let Some(most) = schema["maxProperties"].as_u64()
@@ -75,25 +77,27 @@ fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
         if !first_lines.contains_key(name) {
             let expected = describe(&schema["properties"][name]);
-            push(line, format!("{path}.{name}"), format!("expected {expected}, found nothing; add `{name}`"));
+            push(line, join(path, name), format!("expected {expected}, found nothing; add `{name}`"));
         }
     }
     let mut kept = Map::new();
     for entry in entries {
-        let at = format!("{path}.{}", entry.key);
+        let at = join(path, &entry.key);
         match properties.and_then(|p| p.get(&entry.key)).or_else(|| schema.get("additionalProperties")) {
             Some(schema) => {
                 if let Some(value) = check(schema, &entry.node, &at, findings) {
                     kept.insert(entry.key.clone(), value);
                 }
             }
-            None => findings.push(Located {
-                line: entry.line,
-                finding: Finding::new(at, unknown_field(&entry.key, properties)),
-            }),
+            None => findings
+                .push(Located { line: entry.line, finding: Finding::new(at, unknown_field(&entry.key, properties)) }),
         }
     }
     Some(Json::Object(kept))
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
 }
 
 fn unknown_field(key: &str, properties: Option<&Map<String, Json>>) -> String {
@@ -108,7 +112,11 @@ fn list(schema: &Json, node: &Node, items: &[Node], path: &str, findings: &mut V
     let length = items.len() as u64;
     let (least, most) = (schema["minItems"].as_u64().unwrap_or(0), schema["maxItems"].as_u64().unwrap_or(u64::MAX));
     if !(least..=most).contains(&length) {
-        let message = format!("expected {}, found {length}; {}", describe(schema), if length < least { "add some" } else { "remove some" });
+        let message = format!(
+            "expected {}, found {length}; {}",
+            describe(schema),
+            if length < least { "add some" } else { "remove some" }
+        );
         findings.push(Located { line: node.line, finding: Finding::new(path, message) });
     }
     let before = findings.len();
@@ -129,7 +137,9 @@ fn unique(items: &[Node], key: &str, path: &str, findings: &mut Vec<Located>) {
     for (i, item) in items.iter().enumerate() {
         let Some(name) = item.get(key).and_then(Node::text) else { continue };
         if let Some(first) = seen.insert(name, i) {
-            let message = format!("expected each `{key}` once, found \"{name}\" here and at {path}[{first}]; rename one of the two");
+            let message = format!(
+                "expected each `{key}` once, found \"{name}\" here and at {path}[{first}]; rename one of the two"
+            );
             findings.push(Located { line: item.line, finding: Finding::new(format!("{path}[{i}].{key}"), message) });
         }
     }
@@ -151,7 +161,10 @@ fn string(schema: &Json, text: &str) -> Result<(), String> {
         return Err(format!("expected at most {most} characters, found {length}; shorten it"));
     }
     if length < least {
-        return Err(format!("expected at least {}, found {length}; write it out or remove the field", characters(least)));
+        return Err(format!(
+            "expected at least {}, found {length}; write it out or remove the field",
+            characters(least)
+        ));
     }
     if let Some(pattern) = schema["pattern"].as_str() {
         // A pattern that does not compile is a fault of the schema, which its own test finds.
@@ -198,7 +211,8 @@ fn describe(schema: &Json) -> String {
         Some("boolean") => "true or false".into(),
         Some("array") => format!("a list{}", bounds("minItems", "maxItems", " items")),
         Some("object") if schema["properties"].is_object() => {
-            let names: Vec<&str> = schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+            let names: Vec<&str> =
+                schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
             let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
             format!("a mapping with {shown}{}", if names.len() > 8 { ", ..." } else { "" })
         }
@@ -283,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_good_value_has_no_findings_and_comes_back_whole() {
-        let text = "method: PPO\nepochs: 2\nrate: 1e-5\nlabels: {a: b}\nanswers: [x, z]\njudges: [{name: a}, {name: b}]\n";
+        let text =
+            "method: PPO\nepochs: 2\nrate: 1e-5\nlabels: {a: b}\nanswers: [x, z]\njudges: [{name: a}, {name: b}]\n";
         let node = documents(text).remove(0).unwrap();
         let mut findings = Vec::new();
         assert_eq!(check(&schema(), &node, "spec", &mut findings), Some(node.to_json()));
@@ -297,19 +312,49 @@ mod tests {
             ("method: ppo", "1: spec.method: expected SFT, DPO or PPO, found \"ppo\"; did you mean PPO?"),
             ("method: XYZW", "1: spec.method: expected SFT, DPO or PPO, found \"XYZW\"; write one of these"),
             ("method: PPO\nepoch: 1", "2: spec.epoch: expected a known field, found `epoch`; did you mean `epochs`?"),
-            ("method: PPO\nmethod: DPO", "2: spec.method: expected each key once, found it again after line 1; remove one of the two"),
-            ("method: PPO\nepochs: 0", "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds"),
-            ("method: PPO\nepochs: 1.5", "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write it without a decimal point or exponent"),
-            ("method: PPO\nepochs: '3'", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write it without quotes"),
-            ("method: PPO\nrate: .nan", "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds"),
-            ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; put it in quotes"),
+            (
+                "method: PPO\nmethod: DPO",
+                "2: spec.method: expected each key once, found it again after line 1; remove one of the two",
+            ),
+            (
+                "method: PPO\nepochs: 0",
+                "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds",
+            ),
+            (
+                "method: PPO\nepochs: 1.5",
+                "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write it without a decimal point or exponent",
+            ),
+            (
+                "method: PPO\nepochs: '3'",
+                "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write it without quotes",
+            ),
+            (
+                "method: PPO\nrate: .nan",
+                "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds",
+            ),
+            (
+                "method: PPO\nname: 7",
+                "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; put it in quotes",
+            ),
             ("method: PPO\nname: abcdef", "2: spec.name: expected at most 5 characters, found 6; shorten it"),
-            ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it"),
-            ("method: PPO\nsuspend:", "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field"),
-            ("method: PPO\nanswers: [yes, \"no\"]", "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\""),
+            (
+                "method: PPO\nname: A_b",
+                "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it",
+            ),
+            (
+                "method: PPO\nsuspend:",
+                "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field",
+            ),
+            (
+                "method: PPO\nanswers: [yes, \"no\"]",
+                "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\"",
+            ),
             ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add some"),
             ("method: PPO\nlabels: {a: b, c: d}", "2: spec.labels: expected at most 1 entries, found 2; remove some"),
-            ("method: PPO\njudges:\n- name: a\n- name: a", "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two"),
+            (
+                "method: PPO\njudges:\n- name: a\n- name: a",
+                "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(faults(text), [expected], "{text}");
