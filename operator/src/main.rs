@@ -1,10 +1,5 @@
-//! tmp
-fn main() {
-    for k in plumbline_crds::Kind::ALL {
-        std::fs::write(
-            format!("crds/{}", plumbline_operator::crds::file_name(k)),
-            plumbline_operator::crds::yaml(k).unwrap(),
-        )
-        .unwrap();
-    }
+//! `plumbline`: the operator and the command line.
+
+fn main() -> std::process::ExitCode {
+    plumbline_operator::cli::main()
 }

@@ -115,6 +115,7 @@ impl World {
 type Change = fn(&mut World);
 
 #[test]
+#[rustfmt::skip] // one case a line
 fn each_state_and_change_has_its_action_and_reason() {
     use Action::{Continue, Fail, Finish, Retry, Skip, Start, Stop, Wait, Watch};
     let secs = Duration::from_secs;
@@ -122,132 +123,23 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("new, inputs ready", World::new, |_| {}, Start, Reason::Running),
         ("new, suspended", World::new, |w| w.spec = spec(&json!({"suspend": true})), Wait, Reason::Suspended),
         ("new, host stopping", World::new, |w| w.stopping = true, Wait, Reason::Suspended),
-        (
-            "new, no reference",
-            World::new,
-            |w| w.inputs = Inputs::NotFound(vec!["d".into()]),
-            Wait,
-            Reason::ReferenceNotFound,
-        ),
-        (
-            "new, reference not ready",
-            World::new,
-            |w| w.inputs = Inputs::NotReady(vec!["d".into()]),
-            Wait,
-            Reason::ReferenceNotReady,
-        ),
+        ("new, no reference", World::new, |w| w.inputs = Inputs::NotFound(vec!["d".into()]), Wait, Reason::ReferenceNotFound),
+        ("new, reference not ready", World::new, |w| w.inputs = Inputs::NotReady(vec!["d".into()]), Wait, Reason::ReferenceNotReady),
         ("running", World::started, |w| w.run = Run::Running, Watch, Reason::Running),
-        (
-            "running, suspended",
-            World::started,
-            |w| {
-                w.run = Run::Running;
-                w.spec = spec(&json!({"suspend": true}));
-            },
-            Stop,
-            Reason::Suspended,
-        ),
-        (
-            "running, host stopping",
-            World::started,
-            |w| {
-                w.run = Run::Running;
-                w.stopping = true;
-            },
-            Stop,
-            Reason::Suspended,
-        ),
-        (
-            "running, spec changed",
-            World::started,
-            |w| {
-                w.run = Run::Running;
-                w.spec = spec(&json!({"loss": {"labels": "Hard"}}));
-            },
-            Stop,
-            Reason::Running,
-        ),
-        (
-            "running, only compute changed",
-            World::started,
-            |w| {
-                w.run = Run::Running;
-                w.spec = spec(&json!({"compute": {"threads": 2}}));
-            },
-            Watch,
-            Reason::Running,
-        ),
-        (
-            "running, an input changed",
-            World::started,
-            |w| {
-                w.run = Run::Running;
-                w.inputs = ready("sha256:new");
-            },
-            Watch,
-            Reason::Running,
-        ),
-        (
-            "running, reference gone",
-            World::started,
-            |w| {
-                w.run = Run::Running;
-                w.inputs = Inputs::NotFound(vec!["d".into()]);
-            },
-            Watch,
-            Reason::Running,
-        ),
+        ("running, suspended", World::started, |w| { w.run = Run::Running; w.spec = spec(&json!({"suspend": true})); }, Stop, Reason::Suspended),
+        ("running, host stopping", World::started, |w| { w.run = Run::Running; w.stopping = true; }, Stop, Reason::Suspended),
+        ("running, spec changed", World::started, |w| { w.run = Run::Running; w.spec = spec(&json!({"loss": {"labels": "Hard"}})); }, Stop, Reason::Running),
+        ("running, only compute changed", World::started, |w| { w.run = Run::Running; w.spec = spec(&json!({"compute": {"threads": 2}})); }, Watch, Reason::Running),
+        ("running, an input changed", World::started, |w| { w.run = Run::Running; w.inputs = ready("sha256:new"); }, Watch, Reason::Running),
+        ("running, reference gone", World::started, |w| { w.run = Run::Running; w.inputs = Inputs::NotFound(vec!["d".into()]); }, Watch, Reason::Running),
         ("lost", World::started, |_| {}, Continue(secs(0)), Reason::Running),
         ("lost, an input changed", World::started, |w| w.inputs = ready("sha256:new"), Start, Reason::Running),
-        (
-            "lost, spec changed",
-            World::started,
-            |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})),
-            Start,
-            Reason::Running,
-        ),
-        (
-            "ended 0, artifact",
-            World::started,
-            |w| {
-                w.run = ended(0);
-                w.artifact = Artifact::Verified(artifact("sha256:a"));
-            },
-            Finish,
-            Reason::Completed,
-        ),
-        (
-            "ended 0, artifact out of sight",
-            World::started,
-            |w| {
-                w.run = ended(0);
-                w.artifact = Artifact::Unseen;
-            },
-            Finish,
-            Reason::Completed,
-        ),
-        (
-            "ended 0 while stopping",
-            World::started,
-            |w| {
-                w.run = ended(0);
-                w.stopping = true;
-                w.artifact = Artifact::Verified(artifact("sha256:a"));
-            },
-            Finish,
-            Reason::Completed,
-        ),
+        ("lost, spec changed", World::started, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
+        ("ended 0, artifact", World::started, |w| { w.run = ended(0); w.artifact = Artifact::Verified(artifact("sha256:a")); }, Finish, Reason::Completed),
+        ("ended 0, artifact out of sight", World::started, |w| { w.run = ended(0); w.artifact = Artifact::Unseen; }, Finish, Reason::Completed),
+        ("ended 0 while stopping", World::started, |w| { w.run = ended(0); w.stopping = true; w.artifact = Artifact::Verified(artifact("sha256:a")); }, Finish, Reason::Completed),
         ("ended 0, no artifact", World::started, |w| w.run = ended(0), Retry(secs(5)), Reason::Retrying),
-        (
-            "ended 0, another artifact",
-            World::started,
-            |w| {
-                w.run = ended(0);
-                w.artifact = Artifact::Verified(artifact("sha256:b"));
-            },
-            Retry(secs(5)),
-            Reason::Retrying,
-        ),
+        ("ended 0, another artifact", World::started, |w| { w.run = ended(0); w.artifact = Artifact::Verified(artifact("sha256:b")); }, Retry(secs(5)), Reason::Retrying),
         ("ended 1", World::started, |w| w.run = ended(1), Retry(secs(5)), Reason::Retrying),
         ("ended 2", World::started, |w| w.run = ended(2), Fail, Reason::TrainerConfigRejected),
         ("ended 3", World::started, |w| w.run = ended(3), Fail, Reason::DataInvalid),
@@ -259,114 +151,27 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("ended 9", World::started, |w| w.run = ended(9), Fail, Reason::GateFailed),
         ("ended 10", World::started, |w| w.run = ended(10), Fail, Reason::RewardHackingSuspected),
         ("ended 75", World::started, |w| w.run = ended(75), Continue(secs(0)), Reason::Running),
-        (
-            "ended 75, host stopping",
-            World::started,
-            |w| {
-                w.run = ended(75);
-                w.stopping = true;
-            },
-            Wait,
-            Reason::Suspended,
-        ),
-        (
-            "killed",
-            World::started,
-            |w| w.run = Run::Ended(End { exit: Exit::Signal(9), result: None }),
-            Retry(secs(5)),
-            Reason::Retrying,
-        ),
-        (
-            "no retries left",
-            World::started,
-            |w| {
-                w.run = ended(4);
-                w.spec = spec(&json!({"compute": {"maxRetries": 0}}));
-            },
-            Fail,
-            Reason::JudgeUnavailable,
-        ),
+        ("ended 75, host stopping", World::started, |w| { w.run = ended(75); w.stopping = true; }, Wait, Reason::Suspended),
+        ("killed", World::started, |w| w.run = Run::Ended(End { exit: Exit::Signal(9), result: None }), Retry(secs(5)), Reason::Retrying),
+        ("no retries left", World::started, |w| { w.run = ended(4); w.spec = spec(&json!({"compute": {"maxRetries": 0}})); }, Fail, Reason::JudgeUnavailable),
         ("done", World::done, |_| {}, Skip, Reason::Completed),
         ("done, suspended", World::done, |w| w.spec = spec(&json!({"suspend": true})), Skip, Reason::Completed),
-        (
-            "done, reference gone",
-            World::done,
-            |w| w.inputs = Inputs::NotFound(vec!["d".into()]),
-            Skip,
-            Reason::Completed,
-        ),
+        ("done, reference gone", World::done, |w| w.inputs = Inputs::NotFound(vec!["d".into()]), Skip, Reason::Completed),
         ("done, an input changed", World::done, |w| w.inputs = ready("sha256:new"), Skip, Reason::Completed),
-        (
-            "done, an input changed, asked",
-            World::done,
-            |w| {
-                w.inputs = ready("sha256:new");
-                w.rerun = Rerun::Asked;
-            },
-            Start,
-            Reason::Running,
-        ),
-        (
-            "done, spec changed",
-            World::done,
-            |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})),
-            Start,
-            Reason::Running,
-        ),
+        ("done, an input changed, asked", World::done, |w| { w.inputs = ready("sha256:new"); w.rerun = Rerun::Asked; }, Start, Reason::Running),
+        ("done, spec changed", World::done, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
         ("done, asked", World::done, |w| w.rerun = Rerun::Asked, Skip, Reason::Completed),
         ("done, artifact out of sight", World::done, |w| w.artifact = Artifact::Unseen, Skip, Reason::Completed),
         ("done, artifact gone", World::done, |w| w.artifact = Artifact::Absent, Fail, Reason::DataInvalid),
-        (
-            "done, artifact gone, asked",
-            World::done,
-            |w| {
-                w.artifact = Artifact::Absent;
-                w.rerun = Rerun::Asked;
-            },
-            Start,
-            Reason::Running,
-        ),
-        (
-            "done, artifact altered",
-            World::done,
-            |w| w.artifact = Artifact::Altered("x".into()),
-            Fail,
-            Reason::DataInvalid,
-        ),
-        (
-            "done, artifact altered, asked",
-            World::done,
-            |w| {
-                w.artifact = Artifact::Altered("x".into());
-                w.rerun = Rerun::Asked;
-            },
-            Fail,
-            Reason::DataInvalid,
-        ),
-        (
-            "done, artifact replaced",
-            World::done,
-            |w| w.artifact = Artifact::Verified(artifact("sha256:b")),
-            Fail,
-            Reason::DataInvalid,
-        ),
+        ("done, artifact gone, asked", World::done, |w| { w.artifact = Artifact::Absent; w.rerun = Rerun::Asked; }, Start, Reason::Running),
+        ("done, artifact altered", World::done, |w| w.artifact = Artifact::Altered("x".into()), Fail, Reason::DataInvalid),
+        ("done, artifact altered, asked", World::done, |w| { w.artifact = Artifact::Altered("x".into()); w.rerun = Rerun::Asked; }, Fail, Reason::DataInvalid),
+        ("done, artifact replaced", World::done, |w| w.artifact = Artifact::Verified(artifact("sha256:b")), Fail, Reason::DataInvalid),
         ("failed", World::failed, |_| {}, Fail, Reason::DataInvalid),
         ("failed, asked", World::failed, |w| w.rerun = Rerun::Asked, Start, Reason::Running),
         ("failed, an input changed", World::failed, |w| w.inputs = ready("sha256:new"), Start, Reason::Running),
-        (
-            "failed, spec changed",
-            World::failed,
-            |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})),
-            Start,
-            Reason::Running,
-        ),
-        (
-            "failed, reference gone",
-            World::failed,
-            |w| w.inputs = Inputs::NotReady(vec!["d".into()]),
-            Fail,
-            Reason::DataInvalid,
-        ),
+        ("failed, spec changed", World::failed, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
+        ("failed, reference gone", World::failed, |w| w.inputs = Inputs::NotReady(vec!["d".into()]), Fail, Reason::DataInvalid),
     ];
     for (name, before, change, action, reason) in cases {
         let mut world = before();

@@ -310,71 +310,31 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip] // one case a line
     fn each_rule_finds_its_fault_and_only_that() {
         let model = json!({"uri": "m"});
         let cases: Vec<(Vec<String>, &str)> = vec![
-            (
-                dataset_with(&json!({"prompts": {}})),
-                "spec.prompts: expected exactly one of inline, uri or configMapRef",
-            ),
+            (dataset_with(&json!({"prompts": {}})), "spec.prompts: expected exactly one of inline, uri or configMapRef"),
             (dataset_with(&json!({"prompts": {"inline": ["a"], "uri": "p"}})), "spec.prompts: expected only one of"),
             (dataset_with(&json!({"generator": null})), "spec: expected exactly one of generator or responses"),
             (dataset_with(&json!({"generator": {}})), "spec.generator: expected exactly one of model or endpoint"),
             (dataset_with(&json!({"budget": {"maxCost": 5}})), "spec.judges[0].price: expected a price"),
-            (
-                judge_with(&json!({"lexicon": null})),
-                "spec.judges[0]: expected exactly one of endpoint, model or lexicon",
-            ),
-            (
-                judge_with(&json!({"model": model})),
-                "spec.judges[0]: expected only one of endpoint, model or lexicon, found model and lexicon",
-            ),
-            (
-                judge_with(&json!({"template": "t", "templates": ["builtin:a"]})),
-                "spec.judges[0]: expected only one of template",
-            ),
+            (judge_with(&json!({"lexicon": null})), "spec.judges[0]: expected exactly one of endpoint, model or lexicon"),
+            (judge_with(&json!({"model": model})), "spec.judges[0]: expected only one of endpoint, model or lexicon, found model and lexicon"),
+            (judge_with(&json!({"template": "t", "templates": ["builtin:a"]})), "spec.judges[0]: expected only one of template"),
             (judge_with(&json!({"answers": ["x", "x"]})), "spec.judges[0].answers: expected two different answers"),
             (reward_with(&json!({"datasetRef": null})), "spec: expected exactly one of datasetRef or dataset"),
-            (
-                reward_with(&json!({"training": {"batchSize": 4}})),
-                "spec.training.microBatchSize: expected at most spec.training.batchSize (4), found 8",
-            ),
-            (
-                reward_with(&json!({"baseModel": {"uri": "m", "revision": "v1"}})),
-                "spec.baseModel.revision: expected a revision only",
-            ),
-            (
-                tuning_with(&json!({"rewardModelRef": null})),
-                "spec.rewardModelRef: expected rewardModelRef for method PPO",
-            ),
+            (reward_with(&json!({"training": {"batchSize": 4}})), "spec.training.microBatchSize: expected at most spec.training.batchSize (4), found 8"),
+            (reward_with(&json!({"baseModel": {"uri": "m", "revision": "v1"}})), "spec.baseModel.revision: expected a revision only"),
+            (tuning_with(&json!({"rewardModelRef": null})), "spec.rewardModelRef: expected rewardModelRef for method PPO"),
             (tuning_with(&json!({"prompts": null})), "spec.prompts: expected prompts for method PPO"),
             (tuning_with(&json!({"dpo": {}})), "spec.dpo: expected no dpo with method PPO"),
-            (
-                tuning_with(&json!({"training": {"maxLength": 256}})),
-                "spec.rollout.sampling.maxNewTokens: expected less than spec.training.maxLength (256)",
-            ),
-            (
-                tuning_with(&json!({"method": "DPO", "rewardModelRef": null, "prompts": null})),
-                "spec: expected exactly one of datasetRef or dataset",
-            ),
-            (
-                tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null})),
-                "spec.dataset: expected dataset for method SFT",
-            ),
-            (
-                tuning_with(
-                    &json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "ppo": {}}),
-                ),
-                "spec.ppo: expected no ppo with method SFT",
-            ),
-            (
-                tuning_with(&json!({"compute": {"env": [{"name": "A"}]}})),
-                "spec.compute.env[0]: expected exactly one of value or secretKeyRef",
-            ),
-            (
-                tuning_with(&json!({"method": "GRPO"})),
-                "spec.method: what is set here is not supported yet; use PPO, DPO or SFT",
-            ),
+            (tuning_with(&json!({"training": {"maxLength": 256}})), "spec.rollout.sampling.maxNewTokens: expected less than spec.training.maxLength (256)"),
+            (tuning_with(&json!({"method": "DPO", "rewardModelRef": null, "prompts": null})), "spec: expected exactly one of datasetRef or dataset"),
+            (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null})), "spec.dataset: expected dataset for method SFT"),
+            (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "ppo": {}})), "spec.ppo: expected no ppo with method SFT"),
+            (tuning_with(&json!({"compute": {"env": [{"name": "A"}]}})), "spec.compute.env[0]: expected exactly one of value or secretKeyRef"),
+            (tuning_with(&json!({"method": "GRPO"})), "spec.method: what is set here is not supported yet; use PPO, DPO or SFT"),
         ];
         for (found, expected) in cases {
             assert_eq!(found.len(), 1, "{expected}: {found:?}");

@@ -306,55 +306,26 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip] // one case a line
     fn each_fault_says_what_was_expected_found_and_what_to_do() {
         let cases = [
             ("epochs: 1", "1: spec.method: expected SFT, DPO or PPO, found nothing; add `method`"),
             ("method: ppo", "1: spec.method: expected SFT, DPO or PPO, found \"ppo\"; did you mean PPO?"),
             ("method: XYZW", "1: spec.method: expected SFT, DPO or PPO, found \"XYZW\"; write one of these"),
             ("method: PPO\nepoch: 1", "2: spec.epoch: expected a known field, found `epoch`; did you mean `epochs`?"),
-            (
-                "method: PPO\nmethod: DPO",
-                "2: spec.method: expected each key once, found it again after line 1; remove one of the two",
-            ),
-            (
-                "method: PPO\nepochs: 0",
-                "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds",
-            ),
-            (
-                "method: PPO\nepochs: 1.5",
-                "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write it without a decimal point or exponent",
-            ),
-            (
-                "method: PPO\nepochs: '3'",
-                "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write it without quotes",
-            ),
-            (
-                "method: PPO\nrate: .nan",
-                "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds",
-            ),
-            (
-                "method: PPO\nname: 7",
-                "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; put it in quotes",
-            ),
+            ("method: PPO\nmethod: DPO", "2: spec.method: expected each key once, found it again after line 1; remove one of the two"),
+            ("method: PPO\nepochs: 0", "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds"),
+            ("method: PPO\nepochs: 1.5", "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write it without a decimal point or exponent"),
+            ("method: PPO\nepochs: '3'", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write it without quotes"),
+            ("method: PPO\nrate: .nan", "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds"),
+            ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; put it in quotes"),
             ("method: PPO\nname: abcdef", "2: spec.name: expected at most 5 characters, found 6; shorten it"),
-            (
-                "method: PPO\nname: A_b",
-                "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it",
-            ),
-            (
-                "method: PPO\nsuspend:",
-                "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field",
-            ),
-            (
-                "method: PPO\nanswers: [yes, \"no\"]",
-                "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\"",
-            ),
+            ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it"),
+            ("method: PPO\nsuspend:", "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field"),
+            ("method: PPO\nanswers: [yes, \"no\"]", "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\""),
             ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add some"),
             ("method: PPO\nlabels: {a: b, c: d}", "2: spec.labels: expected at most 1 entries, found 2; remove some"),
-            (
-                "method: PPO\njudges:\n- name: a\n- name: a",
-                "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two",
-            ),
+            ("method: PPO\njudges:\n- name: a\n- name: a", "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two"),
         ];
         for (text, expected) in cases {
             assert_eq!(faults(text), [expected], "{text}");
