@@ -47,9 +47,6 @@ wait)
     trap 'log "$stage stopped"; exit 75' TERM
     while :; do sleep 0.05; done
     ;;
-    trap '' TERM
-    while :; do sleep 0.05; done
-    ;;
 killed) kill -KILL $$ ;;
 0)
     rm -rf "$output"
