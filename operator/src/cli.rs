@@ -1,6 +1,6 @@
 //! The command line: arguments in, exit code out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
         }
         Command::Plan { manifests, place } => plan_command(manifests, place),
         Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
-        Command::Crds { out } => crds_command(out),
+        Command::Crds { out } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),
     })
 }
@@ -139,13 +139,13 @@ fn run_command(manifests: Manifests, place: Place, trainer: Option<PathBuf>) -> 
     }
 }
 
-fn crds_command(out: Option<PathBuf>) -> u8 {
+fn crds_command(out: Option<&Path>) -> u8 {
     for kind in Kind::ALL {
         let text = match crds::yaml(kind) {
             Ok(text) => text,
             Err(error) => return fail(&error, Code::Failed),
         };
-        let Some(folder) = &out else {
+        let Some(folder) = out else {
             print!("---\n{text}");
             continue;
         };

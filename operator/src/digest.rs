@@ -1,5 +1,7 @@
 //! The identity of a run: equal digests mean the same work, whenever and wherever it is done. Computes only.
 
+use std::fmt::Write;
+
 use plumbline_crds::Spec;
 use plumbline_crds::status::InputRef;
 use serde_json::{Value, json};
@@ -21,8 +23,15 @@ pub fn run_name(spec: &Spec, inputs: &[InputRef]) -> String {
     what.sort_all_objects();
     let document = json!({"kind": spec.kind(), "spec": what, "inputs": inputs});
     let digest = Sha256::digest(document.to_string().as_bytes());
-    let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("run-{hex}")
+    format!("run-{}", hex(&digest[..6]))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn remove(value: &mut Value, pointer: &str) {

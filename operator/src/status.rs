@@ -33,6 +33,7 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
     if let Some(artifact) = plan::made(observed).filter(|_| decision.action == Action::Finish) {
         status.artifact = Some(artifact.clone());
         if let Some(progress) = &mut status.progress {
+            progress.completed = progress.total;
             progress.percent = 100;
             progress.eta_seconds = None;
         }
@@ -94,24 +95,25 @@ fn condition(kind: ConditionType, observed: &Observed, decision: &Decision) -> (
     use ConditionStatus::{False, True, Unknown};
     let told = |status| (status, decision.reason, decision.message.clone());
     let quiet = |status, reason| (status, reason, String::new());
-    match (kind, decision.phase) {
-        (ConditionType::InputsReady, _) => inputs_ready(&observed.inputs),
-        (ConditionType::Outdated, _) => outdated(decision),
-
-        (ConditionType::Ready, Phase::Done) => told(True),
-        (ConditionType::Ready, _) => told(False),
-
-        // Once it is True or False it stays so: it speaks of the run, and what happens to the artifact is Ready's.
-        (ConditionType::Succeeded, Phase::Done) => told(True),
-        (ConditionType::Succeeded, Phase::Spoilt) => quiet(True, Reason::Completed),
-        (ConditionType::Succeeded, Phase::Failed) => told(False),
-        (ConditionType::Succeeded, _) => told(Unknown),
-
-        (ConditionType::Reconciling, Phase::Waiting | Phase::Active) => told(True),
-        (ConditionType::Reconciling, _) => quiet(False, decision.reason),
-
-        (ConditionType::Stalled, Phase::Failed | Phase::Spoilt) => told(True),
-        (ConditionType::Stalled, _) => quiet(False, Reason::NotFailed),
+    match kind {
+        ConditionType::InputsReady => inputs_ready(&observed.inputs),
+        ConditionType::Outdated => outdated(decision),
+        ConditionType::Ready => told(if decision.phase == Phase::Done { True } else { False }),
+        ConditionType::Succeeded => match decision.phase {
+            Phase::Done => told(True),
+            Phase::Failed => told(False),
+            // It speaks of the run and stays so for ever; what happens to the artifact is Ready's to say.
+            Phase::Spoilt => quiet(True, Reason::Completed),
+            Phase::Waiting | Phase::Active | Phase::Suspended => told(Unknown),
+        },
+        ConditionType::Reconciling => match decision.phase {
+            Phase::Waiting | Phase::Active => told(True),
+            _ => quiet(False, decision.reason),
+        },
+        ConditionType::Stalled => match decision.phase {
+            Phase::Failed | Phase::Spoilt => told(True),
+            _ => quiet(False, Reason::NotFailed),
+        },
     }
 }
 

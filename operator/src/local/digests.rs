@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::work_dir::write_atomically;
+use crate::digest::hex;
 use crate::plan::Artifact;
 
 /// Files changed less than this ago are digested again next time: a second change in the same tick of the file
@@ -133,7 +134,7 @@ fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
     }
     lines.sort();
     let digest = Sha256::digest(lines.concat().as_bytes());
-    Ok(Fingerprint { text: digest.iter().map(|byte| format!("{byte:02x}")).collect(), newest })
+    Ok(Fingerprint { text: hex(&digest), newest })
 }
 
 #[cfg(test)]

@@ -73,7 +73,11 @@ impl Executor {
                 Action::Wait | Action::Watch | Action::Stop => return Ok(Outcome::Waiting),
             };
             self.interrupt.sleep(delay).await;
-            run = if self.interrupt.happened() { Run::None } else { Run::Ended(self.attempt(&stage, &status).await?) };
+            run = if self.interrupt.happened() {
+                Run::None
+            } else {
+                Run::Ended(Box::new(self.attempt(&stage, &status).await?))
+            };
             rerun = Rerun::SpecChange;
         }
     }

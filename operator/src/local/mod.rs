@@ -110,7 +110,7 @@ pub async fn run(options: &Options) -> Result<u8, RunError> {
 
     let work_dir = WorkDir::open(&options.work_dir)?;
     let digests = Digests::load(work_dir.digests_file());
-    let (interrupt, screen) = (Interrupt::listen()?, Screen::new());
+    let (interrupt, screen) = (Interrupt::listen()?, Screen::on_stderr());
     let mut executor = Executor { work_dir, digests, trainer, secrets, interrupt, screen };
     let mut failure = None;
     for manifest in &manifests {

@@ -11,7 +11,7 @@ use plumbline_crds::status::Status;
 use super::digests::Digests;
 use super::work_dir::WorkDir;
 use super::{RunError, preflight, resolve, stage};
-use crate::plan::{Artifact, End, Exit, Inputs, Run};
+use crate::plan::{Artifact, End, Inputs, Run};
 use crate::validate::Manifest;
 
 /// One resource as it stands.
@@ -58,7 +58,7 @@ pub fn unrecorded_end(manifest: &Manifest, work_dir: &WorkDir, previous: &Status
     let resource = &manifest.resource;
     let work = work_dir.run_folder(resource.kind, &resource.metadata.name, &job.name);
     match stage::result(&work).filter(|result| result.reason == Reason::Completed) {
-        Some(result) => Run::Ended(End { exit: Exit::Code(i32::from(ExitCode::Done.number())), result: Some(result) }),
+        Some(result) => Run::Ended(Box::new(End { exit: ExitCode::Done.into(), result: Some(result) })),
         None => Run::None,
     }
 }

@@ -1,7 +1,7 @@
 //! What must hold on this machine before anything starts: inputs are there, outputs overwrite nothing. Looks at the
 //! file system and changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::validate::{Manifest, Problem};
 /// All that is wrong.
 pub fn check(manifests: &[Manifest], work_dir: &WorkDir) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut names = HashMap::new();
+    let mut names = HashSet::new();
     let mut outputs = HashMap::new();
     for manifest in manifests {
         let resource = &manifest.resource;
-        if names.insert(resource.id(), ()).is_some() {
+        if !names.insert(resource.id()) {
             let message = "expected each kind and name once outside a cluster, found it in two namespaces; run them with a --work-dir each";
             problems.push(manifest.problem("metadata.namespace", message));
         }

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use crate::plan::Exit;
 
 /// How long a stage may take to make its progress safe after SIGTERM.
-pub const STAGE_PATIENCE: Duration = Duration::from_secs(60);
+pub const STAGE_PATIENCE: Duration = Duration::from_mins(1);
 /// How long a server may take to end after SIGTERM.
 pub const SERVER_PATIENCE: Duration = Duration::from_secs(10);
 

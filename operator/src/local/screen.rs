@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const METRICS: usize = 3;
 
 /// The screen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Screen {
     terminal: bool,
     bar: Option<ProgressBar>,
@@ -22,8 +22,8 @@ pub struct Screen {
 
 impl Screen {
     /// A bar if standard error is a terminal, else lines.
-    pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), bar: None, last_line: None }
+    pub fn on_stderr() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), ..Self::default() }
     }
 
     /// A line that stays.

@@ -18,7 +18,7 @@ use crate::inputs;
 use crate::plan::{End, Exit};
 
 /// How long a judge may take to load.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const TICK: Duration = Duration::from_millis(50);
 /// Lines of a judge's log that its failure is told with.
 const TAIL: usize = 5;
@@ -126,7 +126,7 @@ async fn port(process: &mut Process, files: &Files, name: &str) -> io::Result<Re
         tokio::time::sleep(TICK).await;
     };
     let tail = stage::tail(&files.log, TAIL);
-    Ok(Err(stage::no_judge(code, format!("{what}: {}", tail.replace('\n', " | ")))))
+    Ok(Err(stage::no_judge(code, &format!("{what}: {}", tail.replace('\n', " | ")))))
 }
 
 fn code(exit: Exit) -> ExitCode {

@@ -137,17 +137,13 @@ fn report(work: &Path, last: &mut Option<ProgressReport>, on_progress: &mut dyn 
 }
 
 fn interrupted() -> End {
-    End { exit: Exit::Code(i32::from(ExitCode::Interrupted.number())), result: None }
+    End { exit: ExitCode::Interrupted.into(), result: None }
 }
 
 /// The end of a stage whose judge did not come up.
-pub(super) fn no_judge(exit: ExitCode, message: String) -> End {
-    let result: Option<StageResult> = serde_json::from_value(serde_json::json!({
-        "reason": exit.reason(),
-        "message": message,
-    }))
-    .ok();
-    End { exit: Exit::Code(i32::from(exit.number())), result }
+pub(super) fn no_judge(exit: ExitCode, message: &str) -> End {
+    let result = serde_json::from_value(serde_json::json!({"reason": exit.reason(), "message": message}));
+    End { exit: exit.into(), result: result.ok() }
 }
 
 pub(super) fn remove(file: &Path) -> io::Result<()> {

@@ -355,8 +355,8 @@ mod tests {
         assert_eq!(one("a: &x {b: 1}\nc: *x\n").get("c").unwrap().to_json(), json!({"b": 1}));
         let mut bomb = String::from("a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n");
         for i in 1..9 {
-            let before = format!("*a{}", i - 1);
-            bomb += &format!("a{i}: &a{i} [{}]\n", [before.as_str(); 10].join(", "));
+            let aliases = [format!("*a{}", i - 1).as_str(); 10].join(", ");
+            bomb = format!("{bomb}a{i}: &a{i} [{aliases}]\n");
         }
         assert!(documents(&bomb)[0].as_ref().unwrap_err().message.contains("at most"));
     }

@@ -11,12 +11,18 @@ use super::observed::{End, Exit};
 /// The first delay before a failed run is tried again; it doubles from failure to failure.
 pub const FIRST_DELAY: Duration = Duration::from_secs(5);
 /// The longest delay.
-pub const LONGEST_DELAY: Duration = Duration::from_secs(300);
+pub const LONGEST_DELAY: Duration = Duration::from_mins(5);
+
+impl From<ExitCode> for Exit {
+    fn from(code: ExitCode) -> Self {
+        Self::Code(i32::from(code.number()))
+    }
+}
 
 impl End {
     /// Stopped from outside after making progress safe: not a failure.
     pub fn is_interruption(&self) -> bool {
-        self.exit == Exit::Code(i32::from(ExitCode::Interrupted.number()))
+        self.exit == ExitCode::Interrupted.into()
     }
 
     /// Whether the same run can end differently. A signal, or a code without a name, may be the machine's fault.

@@ -113,8 +113,8 @@ fn changed(before: &[InputRef], now: &[InputRef]) -> Vec<String> {
 
 /// The artifact of a run that ended well: said by the run, and found where it can be looked at.
 pub(crate) fn made<'a>(observed: &'a Observed) -> Option<&'a ArtifactRef> {
-    let Run::Ended(End { exit: Exit::Code(0), result }) = &observed.run else { return None };
-    let said = result.as_ref()?.artifact.as_ref()?;
+    let Run::Ended(end) = &observed.run else { return None };
+    let said = end.result.as_ref().filter(|_| end.exit == Exit::Code(0))?.artifact.as_ref()?;
     match &observed.artifact {
         Artifact::Verified(found) if found.digest == said.digest => Some(found),
         Artifact::Unseen => Some(said),

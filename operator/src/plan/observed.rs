@@ -47,7 +47,7 @@ pub enum Run {
     /// It runs.
     Running,
     /// It ended since the last visit.
-    Ended(End),
+    Ended(Box<End>),
 }
 
 /// How a run ended.

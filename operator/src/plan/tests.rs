@@ -37,7 +37,11 @@ fn ended(code: i32) -> Run {
         ..serde_json::from_value(json!({"reason": "Completed", "message": "", "evaluation": {"accuracy": "0.7"}}))
             .unwrap()
     });
-    Run::Ended(End { exit: Exit::Code(code), result })
+    end(Exit::Code(code), result)
+}
+
+fn end(exit: Exit, result: Option<StageResult>) -> Run {
+    Run::Ended(Box::new(End { exit, result }))
 }
 
 /// A resource and its world, changed step by step as a controller would see it.
@@ -112,14 +116,15 @@ impl World {
     }
 }
 
-type Change = fn(&mut World);
+/// Name, state before, change, and the action and reason that must follow.
+type Case = (&'static str, fn() -> World, fn(&mut World), Action, Reason);
 
 #[test]
 #[rustfmt::skip] // one case a line
 fn each_state_and_change_has_its_action_and_reason() {
     use Action::{Continue, Fail, Finish, Retry, Skip, Start, Stop, Wait, Watch};
     let secs = Duration::from_secs;
-    let cases: Vec<(&str, fn() -> World, Change, Action, Reason)> = vec![
+    let cases: Vec<Case> = vec![
         ("new, inputs ready", World::new, |_| {}, Start, Reason::Running),
         ("new, suspended", World::new, |w| w.spec = spec(&json!({"suspend": true})), Wait, Reason::Suspended),
         ("new, host stopping", World::new, |w| w.stopping = true, Wait, Reason::Suspended),
@@ -152,7 +157,7 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("ended 10", World::started, |w| w.run = ended(10), Fail, Reason::RewardHackingSuspected),
         ("ended 75", World::started, |w| w.run = ended(75), Continue(secs(0)), Reason::Running),
         ("ended 75, host stopping", World::started, |w| { w.run = ended(75); w.stopping = true; }, Wait, Reason::Suspended),
-        ("killed", World::started, |w| w.run = Run::Ended(End { exit: Exit::Signal(9), result: None }), Retry(secs(5)), Reason::Retrying),
+        ("killed", World::started, |w| w.run = end(Exit::Signal(9), None), Retry(secs(5)), Reason::Retrying),
         ("no retries left", World::started, |w| { w.run = ended(4); w.spec = spec(&json!({"compute": {"maxRetries": 0}})); }, Fail, Reason::JudgeUnavailable),
         ("done", World::done, |_| {}, Skip, Reason::Completed),
         ("done, suspended", World::done, |w| w.spec = spec(&json!({"suspend": true})), Skip, Reason::Completed),
@@ -184,10 +189,10 @@ fn each_state_and_change_has_its_action_and_reason() {
 
 #[test]
 fn all_six_conditions_are_set_on_the_first_visit() {
+    use ConditionStatus::{False, True, Unknown};
     let mut world = World::new();
     world.inputs = Inputs::NotReady(vec!["PreferenceDataset/d".into()]);
     world.visit(T0);
-    use ConditionStatus::{False, True, Unknown};
     assert_eq!(world.status.conditions.len(), 6);
     for (kind, expected) in [
         (ConditionType::Ready, (False, Reason::ReferenceNotReady)),

@@ -30,7 +30,7 @@ pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>
         );
     }
     match (schema["type"].as_str(), &node.value) {
-        (Some("object"), Value::Map(entries)) => object(schema, node.line, entries, path, findings),
+        (Some("object"), Value::Map(entries)) => Some(object(schema, node.line, entries, path, findings)),
         (Some("array"), Value::List(items)) => list(schema, node, items, path, findings),
         (Some("string"), Value::String(text)) => match string(schema, text) {
             Ok(()) => Some(Json::from(text.as_str())),
@@ -57,7 +57,7 @@ pub struct Located {
     pub finding: Finding,
 }
 
-fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &mut Vec<Located>) -> Option<Json> {
+fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &mut Vec<Located>) -> Json {
     let mut push = |line, path: String, message: String| {
         findings.push(Located { line, finding: Finding::new(path, message) });
     };
@@ -93,7 +93,7 @@ fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &
                 .push(Located { line: entry.line, finding: Finding::new(at, unknown_field(&entry.key, properties)) }),
         }
     }
-    Some(Json::Object(kept))
+    Json::Object(kept)
 }
 
 fn join(path: &str, field: &str) -> String {
