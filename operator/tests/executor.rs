@@ -1,13 +1,15 @@
 //! `plumbline run` over the real binary. The stages are played by `stand_in/exit_code_player.sh`, which trains nothing:
 //! what is tested is what the executor does with the ends of a stage, and with its own.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use plumbline_crds::conditions::{ConditionType, Reason};
+use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Status;
 use plumbline_crds::{Kind, Resource};
@@ -256,6 +258,31 @@ fn a_stage_whose_run_was_killed_is_stopped_before_it_starts_again() {
     assert_eq!(code(&place.run()), 0);
     let log = place.log();
     assert_eq!(log[..3], ["label 1", "label stopped", "label 2"], "never two at once: {log:?}");
+}
+
+#[test]
+fn a_stage_that_ended_unseen_is_recorded_and_not_run_again() {
+    let place = Place::new(&[]);
+    assert_eq!(code(&place.run()), 0);
+    // As if `plumbline run` had been killed after the stage ended and before it could say so.
+    let file = place.path("work/preferencedatasets/data/resource.yaml");
+    let mut resource: Resource = serde_yaml::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let status = resource.status.as_mut().unwrap();
+    (status.artifact, status.completion_time) = (None, None);
+    for condition in &mut status.conditions {
+        (condition.status, condition.reason) = match condition.kind {
+            ConditionType::Ready => (ConditionStatus::False, Reason::Running),
+            ConditionType::Succeeded => (ConditionStatus::Unknown, Reason::Running),
+            ConditionType::Reconciling => (ConditionStatus::True, Reason::Running),
+            _ => (condition.status, condition.reason),
+        };
+    }
+    fs::write(&file, serde_yaml::to_string(&resource).unwrap()).unwrap();
+
+    assert_eq!(code(&place.run()), 0);
+    assert_eq!(place.log().len(), 3, "{:?}", place.log());
+    let status = place.data();
+    assert!(status.is_true(ConditionType::Ready) && status.artifact.is_some() && status.counts["pairs"] == 7);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `plumbline validate` over manifests that are wrong in one way each, and over good ones. Each broken file says on its
 //! first line what must be said of it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

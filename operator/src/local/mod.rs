@@ -214,7 +214,8 @@ fn report(resources: &[Resource]) -> Option<String> {
     let made: Vec<&Resource> = resources.iter().filter(ready).collect();
     let last = made.iter().rev().find(|r| r.kind == Kind::PolicyTuning).or(made.last())?;
     let uri = &last.status.as_ref()?.artifact.as_ref()?.uri;
-    Some(format!("{}/report.html", uri.strip_prefix("file://").unwrap_or(uri)))
+    let file = Path::new(uri.strip_prefix("file://").unwrap_or(uri)).join("report.html");
+    file.is_file().then(|| file.display().to_string())
 }
 
 /// This moment in RFC 3339, to the second.
