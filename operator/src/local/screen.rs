@@ -53,17 +53,19 @@ impl Screen {
     }
 
     fn draw(&mut self, id: &str, report: &ProgressReport) {
+        let progress = &report.progress;
+        let (completed, total) =
+            (u64::try_from(progress.completed).unwrap_or(0), u64::try_from(progress.total).unwrap_or(0));
         let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::new(0);
+            let bar = ProgressBar::new(total).with_position(completed);
             if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg}") {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar
         });
-        let progress = &report.progress;
         bar.set_prefix(format!("{id} {}", progress.stage));
-        bar.set_length(u64::try_from(progress.total).unwrap_or(0));
-        bar.set_position(u64::try_from(progress.completed).unwrap_or(0));
+        bar.set_length(total);
+        bar.set_position(completed);
         bar.set_message(details(report));
     }
 }

@@ -25,6 +25,15 @@ impl End {
         self.exit == ExitCode::Interrupted.into()
     }
 
+    /// The end of a run that was asked to stop. One that a signal ended, ours most likely, has not failed.
+    #[must_use]
+    pub fn when_stopped(&self) -> Self {
+        match self.exit {
+            Exit::Signal(_) => Self { exit: ExitCode::Interrupted.into(), result: None },
+            Exit::Code(_) => self.clone(),
+        }
+    }
+
     /// Whether the same run can end differently. A signal, or a code without a name, may be the machine's fault.
     pub fn is_retryable(&self) -> bool {
         match self.exit {

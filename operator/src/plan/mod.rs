@@ -39,7 +39,7 @@ pub fn plan(observed: &Observed) -> Decision {
         let action = if running { Action::Stop } else { Action::Wait };
         let decision = known.decide(action, Phase::Suspended, Reason::Suspended, message);
         return match &observed.run {
-            Run::Ended(end) => Decision { job: ending::counted(&known.job, end), ..decision },
+            Run::Ended(end) => Decision { job: ending::counted(&known.job, &end.when_stopped()), ..decision },
             _ => decision,
         };
     }

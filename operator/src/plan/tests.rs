@@ -295,6 +295,17 @@ fn failures_are_retried_later_each_time_until_none_is_left() {
 }
 
 #[test]
+fn a_run_that_is_killed_because_it_did_not_stop_in_time_has_not_failed() {
+    let mut world = World::started();
+    (world.run, world.stopping) = (end(Exit::Signal(9), None), true);
+    assert_eq!(world.visit(T1).action, Action::Wait);
+    let job = world.status.job.clone().unwrap();
+    assert_eq!((job.retries.get("Suspended"), job.retries.get("TrainerFailed")), (Some(&1), None));
+    world.stopping = false;
+    assert_eq!(world.visit(T1).action, Action::Continue(Duration::ZERO));
+}
+
+#[test]
 fn a_new_run_forgets_the_results_and_the_counts_of_the_last_one() {
     let mut world = World::done();
     let first = world.status.job.clone().unwrap();

@@ -3,6 +3,7 @@
 # as the n-th word of PLAY_<STAGE> says, and with 0 when there are no more words:
 #   a number   ends with that exit code; 0 publishes an artifact of one file first
 #   wait       works until SIGTERM, then ends with 75
+#   slow       the same, but takes a second to end
 #   killed     ends by SIGKILL
 # `$0 serve ...` writes a port file and waits for SIGTERM; PLAY_SERVE=fail ends it with 3 instead.
 # Each start and end is a line in $PLAY_LOG.
@@ -43,8 +44,9 @@ printf '{"progress":{"stage":"Playing","completed":%s,"total":9,"percent":11}}' 
 mv "$work/progress.new" "$work/progress.json"
 
 case "${word:-0}" in
-wait)
-    trap 'log "$stage stopped"; exit 75' TERM
+wait | slow)
+    trap 'if [ "$word" = slow ]; then sleep 1; fi; log "$stage stopped"; exit 75' TERM
+    log "$stage waiting"
     while :; do sleep 0.05; done
     ;;
 killed) kill -KILL $$ ;;
