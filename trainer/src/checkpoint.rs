@@ -1,1 +1,114 @@
-//! checkpoint
+//! Checkpoints: a folder a step, written aside and moved into place; the newest whole one is continued from.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::Tensor;
+
+use crate::load::hugging_face::{read_safetensors, write_safetensors};
+use crate::{Error, Result};
+
+const TENSORS: &str = "state.safetensors";
+const STATE: &str = "state.json";
+
+/// The checkpoints of a run.
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+}
+
+/// What a checkpoint holds: numbers (`S`: step, data position, best so far ...) and tensors.
+pub struct Checkpoint<S> {
+    /// Everything that is not a tensor.
+    pub state: S,
+    /// Parameters, optimiser state, generator state.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Checkpoints {
+    /// The checkpoints under a work folder; the newest `keep` are kept.
+    pub fn new(work: &Path, keep: i64) -> Self {
+        Self { folder: work.join("checkpoints"), keep: keep.max(1) as usize }
+    }
+
+    /// Saves a checkpoint of `step`. After a crash at any point it is whole or absent. Older ones go only when this one
+    /// is in place.
+    pub fn save<S: Serialize>(&self, step: i64, state: &S, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let (aside, target) = (self.folder.join("writing"), self.folder.join(format!("step-{step:09}")));
+        let io = |path: &Path, e: &std::io::Error| Error::store(path, e);
+        match fs::remove_dir_all(&aside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&aside, &e)),
+            _ => {}
+        }
+        fs::create_dir_all(&aside).map_err(|e| io(&aside, &e))?;
+        write_safetensors(&aside.join(TENSORS), tensors)?;
+        let text = serde_json::to_vec_pretty(state).map_err(|e| Error::Failed(e.to_string()))?;
+        fs::write(aside.join(STATE), text).map_err(|e| io(&aside, &e))?;
+        for file in [TENSORS, STATE] {
+            let path = aside.join(file);
+            File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io(&path, &e))?;
+        }
+        if target.exists() {
+            fs::remove_dir_all(&target).map_err(|e| io(&target, &e))?;
+        }
+        fs::rename(&aside, &target).map_err(|e| io(&target, &e))?;
+        File::open(&self.folder).and_then(|f| f.sync_all()).map_err(|e| io(&self.folder, &e))?;
+        let steps = self.steps()?;
+        for old in steps.iter().rev().skip(self.keep) {
+            let path = self.folder.join(format!("step-{old:09}"));
+            fs::remove_dir_all(&path).map_err(|e| io(&path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint, if there is one.
+    pub fn newest<S: DeserializeOwned>(&self) -> Result<Option<Checkpoint<S>>> {
+        let Some(step) = self.steps()?.pop() else { return Ok(None) };
+        let folder = self.folder.join(format!("step-{step:09}"));
+        let path = folder.join(STATE);
+        let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
+        let state = serde_json::from_slice(&text).map_err(|e| {
+            Error::Data(format!("{}: {e}; delete the folder to start the stage again", path.display()))
+        })?;
+        Ok(Some(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? }))
+    }
+
+    /// Steps that have a checkpoint, ascending.
+    fn steps(&self) -> Result<Vec<i64>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::store(&self.folder, &e)),
+        };
+        let mut steps: Vec<i64> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+            .collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_whole_checkpoint_is_found_and_old_ones_go() {
+        let work = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(work.path(), 2);
+        assert!(checkpoints.newest::<i64>().unwrap().is_none());
+        for step in [5i64, 10, 15] {
+            let tensors = [("w".to_owned(), Tensor::from_slice(&[step as f32]))].into();
+            checkpoints.save(step, &step, &tensors).unwrap();
+        }
+        // What a crash leaves behind is not taken for a checkpoint.
+        fs::create_dir_all(work.path().join("checkpoints/writing")).unwrap();
+        let newest = checkpoints.newest::<i64>().unwrap().unwrap();
+        assert_eq!(newest.state, 15);
+        assert_eq!(newest.tensors["w"], Tensor::from_slice(&[15.0f32]));
+        assert_eq!(checkpoints.steps().unwrap(), [10, 15]);
+    }
+}

@@ -27,5 +27,6 @@ pub mod optim;
 pub mod report;
 pub mod serve;
 pub mod stage;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,11 +1,31 @@
-//! Lets the binary and the tests find libtorch without LD_LIBRARY_PATH.
+//! Compiles the C++ shim against the libtorch that torch-sys links, and lets tests find it.
+
+use std::path::{Path, PathBuf};
+
 fn main() {
-    // The folder behind the symlinks: libtorch finds the CUDA runtime relative to its real place.
-    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
-    if let Ok(real) = std::fs::canonicalize(std::path::Path::new(&lib).join("libtorch_cpu.so"))
-        && let Some(folder) = real.parent()
-    {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
-    }
+    println!("cargo:rerun-if-changed=csrc/shim.cpp");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
+    // The folder behind the symlinks: libtorch finds the CUDA runtime relative to its real place.
+    let Ok(real) = std::fs::canonicalize(Path::new(&lib).join("libtorch_cpu.so")) else {
+        println!("cargo:warning=libtorch_cpu.so was not found in '{lib}': run `make setup` first");
+        std::process::exit(1);
+    };
+    let folder = real.parent().map(PathBuf::from).unwrap_or_default();
+    let root = folder.parent().map(PathBuf::from).unwrap_or_default();
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .warnings(false)
+        .std("c++17")
+        .opt_level(2)
+        .include(root.join("include"))
+        .include(root.join("include/torch/csrc/api/include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .file("csrc/shim.cpp")
+        .compile("plumbline_shim");
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
 }

@@ -1,98 +1,385 @@
-//! Continuous batching over one decoder.
+//! Continuous batching: jobs are admitted when there is room, each step samples one token for every active job, finished
+//! jobs leave at once. A prompt asked for several times is read once, and a prefix that prompts share is read once.
+
+use std::borrow::Borrow;
+use std::collections::{HashMap, VecDeque};
+
+use tch::{Kind, Tensor};
 
 use plumbline_crds::source::Sampling;
 
-use crate::Result;
 use crate::generate::Finish;
+use crate::generate::sampler::{Uniforms, sample};
+use crate::model::attention::Context;
+use crate::model::cache::{Cache, Prefix};
 use crate::model::decoder::Decoder;
+use crate::model::heads;
+use crate::model::linear::Adapters;
+use crate::model::packed::Packed;
+use crate::{Error, Result};
+
+/// A shared prefix shorter than this is read again: keeping it would cost more than it saves.
+const SHORTEST_PREFIX: usize = 16;
+/// Cache capacity grows in steps of this many tokens.
+const CAPACITY_STEP: i64 = 64;
 
 /// What is asked of the engine.
+#[derive(Clone, Debug)]
 pub struct Job {
-    /// The prompt.
+    /// Token ids of the prompt.
     pub tokens: Vec<i64>,
-    /// How to sample. Stop strings are not read: they are text, and the engine knows only tokens.
+    /// How it is continued. Stop strings are the caller's: it decodes, and cancels the job.
     pub sampling: Sampling,
-    /// Seeds this job's random numbers: the same (sampling.seed, key) gives the same text.
+    /// Seeds this job's random numbers: the same (`sampling.seed`, key) gives the same text.
     pub key: u64,
-    /// How many of the most likely tokens are reported at each position; 0: none.
+    /// How many of the most likely tokens are reported with each token.
     pub top_logprobs: usize,
 }
 
-/// Names a job for as long as the engine lives.
+/// Names a job.
 pub type JobId = u64;
 
 /// One sampled token.
+#[derive(Clone, Debug)]
 pub struct Event {
     /// Whose token.
     pub job: JobId,
     /// Token id.
     pub token: i64,
-    /// Natural log-probability in the unmodified distribution (temperature 1, no truncation).
+    /// Its log-probability in the unmodified distribution (temperature 1, nothing truncated), in nats.
     pub logprob: f32,
-    /// The most likely tokens with their log-probabilities, the most likely first.
+    /// The most likely tokens, most likely first, with their log-probabilities.
     pub top: Vec<(i64, f32)>,
-    /// Set with the last token of the job.
+    /// Set with the job's last token.
     pub finish: Option<Finish>,
 }
 
-/// Bounds of the engine.
+/// How much the engine does at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Jobs that are sampled together.
+    /// Jobs that are continued together.
     pub max_active: usize,
-    /// Tokens of a prompt and its response.
+    /// Longest prompt and response together, in tokens.
     pub max_context: usize,
-    /// Prompt tokens that are computed in one step.
+    /// Prompt tokens read in one step.
     pub batch_tokens: usize,
+    /// Tokens that the cache may hold room for.
+    pub cache_tokens: usize,
 }
 
-/// What the engine has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_active: 64, max_context: 8192, batch_tokens: 2048, cache_tokens: 65_536 }
+    }
+}
+
+/// What the engine did so far.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
     /// Jobs that wait.
     pub waiting: usize,
-    /// Jobs that are being sampled.
+    /// Jobs that are being continued.
     pub active: usize,
-    /// Prompt tokens that were not computed because another prompt had them.
+    /// Prompt tokens that did not have to be read because a prefix or a whole prompt was shared.
     pub prefix_tokens_reused: u64,
-    /// Prompt tokens admitted.
+    /// Prompt tokens of admitted jobs.
     pub prompt_tokens: u64,
     /// Tokens sampled.
     pub sampled_tokens: u64,
 }
 
-/// The engine.
-pub struct Engine {}
+/// The engine. It owns or borrows a decoder.
+pub struct Engine<M: Borrow<Decoder> = Decoder> {
+    model: M,
+    adapters: Adapters,
+    eos_ids: Vec<i64>,
+    limits: Limits,
+    cache: Cache,
+    waiting: VecDeque<(JobId, Job)>,
+    /// In order of cache slot.
+    active: Vec<Active>,
+    prefix: Option<Prefix>,
+    last_prompt: Vec<i64>,
+    next_id: JobId,
+    stats: Stats,
+}
 
-impl Engine {
-    /// An engine without jobs.
-    pub fn new(_model: Decoder, _eos_ids: Vec<i64>, _limits: Limits) -> Self {
-        todo!()
+struct Active {
+    id: JobId,
+    sampling: Sampling,
+    uniforms: Uniforms,
+    top_logprobs: usize,
+    last_token: i64,
+    remaining: i64,
+}
+
+impl<M: Borrow<Decoder>> Engine<M> {
+    /// An engine without jobs. A job ends with any of `eos_ids`.
+    pub fn new(model: M, eos_ids: Vec<i64>, limits: Limits) -> Self {
+        Self::with_adapters(model, Adapters::On, eos_ids, limits)
     }
 
-    /// Queues a job. An error if it is longer than the context.
-    pub fn submit(&mut self, _job: Job) -> Result<JobId> {
-        todo!()
+    /// An engine that uses or leaves out the model's adapters.
+    pub fn with_adapters(model: M, adapters: Adapters, eos_ids: Vec<i64>, limits: Limits) -> Self {
+        let decoder: &Decoder = model.borrow();
+        let max_context = limits.max_context.min(decoder.config.max_position_embeddings as usize);
+        let cache = Cache::new(&decoder.config, 0, 0, decoder.kind);
+        Self {
+            model,
+            adapters,
+            eos_ids,
+            limits: Limits { max_context, ..limits },
+            cache,
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+            prefix: None,
+            last_prompt: Vec::new(),
+            next_id: 0,
+            stats: Stats::default(),
+        }
     }
 
-    /// Forgets a job.
-    pub fn cancel(&mut self, _job: JobId) {
-        todo!()
+    /// Queues a job. A prompt that leaves no room for a token is refused.
+    pub fn submit(&mut self, mut job: Job) -> Result<JobId> {
+        let (len, most) = (job.tokens.len(), self.limits.max_context);
+        if len == 0 {
+            return Err(Error::Data("expected a prompt of at least one token, found an empty one".into()));
+        }
+        if len >= most {
+            return Err(Error::Data(format!(
+                "the prompt has {len} tokens; at most {} fit the context of {most}",
+                most - 1
+            )));
+        }
+        let vocab = self.model.borrow().config.vocab_size;
+        if let Some(token) = job.tokens.iter().find(|&&t| t < 0 || t >= vocab) {
+            return Err(Error::Data(format!("token id {token} is outside the vocabulary of {vocab}")));
+        }
+        job.sampling.max_new_tokens = job.sampling.max_new_tokens.min((most - len) as i64).max(1);
+        let id = self.next_id;
+        self.next_id += 1;
+        self.waiting.push_back((id, job));
+        Ok(id)
     }
 
-    /// Admits waiting jobs (prefilling them together, sharing their common prefix) and samples one token for each
-    /// active job.
+    /// Drops a job. Unknown and finished jobs are ignored.
+    pub fn cancel(&mut self, id: JobId) {
+        self.waiting.retain(|(waiting, _)| *waiting != id);
+        if let Some(slot) = self.active.iter().position(|a| a.id == id) {
+            self.release(slot);
+        }
+    }
+
+    /// Samples one token for each active job, then admits waiting jobs and samples their first.
     pub fn step(&mut self) -> Result<Vec<Event>> {
-        todo!()
+        let _no_grad = tch::no_grad_guard();
+        let mut events = self.decode();
+        events.extend(self.admit());
+        self.stats.sampled_tokens += events.len() as u64;
+        Ok(events)
     }
 
-    /// Whether there is no job.
+    /// Whether nothing waits and nothing is active.
     pub fn idle(&self) -> bool {
-        todo!()
+        self.waiting.is_empty() && self.active.is_empty()
     }
 
-    /// Counters and gauges.
+    /// What the engine did so far.
     pub fn stats(&self) -> Stats {
-        todo!()
+        Stats { waiting: self.waiting.len(), active: self.active.len(), ..self.stats }
     }
+
+    fn decode(&mut self) -> Vec<Event> {
+        if self.active.is_empty() {
+            return Vec::new();
+        }
+        let model: &Decoder = self.model.borrow();
+        let tokens: Vec<[i64; 1]> = self.active.iter().map(|a| [a.last_token]).collect();
+        let mut batch = Packed::new(&tokens);
+        batch.positions = Tensor::from_slice(self.cache.lengths());
+        let step = self.cache.step(model.kind);
+        let mut context = Context::Decode { cache: &self.cache, step: &step };
+        let hidden = model.forward(&batch, &mut context, self.adapters);
+        let logits = heads::logits(model, &hidden);
+        let events = pick(&logits, &mut self.active, &self.eos_ids);
+        for slot in (0..events.len()).rev() {
+            if events[slot].finish.is_some() {
+                self.release(slot);
+            }
+        }
+        events
+    }
+
+    fn release(&mut self, slot: usize) {
+        self.cache.release(slot);
+        self.active.swap_remove(slot);
+    }
+
+    fn admit(&mut self) -> Vec<Event> {
+        let jobs = self.take_admissible();
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        // A prompt that several jobs ask for is read once.
+        let mut prompts: Vec<&[i64]> = Vec::new();
+        let mut numbers: HashMap<&[i64], usize> = HashMap::new();
+        let which: Vec<usize> = jobs
+            .iter()
+            .map(|(_, job)| {
+                *numbers.entry(&job.tokens).or_insert_with(|| {
+                    prompts.push(&job.tokens);
+                    prompts.len() - 1
+                })
+            })
+            .collect();
+        self.share_prefix(&prompts);
+        let shared = self.prefix.as_ref().map_or(0, |p| p.tokens.len());
+        let model: &Decoder = self.model.borrow();
+        let rest: Vec<&[i64]> = prompts.iter().map(|p| &p[shared..]).collect();
+        let batch = Packed::starting_at(&rest, shared as i64);
+        let mut kept = Vec::new();
+        let mut context = Context::Prefill { prefix: self.prefix.as_ref(), kept: &mut kept };
+        let hidden = model.forward(&batch, &mut context, self.adapters).index_select(0, &batch.last_rows());
+        let rows: Vec<i64> = which.iter().map(|&i| i as i64).collect();
+        let logits = heads::logits(model, &hidden).index_select(0, &Tensor::from_slice(&rows));
+
+        let mut admitted: Vec<Active> = jobs.iter().map(|(id, job)| Active::new(*id, job)).collect();
+        let events = pick(&logits, &mut admitted, &self.eos_ids);
+        let starts = batch.starts();
+        for ((active, event), &prompt) in admitted.into_iter().zip(&events).zip(&which) {
+            if event.finish.is_none() {
+                self.cache.admit(self.prefix.as_ref(), &kept, starts[prompt], batch.lengths[prompt]);
+                self.active.push(active);
+            }
+        }
+        let asked: usize = jobs.iter().map(|(_, j)| j.tokens.len()).sum();
+        let read = batch.tokens_len() as usize;
+        self.stats.prompt_tokens += asked as u64;
+        self.stats.prefix_tokens_reused += (asked - read) as u64;
+        if let Some((_, job)) = jobs.into_iter().next_back() {
+            self.last_prompt = job.tokens;
+        }
+        events
+    }
+
+    /// Takes waiting jobs, first come first served, as long as slots, cache and the step's tokens last.
+    fn take_admissible(&mut self) -> Vec<(JobId, Job)> {
+        let mut capacity = self.cache.capacity();
+        let (mut tokens, mut taken) = (0, Vec::new());
+        while let Some((_, job)) = self.waiting.front() {
+            let count = self.active.len() + taken.len() + 1;
+            let room = job.tokens.len() as i64 + job.sampling.max_new_tokens;
+            let wanted = capacity.max((room + CAPACITY_STEP - 1) / CAPACITY_STEP * CAPACITY_STEP);
+            let repeated = taken.last().is_some_and(|(_, last): &(JobId, Job)| last.tokens == job.tokens);
+            let reads = if repeated { 0 } else { job.tokens.len() };
+            let alone = self.active.is_empty() && taken.is_empty();
+            let fits = count <= self.limits.max_active
+                && tokens + reads <= self.limits.batch_tokens
+                && count * wanted as usize <= self.limits.cache_tokens;
+            if !fits && !alone {
+                break;
+            }
+            (capacity, tokens) = (wanted, tokens + reads);
+            taken.extend(self.waiting.pop_front());
+        }
+        let keeps = taken.iter().filter(|(_, j)| j.sampling.max_new_tokens > 1).count();
+        if keeps > 0 {
+            self.cache.reserve(self.active.len() + keeps, capacity);
+        }
+        taken
+    }
+
+    /// Makes `self.prefix` something that all prompts start with: the one at hand, a longer one, or none.
+    fn share_prefix(&mut self, prompts: &[&[i64]]) {
+        let longest = prompts.iter().map(|p| p.len()).min().unwrap_or(1) - 1;
+        let held = self.prefix.as_ref().map_or(0, |p| {
+            let fits = p.tokens.len() <= longest && prompts.iter().all(|q| q.starts_with(&p.tokens));
+            if fits { p.tokens.len() } else { 0 }
+        });
+        let common = |a: &[i64], b: &[i64]| a.iter().zip(b).take_while(|(x, y)| x == y).count();
+        let first = prompts[0];
+        let candidate = match prompts {
+            [only] => common(only, &self.last_prompt),
+            _ => prompts[1..].iter().map(|p| common(first, p)).min().unwrap_or(0),
+        }
+        .min(longest);
+        if candidate >= SHORTEST_PREFIX && candidate > held * 2 {
+            let tokens = first[..candidate].to_vec();
+            let mut layers = Vec::new();
+            let batch = Packed::new(&[&tokens]);
+            let model: &Decoder = self.model.borrow();
+            let _ = model.forward(&batch, &mut Context::Prefill { prefix: None, kept: &mut layers }, self.adapters);
+            self.prefix = Some(Prefix { tokens, layers });
+        } else if held == 0 {
+            self.prefix = None;
+        }
+    }
+}
+
+impl Active {
+    fn new(id: JobId, job: &Job) -> Self {
+        Self {
+            id,
+            uniforms: Uniforms::new(job.sampling.seed, job.key),
+            sampling: job.sampling.clone(),
+            top_logprobs: job.top_logprobs,
+            last_token: 0,
+            remaining: job.sampling.max_new_tokens,
+        }
+    }
+}
+
+/// Samples one token for each row of `logits` (`[jobs, vocab]`).
+fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
+    let tokens = sample_groups(logits, jobs);
+    let normalizer = logits.logsumexp([-1i64].as_slice(), false);
+    let chosen = logits.gather(1, &Tensor::from_slice(&tokens).unsqueeze(1), false).squeeze_dim(1) - &normalizer;
+    let most = jobs.iter().map(|j| j.top_logprobs).max().unwrap_or(0) as i64;
+    let top = (most > 0).then(|| {
+        let (values, ids) = logits.topk(most.min(logits.size()[1]), -1, true, true);
+        (values - normalizer.unsqueeze(1), ids)
+    });
+    jobs.iter_mut()
+        .zip(tokens)
+        .enumerate()
+        .map(|(row, (job, token))| {
+            job.last_token = token;
+            job.remaining -= 1;
+            let finish = if eos_ids.contains(&token) {
+                Some(Finish::Eos)
+            } else {
+                (job.remaining == 0).then_some(Finish::Length)
+            };
+            let row = row as i64;
+            let top = top.as_ref().map_or_else(Vec::new, |(values, ids)| {
+                (0..(job.top_logprobs as i64).min(values.size()[1]))
+                    .map(|i| (ids.int64_value(&[row, i]), values.double_value(&[row, i]) as f32))
+                    .collect()
+            });
+            Event { job: job.id, token, logprob: chosen.double_value(&[row]) as f32, top, finish }
+        })
+        .collect()
+}
+
+/// Samples rows that share their settings together.
+fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
+    let settings = |s: &Sampling| (s.temperature.to_bits(), s.top_p.to_bits(), s.top_k, s.min_p.to_bits());
+    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
+    for (row, job) in jobs.iter().enumerate() {
+        groups.entry(settings(&job.sampling)).or_default().push(row);
+    }
+    let mut tokens = vec![0; jobs.len()];
+    for rows in groups.into_values() {
+        let uniforms: Vec<f64> = rows.iter().map(|&r| jobs[r].uniforms.next()).collect();
+        let index: Vec<i64> = rows.iter().map(|&r| r as i64).collect();
+        let group = if rows.len() == jobs.len() {
+            logits.shallow_clone()
+        } else {
+            logits.index_select(0, &Tensor::from_slice(&index))
+        };
+        for (&row, token) in rows.iter().zip(sample(&group.to_kind(Kind::Float), &jobs[rows[0]].sampling, &uniforms)) {
+            tokens[row] = token;
+        }
+    }
+    tokens
 }

@@ -1,1 +1,55 @@
-//! GGUF files: metadata, tensors, dequantisation.
+//! GGUF files on disk: the header once, then one tensor at a time.
+//!
+//! This file reads; what the bytes mean is decided in its modules: [`header`] (the container), [`dequantize`] (the
+//! encodings), [`llama`] (which tensor is which) and [`vocabulary`] (the tokenizer).
+//!
+//! Tensors are read by position and not through a memory map: a file that is cut short while it is being read is then an
+//! error with a name, where a map would end the process with SIGBUS.
+
+pub mod dequantize;
+pub mod header;
+pub mod llama;
+pub mod vocabulary;
+
+use std::fs::File;
+use std::io::BufReader;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use self::header::{Header, TensorInfo};
+use crate::{Error, Result};
+
+/// An open GGUF file.
+pub struct GgufFile {
+    /// Metadata and the list of tensors.
+    pub header: Header,
+    path: PathBuf,
+    file: File,
+}
+
+impl GgufFile {
+    /// Opens a file and reads its header. Every tensor of the header is known to lie inside the file.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the file cannot be read, is not GGUF version 2 or 3, or ends too early.
+    pub fn open(path: &Path) -> Result<Self> {
+        let unreadable = |e: std::io::Error| Error::Data(format!("{}: {e}", path.display()));
+        let file = File::open(path).map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        let header = Header::parse(&mut BufReader::new(&file), length)
+            .map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+        Ok(Self { header, path: path.to_owned(), file })
+    }
+
+    /// The values of a tensor, row-major, in the order of the file.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the encoding is not supported or the file cannot be read.
+    pub fn tensor(&self, info: &TensorInfo) -> Result<Vec<f32>> {
+        let named =
+            |e: &dyn std::fmt::Display| Error::Data(format!("{}: tensor {}: {e}", self.path.display(), info.name));
+        let mut bytes = vec![0; info.bytes as usize];
+        self.file.read_exact_at(&mut bytes, info.offset).map_err(|e| named(&e))?;
+        dequantize::dequantize(info.encoding, &bytes).map_err(|e| named(&e))
+    }
+}

@@ -2,4 +2,5 @@
 
 pub mod chat_template;
 pub mod gguf;
+pub mod hugging_face;
 pub mod tokenizer;

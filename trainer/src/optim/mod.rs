@@ -1,1 +1,6 @@
-//! optim
+//! The optimiser and the learning-rate schedule.
+
+pub mod adamw;
+pub mod schedule;
+
+pub use adamw::AdamW;

@@ -1,1 +1,319 @@
-//! report
+//! What a stage shows: the report, and how it is written and read (IO). Its parts (`section`) and its renderings
+//! (`html`, `svg`, `card`, `format`, `tensorboard`) compute; `progress` and `metrics` write while a stage runs.
+//!
+//! Nothing here adds a time of day or a path of the machine, so the same run writes the same bytes anywhere.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use plumbline_crds::Kind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+pub mod card;
+pub mod format;
+pub mod html;
+pub mod metrics;
+pub mod progress;
+pub mod section;
+pub mod svg;
+pub mod tensorboard;
+
+pub use format::decimal;
+pub use metrics::{History, MetricsWriter};
+pub use progress::Progress;
+pub use section::{Number, Sample, SampleScore, Section, Series, Unit};
+
+/// Name of the report for programs; [`Report::read`] reads it back.
+pub const REPORT_JSON: &str = "report.json";
+/// Name of the report for people.
+pub const REPORT_HTML: &str = "report.html";
+/// Name of the file with the numbers of the whole chain under stable names.
+pub const SUMMARY_JSON: &str = "summary.json";
+/// Name of the dataset or model card.
+pub const CARD: &str = "README.md";
+
+/// What a stage found and made, with the reports of what it was made from.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Kind of the resource.
+    pub kind: Kind,
+    /// Name of the resource.
+    pub name: String,
+    /// Headline, one line.
+    pub title: String,
+    /// Base model, adapter, splits and tags, for the card.
+    #[serde(default)]
+    pub card: Card,
+    /// What it was made from, by which judge, on what: shown first, and in the card.
+    #[serde(default)]
+    pub facts: Vec<Fact>,
+    /// The numbers of this stage under stable names (`accuracy`, `winRate`, `winRateLow` ...), for programs.
+    #[serde(default, with = "finite_map")]
+    pub summary: BTreeMap<String, f64>,
+    /// Shown in this order.
+    #[serde(default)]
+    pub sections: Vec<Section>,
+    /// Reports of the inputs, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstream: Vec<Report>,
+}
+
+/// What Hugging Face reads from the front matter of a card.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Card {
+    /// The base model as the manifest names it. Only `hf://org/name` reaches the front matter: a path means nothing
+    /// on another machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
+    /// Whether the artifact is a PEFT adapter of the base model.
+    pub adapter: bool,
+    /// Splits of a dataset that have files (`train`, `validation`), read from `data/<split>-*.jsonl`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<String>,
+    /// Tags beside the ones that the kind gives (`dpo`, `ppo`, `lora` ...).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+/// A label and a text.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Fact {
+    /// What it says.
+    pub label: String,
+    /// The fact.
+    pub text: String,
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(kind: Kind, name: impl Into<String>, title: impl Into<String>) -> Self {
+        Self {
+            kind,
+            name: name.into(),
+            title: title.into(),
+            card: Card::default(),
+            facts: Vec::new(),
+            summary: BTreeMap::new(),
+            sections: Vec::new(),
+            upstream: Vec::new(),
+        }
+    }
+
+    /// Adds a fact.
+    pub fn fact(&mut self, label: impl Into<String>, text: impl Into<String>) {
+        self.facts.push(Fact { label: label.into(), text: text.into() });
+    }
+
+    /// Adds a number for programs.
+    pub fn number(&mut self, name: impl Into<String>, value: f64) {
+        self.summary.insert(name.into(), value);
+    }
+
+    /// Writes `report.json`, `report.html`, `summary.json` and `README.md` into a folder that exists.
+    ///
+    /// # Errors
+    /// `Store` if a file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let json = |value: serde_json::Result<String>| {
+            value.map(|text| text + "\n").map_err(|e| Error::Failed(format!("the report is not JSON: {e}")))
+        };
+        let files = [
+            (REPORT_JSON, json(serde_json::to_string(self))?),
+            (REPORT_HTML, html::page(self)),
+            (SUMMARY_JSON, json(serde_json::to_string_pretty(&self.summaries()))?),
+            (CARD, card::card(self)?),
+        ];
+        for (name, text) in files {
+            let path = folder.join(name);
+            fs::write(&path, text).map_err(|e| Error::store(&path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the report of an input's folder, to become a member of `upstream`. `None` if the folder has none, as an
+    /// imported model. Read inputs before work is spent.
+    ///
+    /// # Errors
+    /// `Data` if there is a report that cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(REPORT_JSON);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(Error::Data(format!("{}: {e}", path.display()))),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|e| {
+            Error::Data(format!(
+                "{}: expected a report of this version of Plumbline, found: {e}; run the resource that made it again",
+                path.display()
+            ))
+        })
+    }
+
+    /// This report and those of its inputs in the order of the chain, this one last; each resource once.
+    pub(crate) fn chain(&self) -> Vec<&Self> {
+        let mut chain: Vec<&Self> = Vec::new();
+        let mut pending: VecDeque<&Self> = self.upstream.iter().collect();
+        while let Some(report) = pending.pop_front() {
+            if !chain.iter().any(|r| (r.kind, &r.name) == (report.kind, &report.name)) {
+                chain.push(report);
+                pending.extend(&report.upstream);
+            }
+        }
+        chain.sort_by_key(|r| r.kind);
+        chain.push(self);
+        chain
+    }
+
+    /// The numbers of the whole chain: `preferenceDataset`, `rewardModel`, `policyTuning`, each with the numbers of the
+    /// nearest report of that kind; further ones under `<kind>/<name>`.
+    fn summaries(&self) -> serde_json::Map<String, Value> {
+        let mut out = serde_json::Map::new();
+        out.insert("schemaVersion".into(), 1.into());
+        out.insert("kind".into(), self.kind.to_string().into());
+        out.insert("name".into(), self.name.clone().into());
+        let mut chain = self.chain();
+        // This report first, then the inputs, the nearest of a kind before others.
+        chain.rotate_right(1);
+        for report in chain {
+            let kind = match report.kind {
+                Kind::PreferenceDataset => "preferenceDataset",
+                Kind::RewardModel => "rewardModel",
+                Kind::PolicyTuning => "policyTuning",
+            };
+            let taken = out.contains_key(kind);
+            let key = if taken { format!("{kind}/{}", report.name) } else { kind.to_owned() };
+            // From f64: a number that is not finite becomes null.
+            let numbers = report.summary.iter().map(|(name, value)| (name.clone(), Value::from(*value)));
+            out.insert(key, Value::Object(numbers.collect()));
+        }
+        out
+    }
+
+    /// The kind as people say it.
+    pub(crate) fn kind_in_words(&self) -> &'static str {
+        match self.kind {
+            Kind::PreferenceDataset => "Preference dataset",
+            Kind::RewardModel => "Reward model",
+            Kind::PolicyTuning => "Tuned policy",
+        }
+    }
+}
+
+/// JSON has no NaN: what is not finite is written as null and read back as NaN.
+mod finite_map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(map.iter().map(|(k, v)| (k, v.is_finite().then_some(*v))))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+        let map = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+        Ok(map.into_iter().map(|(k, v)| (k, v.unwrap_or(f64::NAN))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tuned policy with its reward model and its dataset, with `text` wherever people or models write.
+    pub(super) fn chain(text: &str) -> Report {
+        let mut data = Report::new(Kind::PreferenceDataset, "data", "2,954 pairs");
+        data.card.splits = vec!["train".into(), "validation".into()];
+        data.fact("Judge", text);
+        data.number("pairs", 2954.0);
+        let rows =
+            vec![Number::new("pairs", 2954.0).count(), Number::new("prefers lists", f64::NAN).percent().note(text)];
+        data.sections.push(Section::Numbers { title: "Labels".into(), rows });
+        let (columns, rows) = (vec!["judge".into(), "cost".into()], vec![vec![text.into(), "1.50".into()]]);
+        data.sections.push(Section::Table { title: "Cost".into(), columns, rows });
+
+        let mut reward = Report::new(Kind::RewardModel, "rm", "Accuracy 74.1%");
+        reward.number("accuracy", 0.741);
+        reward.number("ece", f64::NAN);
+        reward.sections.push(Section::Text { title: text.into(), text: text.into() });
+        reward.upstream.push(data);
+
+        let mut policy = Report::new(Kind::PolicyTuning, "policy", "Wins 63.2% of comparisons");
+        policy.card.base_model = Some("hf://org/sft".into());
+        policy.card.tags = vec!["ppo".into()];
+        policy.fact("Judged by", if text == "text" { "primary" } else { text });
+        policy.number("winRate", 0.632);
+        let title = "Judge and policy share weights".to_owned();
+        policy.sections.push(Section::Notice { title, text: text.into() });
+        let rate = Number::new("win rate", 0.632).percent().interval(0.58, 0.681).reference(0.5).note(text);
+        policy.sections.push(Section::Numbers { title: "Result".into(), rows: vec![rate] });
+        let history = History::from([("objective/kl".into(), (1..=80).map(|s| (s, s as f64 / 9.0)).collect())]);
+        policy.sections.extend(Section::curves("KL", "nats a response", &history, &["objective/kl", "kl"]));
+        policy.sections.extend(Section::curves("Entropy", "nats", &history, &["entropy"]));
+        let scores = vec![SampleScore { name: text.into(), values: vec![Some(-0.5), None] }];
+        let sample = Sample { prompt: text.into(), texts: vec![text.into(), text.into()], scores };
+        let columns = vec!["before".into(), text.into()];
+        policy.sections.push(Section::Samples { title: "Samples".into(), columns, rows: vec![sample] });
+        let seconds = BTreeMap::from([(text.to_owned(), 12.5), ("update".into(), 80.0)]);
+        policy.sections.push(Section::Timings { title: "Time".into(), seconds });
+        policy.upstream.push(reward);
+        policy
+    }
+
+    #[test]
+    fn a_written_report_reads_back_and_writes_the_same_bytes() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        chain("text").write(first.path()).unwrap();
+        Report::read(first.path()).unwrap().unwrap().write(second.path()).unwrap();
+        for file in [REPORT_JSON, REPORT_HTML, SUMMARY_JSON, CARD] {
+            assert!(
+                fs::read(first.path().join(file)).unwrap() == fs::read(second.path().join(file)).unwrap(),
+                "{file}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_input_without_a_report_is_none_and_a_broken_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Report::read(folder.path()).unwrap(), None);
+        assert_eq!(Report::read(&folder.path().join("not/there")).unwrap(), None);
+        fs::write(folder.path().join(REPORT_JSON), "{\"kind\": \"Pod\"}").unwrap();
+        let error = Report::read(folder.path()).unwrap_err();
+        assert!(matches!(&error, Error::Data(m) if m.contains(REPORT_JSON) && m.contains("Pod")), "{error}");
+    }
+
+    #[test]
+    fn the_summary_holds_the_numbers_of_the_whole_chain_under_stable_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = chain("text");
+        let mut further = Report::new(Kind::PreferenceDataset, "more", "");
+        further.number("pairs", 7.0);
+        report.upstream[0].upstream[0].upstream.push(further);
+        report.write(folder.path()).unwrap();
+        let summary: Value = serde_json::from_slice(&fs::read(folder.path().join(SUMMARY_JSON)).unwrap()).unwrap();
+        assert_eq!((&summary["kind"], &summary["name"]), (&"PolicyTuning".into(), &"policy".into()));
+        assert_eq!(summary["policyTuning"]["winRate"], 0.632);
+        assert_eq!(summary["rewardModel"]["accuracy"], 0.741);
+        assert!(summary["rewardModel"]["ece"].is_null(), "not computed is not zero");
+        assert_eq!(
+            (&summary["preferenceDataset"]["pairs"], &summary["preferenceDataset/more"]["pairs"]),
+            (&2954.0.into(), &7.0.into())
+        );
+    }
+
+    #[test]
+    fn an_input_that_is_reached_twice_is_one_stage_of_the_chain() {
+        let mut report = chain("text");
+        report.upstream.push(report.upstream[0].upstream[0].clone());
+        let names: Vec<_> = report.chain().iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["data", "rm", "policy"]);
+    }
+}

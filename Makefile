@@ -1,0 +1,50 @@
+# Every target can be run again; what is done is not done twice. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Shared clones and CI point CARGO_TARGET_DIR elsewhere.
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL := .cache/models/smollm2-135m
+WORK_DIR := .plumbline
+
+.PHONY: help setup build model quickstart quickstart-dpo test lint generate parity bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
+
+setup: ## Bring in libtorch and the quickstart's inputs (0.7 GB to download, 1.3 GB on disk; minutes)
+	@scripts/setup.sh
+
+build: setup ## Build both programs, optimised
+	cargo build --release --locked --bins
+
+model: build
+	$(RELEASE)/plumbline-trainer import --gguf $(GGUF) --out $(MODEL)
+
+quickstart: model ## Align a small model on this machine: AI labels, reward model, PPO, win rate
+	$(RELEASE)/plumbline run -f examples/quickstart --work-dir $(WORK_DIR)
+
+quickstart-dpo: model ## The same labels, DPO in place of reward model and PPO
+	$(RELEASE)/plumbline run -f examples/quickstart/dataset.yaml -f examples/quickstart-dpo --work-dir $(WORK_DIR)
+
+test: lint ## Formatting, lints and all tests
+	OMP_NUM_THREADS=1 cargo test --workspace --locked
+
+lint: setup ## Formatting and lints only
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+generate: setup ## Write the files that are generated from the code: the CRDs
+	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out-dir crds
+
+parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
+	scripts/parity.sh $(RELEASE)/plumbline-trainer $(MODEL)
+
+bench: model ## Measure tokens per second, step times and memory
+	$(RELEASE)/plumbline-trainer bench --model $(MODEL)
+
+clean: ## Remove builds and runs; .cache stays (remove it by hand to download again)
+	cargo clean
+	rm -rf $(WORK_DIR)

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Says everything that is missing on this machine at once, before anything long begins.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+problems=()
+missing() { problems+=("$1"); }
+
+case "$(uname -s) $(uname -m)" in
+"Linux x86_64") ;;
+*) missing "this is $(uname -s) on $(uname -m); the pinned libtorch is built for Linux on x86_64" ;;
+esac
+
+if ! command -v python3 >/dev/null; then
+    missing "python3 is missing (Debian: apt-get install python3 python3-venv)"
+elif ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    missing "python3 is $(python3 -V 2>&1 | cut -d' ' -f2), 3.10 or newer is needed (Debian 12 and later have it)"
+elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    missing "python3 cannot make environments (Debian: apt-get install python3-venv)"
+fi
+
+if ! command -v cc >/dev/null || ! command -v c++ >/dev/null; then
+    missing "a C and a C++ compiler, cc and c++, are missing (Debian: apt-get install build-essential)"
+elif ! printf '#include <optional>\nint main() { return std::optional<int>(0).value(); }\n' |
+    c++ -std=c++17 -x c++ -fsyntax-only - 2>/dev/null; then
+    missing "c++ cannot compile C++17 with its standard library (Debian: apt-get install build-essential)"
+fi
+
+rust=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+if ! command -v cargo >/dev/null; then
+    missing "cargo is missing; Rust $rust is needed (https://rustup.rs; Debian 13 and later: apt-get install rustup)"
+elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
+    [ "$(printf '%s\n' "$rust" "$found" | sort -V | head -n 1)" != "$rust" ]; then
+    missing "cargo is ${found:-broken}; Rust $rust or newer is needed (rustup toolchain install $rust)"
+fi
+
+# libtorch 1.2 GB and its download, the builds 5 GB, the imported model 0.5 GB. What is there already is not asked for again.
+needed=8
+if is_done libtorch scripts/install_libtorch.sh scripts/requirements/libtorch.txt; then needed=1; fi
+free=$(df -Pk "$CACHE" | awk 'NR == 2 { print int($4 / 1048576) }')
+if [ "$free" -lt "$needed" ]; then
+    missing "$free GB are free on the disk of $(pwd); $needed GB are needed (PLUMBLINE_CACHE=FOLDER puts most of it elsewhere)"
+fi
+
+memory=$(awk '/^MemTotal/ { print int($2 / 1048576 + 0.5) }' /proc/meminfo)
+for limit in /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; do
+    bytes=$(cat "$limit" 2>/dev/null || echo max)
+    if [ "$bytes" != max ] && [ "$((bytes / 1073741824))" -lt "$memory" ]; then memory=$((bytes / 1073741824)); fi
+done
+if [ "$memory" -lt 3 ]; then
+    missing "this machine has $memory GB of memory; compiling the libtorch binding takes 3 GB"
+elif [ "$memory" -lt 6 ]; then
+    say "note: with $memory GB of memory, build with CARGO_BUILD_JOBS=1"
+fi
+
+if [ "${#problems[@]}" -gt 0 ]; then
+    printf 'error: %s\n' "${problems[@]}" >&2
+    exit 1
+fi

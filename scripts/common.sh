@@ -1,0 +1,49 @@
+# Shared by the scripts here; source it from the repository's root. Everything that setup makes lives in .cache.
+# shellcheck shell=bash
+
+CACHE=.cache
+
+say() { printf '%s\n' "$*"; }
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# The identity of a step: a digest of the files that define it.
+identity() { cat "$@" | sha256sum | cut -d' ' -f1; }
+
+# is_done STEP FILE...: whether the step was completed with these very files.
+is_done() {
+    local step=$1
+    shift
+    [ -f "$CACHE/done/$step" ] && [ "$(cat "$CACHE/done/$step")" = "$(identity "$@")" ]
+}
+
+# mark_done STEP FILE...: remembers it. Written aside and renamed, so that a cut never leaves half a mark.
+mark_done() {
+    local step=$1
+    shift
+    mkdir -p "$CACHE/done"
+    identity "$@" >"$CACHE/done/$step.partial"
+    mv "$CACHE/done/$step.partial" "$CACHE/done/$step"
+}
+
+# What pip needs to be told to take the same wheels on every machine.
+PIP_SAME_WHEELS=(
+    --no-deps --require-hashes --only-binary=:all: --implementation cp --python-version 3.11
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64
+    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
+)
+
+# run_pip ARGUMENT...: pip of a small environment of our own; the system's Python is not touched.
+run_pip() {
+    if ! "$CACHE/python/bin/python" -m pip --version >/dev/null 2>&1; then
+        say "  making a Python environment for pip in $CACHE/python"
+        python3 -m venv --clear "$CACHE/python"
+    fi
+    # pip unpacks a gigabyte; /tmp may be a small disk in memory.
+    mkdir -p "$CACHE/tmp"
+    TMPDIR=$(cd "$CACHE/tmp" && pwd) "$CACHE/python/bin/python" -m pip --disable-pip-version-check --no-input "$@"
+    rm -rf "$CACHE/tmp"
+}

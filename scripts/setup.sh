@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Brings in everything that a build, a test and the quickstart need, from the package registries, into .cache.
+# It can be cut at any time and run again; what is there is kept. With PLUMBLINE_CACHE=FOLDER, .cache is a link to that
+# folder, so that several clones share one.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+if [ -n "${PLUMBLINE_CACHE:-}" ] && { [ -L "$CACHE" ] || [ ! -e "$CACHE" ]; }; then
+    mkdir -p "$PLUMBLINE_CACHE"
+    ln -sfn "$(cd "$PLUMBLINE_CACHE" && pwd -P)" "$CACHE"
+elif [ -n "${PLUMBLINE_CACHE:-}" ]; then
+    say "note: $CACHE is a folder here, so PLUMBLINE_CACHE is not used; remove $CACHE to share"
+fi
+mkdir -p "$CACHE"
+
+scripts/check_machine.sh
+# Two setups in one shared folder take turns.
+exec 9>"$CACHE/lock"
+flock 9
+scripts/install_libtorch.sh
+scripts/fetch_inputs.sh
+say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

@@ -1,0 +1,498 @@
+//! The GGUF container, versions 2 and 3: metadata and the list of tensors. Pure: bytes in, values out.
+//!
+//! Layout (the GGUF specification of the ggml project): `GGUF`, version u32, tensor count u64, metadata count u64; the
+//! metadata as key, type u32, value; the tensors as name, number of dimensions u32, dimensions u64 (fastest first),
+//! encoding u32, offset u64 from the start of the data; padding; the data. Everything is little-endian.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use super::dequantize::Encoding;
+
+/// What stands before the data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    /// Metadata by key (`general.architecture`, `llama.block_count`, `tokenizer.ggml.tokens`).
+    pub metadata: BTreeMap<String, Value>,
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, TensorInfo>,
+}
+
+/// A metadata value. The widths of numbers are not kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An unsigned integer, also from a signed one that is not negative.
+    Unsigned(u64),
+    /// A negative integer.
+    Negative(i64),
+    /// A floating-point number. One of 32 bits is the decimal that it was written as: 1e-5, not 9.99999974e-6.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// Text.
+    Text(String),
+    /// A list.
+    Array(Vec<Value>),
+}
+
+/// Where a tensor is and how it is encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name (`blk.0.attn_q.weight`).
+    pub name: String,
+    /// Shape in the usual order, slowest dimension first: `[rows, columns]`.
+    pub shape: Vec<usize>,
+    /// Encoding of the values.
+    pub encoding: Encoding,
+    /// Position in the file, in bytes.
+    pub offset: u64,
+    /// Size in the file, in bytes.
+    pub bytes: u64,
+}
+
+/// Why a header cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// Another kind of file.
+    #[error("not a GGUF file: it starts with {0:?} where `GGUF` is expected")]
+    NotGguf(String),
+    /// A version that differs in layout.
+    #[error(
+        "GGUF version {0} is not supported; versions 2 and 3 are (convert the model again with a current converter)"
+    )]
+    Version(u32),
+    /// The file ends too early.
+    #[error(
+        "the file is cut short: {what} needs {needed} bytes at byte {position} and the file has {length}; download or copy it again"
+    )]
+    Truncated {
+        /// What was being read.
+        what: String,
+        /// Where.
+        position: u64,
+        /// How many bytes it takes.
+        needed: u64,
+        /// Size of the file.
+        length: u64,
+    },
+    /// The file contradicts itself or the specification.
+    #[error("the header is broken at byte {position}: {what}")]
+    Broken {
+        /// Where.
+        position: u64,
+        /// What was found.
+        what: String,
+    },
+    /// The file cannot be read.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A metadata entry that is not what a reader of the model expects.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// It is not there.
+    #[error("the metadata lacks {0}; the file does not hold a whole model")]
+    Missing(String),
+    /// It has another type.
+    #[error("the metadata entry {key} should be {expected}")]
+    Type {
+        /// Key.
+        key: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+impl Header {
+    /// A whole number that is not negative, if the key is there.
+    pub fn integer(&self, key: &str) -> Result<Option<u64>, MetadataError> {
+        self.typed(key, "one whole number, not negative", |v| if let Value::Unsigned(n) = v { Some(*n) } else { None })
+    }
+
+    /// A number, if the key is there.
+    pub fn float(&self, key: &str) -> Result<Option<f64>, MetadataError> {
+        self.typed(key, "a number", |v| if let Value::Float(x) = v { Some(*x) } else { None })
+    }
+
+    /// Text, if the key is there.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, MetadataError> {
+        self.typed(key, "text", |v| if let Value::Text(s) = v { Some(s.as_str()) } else { None })
+    }
+
+    /// A truth value, if the key is there.
+    pub fn truth(&self, key: &str) -> Result<Option<bool>, MetadataError> {
+        self.typed(key, "true or false", |v| if let Value::Bool(b) = v { Some(*b) } else { None })
+    }
+
+    /// A list of texts, if the key is there.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, MetadataError> {
+        self.typed(key, "a list of texts", |v| {
+            let Value::Array(items) = v else { return None };
+            items.iter().map(|i| if let Value::Text(s) = i { Some(s.as_str()) } else { None }).collect()
+        })
+    }
+
+    /// A list of whole numbers, if the key is there.
+    pub fn integers(&self, key: &str) -> Result<Option<Vec<u64>>, MetadataError> {
+        self.typed(key, "a list of whole numbers, not negative", |v| {
+            let Value::Array(items) = v else { return None };
+            items.iter().map(|i| if let Value::Unsigned(n) = i { Some(*n) } else { None }).collect()
+        })
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &'static str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, MetadataError> {
+        let wrong = || MetadataError::Type { key: key.to_owned(), expected };
+        self.metadata.get(key).map(|v| read(v).ok_or_else(wrong)).transpose()
+    }
+
+    /// Parses the start of a file of `length` bytes.
+    pub fn parse(reader: &mut impl Read, length: u64) -> Result<Self, HeaderError> {
+        let mut cursor = Cursor { reader, position: 0, length };
+        let magic = cursor.bytes(4, "the magic number")?;
+        if magic != b"GGUF" {
+            return Err(HeaderError::NotGguf(String::from_utf8_lossy(&magic).into_owned()));
+        }
+        let version = cursor.u32("the version")?;
+        if !(2..=3).contains(&version) {
+            return Err(HeaderError::Version(version));
+        }
+        let tensor_count = cursor.u64("the number of tensors")?;
+        let metadata_count = cursor.u64("the number of metadata entries")?;
+
+        let mut metadata = BTreeMap::new();
+        for _ in 0..metadata_count {
+            let key = cursor.text("a metadata key")?;
+            let kind = cursor.u32(&key)?;
+            let value = cursor.value(kind, &key)?;
+            if metadata.insert(key.clone(), value).is_some() {
+                return Err(cursor.broken(format!("the key {key} appears twice")));
+            }
+        }
+
+        let mut tensors = BTreeMap::new();
+        for _ in 0..tensor_count {
+            let tensor = cursor.tensor()?;
+            if let Some(double) = tensors.insert(tensor.name.clone(), tensor) {
+                return Err(cursor.broken(format!("the tensor {} appears twice", double.name)));
+            }
+        }
+
+        let alignment = match metadata.get("general.alignment") {
+            None => 32,
+            Some(Value::Unsigned(n)) if *n > 0 && n.is_multiple_of(8) && *n <= 1 << 20 => *n,
+            Some(other) => return Err(cursor.broken(format!("general.alignment is {other:?}"))),
+        };
+        let data = cursor.position.next_multiple_of(alignment);
+        for tensor in tensors.values_mut() {
+            tensor.offset = tensor.offset.saturating_add(data);
+            if tensor.offset.saturating_add(tensor.bytes) > length {
+                return Err(HeaderError::Truncated {
+                    what: format!("tensor {}", tensor.name),
+                    position: tensor.offset,
+                    needed: tensor.bytes,
+                    length,
+                });
+            }
+        }
+        Ok(Self { metadata, tensors })
+    }
+}
+
+/// A reader that knows where it is and what is left, so that no length in the file makes it allocate more than the file
+/// can hold.
+struct Cursor<'a, R> {
+    reader: &'a mut R,
+    position: u64,
+    length: u64,
+}
+
+impl<R: Read> Cursor<'_, R> {
+    fn broken(&self, what: String) -> HeaderError {
+        HeaderError::Broken { position: self.position, what }
+    }
+
+    fn need(&self, needed: u64, what: &str) -> Result<(), HeaderError> {
+        if needed > self.length.saturating_sub(self.position) {
+            return Err(HeaderError::Truncated {
+                what: what.to_owned(),
+                position: self.position,
+                needed,
+                length: self.length,
+            });
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, count: u64, what: &str) -> Result<Vec<u8>, HeaderError> {
+        self.need(count, what)?;
+        let mut bytes = vec![0; count as usize];
+        self.reader.read_exact(&mut bytes)?;
+        self.position += count;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], HeaderError> {
+        self.need(N as u64, what)?;
+        let mut bytes = [0; N];
+        self.reader.read_exact(&mut bytes)?;
+        self.position += N as u64;
+        Ok(bytes)
+    }
+
+    fn u32(&mut self, what: &str) -> Result<u32, HeaderError> {
+        Ok(u32::from_le_bytes(self.array(what)?))
+    }
+
+    fn u64(&mut self, what: &str) -> Result<u64, HeaderError> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    fn text(&mut self, what: &str) -> Result<String, HeaderError> {
+        let count = self.u64(what)?;
+        let bytes = self.bytes(count, what)?;
+        String::from_utf8(bytes).map_err(|_| self.broken(format!("{what} is not UTF-8")))
+    }
+
+    fn value(&mut self, kind: u32, key: &str) -> Result<Value, HeaderError> {
+        let signed = |n: i64| u64::try_from(n).map_or(Value::Negative(n), Value::Unsigned);
+        Ok(match kind {
+            0 => Value::Unsigned(self.array::<1>(key)?[0].into()),
+            1 => signed(i8::from_le_bytes(self.array(key)?).into()),
+            2 => Value::Unsigned(u16::from_le_bytes(self.array(key)?).into()),
+            3 => signed(i16::from_le_bytes(self.array(key)?).into()),
+            4 => Value::Unsigned(self.u32(key)?.into()),
+            5 => signed(i32::from_le_bytes(self.array(key)?).into()),
+            6 => Value::Float(decimal(f32::from_le_bytes(self.array(key)?))),
+            7 => match self.array::<1>(key)?[0] {
+                0 => Value::Bool(false),
+                1 => Value::Bool(true),
+                other => return Err(self.broken(format!("{key} is a truth value of {other}"))),
+            },
+            8 => Value::Text(self.text(key)?),
+            9 => Value::Array(self.list(key)?),
+            10 => Value::Unsigned(self.u64(key)?),
+            11 => signed(i64::from_le_bytes(self.array(key)?)),
+            12 => Value::Float(f64::from_le_bytes(self.array(key)?)),
+            other => return Err(self.broken(format!("{key} has the unknown type {other}"))),
+        })
+    }
+
+    fn list(&mut self, key: &str) -> Result<Vec<Value>, HeaderError> {
+        let kind = self.u32(key)?;
+        let smallest = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            8 | 10..=12 => 8,
+            other => return Err(self.broken(format!("{key} is a list of the type {other}"))),
+        };
+        let count = self.u64(key)?;
+        self.need(count.saturating_mul(smallest), key)?;
+        (0..count).map(|_| self.value(kind, key)).collect()
+    }
+
+    fn tensor(&mut self) -> Result<TensorInfo, HeaderError> {
+        let name = self.text("a tensor's name")?;
+        let dimensions = self.u32(&name)?;
+        if !(1..=4).contains(&dimensions) {
+            return Err(self.broken(format!("tensor {name} has {dimensions} dimensions")));
+        }
+        let mut shape = (0..dimensions).map(|_| self.u64(&name)).collect::<Result<Vec<u64>, _>>()?;
+        let kind = self.u32(&name)?;
+        let encoding = Encoding::from_number(kind)
+            .ok_or_else(|| self.broken(format!("tensor {name} has the unknown encoding {kind}")))?;
+        let offset = self.u64(&name)?;
+        let (values, block) = (encoding.block_values() as u64, encoding.block_bytes() as u64);
+        if !shape[0].is_multiple_of(values) {
+            return Err(self.broken(format!(
+                "tensor {name} has rows of {} values where {encoding} packs {values} at a time",
+                shape[0]
+            )));
+        }
+        let bytes = shape
+            .iter()
+            .try_fold(1u64, |n, d| n.checked_mul(*d))
+            .and_then(|n| (n / values).checked_mul(block))
+            .ok_or_else(|| self.broken(format!("tensor {name} has the impossible shape {shape:?}")))?;
+        shape.reverse();
+        Ok(TensorInfo { name, shape: shape.iter().map(|d| *d as usize).collect(), encoding, offset, bytes })
+    }
+}
+
+/// The shortest decimal that rounds to a number of 32 bits.
+fn decimal(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| f64::from(x))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Writes a GGUF file: metadata, then tensors of 32-bit numbers or raw blocks.
+    #[derive(Default)]
+    pub(crate) struct Writer {
+        metadata: Vec<u8>,
+        metadata_count: u64,
+        infos: Vec<u8>,
+        tensor_count: u64,
+        data: Vec<u8>,
+    }
+
+    impl Writer {
+        fn text(into: &mut Vec<u8>, text: &str) {
+            into.extend((text.len() as u64).to_le_bytes());
+            into.extend(text.as_bytes());
+        }
+
+        fn entry(mut self, key: &str, kind: u32, value: &[u8]) -> Self {
+            Self::text(&mut self.metadata, key);
+            self.metadata.extend(kind.to_le_bytes());
+            self.metadata.extend(value);
+            self.metadata_count += 1;
+            self
+        }
+
+        pub(crate) fn u32(self, key: &str, value: u32) -> Self {
+            self.entry(key, 4, &value.to_le_bytes())
+        }
+
+        pub(crate) fn f32(self, key: &str, value: f32) -> Self {
+            self.entry(key, 6, &value.to_le_bytes())
+        }
+
+        pub(crate) fn str(self, key: &str, value: &str) -> Self {
+            let mut bytes = Vec::new();
+            Self::text(&mut bytes, value);
+            self.entry(key, 8, &bytes)
+        }
+
+        pub(crate) fn strs(self, key: &str, values: &[&str]) -> Self {
+            let mut bytes = 8u32.to_le_bytes().to_vec();
+            bytes.extend((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|v| Self::text(&mut bytes, v));
+            self.entry(key, 9, &bytes)
+        }
+
+        pub(crate) fn i32s(self, key: &str, values: &[i32]) -> Self {
+            let mut bytes = 5u32.to_le_bytes().to_vec();
+            bytes.extend((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+            self.entry(key, 9, &bytes)
+        }
+
+        /// `shape` in the usual order; `kind` is the number of the encoding.
+        pub(crate) fn tensor(mut self, name: &str, shape: &[u64], kind: u32, blocks: &[u8]) -> Self {
+            Self::text(&mut self.infos, name);
+            self.infos.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().rev().for_each(|d| self.infos.extend(d.to_le_bytes()));
+            self.infos.extend(kind.to_le_bytes());
+            self.infos.extend((self.data.len() as u64).to_le_bytes());
+            self.data.extend(blocks);
+            self.data.resize(self.data.len().next_multiple_of(32), 0);
+            self.tensor_count += 1;
+            self
+        }
+
+        pub(crate) fn f32s(self, name: &str, shape: &[u64], values: &[f32]) -> Self {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            self.tensor(name, shape, 0, &bytes)
+        }
+
+        pub(crate) fn finish(self) -> Vec<u8> {
+            let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+            bytes.extend(self.tensor_count.to_le_bytes());
+            bytes.extend(self.metadata_count.to_le_bytes());
+            bytes.extend(self.metadata);
+            bytes.extend(self.infos);
+            bytes.resize(bytes.len().next_multiple_of(32), 0);
+            bytes.extend(self.data);
+            bytes
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
+        Header::parse(&mut &bytes[..], bytes.len() as u64)
+    }
+
+    fn example() -> Vec<u8> {
+        Writer::default()
+            .str("general.architecture", "llama")
+            .u32("llama.block_count", 2)
+            .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+            .strs("tokenizer.ggml.tokens", &["a", "b"])
+            .i32s("numbers", &[-1, 3])
+            .f32s("x.weight", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+            .tensor("q.weight", &[1, 32], 8, &[0; 34])
+            .finish()
+    }
+
+    #[test]
+    fn metadata_and_tensors_come_back_as_written() {
+        let bytes = example();
+        let header = parse(&bytes).unwrap();
+        assert_eq!(header.metadata["general.architecture"], Value::Text("llama".into()));
+        assert_eq!(header.metadata["llama.block_count"], Value::Unsigned(2));
+        assert_eq!(header.metadata["llama.attention.layer_norm_rms_epsilon"], Value::Float(1e-5));
+        assert_eq!(header.metadata["numbers"], Value::Array(vec![Value::Negative(-1), Value::Unsigned(3)]));
+        let x = &header.tensors["x.weight"];
+        assert_eq!((x.shape.as_slice(), x.encoding, x.bytes), ([2, 3].as_slice(), Encoding::F32, 24));
+        assert_eq!(&bytes[x.offset as usize..][..4], 1f32.to_le_bytes());
+        let q = &header.tensors["q.weight"];
+        assert_eq!((q.offset - x.offset, q.bytes), (32, 34));
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_is_an_error_and_never_a_panic() {
+        let bytes = example();
+        let end = { parse(&bytes).unwrap().tensors["q.weight"].offset as usize + 34 };
+        for length in 0..end {
+            let error = parse(&bytes[..length]).unwrap_err();
+            assert!(matches!(error, HeaderError::Truncated { .. }), "at {length}: {error}");
+        }
+        assert!(parse(&bytes[..end]).is_ok());
+    }
+
+    #[test]
+    fn a_header_with_any_byte_damaged_never_panics_and_never_points_outside_the_file() {
+        let bytes = example();
+        for position in 0..bytes.len() {
+            for damage in [0x01, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= damage;
+                if let Ok(header) = parse(&damaged) {
+                    for tensor in header.tensors.values() {
+                        assert!(tensor.offset + tensor.bytes <= damaged.len() as u64);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_before_anything_is_allocated() {
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(0u64.to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(u64::MAX.to_le_bytes());
+        let error = parse(&bytes).unwrap_err().to_string();
+        assert!(error.contains("cut short: a metadata key needs 18446744073709551615 bytes"), "{error}");
+    }
+
+    #[test]
+    fn other_files_and_versions_are_named() {
+        assert!(parse(b"PK\x03\x04rest").unwrap_err().to_string().contains("not a GGUF file"));
+        assert!(parse(b"GGUF\x01\0\0\0").unwrap_err().to_string().contains("version 1"));
+        let twice = Writer::default().u32("k", 1).u32("k", 2).finish();
+        assert!(parse(&twice).unwrap_err().to_string().contains("k appears twice"));
+        let odd = Writer::default().tensor("q", &[1, 33], 8, &[0; 34]).finish();
+        assert!(parse(&odd).unwrap_err().to_string().contains("Q8_0 packs 32"));
+        let unknown = Writer::default().tensor("q", &[1, 32], 99, &[0; 34]).finish();
+        assert!(parse(&unknown).unwrap_err().to_string().contains("unknown encoding 99"));
+    }
+}

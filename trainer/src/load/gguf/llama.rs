@@ -1,0 +1,337 @@
+//! A GGUF file of the Llama architecture as a Hugging Face `LlamaForCausalLM`. Pure: header in, config and names out.
+//!
+//! The converter that wrote the file changed two things that are undone here. Names: `blk.0.attn_q` is
+//! `model.layers.0.self_attn.q_proj`. And the rows of the query and key projections, which it interleaves so that the two
+//! numbers of a rotated pair are neighbours; transformers keeps them half a head apart (see [`unpermute`]).
+
+use serde_json::{Map, Value, json};
+
+use super::dequantize::Encoding;
+use super::header::{Header, MetadataError, TensorInfo};
+
+/// The model as a Hugging Face folder holds it.
+#[derive(Debug)]
+pub struct Llama {
+    /// The content of `config.json`, without `torch_dtype`.
+    pub config: Map<String, Value>,
+    /// Every tensor of the model.
+    pub tensors: Vec<Tensor>,
+}
+
+/// A tensor of the model.
+#[derive(Debug)]
+pub struct Tensor {
+    /// Name in the Hugging Face folder.
+    pub name: String,
+    /// Where the GGUF file has it. Its shape is the one the model needs.
+    pub source: TensorInfo,
+    /// Heads whose rows must be put back in order (see [`unpermute`]); `None` where rows are in order.
+    pub interleaved_heads: Option<usize>,
+}
+
+/// Why a file is not a model of this architecture.
+#[derive(Debug, thiserror::Error)]
+pub enum LlamaError {
+    /// A metadata entry.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// Another architecture.
+    #[error("the architecture is {0}; only llama is supported (Llama, SmolLM, TinyLlama and Mistral files say llama)")]
+    Architecture(String),
+    /// A variant of the architecture that would come out wrong.
+    #[error("{0}, which is not supported; take the Hugging Face folder of this model instead")]
+    Variant(String),
+    /// A tensor is missing, superfluous or of another shape.
+    #[error("{0}")]
+    Tensor(String),
+}
+
+/// Reads the config and finds every tensor.
+pub fn read(header: &Header) -> Result<Llama, LlamaError> {
+    let architecture = header.text("general.architecture")?.unwrap_or("not stated");
+    if architecture != "llama" {
+        return Err(LlamaError::Architecture(architecture.to_owned()));
+    }
+    let sizes = Sizes::read(header)?;
+    refuse_variants(header, &sizes)?;
+    let tensors = find_tensors(header, &sizes)?;
+    let tied = !header.tensors.contains_key("output.weight");
+    let mut config = Map::new();
+    let entries = [
+        ("architectures", json!(["LlamaForCausalLM"])),
+        ("model_type", json!("llama")),
+        ("hidden_size", json!(sizes.hidden)),
+        ("intermediate_size", json!(sizes.feed_forward)),
+        ("num_hidden_layers", json!(sizes.layers)),
+        ("num_attention_heads", json!(sizes.heads)),
+        ("num_key_value_heads", json!(sizes.kv_heads)),
+        ("head_dim", json!(sizes.head_dim)),
+        ("vocab_size", json!(sizes.vocabulary)),
+        ("max_position_embeddings", json!(sizes.context)),
+        ("rms_norm_eps", json!(required(header.float(RMS_EPSILON)?, RMS_EPSILON)?)),
+        ("rope_theta", json!(header.float("llama.rope.freq_base")?.unwrap_or(10_000.0))),
+        ("rope_scaling", Value::Null),
+        ("hidden_act", json!("silu")),
+        ("attention_bias", json!(false)),
+        ("mlp_bias", json!(false)),
+        ("tie_word_embeddings", json!(tied)),
+    ];
+    config.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+    for (key, source) in [
+        ("bos_token_id", "tokenizer.ggml.bos_token_id"),
+        ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+        ("pad_token_id", "tokenizer.ggml.padding_token_id"),
+    ] {
+        if let Some(id) = header.integer(source)? {
+            config.insert(key.to_owned(), json!(id));
+        }
+    }
+    Ok(Llama { config, tensors })
+}
+
+/// Puts the rows of a query or key projection `[heads * d, columns]` back in the order of transformers: within a head, row
+/// `2 i + j` of the file is row `j d/2 + i`.
+pub fn unpermute(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
+    let rows = values.len() / columns;
+    let head_dim = rows / heads;
+    let half = head_dim / 2;
+    (0..rows)
+        .flat_map(|row| {
+            let (head, within) = (row / head_dim, row % head_dim);
+            let source = head * head_dim + 2 * (within % half) + within / half;
+            values[source * columns..][..columns].iter().copied()
+        })
+        .collect()
+}
+
+const RMS_EPSILON: &str = "llama.attention.layer_norm_rms_epsilon";
+
+struct Sizes {
+    layers: usize,
+    hidden: usize,
+    feed_forward: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    context: usize,
+    vocabulary: usize,
+}
+
+impl Sizes {
+    fn read(header: &Header) -> Result<Self, LlamaError> {
+        let size = |key: &str| -> Result<usize, LlamaError> {
+            let key = format!("llama.{key}");
+            match required(header.integer(&key)?, &key)? {
+                0 => Err(LlamaError::Tensor(format!("the metadata entry {key} is 0"))),
+                n => Ok(n as usize),
+            }
+        };
+        let hidden = size("embedding_length")?;
+        let heads = size("attention.head_count")?;
+        let kv_heads = match header.integer("llama.attention.head_count_kv")? {
+            Some(_) => size("attention.head_count_kv")?,
+            None => heads,
+        };
+        let head_dim = match header.integer("llama.attention.key_length")? {
+            Some(_) => size("attention.key_length")?,
+            None => hidden / heads,
+        };
+        let embedding = header
+            .tensors
+            .get("token_embd.weight")
+            .ok_or_else(|| LlamaError::Tensor("the tensor token_embd.weight is missing".to_owned()))?;
+        if head_dim == 0 || !head_dim.is_multiple_of(2) || !heads.is_multiple_of(kv_heads) {
+            return Err(LlamaError::Tensor(format!(
+                "{heads} heads of {head_dim} over {kv_heads} key-value heads are no attention layer"
+            )));
+        }
+        Ok(Self {
+            layers: size("block_count")?,
+            hidden,
+            feed_forward: size("feed_forward_length")?,
+            heads,
+            kv_heads,
+            head_dim,
+            context: size("context_length")?,
+            vocabulary: embedding.shape[0],
+        })
+    }
+}
+
+/// Refuses what the config cannot say or says otherwise in transformers.
+fn refuse_variants(header: &Header, sizes: &Sizes) -> Result<(), LlamaError> {
+    let variant = |what: String| Err(LlamaError::Variant(what));
+    if let Some(n @ 1..) = header.integer("llama.expert_count")? {
+        return variant(format!("the model is a mixture of {n} experts"));
+    }
+    if let Some(n) = header.integer("llama.rope.dimension_count")?
+        && n as usize != sizes.head_dim
+    {
+        return variant(format!("rotary positions cover {n} of {} values of a head", sizes.head_dim));
+    }
+    if let Some(n) = header.integer("llama.attention.value_length")?
+        && n as usize != sizes.head_dim
+    {
+        return variant(format!("values have {n} numbers a head and keys {}", sizes.head_dim));
+    }
+    if let Some(kind) = header.text("llama.rope.scaling.type")?
+        && kind != "none"
+    {
+        return variant(format!("rotary positions are scaled ({kind})"));
+    }
+    if header.tensors.contains_key("rope_freqs.weight") {
+        return variant("rotary positions are scaled (rope_freqs.weight)".to_owned());
+    }
+    Ok(())
+}
+
+fn find_tensors(header: &Header, sizes: &Sizes) -> Result<Vec<Tensor>, LlamaError> {
+    let Sizes { hidden, feed_forward, heads, kv_heads, head_dim, vocabulary, .. } = *sizes;
+    let (query, key_value) = (heads * head_dim, kv_heads * head_dim);
+    let mut tensors = Vec::new();
+    let mut find = |source: &str, name: String, shape: &[usize], interleaved_heads: Option<usize>| {
+        let missing = || LlamaError::Tensor(format!("the tensor {source} is missing"));
+        let source = header.tensors.get(source).ok_or_else(missing)?.clone();
+        if source.shape != shape {
+            let TensorInfo { name, shape: found, .. } = source;
+            return Err(LlamaError::Tensor(format!(
+                "the tensor {name} has shape {found:?}; the metadata ask for {shape:?}"
+            )));
+        }
+        if let Encoding::Unsupported(encoding) = source.encoding {
+            return Err(LlamaError::Variant(format!("the tensor {} is encoded as {encoding}", source.name)));
+        }
+        tensors.push(Tensor { name, source, interleaved_heads });
+        Ok(())
+    };
+    find("token_embd.weight", "model.embed_tokens.weight".to_owned(), &[vocabulary, hidden], None)?;
+    for layer in 0..sizes.layers {
+        for (source, name, shape, interleaved_heads) in [
+            ("attn_norm", "input_layernorm", &[hidden] as &[usize], None),
+            ("attn_q", "self_attn.q_proj", &[query, hidden], Some(heads)),
+            ("attn_k", "self_attn.k_proj", &[key_value, hidden], Some(kv_heads)),
+            ("attn_v", "self_attn.v_proj", &[key_value, hidden], None),
+            ("attn_output", "self_attn.o_proj", &[hidden, query], None),
+            ("ffn_norm", "post_attention_layernorm", &[hidden], None),
+            ("ffn_gate", "mlp.gate_proj", &[feed_forward, hidden], None),
+            ("ffn_up", "mlp.up_proj", &[feed_forward, hidden], None),
+            ("ffn_down", "mlp.down_proj", &[hidden, feed_forward], None),
+        ] {
+            let name = format!("model.layers.{layer}.{name}.weight");
+            find(&format!("blk.{layer}.{source}.weight"), name, shape, interleaved_heads)?;
+        }
+    }
+    find("output_norm.weight", "model.norm.weight".to_owned(), &[hidden], None)?;
+    if header.tensors.contains_key("output.weight") {
+        find("output.weight", "lm_head.weight".to_owned(), &[vocabulary, hidden], None)?;
+    }
+    let known: std::collections::BTreeSet<&str> = tensors.iter().map(|t| t.source.name.as_str()).collect();
+    match header.tensors.keys().find(|name| !known.contains(name.as_str())) {
+        Some(name) => Err(LlamaError::Variant(format!("the model has a tensor {name}"))),
+        None => Ok(tensors),
+    }
+}
+
+fn required<T>(value: Option<T>, key: &str) -> Result<T, MetadataError> {
+    value.ok_or_else(|| MetadataError::Missing(key.to_owned()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::header::tests::Writer;
+    use super::*;
+
+    /// A model of one layer: hidden 4, 2 heads of 2 over 1 key-value head, feed-forward 3, 5 tokens.
+    pub(crate) fn metadata() -> Writer {
+        Writer::default()
+            .str("general.architecture", "llama")
+            .u32("llama.block_count", 1)
+            .u32("llama.context_length", 16)
+            .u32("llama.embedding_length", 4)
+            .u32("llama.feed_forward_length", 3)
+            .u32("llama.attention.head_count", 2)
+            .u32("llama.attention.head_count_kv", 1)
+            .f32(RMS_EPSILON, 1e-5)
+            .u32("tokenizer.ggml.eos_token_id", 2)
+    }
+
+    pub(crate) fn tensors(mut writer: Writer) -> Writer {
+        for (name, shape) in [
+            ("token_embd", [5, 4].as_slice()),
+            ("output_norm", &[4]),
+            ("blk.0.attn_norm", &[4]),
+            ("blk.0.attn_q", &[4, 4]),
+            ("blk.0.attn_k", &[2, 4]),
+            ("blk.0.attn_v", &[2, 4]),
+            ("blk.0.attn_output", &[4, 4]),
+            ("blk.0.ffn_norm", &[4]),
+            ("blk.0.ffn_gate", &[3, 4]),
+            ("blk.0.ffn_up", &[3, 4]),
+            ("blk.0.ffn_down", &[4, 3]),
+        ] {
+            let values: Vec<f32> = (0..shape.iter().product::<u64>()).map(|i| i as f32 / 8.0).collect();
+            writer = writer.f32s(&format!("{name}.weight"), shape, &values);
+        }
+        writer
+    }
+
+    fn read_bytes(bytes: &[u8]) -> Result<Llama, LlamaError> {
+        read(&Header::parse(&mut &bytes[..], bytes.len() as u64).unwrap())
+    }
+
+    #[test]
+    fn a_file_without_an_output_layer_has_tied_embeddings() {
+        let llama = read_bytes(&tensors(metadata()).finish()).unwrap();
+        assert_eq!(llama.config["tie_word_embeddings"], json!(true));
+        assert_eq!(llama.config["rms_norm_eps"], json!(1e-5));
+        assert_eq!(llama.config["head_dim"], json!(2));
+        assert_eq!(llama.config["eos_token_id"], json!(2));
+        assert!(!llama.config.contains_key("bos_token_id"));
+        assert_eq!(llama.tensors.len(), 11);
+        let output = tensors(metadata()).f32s("output.weight", &[5, 4], &[0.0; 20]).finish();
+        let llama = read_bytes(&output).unwrap();
+        assert_eq!(llama.config["tie_word_embeddings"], json!(false));
+        assert_eq!(llama.tensors[11].name, "lm_head.weight");
+    }
+
+    #[test]
+    fn only_queries_and_keys_are_interleaved() {
+        let llama = read_bytes(&tensors(metadata()).finish()).unwrap();
+        let interleaved: Vec<(&str, usize)> =
+            llama.tensors.iter().filter_map(|t| Some((t.name.as_str(), t.interleaved_heads?))).collect();
+        assert_eq!(
+            interleaved,
+            [("model.layers.0.self_attn.q_proj.weight", 2), ("model.layers.0.self_attn.k_proj.weight", 1)]
+        );
+    }
+
+    #[test]
+    fn rows_of_a_pair_move_half_a_head_apart() {
+        // Two heads of four rows, one column. In the file each head is: first half and second half, interleaved.
+        let file = [0.0, 2.0, 1.0, 3.0, 10.0, 12.0, 11.0, 13.0];
+        assert_eq!(unpermute(&file, 2, 1), [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]);
+        let wide: Vec<f32> = file.iter().flat_map(|x| [*x, -x]).collect();
+        assert_eq!(unpermute(&wide, 2, 2)[2..6], [1.0, -1.0, 2.0, -2.0]);
+    }
+
+    #[test]
+    fn what_would_come_out_wrong_is_refused_by_name() {
+        let refusal = |bytes: Vec<u8>| read_bytes(&bytes).unwrap_err().to_string();
+        let qwen = Writer::default().str("general.architecture", "qwen2").finish();
+        assert!(refusal(qwen).contains("qwen2; only llama"));
+        let experts = tensors(metadata().u32("llama.expert_count", 8)).finish();
+        assert!(refusal(experts).contains("8 experts"));
+        let scaled = tensors(metadata().str("llama.rope.scaling.type", "yarn")).finish();
+        assert!(refusal(scaled).contains("scaled (yarn)"));
+        let partial = tensors(metadata().u32("llama.rope.dimension_count", 1)).finish();
+        assert!(refusal(partial).contains("cover 1 of 2"));
+        let bias = tensors(metadata()).f32s("blk.0.attn_q.bias", &[4], &[0.0; 4]).finish();
+        assert!(refusal(bias).contains("blk.0.attn_q.bias"));
+        let missing = metadata().f32s("token_embd.weight", &[5, 4], &[0.0; 20]).finish();
+        assert!(refusal(missing).contains("blk.0.attn_norm.weight is missing"));
+        let misshapen = metadata().f32s("token_embd.weight", &[5, 3], &[0.0; 15]).finish();
+        assert!(refusal(misshapen).contains("has shape [5, 3]; the metadata ask for [5, 4]"));
+        let odd = Writer::default().str("general.architecture", "llama").str("llama.embedding_length", "four").finish();
+        assert!(refusal(odd).contains("llama.embedding_length should be one whole number"));
+    }
+}

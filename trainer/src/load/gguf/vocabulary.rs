@@ -1,0 +1,239 @@
+//! The tokenizer in a GGUF file's metadata as `tokenizer.json` and `tokenizer_config.json`. Pure: header in, JSON out.
+
+use serde_json::{Map, Value, json};
+
+use super::header::{Header, MetadataError};
+
+/// The two files of a tokenizer, and the tokens that end a text.
+#[derive(Debug)]
+pub struct Vocabulary {
+    /// The content of `tokenizer.json`.
+    pub tokenizer: Value,
+    /// The content of `tokenizer_config.json`, chat template included.
+    pub config: Value,
+    /// The content of `generation_config.json`.
+    pub generation: Value,
+}
+
+/// Why a tokenizer cannot be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum VocabularyError {
+    /// A metadata entry.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A kind of tokenizer that would come out wrong.
+    #[error("{0}, which is not supported; take the Hugging Face folder of this model instead")]
+    Kind(String),
+    /// The vocabulary contradicts itself.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// `tokenizer.ggml.token_type` of a control token (`<|im_end|>`): never produced from ordinary text, skipped in decoding.
+const CONTROL: u64 = 3;
+/// `tokenizer.ggml.token_type` of a token that is matched as a whole before anything else and is ordinary text.
+const USER_DEFINED: u64 = 4;
+
+/// Converts the tokenizer.
+pub fn read(header: &Header) -> Result<Vocabulary, VocabularyError> {
+    let tokens = required(header.texts("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
+    let special = SpecialTokens::read(header, &tokens)?;
+    Ok(Vocabulary {
+        tokenizer: tokenizer(header, &tokens)?,
+        config: tokenizer_config(header, &special)?,
+        generation: generation_config(header)?,
+    })
+}
+
+fn tokenizer(header: &Header, tokens: &[&str]) -> Result<Value, VocabularyError> {
+    let model = header.text("tokenizer.ggml.model")?.unwrap_or("not stated");
+    if model != "gpt2" {
+        return Err(VocabularyError::Kind(format!(
+            "the tokenizer's model is {model} (only gpt2, byte-level BPE, is read)"
+        )));
+    }
+    if header.truth("tokenizer.ggml.add_bos_token")? == Some(true) {
+        return Err(VocabularyError::Kind("the tokenizer puts a token before every text (add_bos_token)".to_owned()));
+    }
+    let pre_tokenizer = pre_tokenizer(header.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2"))?;
+    let merges = required(header.texts("tokenizer.ggml.merges")?, "tokenizer.ggml.merges")?;
+    let types = required(header.integers("tokenizer.ggml.token_type")?, "tokenizer.ggml.token_type")?;
+    if types.len() != tokens.len() {
+        return Err(VocabularyError::Broken(format!(
+            "there are {} tokens and {} token types",
+            tokens.len(),
+            types.len()
+        )));
+    }
+    let mut vocabulary = Map::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some(first) = vocabulary.insert((*token).to_owned(), json!(id)) {
+            return Err(VocabularyError::Broken(format!("the token {token:?} has two ids, {first} and {id}")));
+        }
+    }
+    let added: Vec<Value> = tokens
+        .iter()
+        .zip(&types)
+        .enumerate()
+        .filter(|(_, (_, kind))| [CONTROL, USER_DEFINED].contains(kind))
+        .map(|(id, (token, kind))| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind == CONTROL})
+        })
+        .collect();
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": false,
+            "vocab": vocabulary,
+            "merges": merges,
+        },
+    }))
+}
+
+/// How text is cut before merges apply. GGUF holds a name; the rule behind each name is in llama.cpp's
+/// `convert_hf_to_gguf_update.py` and the Hugging Face tokenizers it was taken from.
+fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    match name {
+        "gpt-2" => Ok(bytes),
+        "smollm" => {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            Ok(json!({"type": "Sequence", "pretokenizers": [digits, bytes]}))
+        }
+        other => {
+            Err(VocabularyError::Kind(format!("text is cut by the rule {other} (only gpt-2 and smollm are read)")))
+        }
+    }
+}
+
+struct SpecialTokens<'a>(Vec<(&'static str, &'a str)>);
+
+impl<'a> SpecialTokens<'a> {
+    fn read(header: &Header, tokens: &[&'a str]) -> Result<Self, VocabularyError> {
+        let mut found = Vec::new();
+        for (name, key) in
+            [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
+        {
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            if let Some(id) = header.integer(&key)? {
+                let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
+                let outside =
+                    || VocabularyError::Broken(format!("{key} is {id} and there are {} tokens", tokens.len()));
+                found.push((name, *token.ok_or_else(outside)?));
+            }
+        }
+        Ok(Self(found))
+    }
+}
+
+fn tokenizer_config(header: &Header, special: &SpecialTokens) -> Result<Value, VocabularyError> {
+    let mut config = Map::new();
+    // The class that takes tokenizer.json as it stands; the model's own class would build its own rules for cutting text.
+    config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+    config.extend(special.0.iter().map(|(name, token)| ((*name).to_owned(), json!(token))));
+    config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
+    if let Some(length) = header.integer("llama.context_length")? {
+        config.insert("model_max_length".to_owned(), json!(length));
+    }
+    if let Some(template) = header.text("tokenizer.chat_template")? {
+        config.insert("chat_template".to_owned(), json!(template));
+    }
+    Ok(Value::Object(config))
+}
+
+fn generation_config(header: &Header) -> Result<Value, VocabularyError> {
+    let mut config = Map::new();
+    for (name, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        if let Some(id) = header.integer(&format!("tokenizer.ggml.{key}_token_id"))? {
+            config.insert(name.to_owned(), json!(id));
+        }
+    }
+    // A model that ends a turn with another token than a document ends with either.
+    if let (Some(text), Some(turn)) =
+        (header.integer("tokenizer.ggml.eos_token_id")?, header.integer("tokenizer.ggml.eot_token_id")?)
+        && text != turn
+    {
+        config.insert("eos_token_id".to_owned(), json!([text, turn]));
+    }
+    Ok(Value::Object(config))
+}
+
+fn required<T>(value: Option<T>, key: &str) -> Result<T, MetadataError> {
+    value.ok_or_else(|| MetadataError::Missing(key.to_owned()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::header::tests::Writer;
+    use super::*;
+
+    /// Five tokens: end, space, digits 1 and 2, and their merge.
+    pub(crate) fn vocabulary(writer: Writer, pre: &str) -> Writer {
+        writer
+            .str("tokenizer.ggml.model", "gpt2")
+            .str("tokenizer.ggml.pre", pre)
+            .strs("tokenizer.ggml.tokens", &["<|end|>", "Ġ", "1", "2", "12"])
+            .i32s("tokenizer.ggml.token_type", &[3, 1, 1, 1, 1])
+            .strs("tokenizer.ggml.merges", &["1 2"])
+            .u32("tokenizer.ggml.bos_token_id", 0)
+            .str("tokenizer.chat_template", "{{ messages[0]['content'] }}")
+    }
+
+    fn read_writer(writer: Writer) -> Result<Vocabulary, VocabularyError> {
+        let bytes = writer.finish();
+        read(&Header::parse(&mut &bytes[..], bytes.len() as u64).unwrap())
+    }
+
+    fn encode(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
+        let tokenizer: tokenizers::Tokenizer = vocabulary.tokenizer.to_string().parse().unwrap();
+        tokenizer.encode(text, false).unwrap().get_ids().to_vec()
+    }
+
+    #[test]
+    fn smollm_splits_digits_and_gpt_2_merges_them() {
+        let smollm = read_writer(vocabulary(Writer::default(), "smollm")).unwrap();
+        assert_eq!(encode(&smollm, "12 12<|end|>"), [2, 3, 1, 2, 3, 0]);
+        let gpt2 = read_writer(vocabulary(Writer::default(), "gpt-2")).unwrap();
+        assert_eq!(encode(&gpt2, "12 12<|end|>"), [4, 1, 4, 0]);
+    }
+
+    #[test]
+    fn special_tokens_and_the_template_are_in_the_config() {
+        let v = read_writer(vocabulary(Writer::default(), "smollm")).unwrap();
+        assert_eq!(v.config["bos_token"], "<|end|>");
+        assert_eq!(v.config["chat_template"], "{{ messages[0]['content'] }}");
+        assert!(v.config.get("eos_token").is_none());
+        assert_eq!(v.tokenizer["added_tokens"][0]["special"], true);
+        let two = vocabulary(Writer::default(), "smollm")
+            .u32("tokenizer.ggml.eos_token_id", 0)
+            .u32("tokenizer.ggml.eot_token_id", 4);
+        assert_eq!(read_writer(two).unwrap().generation["eos_token_id"], json!([0, 4]));
+    }
+
+    #[test]
+    fn what_would_come_out_wrong_is_refused_by_name() {
+        let refusal = |writer: Writer| read_writer(writer).unwrap_err().to_string();
+        assert!(refusal(vocabulary(Writer::default(), "llama-bpe")).contains("llama-bpe"));
+        let sentencepiece =
+            Writer::default().strs("tokenizer.ggml.tokens", &["a"]).str("tokenizer.ggml.model", "llama");
+        assert!(refusal(sentencepiece).contains("model is llama"));
+        assert!(refusal(Writer::default()).contains("lacks tokenizer.ggml.tokens"));
+        let outside = vocabulary(Writer::default(), "smollm").u32("tokenizer.ggml.eos_token_id", 5);
+        assert!(refusal(outside).contains("eos_token_id is 5 and there are 5 tokens"));
+    }
+}

@@ -1,0 +1,117 @@
+//! Attention of packed segments: causal over themselves, over a shared prefix and themselves, or of one new token a
+//! sequence over a cache. Only here are segments spread over a grid; a grid's cells past a segment's end come after its
+//! last token, so the causal mask alone hides them.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::cache::{Cache, KeyValue, Prefix, Step};
+use crate::model::config::Config;
+use crate::model::packed::Packed;
+
+/// What the tokens of a forward pass attend to.
+#[derive(Debug)]
+pub enum Context<'a> {
+    /// Each segment is a whole sequence.
+    Whole,
+    /// Each segment continues the prefix, if there is one; the keys and values of each layer are kept.
+    Prefill {
+        /// What all segments start with.
+        prefix: Option<&'a Prefix>,
+        /// Receives one entry a layer.
+        kept: &'a mut Vec<KeyValue>,
+    },
+    /// Each segment is the next token of a sequence in the cache.
+    Decode {
+        /// The cache.
+        cache: &'a Cache,
+        /// Where this step reads and writes.
+        step: &'a Step,
+    },
+}
+
+/// Attends. `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, key_value_heads, head_dim]`, rotated. Gives
+/// `[tokens, heads * head_dim]`.
+pub fn attend(
+    config: &Config,
+    layer: usize,
+    batch: &Packed,
+    context: &mut Context,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+) -> Tensor {
+    let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+    let rows = q.size()[0];
+    match context {
+        Context::Whole => over_segments(batch, None, q, k, v),
+        Context::Prefill { prefix, kept } => {
+            let flat = |t: &Tensor| t.reshape([rows, kv_heads * dim]);
+            kept.push(KeyValue { keys: flat(k), values: flat(v) });
+            over_segments(batch, prefix.map(|p| &p.layers[layer]), q, k, v)
+        }
+        Context::Decode { cache, step } => {
+            let (keys, values) = cache.write(layer, step, &k.reshape([rows, -1]), &v.reshape([rows, -1]));
+            let grid = |t: Tensor| t.view([step.active, step.longest, kv_heads, dim]).transpose(1, 2);
+            // The query heads that share a key head stand as so many queries of it: nothing is repeated.
+            let q = q.view([rows, kv_heads, heads / kv_heads, dim]);
+            let out = Tensor::scaled_dot_product_attention(
+                &q,
+                &grid(keys),
+                &grid(values),
+                step.mask.as_ref(),
+                0.0,
+                false,
+                None,
+                false,
+            );
+            out.reshape([rows, heads * dim])
+        }
+    }
+}
+
+fn over_segments(batch: &Packed, prefix: Option<&KeyValue>, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    let (segments, longest) = (batch.lengths.len() as i64, batch.longest());
+    let (heads, kv_heads, dim) = (q.size()[1], k.size()[1], q.size()[2]);
+    let grid = |t: &Tensor, n: i64| {
+        let t = batch.spread.as_ref().map_or_else(|| t.shallow_clone(), |s| t.index_select(0, &s.to_grid));
+        t.view([segments, longest, n, dim]).transpose(1, 2)
+    };
+    let (q, mut k, mut v) = (grid(q, heads), grid(k, kv_heads), grid(v, kv_heads));
+    let mask = prefix.map(|p| {
+        let shared = p.keys.size()[0];
+        let before = |t: &Tensor| {
+            t.view([1, shared, kv_heads, dim]).transpose(1, 2).expand([segments, kv_heads, shared, dim], false)
+        };
+        k = Tensor::cat(&[before(&p.keys), k.shallow_clone()], 2);
+        v = Tensor::cat(&[before(&p.values), v.shallow_clone()], 2);
+        prefix_mask(shared, longest, q.kind())
+    });
+    let repeat = heads / kv_heads;
+    let out = Tensor::scaled_dot_product_attention(
+        &q,
+        &repeat_heads(&k, repeat),
+        &repeat_heads(&v, repeat),
+        mask.as_ref(),
+        0.0,
+        mask.is_none(),
+        None,
+        false,
+    );
+    let out = out.transpose(1, 2).reshape([segments * longest, heads * dim]);
+    batch.spread.as_ref().map_or_else(|| out.shallow_clone(), |s| out.index_select(0, &s.to_packed))
+}
+
+/// `[longest, shared + longest]`: 0 where a token may look (all of the prefix, itself and what is before it), else -inf.
+fn prefix_mask(shared: i64, longest: i64, kind: Kind) -> Tensor {
+    let hidden = Tensor::ones([longest, shared + longest], (Kind::Bool, Device::Cpu)).triu(shared + 1);
+    Tensor::zeros([longest, shared + longest], (kind, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY)
+}
+
+/// `[segments, kv_heads, tokens, dim]` -> `[segments, kv_heads * repeat, tokens, dim]`, each head `repeat` times in a row.
+fn repeat_heads(t: &Tensor, repeat: i64) -> Tensor {
+    if repeat == 1 {
+        return t.shallow_clone();
+    }
+    let s = t.size();
+    t.unsqueeze(2).expand([s[0], s[1], repeat, s[2], s[3]], false).reshape([s[0], s[1] * repeat, s[2], s[3]])
+}

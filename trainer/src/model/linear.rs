@@ -1,0 +1,115 @@
+//! A projection without bias, with an optional low-rank adapter (Hu et al., 2021). Pure.
+
+use tch::{Kind, Tensor};
+
+/// Whether a forward pass uses the adapters. Without them a tuned model is the model it was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adapters {
+    /// `W x + scale B A x`.
+    On,
+    /// The same, with the adapters' dropout.
+    Training,
+    /// `W x`.
+    Off,
+}
+
+/// `y = W x`, and with an adapter `y = W x + scale B A x`.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Tensor,
+    /// The adapter, if this projection has one.
+    pub adapter: Option<LowRank>,
+}
+
+/// A low-rank update of a projection. Always Float32, whatever the weight is.
+#[derive(Debug)]
+pub struct LowRank {
+    /// `[rank, in]`.
+    pub a: Tensor,
+    /// `[out, rank]`, zero at first, so that training starts at the model it is given.
+    pub b: Tensor,
+    /// alpha / rank.
+    pub scale: f64,
+    /// Share of the adapter's inputs that is dropped while training.
+    pub dropout: f64,
+}
+
+impl Linear {
+    /// A projection without adapter.
+    pub fn new(weight: Tensor) -> Self {
+        Self { weight, adapter: None }
+    }
+
+    /// `x`: `[rows, in]` -> `[rows, out]`, in the kind of `x`.
+    pub fn forward(&self, x: &Tensor, adapters: Adapters) -> Tensor {
+        let y = x.linear(&as_kind(&self.weight, x.kind()), None::<&Tensor>);
+        match &self.adapter {
+            Some(low_rank) if adapters != Adapters::Off => y + low_rank.forward(x, adapters == Adapters::Training),
+            _ => y,
+        }
+    }
+
+    /// The weight with the adapter added into it, Float32.
+    pub fn merged(&self) -> Tensor {
+        let weight = self.weight.to_kind(Kind::Float);
+        match &self.adapter {
+            Some(low_rank) => weight + low_rank.b.matmul(&low_rank.a) * low_rank.scale,
+            None => weight,
+        }
+    }
+}
+
+impl LowRank {
+    fn forward(&self, x: &Tensor, training: bool) -> Tensor {
+        let dropped = (training && self.dropout > 0.0).then(|| x.dropout(self.dropout, true));
+        let x = dropped.as_ref().unwrap_or(x);
+        // The scale goes on the small side: [rows, rank] instead of [rows, out].
+        let inner = x.linear(&as_kind(&self.a, x.kind()), None::<&Tensor>) * self.scale;
+        inner.linear(&as_kind(&self.b, x.kind()), None::<&Tensor>)
+    }
+}
+
+/// The tensor in a kind; itself when it is of that kind.
+fn as_kind(tensor: &Tensor, kind: Kind) -> Tensor {
+    if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn an_adapter_adds_its_product_and_can_be_switched_off() {
+        let mut linear = Linear::new(Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0]).view([2, 2]));
+        let x = Tensor::from_slice(&[1.0f32, 1.0]).view([1, 2]);
+        linear.adapter = Some(LowRank {
+            a: Tensor::from_slice(&[1.0f32, 0.5]).view([1, 2]),
+            b: Tensor::from_slice(&[10.0f32, 20.0]).view([2, 1]),
+            scale: 2.0,
+            dropout: 0.0,
+        });
+        let (off, on) = (linear.forward(&x, Adapters::Off), linear.forward(&x, Adapters::On));
+        assert_eq!(Vec::<f32>::try_from(off.view([-1])).unwrap(), [3.0, 7.0]);
+        assert_eq!(Vec::<f32>::try_from(on.view([-1])).unwrap(), [33.0, 67.0]);
+        let merged = Linear::new(linear.merged()).forward(&x, Adapters::On);
+        assert_eq!(Vec::<f32>::try_from(merged.view([-1])).unwrap(), [33.0, 67.0]);
+    }
+
+    #[test]
+    fn dropout_acts_in_training_passes_only() {
+        let float = (Kind::Float, Device::Cpu);
+        let mut linear = Linear::new(Tensor::zeros([4, 4], float));
+        linear.adapter = Some(LowRank {
+            a: Tensor::ones([2, 4], float).set_requires_grad(true),
+            b: Tensor::ones([4, 2], float).set_requires_grad(true),
+            scale: 1.0,
+            dropout: 0.5,
+        });
+        let x = Tensor::ones([64, 4], float);
+        let evaluated = linear.forward(&x, Adapters::On);
+        assert_eq!(evaluated, Tensor::full([64, 4], 8.0, float));
+        assert_ne!(linear.forward(&x, Adapters::Training), evaluated);
+    }
+}

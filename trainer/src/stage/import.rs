@@ -1,0 +1,306 @@
+//! `import`: a GGUF file becomes a Hugging Face folder (config.json, model.safetensors, tokenizer.json), which this trainer,
+//! transformers and vLLM load. Quantised tensors are written out in full: training needs numbers, not blocks.
+//!
+//! This file reads and writes; what is converted to what is decided in [`crate::load::gguf`].
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use plumbline_crds::artifact::{self, ArtifactError, Manifest};
+use plumbline_crds::status::InputRef;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde_json::{Value, json};
+
+use crate::load::gguf::llama::{self, Llama, unpermute};
+use crate::load::gguf::{GgufFile, vocabulary};
+use crate::{Error, Result};
+
+/// Converts a GGUF file into a Hugging Face folder. A folder that already holds this file's model is left alone.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ImportArgs {
+    /// The GGUF file: architecture llama, unquantised or Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K
+    #[arg(long, value_name = "FILE")]
+    pub gguf: PathBuf,
+    /// The folder to write
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// How weights are written. float32 holds the file's values exactly
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: WeightType,
+}
+
+/// How weights are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WeightType {
+    /// 32 bits.
+    Float32,
+    /// 16 bits, IEEE half: 11 significant bits, up to 65504.
+    Float16,
+    /// 16 bits with the exponent of 32: 8 significant bits.
+    Bfloat16,
+}
+
+/// Runs the import.
+///
+/// # Errors
+/// [`Error::Config`] when the folder holds something else, [`Error::Data`] when the file cannot be converted, and
+/// [`Error::Store`] when the folder cannot be written.
+pub fn run(args: &ImportArgs) -> Result<()> {
+    let out = &args.out;
+    let name = folder_name(out)?;
+    let digest = artifact::digest_path(&args.gguf).map_err(|e| Error::Data(e.to_string()))?;
+    let input = InputRef { role: "gguf".to_owned(), name: file_name(&args.gguf), digest };
+    if let Some(manifest) = existing(out)?
+        && manifest.inputs == [input.clone()]
+        && written_type(out).as_deref() == Some(args.dtype.name())
+    {
+        tracing::info!(folder = %out.display(), digest = manifest.digest, "this model is already there");
+        return Ok(());
+    }
+
+    let gguf = GgufFile::open(&args.gguf)?;
+    let in_file = |e: &dyn std::fmt::Display| Error::Data(format!("{}: {e}", args.gguf.display()));
+    let mut llama = llama::read(&gguf.header).map_err(|e| in_file(&e))?;
+    let vocabulary = vocabulary::read(&gguf.header).map_err(|e| in_file(&e))?;
+    llama.config.insert("torch_dtype".to_owned(), json!(args.dtype.name()));
+
+    let staging = out.with_file_name(format!(".{name}.partial"));
+    if staging.exists() {
+        fs::remove_dir_all(&staging).map_err(|e| Error::store(&staging, &e))?;
+    }
+    fs::create_dir_all(&staging).map_err(|e| Error::store(&staging, &e))?;
+    write_json(&staging.join("config.json"), &Value::Object(llama.config.clone()))?;
+    write_json(&staging.join("generation_config.json"), &vocabulary.generation)?;
+    write_json(&staging.join("tokenizer.json"), &vocabulary.tokenizer)?;
+    write_json(&staging.join("tokenizer_config.json"), &vocabulary.config)?;
+    write_weights(&staging.join("model.safetensors"), &gguf, &llama, args.dtype)?;
+    let created = jiff::Timestamp::now().to_string();
+    let manifest = artifact::publish(&staging, out, KIND, &name, vec![input], created)?;
+    let bytes: u64 = manifest.files.iter().map(|f| f.size).sum();
+    tracing::info!(folder = %out.display(), digest = manifest.digest, bytes, tensors = llama.tensors.len(), "imported");
+    Ok(())
+}
+
+const KIND: &str = "Model";
+
+impl WeightType {
+    /// The name that `torch_dtype` in config.json has for it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    fn safetensors(self) -> Dtype {
+        match self {
+            Self::Float32 => Dtype::F32,
+            Self::Float16 => Dtype::F16,
+            Self::Bfloat16 => Dtype::BF16,
+        }
+    }
+
+    /// Little-endian bytes of the values; `None` when a finite value has no finite counterpart.
+    fn bytes(self, values: &[f32]) -> Option<Vec<u8>> {
+        match self {
+            Self::Float32 => Some(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Self::Float16 => {
+                let fits = |x: &f32| !x.is_finite() || f16::from_f32(*x).is_finite();
+                values.iter().all(fits).then(|| values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect())
+            }
+            Self::Bfloat16 => Some(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()),
+        }
+    }
+}
+
+/// The manifest of the model that stands where the import goes; `None` where there is nothing or a damaged model.
+fn existing(out: &Path) -> Result<Option<Manifest>> {
+    match artifact::verify(out) {
+        Ok(manifest) if manifest.kind == KIND => Ok(Some(manifest)),
+        Ok(manifest) => Err(Error::Config(format!(
+            "{}: holds the {} {}, which an import would replace; name another --out",
+            out.display(),
+            manifest.kind,
+            manifest.name
+        ))),
+        Err(ArtifactError::Incomplete { .. }) if is_absent_or_empty(out) => Ok(None),
+        Err(ArtifactError::Incomplete { .. }) => Err(Error::Config(format!(
+            "{}: is there and was not written by an import, which would replace it; name another --out",
+            out.display()
+        ))),
+        Err(ArtifactError::Altered { .. } | ArtifactError::Unreadable { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_absent_or_empty(folder: &Path) -> bool {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn written_type(out: &Path) -> Option<String> {
+    let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).ok()?).ok()?;
+    Some(config.get("torch_dtype")?.as_str()?.to_owned())
+}
+
+fn folder_name(out: &Path) -> Result<String> {
+    let name = out.file_name().ok_or_else(|| Error::Config(format!("--out {}: name a folder", out.display())))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
+    text.push(b'\n');
+    File::create(path)
+        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+        .map_err(|e| Error::store(path, &e))
+}
+
+/// Writes `model.safetensors`, one tensor in memory at a time.
+fn write_weights(path: &Path, gguf: &GgufFile, llama: &Llama, dtype: WeightType) -> Result<()> {
+    let unwritable = |e: std::io::Error| Error::store(path, &e);
+    let mut tensors: Vec<&llama::Tensor> = llama.tensors.iter().collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(unwritable)?);
+    file.write_all(&safetensors_header(&tensors, dtype)?).map_err(unwritable)?;
+    for tensor in tensors {
+        let mut values = gguf.tensor(&tensor.source)?;
+        if let (Some(heads), [_, columns]) = (tensor.interleaved_heads, tensor.source.shape.as_slice()) {
+            values = unpermute(&values, heads, *columns);
+        }
+        let bytes = dtype.bytes(&values).ok_or_else(|| {
+            let name = &tensor.source.name;
+            Error::Data(format!(
+                "tensor {name} has values beyond 65504, the largest of float16; use bfloat16 or float32"
+            ))
+        })?;
+        file.write_all(&bytes).map_err(unwritable)?;
+    }
+    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(unwritable)
+}
+
+/// The start of a safetensors file: length of the JSON as u64, the JSON, spaces up to a multiple of 8 bytes.
+fn safetensors_header(tensors: &[&llama::Tensor], dtype: WeightType) -> Result<Vec<u8>> {
+    let mut end = 0;
+    let entries = tensors
+        .iter()
+        .map(|tensor| {
+            let start = end;
+            end += tensor.source.shape.iter().product::<usize>() * dtype.safetensors().bitsize() / 8;
+            let shape = tensor.source.shape.clone();
+            (tensor.name.clone(), TensorInfo { dtype: dtype.safetensors(), shape, data_offsets: (start, end) })
+        })
+        .collect();
+    // transformers refuses a file that does not say which framework's layout it has.
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let failed = |e: &dyn std::fmt::Display| Error::Failed(format!("model.safetensors: {e}"));
+    let metadata = Metadata::new(Some(about), entries).map_err(|e| failed(&e))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| failed(&e))?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.extend(json);
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::gguf::{header::tests::Writer, llama::tests as model, vocabulary::tests as words};
+    use safetensors::SafeTensors;
+
+    fn write_gguf(folder: &Path, writer: Writer) -> PathBuf {
+        let path = folder.join("tiny.gguf");
+        fs::write(&path, writer.finish()).unwrap();
+        path
+    }
+
+    fn tiny() -> Writer {
+        model::tensors(words::vocabulary(model::metadata(), "smollm"))
+    }
+
+    fn import(folder: &Path, writer: Writer, dtype: WeightType) -> (PathBuf, Result<()>) {
+        let args = ImportArgs { gguf: write_gguf(folder, writer), out: folder.join("model"), dtype };
+        let result = run(&args);
+        (args.out, result)
+    }
+
+    #[test]
+    fn an_imported_folder_verifies_and_holds_the_files_values() {
+        let root = tempfile::tempdir().unwrap();
+        let (out, result) = import(root.path(), tiny(), WeightType::Float32);
+        result.unwrap();
+        let manifest = artifact::verify(&out).unwrap();
+        assert_eq!((manifest.kind.as_str(), manifest.name.as_str()), ("Model", "model"));
+        assert_eq!((manifest.inputs[0].role.as_str(), manifest.inputs[0].name.as_str()), ("gguf", "tiny.gguf"));
+        let bytes = fs::read(out.join("model.safetensors")).unwrap();
+        let weights = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(weights.len(), 11);
+        let values = |name: &str| -> Vec<f32> {
+            let data = weights.tensor(name).unwrap().data().to_vec();
+            data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        };
+        let ramp: Vec<f32> = (0..8).map(|i| i as f32 / 8.0).collect();
+        assert_eq!(values("model.layers.0.self_attn.v_proj.weight"), ramp);
+        assert_eq!(values("model.layers.0.self_attn.k_proj.weight"), ramp, "a head of two rows has nothing to undo");
+        assert_eq!(weights.tensor("model.layers.0.mlp.down_proj.weight").unwrap().shape(), [4, 3]);
+        assert_eq!(root.path().read_dir().unwrap().count(), 2, "nothing is left beside the file and the folder");
+    }
+
+    #[test]
+    fn sixteen_bits_are_rounded_and_overflow_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (out, result) = import(root.path(), tiny(), WeightType::Bfloat16);
+        result.unwrap();
+        let bytes = fs::read(out.join("model.safetensors")).unwrap();
+        let weights = SafeTensors::deserialize(&bytes).unwrap();
+        let norm = weights.tensor("model.norm.weight").unwrap();
+        assert_eq!((norm.dtype(), &norm.data()[2..4]), (Dtype::BF16, bf16::from_f32(0.125).to_le_bytes().as_slice()));
+        assert_eq!(WeightType::Float16.bytes(&[65504.0, f32::INFINITY]).unwrap().len(), 4);
+        assert!(WeightType::Float16.bytes(&[70000.0]).is_none());
+    }
+
+    #[test]
+    fn the_same_import_again_changes_nothing_and_another_type_replaces_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (out, result) = import(root.path(), tiny(), WeightType::Float32);
+        result.unwrap();
+        let first = artifact::read_manifest(&out).unwrap();
+        import(root.path(), tiny(), WeightType::Float32).1.unwrap();
+        assert_eq!(artifact::read_manifest(&out).unwrap(), first);
+        import(root.path(), tiny(), WeightType::Float16).1.unwrap();
+        assert_ne!(artifact::verify(&out).unwrap().digest, first.digest);
+        fs::write(out.join("config.json"), "{}").unwrap();
+        import(root.path(), tiny(), WeightType::Float32).1.unwrap();
+        assert_eq!(artifact::verify(&out).unwrap().digest, first.digest, "a damaged model is made again");
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_never_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("model");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("thesis.txt"), "years of work").unwrap();
+        let error = import(root.path(), tiny(), WeightType::Float32).1.unwrap_err();
+        assert!(matches!(&error, Error::Config(m) if m.contains("name another --out")), "{error}");
+        assert!(out.join("thesis.txt").exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_converted_leaves_no_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let (out, result) = import(root.path(), model::tensors(model::metadata()), WeightType::Float32);
+        let error = result.unwrap_err();
+        assert!(matches!(&error, Error::Data(m) if m.contains("tiny.gguf: the metadata lacks tokenizer")), "{error}");
+        assert!(!out.exists());
+    }
+}

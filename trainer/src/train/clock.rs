@@ -1,0 +1,70 @@
+//! Seconds of work by part of a stage, summed over restarts, in a file of the work folder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::{Error, Result};
+
+/// A clock that survives restarts. A kill loses what ran since the last [`Clock::save`].
+pub struct Clock {
+    path: PathBuf,
+    seconds: BTreeMap<String, f64>,
+    running: Option<(String, Instant)>,
+}
+
+impl Clock {
+    /// The clock of a work folder.
+    pub fn open(work: &Path) -> Result<Self> {
+        let path = work.join("seconds.json");
+        let seconds = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(Error::store(&path, &e)),
+        };
+        Ok(Self { path, seconds, running: None })
+    }
+
+    /// Ends the part that runs, if any, and starts another.
+    pub fn start(&mut self, part: &str) -> Result<()> {
+        self.save()?;
+        self.running = Some((part.to_owned(), Instant::now()));
+        Ok(())
+    }
+
+    /// Adds what ran since, and writes the file atomically.
+    pub fn save(&mut self) -> Result<()> {
+        if let Some((part, since)) = &mut self.running {
+            *self.seconds.entry(part.clone()).or_default() += since.elapsed().as_secs_f64();
+            *since = Instant::now();
+        }
+        let text = serde_json::to_vec(&self.seconds).map_err(|e| Error::Failed(e.to_string()))?;
+        let aside = self.path.with_extension("writing");
+        fs::write(&aside, text).and_then(|()| fs::rename(&aside, &self.path)).map_err(|e| Error::store(&self.path, &e))
+    }
+
+    /// Seconds by part, up to now.
+    pub fn seconds(&mut self) -> Result<BTreeMap<String, f64>> {
+        self.save()?;
+        Ok(self.seconds.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_add_up_over_restarts() {
+        let work = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let mut clock = Clock::open(work.path()).unwrap();
+            clock.start("tune").unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            clock.save().unwrap();
+        }
+        let total = Clock::open(work.path()).unwrap().seconds().unwrap()["tune"];
+        assert!((0.04..2.0).contains(&total), "{total}");
+    }
+}

@@ -1,0 +1,6 @@
+//! What training stages share: the order of the data, the loop over steps, means over a batch, the clock.
+
+pub mod clock;
+pub mod means;
+pub mod order;
+pub mod supervised;

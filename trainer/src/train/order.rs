@@ -1,0 +1,56 @@
+//! In which order data is read: a function of seed and epoch, so a resumed run needs to know its step alone. Pure.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// The order of an epoch: groups shuffled, the items of a group side by side in their own order.
+pub fn shuffled(groups: &[Vec<usize>], seed: i64, epoch: i64) -> Vec<usize> {
+    let mut bytes = [0u8; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..16].copy_from_slice(&epoch.to_le_bytes());
+    let mut order: Vec<&Vec<usize>> = groups.iter().collect();
+    order.shuffle(&mut ChaCha8Rng::from_seed(bytes));
+    order.into_iter().flatten().copied().collect()
+}
+
+/// Steps of a run over `items` in batches: every epoch ends with a smaller batch if they do not divide.
+pub fn steps(items: usize, batch_size: i64, epochs: i64, max_steps: Option<i64>) -> i64 {
+    let per_epoch = (items as i64 + batch_size - 1) / batch_size;
+    max_steps.map_or(per_epoch * epochs, |most| most.min(per_epoch * epochs))
+}
+
+/// The items of step `step` (the first is 0).
+pub fn batch(groups: &[Vec<usize>], batch_size: i64, seed: i64, step: i64) -> Vec<usize> {
+    let items: usize = groups.iter().map(Vec::len).sum();
+    let per_epoch = (items as i64 + batch_size - 1) / batch_size.max(1);
+    let (epoch, index) = (step / per_epoch.max(1), step % per_epoch.max(1));
+    let order = shuffled(groups, seed, epoch);
+    order.chunks(batch_size as usize).nth(index as usize).map(<[usize]>::to_vec).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_reads_each_item_once_and_keeps_groups_together() {
+        let groups = vec![vec![0, 1], vec![2], vec![3, 4, 5]];
+        let read: Vec<usize> = (0..3).flat_map(|s| batch(&groups, 2, 7, s)).collect();
+        let mut sorted = read.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2, 3, 4, 5]);
+        let at = |item| read.iter().position(|&i| i == item).unwrap();
+        assert_eq!((at(4), at(5)), (at(3) + 1, at(3) + 2));
+    }
+
+    #[test]
+    fn epochs_differ_and_repeat_by_seed() {
+        let groups: Vec<Vec<usize>> = (0..50).map(|i| vec![i]).collect();
+        assert_ne!(shuffled(&groups, 1, 0), shuffled(&groups, 1, 1));
+        assert_eq!(shuffled(&groups, 1, 1), shuffled(&groups, 1, 1));
+        assert_eq!(steps(50, 8, 2, None), 14);
+        assert_eq!(steps(50, 8, 2, Some(5)), 5);
+        assert_eq!(batch(&groups, 8, 1, 6).len(), 2, "the last batch of an epoch is smaller");
+    }
+}
