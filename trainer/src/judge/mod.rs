@@ -1,1 +1,40 @@
-//! judge
+//! AI judges: from pairs of responses to labels, and an audit of the judge.
+//!
+//! ```text
+//! comparisons -> questions -> replies -> verdicts -> labels -> audit
+//!             question     client     verdict     order, label  audit
+//! ```
+//!
+//! Each arrow is a pure function but asking, which is paid for once: every reply is in the journal before it is used. A
+//! reply that holds no verdict has a name and a counter, and never becomes a label.
+//!
+//! | computes | talks |
+//! |---|---|
+//! | `pairs`: which responses are compared | `client`: one question over HTTP |
+//! | `question`: templates, what is asked | `limiter`: when it may be asked |
+//! | `wire`: the OpenAI protocol in JSON | `journal`: what was answered |
+//! | `classify`, `retry`: what a failed attempt means | `panel`: all questions, and [`compare`] |
+//! | `verdict`, `order`, `label`: what a reply means | `runtime`: a judge of the spec, resolved |
+//! | `budget`, `lexicon`, `audit`, `stats` | |
+
+pub mod audit;
+pub mod budget;
+pub mod classify;
+pub mod client;
+pub mod journal;
+pub mod label;
+pub mod lexicon;
+pub mod limiter;
+pub mod order;
+pub mod pairs;
+pub mod panel;
+pub mod question;
+pub mod retry;
+pub mod runtime;
+pub mod stats;
+pub mod verdict;
+pub mod wire;
+
+pub use panel::{Asking, Judged, compare, judge};
+pub use question::Comparison;
+pub use runtime::JudgeRuntime;

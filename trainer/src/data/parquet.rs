@@ -1,0 +1,233 @@
+//! The preference record as Parquet (IO): the columns of `preference`, for tools that read no JSONL.
+//!
+//! Texts are strings; conversations are lists of structs (`role`, `content`), as Hugging Face datasets write them.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use parquet::basic::Compression;
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+use super::Content;
+use super::preference::{Preference, Provenance};
+use crate::{Error, Result};
+
+/// Records in one row group.
+const ROW_GROUP: usize = 10_000;
+
+/// Writes records to a Parquet file. The records hold all texts, or all conversations.
+pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
+    let failed = |e: ParquetError| Error::Store(format!("{}: {e}", path.display()));
+    let file = File::create(path).map_err(|e| Error::store(path, &e))?;
+    let sync = file.try_clone().map_err(|e| Error::store(path, &e))?;
+    let conversational = records.first().is_some_and(|r| matches!(r.prompt, Content::Messages(_)));
+    let margins = records.iter().any(|r| r.margin.is_some());
+    let schema = Arc::new(parse_message_type(&schema(conversational, margins)).map_err(failed)?);
+    let properties = Arc::new(WriterProperties::builder().set_compression(Compression::SNAPPY).build());
+    let mut writer = SerializedFileWriter::new(file, schema, properties).map_err(failed)?;
+    for rows in records.chunks(ROW_GROUP) {
+        let mut group = writer.next_row_group().map_err(failed)?;
+        for column in columns(rows, conversational, margins) {
+            let Some(mut writer) = group.next_column().map_err(failed)? else { break };
+            column.write(writer.untyped()).map_err(failed)?;
+            writer.close().map_err(failed)?;
+        }
+        group.close().map_err(failed)?;
+    }
+    writer.close().map_err(failed)?;
+    sync.sync_all().map_err(|e| Error::store(path, &e))
+}
+
+fn schema(conversational: bool, margins: bool) -> String {
+    let content = |name: &str| {
+        if conversational {
+            format!(
+                "required group {name} (LIST) {{ repeated group list {{ required group element {{ required binary \
+                 role (UTF8); required binary content (UTF8); }} }} }}"
+            )
+        } else {
+            format!("required binary {name} (UTF8);")
+        }
+    };
+    format!(
+        "message preference {{ {} {} {} required double p; {} required binary prompt_id (UTF8);
+         optional group provenance {{ required binary judge (UTF8); required binary model (UTF8);
+         required binary template (UTF8); required int32 orders; optional boolean conflict; optional double label_mass;
+         required binary pair_id (UTF8); required binary chosen_id (UTF8); required binary rejected_id (UTF8); }} }}",
+        content("prompt"),
+        content("chosen"),
+        content("rejected"),
+        if margins { "optional double margin;" } else { "" },
+    )
+}
+
+/// The leaf columns in the order of the schema.
+fn columns(rows: &[Preference], conversational: bool, margins: bool) -> Vec<Column> {
+    let mut columns = Vec::new();
+    let sides: [fn(&Preference) -> &Content; 3] = [|r| &r.prompt, |r| &r.chosen, |r| &r.rejected];
+    for side in sides {
+        if conversational {
+            columns.push(Column::Text(turns(rows, side, |m| &m.role)));
+            columns.push(Column::Text(turns(rows, side, |m| &m.content)));
+        } else {
+            columns.push(Column::Text(leaf(rows, |r| (0, Some(ByteArray::from(side(r).to_text().as_str()))))));
+        }
+    }
+    columns.push(Column::Double(leaf(rows, |r| (0, Some(r.p)))));
+    if margins {
+        columns.push(Column::Double(leaf(rows, |r| (r.margin.is_some().into(), r.margin))));
+    }
+    columns.push(Column::Text(leaf(rows, |r| (0, Some(ByteArray::from(r.prompt_id.as_str()))))));
+    let text = |field: fn(&Provenance) -> &String| {
+        Column::Text(provenance(rows, |p| (1, Some(ByteArray::from(field(p).as_str())))))
+    };
+    columns.extend([text(|p| &p.judge), text(|p| &p.model), text(|p| &p.template)]);
+    columns.push(Column::Int(provenance(rows, |p| (1, Some(p.orders)))));
+    columns.push(Column::Bool(provenance(rows, |p| (1 + i16::from(p.conflict.is_some()), p.conflict))));
+    columns.push(Column::Double(provenance(rows, |p| (1 + i16::from(p.label_mass.is_some()), p.label_mass))));
+    columns.extend([text(|p| &p.pair_id), text(|p| &p.chosen_id), text(|p| &p.rejected_id)]);
+    columns
+}
+
+/// Values with their definition and repetition levels (Dremel; Melnik et al., 2010).
+struct Leaf<T> {
+    values: Vec<T>,
+    definition: Vec<i16>,
+    repetition: Vec<i16>,
+}
+
+enum Column {
+    Text(Leaf<ByteArray>),
+    Double(Leaf<f64>),
+    Int(Leaf<i32>),
+    Bool(Leaf<bool>),
+}
+
+/// One value a row, or none: `field` gives the definition level and the value.
+fn leaf<T>(rows: &[Preference], field: impl Fn(&Preference) -> (i16, Option<T>)) -> Leaf<T> {
+    let (definition, values): (Vec<i16>, Vec<Option<T>>) = rows.iter().map(field).unzip();
+    Leaf { values: values.into_iter().flatten().collect(), repetition: vec![0; definition.len()], definition }
+}
+
+fn provenance<T>(rows: &[Preference], field: impl Fn(&Provenance) -> (i16, Option<T>)) -> Leaf<T> {
+    leaf(rows, |r| r.provenance.as_ref().map_or((0, None), &field))
+}
+
+/// A field of every turn of a conversation.
+fn turns(
+    rows: &[Preference],
+    side: impl Fn(&Preference) -> &Content,
+    field: impl Fn(&super::Message) -> &String,
+) -> Leaf<ByteArray> {
+    let mut leaf = Leaf { values: Vec::new(), definition: Vec::new(), repetition: Vec::new() };
+    for row in rows {
+        let Content::Messages(messages) = side(row) else { continue };
+        for (i, message) in messages.iter().enumerate() {
+            leaf.values.push(ByteArray::from(field(message).as_str()));
+            leaf.definition.push(1);
+            leaf.repetition.push(i16::from(i > 0));
+        }
+    }
+    leaf
+}
+
+impl Column {
+    fn write(&self, writer: &mut ColumnWriter<'_>) -> Result<(), ParquetError> {
+        match (self, writer) {
+            (Self::Text(l), ColumnWriter::ByteArrayColumnWriter(w)) => {
+                w.write_batch(&l.values, Some(&l.definition), Some(&l.repetition))
+            }
+            (Self::Double(l), ColumnWriter::DoubleColumnWriter(w)) => {
+                w.write_batch(&l.values, Some(&l.definition), Some(&l.repetition))
+            }
+            (Self::Int(l), ColumnWriter::Int32ColumnWriter(w)) => {
+                w.write_batch(&l.values, Some(&l.definition), Some(&l.repetition))
+            }
+            (Self::Bool(l), ColumnWriter::BoolColumnWriter(w)) => {
+                w.write_batch(&l.values, Some(&l.definition), Some(&l.repetition))
+            }
+            _ => Err(ParquetError::General("a column does not have the type of the schema".into())),
+        }
+        .map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+
+    use super::*;
+
+    fn record(prompt: Content, margin: Option<f64>, provenance: Option<Provenance>) -> Preference {
+        let (chosen, rejected) = (prompt.answered_by("yes"), prompt.answered_by("no"));
+        Preference { prompt_id: prompt.id(), prompt, chosen, rejected, p: 0.75, margin, provenance }
+    }
+
+    fn provenance(conflict: Option<bool>) -> Provenance {
+        Provenance {
+            judge: "j".into(),
+            model: "m".into(),
+            template: "t".into(),
+            orders: 2,
+            conflict,
+            label_mass: None,
+            pair_id: "p".into(),
+            chosen_id: "c".into(),
+            rejected_id: "r".into(),
+        }
+    }
+
+    /// The rows of the file as JSON, by the library's own reader.
+    fn written(records: &[Preference]) -> Vec<serde_json::Value> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.parquet");
+        write_file(&path, records).unwrap();
+        let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        reader.get_row_iter(None).unwrap().map(|row| json(&parquet::record::Field::Group(row.unwrap()))).collect()
+    }
+
+    fn json(field: &parquet::record::Field) -> serde_json::Value {
+        use parquet::record::Field as F;
+        match field {
+            F::Str(s) => s.as_str().into(),
+            F::Double(d) => (*d).into(),
+            F::Int(i) => (*i).into(),
+            F::Bool(b) => (*b).into(),
+            F::ListInternal(l) => l.elements().iter().map(json).collect(),
+            F::Group(row) => row
+                .get_column_iter()
+                .filter(|(_, f)| **f != F::Null)
+                .map(|(name, f)| (name.clone(), json(f)))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+            other => panic!("unexpected field {other:?}"),
+        }
+    }
+
+    #[test]
+    fn texts_have_the_same_columns_as_the_jsonl() {
+        let records = [
+            record(Content::Text("a".into()), Some(1.1), Some(provenance(Some(true)))),
+            record(Content::Text("b".into()), None, Some(provenance(None))),
+            record(Content::Text("c".into()), Some(-0.5), None),
+        ];
+        let expected: Vec<_> = records.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
+        assert_eq!(written(&records), expected);
+    }
+
+    #[test]
+    fn conversations_of_several_turns_have_the_same_columns_as_the_jsonl() {
+        let turn = |role: &str, text: &str| super::super::Message { role: role.into(), content: text.into() };
+        let long = Content::Messages(vec![turn("system", "s"), turn("user", "u"), turn("assistant", "a"), turn("user", "v")]);
+        let short = Content::Messages(vec![turn("user", "u")]);
+        let records = [record(long, None, Some(provenance(Some(false)))), record(short, None, Some(provenance(None)))];
+        let expected: Vec<_> = records.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
+        assert_eq!(written(&records), expected);
+    }
+}

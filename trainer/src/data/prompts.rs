@@ -1,0 +1,201 @@
+//! Prompts (IO): read from the manifest or a file, duplicates removed, split by prompt.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use plumbline_crds::source::PromptSource;
+use serde::Deserialize;
+
+use super::jsonl::{self, Next};
+use super::{Content, Message, id};
+use crate::{Error, Result};
+
+/// A prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Hash of the content.
+    pub id: String,
+    /// What is asked.
+    pub content: Content,
+    /// Tags of the file's line.
+    pub tags: Vec<String>,
+}
+
+/// Prompts without duplicates, in the order they were given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompts {
+    /// The prompts: all texts, or all conversations.
+    pub prompts: Vec<Prompt>,
+    /// How many were left out because an equal one came before.
+    pub duplicates: usize,
+}
+
+/// Reads prompts. `path` is where `uri` was resolved to; `field` is the spec field for messages (`spec.prompts`).
+pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<Prompts> {
+    let limit = source.limit.map_or(usize::MAX, |l| l as usize);
+    let mut reader = Reader { limit, seen: HashSet::new(), found: Prompts { prompts: Vec::new(), duplicates: 0 } };
+    match (&source.inline, path) {
+        (Some(texts), None) => {
+            for (i, text) in texts.iter().enumerate() {
+                reader
+                    .take(Content::Text(text.clone()), Vec::new())
+                    .map_err(|e| Error::Config(format!("{field}.inline[{i}]: {e}")))?;
+            }
+        }
+        (None, Some(path)) => match path.extension().and_then(|e| e.to_str()) {
+            Some("jsonl") => jsonl::lines(path, &mut |line| {
+                let (content, tags) = jsonl::parse::<Line>(line)?.prompt()?;
+                reader.take(content, tags)
+            })?,
+            Some("txt") => jsonl::lines(path, &mut |line| reader.take(Content::Text(line.to_owned()), Vec::new()))?,
+            _ => {
+                return Err(Error::Data(format!("{}: expected a .jsonl or a .txt file of prompts", path.display())));
+            }
+        },
+        _ => return Err(Error::Config(format!("{field}: expected exactly one of inline and uri"))),
+    }
+    if reader.found.prompts.is_empty() {
+        return Err(Error::Data(format!("{field}: there is no prompt in {}", path.map_or("inline".into(), |p| p.display().to_string()))));
+    }
+    Ok(reader.found)
+}
+
+/// Whether a prompt is kept out of training. It depends on the prompt alone: not on the other prompts, their order, or
+/// which responses were sampled for it.
+pub fn is_validation(prompt_id: &str, fraction: f64) -> bool {
+    id::unit(&["validation", prompt_id]) < fraction
+}
+
+struct Reader {
+    limit: usize,
+    seen: HashSet<String>,
+    found: Prompts,
+}
+
+impl Reader {
+    fn take(&mut self, content: Content, tags: Vec<String>) -> Result<Next, String> {
+        let prompts = &mut self.found.prompts;
+        if prompts.len() >= self.limit {
+            return Ok(Next::Stop);
+        }
+        if let Some(first) = prompts.first() {
+            let forms = (&first.content, &content);
+            if !matches!(forms, (Content::Text(_), Content::Text(_)) | (Content::Messages(_), Content::Messages(_))) {
+                return Err("a text among conversations, or the reverse; use `prompt` or `messages` throughout, so that \
+                            the dataset has one format"
+                    .into());
+            }
+        }
+        let id = content.id();
+        if self.seen.insert(id.clone()) {
+            prompts.push(Prompt { id, content, tags });
+        } else {
+            self.found.duplicates += 1;
+        }
+        Ok(Next::Line)
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    prompt: Option<Content>,
+    messages: Option<Vec<Message>>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+impl Line {
+    fn prompt(self) -> Result<(Content, Vec<String>), String> {
+        let content = match (self.prompt, self.messages) {
+            (Some(prompt), None) => prompt,
+            (None, Some(messages)) => Content::Messages(messages),
+            _ => return Err("expected exactly one of `prompt` (text) and `messages` (a conversation)".into()),
+        };
+        content.check("messages")?;
+        match &content {
+            Content::Text(text) if text.trim().is_empty() => Err("`prompt` is empty".into()),
+            Content::Messages(turns) if turns.last().is_some_and(|m| m.role != "user") => {
+                Err("`messages` must end with a turn of the user, whom the response answers".into())
+            }
+            _ => Ok((content, self.tags)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> PromptSource {
+        serde_json::from_value(serde_json::json!({"uri": "prompts"})).unwrap()
+    }
+
+    fn read_as(name: &str, text: &str) -> Result<Prompts> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        read(&source(), Some(&path), "spec.prompts")
+    }
+
+    #[test]
+    fn duplicates_are_removed_and_counted_and_tags_are_kept() {
+        let found = read_as("p.jsonl", "{\"prompt\": \"a\", \"tags\": [\"safety\"]}\n{\"prompt\": \"b\"}\n{\"prompt\": \"a\"}\n");
+        let found = found.unwrap();
+        assert_eq!(found.duplicates, 1);
+        assert_eq!(found.prompts.len(), 2);
+        assert_eq!(found.prompts[0].tags, ["safety"]);
+    }
+
+    #[test]
+    fn a_text_file_has_one_prompt_a_line_and_keeps_spaces() {
+        let found = read_as("p.txt", "Once upon \n\nThe end\r\n").unwrap();
+        let texts: Vec<String> = found.prompts.iter().map(|p| p.content.to_text()).collect();
+        assert_eq!(texts, ["Once upon ", "The end"]);
+    }
+
+    #[test]
+    fn a_text_and_a_conversation_of_equal_words_are_different_prompts() {
+        let text = Content::Text("userhi".into());
+        let turns = Content::Messages(vec![Message { role: "user".into(), content: "hi".into() }]);
+        assert_ne!(text.id(), turns.id());
+    }
+
+    #[test]
+    fn bad_lines_are_errors_with_file_and_line_and_never_skipped() {
+        for (line, expected) in [
+            ("{\"prompt\": \"a\"", "EOF"),
+            ("{}", "exactly one of"),
+            ("{\"prompt\": \"a\", \"messages\": []}", "exactly one of"),
+            ("{\"prompt\": \"  \"}", "is empty"),
+            ("{\"messages\": []}", "no turn"),
+            ("{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}", "role `bot`"),
+            ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", "end with a turn of the user"),
+            ("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", "one format"),
+        ] {
+            let error = read_as("p.jsonl", &format!("{{\"prompt\": \"good\"}}\n{line}\n")).unwrap_err();
+            assert!(matches!(error, Error::Data(_)));
+            let error = error.to_string();
+            assert!(error.contains("p.jsonl:2:") && error.contains(expected), "{line}: {error}");
+        }
+        assert!(read_as("p.csv", "a,b").unwrap_err().to_string().contains(".jsonl or a .txt"));
+        assert!(read_as("p.txt", "\n\n").unwrap_err().to_string().contains("no prompt"));
+    }
+
+    #[test]
+    fn the_limit_takes_the_first_prompts() {
+        let mut inline = source();
+        (inline.uri, inline.limit) = (None, Some(2));
+        inline.inline = Some(["a", "a", "b", "c"].map(String::from).to_vec());
+        let found = read(&inline, None, "spec.prompts").unwrap();
+        assert_eq!((found.prompts.len(), found.duplicates), (2, 1));
+    }
+
+    #[test]
+    fn the_validation_split_takes_its_share_and_does_not_move_when_prompts_are_added() {
+        let ids: Vec<String> = (0..2000).map(|i| id::of(&[i.to_string()])).collect();
+        let share = ids.iter().filter(|i| is_validation(i, 0.1)).count();
+        assert!((150..250).contains(&share), "{share}");
+        assert!(ids.iter().all(|i| !is_validation(i, 0.0)));
+        assert!(ids.iter().all(|i| !is_validation(i, 0.1) || is_validation(i, 0.2)), "a larger share contains a smaller");
+    }
+}

@@ -1,0 +1,299 @@
+//! What the verdicts say about the judge: how often it fails, contradicts itself, and leans to a position or to length.
+//! Computes only.
+//!
+//! Intervals are 95 % and count prompts, not pairs: pairs of a prompt go together.
+
+use std::collections::BTreeMap;
+
+use super::label::{Label, Outcome};
+use super::order::Presentation;
+use super::panel::Judged;
+use super::question::{Comparison, Use};
+use super::stats::{clustered_mean, correlation};
+use super::verdict::Verdict;
+use crate::data::id;
+use crate::measure::{self, Estimate};
+
+/// An audit of a judge on one set of comparisons.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    /// Questions by the kind of their verdict.
+    pub verdicts: BTreeMap<&'static str, i64>,
+    /// Questions without a verdict / questions.
+    pub unparsed_rate: f64,
+    /// Comparisons by what became of them.
+    pub comparisons: Comparisons,
+    /// Position, where pairs were shown in an order.
+    pub position: Option<Position>,
+    /// Length.
+    pub length: Length,
+    /// Probability of the judge's two answers together, a reply.
+    pub label_mass: Option<Estimate>,
+    /// Share of replies whose label mass is below one half: the judge's mind was mostly elsewhere.
+    pub low_mass_rate: Option<Estimate>,
+}
+
+/// Comparisons by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Comparisons {
+    /// With a label.
+    pub labels: i64,
+    /// Without a preference.
+    pub ties: i64,
+    /// Dropped because their orders disagree.
+    pub dropped: i64,
+    /// With a question that got no verdict.
+    pub failed: i64,
+    /// Whose orders favour different responses, dropped ones included.
+    pub conflicts: i64,
+    /// With a verdict in both orders.
+    pub both_orders: i64,
+}
+
+/// How much the order decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Position {
+    /// Share of verdicts for what was shown first, a tie counting one half: also the agreement of the judge with "always
+    /// the first". One half is no bias where every pair is shown in both orders.
+    pub first_rate: Option<Estimate>,
+    /// Log-odds that the judge adds to what it sees first, in nats: the mean over pairs of half the sum of both orders'
+    /// log-odds of the first, in which the quality of the responses cancels.
+    pub log_odds: Option<Estimate>,
+    /// Pairs whose orders favour different responses / pairs with both orders.
+    pub conflict_rate: Option<Estimate>,
+    /// Cohen's kappa of the two orders as two raters of the same pairs.
+    pub kappa: Option<f64>,
+}
+
+/// How much length decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Length {
+    /// Share of labels for the longer response, equal lengths left out: also the agreement of the judge with "always the
+    /// longer". One half is no bias only where length and quality are unrelated.
+    pub longer_rate: Option<Estimate>,
+    /// Correlation of the label's log-odds with the difference in characters.
+    pub correlation: Option<Estimate>,
+}
+
+/// Audits a judge on the comparisons that it was asked about.
+pub fn audit(judged: &Judged, items: &[Comparison<'_>]) -> Audit {
+    let clusters: Vec<u64> = items.iter().map(|i| id::key(&[i.prompt.id()])).collect();
+    let verdicts = judged.counts();
+    let questions = judged.verdicts.len().max(1) as f64;
+    let failed = judged.verdicts.iter().filter(|v| v.probability().is_none()).count() as f64;
+    let position = position(judged, &clusters);
+    let masses: Vec<(u64, f64)> = used(judged, &clusters).filter_map(|(c, v)| Some((c, v.mass()?))).collect();
+    let low: Vec<(u64, f64)> = masses.iter().map(|(c, m)| (*c, f64::from(u8::from(*m < 0.5)))).collect();
+    Audit {
+        verdicts,
+        unparsed_rate: failed / questions,
+        comparisons: comparisons(judged),
+        position,
+        length: length(judged, items, &clusters),
+        label_mass: measure::clustered_mean(&masses),
+        low_mass_rate: measure::clustered_mean(&low),
+    }
+}
+
+fn comparisons(judged: &Judged) -> Comparisons {
+    let mut counts = Comparisons::default();
+    for (outcome, asked) in judged.outcomes.iter().zip(&judged.plan.uses) {
+        match outcome {
+            Outcome::Label(_) => counts.labels += 1,
+            Outcome::Tie(_) => counts.ties += 1,
+            Outcome::Dropped => counts.dropped += 1,
+            Outcome::Failed => counts.failed += 1,
+        }
+        if let Some((x, y)) = both_orders(asked, &judged.verdicts) {
+            counts.both_orders += 1;
+            counts.conflicts += i64::from(is_conflict(x, y));
+        }
+    }
+    counts
+}
+
+/// Every use of a question: (cluster, verdict).
+fn used<'a>(judged: &'a Judged, clusters: &'a [u64]) -> impl Iterator<Item = (u64, &'a Verdict)> {
+    judged.plan.uses.iter().zip(clusters).flat_map(|(asked, cluster)| {
+        let questions: Vec<usize> = match asked {
+            Use::Equal => Vec::new(),
+            Use::Pairwise(orders) => orders.iter().map(|(_, q)| *q).collect(),
+            Use::Pointwise { a, b } => vec![*a, *b],
+        };
+        questions.into_iter().map(|q| (*cluster, &judged.verdicts[q]))
+    })
+}
+
+/// The verdicts of a pair's two orders, each about the response shown first, if both are verdicts.
+fn both_orders<'a>(asked: &Use, verdicts: &'a [Verdict]) -> Option<(&'a Verdict, &'a Verdict)> {
+    let Use::Pairwise(orders) = asked else { return None };
+    let [(Presentation::AB, x), (Presentation::BA, y)] = orders.as_slice() else { return None };
+    let (x, y) = (&verdicts[*x], &verdicts[*y]);
+    (x.probability().is_some() && y.probability().is_some()).then_some((x, y))
+}
+
+/// Both orders favour the first shown, or both the second.
+fn is_conflict(x: &Verdict, y: &Verdict) -> bool {
+    let lean = |v: &Verdict| v.probability().map_or(0.0, |p| p - 0.5);
+    lean(x) * lean(y) > 0.0
+}
+
+fn position(judged: &Judged, clusters: &[u64]) -> Option<Position> {
+    if !judged.plan.uses.iter().any(|u| matches!(u, Use::Pairwise(_))) {
+        return None;
+    }
+    let pairs: Vec<(u64, &Verdict, &Verdict)> = judged
+        .plan
+        .uses
+        .iter()
+        .zip(clusters)
+        .filter_map(|(u, c)| both_orders(u, &judged.verdicts).map(|(x, y)| (*c, x, y)))
+        .collect();
+    let first: Vec<(u64, f64)> = used(judged, clusters).filter_map(|(c, v)| Some((c, vote(v.probability()?)))).collect();
+    let biases: Vec<(u64, f64)> =
+        pairs.iter().filter_map(|(c, x, y)| Some((*c, f64::midpoint(x.log_odds()?, y.log_odds()?)))).collect();
+    let conflicts: Vec<(u64, f64)> = pairs.iter().map(|(c, x, y)| (*c, f64::from(u8::from(is_conflict(x, y))))).collect();
+    Some(Position {
+        first_rate: measure::clustered_mean(&first),
+        log_odds: clustered_mean(&biases),
+        conflict_rate: measure::clustered_mean(&conflicts),
+        kappa: kappa(&pairs),
+    })
+}
+
+/// 1, 0 or 1/2: what a probability votes for.
+fn vote(p: f64) -> f64 {
+    if p > 0.5 {
+        1.0
+    } else if p < 0.5 {
+        0.0
+    } else {
+        0.5
+    }
+}
+
+/// Cohen's kappa (1960) of the two orders' votes for response a, ties left out.
+fn kappa(pairs: &[(u64, &Verdict, &Verdict)]) -> Option<f64> {
+    let votes: Vec<(f64, f64)> = pairs
+        .iter()
+        .filter_map(|(_, x, y)| Some((vote(x.probability()?), 1.0 - vote(y.probability()?))))
+        .filter(|(x, y)| *x != 0.5 && *y != 0.5)
+        .collect();
+    let share = |f: &dyn Fn(&(f64, f64)) -> bool| votes.iter().filter(|v| f(v)).count() as f64 / votes.len() as f64;
+    let (x, y) = (share(&|v| v.0 == 1.0), share(&|v| v.1 == 1.0));
+    let expected = x * y + (1.0 - x) * (1.0 - y);
+    (!votes.is_empty() && expected < 1.0).then(|| (share(&|v| v.0 == v.1) - expected) / (1.0 - expected))
+}
+
+fn length(judged: &Judged, items: &[Comparison<'_>], clusters: &[u64]) -> Length {
+    let labelled: Vec<(u64, &Label, f64)> = judged
+        .outcomes
+        .iter()
+        .zip(items)
+        .zip(clusters)
+        .filter_map(|((outcome, item), cluster)| {
+            let difference = item.response_a.chars().count() as f64 - item.response_b.chars().count() as f64;
+            Some((*cluster, outcome.label()?, difference))
+        })
+        .collect();
+    let longer: Vec<(u64, f64)> = labelled
+        .iter()
+        .filter(|(_, _, difference)| *difference != 0.0)
+        .map(|(c, l, difference)| (*c, if *difference > 0.0 { vote(l.p) } else { 1.0 - vote(l.p) }))
+        .collect();
+    let margins: Vec<(u64, f64, f64)> = labelled.iter().filter_map(|(c, l, d)| Some((*c, l.log_odds?, *d))).collect();
+    Length { longer_rate: measure::clustered_mean(&longer), correlation: correlation(&margins) }
+}
+
+#[cfg(test)]
+mod tests {
+    use plumbline_crds::preference_dataset::OrderCombination;
+
+    use super::super::label;
+    use super::super::question::Plan;
+    use super::super::verdict::Soft;
+    use super::*;
+    use crate::data::Content;
+
+    /// A judge of planted quality and position bias on `n` prompts of `pairs` pairs. Quality and noise come from a hash.
+    fn planted(n: usize, pairs: usize, position: f64, length: f64, hard: bool, seed: usize) -> Audit {
+        let normal = |name: &str, i: usize| {
+            let draw = |k: &str| id::unit(&[k, name, &i.to_string(), &seed.to_string()]).max(1e-12);
+            (-2.0 * draw("r").ln()).sqrt() * (2.0 * std::f64::consts::PI * draw("t")).cos()
+        };
+        let prompts: Vec<Content> = (0..n).map(|i| Content::Text(format!("prompt {i}"))).collect();
+        let texts: Vec<String> = (0..=40).map(|l| "x".repeat(l)).collect();
+        let (mut items, mut uses, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
+        for i in 0..n * pairs {
+            let lengths = [0, 1].map(|s| (id::unit(&["length", &i.to_string(), &s.to_string(), &seed.to_string()]) * 40.0) as usize);
+            let quality = 1.5 * normal("quality", i) + length * (lengths[0] as f64 - lengths[1] as f64) / 10.0;
+            for sign in [1.0, -1.0] {
+                let log_odds = sign * quality + position + 0.3 * normal("noise", 2 * i + usize::from(sign > 0.0));
+                let verdict = Verdict::soft(Soft { log_odds, mass: 0.9 });
+                verdicts.push(match verdict {
+                    Verdict::First(_) if hard => Verdict::First(None),
+                    Verdict::Second(_) if hard => Verdict::Second(None),
+                    soft => soft,
+                });
+            }
+            uses.push(Use::Pairwise(vec![(Presentation::AB, 2 * i), (Presentation::BA, 2 * i + 1)]));
+            items.push(Comparison { prompt: &prompts[i / pairs], response_a: &texts[lengths[0]], response_b: &texts[lengths[1]] });
+        }
+        let plan = Plan { questions: Vec::new(), uses };
+        let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);
+        audit(&Judged { outcomes, ..Judged::of(plan, verdicts) }, &items)
+    }
+
+    #[test]
+    fn a_planted_position_bias_is_within_its_interval_in_95_of_100_judges() {
+        for planted_bias in [0.0, 1.0, -2.0] {
+            let held = (0..100)
+                .filter(|seed| {
+                    let bias = planted(60, 2, planted_bias, 0.0, false, *seed).position.unwrap().log_odds.unwrap();
+                    bias.low <= planted_bias && planted_bias <= bias.high
+                })
+                .count();
+            assert!(held >= 90, "{held} of 100 intervals hold {planted_bias}"); // 90: three deviations below 95
+        }
+    }
+
+    #[test]
+    fn conflicts_follow_the_planted_bias() {
+        // A greedy judge with log-odds ~ N(0, 1.5^2 + noise): P(|quality| < 1) by quadrature is 0.495 without noise.
+        let audit = planted(1000, 2, 1.0, 0.0, true, 1);
+        let rate = audit.position.unwrap().conflict_rate.unwrap();
+        assert!((rate.value - 0.495).abs() < 0.03, "{rate:?}");
+        assert_eq!(audit.position.unwrap().log_odds, None, "hard verdicts have no log-odds");
+        let first = audit.position.unwrap().first_rate.unwrap();
+        assert!((first.value - 0.7475).abs() < 0.02, "{first:?}");
+        let fair = planted(1000, 2, 0.0, 0.0, true, 1).position.unwrap();
+        assert!(fair.first_rate.unwrap().low < 0.5 && 0.5 < fair.first_rate.unwrap().high);
+        assert!(fair.kappa.unwrap() > audit.position.unwrap().kappa.unwrap() + 0.3, "{:?}", fair.kappa);
+    }
+
+    #[test]
+    fn a_planted_love_of_length_is_seen_and_none_is_not() {
+        let fair = planted(500, 1, 0.0, 0.0, false, 3).length;
+        assert!(fair.correlation.unwrap().low < 0.0 && 0.0 < fair.correlation.unwrap().high);
+        assert!(fair.longer_rate.unwrap().low < 0.5 && 0.5 < fair.longer_rate.unwrap().high);
+        let biased = planted(500, 1, 0.0, 1.0, false, 3).length;
+        assert!(biased.correlation.unwrap().low > 0.3 && biased.longer_rate.unwrap().low > 0.6, "{biased:?}");
+    }
+
+    #[test]
+    fn failures_are_counted_by_name_and_are_in_no_rate_of_verdicts() {
+        let prompt = Content::Text("p".into());
+        let item = Comparison { prompt: &prompt, response_a: "long text", response_b: "x" };
+        let plan = Plan {
+            questions: Vec::new(),
+            uses: vec![Use::Pairwise(vec![(Presentation::AB, 0), (Presentation::BA, 1)]); 2],
+        };
+        let verdicts = vec![Verdict::First(None), Verdict::Truncated];
+        let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);
+        let audit = audit(&Judged { outcomes, ..Judged::of(plan, verdicts) }, &[item, item]);
+        assert_eq!((audit.verdicts["truncated"], audit.verdicts["first"], audit.unparsed_rate), (1, 1, 0.5));
+        assert_eq!(audit.comparisons, Comparisons { failed: 2, ..Comparisons::default() });
+        assert_eq!(audit.position.unwrap().conflict_rate, None);
+        assert_eq!((audit.length, audit.label_mass), (Length::default(), None));
+    }
+}

@@ -1,0 +1,49 @@
+//! How long to wait before the next attempt. Computes only.
+
+use std::time::Duration;
+
+use crate::data::id;
+
+/// Longest back-off without a Retry-After.
+pub const CAP: Duration = Duration::from_secs(60);
+/// A server that asks for more patience than this is taken as unavailable.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+/// Back-off after the first attempt, at most.
+const BASE: f64 = 0.5;
+
+/// The wait after failed attempt `attempt` (1 is the first): uniform between nothing and an exponentially growing bound
+/// ("full jitter"; Brooker, AWS Architecture Blog, 2015), at most [`CAP`]. The server's Retry-After is the minimum: the
+/// jitter, of a second at most, comes on top, so that questions that wait together do not return together. Drawn by hash:
+/// the same question waits the same.
+pub fn backoff(question_id: &str, attempt: u32, retry_after: Option<Duration>) -> Duration {
+    let draw = id::unit(&["backoff", question_id, &attempt.to_string()]);
+    let bound = (BASE * 2_f64.powi(attempt.saturating_sub(1).min(16) as i32)).min(CAP.as_secs_f64());
+    match retry_after {
+        Some(minimum) => minimum + Duration::from_secs_f64(draw * bound.min(1.0)),
+        None => Duration::from_secs_f64(draw * bound),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_cap_and_are_spread_over_the_whole_range() {
+        for attempt in 1..30 {
+            let bound = (0.5 * 2_f64.powi(attempt - 1)).min(60.0);
+            let waits: Vec<f64> = (0..500).map(|q| backoff(&q.to_string(), attempt as u32, None).as_secs_f64()).collect();
+            let mean = waits.iter().sum::<f64>() / 500.0;
+            assert!(waits.iter().all(|w| *w <= bound), "attempt {attempt}");
+            assert!((mean / bound - 0.5).abs() < 0.06, "attempt {attempt}: mean {mean} of {bound}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_never_undercut() {
+        for attempt in 1..10 {
+            let wait = backoff("q", attempt, Some(Duration::from_secs(30)));
+            assert!(wait >= Duration::from_secs(30) && wait <= Duration::from_secs(31));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A judge of the spec, resolved (IO: it reads the environment and the lexicon): who is asked, where, with which key.
+
+use std::path::Path;
+
+use plumbline_crds::judge::Judge;
+use plumbline_crds::run::RunDocument;
+use plumbline_crds::source::KeyRef;
+
+use super::client::Secret;
+use super::question::Form;
+use crate::measure::Vader;
+use crate::{Error, Result};
+
+/// A judge that can be asked.
+#[derive(Debug)]
+pub struct JudgeRuntime {
+    /// The judge as written.
+    pub spec: Judge,
+    /// Its spec field, for messages: `spec.judges[0]`.
+    pub field: String,
+    /// How it is asked.
+    pub form: Form,
+    /// Who answers.
+    pub backend: Backend,
+    /// What a question's id says about who is asked: it changes when another model would answer, and does not when the
+    /// same model is served from another port.
+    pub identity: String,
+}
+
+/// Who answers.
+#[derive(Debug)]
+pub enum Backend {
+    /// An OpenAI-compatible server.
+    Endpoint(Target),
+    /// A word list.
+    Lexicon(Vader),
+}
+
+/// An endpoint to ask.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Base URL including the version.
+    pub url: String,
+    /// Model to name in requests.
+    pub model: String,
+    /// Key to send.
+    pub key: Option<Secret>,
+}
+
+impl JudgeRuntime {
+    /// Resolves the judge at `role` (`judges[0]`, `evaluation.judge`) of a run.
+    pub fn resolve(judge: &Judge, role: &str, run: &RunDocument) -> Result<Self> {
+        let field = format!("spec.{role}");
+        let given = [judge.endpoint.is_some(), judge.model.is_some(), judge.lexicon.is_some()];
+        if given.iter().filter(|g| **g).count() != 1 {
+            return Err(Error::Config(format!("{field}: expected exactly one of endpoint, model and lexicon")));
+        }
+        let input = |part: &str| {
+            let role = format!("{role}.{part}");
+            run.input(&role).ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
+        };
+        let form = Form::new(judge, &field)?;
+        let (backend, identity) = if let Some(endpoint) = &judge.endpoint {
+            let key = endpoint.api_key_secret_ref.as_ref().map(|r| secret(r, &field)).transpose()?;
+            let target = Target { url: endpoint.url.clone(), model: endpoint.model.clone(), key };
+            let identity = format!("endpoint {} {}", target.url.trim_end_matches('/'), target.model);
+            (Backend::Endpoint(target), identity)
+        } else if judge.lexicon.is_some() {
+            let lexicon = input("lexicon")?;
+            (Backend::Lexicon(Vader::load(Path::new(&lexicon.path))?), format!("lexicon {}", lexicon.digest))
+        } else {
+            let role = format!("{role}.model");
+            let served = run.served_judges.iter().find(|s| s.role == role).ok_or_else(|| {
+                Error::Config(format!("the run document says nowhere that the model of spec.{role} is served"))
+            })?;
+            let target = Target { url: served.url.clone(), model: served.model.clone(), key: None };
+            (Backend::Endpoint(target), format!("model {}", input("model")?.digest))
+        };
+        Ok(Self { spec: judge.clone(), field, form, backend, identity })
+    }
+
+    /// The model or word list, for reports: as it was written, without a path of this machine.
+    pub fn model_name(&self) -> String {
+        match (&self.spec.endpoint, &self.spec.model, &self.spec.lexicon) {
+            (Some(endpoint), ..) => endpoint.model.clone(),
+            (_, Some(model), _) => model.uri.clone(),
+            (_, _, Some(lexicon)) => lexicon.uri.clone(),
+            _ => self.spec.name.clone(),
+        }
+    }
+}
+
+/// The environment variable that holds a key of a Secret: `PLUMBLINE_SECRET_<NAME>_<KEY>`.
+pub fn secret_variable(reference: &KeyRef) -> String {
+    format!("PLUMBLINE_SECRET_{}_{}", reference.name, reference.key).to_uppercase().replace(['-', '.'], "_")
+}
+
+fn secret(reference: &KeyRef, field: &str) -> Result<Secret> {
+    let variable = secret_variable(reference);
+    match std::env::var(&variable) {
+        Ok(key) if !key.trim().is_empty() => Ok(Secret::new(key.trim())),
+        _ => Err(Error::Config(format!(
+            "{field}.endpoint.apiKeySecretRef: expected the key in the environment variable {variable}, which is not set"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> RunDocument {
+        serde_json::from_value(serde_json::json!({
+            "resource": {"apiVersion": "plumbline.dev/v1alpha1", "kind": "PreferenceDataset", "metadata": {"name": "d"},
+                "spec": {"prompts": {"inline": ["p"]}, "judges": [{"name": "j"}]}},
+            "inputs": [{"role": "judges[0].model", "name": "m", "path": "/nowhere", "digest": "sha256:1"}],
+            "servedJudges": [{"role": "judges[0].model", "url": "http://127.0.0.1:1/v1", "model": "m"}],
+            "output": "/nowhere", "work": "/nowhere",
+        }))
+        .unwrap()
+    }
+
+    fn resolve(judge: serde_json::Value) -> Result<JudgeRuntime> {
+        JudgeRuntime::resolve(&serde_json::from_value(judge).unwrap(), "judges[0]", &run())
+    }
+
+    #[test]
+    fn the_variable_of_a_secret_is_named_as_documented() {
+        let reference = KeyRef { name: "my.judge-1".into(), key: "api-key".into() };
+        assert_eq!(secret_variable(&reference), "PLUMBLINE_SECRET_MY_JUDGE_1_API_KEY");
+    }
+
+    #[test]
+    fn a_missing_key_names_its_variable_and_its_field() {
+        let error = resolve(serde_json::json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m",
+            "apiKeySecretRef": {"name": "no-such", "key": "key"}}}))
+        .unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("spec.judges[0].endpoint.apiKeySecretRef") && text.contains("PLUMBLINE_SECRET_NO_SUCH_KEY"));
+        assert!(matches!(error, Error::Config(_)));
+    }
+
+    #[test]
+    fn a_served_model_is_known_by_its_digest_and_not_by_its_port() {
+        let judge = resolve(serde_json::json!({"name": "j", "model": {"uri": "hf://org/m"}})).unwrap();
+        assert_eq!(judge.identity, "model sha256:1");
+        assert!(matches!(&judge.backend, Backend::Endpoint(t) if t.url == "http://127.0.0.1:1/v1"));
+        assert_eq!(judge.model_name(), "hf://org/m");
+    }
+
+    #[test]
+    fn two_kinds_of_judge_in_one_are_refused() {
+        let both = serde_json::json!({"name": "j", "lexicon": {"uri": "x"}, "endpoint": {"url": "http://x", "model": "m"}});
+        assert!(resolve(both).unwrap_err().to_string().contains("exactly one of"));
+        assert!(resolve(serde_json::json!({"name": "j"})).unwrap_err().to_string().contains("spec.judges[0]"));
+    }
+}
