@@ -11,6 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use plumbline_crds::training::Precision;
 use tokio::net::TcpListener;
 
+use super::run::threads;
 use super::stop;
 use crate::generate::engine::{Engine, Limits};
 use crate::load::hugging_face::ModelFolder;
@@ -81,7 +82,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         })?),
     };
     let name = args.name.clone().unwrap_or_else(|| folder_name(&args.model));
-    tch::set_num_threads(threads(args.threads));
+    tch::set_num_threads(threads(args.threads.map(i64::from)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -141,10 +142,6 @@ async fn asked_to_stop(parent: Option<Parent>) {
         () = signal => tracing::info!("asked to stop"),
         () = gone => tracing::info!("the process that this server was started for is gone"),
     }
-}
-
-fn threads(asked: Option<u16>) -> i32 {
-    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as i32), i32::from)
 }
 
 fn folder_name(folder: &Path) -> String {
