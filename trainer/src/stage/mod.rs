@@ -4,6 +4,7 @@ pub mod evaluate;
 pub mod import;
 pub mod inspect;
 pub mod reward;
+pub mod run;
 pub mod serve;
 pub mod stop;
 pub mod tune;
