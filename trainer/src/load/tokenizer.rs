@@ -384,4 +384,41 @@ mod tests {
         std::fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
         assert!(Tokenizer::load(folder.path()).err().unwrap().to_string().contains("not a tokenizer"));
     }
+
+    /// SmolLM2's tokenizer, out of the GGUF file that `make setup` fetches.
+    fn smollm2(folder: &Path) -> Tokenizer {
+        let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
+        let gguf = crate::load::gguf::GgufFile::open(&gguf).unwrap();
+        let vocabulary = crate::load::gguf::vocabulary::read(&gguf.header).unwrap();
+        write(folder, "tokenizer.json", &vocabulary.tokenizer);
+        write(folder, "tokenizer_config.json", &vocabulary.config);
+        write(folder, "generation_config.json", &vocabulary.generation);
+        Tokenizer::load(folder).unwrap()
+    }
+
+    // The golden file is made by transformers (tests/parity/golden_tokens.py).
+    #[test]
+    fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
+        let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/smollm2_tokens.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = smollm2(folder.path());
+        let texts = golden["texts"].as_array().unwrap();
+        assert!(texts.len() >= 10);
+        for entry in texts {
+            let expected: Vec<i64> = serde_json::from_value(entry["ids"].clone()).unwrap();
+            let found = tokenizer.encode(entry["text"].as_str().unwrap()).unwrap();
+            assert_eq!(found, expected, "{}", entry["name"]);
+            assert_eq!(tokenizer.decode(&found).unwrap(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
+            assert_eq!(pieces(&tokenizer, &found).concat(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
+            let bytes: Vec<u8> = found.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
+            assert_eq!(bytes, entry["text"].as_str().unwrap().as_bytes(), "{}", entry["name"]);
+        }
+        for entry in golden["chats"].as_array().unwrap() {
+            let messages: Vec<Message> = serde_json::from_value(entry["messages"].clone()).unwrap();
+            let prompt = entry["add_generation_prompt"].as_bool().unwrap();
+            assert_eq!(tokenizer.render_chat(&messages, prompt).unwrap(), entry["text"].as_str().unwrap());
+        }
+        assert_eq!(tokenizer.eos_ids(), [2]);
+    }
 }
