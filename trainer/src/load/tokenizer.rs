@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Text to token ids and back, and conversations to text.
 pub struct Tokenizer {
     folder: PathBuf,
-    tokenizer: tokenizers::Tokenizer,
+    inner: tokenizers::Tokenizer,
     eos_ids: Vec<i64>,
     chat_template: Option<ChatTemplate>,
     byte_level: bool,
@@ -44,28 +44,28 @@ impl Tokenizer {
             .map(|source| ChatTemplate::compile(&source, special_tokens.clone(), now))
             .transpose()
             .map_err(|e| Error::Data(format!("{}: {e}", folder.display())))?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| Error::Data(format!("{}: not a tokenizer: {e}", path.display())))?;
         // What a text is cut or filled to is the caller's choice, not the file's.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
 
         let mut eos_ids = Vec::new();
         for name in ["config.json", "generation_config.json"] {
             eos_ids.extend(ids(read_json(&folder.join(name))?.get("eos_token_id")));
         }
-        let eos_token = special_tokens.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
+        let eos_token = special_tokens.get("eos_token").and_then(|token| inner.token_to_id(token));
         eos_ids.extend(eos_token.map(i64::from));
         let mut seen = std::collections::BTreeSet::new();
         eos_ids.retain(|id| seen.insert(*id));
 
-        let byte_level = tokenizer.get_decoder().is_some_and(is_byte_level);
-        Ok(Self { folder: folder.to_owned(), tokenizer, eos_ids, chat_template, byte_level })
+        let byte_level = inner.get_decoder().is_some_and(is_byte_level);
+        Ok(Self { folder: folder.to_owned(), inner, eos_ids, chat_template, byte_level })
     }
 
     /// Token ids of a text. No token is added; special tokens written in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| self.failed("encode", &e))?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.failed("encode", &e))?;
         Ok(encoding.get_ids().iter().copied().map(i64::from).collect())
     }
 
@@ -75,7 +75,7 @@ impl Tokenizer {
             .iter()
             .map(|id| u32::try_from(*id).map_err(|_| Error::Data(format!("{id} is no token id"))))
             .collect::<Result<Vec<u32>>>()?;
-        self.tokenizer.decode(&ids, true).map_err(|e| self.failed("decode", &e))
+        self.inner.decode(&ids, true).map_err(|e| self.failed("decode", &e))
     }
 
     /// Decodes a response token by token.
@@ -91,7 +91,7 @@ impl Tokenizer {
 
     /// The bytes a token stands for, special ones included. Empty for an id that the vocabulary does not have.
     pub fn token_bytes(&self, id: i64) -> Vec<u8> {
-        let Some(token) = u32::try_from(id).ok().and_then(|id| self.tokenizer.id_to_token(id)) else {
+        let Some(token) = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)) else {
             return Vec::new();
         };
         if self.byte_level {

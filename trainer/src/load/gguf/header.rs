@@ -375,14 +375,16 @@ pub(crate) mod tests {
         pub(crate) fn strs(self, key: &str, values: &[&str]) -> Self {
             let mut bytes = 8u32.to_le_bytes().to_vec();
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|v| Self::text(&mut bytes, v));
+            for value in values {
+                Self::text(&mut bytes, value);
+            }
             self.entry(key, 9, &bytes)
         }
 
         pub(crate) fn i32s(self, key: &str, values: &[i32]) -> Self {
             let mut bytes = 5u32.to_le_bytes().to_vec();
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+            bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
             self.entry(key, 9, &bytes)
         }
 
@@ -390,7 +392,7 @@ pub(crate) mod tests {
         pub(crate) fn tensor(mut self, name: &str, shape: &[u64], kind: u32, blocks: &[u8]) -> Self {
             Self::text(&mut self.infos, name);
             self.infos.extend((shape.len() as u32).to_le_bytes());
-            shape.iter().rev().for_each(|d| self.infos.extend(d.to_le_bytes()));
+            self.infos.extend(shape.iter().rev().flat_map(|d| d.to_le_bytes()));
             self.infos.extend(kind.to_le_bytes());
             self.infos.extend((self.data.len() as u64).to_le_bytes());
             self.data.extend(blocks);
