@@ -16,7 +16,7 @@ def main(trainer: str, model_dir: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             logits = str(Path(folder) / "logits.safetensors")
             inspect = [trainer, "inspect", "--model", model_dir, "--text", entry["text"], "--logits", logits]
-            subprocess.run(inspect, check=True)
+            subprocess.run(inspect, check=True, stdout=subprocess.DEVNULL)
             print(f"{entry['name']}: ", end="", flush=True)
             subprocess.run([sys.executable, check, model_dir, logits, "--tolerance", str(entry["tolerance"])], check=True)
 
