@@ -2,4 +2,5 @@
 
 pub mod chat_template;
 pub mod gguf;
+pub mod incremental;
 pub mod tokenizer;

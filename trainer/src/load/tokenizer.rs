@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokenizers::DecoderWrapper;
 
 use super::chat_template::ChatTemplate;
+use super::incremental::IncrementalDecoder;
 use crate::data::Message;
 use crate::{Error, Result};
 
@@ -80,7 +81,7 @@ impl Tokenizer {
 
     /// Decodes a response token by token.
     pub fn incremental(&self) -> IncrementalDecoder<'_> {
-        IncrementalDecoder { tokenizer: self, window: Vec::new(), context: 0, emitted: 0 }
+        IncrementalDecoder::new(self)
     }
 
     /// The token written by an id, special ones included, as text for logprobs. A token that holds a part of a character
@@ -130,43 +131,6 @@ impl Tokenizer {
 
     fn failed(&self, what: &str, error: &tokenizers::Error) -> Error {
         Error::Data(format!("{}: the tokenizer cannot {what}: {error}", self.folder.display()))
-    }
-}
-
-/// Decodes a response token by token: the pieces together are what [`Tokenizer::decode`] gives for all tokens, and no piece
-/// ends inside a character.
-pub struct IncrementalDecoder<'a> {
-    tokenizer: &'a Tokenizer,
-    /// The last tokens that were given out in full, and those after them. Decoders look at a token's neighbours (a
-    /// leading space is dropped only at the start), so new tokens are decoded behind old ones.
-    window: Vec<i64>,
-    /// How many tokens of the window were given out in full.
-    context: usize,
-    /// Bytes of the window's text that were given out.
-    emitted: usize,
-}
-
-impl IncrementalDecoder<'_> {
-    /// The text that a further token completes; empty while a character is unfinished.
-    pub fn push(&mut self, id: i64) -> Result<String> {
-        self.window.push(id);
-        let text = self.tokenizer.decode(&self.window)?;
-        // U+FFFD at the end may be a character whose other bytes are still to come; before the end it is final.
-        let complete = text.strip_suffix(char::REPLACEMENT_CHARACTER);
-        let piece = complete.unwrap_or(&text).get(self.emitted..).unwrap_or_default().to_owned();
-        self.emitted += piece.len();
-        if complete.is_none() && !piece.is_empty() {
-            self.window.drain(..self.context);
-            self.context = self.window.len();
-            self.emitted = self.tokenizer.decode(&self.window)?.len();
-        }
-        Ok(piece)
-    }
-
-    /// What is left at the end: U+FFFD for a character that was never finished.
-    pub fn finish(self) -> Result<String> {
-        let text = self.tokenizer.decode(&self.window)?;
-        Ok(text.get(self.emitted..).unwrap_or_default().to_owned())
     }
 }
 
@@ -236,12 +200,13 @@ fn chat_template(config: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use super::super::incremental::tests::pieces;
     use super::*;
     use serde_json::json;
 
     /// A byte-level vocabulary: every byte by itself (id = its value), one merge, and an end token.
-    fn byte_level(folder: &Path) -> Tokenizer {
+    pub(crate) fn byte_level(folder: &Path) -> Tokenizer {
         let mut chars: Vec<(u8, char)> = BYTES.iter().map(|(c, b)| (*b, *c)).collect();
         chars.sort_unstable();
         let mut vocabulary: serde_json::Map<String, Value> =
@@ -264,7 +229,7 @@ mod tests {
     }
 
     /// A sentencepiece-like vocabulary: pieces with U+2581 for a space, bytes as fallback, the first space dropped.
-    fn sentencepiece(folder: &Path) -> Tokenizer {
+    pub(crate) fn sentencepiece(folder: &Path) -> Tokenizer {
         let pieces = ["<unk>", "\u{2581}a", "\u{2581}b", "<0xC3>", "<0xA9>", "c"];
         let vocabulary: serde_json::Map<String, Value> =
             pieces.iter().enumerate().map(|(id, piece)| ((*piece).to_owned(), json!(id))).collect();
@@ -284,13 +249,6 @@ mod tests {
 
     fn write(folder: &Path, name: &str, value: &Value) {
         std::fs::write(folder.join(name), value.to_string()).unwrap();
-    }
-
-    fn pieces(tokenizer: &Tokenizer, ids: &[i64]) -> Vec<String> {
-        let mut decoder = tokenizer.incremental();
-        let mut pieces: Vec<String> = ids.iter().map(|id| decoder.push(*id).unwrap()).collect();
-        pieces.push(decoder.finish().unwrap());
-        pieces
     }
 
     #[test]
@@ -317,37 +275,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = sentencepiece(folder.path());
         assert_eq!((tokenizer.token_bytes(1), tokenizer.token_bytes(3)), (b" a".to_vec(), vec![0xc3]));
-    }
-
-    #[test]
-    fn no_piece_of_a_stream_ends_inside_a_character() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = byte_level(folder.path());
-        let ids = tokenizer.encode("é👍🏽 t").unwrap();
-        assert_eq!(ids.len(), 2 + 4 + 4 + 1);
-        let pieces = pieces(&tokenizer, &ids);
-        assert_eq!(pieces, ["", "é", "", "", "", "👍", "", "", "", "🏽", " t", ""]);
-    }
-
-    #[test]
-    fn a_stream_gives_what_decoding_at_once_gives() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes = byte_level(folder.path());
-        // Broken, unfinished and literal U+FFFD characters, with special tokens between.
-        for ids in [
-            vec![0xc3, 0x28, 257, 0xf0, 0x9f, 97, 0x80, 0x80, 98],
-            vec![97, 0xe2, 0x82],
-            bytes.encode("x\u{fffd}\u{fffd}y\u{fffd}").unwrap(),
-            vec![257, 97, 257, 257, 256],
-            vec![],
-        ] {
-            assert_eq!(pieces(&bytes, &ids).concat(), bytes.decode(&ids).unwrap(), "{ids:?}");
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let sentencepiece = sentencepiece(folder.path());
-        let ids = [1, 2, 3, 4, 5, 2, 1];
-        assert_eq!(sentencepiece.decode(&ids).unwrap(), "a béc b a");
-        assert_eq!(pieces(&sentencepiece, &ids).concat(), "a béc b a", "only the first space is dropped");
     }
 
     #[test]
