@@ -18,6 +18,7 @@ python=$(realpath --no-symlinks "$python")
 # The model is a folder here; nothing may be fetched in its place.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error PYTHONDONTWRITEBYTECODE=1
 cd tests/parity
+"$python" check_encodings.py "$trainer"
 "$python" golden_tokens.py "$model"
 "$python" golden_logits.py "$model"
 "$python" inspect_texts.py "$trainer" "$model"
