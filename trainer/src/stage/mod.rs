@@ -2,6 +2,7 @@
 
 pub mod import;
 pub mod inspect;
+pub mod label;
 pub mod reward;
 pub mod stop;
 pub mod tune;
