@@ -9,6 +9,7 @@
 //! | How is text sampled? | `generate` |
 //! | How are models read and written? | `load` |
 //! | How does a judge become a label? | `judge` |
+//! | How is a model served to judges? | `serve` |
 //! | What is measured before and after? | `measure` |
 //! | Where do metrics, curves and reports come from? | `report` |
 
@@ -24,6 +25,7 @@ pub mod measure;
 pub mod model;
 pub mod optim;
 pub mod report;
+pub mod serve;
 pub mod stage;
 pub mod train;
 

@@ -19,6 +19,7 @@ pub mod preference;
 pub mod prompts;
 pub mod responses;
 pub mod texts;
+pub mod tokens;
 
 /// A turn of a conversation.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

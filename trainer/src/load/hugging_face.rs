@@ -187,6 +187,27 @@ pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         .collect()
 }
 
+/// Files of a model folder that belong to its tokenizer and its way of writing.
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// Copies the tokenizer of a model folder into another.
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    for name in TOKENIZER_FILES {
+        let (source, target) = (from.join(name), to.join(name));
+        if source.exists() {
+            fs::copy(&source, &target).map_err(|e| Error::store(&target, &e))?;
+        }
+    }
+    Ok(())
+}
+
 /// A JSON object from a file.
 pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let text = fs::read(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;

@@ -1,8 +1,10 @@
 //! The stages: what each subcommand does, from top to bottom.
 
+pub mod evaluate;
 pub mod import;
 pub mod inspect;
 pub mod label;
 pub mod reward;
+pub mod serve;
 pub mod stop;
 pub mod tune;

@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod means;
 pub mod order;
+pub mod responses;
 pub mod supervised;

@@ -1,0 +1,65 @@
+//! Prompts and responses as tokens, the same for training, scoring and sampling. Pure but for the tokenizer.
+//!
+//! A plain-text response continues its prompt and gets no end token: responses are often cut at a length, and an end token
+//! that the model did not write would teach it to stop there. In a conversation the model's chat template closes the turn.
+
+use crate::data::{Content, Message};
+use crate::load::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// A prompt and a response to it, tokenised apart: the response's tokens do not depend on how the prompt ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Tokens of the prompt, the generation prompt of a chat template included.
+    pub prompt: Vec<i64>,
+    /// Tokens of the response.
+    pub response: Vec<i64>,
+}
+
+impl Sequence {
+    /// Prompt and response in one.
+    pub fn tokens(&self) -> Vec<i64> {
+        [self.prompt.as_slice(), &self.response].concat()
+    }
+
+    /// Tokens in all.
+    pub fn len(&self) -> usize {
+        self.prompt.len() + self.response.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Tokens of a prompt that is to be answered.
+pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
+    match prompt {
+        Content::Text(text) => tokenizer.encode(text),
+        Content::Messages(turns) => tokenizer.encode(&tokenizer.render_chat(turns, true)?),
+    }
+}
+
+/// Tokens of a prompt and a response.
+pub fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> Result<Sequence> {
+    match (prompt, response) {
+        (Content::Text(p), Content::Text(r)) => {
+            Ok(Sequence { prompt: tokenizer.encode(p)?, response: tokenizer.encode(r)? })
+        }
+        (Content::Messages(p), Content::Messages(r)) => {
+            let before = tokenizer.render_chat(p, true)?;
+            let turns: Vec<Message> = p.iter().chain(r).cloned().collect();
+            let whole = tokenizer.render_chat(&turns, false)?;
+            let after = whole.strip_prefix(&before).ok_or_else(|| {
+                Error::Data(
+                    "the chat template writes a conversation differently once it is answered; its responses cannot be told from its prompts"
+                        .into(),
+                )
+            })?;
+            // What a template writes after the end of the turn (a line break, as a rule) is not sampled by a model.
+            Ok(Sequence { prompt: tokenizer.encode(&before)?, response: tokenizer.encode(after.trim_end_matches('\n'))? })
+        }
+        _ => Err(Error::Data("expected prompt and response both as text or both as messages".into())),
+    }
+}

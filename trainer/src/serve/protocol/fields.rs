@@ -1,0 +1,149 @@
+//! Reads the fields of a JSON object one by one, with an error that names the field, and refuses what is left. Computes.
+
+use serde_json::{Map, Value};
+
+use super::ApiError;
+
+/// The fields of a request that nobody has asked for yet. A field that is null counts as absent.
+pub struct Fields {
+    path: String,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    /// The fields of a request's body.
+    pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+        let value: Value =
+            serde_json::from_slice(body).map_err(|e| ApiError::malformed(format!("the body is not JSON: {e}")))?;
+        match value {
+            Value::Object(map) => Ok(Self { path: String::new(), map }),
+            other => Err(ApiError::malformed(format!("the body must be a JSON object, found {}", kind(&other)))),
+        }
+    }
+
+    /// The fields of an object inside a request; `path` is where it stands: `messages[2]`.
+    pub fn of_value(path: &str, value: Value) -> Result<Self, ApiError> {
+        match value {
+            Value::Object(map) => Ok(Self { path: format!("{path}."), map }),
+            other => Err(ApiError::invalid(path, format!("`{path}` must be an object, found {}", kind(&other)))),
+        }
+    }
+
+    fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.path)
+    }
+
+    fn wrong(&self, field: &str, expected: &str, found: &Value) -> ApiError {
+        let name = self.name(field);
+        let message = format!("`{name}` must be {expected}, found {}", shown(found));
+        ApiError::invalid(name, message)
+    }
+
+    /// Takes a field.
+    pub fn take(&mut self, field: &str) -> Option<Value> {
+        self.map.remove(field).filter(|v| !v.is_null())
+    }
+
+    /// Takes a text.
+    pub fn text(&mut self, field: &str) -> Result<Option<String>, ApiError> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(field, "a string", &other)),
+        }
+    }
+
+    /// Takes a text that must be there.
+    pub fn required_text(&mut self, field: &str) -> Result<String, ApiError> {
+        let name = self.name(field);
+        self.text(field)?.ok_or_else(|| ApiError::invalid(&name, format!("`{name}` is missing")))
+    }
+
+    /// Takes true or false; absent is false.
+    pub fn flag(&mut self, field: &str) -> Result<bool, ApiError> {
+        match self.take(field) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(self.wrong(field, "true or false", &other)),
+        }
+    }
+
+    /// Takes a number of the range `least..=most`.
+    pub fn number(&mut self, field: &str, least: f64, most: f64) -> Result<Option<f64>, ApiError> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(self.wrong(field, &format!("a number from {least} to {most}"), &value)),
+        }
+    }
+
+    /// Takes a whole number of the range `least..=most`; 3.0 is one.
+    pub fn integer(&mut self, field: &str, least: i64, most: i64) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.take(field) else { return Ok(None) };
+        match as_integer(&value) {
+            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(self.wrong(field, &format!("a whole number from {least} to {most}"), &value)),
+        }
+    }
+
+    /// Takes a field that would change the meaning of the request but has values that do not. Those are accepted, any
+    /// other is refused by name.
+    pub fn neutral(&mut self, field: &str, accepted: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
+        match self.take(field) {
+            Some(value) if !accepted(&value) => {
+                let name = self.name(field);
+                let message = format!("`{name}` is not supported by this server; leave it out");
+                Err(ApiError::unsupported(name, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops fields that change nothing about the answer.
+    pub fn ignore(&mut self, fields: &[&str]) {
+        for field in fields {
+            self.map.remove(*field);
+        }
+    }
+
+    /// Refuses the first field that is left.
+    pub fn refuse_rest(self) -> Result<(), ApiError> {
+        match self.map.iter().find(|(_, value)| !value.is_null()) {
+            None => Ok(()),
+            Some((field, _)) => {
+                let name = self.name(field);
+                let message = format!("`{name}` is not a field that this server knows or supports; leave it out");
+                Err(ApiError::unsupported(name, message))
+            }
+        }
+    }
+}
+
+/// A whole number, also when it is written with a fraction of zero.
+pub fn as_integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| {
+        // 2^53: up to here every whole f64 is exactly one integer.
+        value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_992.0).map(|n| n as i64)
+    })
+}
+
+/// What a JSON value is, for people.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A value in an error: numbers as they are, other things by kind, so that a prompt never lands in a message.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        other => kind(other).to_owned(),
+    }
+}

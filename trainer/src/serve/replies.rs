@@ -1,0 +1,101 @@
+//! From a request's updates to its reply: collected into one, or streamed as server-sent events. Talks to the scheduler.
+
+use std::convert::Infallible;
+
+use axum::response::sse::Event;
+use futures::{Stream, StreamExt, stream};
+use prometheus::HistogramTimer;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::protocol::ApiError;
+use super::protocol::response::{Reply, Sequence, Usage, Writer};
+use super::scheduler::Update;
+use crate::Result;
+
+/// A request that is being worked on. Dropping it cancels the work.
+pub struct Pending {
+    /// What comes from the scheduler.
+    pub updates: UnboundedReceiver<Result<Update>>,
+    /// Writes what goes out.
+    pub writer: Writer,
+    /// Sequences that are asked for.
+    pub sequences: usize,
+    /// Tokens of the prompts.
+    pub prompt_tokens: usize,
+    /// Measures the request while it exists.
+    pub timer: HistogramTimer,
+}
+
+impl Pending {
+    async fn next(&mut self) -> Result<Update, ApiError> {
+        match self.updates.recv().await {
+            Some(Ok(update)) => Ok(update),
+            Some(Err(error)) => Err(ApiError::internal(error.to_string())),
+            None => Err(ApiError::internal("the server ended before the reply did")),
+        }
+    }
+}
+
+/// Waits for every sequence and writes one reply.
+pub async fn whole(mut pending: Pending) -> Result<Reply, ApiError> {
+    let mut open: Vec<(String, Vec<_>)> = vec![Default::default(); pending.sequences];
+    let mut done: Vec<Option<Sequence>> = (0..pending.sequences).map(|_| None).collect();
+    while done.iter().any(Option::is_none) {
+        let update = pending.next().await?;
+        let (text, tokens) = &mut open[update.sequence];
+        text.push_str(&update.text);
+        tokens.extend(update.tokens);
+        if let Some(end) = update.end {
+            let (text, tokens) = std::mem::take(&mut open[update.sequence]);
+            done[update.sequence] = Some(Sequence { text, tokens, end });
+        }
+    }
+    Ok(pending.writer.whole(done.into_iter().flatten().collect(), pending.prompt_tokens))
+}
+
+/// The events of a streamed reply. `[DONE]` comes after every sequence has ended and at no other time; an error is the
+/// last event.
+pub fn events(pending: Pending) -> impl Stream<Item = Result<Event, Infallible>> {
+    let opening = pending.writer.opening(pending.sequences).iter().map(event).collect::<Vec<_>>();
+    let state = Streaming { left: pending.sequences, sampled: 0, pending };
+    let rest = stream::unfold(Some(state), |state| async {
+        let (events, state) = state?.advance().await;
+        Some((stream::iter(events), state))
+    });
+    stream::iter(opening).chain(rest.flatten()).map(Ok)
+}
+
+struct Streaming {
+    pending: Pending,
+    left: usize,
+    sampled: usize,
+}
+
+impl Streaming {
+    async fn advance(mut self) -> (Vec<Event>, Option<Self>) {
+        let update = match self.pending.next().await {
+            Ok(update) => update,
+            Err(error) => return (vec![event(&serde_json::json!({"error": error.body}))], None),
+        };
+        if let Some(end) = update.end {
+            self.left -= 1;
+            self.sampled += end.sampled;
+        }
+        let writer = &self.pending.writer;
+        let mut events: Vec<_> = writer.chunks(update).iter().map(event).collect();
+        if self.left > 0 {
+            return (events, Some(self));
+        }
+        let usage = Usage::new(self.pending.prompt_tokens, self.sampled);
+        events.extend(writer.usage(usage).iter().map(event));
+        events.push(Event::default().data("[DONE]"));
+        (events, None)
+    }
+}
+
+fn event<T: serde::Serialize>(value: &T) -> Event {
+    match serde_json::to_string(value) {
+        Ok(json) => Event::default().data(json),
+        Err(error) => Event::default().comment(format!("a reply cannot be written as JSON: {error}")),
+    }
+}

@@ -1,0 +1,256 @@
+//! The paths of the server. Talks HTTP; what a request means is decided in `plan`, what a reply says in `protocol`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::metrics::Metrics;
+use super::model::{Shape, Text};
+use super::plan;
+use super::protocol::ApiError;
+use super::protocol::response::{Api, Writer};
+use super::replies::{self, Pending};
+use super::scheduler::{Message, Work};
+
+/// The longest body of a request, in bytes.
+pub const MOST_BYTES: usize = 16 << 20;
+/// Names this build in `system_fingerprint`.
+const FINGERPRINT: &str = concat!("plumbline-", env!("CARGO_PKG_VERSION"));
+/// A client that left before its reply was ready, as nginx counts it.
+const CLIENT_LEFT: u16 = 499;
+
+/// What every handler knows.
+pub struct App {
+    /// The model's name.
+    pub name: String,
+    /// Set when the model is loaded.
+    pub ready: OnceLock<Ready>,
+    /// Counters.
+    pub metrics: Metrics,
+    work: Sender<Message>,
+    places: Arc<Semaphore>,
+    capacity: usize,
+    started: u64,
+    replies: AtomicU64,
+}
+
+/// What handlers know of the model.
+#[derive(Clone)]
+pub struct Ready {
+    /// Its tokenizer.
+    pub text: Arc<dyn Text>,
+    /// Its limits.
+    pub shape: Shape,
+}
+
+impl App {
+    /// A server of the model `name` that sends its work to a scheduler: at most `capacity` sequences at a time.
+    pub fn new(name: String, capacity: usize, metrics: Metrics, work: Sender<Message>) -> Self {
+        let capacity = capacity.min(Semaphore::MAX_PERMITS);
+        Self {
+            name,
+            ready: OnceLock::new(),
+            metrics,
+            work,
+            places: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            started: seconds(),
+            replies: AtomicU64::new(0),
+        }
+    }
+
+    fn ready(&self) -> Result<Ready, ApiError> {
+        self.ready.get().cloned().ok_or_else(ApiError::loading)
+    }
+
+    fn id(&self, prefix: &str) -> String {
+        format!("{prefix}-{:x}-{:x}", self.started, self.replies.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The server's paths.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(model))
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
+        .with_state(app)
+}
+
+async fn health(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, ApiError> {
+    app.ready()?;
+    Ok(Json(json!({"status": "ok"})))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = app.metrics.text().map_err(|e| ApiError::internal(e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+async fn models(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, ApiError> {
+    Ok(Json(json!({"object": "list", "data": [described(&app, app.ready()?.shape)]})))
+}
+
+async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<serde_json::Value>, ApiError> {
+    if name != app.name {
+        return Err(ApiError::model_not_found(&name, &app.name));
+    }
+    Ok(Json(described(&app, app.ready()?.shape)))
+}
+
+/// `max_model_len` is vLLM's name for the context length.
+fn described(app: &App, shape: Shape) -> serde_json::Value {
+    json!({
+        "id": app.name, "object": "model", "created": app.started, "owned_by": "plumbline",
+        "max_model_len": shape.context,
+    })
+}
+
+async fn completions(State(app): State<Arc<App>>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+    answer(&app, Api::Completions, body).await
+}
+
+async fn chat(State(app): State<Arc<App>>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+    answer(&app, Api::Chat, body).await
+}
+
+async fn answer(app: &Arc<App>, api: Api, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+    let (route, prefix) = match api {
+        Api::Completions => (COMPLETIONS, "cmpl"),
+        Api::Chat => (CHAT, "chatcmpl"),
+    };
+    let timer = app.metrics.timer(route);
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MOST_BYTES),
+        _ => ApiError::malformed(format!("the body cannot be read: {rejection}")),
+    })?;
+    let ready = app.ready()?;
+    let text = Arc::clone(&ready.text);
+    let name = app.name.clone();
+    // Tokenising a long prompt takes long enough to hold up other connections.
+    let plan = tokio::task::spawn_blocking(move || plan::plan(api, &body, &name, &*ready.text, ready.shape))
+        .await
+        .map_err(|e| ApiError::internal(format!("the request could not be read: {e}")))??;
+    let sequences = plan.jobs.len();
+    let updates = submit(app, plan.jobs, plan.params.sampling.stop, plan.params.logprobs.is_some())?;
+    let writer = Writer {
+        api,
+        id: app.id(prefix),
+        created: seconds(),
+        model: app.name.clone(),
+        fingerprint: FINGERPRINT,
+        logprobs: plan.params.logprobs,
+        include_usage: plan.params.include_usage,
+        text,
+    };
+    let pending = Pending { updates, writer, sequences, prompt_tokens: plan.prompt_tokens, timer };
+    if plan.params.stream {
+        Ok(Sse::new(replies::events(pending)).keep_alive(KeepAlive::default()).into_response())
+    } else {
+        Ok(Json(replies::whole(pending).await?).into_response())
+    }
+}
+
+/// Queues the jobs of a request, or refuses them when too many sequences are queued already.
+fn submit(
+    app: &App,
+    jobs: Vec<crate::generate::engine::Job>,
+    stop: Vec<String>,
+    tokens_wanted: bool,
+) -> Result<mpsc::UnboundedReceiver<crate::Result<super::scheduler::Update>>, ApiError> {
+    if jobs.len() > app.capacity {
+        let message = format!(
+            "the request asks for {} sequences (prompts times `n`), but this server takes {} at a time; send several requests",
+            jobs.len(),
+            app.capacity
+        );
+        return Err(ApiError::invalid("n", message));
+    }
+    let permit = Arc::clone(&app.places)
+        .try_acquire_many_owned(jobs.len() as u32)
+        .map_err(|_| ApiError::overloaded(app.capacity))?;
+    let (reply, updates) = mpsc::unbounded_channel();
+    let work = Work { jobs, stop, tokens_wanted, reply, permit, queued: Instant::now() };
+    app.work
+        .send(Message::Work(work))
+        .map_err(|_| ApiError::internal("the model has failed; the server is about to end"))?;
+    Ok(updates)
+}
+
+async fn no_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::no_route(method.as_str(), uri.path())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::wrong_method(method.as_str(), uri.path())
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(json!({"error": self.body}))).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+const COMPLETIONS: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+/// The closed list of values of the label `route`.
+fn route(path: &str) -> &'static str {
+    match path {
+        "/health" => "/health",
+        "/metrics" => "/metrics",
+        COMPLETIONS => COMPLETIONS,
+        CHAT => CHAT,
+        _ if path == "/v1/models" || path.starts_with("/v1/models/") => "/v1/models",
+        _ => "other",
+    }
+}
+
+/// Counts each request once: with its status, or as left by its client when the reply is dropped unfinished.
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut counted = Counted { route: route(request.uri().path()), app, code: CLIENT_LEFT };
+    let response = next.run(request).await;
+    counted.code = response.status().as_u16();
+    response
+}
+
+struct Counted {
+    app: Arc<App>,
+    route: &'static str,
+    code: u16,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.app.metrics.request(self.route, self.code);
+    }
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

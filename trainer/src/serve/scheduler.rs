@@ -1,0 +1,225 @@
+//! The thread that owns the model. It takes work from a channel, lets concurrent requests share one batch, samples, and
+//! sends each request its text as it comes. It ends when it is told to, or when the model fails.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::metrics::Metrics;
+use super::model::{Sample, Text};
+use super::stream::{Piece, Scored, TextStream};
+use crate::Result;
+use crate::generate::Finish;
+use crate::generate::engine::{Event, Job, JobId};
+
+/// When the model is idle, requests that come within this time of the first one share its first batch.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// What the thread is sent.
+pub enum Message {
+    /// A request.
+    Work(Work),
+    /// End now; what is not done is dropped.
+    Stop,
+}
+
+/// A request. Its jobs are dropped as soon as nobody listens to `reply`.
+pub struct Work {
+    /// One job for each sequence that is asked for.
+    pub jobs: Vec<Job>,
+    /// A response ends before the first of these.
+    pub stop: Vec<String>,
+    /// Whether the updates carry tokens.
+    pub tokens_wanted: bool,
+    /// Where the text goes; an error is the request's last message. Unbounded, but never holds more than the tokens
+    /// that the request asked for.
+    pub reply: UnboundedSender<Result<Update>>,
+    /// One permit a job, given back as each ends.
+    pub permit: OwnedSemaphorePermit,
+    /// When the request was queued.
+    pub queued: Instant,
+}
+
+/// News of one sequence.
+#[derive(Debug, PartialEq)]
+pub struct Update {
+    /// Which job of the request.
+    pub sequence: usize,
+    /// Text to append.
+    pub text: String,
+    /// Tokens to append, if they are wanted.
+    pub tokens: Vec<Scored>,
+    /// Set with the last update of the sequence.
+    pub end: Option<End>,
+}
+
+/// How a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub finish: Finish,
+    /// Tokens sampled, the end token and a stop string included.
+    pub sampled: usize,
+}
+
+/// Runs until [`Message::Stop`] or until every sender is gone and the work is done. An error of the sampler ends it,
+/// and with it every request: their channels close without an end.
+pub fn run<S: Sample>(sampler: S, text: Arc<dyn Text>, inbox: &Receiver<Message>, metrics: &Metrics) -> Result<()> {
+    let mut scheduler = Scheduler { sampler, text, metrics, active: HashMap::new() };
+    while scheduler.receive(inbox).is_continue() {
+        scheduler.drop_abandoned();
+        if !scheduler.sampler.idle() {
+            let started = Instant::now();
+            let events = scheduler.sampler.step()?;
+            metrics.stepped(started.elapsed(), events.len());
+            for event in events {
+                scheduler.route(event);
+            }
+        }
+        metrics.sampler(scheduler.sampler.stats());
+    }
+    Ok(())
+}
+
+struct Scheduler<'a, S> {
+    sampler: S,
+    text: Arc<dyn Text>,
+    metrics: &'a Metrics,
+    active: HashMap<JobId, Sequence>,
+}
+
+/// A job that is not done.
+struct Sequence {
+    index: usize,
+    stream: TextStream,
+    sampled: usize,
+    tokens_wanted: bool,
+    reply: UnboundedSender<Result<Update>>,
+    queued: Instant,
+    /// A place in the queue, free for others from the moment that the client hears of the end.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<S: Sample> Scheduler<'_, S> {
+    /// Takes what has come: waits for it if there is nothing to do, and does not wait otherwise.
+    fn receive(&mut self, inbox: &Receiver<Message>) -> ControlFlow<()> {
+        if self.sampler.idle() {
+            let Ok(first) = inbox.recv() else { return ControlFlow::Break(()) };
+            self.admit(first)?;
+            let until = Instant::now() + GATHER;
+            while let Ok(message) = inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                self.admit(message)?;
+            }
+        }
+        while let Ok(message) = inbox.try_recv() {
+            self.admit(message)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn admit(&mut self, message: Message) -> ControlFlow<()> {
+        let Message::Work(mut work) = message else { return ControlFlow::Break(()) };
+        let mut ids = Vec::with_capacity(work.jobs.len());
+        for (index, job) in work.jobs.into_iter().enumerate() {
+            let id = match self.sampler.submit(job) {
+                Ok(id) => id,
+                Err(error) => {
+                    let _ = work.reply.send(Err(error));
+                    for id in ids {
+                        self.forget(id);
+                    }
+                    break;
+                }
+            };
+            let sequence = Sequence {
+                index,
+                stream: TextStream::new(work.stop.clone()),
+                sampled: 0,
+                tokens_wanted: work.tokens_wanted,
+                reply: work.reply.clone(),
+                queued: work.queued,
+                permit: work.permit.split(1),
+            };
+            self.active.insert(id, sequence);
+            ids.push(id);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn forget(&mut self, id: JobId) {
+        self.active.remove(&id);
+        self.sampler.cancel(id);
+    }
+
+    /// Cancels the jobs whose client is gone.
+    fn drop_abandoned(&mut self) {
+        for (id, sequence) in self.active.extract_if(|_, sequence| sequence.reply.is_closed()) {
+            drop(sequence);
+            self.sampler.cancel(id);
+        }
+    }
+
+    /// Sends on what a token adds to its sequence.
+    fn route(&mut self, event: Event) {
+        let (id, engine_is_done) = (event.job, event.finish.is_some());
+        // A job that was cancelled is not known any more.
+        let Some(sequence) = self.active.get_mut(&id) else { return };
+        if sequence.sampled == 0 {
+            self.metrics.first_token(sequence.queued.elapsed());
+        }
+        let update = sequence.update(&*self.text, event);
+        let ended = !matches!(update, Ok(Update { end: None, .. }));
+        if ended {
+            sequence.permit = None;
+        }
+        if !update.as_ref().is_ok_and(Update::says_nothing) {
+            // A client that is gone is noticed before the next step.
+            let _ = sequence.reply.send(update);
+        }
+        match (ended, engine_is_done) {
+            (true, true) => drop(self.active.remove(&id)),
+            (true, false) => self.forget(id),
+            (false, _) => {}
+        }
+    }
+}
+
+impl Sequence {
+    fn update(&mut self, text: &dyn Text, event: Event) -> Result<Update> {
+        self.sampled += 1;
+        let scored = Scored { token: event.token, logprob: event.logprob, top: event.top, offset: 0 };
+        let decode = |tokens: &[i64]| text.decode(tokens);
+        let piece = match event.finish {
+            None => self.stream.push(decode, scored)?,
+            Some(Finish::Eos) => self.stream.end(decode, Some(scored))?,
+            Some(Finish::Stop | Finish::Length) => {
+                let piece = self.stream.push(decode, scored)?;
+                if piece.stopped { piece } else { joined(piece, self.stream.end(decode, None)?) }
+            }
+        };
+        let finish = if piece.stopped { Some(Finish::Stop) } else { event.finish };
+        Ok(Update {
+            sequence: self.index,
+            text: piece.text,
+            tokens: if self.tokens_wanted { piece.tokens } else { Vec::new() },
+            end: finish.map(|finish| End { finish, sampled: self.sampled }),
+        })
+    }
+}
+
+impl Update {
+    fn says_nothing(&self) -> bool {
+        self.text.is_empty() && self.tokens.is_empty() && self.end.is_none()
+    }
+}
+
+fn joined(mut first: Piece, second: Piece) -> Piece {
+    first.text.push_str(&second.text);
+    first.tokens.extend(second.tokens);
+    Piece { stopped: second.stopped, ..first }
+}

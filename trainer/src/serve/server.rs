@@ -1,0 +1,92 @@
+//! The life of a server: it listens, loads the model, says that it is ready, answers, drains, ends. Talks.
+
+use std::future::{Future, IntoFuture, pending};
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::metrics::Metrics;
+use super::model::{Loaded, Sample};
+use super::routes::{App, Ready, router};
+use super::scheduler::{self, Message};
+use crate::{Error, Result};
+
+/// How a server is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The model's name in requests.
+    pub name: String,
+    /// Sequences that are computed or wait; more are refused.
+    pub capacity: usize,
+    /// How long requests may take to end once the server was told to stop.
+    pub drain: Duration,
+}
+
+/// Serves until `stop` is done, then stops accepting, lets what runs end (no longer than `options.drain`) and returns.
+///
+/// `load` is run on the thread that will own the model. `on_ready` is called once, when requests will be answered. An
+/// error of either, or of the model while it works, ends the server.
+pub async fn serve<S, L, R, F>(listener: TcpListener, options: Options, load: L, on_ready: R, stop: F) -> Result<()>
+where
+    S: Sample + 'static,
+    L: FnOnce() -> Result<Loaded<S>> + Send + 'static,
+    R: FnOnce(SocketAddr) -> Result<()>,
+    F: Future<Output = ()>,
+{
+    let failed = |what: &str, e: std::io::Error| Error::Failed(format!("{what}: {e}"));
+    let address = listener.local_addr().map_err(|e| failed("the socket has no address", e))?;
+    let (work, inbox) = mpsc::channel();
+    let app = Arc::new(App::new(options.name, options.capacity, Metrics::new()?, work.clone()));
+    let (say_loaded, loaded) = oneshot::channel();
+    let (say_ended, mut ended) = oneshot::channel();
+    let model = {
+        let app = Arc::clone(&app);
+        move || {
+            let result = load().and_then(|model| {
+                let Loaded { sampler, text, shape } = model;
+                // The thread is the only one that sets it, and does so once.
+                app.ready.get_or_init(|| Ready { text: Arc::clone(&text), shape });
+                let _ = say_loaded.send(());
+                scheduler::run(sampler, text, &inbox, &app.metrics)
+            });
+            // Requests that wait must see the channel close before the server learns why.
+            drop(inbox);
+            let _ = say_ended.send(result);
+        }
+    };
+    std::thread::Builder::new()
+        .name("model".into())
+        .spawn(model)
+        .map_err(|e| failed("cannot start the model's thread", e))?;
+
+    let (close, closing) = oneshot::channel::<()>();
+    let closing = async { drop(closing.await) };
+    let http = axum::serve(listener, router(app)).with_graceful_shutdown(closing).into_future();
+    let mut http = tokio::spawn(http);
+
+    let outcome = tokio::select! {
+        result = &mut ended => result.unwrap_or_else(|_| Err(Error::Failed("the model's thread panicked".into()))),
+        () = stop => Ok(()),
+        result = async {
+            if loaded.await.is_ok() {
+                on_ready(address)?;
+            }
+            pending().await
+        } => result,
+    };
+
+    tracing::info!("stops accepting requests");
+    let _ = close.send(());
+    if tokio::time::timeout(options.drain, &mut http).await.is_err() {
+        tracing::warn!("requests did not end within {} s and are dropped", options.drain.as_secs());
+        http.abort();
+    }
+    let _ = work.send(Message::Stop);
+    if !ended.is_terminated() {
+        let _ = tokio::time::timeout(options.drain, &mut ended).await;
+    }
+    outcome
+}

@@ -1,0 +1,271 @@
+//! Evaluation: the tuned model against the model it was made from, on held-out prompts, by a judge and by measures that
+//! training never saw.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use plumbline_crds::policy_tuning::Evaluation as Wanted;
+use plumbline_crds::run::RunDocument;
+use plumbline_crds::status::Cost;
+
+use crate::data::tokens::{self, Sequence};
+use crate::data::{Content, prompts};
+use crate::generate::{Finish, PromptTokens, Response, generate};
+use crate::judge::{Comparison, JudgeRuntime, compare};
+use crate::load::tokenizer::Tokenizer;
+use crate::measure::Vader;
+use crate::measure::distinct::{Diversity, diversity};
+use crate::measure::win_rate::{self, WinRate, win_rate};
+use crate::model::decoder::Decoder;
+use crate::model::linear::Adapters;
+use crate::report::Progress;
+use crate::stage::reward::{RewardModel, input_path};
+use crate::stage::stop;
+use crate::stage::tune::key_of;
+use crate::train::responses::response_logprobs;
+use crate::{Error, Result};
+
+mod show;
+
+/// A model to compare.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// The decoder.
+    pub model: &'a Decoder,
+    /// With or without its adapters.
+    pub adapters: Adapters,
+}
+
+/// Responses to held-out prompts, before and after, and what was measured on them.
+pub struct Evaluation {
+    prompts: Vec<Content>,
+    before: Measured,
+    after: Measured,
+    /// Probability that the response after is better, prompt by prompt.
+    better: Vec<Vec<Option<f64>>>,
+    win_rate: Option<WinRate>,
+    /// Mean over responses of log after - log before, in nats, on responses of the tuned model.
+    kl: f64,
+    judge: Option<String>,
+    /// Judge and policy are the same weights.
+    judge_shares_weights: bool,
+    /// What the judge cost.
+    pub cost: Option<Cost>,
+}
+
+/// What was measured on one model's responses.
+struct Measured {
+    /// `[prompts][samples]`.
+    texts: Vec<Vec<String>>,
+    /// Mean valence by lexicon.
+    lexicons: BTreeMap<String, f64>,
+    /// The reward model's scores, `[prompts][samples]`.
+    rewards: Option<Vec<Vec<f64>>>,
+    diversity: Option<Diversity>,
+    /// Mean tokens a response.
+    length: f64,
+    /// Share of responses that ended by themselves.
+    ended: f64,
+}
+
+/// A response as it is kept in the work folder, so that a restart does not sample again.
+#[derive(Clone, Deserialize, Serialize)]
+struct Kept {
+    tokens: Vec<i64>,
+    text: String,
+    ended: bool,
+}
+
+/// Compares two models. `trained_on`: ids of the prompts that training used; a held-out prompt among them is an error.
+pub fn evaluate(
+    run: &RunDocument,
+    wanted: &Wanted,
+    tokenizer: &Tokenizer,
+    (before, after): (Side, Side),
+    reward: Option<&RewardModel>,
+    trained_on: &[String],
+    progress: &mut Progress,
+) -> Result<Evaluation> {
+    let path = run.input("evaluation.prompts").map(|i| Path::new(&i.path));
+    let prompts = prompts::read(&wanted.prompts, path, "spec.evaluation.prompts")?.prompts;
+    let known: HashSet<&String> = trained_on.iter().collect();
+    let seen = prompts.iter().filter(|p| known.contains(&p.id)).count();
+    if seen > 0 {
+        return Err(Error::Config(format!(
+            "spec.evaluation.prompts: {seen} of {} prompts were trained on; evaluation needs prompts of its own",
+            prompts.len()
+        )));
+    }
+    let asked = prompts
+        .iter()
+        .map(|p| Ok(PromptTokens { key: key_of(&p.id), tokens: tokens::prompt(tokenizer, &p.content)? }))
+        .collect::<Result<Vec<_>>>()?;
+    let samples = wanted.samples_per_prompt as usize;
+    let total = (asked.len() * samples) as i64;
+    let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Kept>>> {
+        let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
+        if let Some(kept) = read_kept(&path)? {
+            return Ok(kept);
+        }
+        progress.stage(stage, total);
+        let mut tick = |done: usize| {
+            progress.advance(done as i64);
+            if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let found =
+            generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
+        let kept: Vec<Vec<Kept>> = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
+        write_kept(&path, &kept)?;
+        Ok(kept)
+    };
+    let texts_before = respond(before, "before", "Sampling before")?;
+    let texts_after = respond(after, "after", "Sampling after")?;
+
+    progress.stage("Measuring", 1);
+    let lexicons = wanted
+        .lexicons
+        .iter()
+        .enumerate()
+        .map(|(i, l)| Ok((l.name.clone(), Vader::load(&input_path(run, &format!("evaluation.lexicons[{i}]"))?)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let sequences: Vec<Sequence> = asked
+        .iter()
+        .zip(&texts_after)
+        .flat_map(|(p, r)| r.iter().map(|k| Sequence { prompt: p.tokens.clone(), response: k.tokens.clone() }))
+        .filter(|s| !s.response.is_empty())
+        .collect();
+    let kl = mean_kl(before, after, &sequences);
+    let conversations: Vec<bool> = prompts.iter().map(|p| matches!(p.content, Content::Messages(_))).collect();
+    let mut evaluation = Evaluation {
+        before: Measured::new(&asked, &conversations, texts_before, &lexicons, reward),
+        after: Measured::new(&asked, &conversations, texts_after, &lexicons, reward),
+        better: Vec::new(),
+        win_rate: None,
+        kl,
+        judge: None,
+        judge_shares_weights: false,
+        cost: None,
+        prompts: prompts.iter().map(|p| p.content.clone()).collect(),
+    };
+    if let Some(judge) = &wanted.judge {
+        let runtime = JudgeRuntime::resolve(judge, "evaluation.judge", run)?;
+        evaluation.ask(&runtime, &Path::new(&run.work).join("evaluation-journal"), progress)?;
+        let digest = |role: &str| run.input(role).map(|i| i.digest.as_str());
+        evaluation.judge_shares_weights =
+            judge.model.is_some() && digest("evaluation.judge.model") == digest("policyModel");
+    }
+    Ok(evaluation)
+}
+
+impl Evaluation {
+    /// Asks the judge which response of each prompt is better, in both orders. A failed verdict is no vote.
+    fn ask(&mut self, runtime: &JudgeRuntime, journal: &Path, progress: &mut Progress) -> Result<()> {
+        let mut items = Vec::new();
+        for (p, prompt) in self.prompts.iter().enumerate() {
+            for (a, b) in self.after.texts[p].iter().zip(&self.before.texts[p]) {
+                items.push(Comparison { prompt, response_a: a, response_b: b });
+            }
+        }
+        progress.stage("Judging", 1);
+        let mut tick = |done: usize, total: usize, cost: &Cost| {
+            if done == 0 {
+                progress.stage("Judging", total as i64);
+            }
+            progress.advance(done as i64);
+            progress.cost(cost);
+            if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let judged = compare(runtime, &items, journal, &mut tick)?;
+        let mut probabilities = judged.probabilities().into_iter();
+        self.better = self.after.texts.iter().map(|r| probabilities.by_ref().take(r.len()).collect()).collect();
+        let comparisons: Vec<win_rate::Comparison> = self
+            .better
+            .iter()
+            .enumerate()
+            .flat_map(|(p, r)| r.iter().map(move |&win| win_rate::Comparison { prompt: p as u64, win }))
+            .collect();
+        self.win_rate = win_rate(&comparisons);
+        self.judge = Some(runtime.model_name());
+        self.cost = Some(judged.cost);
+        Ok(())
+    }
+}
+
+impl From<Response> for Kept {
+    fn from(r: Response) -> Self {
+        Self { ended: r.finish != Finish::Length, tokens: r.tokens, text: r.text }
+    }
+}
+
+fn read_kept(path: &Path) -> Result<Option<Vec<Vec<Kept>>>> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::store(path, &e)),
+    }
+}
+
+fn write_kept(path: &Path, kept: &[Vec<Kept>]) -> Result<()> {
+    let text = serde_json::to_vec(kept).map_err(|e| Error::Failed(e.to_string()))?;
+    let aside = path.with_extension("writing");
+    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).map_err(|e| Error::store(path, &e))
+}
+
+/// KL(after || before) a response by K1, on responses that the model after sampled.
+fn mean_kl(before: Side, after: Side, sequences: &[Sequence]) -> f64 {
+    let sequences: Vec<&Sequence> = sequences.iter().collect();
+    let sums = |side: Side| -> Vec<f64> {
+        response_logprobs(side.model, side.adapters, &sequences, 1.0).iter().map(|l| l.iter().sum()).collect()
+    };
+    let (a, b) = (sums(after), sums(before));
+    a.iter().zip(&b).map(|(a, b)| a - b).sum::<f64>() / a.len().max(1) as f64
+}
+
+impl Measured {
+    fn new(
+        prompts: &[PromptTokens],
+        conversations: &[bool],
+        kept: Vec<Vec<Kept>>,
+        lexicons: &[(String, Vader)],
+        reward: Option<&RewardModel>,
+    ) -> Self {
+        let all: Vec<&Kept> = kept.iter().flatten().collect();
+        let count = all.len().max(1) as f64;
+        let texts: Vec<&str> = all.iter().map(|k| k.text.as_str()).collect();
+        let rewards = reward.map(|model| {
+            let tokens: Vec<Vec<i64>> = prompts
+                .iter()
+                .zip(conversations)
+                .zip(&kept)
+                .flat_map(|((p, &conversation), responses)| {
+                    responses.iter().map(move |k| {
+                        // As in training: an end token belongs to the text only where it closes a turn.
+                        let end = k.tokens.len() - usize::from(k.ended && !conversation && k.tokens.len() > 1);
+                        [p.tokens.as_slice(), &k.tokens[..end]].concat()
+                    })
+                })
+                .collect();
+            let mut scores = model.score(&tokens).into_iter();
+            kept.iter().map(|r| scores.by_ref().take(r.len()).collect()).collect()
+        });
+        Self {
+            lexicons: lexicons
+                .iter()
+                .map(|(name, v)| (name.clone(), texts.iter().map(|t| v.compound(t)).sum::<f64>() / count))
+                .collect(),
+            diversity: diversity(&texts),
+            length: all.iter().map(|k| k.tokens.len() as f64).sum::<f64>() / count,
+            ended: all.iter().filter(|k| k.ended).count() as f64 / count,
+            rewards,
+            texts: kept.into_iter().map(|r| r.into_iter().map(|k| k.text).collect()).collect(),
+        }
+    }
+
+    fn reward(&self) -> Option<f64> {
+        let all: Vec<f64> = self.rewards.as_ref()?.iter().flatten().copied().collect();
+        Some(all.iter().sum::<f64>() / all.len().max(1) as f64)
+    }
+}

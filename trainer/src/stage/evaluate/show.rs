@@ -1,0 +1,150 @@
+//! An evaluation as numbers, as parts of a report, and as `samples.jsonl`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::report::{Number, Sample, SampleScore, Section};
+use crate::stage::evaluate::{Evaluation, Measured};
+use crate::{Error, Result};
+
+/// Samples shown in a report; all are in `samples.jsonl`.
+const SHOWN: usize = 12;
+
+impl Evaluation {
+    /// One line for people.
+    pub fn headline(&self) -> String {
+        match &self.win_rate {
+            Some(w) => format!("win rate {:.3} ({:.3} to {:.3}) on {} prompts", w.rate, w.low, w.high, w.prompts),
+            None => format!("KL {:.2} nats a response; no judge was asked", self.kl),
+        }
+    }
+
+    /// The numbers under stable names: `before.vader`, `after.vader`, `win_rate`, `kl` ...
+    pub fn numbers(&self) -> Vec<(String, f64)> {
+        let mut numbers = vec![("kl".to_owned(), self.kl)];
+        if let Some(w) = &self.win_rate {
+            numbers.extend([
+                ("win_rate".to_owned(), w.rate),
+                ("win_rate_low".to_owned(), w.low),
+                ("win_rate_high".to_owned(), w.high),
+                ("comparisons".to_owned(), w.comparisons as f64),
+                ("failed_comparisons".to_owned(), w.failed as f64),
+            ]);
+        }
+        for (side, measured) in [("before", &self.before), ("after", &self.after)] {
+            numbers.extend(measured.numbers().into_iter().map(|(name, value)| (format!("{side}.{name}"), value)));
+        }
+        numbers
+    }
+
+    /// The parts of a report.
+    pub fn sections(&self) -> Vec<Section> {
+        let mut sections = vec![Section::Numbers { title: "Before and after".into(), rows: self.rows() }];
+        if self.judge_shares_weights {
+            sections.push(Section::Notice {
+                title: "The judge and the policy share their weights".into(),
+                text: "The judge of this evaluation is the very model that was tuned. Its win rate says whether tuning \
+                       moved the policy where this judge wants it, not that people would agree. The measures without a \
+                       judge are the independent evidence."
+                    .into(),
+            });
+        }
+        let columns = vec!["measure".to_owned(), "before".to_owned(), "after".to_owned()];
+        let mut rows = Vec::new();
+        for ((name, before), (_, after)) in self.before.numbers().into_iter().zip(self.after.numbers()) {
+            rows.push(vec![name.replace('_', " "), format!("{before:.3}"), format!("{after:.3}")]);
+        }
+        sections.push(Section::Table { title: "Measures".into(), columns, rows });
+        sections.push(Section::Samples {
+            title: "Samples".into(),
+            columns: vec!["before".into(), "after".into()],
+            rows: (0..self.prompts.len().min(SHOWN)).map(|p| self.sample(p)).collect(),
+        });
+        sections
+    }
+
+    /// Writes every prompt with its responses and scores.
+    pub fn write_samples(&self, folder: &Path) -> Result<()> {
+        let mut text = String::new();
+        for (p, prompt) in self.prompts.iter().enumerate() {
+            let line = json!({
+                "prompt": prompt,
+                "before": self.before.texts[p],
+                "after": self.after.texts[p],
+                "reward_before": self.before.rewards.as_ref().map(|r| &r[p]),
+                "reward_after": self.after.rewards.as_ref().map(|r| &r[p]),
+                "p_after_better": self.better.get(p),
+            });
+            text += &line.to_string();
+            text.push('\n');
+        }
+        let path = folder.join("samples.jsonl");
+        fs::write(&path, text).map_err(|e| Error::store(&path, &e))
+    }
+
+    fn rows(&self) -> Vec<Number> {
+        let mut rows = Vec::new();
+        if let Some(w) = &self.win_rate {
+            let judge = self.judge.as_deref().unwrap_or_default();
+            let failed = if w.failed > 0 { format!("; {} verdicts failed and are no votes", w.failed) } else { String::new() };
+            rows.push(
+                Number::new("Win rate against the starting model", w.rate)
+                    .percent()
+                    .interval(w.low, w.high)
+                    .reference(0.5)
+                    .note(format!("{} comparisons on {} prompts, judged by {judge}{failed}", w.comparisons, w.prompts)),
+            );
+        }
+        for (name, before) in &self.before.lexicons {
+            let after = self.after.lexicons.get(name).copied().unwrap_or(f64::NAN);
+            rows.push(
+                Number::new(format!("{name}, after"), after)
+                    .reference(*before)
+                    .note(format!("mean valence of the responses; before: {before:.3}")),
+            );
+        }
+        rows.push(Number::new("KL divergence to the starting model", self.kl).note("nats a response, on its own responses"));
+        if let (Some(before), Some(after)) = (&self.before.diversity, &self.after.diversity) {
+            rows.push(
+                Number::new("Distinct word pairs, after", after.distinct_2)
+                    .reference(before.distinct_2)
+                    .note(format!("different bigrams a bigram; before: {:.3}", before.distinct_2)),
+            );
+        }
+        rows
+    }
+
+    fn sample(&self, p: usize) -> Sample {
+        let first = |rewards: &Option<Vec<Vec<f64>>>| rewards.as_ref().and_then(|r| r[p].first().copied());
+        let mut scores = Vec::new();
+        if self.before.rewards.is_some() {
+            scores.push(SampleScore {
+                name: "reward".into(),
+                values: vec![first(&self.before.rewards), first(&self.after.rewards)],
+            });
+        }
+        if let Some(better) = self.better.get(p).and_then(|b| b.first().copied().flatten()) {
+            scores.push(SampleScore { name: "p(better)".into(), values: vec![Some(1.0 - better), Some(better)] });
+        }
+        let text = |m: &Measured| m.texts[p].first().cloned().unwrap_or_default();
+        Sample { prompt: self.prompts[p].to_text(), texts: vec![text(&self.before), text(&self.after)], scores }
+    }
+}
+
+impl Measured {
+    fn numbers(&self) -> Vec<(String, f64)> {
+        let mut numbers: Vec<(String, f64)> = self.lexicons.iter().map(|(n, v)| (n.clone(), *v)).collect();
+        if let Some(reward) = self.reward() {
+            numbers.push(("reward".into(), reward));
+        }
+        if let Some(d) = &self.diversity {
+            numbers.push(("distinct_2".into(), d.distinct_2));
+            numbers.push(("repetition_rate".into(), d.repetition_rate));
+        }
+        numbers.push(("length".into(), self.length));
+        numbers.push(("ended".into(), self.ended));
+        numbers
+    }
+}

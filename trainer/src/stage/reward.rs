@@ -1,0 +1,471 @@
+//! `reward`: preference data -> a scalar reward model. Bradley-Terry on the judge's probabilities; a scalar head reads the
+//! hidden state of a response's last token (Stiennon et al., 2020).
+//!
+//! Departures from the usual recipe, on purpose: pairs of a prompt stay side by side and a response that takes part in
+//! several pairs of a micro-batch is read once; sequences are packed, not padded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+
+use plumbline_crds::artifact;
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::reward_model::{LabelKind, RewardModelSpec};
+use plumbline_crds::run::{RunDocument, StageResult};
+use plumbline_crds::{Kind as ResourceKind, Spec};
+
+use crate::data::preference::{self, Preference, Split};
+use crate::data::{prompts, texts};
+use crate::data::tokens::{self, Sequence};
+use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::tokenizer::Tokenizer;
+use crate::loss::bradley_terry::{bradley_terry, centering};
+use crate::measure::calibration::{Calibration, calibration};
+use crate::model::attention::Context;
+use crate::model::decoder::Decoder;
+use crate::model::heads::ScalarHead;
+use crate::model::linear::Adapters;
+use crate::model::packed::Packed;
+use crate::model::trainable::make_trainable;
+use crate::model::lora;
+use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal};
+use crate::train::clock::Clock;
+use crate::train::means::Means;
+use crate::train::supervised::{Outlets, Task, resume_step, train};
+use crate::{Error, Result};
+
+/// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
+const HEAD: &str = "score.weight";
+/// Share of the prompts of a plain JSONL file that is kept for validation.
+const FILE_VALIDATION_FRACTION: f64 = 0.05;
+/// Tokens scored in one forward pass when nothing is learnt.
+const SCORING_TOKENS: usize = 4096;
+
+/// Runs the stage.
+pub fn run(run: &RunDocument) -> Result<StageResult> {
+    let Spec::RewardModel(spec) = &run.resource.spec else {
+        return Err(Error::Config(format!("expected a RewardModel, found a {}", run.resource.kind)));
+    };
+    let work = Path::new(&run.work);
+    let mut clock = Clock::open(work)?;
+    clock.start("reward")?;
+    let base = input_path(run, "baseModel")?;
+    let tokenizer = Tokenizer::load(&base)?;
+    let data = PairData::load(run, spec, &tokenizer)?;
+
+    let mut model = RewardModel::from_base(&base, spec)?;
+    let params = model.make_trainable(spec);
+    let resume = resume_step(work, &spec.training)?;
+    let mut metrics = MetricsWriter::open(work, resume)?;
+    let mut progress = Progress::new(work)?;
+    let task = PairTask { model: &model, pairs: &data.train, spec };
+    let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock };
+    train(&task, &data.groups, &params, &spec.training, &mut outlets)?;
+
+    progress.stage("Evaluating", 1);
+    let evaluation = evaluate(&model, &data, run, spec, &tokenizer)?;
+    check_gates(spec, &evaluation)?;
+    progress.stage("Saving", 1);
+    let staging = work.join("staging");
+    let seconds = clock.seconds()?;
+    let report = report(run, spec, &data, &evaluation, &metrics, &seconds)?;
+    model.save(&base, &staging)?;
+    metrics.copy_into(&staging)?;
+    report.write(&staging)?;
+    let manifest = artifact::publish(
+        &staging,
+        Path::new(&run.output),
+        &run.resource.kind.to_string(),
+        &run.resource.metadata.name,
+        run.lineage(),
+        jiff::Timestamp::now().to_string(),
+    )?;
+    progress.finish();
+    Ok(StageResult {
+        reason: Reason::Completed,
+        message: format!(
+            "held-out accuracy {:.3} on {} pairs",
+            evaluation.held_out.accuracy, evaluation.held_out.pairs
+        ),
+        artifact: Some(manifest.artifact_ref(&run.output)),
+        metrics: progress.metrics().to_vec(),
+        counts: BTreeMap::new(),
+        bias: BTreeMap::new(),
+        agreement: BTreeMap::new(),
+        evaluation: report.summary.iter().map(|(k, v)| (k.clone(), decimal(*v))).collect(),
+        cost: None,
+        seconds,
+    })
+}
+
+/// The path of an input that the spec requires.
+pub(crate) fn input_path(run: &RunDocument, role: &str) -> Result<PathBuf> {
+    run.input(role)
+        .map(|i| PathBuf::from(&i.path))
+        .ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
+}
+
+/// A decoder with a scalar head in place of its language-model head.
+pub struct RewardModel {
+    decoder: Decoder,
+    head: ScalarHead,
+    config: Map<String, Value>,
+}
+
+impl RewardModel {
+    /// The base model with a head drawn from the seed.
+    fn from_base(folder: &Path, spec: &RewardModelSpec) -> Result<Self> {
+        let opened = ModelFolder::open(folder)?;
+        let decoder = opened.decoder(spec.training.precision)?;
+        tch::manual_seed(spec.training.seed);
+        let width = decoder.config.hidden_size;
+        // Standard deviation 1 / sqrt(hidden + 1), as Stiennon et al. (2020) initialise theirs.
+        let weight = Tensor::randn([1, width], (Kind::Float, Device::Cpu)) / ((width + 1) as f64).sqrt();
+        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead { weight } })
+    }
+
+    /// A saved reward model.
+    pub fn load(folder: &Path, precision: plumbline_crds::training::Precision) -> Result<Self> {
+        let opened = ModelFolder::open(folder)?;
+        let decoder = opened.decoder(precision)?;
+        let weight = opened.tensor(HEAD, &[1, decoder.config.hidden_size], Kind::Float)?;
+        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead { weight } })
+    }
+
+    fn make_trainable(&mut self, spec: &RewardModelSpec) -> BTreeMap<String, Tensor> {
+        let mut params = make_trainable(&mut self.decoder, &spec.training);
+        // A language-model head takes no part in a score.
+        self.decoder.lm_head = None;
+        params.remove("lm_head.weight");
+        self.head.weight = self.head.weight.detach().set_requires_grad(true);
+        params.insert(HEAD.into(), self.head.weight.shallow_clone());
+        params
+    }
+
+    /// One score a sequence, `[sequences]`.
+    fn forward<S: AsRef<[i64]>>(&self, sequences: &[S], adapters: Adapters) -> Tensor {
+        let batch = Packed::new(sequences);
+        let hidden = self.decoder.forward(&batch, &mut Context::Whole, adapters);
+        self.head.forward(&hidden.index_select(0, &batch.last_rows()))
+    }
+
+    /// One score a sequence, without gradients, in bounded memory.
+    pub fn score<S: AsRef<[i64]>>(&self, sequences: &[S]) -> Vec<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let mut scores = Vec::with_capacity(sequences.len());
+        let mut start = 0;
+        while start < sequences.len() {
+            let (mut end, mut tokens) = (start, 0);
+            while end < sequences.len() && (end == start || tokens + sequences[end].as_ref().len() <= SCORING_TOKENS) {
+                tokens += sequences[end].as_ref().len();
+                end += 1;
+            }
+            let found = self.forward(&sequences[start..end], Adapters::On);
+            scores.extend((0..found.size()[0]).map(|i| found.double_value(&[i])));
+            start = end;
+        }
+        scores
+    }
+
+    /// Writes a folder that `AutoModelForSequenceClassification` loads.
+    fn save(&self, base: &Path, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
+        let mut weights = lora::merged_weights(&self.decoder);
+        weights.insert(HEAD.into(), self.head.weight.detach());
+        write_safetensors(&folder.join("model.safetensors"), &weights)?;
+        let mut config = self.config.clone();
+        config.insert("architectures".into(), json!(["LlamaForSequenceClassification"]));
+        config.insert("num_labels".into(), json!(1));
+        config.insert("id2label".into(), json!({"0": "LABEL_0"}));
+        config.insert("label2id".into(), json!({"LABEL_0": 0}));
+        config.insert("torch_dtype".into(), json!("float32"));
+        // The classifier of transformers finds a sequence's last token by the padding token.
+        if config.get("pad_token_id").is_none_or(Value::is_null) {
+            let eos = config.get("eos_token_id").cloned().unwrap_or(json!(0));
+            config.insert("pad_token_id".into(), if eos.is_array() { eos[0].clone() } else { eos });
+        }
+        write_json(&folder.join("config.json"), &Value::Object(config))?;
+        copy_tokenizer(base, folder)
+    }
+}
+
+/// Writes pretty JSON.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(e.to_string()))?;
+    fs::write(path, text).map_err(|e| Error::store(path, &e))
+}
+
+/// The pairs of a dataset's folder, or of a JSONL file split here by prompt.
+pub(crate) fn read_pairs(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
+    if path.is_dir() {
+        return Ok((preference::read_split(path, Split::Train)?, preference::read_split(path, Split::Validation)?));
+    }
+    let all = preference::read_file(path)?;
+    Ok(all.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
+}
+
+/// A pair, tokenised.
+struct Pair {
+    chosen: Vec<i64>,
+    rejected: Vec<i64>,
+    /// Probability that chosen is better.
+    preference: f64,
+    margin: f64,
+}
+
+struct PairData {
+    train: Vec<Pair>,
+    validation: Vec<Pair>,
+    /// Pairs of a prompt.
+    groups: Vec<Vec<usize>>,
+    too_long: usize,
+}
+
+impl PairData {
+    fn load(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer) -> Result<Self> {
+        let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
+        let path = input_path(run, role)?;
+        let (train, validation) = read_pairs(&path)?;
+        let mut too_long = 0;
+        let mut pairs = |records: &[Preference]| -> Result<Vec<(String, Pair)>> {
+            let mut kept = Vec::new();
+            for record in records {
+                let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
+                let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
+                let most = spec.training.max_length as usize;
+                if chosen.len().max(rejected.len()) > most || chosen.is_empty() || rejected.is_empty() {
+                    too_long += 1;
+                    continue;
+                }
+                kept.push((record.prompt_id.clone(), Pair::new(&chosen, &rejected, record, spec)));
+            }
+            Ok(kept)
+        };
+        let (train, validation) = (pairs(&train)?, pairs(&validation)?);
+        if train.is_empty() {
+            return Err(Error::Data(format!(
+                "{}: no pair to learn from ({too_long} longer than spec.training.maxLength of {})",
+                path.display(),
+                spec.training.max_length
+            )));
+        }
+        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (i, (prompt, _)) in train.iter().enumerate() {
+            by_prompt.entry(prompt).or_default().push(i);
+        }
+        let groups = by_prompt.into_values().collect();
+        let strip = |pairs: Vec<(String, Pair)>| pairs.into_iter().map(|(_, pair)| pair).collect();
+        Ok(Self { train: strip(train), validation: strip(validation), groups, too_long })
+    }
+}
+
+impl Pair {
+    fn new(chosen: &Sequence, rejected: &Sequence, record: &Preference, spec: &RewardModelSpec) -> Self {
+        let preference = match spec.loss.labels {
+            LabelKind::Soft => record.p,
+            LabelKind::Hard => hard(record.p),
+        };
+        let margin = record.margin.unwrap_or(0.0) * spec.loss.margin_weight;
+        Self { chosen: chosen.tokens(), rejected: rejected.tokens(), preference, margin }
+    }
+}
+
+/// The hard label of a probability; a tie stays one half.
+pub(crate) fn hard(p: f64) -> f64 {
+    if p > 0.5 {
+        1.0
+    } else if p < 0.5 {
+        0.0
+    } else {
+        0.5
+    }
+}
+
+struct PairTask<'a> {
+    model: &'a RewardModel,
+    pairs: &'a [Pair],
+    spec: &'a RewardModelSpec,
+}
+
+impl Task for PairTask<'_> {
+    fn weight(&self, _item: usize) -> f64 {
+        1.0
+    }
+
+    fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
+        // A response that takes part in several of these pairs is read once.
+        let mut unique: Vec<&[i64]> = Vec::new();
+        let mut numbers: HashMap<&[i64], i64> = HashMap::new();
+        let mut rows = |side: fn(&Pair) -> &Vec<i64>| -> Vec<i64> {
+            items
+                .iter()
+                .map(|&i| {
+                    let tokens: &[i64] = side(&self.pairs[i]);
+                    *numbers.entry(tokens).or_insert_with(|| {
+                        unique.push(tokens);
+                        unique.len() as i64 - 1
+                    })
+                })
+                .collect()
+        };
+        let (chosen, rejected) = (rows(|p| &p.chosen), rows(|p| &p.rejected));
+        let scores = self.model.forward(&unique, Adapters::Training);
+        let pick = |rows: &[i64]| scores.index_select(0, &Tensor::from_slice(rows));
+        let (chosen, rejected) = (pick(&chosen), pick(&rejected));
+        let column = |value: fn(&Pair) -> f64| {
+            Tensor::from_slice(&items.iter().map(|&i| value(&self.pairs[i]) as f32).collect::<Vec<_>>())
+        };
+        let (preference, margin) = (column(|p| p.preference), column(|p| p.margin));
+        let mut loss = bradley_terry(&chosen, &rejected, &preference, Some(&margin)).sum(Kind::Float);
+        if self.spec.loss.centering_coefficient > 0.0 {
+            loss += centering(&chosen, &rejected).sum(Kind::Float) * self.spec.loss.centering_coefficient;
+        }
+
+        let count = items.len() as f64;
+        let sum = |t: &Tensor| t.sum(Kind::Double).double_value(&[]);
+        let mut means = Means::default();
+        let difference = (&chosen - &rejected).detach();
+        let signs = (&preference - 0.5).sign();
+        let decided = sum(&signs.abs());
+        means.add("accuracy", sum(&(difference.sign() * &signs).gt(0.0)), decided);
+        means.add("margin", sum(&(difference * &signs)), count);
+        means.add("mean_reward", sum(&scores.detach()), scores.size()[0] as f64);
+        means.add("num_tokens", unique.iter().map(|s| s.len() as f64).sum(), 1.0);
+        Ok((loss, means))
+    }
+}
+
+struct Evaluated {
+    held_out: Calibration,
+    length_correlation: f64,
+    /// Accuracy of the sign of a reward on labelled texts, and how many there are.
+    reference: Option<(f64, usize)>,
+}
+
+fn evaluate(
+    model: &RewardModel,
+    data: &PairData,
+    run: &RunDocument,
+    spec: &RewardModelSpec,
+    tokenizer: &Tokenizer,
+) -> Result<Evaluated> {
+    let pairs = if data.validation.is_empty() { &data.train } else { &data.validation };
+    let chosen = model.score(&pairs.iter().map(|p| &p.chosen).collect::<Vec<_>>());
+    let rejected = model.score(&pairs.iter().map(|p| &p.rejected).collect::<Vec<_>>());
+    let points: Vec<(f64, f64)> =
+        pairs.iter().zip(chosen.iter().zip(&rejected)).map(|(p, (c, r))| (c - r, p.preference)).collect();
+    let held_out = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
+    let lengths: Vec<f64> = pairs.iter().map(|p| p.chosen.len() as f64 - p.rejected.len() as f64).collect();
+    let differences: Vec<f64> = points.iter().map(|(d, _)| *d).collect();
+    let reference = match spec.reference_labels {
+        None => None,
+        Some(_) => Some(reference_accuracy(model, &input_path(run, "referenceLabels")?, tokenizer)?),
+    };
+    Ok(Evaluated { held_out, length_correlation: correlation(&lengths, &differences), reference })
+}
+
+/// How often a good text has a reward above the median of all and a bad one below: a reward has no zero of its own.
+fn reference_accuracy(model: &RewardModel, path: &Path, tokenizer: &Tokenizer) -> Result<(f64, usize)> {
+    let labelled: Vec<(Vec<i64>, f64)> = texts::read(path)?
+        .into_iter()
+        .filter_map(|t| t.label.map(|label| (t.text, label)))
+        .map(|(text, label)| Ok((tokenizer.encode(&text)?, label)))
+        .collect::<Result<_>>()?;
+    if labelled.is_empty() {
+        return Err(Error::Data(format!("{}: expected lines with `text` and `label`, found none", path.display())));
+    }
+    let scores = model.score(&labelled.iter().map(|(tokens, _)| tokens).collect::<Vec<_>>());
+    let mut sorted = scores.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    let right = scores.iter().zip(&labelled).filter(|(s, (_, label))| (**s > median) == (*label > 0.5)).count();
+    Ok((right as f64 / labelled.len() as f64, labelled.len()))
+}
+
+/// Pearson's correlation; 0 when one side does not vary.
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let n = a.len() as f64;
+    let (ma, mb) = (a.iter().sum::<f64>() / n, b.iter().sum::<f64>() / n);
+    let cov: f64 = a.iter().zip(b).map(|(x, y)| (x - ma) * (y - mb)).sum();
+    let (va, vb): (f64, f64) =
+        (a.iter().map(|x| (x - ma).powi(2)).sum(), b.iter().map(|y| (y - mb).powi(2)).sum());
+    if va == 0.0 || vb == 0.0 { 0.0 } else { cov / (va * vb).sqrt() }
+}
+
+fn check_gates(spec: &RewardModelSpec, found: &Evaluated) -> Result<()> {
+    let c = &found.held_out;
+    if let Some(least) = spec.gates.min_accuracy.filter(|&least| c.accuracy < least) {
+        return Err(Error::Gate(format!(
+            "spec.gates.minAccuracy asks for {least}, the held-out accuracy is {:.3} on {} pairs",
+            c.accuracy, c.pairs
+        )));
+    }
+    if let Some(most) = spec.gates.max_calibration_error.filter(|&most| c.ece > most) {
+        return Err(Error::Gate(format!(
+            "spec.gates.maxCalibrationError asks for at most {most}, the calibration error is {:.3} on {} pairs",
+            c.ece, c.pairs
+        )));
+    }
+    Ok(())
+}
+
+fn report(
+    run: &RunDocument,
+    spec: &RewardModelSpec,
+    data: &PairData,
+    found: &Evaluated,
+    metrics: &MetricsWriter,
+    seconds: &BTreeMap<String, f64>,
+) -> Result<Report> {
+    let name = &run.resource.metadata.name;
+    let mut report = Report::new(ResourceKind::RewardModel, name, format!("Reward model {name}"));
+    report.card.base_model = Some(spec.base_model.uri.clone());
+    report.fact("Base model", &spec.base_model.uri);
+    report.fact("Preference data", spec.dataset_ref.as_ref().map_or("a file", |r| &r.name));
+    report.fact("Loss", "Bradley-Terry on the judge's probabilities; a scalar head on the last token of a response");
+    let c = &found.held_out;
+    report.number("accuracy", c.accuracy);
+    report.number("logLoss", c.log_loss);
+    report.number("calibrationError", c.ece);
+    report.number("pairs", c.pairs as f64);
+    report.number("lengthCorrelation", found.length_correlation);
+    let split = if data.validation.is_empty() { "training pairs (the dataset has no validation split)" } else { "held-out pairs" };
+    let mut rows = vec![
+        Number::new("Accuracy against the judge", c.accuracy).percent().reference(0.5).note(format!("{} {split}", c.pairs)),
+        Number::new("Log-loss", c.log_loss).reference(std::f64::consts::LN_2).note("nats a pair; ln 2 says nothing"),
+        Number::new("Calibration error", c.ece).note("expected, 10 bins of equal mass"),
+        Number::new("Correlation with length", found.length_correlation)
+            .reference(0.0)
+            .note("of score differences with differences in tokens"),
+    ];
+    if let Some((accuracy, texts)) = found.reference {
+        report.number("referenceAccuracy", accuracy);
+        rows.push(
+            Number::new("Accuracy on reference labels", accuracy)
+                .percent()
+                .reference(0.5)
+                .note(format!("{texts} labelled texts, split at the median score")),
+        );
+    }
+    report.sections.push(Section::Numbers { title: "Held-out results".into(), rows });
+    if data.too_long > 0 {
+        report.sections.push(Section::Notice {
+            title: "Pairs left out".into(),
+            text: format!("{} pairs are longer than {} tokens and were left out.", data.too_long, spec.training.max_length),
+        });
+    }
+    let history = metrics.history()?;
+    report.sections.extend(Section::curves("Loss", "nats a pair", &history, &["loss"]));
+    report.sections.extend(Section::curves("Accuracy", "share of pairs", &history, &["accuracy"]));
+    report.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
+    for (part, value) in seconds {
+        report.number(format!("seconds.{part}"), *value);
+    }
+    if let Some(input) = run.input("datasetRef") {
+        report.upstream.extend(Report::read(Path::new(&input.path))?);
+    }
+    Ok(report)
+}

@@ -1,0 +1,242 @@
+//! `serve`: a model behind an OpenAI-compatible API, for judges that run beside a stage and for trying a model out.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use plumbline_crds::training::Precision;
+use tokio::net::TcpListener;
+
+use super::stop;
+use crate::generate::engine::{Engine, Limits};
+use crate::load::tokenizer::Tokenizer;
+use crate::load::hugging_face::ModelFolder;
+use crate::serve::model::{Loaded, Shape};
+use crate::serve::parent::Parent;
+use crate::serve::server::{self, Options};
+use crate::{Error, Result};
+
+/// How long requests may take to end after SIGTERM. Kubernetes kills after 30 s by default.
+const DRAIN: Duration = Duration::from_secs(25);
+/// How often the flag that a signal sets is read.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Arguments of `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Folder of the model (config.json, safetensors, tokenizer.json).
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// File that gets the port when the server is ready; an older one is removed first.
+    #[arg(long, value_name = "FILE")]
+    pub port_file: Option<PathBuf>,
+    /// Name of the model in requests. Default: the folder's name.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Number format of weights and activations.
+    #[arg(long, default_value = "float32", value_parser = precision())]
+    pub precision: Precision,
+    /// CPU threads. Default: the CPUs that the process may use.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Sequences that are computed together.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub max_active: u16,
+    /// Sequences that may wait; more are refused with 503.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub max_waiting: u16,
+    /// Longest prompt with its response, in tokens. Default: what the model was made for.
+    #[arg(long, value_name = "N")]
+    pub max_context: Option<usize>,
+    /// End when this process is gone.
+    #[arg(long, value_name = "PID")]
+    pub parent_pid: Option<u32>,
+}
+
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(["float32", "bfloat16"])
+        .map(|name| if name == "float32" { Precision::Float32 } else { Precision::BFloat16 })
+}
+
+/// Serves until SIGTERM, SIGINT, or the end of the parent.
+pub fn run(args: &ServeArgs) -> Result<()> {
+    if let Some(file) = &args.port_file {
+        remove_stale(file)?;
+    }
+    let parent = match args.parent_pid {
+        None => None,
+        Some(pid) => Some(Parent::find(pid).ok_or_else(|| {
+            Error::Config(format!("--parent-pid {pid}: there is no such process, so there is nobody to serve"))
+        })?),
+    };
+    let shape = shape(&args.model, args.max_context)?;
+    let name = args.name.clone().unwrap_or_else(|| folder_name(&args.model));
+    tch::set_num_threads(threads(args.threads));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Failed(format!("cannot start the server's threads: {e}")))?;
+    let result = runtime.block_on(async {
+        let listener = TcpListener::bind((args.host.as_str(), args.port)).await.map_err(|e| {
+            Error::Config(format!("cannot listen on {}:{}: {e}; choose another --host or --port", args.host, args.port))
+        })?;
+        let capacity = usize::from(args.max_active) + usize::from(args.max_waiting);
+        let options = Options { name: name.clone(), capacity, drain: DRAIN };
+        let load = {
+            let args = args.clone();
+            move || load(&args, shape)
+        };
+        let on_ready = |address| ready(args.port_file.as_deref(), &name, address);
+        server::serve(listener, options, load, on_ready, asked_to_stop(parent)).await
+    });
+    // Connections that outlived the drain end here.
+    runtime.shutdown_background();
+    result
+}
+
+fn load(args: &ServeArgs, shape: Shape) -> Result<Loaded<Engine>> {
+    let started = std::time::Instant::now();
+    let text = Tokenizer::load(&args.model)?;
+    let model = ModelFolder::open(&args.model)?.decoder(args.precision)?;
+    let limits = Limits { max_active: args.max_active.into(), max_context: shape.context, batch_tokens: 4096, ..Limits::default() };
+    let sampler = Engine::new(model, text.eos_ids().to_vec(), limits);
+    tracing::info!("loaded {} in {:.1} s", args.model.display(), started.elapsed().as_secs_f64());
+    Ok(Loaded { sampler, text: Arc::new(text), shape })
+}
+
+fn ready(port_file: Option<&Path>, name: &str, address: SocketAddr) -> Result<()> {
+    tracing::info!("serves `{name}` on http://{address}/v1");
+    match port_file {
+        None => Ok(()),
+        Some(file) => write_atomically(file, &format!("{}\n", address.port())),
+    }
+}
+
+async fn asked_to_stop(parent: Option<Parent>) {
+    let signal = async {
+        while !stop::requested() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let gone = async {
+        match parent {
+            None => std::future::pending().await,
+            Some(parent) => parent.gone().await,
+        }
+    };
+    tokio::select! {
+        () = signal => tracing::info!("asked to stop"),
+        () = gone => tracing::info!("the process that this server was started for is gone"),
+    }
+}
+
+fn threads(asked: Option<u16>) -> i32 {
+    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as i32), i32::from)
+}
+
+fn folder_name(folder: &Path) -> String {
+    let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    name.unwrap_or_else(|| "model".to_owned())
+}
+
+/// The limits that config.json states.
+fn shape(folder: &Path, max_context: Option<usize>) -> Result<Shape> {
+    let path = folder.join("config.json");
+    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|e| wrong(format!("{e}; --model must be a Hugging Face folder")))?;
+    let config: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    let number = |names: &[&str]| names.iter().find_map(|name| config[*name].as_u64()).map(|n| n as usize);
+    let vocabulary = number(&["vocab_size"]).ok_or_else(|| wrong("no `vocab_size`".to_owned()))?;
+    let trained = number(&["max_position_embeddings", "n_positions"])
+        .ok_or_else(|| wrong("no `max_position_embeddings`".to_owned()))?;
+    match max_context {
+        Some(asked) if !(2..=trained).contains(&asked) => {
+            Err(Error::Config(format!("--max-context must be from 2 to {trained}, the model's own, found {asked}")))
+        }
+        asked => Ok(Shape { context: asked.unwrap_or(trained), vocabulary }),
+    }
+}
+
+fn remove_stale(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::store(file, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// A reader sees the whole file or none.
+fn write_atomically(file: &Path, content: &str) -> Result<()> {
+    let aside = file.with_added_extension("tmp");
+    fs::write(&aside, content).map_err(|e| Error::store(&aside, &e))?;
+    fs::rename(&aside, file).map_err(|e| Error::store(file, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn folder(config: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        folder
+    }
+
+    #[test]
+    fn only_the_model_must_be_given() {
+        let args = Command::try_parse_from(["serve", "--model", "m"]).ok().unwrap().serve;
+        assert_eq!((args.host.as_str(), args.port, args.precision), ("127.0.0.1", 0, Precision::Float32));
+        let args = Command::try_parse_from(["serve", "--model", "m", "--precision", "bfloat16"]).ok().unwrap().serve;
+        assert_eq!(args.precision, Precision::BFloat16);
+        for bad in [["--precision", "int4"], ["--threads", "0"], ["--max-active", "0"], ["--port", "70000"]] {
+            assert!(Command::try_parse_from(["serve", "--model", "m"].into_iter().chain(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_context_is_the_models_own_or_less() {
+        let llama = folder(r#"{"vocab_size": 100, "max_position_embeddings": 50}"#);
+        assert_eq!(shape(llama.path(), None).unwrap(), Shape { context: 50, vocabulary: 100 });
+        assert_eq!(shape(llama.path(), Some(20)).unwrap().context, 20);
+        assert!(matches!(shape(llama.path(), Some(51)), Err(Error::Config(_))));
+        let gpt2 = folder(r#"{"vocab_size": 100, "n_positions": 50}"#);
+        assert_eq!(shape(gpt2.path(), None).unwrap().context, 50);
+    }
+
+    #[test]
+    fn a_folder_without_a_config_is_bad_data_and_is_named() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = shape(empty.path(), None).unwrap_err();
+        assert!(matches!(error, Error::Data(_)));
+        assert!(error.to_string().contains("config.json"), "{error}");
+        assert!(matches!(shape(folder("{}").path(), None), Err(Error::Data(_))));
+    }
+
+    #[test]
+    fn a_port_file_of_an_earlier_server_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("port");
+        remove_stale(&file).unwrap();
+        write_atomically(&file, "1\n").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "1\n");
+        remove_stale(&file).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left aside");
+    }
+}

@@ -1,0 +1,179 @@
+//! DPO (Rafailov et al., 2023): pairs and a frozen reference -> a policy. The reference's log-probabilities are computed
+//! once; a response that takes part in several pairs of a micro-batch is read once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use tch::{Kind, Tensor};
+
+use plumbline_crds::policy_tuning::{Dpo, DpoLabels, PolicyTuningSpec};
+use plumbline_crds::run::RunDocument;
+
+use crate::data::preference::Preference;
+use crate::data::tokens::{self, Sequence};
+use crate::load::tokenizer::Tokenizer;
+use crate::loss::dpo::{DpoSettings, dpo};
+use crate::model::linear::Adapters;
+use crate::stage::evaluate::Side;
+use crate::stage::reward::{hard, input_path, read_pairs};
+use crate::stage::stop;
+use crate::stage::tune::{Policy, Trained};
+use crate::train::means::Means;
+use crate::train::responses::{ResponseBatch, response_logprobs};
+use crate::train::supervised::{self, Outlets, Task};
+use crate::{Error, Result};
+
+/// Trains the policy on pairs.
+pub(super) fn train(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    tokenizer: &Tokenizer,
+    policy: &Policy,
+    outlets: &mut Outlets,
+) -> Result<Trained> {
+    let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
+    let path = input_path(run, role)?;
+    let settings = spec.dpo.clone().unwrap_or_default();
+    let (records, _) = read_pairs(&path)?;
+    let data = PairData::new(&records, tokenizer, spec, &settings)?;
+    if data.pairs.is_empty() {
+        return Err(Error::Data(format!("{}: no pair to learn from", path.display())));
+    }
+    let reference = reference_logprobs(outlets, &data.sequences, policy.before())?;
+    let task = PairTask {
+        policy,
+        data: &data,
+        reference: &reference,
+        settings: DpoSettings { loss: settings.loss, beta: settings.beta, label_smoothing: settings.label_smoothing },
+    };
+    supervised::train(&task, &data.groups, &policy.params, &spec.training, outlets)?;
+    Ok(Trained { prompts: records.into_iter().map(|r| r.prompt_id).collect(), stopped_by_guard: None })
+}
+
+/// A pair, by the numbers of its sequences.
+struct Pair {
+    chosen: usize,
+    rejected: usize,
+    /// Probability that chosen is better.
+    preference: f64,
+}
+
+struct PairData {
+    /// Every distinct prompt and response.
+    sequences: Vec<Sequence>,
+    pairs: Vec<Pair>,
+    /// Pairs of a prompt.
+    groups: Vec<Vec<usize>>,
+}
+
+impl PairData {
+    fn new(records: &[Preference], tokenizer: &Tokenizer, spec: &PolicyTuningSpec, settings: &Dpo) -> Result<Self> {
+        let longest = spec.training.max_length as usize;
+        let mut data = Self { sequences: Vec::new(), pairs: Vec::new(), groups: Vec::new() };
+        let mut numbers: HashMap<Vec<i64>, usize> = HashMap::new();
+        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for record in records {
+            let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
+            let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
+            let usable = |s: &Sequence| !s.prompt.is_empty() && !s.response.is_empty() && s.len() <= longest;
+            if !usable(&chosen) || !usable(&rejected) {
+                tracing::warn!(prompt = record.prompt_id, "a pair is empty or longer than maxLength and is left out");
+                continue;
+            }
+            let mut number = |sequence: Sequence| {
+                *numbers.entry(sequence.tokens()).or_insert_with(|| {
+                    data.sequences.push(sequence);
+                    data.sequences.len() - 1
+                })
+            };
+            let (chosen, rejected) = (number(chosen), number(rejected));
+            let preference = match settings.labels {
+                DpoLabels::Hard => hard(record.p),
+                DpoLabels::Soft => record.p,
+            };
+            by_prompt.entry(&record.prompt_id).or_default().push(data.pairs.len());
+            data.pairs.push(Pair { chosen, rejected, preference });
+        }
+        data.groups = by_prompt.into_values().collect();
+        Ok(data)
+    }
+}
+
+/// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder.
+fn reference_logprobs(outlets: &mut Outlets, sequences: &[Sequence], reference: Side) -> Result<Vec<f64>> {
+    let path = outlets.work.join("reference-logprobs.json");
+    if let Some(kept) = read_kept(&path)?.filter(|kept| kept.len() == sequences.len()) {
+        return Ok(kept);
+    }
+    outlets.progress.stage("Reference", sequences.len() as i64);
+    let mut sums = Vec::with_capacity(sequences.len());
+    for part in sequences.chunks(32) {
+        let part: Vec<&Sequence> = part.iter().collect();
+        let logprobs = response_logprobs(reference.model, reference.adapters, &part, 1.0);
+        sums.extend(logprobs.iter().map(|l| l.iter().sum::<f64>()));
+        outlets.progress.advance(sums.len() as i64);
+        if stop::requested() {
+            return Err(Error::Interrupted);
+        }
+    }
+    let aside = path.with_extension("writing");
+    let text = serde_json::to_vec(&sums).map_err(|e| Error::Failed(e.to_string()))?;
+    fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::store(&path, &e))?;
+    Ok(sums)
+}
+
+fn read_kept(path: &Path) -> Result<Option<Vec<f64>>> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::store(path, &e)),
+    }
+}
+
+struct PairTask<'a> {
+    policy: &'a Policy,
+    data: &'a PairData,
+    reference: &'a [f64],
+    settings: DpoSettings,
+}
+
+impl Task for PairTask<'_> {
+    fn weight(&self, _item: usize) -> f64 {
+        1.0
+    }
+
+    fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
+        let pairs: Vec<&Pair> = items.iter().map(|&i| &self.data.pairs[i]).collect();
+        let mut unique: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
+        unique.sort_unstable();
+        unique.dedup();
+        let sequences: Vec<&Sequence> = unique.iter().map(|&i| &self.data.sequences[i]).collect();
+        let batch = ResponseBatch::new(&sequences);
+        let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
+        let logps = batch.sum_by_sequence(&found.logprobs);
+        let reference: Vec<f32> = unique.iter().map(|&i| self.reference[i] as f32).collect();
+        let ratios = &logps - Tensor::from_slice(&reference);
+        let rows = |side: fn(&Pair) -> usize| -> Tensor {
+            let rows: Vec<i64> =
+                pairs.iter().map(|p| unique.binary_search(&side(p)).unwrap_or_default() as i64).collect();
+            Tensor::from_slice(&rows)
+        };
+        let (chosen_rows, rejected_rows) = (rows(|p| p.chosen), rows(|p| p.rejected));
+        let (chosen, rejected) = (ratios.index_select(0, &chosen_rows), ratios.index_select(0, &rejected_rows));
+        let preference: Vec<f32> = pairs.iter().map(|p| p.preference as f32).collect();
+        let loss = dpo(&chosen, &rejected, &Tensor::from_slice(&preference), self.settings).sum(Kind::Float);
+
+        let count = pairs.len() as f64;
+        let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
+        let (beta, mut means) = (self.settings.beta, Means::default());
+        means.add("rewards/chosen", beta * sum(&chosen), count);
+        means.add("rewards/rejected", beta * sum(&rejected), count);
+        means.add("rewards/margins", beta * sum(&(&chosen - &rejected)), count);
+        means.add("rewards/accuracies", sum(&(&chosen - &rejected).gt(0.0)), count);
+        means.add("logps/chosen", sum(&logps.index_select(0, &chosen_rows)), count);
+        means.add("logps/rejected", sum(&logps.index_select(0, &rejected_rows)), count);
+        means.add("entropy", sum(&found.entropy), found.entropy.size()[0] as f64);
+        Ok((loss, means))
+    }
+}

@@ -1,0 +1,260 @@
+//! `tune`: the SFT model and a reward model or preference data -> a tuned model, then the evidence that it is better.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+use plumbline_crds::artifact;
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
+use plumbline_crds::run::{RunDocument, StageResult};
+use plumbline_crds::training::AdapterSave;
+use plumbline_crds::{Kind as ResourceKind, Spec};
+
+use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::tokenizer::Tokenizer;
+use crate::model::decoder::Decoder;
+use crate::model::heads::ScalarHead;
+use crate::model::linear::Adapters;
+use crate::model::lora;
+use crate::model::trainable::make_trainable;
+use crate::report::{MetricsWriter, Progress, Report, Section, decimal};
+use crate::stage::evaluate::{self, Side};
+use crate::stage::reward::{RewardModel, input_path, write_json};
+use crate::train::clock::Clock;
+use crate::train::supervised::{Outlets, resume_step};
+use crate::{Error, Result};
+
+mod dpo;
+mod ppo;
+mod rollout;
+mod sft;
+
+pub(crate) use ppo::key_of;
+
+/// Runs the stage.
+pub fn run(run: &RunDocument) -> Result<StageResult> {
+    let Spec::PolicyTuning(spec) = &run.resource.spec else {
+        return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
+    };
+    let work = Path::new(&run.work);
+    let mut clock = Clock::open(work)?;
+    clock.start("tune")?;
+    let folder = input_path(run, "policyModel")?;
+    let tokenizer = Tokenizer::load(&folder)?;
+    let mut policy = Policy::load(&folder, spec)?;
+    let reward = match spec.reward_model_ref {
+        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision)?),
+        None => None,
+    };
+
+    let mut metrics = MetricsWriter::open(work, resume_step(work, &spec.training)?)?;
+    let mut progress = Progress::new(work)?;
+    let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock };
+    let trained = match spec.method {
+        Method::Sft => sft::train(run, spec, &tokenizer, &policy, &mut outlets)?,
+        Method::Dpo => dpo::train(run, spec, &tokenizer, &policy, &mut outlets)?,
+        Method::Ppo => {
+            let reward = reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
+            ppo::train(run, spec, &tokenizer, &mut policy, reward, &mut outlets)?
+        }
+        other => return Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT"))),
+    };
+
+    clock.start("evaluate")?;
+    let evaluation = match &spec.evaluation {
+        None => None,
+        Some(wanted) => {
+            let sides = (policy.before(), Side { model: &policy.decoder, adapters: Adapters::On });
+            Some(evaluate::evaluate(run, wanted, &tokenizer, sides, reward.as_ref(), &trained.prompts, &mut progress)?)
+        }
+    };
+    progress.stage("Saving", 1);
+    let staging = work.join("staging");
+    policy.save(run, spec, &folder, &staging)?;
+    if let Some(evaluation) = &evaluation {
+        evaluation.write_samples(&staging)?;
+    }
+    metrics.copy_into(&staging)?;
+    let seconds = clock.seconds()?;
+    let report = report(run, spec, &trained, evaluation.as_ref(), &metrics, &seconds)?;
+    report.write(&staging)?;
+    let manifest = artifact::publish(
+        &staging,
+        Path::new(&run.output),
+        &run.resource.kind.to_string(),
+        &run.resource.metadata.name,
+        run.lineage(),
+        jiff::Timestamp::now().to_string(),
+    )?;
+    progress.finish();
+    let numbers = evaluation.as_ref().map(evaluate::Evaluation::numbers).unwrap_or_default();
+    Ok(StageResult {
+        reason: Reason::Completed,
+        message: evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), evaluate::Evaluation::headline),
+        artifact: Some(manifest.artifact_ref(&run.output)),
+        metrics: progress.metrics().to_vec(),
+        counts: BTreeMap::new(),
+        bias: BTreeMap::new(),
+        agreement: BTreeMap::new(),
+        evaluation: numbers.into_iter().map(|(k, v)| (status_name(&k), decimal(v))).collect(),
+        cost: evaluation.and_then(|e| e.cost),
+        seconds,
+    })
+}
+
+/// `win_rate` -> `winRate`: names in a status are camelCase.
+fn status_name(name: &str) -> String {
+    let mut out = String::new();
+    let mut upper = false;
+    for c in name.chars() {
+        if matches!(c, '_' | '.') {
+            upper = true;
+        } else {
+            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
+            upper = false;
+        }
+    }
+    out
+}
+
+/// What training leaves for the report.
+#[derive(Default)]
+pub(crate) struct Trained {
+    /// Ids of the prompts that were learnt from: evaluation prompts must not be among them.
+    pub prompts: Vec<String>,
+    /// Why training stopped before its end, if a guard stopped it.
+    pub stopped_by_guard: Option<String>,
+}
+
+/// The model that is tuned, and the model it was made from.
+pub(crate) struct Policy {
+    pub decoder: Decoder,
+    /// What is trained, by name.
+    pub params: BTreeMap<String, Tensor>,
+    /// The model as it was, when it is not this one without adapters.
+    original: Option<Decoder>,
+    /// Predicts returns (methods with a critic).
+    pub value_head: Option<ScalarHead>,
+}
+
+impl Policy {
+    fn load(folder: &Path, spec: &PolicyTuningSpec) -> Result<Self> {
+        let opened = ModelFolder::open(folder)?;
+        let mut decoder = opened.decoder(spec.training.precision)?;
+        // Low-rank adapters leave the original weights as they are: switched off, they are the reference.
+        let original = match spec.training.adapter {
+            Some(_) => None,
+            None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
+            None => Some(opened.decoder(spec.training.precision)?),
+        };
+        let params = make_trainable(&mut decoder, &spec.training);
+        Ok(Self { decoder, params, original, value_head: None })
+    }
+
+    /// The model as it was.
+    pub fn before(&self) -> Side<'_> {
+        match &self.original {
+            Some(model) => Side { model, adapters: Adapters::Off },
+            None => Side { model: &self.decoder, adapters: Adapters::Off },
+        }
+    }
+
+    /// Gives the policy a value head that predicts 0 at first.
+    fn add_value_head(&mut self) {
+        let weight = Tensor::zeros([1, self.decoder.config.hidden_size], (Kind::Float, Device::Cpu));
+        let weight = weight.set_requires_grad(true);
+        self.params.insert("value_head.weight".into(), weight.shallow_clone());
+        self.value_head = Some(ScalarHead { weight });
+    }
+
+    /// Writes a folder that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, the value head beside it.
+    fn save(&self, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
+        match &spec.training.adapter {
+            Some(adapter) if adapter.save == AdapterSave::Adapter => {
+                let named: BTreeMap<String, Tensor> =
+                    lora::parameters(&self.decoder).into_iter().map(|(k, t)| (k, t.detach())).collect();
+                write_safetensors(&folder.join("adapter_model.safetensors"), &named)?;
+                let name = run.input("policyModel").map_or("", |i| i.name.as_str());
+                let config = lora::peft_config(adapter, self.decoder.layers.len(), name, "CAUSAL_LM");
+                write_json(&folder.join("adapter_config.json"), &config)?;
+            }
+            _ => {
+                write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(&self.decoder))?;
+                let mut config = self.decoder.config.raw.clone();
+                config.insert("torch_dtype".into(), json!("float32"));
+                write_json(&folder.join("config.json"), &config.into())?;
+            }
+        }
+        if let Some(head) = &self.value_head {
+            let named = [("value_head.weight".to_owned(), head.weight.detach())].into();
+            write_safetensors(&folder.join("value_head.safetensors"), &named)?;
+        }
+        copy_tokenizer(base, folder)
+    }
+}
+
+fn report(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    trained: &Trained,
+    evaluation: Option<&evaluate::Evaluation>,
+    metrics: &MetricsWriter,
+    seconds: &BTreeMap<String, f64>,
+) -> Result<Report> {
+    let name = &run.resource.metadata.name;
+    let method = json!(spec.method).as_str().unwrap_or_default().to_owned();
+    let mut report = Report::new(ResourceKind::PolicyTuning, name, format!("{method}: {name}"));
+    report.card.base_model = Some(spec.policy_model.uri.clone());
+    report.card.adapter = spec.training.adapter.as_ref().is_some_and(|a| a.save == AdapterSave::Adapter);
+    report.card.tags.push(method.to_lowercase());
+    report.fact("Method", &method);
+    report.fact("Starting model", &spec.policy_model.uri);
+    if let Some(reward) = &spec.reward_model_ref {
+        report.fact("Reward model", &reward.name);
+    }
+    if let Some(dataset) = &spec.dataset_ref {
+        report.fact("Preference data", &dataset.name);
+    }
+    if let Some(why) = &trained.stopped_by_guard {
+        let title = "Stopped by a guard".into();
+        report.sections.push(Section::Notice { title, text: why.clone() });
+    }
+    if let Some(evaluation) = evaluation {
+        for (name, value) in evaluation.numbers() {
+            report.number(name, value);
+        }
+        report.sections.extend(evaluation.sections());
+    }
+    let history = metrics.history()?;
+    for (title, unit, names) in CURVES {
+        report.sections.extend(Section::curves(title, unit, &history, names));
+    }
+    report.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
+    for (part, value) in seconds {
+        report.number(format!("seconds.{part}"), *value);
+    }
+    for role in ["rewardModelRef", "datasetRef"] {
+        if let Some(input) = run.input(role) {
+            report.upstream.extend(Report::read(Path::new(&input.path))?);
+        }
+    }
+    Ok(report)
+}
+
+/// Plots of a report: title, unit, metrics.
+const CURVES: &[(&str, &str, &[&str])] = &[
+    ("Reward", "score", &["objective/scores", "objective/rlhf_reward"]),
+    ("KL divergence to the starting model", "nats a response", &["objective/kl"]),
+    ("Loss", "nats", &["loss"]),
+    ("Policy loss", "", &["loss/policy_avg"]),
+    ("Value loss", "", &["loss/value_avg"]),
+    ("Entropy", "nats a token", &["policy/entropy_avg", "entropy"]),
+    ("Response length", "tokens", &["completions/mean_length"]),
+    ("Implicit rewards", "nats times beta", &["rewards/chosen", "rewards/rejected"]),
+    ("Accuracy", "share of pairs", &["rewards/accuracies"]),
+];

@@ -1,0 +1,376 @@
+//! PPO (Schulman et al., 2017) on a language model, as Ziegler et al. (2019) and Stiennon et al. (2020) do it: roll out,
+//! score, penalise the KL divergence to the SFT model, estimate advantages, and take clipped steps over minibatches.
+//!
+//! The value head sits on the policy's own backbone. Every mean is over the tokens that exist: there is no padding to
+//! leave out. A rollout's randomness depends on seed and update alone, so a resumed run samples what it would have.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use plumbline_crds::policy_tuning::{Guard, PolicyTuningSpec, Ppo};
+use plumbline_crds::run::RunDocument;
+use plumbline_crds::source::Sampling;
+use plumbline_crds::training::Switch;
+
+use crate::advantage::{adapt_kl_coefficient, explained_variance, gae, token_rewards, whiten};
+use crate::checkpoint::Checkpoints;
+use crate::data::prompts;
+use crate::data::tokens::{self, Sequence};
+use crate::data::Content;
+use crate::generate::{Finish, PromptTokens, generate};
+use crate::load::tokenizer::Tokenizer;
+use crate::loss::kl::kl;
+use crate::loss::ppo::{clipped, policy_loss, value_loss};
+use crate::model::heads::token_logprobs;
+use crate::model::linear::Adapters;
+use crate::optim::{AdamW, schedule};
+use crate::stage::reward::RewardModel;
+use crate::stage::stop;
+use crate::stage::tune::rollout::{RolloutPrompt, Sample, measure};
+use crate::stage::tune::{Policy, Trained};
+use crate::train::means::Means;
+use crate::train::order;
+use crate::train::responses::{ResponseBatch, to_f64};
+use crate::train::supervised::Outlets;
+use crate::{Error, Result};
+
+const RNG: &str = "rng";
+/// Prefix of the parameters as they were at the last rollout within the guard's limits.
+const GOOD: &str = "good/";
+
+/// What a checkpoint holds beside tensors.
+#[derive(Clone, Deserialize, Serialize)]
+struct State {
+    /// Updates done. The name is that of every stage's checkpoints.
+    step: i64,
+    kl_coefficient: f64,
+    /// Responses sampled.
+    episodes: i64,
+}
+
+/// Trains the policy against a reward model.
+pub(super) fn train(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    tokenizer: &Tokenizer,
+    policy: &mut Policy,
+    reward: &RewardModel,
+    outlets: &mut Outlets,
+) -> Result<Trained> {
+    let settings = spec.ppo.clone().unwrap_or_default();
+    let training = &spec.training;
+    let prompts = read_prompts(run, spec, tokenizer)?;
+    let groups: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
+    policy.add_value_head();
+    let mut optimizer = AdamW::new(&policy.params, &training.optimizer);
+    let checkpoints = Checkpoints::new(outlets.work, training.checkpoint.keep);
+    let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
+    let mut state = State { step: 0, kl_coefficient: settings.kl_coefficient, episodes: 0 };
+    let mut good: BTreeMap<String, Tensor> = snapshot(policy);
+    let mut trained = Trained { prompts: prompts.iter().map(|p| p.id.clone()).collect(), stopped_by_guard: None };
+    tch::manual_seed(training.seed);
+    if let Some(checkpoint) = checkpoints.newest::<State>()? {
+        optimizer.restore(&checkpoint.tensors)?;
+        let missing = |name: &str| Error::Data(format!("checkpoint: '{name}' is missing"));
+        let rng = checkpoint.tensors.get(RNG).ok_or_else(|| missing(RNG))?;
+        plumbline_torch::set_rng_state(rng).map_err(|e| Error::Data(e.to_string()))?;
+        for (name, tensor) in &mut good {
+            let saved = checkpoint.tensors.get(&format!("{GOOD}{name}")).ok_or_else(|| missing(name))?;
+            *tensor = saved.copy();
+        }
+        state = checkpoint.state;
+    }
+
+    outlets.progress.stage("Tuning", total);
+    outlets.progress.advance(state.step);
+    while state.step < total {
+        let chosen = order::batch(&groups, spec.rollout.prompts_per_step, training.seed, state.step);
+        let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
+        let samples = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
+        let experience = Experience::new(&samples, &settings, state.kl_coefficient);
+        if let Some(why) = spec.guard.as_ref().and_then(|g| tripped(g, &experience)) {
+            restore(policy, &good);
+            trained.stopped_by_guard = Some(format!(
+                "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
+                state.step + 1
+            ));
+            break;
+        }
+        good = snapshot(policy);
+        let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
+        let mut means = experience.means(&samples, state.kl_coefficient);
+        update(policy, &mut optimizer, spec, &settings, &samples, &experience, rate, state.step, &mut means)?;
+        if let Some(adaptive) = &settings.adaptive_kl {
+            state.kl_coefficient = adapt_kl_coefficient(
+                state.kl_coefficient,
+                experience.kl_per_response,
+                adaptive.target,
+                adaptive.horizon as f64,
+                samples.len() as f64,
+            );
+        }
+        state.step += 1;
+        state.episodes += samples.len() as i64;
+
+        let mut values = means.means();
+        values.extend([("lr", rate), ("episode", state.episodes as f64)]);
+        outlets.metrics.log(state.step, &values)?;
+        for name in ["objective/scores", "objective/kl", "policy/entropy_avg", "completions/mean_length"] {
+            if let Some(value) = means.mean(name) {
+                outlets.progress.metric(name, value);
+            }
+        }
+        outlets.progress.advance(state.step);
+        let stopping = stop::requested();
+        if state.step % training.checkpoint.every_steps == 0 || stopping || state.step == total {
+            let mut tensors = optimizer.state();
+            tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
+            tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
+            outlets.metrics.sync()?;
+            checkpoints.save(state.step, &state, &tensors)?;
+            outlets.clock.save()?;
+        }
+        if stopping && state.step < total {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(trained)
+}
+
+fn read_prompts(run: &RunDocument, spec: &PolicyTuningSpec, tokenizer: &Tokenizer) -> Result<Vec<RolloutPrompt>> {
+    let source = spec.prompts.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.prompts".into()))?;
+    let path = run.input("prompts").map(|i| std::path::Path::new(&i.path));
+    let most = spec.training.max_length - spec.rollout.sampling.max_new_tokens;
+    let mut kept = Vec::new();
+    let mut too_long = 0;
+    for prompt in prompts::read(source, path, "spec.prompts")?.prompts {
+        let tokens = tokens::prompt(tokenizer, &prompt.content)?;
+        if tokens.is_empty() || tokens.len() as i64 > most {
+            too_long += 1;
+            continue;
+        }
+        let conversation = matches!(prompt.content, Content::Messages(_));
+        kept.push(RolloutPrompt { id: prompt.id, tokens, conversation });
+    }
+    if too_long > 0 {
+        tracing::warn!(too_long, most, "prompts that leave no room for a response are left out");
+    }
+    if kept.is_empty() {
+        return Err(Error::Data(format!(
+            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength less maxNewTokens)"
+        )));
+    }
+    Ok(kept)
+}
+
+fn roll_out(
+    spec: &PolicyTuningSpec,
+    tokenizer: &Tokenizer,
+    policy: &Policy,
+    reward: &RewardModel,
+    prompts: &[&RolloutPrompt],
+    update: i64,
+) -> Result<Vec<Sample>> {
+    // Each update has random numbers of its own.
+    let sampling = Sampling { seed: spec.rollout.sampling.seed ^ (update << 20), ..spec.rollout.sampling.clone() };
+    let asked: Vec<PromptTokens> =
+        prompts.iter().map(|p| PromptTokens { key: key_of(&p.id), tokens: p.tokens.clone() }).collect();
+    let per_prompt = spec.rollout.responses_per_prompt as usize;
+    let mut check = |_done: usize| Ok(());
+    let responses = generate(&policy.decoder, Adapters::On, tokenizer, &asked, per_prompt, &sampling, &mut check)?;
+    let sampled = prompts
+        .iter()
+        .zip(responses)
+        .flat_map(|(prompt, responses)| {
+            responses.into_iter().map(|r| {
+                let sequence = Sequence { prompt: prompt.tokens.clone(), response: r.tokens };
+                (sequence, r.finish, prompt.conversation)
+            })
+        })
+        .collect();
+    measure(policy, reward, sampled, temperature(spec))
+}
+
+/// The first eight bytes of a prompt's id, which is a hash.
+pub(crate) fn key_of(id: &str) -> u64 {
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Log-probabilities are of the distribution that is sampled from.
+fn temperature(spec: &PolicyTuningSpec) -> f64 {
+    let t = spec.rollout.sampling.temperature;
+    if t > 0.0 { t } else { 1.0 }
+}
+
+/// What a rollout teaches. Lists have one entry a sample, inner ones one a response token.
+struct Experience {
+    scores: Vec<f64>,
+    kl: Vec<Vec<f64>>,
+    advantages: Vec<Vec<f64>>,
+    returns: Vec<Vec<f64>>,
+    /// Mean over responses of log policy - log reference summed over tokens.
+    kl_per_response: f64,
+    /// Mean over tokens, in nats.
+    entropy: f64,
+}
+
+impl Experience {
+    fn new(samples: &[Sample], settings: &Ppo, kl_coefficient: f64) -> Self {
+        let scores: Vec<f64> = samples
+            .iter()
+            .map(|s| {
+                let score = settings.score_clip.map_or(s.score, |c| s.score.clamp(-c, c));
+                if s.finish == Finish::Length { score - settings.missing_eos_penalty } else { score }
+            })
+            .collect();
+        let estimates: Vec<Vec<f64>> = samples
+            .iter()
+            .map(|s| to_f64(&kl(&Tensor::from_slice(&s.old), &Tensor::from_slice(&s.reference), settings.kl_estimator)))
+            .collect();
+        let mut rewards: Vec<Vec<f64>> =
+            estimates.iter().zip(&scores).map(|(k, &score)| token_rewards(k, kl_coefficient, score)).collect();
+        if settings.whiten_rewards == Switch::Enabled {
+            whiten_all(&mut rewards, true);
+        }
+        let (mut advantages, returns): (Vec<_>, Vec<_>) =
+            rewards.iter().zip(samples).map(|(r, s)| gae(r, &s.values, settings.gamma, settings.lambda)).unzip();
+        if settings.whiten_advantages == Switch::Enabled {
+            whiten_all(&mut advantages, false);
+        }
+        let count = samples.len() as f64;
+        let direct = |s: &Sample| s.old.iter().zip(&s.reference).map(|(p, r)| p - r).sum::<f64>();
+        let tokens: usize = samples.iter().map(|s| s.old.len()).sum();
+        Self {
+            scores,
+            kl: estimates,
+            advantages,
+            returns,
+            kl_per_response: samples.iter().map(direct).sum::<f64>() / count,
+            entropy: samples.iter().flat_map(|s| &s.entropy).sum::<f64>() / tokens as f64,
+        }
+    }
+
+    fn means(&self, samples: &[Sample], kl_coefficient: f64) -> Means {
+        let count = samples.len() as f64;
+        let mut means = Means::default();
+        let penalties: f64 = self.kl.iter().flatten().sum::<f64>() * -kl_coefficient;
+        let scores: f64 = samples.iter().map(|s| s.score).sum();
+        let entropy: f64 = samples.iter().flat_map(|s| &s.entropy).sum();
+        let (flat_values, flat_returns): (Vec<f64>, Vec<f64>) = (
+            samples.iter().flat_map(|s| &s.values).copied().collect(),
+            self.returns.iter().flatten().copied().collect(),
+        );
+        means.add("objective/kl", self.kl_per_response, 1.0);
+        means.add("objective/kl_coefficient", kl_coefficient, 1.0);
+        means.add("objective/entropy", entropy, count);
+        means.add("objective/scores", scores, count);
+        means.add("objective/non_score_reward", penalties, count);
+        means.add("objective/rlhf_reward", self.scores.iter().sum::<f64>() + penalties, count);
+        means.add("val/explained_variance", explained_variance(&flat_values, &flat_returns), 1.0);
+        means.add("val/num_eos_tokens", samples.iter().filter(|s| s.finish == Finish::Eos).count() as f64, 1.0);
+        means.add("completions/mean_length", samples.iter().map(|s| s.old.len() as f64).sum(), count);
+        means
+    }
+}
+
+fn whiten_all(rows: &mut [Vec<f64>], keep_mean: bool) {
+    let mut flat: Vec<f64> = rows.iter().flatten().copied().collect();
+    whiten(&mut flat, keep_mean);
+    let mut next = flat.into_iter();
+    for value in rows.iter_mut().flatten() {
+        *value = next.next().unwrap_or_default();
+    }
+}
+
+/// Clipped steps over a rollout: epochs of shuffled minibatches.
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
+fn update(
+    policy: &Policy,
+    optimizer: &mut AdamW,
+    spec: &PolicyTuningSpec,
+    settings: &Ppo,
+    samples: &[Sample],
+    experience: &Experience,
+    rate: f64,
+    update: i64,
+    means: &mut Means,
+) -> Result<()> {
+    let head = policy.value_head.as_ref().ok_or_else(|| Error::Failed("PPO needs a value head".into()))?;
+    let training = &spec.training;
+    let single: Vec<Vec<usize>> = (0..samples.len()).map(|i| vec![i]).collect();
+    'epochs: for epoch in 0..settings.epochs {
+        let shuffled = order::shuffled(&single, training.seed, update * settings.epochs + epoch);
+        for minibatch in shuffled.chunks(training.batch_size as usize) {
+            let tokens: f64 = minibatch.iter().map(|&i| samples[i].old.len() as f64).sum();
+            let mut of_step = Means::default();
+            for micro in minibatch.chunks(training.micro_batch_size as usize) {
+                let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
+                let batch = ResponseBatch::new(&sequences);
+                let hidden = batch.hidden(&policy.decoder, Adapters::Training);
+                let found = token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature(spec));
+                let values = head.forward(&hidden);
+                let column = |rows: &dyn Fn(usize) -> Vec<f64>| {
+                    let flat: Vec<f32> = micro.iter().flat_map(|&i| rows(i)).map(|x| x as f32).collect();
+                    Tensor::from_slice(&flat)
+                };
+                let old = column(&|i| samples[i].old.clone());
+                let advantages = column(&|i| experience.advantages[i].clone());
+                let policy_losses = policy_loss(&found.logprobs, &old, &advantages, settings.clip_range);
+                let old_values = column(&|i| samples[i].values.clone());
+                let returns = column(&|i| experience.returns[i].clone());
+                let value_losses = value_loss(&values, &old_values, &returns, settings.value_clip_range);
+                let loss = policy_losses.sum(Kind::Float)
+                    + value_losses.sum(Kind::Float) * settings.value_coefficient;
+                (loss / tokens).backward();
+
+                let n = found.logprobs.size()[0] as f64;
+                let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
+                let difference = (&found.logprobs - &old).detach();
+                let ratio = difference.exp();
+                of_step.add("loss/policy_avg", sum(&policy_losses), n);
+                of_step.add("loss/value_avg", sum(&value_losses), n);
+                of_step.add("policy/entropy_avg", sum(&found.entropy), n);
+                of_step.add("policy/approxkl_avg", 0.5 * sum(&difference.square()), n);
+                of_step.add("policy/clipfrac_avg", sum(&clipped(&found.logprobs, &old, settings.clip_range)), n);
+                of_step.add("val/ratio", sum(&ratio), n);
+                let value_moves = (&values - &old_values).abs().gt(settings.value_clip_range);
+                of_step.add("val/clipfrac_avg", sum(&value_moves), n);
+            }
+            let norm = optimizer.step(rate)?;
+            of_step.add("grad_norm", norm, 1.0);
+            means.merge(&of_step);
+            let moved = of_step.mean("policy/approxkl_avg").unwrap_or_default();
+            if settings.target_kl.is_some_and(|most| moved > most) {
+                break 'epochs;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a guard stops training, if it does.
+fn tripped(guard: &Guard, found: &Experience) -> Option<String> {
+    if let Some(most) = guard.max_kl.filter(|&most| found.kl_per_response > most) {
+        let kl = found.kl_per_response;
+        return Some(format!("the KL divergence is {kl:.2} nats a response, above spec.guard.maxKl of {most}"));
+    }
+    guard.min_entropy.filter(|&least| found.entropy < least).map(|least| {
+        format!("the entropy is {:.3} nats a token, below spec.guard.minEntropy of {least}", found.entropy)
+    })
+}
+
+fn snapshot(policy: &Policy) -> BTreeMap<String, Tensor> {
+    policy.params.iter().map(|(name, t)| (name.clone(), t.detach().copy())).collect()
+}
+
+fn restore(policy: &Policy, saved: &BTreeMap<String, Tensor>) {
+    tch::no_grad(|| {
+        for (name, tensor) in &policy.params {
+            if let Some(saved) = saved.get(name) {
+                tensor.shallow_clone().copy_(saved);
+            }
+        }
+    });
+}

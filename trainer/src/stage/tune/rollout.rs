@@ -1,0 +1,86 @@
+//! A rollout: responses sampled from the policy, with what every RL algorithm needs of them.
+
+use crate::Result;
+use crate::data::tokens::Sequence;
+use crate::generate::Finish;
+use crate::model::linear::Adapters;
+use crate::stage::reward::RewardModel;
+use crate::stage::tune::Policy;
+use crate::train::responses::{ResponseBatch, parts, response_logprobs, split};
+
+/// A prompt to sample from.
+pub(super) struct RolloutPrompt {
+    /// Hash of the prompt.
+    pub id: String,
+    /// Tokens of the prompt.
+    pub tokens: Vec<i64>,
+    /// Whether the end token is part of a response's text (a conversation's turn) or only ends it (plain text).
+    pub conversation: bool,
+}
+
+/// One sampled response. Lists have one entry a response token.
+pub(super) struct Sample {
+    pub sequence: Sequence,
+    pub finish: Finish,
+    /// Log-probabilities under the policy that sampled, by the training kernels.
+    pub old: Vec<f64>,
+    /// Log-probabilities under the model as it was.
+    pub reference: Vec<f64>,
+    /// The critic's values of the states before each token.
+    pub values: Vec<f64>,
+    /// Entropy of the policy at each token, in nats.
+    pub entropy: Vec<f64>,
+    /// The reward model's score of the response.
+    pub score: f64,
+}
+
+/// Measures sampled responses: log-probabilities, values, scores.
+pub(super) fn measure(
+    policy: &Policy,
+    reward: &RewardModel,
+    sampled: Vec<(Sequence, Finish, bool)>,
+    temperature: f64,
+) -> Result<Vec<Sample>> {
+    let _no_grad = tch::no_grad_guard();
+    let sequences: Vec<&Sequence> = sampled.iter().map(|(s, _, _)| s).collect();
+    let (mut old, mut values, mut entropy) = (Vec::new(), Vec::new(), Vec::new());
+    for part in parts(&sequences) {
+        let batch = ResponseBatch::new(part);
+        let hidden = batch.hidden(&policy.decoder, Adapters::On);
+        let found = crate::model::heads::token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature);
+        old.extend(split(&found.logprobs, &batch.counts));
+        entropy.extend(split(&found.entropy, &batch.counts));
+        if let Some(head) = &policy.value_head {
+            values.extend(split(&head.forward(&hidden), &batch.counts));
+        }
+    }
+    values.resize_with(sequences.len(), Vec::new);
+    let before = policy.before();
+    let reference = response_logprobs(before.model, before.adapters, &sequences, temperature);
+    // The reward model learnt from texts, in which an end token stands only where it closes a turn.
+    let scored: Vec<Vec<i64>> = sampled
+        .iter()
+        .map(|(sequence, finish, conversation)| {
+            let mut tokens = sequence.tokens();
+            if *finish == Finish::Eos && !conversation && sequence.response.len() > 1 {
+                tokens.pop();
+            }
+            tokens
+        })
+        .collect();
+    let scores = reward.score(&scored);
+    let measured = old.into_iter().zip(reference).zip(values).zip(entropy).zip(scores);
+    Ok(sampled
+        .into_iter()
+        .zip(measured)
+        .map(|((sequence, finish, _), ((((old, reference), values), entropy), score))| Sample {
+            sequence,
+            finish,
+            old,
+            reference,
+            values,
+            entropy,
+            score,
+        })
+        .collect())
+}

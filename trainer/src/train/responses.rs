@@ -1,0 +1,146 @@
+//! Responses in a packed batch: which hidden states predict their tokens. Pure.
+
+use tch::{Kind, Tensor};
+
+use crate::data::tokens::Sequence;
+use crate::model::attention::Context;
+use crate::model::decoder::Decoder;
+use crate::model::heads::{TokenLogProbs, token_logprobs};
+use crate::model::linear::Adapters;
+use crate::model::packed::Packed;
+
+/// Tokens read in one forward pass when nothing is learnt.
+const SCORING_TOKENS: usize = 2048;
+
+/// Sequences laid end to end, and where their responses are.
+pub struct ResponseBatch {
+    /// Prompts and responses.
+    pub packed: Packed,
+    /// `[response tokens]`: the packed row whose hidden state predicts each response token.
+    pub rows: Tensor,
+    /// `[response tokens]`: the response tokens.
+    pub targets: Tensor,
+    /// Response tokens of each sequence.
+    pub counts: Vec<i64>,
+}
+
+impl ResponseBatch {
+    /// Packs sequences. Each prompt and each response holds at least one token.
+    pub fn new(sequences: &[&Sequence]) -> Self {
+        let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
+        let packed = Packed::new(&tokens);
+        let (mut rows, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        for (start, sequence) in packed.starts().into_iter().zip(sequences) {
+            let first = start + sequence.prompt.len() as i64 - 1;
+            rows.extend((0..sequence.response.len() as i64).map(|t| first + t));
+            targets.extend_from_slice(&sequence.response);
+            counts.push(sequence.response.len() as i64);
+        }
+        Self { packed, rows: Tensor::from_slice(&rows), targets: Tensor::from_slice(&targets), counts }
+    }
+
+    /// Hidden states that predict the response tokens, `[response tokens, hidden]`.
+    pub fn hidden(&self, decoder: &Decoder, adapters: Adapters) -> Tensor {
+        decoder.forward(&self.packed, &mut Context::Whole, adapters).index_select(0, &self.rows)
+    }
+
+    /// Log-probabilities of the response tokens, `[response tokens]`.
+    pub fn logprobs(&self, decoder: &Decoder, adapters: Adapters, temperature: f64) -> TokenLogProbs {
+        token_logprobs(decoder, &self.hidden(decoder, adapters), &self.targets, temperature)
+    }
+
+    /// Sums a value a response token over each sequence, `[sequences]`.
+    pub fn sum_by_sequence(&self, values: &Tensor) -> Tensor {
+        let owner: Vec<i64> =
+            self.counts.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n as usize)).collect();
+        Tensor::zeros([self.counts.len() as i64], (values.kind(), values.device())).index_add(
+            0,
+            &Tensor::from_slice(&owner),
+            values,
+        )
+    }
+}
+
+/// Log-probability of each response token of each sequence, without gradients, in bounded memory.
+pub fn response_logprobs(
+    decoder: &Decoder,
+    adapters: Adapters,
+    sequences: &[&Sequence],
+    temperature: f64,
+) -> Vec<Vec<f64>> {
+    let _no_grad = tch::no_grad_guard();
+    let mut all = Vec::with_capacity(sequences.len());
+    for part in parts(sequences) {
+        let batch = ResponseBatch::new(part);
+        let logprobs = batch.logprobs(decoder, adapters, temperature).logprobs;
+        all.extend(split(&logprobs, &batch.counts));
+    }
+    all
+}
+
+/// Runs of sequences that together hold about as many tokens as one pass reads.
+pub fn parts<'a, 'b>(sequences: &'a [&'b Sequence]) -> Vec<&'a [&'b Sequence]> {
+    let (mut parts, mut start, mut tokens) = (Vec::new(), 0, 0);
+    for (i, sequence) in sequences.iter().enumerate() {
+        if i > start && tokens + sequence.len() > SCORING_TOKENS {
+            parts.push(&sequences[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += sequence.len();
+    }
+    if start < sequences.len() {
+        parts.push(&sequences[start..]);
+    }
+    parts
+}
+
+/// A value a response token, cut into sequences.
+pub fn split(values: &Tensor, counts: &[i64]) -> Vec<Vec<f64>> {
+    let flat = to_f64(values);
+    let mut start = 0;
+    counts
+        .iter()
+        .map(|&n| {
+            let end = start + n as usize;
+            let part = flat[start..end].to_vec();
+            start = end;
+            part
+        })
+        .collect()
+}
+
+/// The values of a tensor, flat.
+pub fn to_f64(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.detach().to_kind(Kind::Double).contiguous();
+    let mut values = vec![0.0; tensor.numel()];
+    tensor.copy_data(&mut values, tensor.numel());
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(prompt: &[i64], response: &[i64]) -> Sequence {
+        Sequence { prompt: prompt.to_vec(), response: response.to_vec() }
+    }
+
+    #[test]
+    fn the_row_before_a_token_predicts_it() {
+        let (a, b) = (sequence(&[1, 2], &[3, 4]), sequence(&[5], &[6]));
+        let batch = ResponseBatch::new(&[&a, &b]);
+        assert_eq!(Vec::<i64>::try_from(&batch.rows).unwrap(), [1, 2, 4]);
+        assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [3, 4, 6]);
+        let sums = batch.sum_by_sequence(&Tensor::from_slice(&[1.0f32, 2.0, 5.0]));
+        assert_eq!(Vec::<f32>::try_from(sums).unwrap(), [3.0, 5.0]);
+    }
+
+    #[test]
+    fn parts_cover_every_sequence_once_however_long() {
+        let long = sequence(&[1; 3000], &[1]);
+        let short = sequence(&[1; 10], &[1]);
+        let all = [&short, &long, &short, &short];
+        let sizes: Vec<usize> = parts(&all).iter().map(|p| p.len()).collect();
+        assert_eq!(sizes, [1, 1, 2]);
+    }
+}

@@ -1,0 +1,9 @@
+//! The server over real HTTP. The model behind it is scripted, so that every reply is known; the real one is tested
+//! end to end elsewhere.
+
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod replies;
+#[cfg(test)]
+mod script;
