@@ -136,12 +136,12 @@ fn the_other_policies_do_what_is_said_of_them_on_the_same_judge() {
     assert!(right == 1.0 && (kept as f64 / 200.0 - 0.505).abs() < 0.02, "the hard pairs are lost: {kept} kept");
     let (right, _) = accuracy(&order(OrderPolicy::Single, OrderCombination::Logits));
     assert!((right - 0.752).abs() < 0.08, "one order carries the bias: {right}");
-    let (right, kept) = accuracy(&Order {
-        policy: OrderPolicy::Sampled,
-        sample_fraction: 0.2,
-        combine: OrderCombination::AgreeOnly,
-    });
-    assert!((0.70..0.86).contains(&right) && (160..200).contains(&kept), "a sampled check helps little: {right}, {kept}");
+    let (right, kept) =
+        accuracy(&Order { policy: OrderPolicy::Sampled, sample_fraction: 0.2, combine: OrderCombination::AgreeOnly });
+    assert!(
+        (0.70..0.86).contains(&right) && (160..200).contains(&kept),
+        "a sampled check helps little: {right}, {kept}"
+    );
 }
 
 #[test]
@@ -223,7 +223,9 @@ fn html_half_a_body_and_bursts_of_500_are_asked_again_and_leave_no_trace() {
         (10..=16, _) => Some(Fault::Status(500, "Internal Server Error", None)),
         (n, 0) if n % 7 == 0 => Some(Fault::Body("<html><body>maintenance</body></html>")),
         (n, 0) if n % 7 == 3 => Some(Fault::Body("{\"choices\": [{\"message\": {\"content\": \"A")),
-        (n, 0) if n % 7 == 5 => Some(Fault::Status(503, r#"{"error": {"code": 503, "message": "Loading model"}}"#, None)),
+        (n, 0) if n % 7 == 5 => {
+            Some(Fault::Status(503, r#"{"error": {"code": 503, "message": "Loading model"}}"#, None))
+        }
         _ => None,
     }));
     let journal = temp();
@@ -237,16 +239,24 @@ fn html_half_a_body_and_bursts_of_500_are_asked_again_and_leave_no_trace() {
 #[test]
 fn a_429_with_retry_after_holds_back_every_question() {
     let sim = JudgeSim::start(Config::default().faults(|n, _| {
-        (n == 5).then_some(Fault::Status(429, r#"{"error": {"code": "rate_limit_exceeded", "message": "slow"}}"#, Some("1")))
+        (n == 5).then_some(Fault::Status(
+            429,
+            r#"{"error": {"code": "rate_limit_exceeded", "message": "slow"}}"#,
+            Some("1"),
+        ))
     }));
     let (data, journal) = (planted(20), temp());
     ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap();
     let requests = sim.requests();
     let limited = requests[5].0;
     // Those that were on their way at that moment cannot be called back.
-    let in_flight = requests.iter().skip(6).filter(|(at, _)| at.duration_since(limited) < Duration::from_millis(50)).count();
+    let in_flight =
+        requests.iter().skip(6).filter(|(at, _)| at.duration_since(limited) < Duration::from_millis(50)).count();
     let early = requests.iter().skip(6).filter(|(at, _)| at.duration_since(limited) < Duration::from_secs(1)).count();
-    assert!(in_flight <= 4 && early == in_flight, "{early} requests came within the second, {in_flight} were in flight");
+    assert!(
+        in_flight <= 4 && early == in_flight,
+        "{early} requests came within the second, {in_flight} were in flight"
+    );
     assert_eq!(sim.answered(), 40);
 }
 
@@ -266,7 +276,8 @@ fn a_wrong_key_stops_at_once_with_the_servers_reason_and_without_the_key() {
     let sim = JudgeSim::start(Config { api_key: Some("right"), ..Config::default() });
     // The variable is read when the judge is resolved; no other test uses its name.
     let name = "PLUMBLINE_SECRET_WRONG_KEY_OF_TEST_KEY";
-    let reference = json!({"url": sim.url(), "model": "m", "apiKeySecretRef": {"name": "wrong-key.of-test", "key": "key"}});
+    let reference =
+        json!({"url": sim.url(), "model": "m", "apiKeySecretRef": {"name": "wrong-key.of-test", "key": "key"}});
     if std::env::var(name).is_err() {
         let again = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_wrong_key_stops_at_once_with_the_servers_reason_and_without_the_key", "--nocapture"])
@@ -301,7 +312,9 @@ fn a_401_is_not_tried_again() {
 #[test]
 fn an_empty_account_is_no_rate_limit() {
     let quota = r#"{"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}}"#;
-    let sim = JudgeSim::start(Config::default().faults(move |n, _| (n >= 10).then_some(Fault::Status(429, quota, Some("1")))));
+    let sim = JudgeSim::start(
+        Config::default().faults(move |n, _| (n >= 10).then_some(Fault::Status(429, quota, Some("1")))),
+    );
     let (data, journal) = (planted(50), temp());
     let error = ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap_err();
     assert!(matches!(&error, Error::JudgeRejected(why) if why.contains("insufficient_quota")), "{error}");
@@ -332,7 +345,10 @@ fn a_server_that_is_down_for_good_is_unavailable_and_one_bad_question_is_not() {
     let limits = json!({"limits": {"concurrency": 4, "maxAttempts": 2}});
     let (data, journal) = (planted(30), temp());
     let error = ask(down.url(), &limits, &data, &Order::default(), journal.path()).unwrap_err();
-    assert!(matches!(&error, Error::JudgeUnavailable(why) if why.contains("20 of 60 questions are answered")), "{error}");
+    assert!(
+        matches!(&error, Error::JudgeUnavailable(why) if why.contains("20 of 60 questions are answered")),
+        "{error}"
+    );
     drop(down);
 
     // Two questions never get an answer, whenever they are asked.
@@ -386,14 +402,24 @@ fn the_budget_is_never_overrun_and_raising_it_goes_on_where_it_stopped() {
             spent.push(cost.amount.as_ref().unwrap().parse::<f64>().unwrap());
             Ok(())
         };
-        judge(&runtime, &items, Asking { journal: journal.path(), order: &order, budget: &budget, progress: &mut progress })
+        judge(
+            &runtime,
+            &items,
+            Asking { journal: journal.path(), order: &order, budget: &budget, progress: &mut progress },
+        )
     };
     let error = run(Budget { max_cost: Some(5.0), max_requests: None }, &mut spent).unwrap_err();
-    assert!(matches!(&error, Error::BudgetExhausted(why) if why.contains("maxCost is 5 USD") && why.contains("of 80")), "{error}");
+    assert!(
+        matches!(&error, Error::BudgetExhausted(why) if why.contains("maxCost is 5 USD") && why.contains("of 80")),
+        "{error}"
+    );
     assert!(spent.iter().all(|s| *s <= 5.0) && spent.last().unwrap() > &2.0, "{:?}", spent.last());
     let bought = sim.answered();
     assert!((10..70).contains(&bought), "{bought}");
-    assert!(matches!(run(Budget { max_cost: None, max_requests: Some(50) }, &mut spent), Err(Error::BudgetExhausted(_))));
+    assert!(matches!(
+        run(Budget { max_cost: None, max_requests: Some(50) }, &mut spent),
+        Err(Error::BudgetExhausted(_))
+    ));
     assert_eq!(sim.answered(), 50.max(bought));
     let judged = run(Budget::default(), &mut spent).unwrap();
     assert!(judged.probabilities().iter().all(Option::is_some));
@@ -405,10 +431,16 @@ fn a_stop_waits_for_what_is_under_way_and_keeps_it() {
     let sim = JudgeSim::start(Config { latency: Duration::from_millis(20), ..Config::default() });
     let (data, journal) = (planted(40), temp());
     let runtime = runtime(sim.url(), &json!({}));
-    let mut stop = |done: usize, _: usize, _: &plumbline_crds::status::Cost| if done < 10 { Ok(()) } else { Err(Error::Interrupted) };
+    let mut stop = |done: usize, _: usize, _: &plumbline_crds::status::Cost| {
+        if done < 10 { Ok(()) } else { Err(Error::Interrupted) }
+    };
     let error = compare(&runtime, &data.items(), journal.path(), &mut stop).unwrap_err();
     assert!(matches!(error, Error::Interrupted));
-    assert_eq!(Journal::open(journal.path()).unwrap().len(), sim.answered(), "every answer that was sent is in the journal");
+    assert_eq!(
+        Journal::open(journal.path()).unwrap().len(),
+        sim.answered(),
+        "every answer that was sent is in the journal"
+    );
     assert!(sim.answered() <= 14);
 }
 
@@ -452,7 +484,11 @@ fn a_run_that_is_killed_again_and_again_ends_the_same_and_asks_nothing_twice_tha
         let whole = &file[..=file.rfind('\n').unwrap()];
         let safe: HashSet<&str> =
             whole.lines().map(|l| texts[serde_json::from_str::<Entry>(l).unwrap().id.as_str()]).collect();
-        assert!(safe.len() + 4 >= kill_at, "{} of {kill_at} answers are in the journal, 4 may be in flight", safe.len());
+        assert!(
+            safe.len() + 4 >= kill_at,
+            "{} of {kill_at} answers are in the journal, 4 may be in flight",
+            safe.len()
+        );
         std::thread::sleep(Duration::from_millis(50));
         let judged = if kill_at == 64 {
             Some(ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap())

@@ -87,7 +87,8 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit) -> Vec<String> {
     if let Some(most) = gates.max_unparsed_rate
         && audit.unparsed_rate > most
     {
-        let kinds: Vec<String> = audit.verdicts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
+        let kinds: Vec<String> =
+            audit.verdicts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
         failed.push(format!(
             "spec.gates.maxUnparsedRate is {most}, and {:.3} of the questions have no verdict ({})",
             audit.unparsed_rate,
@@ -127,7 +128,11 @@ mod tests {
         let failed = failed_gates(&gates, &audit(9, 5, 10, 0.03));
         assert_eq!(failed.len(), 3);
         assert!(failed[0].contains("minPairs is 10, and 9 pairs"), "{}", failed[0]);
-        assert!(failed[1].contains("maxConflictRate is 0.4") && failed[1].contains("5 of 10 pairs (0.500)"), "{}", failed[1]);
+        assert!(
+            failed[1].contains("maxConflictRate is 0.4") && failed[1].contains("5 of 10 pairs (0.500)"),
+            "{}",
+            failed[1]
+        );
         assert!(failed[2].contains("0.030 of the questions") && failed[2].contains("1 truncated"), "{}", failed[2]);
         assert_eq!(failed_gates(&DatasetGates::default(), &audit(0, 9, 9, 1.0)), Vec::<String>::new());
     }

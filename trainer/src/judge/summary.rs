@@ -78,16 +78,61 @@ fn consistency(audit: &Audit) -> Section {
     };
     let mut rows = Vec::new();
     if let Some(p) = &audit.position {
-        rows.push(number("Orders in conflict", p.conflict_rate, None, "share of pairs whose two orders favour different responses").percent());
-        rows.push(number("Verdicts for the first", p.first_rate, Some(0.5), "also the agreement with the baseline \"always the first\"").percent());
-        rows.push(number("Position bias", p.log_odds, Some(0.0), "log-odds added to what is shown first; both orders together cancel it"));
-        rows.push(Number::new("Kappa of the two orders", p.kappa.unwrap_or(f64::NAN)).note("agreement of both orders beyond chance"));
+        rows.push(
+            number(
+                "Orders in conflict",
+                p.conflict_rate,
+                None,
+                "share of pairs whose two orders favour different responses",
+            )
+            .percent(),
+        );
+        rows.push(
+            number(
+                "Verdicts for the first",
+                p.first_rate,
+                Some(0.5),
+                "also the agreement with the baseline \"always the first\"",
+            )
+            .percent(),
+        );
+        rows.push(number(
+            "Position bias",
+            p.log_odds,
+            Some(0.0),
+            "log-odds added to what is shown first; both orders together cancel it",
+        ));
+        rows.push(
+            Number::new("Kappa of the two orders", p.kappa.unwrap_or(f64::NAN))
+                .note("agreement of both orders beyond chance"),
+        );
     }
     let length = &audit.length;
-    rows.push(number("Labels for the longer", length.longer_rate, Some(0.5), "also the agreement with the baseline \"always the longer\"; longer can be better").percent());
-    rows.push(number("Margin and length", length.correlation, Some(0.0), "correlation of the log-odds with the difference in characters"));
+    rows.push(
+        number(
+            "Labels for the longer",
+            length.longer_rate,
+            Some(0.5),
+            "also the agreement with the baseline \"always the longer\"; longer can be better",
+        )
+        .percent(),
+    );
+    rows.push(number(
+        "Margin and length",
+        length.correlation,
+        Some(0.0),
+        "correlation of the log-odds with the difference in characters",
+    ));
     if audit.label_mass.is_some() {
-        rows.push(number("Label mass", audit.label_mass, None, "probability of the judge's two answers together, mean over replies").percent());
+        rows.push(
+            number(
+                "Label mass",
+                audit.label_mass,
+                None,
+                "probability of the judge's two answers together, mean over replies",
+            )
+            .percent(),
+        );
         rows.push(number("Replies with low label mass", audit.low_mass_rate, None, "share below one half").percent());
     }
     Section::Numbers { title: "What the judge leans to".into(), rows }

@@ -19,7 +19,7 @@ use super::stop;
 use crate::data::preference::{self, Preference, Split};
 use crate::data::prompts::{self, Prompt};
 use crate::data::responses::{self, Sampled, Sampler};
-use crate::data::{Content, id, parquet};
+use crate::data::{id, parquet, tokens};
 use crate::generate::{PromptTokens, generate};
 use crate::judge::audit::{Audit, audit};
 use crate::judge::journal::copy_sorted;
@@ -109,7 +109,8 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     });
     let counts = counts(&found, &responses, &chosen, &judged, &audit, &parts);
 
-    let mut report = Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, headline(&audit, &judged, &runtime));
+    let mut report =
+        Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, headline(&audit, &judged, &runtime));
     describe(&mut report, document, generator, &runtime, &judged, &counts);
     report.card.splits = parts.iter().filter(|(_, r)| !r.is_empty()).map(|(s, _)| s.name().to_owned()).collect();
     report.sections.extend(summary::sections(&audit, &judged, &records));
@@ -213,17 +214,16 @@ fn sample(
     prompts: &[Prompt],
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<Sampled>>> {
-    let tokens = prompts.iter().map(|p| {
-        let text = match &p.content {
-            Content::Text(text) => text.clone(),
-            Content::Messages(turns) => tokenizer.render_chat(turns, true)?,
-        };
-        Ok(PromptTokens { key: id::key(&[&p.id]), tokens: tokenizer.encode(&text)? })
-    });
-    let tokens = tokens.collect::<Result<Vec<_>>>()?;
+    let tokens = prompts
+        .iter()
+        .map(|p| Ok(PromptTokens { key: id::key(&[&p.id]), tokens: tokens::prompt(tokenizer, &p.content)? }))
+        .collect::<Result<Vec<_>>>()?;
     let samples = generator.responses_per_prompt as usize;
     let all = generate(decoder, Adapters::Off, tokenizer, &tokens, samples, &generator.sampling, progress)?;
-    Ok(all.into_iter().map(|of_prompt| of_prompt.into_iter().map(|r| Sampled::new(r.text, r.finish)).collect()).collect())
+    Ok(all
+        .into_iter()
+        .map(|of_prompt| of_prompt.into_iter().map(|r| Sampled::new(r.text, r.finish)).collect())
+        .collect())
 }
 
 /// What the responses depend on beside the prompts.
@@ -285,7 +285,9 @@ fn counts(
 fn headline(audit: &Audit, judged: &Judged, runtime: &JudgeRuntime) -> String {
     let c = &audit.comparisons;
     let conflict = match &audit.position {
-        Some(p) => p.conflict_rate.map_or(String::new(), |r| format!("; its two orders conflict on {:.1} %", 100.0 * r.value)),
+        Some(p) => {
+            p.conflict_rate.map_or(String::new(), |r| format!("; its two orders conflict on {:.1} %", 100.0 * r.value))
+        }
         None => String::new(),
     };
     format!("{} of {} pairs labelled by the judge {}{conflict}", c.labels, judged.outcomes.len(), runtime.spec.name)
@@ -319,10 +321,13 @@ fn describe(
     let judge = &runtime.spec;
     let how = match &runtime.backend {
         Backend::Lexicon(_) => "word list".to_owned(),
-        Backend::Endpoint(_) => format!("{:?}, {:?}, label from {:?}", runtime.form.mode, runtime.form.api, judge.label),
+        Backend::Endpoint(_) => {
+            format!("{:?}, {:?}, label from {:?}", runtime.form.mode, runtime.form.api, judge.label)
+        }
     };
     report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));
-    let templates: std::collections::BTreeSet<&str> = judged.plan.questions.iter().map(|q| q.template.as_str()).collect();
+    let templates: std::collections::BTreeSet<&str> =
+        judged.plan.questions.iter().map(|q| q.template.as_str()).collect();
     report.fact("Questions", templates.into_iter().collect::<Vec<_>>().join(", "));
     if !judged.models.is_empty() {
         report.fact("Answered by", judged.models.iter().cloned().collect::<Vec<_>>().join(", "));
