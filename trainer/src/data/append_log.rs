@@ -35,8 +35,7 @@ impl<T: Serialize + DeserializeOwned> AppendLog<T> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
         }
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io)?;
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::Store(format!("{}: another process works on this file; wait for it or stop it", path.display()))
         })?;
@@ -59,7 +58,8 @@ impl<T: Serialize + DeserializeOwned> AppendLog<T> {
 
     /// Appends a record. When this returns, the record survives the death of the process.
     pub fn append(&mut self, record: &T) -> Result<()> {
-        let mut line = serde_json::to_vec(record).map_err(|e| Error::Failed(format!("{}: {e}", self.path.display())))?;
+        let mut line =
+            serde_json::to_vec(record).map_err(|e| Error::Failed(format!("{}: {e}", self.path.display())))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(|e| Error::store(&self.path, &e))?;
         self.unsynced += 1;

@@ -6,16 +6,18 @@
 //! | preference pairs as JSONL (TRL's columns), and as Parquet | `preference`, `parquet` |
 //! | texts for SFT, texts with a reference label | `texts` |
 //! | ids that are a hash of what they name | `id` |
+//! | sampled responses that survive a kill | `responses` |
 //! | an append-only JSONL file that survives a kill | `append_log` |
 
 use serde::{Deserialize, Serialize};
 
 pub mod append_log;
 pub mod id;
-mod jsonl;
+pub(crate) mod jsonl;
 pub mod parquet;
 pub mod preference;
 pub mod prompts;
+pub mod responses;
 pub mod texts;
 pub mod tokens;
 

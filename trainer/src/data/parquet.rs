@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn conversations_of_several_turns_have_the_same_columns_as_the_jsonl() {
         let turn = |role: &str, text: &str| super::super::Message { role: role.into(), content: text.into() };
-        let long = Content::Messages(vec![turn("system", "s"), turn("user", "u"), turn("assistant", "a"), turn("user", "v")]);
+        let long =
+            Content::Messages(vec![turn("system", "s"), turn("user", "u"), turn("assistant", "a"), turn("user", "v")]);
         let short = Content::Messages(vec![turn("user", "u")]);
         let records = [record(long, None, Some(provenance(Some(false)))), record(short, None, Some(provenance(None)))];
         let expected: Vec<_> = records.iter().map(|r| serde_json::to_value(r).unwrap()).collect();

@@ -3,8 +3,7 @@
 //!
 //! Plain TRL files are read as well: without `p` a label is taken as certain (1), without `prompt_id` the id is computed.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -128,13 +127,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Preference>> {
 
 /// Writes records to a JSONL file, one a line, and forces it to the disk.
 pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
-    let io = |e: std::io::Error| Error::store(path, &e);
-    let mut file = BufWriter::new(File::create(path).map_err(io)?);
-    for record in records {
-        serde_json::to_writer(&mut file, record).map_err(|e| io(e.into()))?;
-        file.write_all(b"\n").map_err(io)?;
-    }
-    file.into_inner().map_err(|e| io(e.into_error()))?.sync_all().map_err(io)
+    jsonl::write(path, records)
 }
 
 fn check(record: &Preference) -> Result<(), String> {

@@ -55,7 +55,10 @@ pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<P
         _ => return Err(Error::Config(format!("{field}: expected exactly one of inline and uri"))),
     }
     if reader.found.prompts.is_empty() {
-        return Err(Error::Data(format!("{field}: there is no prompt in {}", path.map_or("inline".into(), |p| p.display().to_string()))));
+        return Err(Error::Data(format!(
+            "{field}: there is no prompt in {}",
+            path.map_or("inline".into(), |p| p.display().to_string())
+        )));
     }
     Ok(reader.found)
 }
@@ -81,9 +84,11 @@ impl Reader {
         if let Some(first) = prompts.first() {
             let forms = (&first.content, &content);
             if !matches!(forms, (Content::Text(_), Content::Text(_)) | (Content::Messages(_), Content::Messages(_))) {
-                return Err("a text among conversations, or the reverse; use `prompt` or `messages` throughout, so that \
+                return Err(
+                    "a text among conversations, or the reverse; use `prompt` or `messages` throughout, so that \
                             the dataset has one format"
-                    .into());
+                        .into(),
+                );
             }
         }
         let id = content.id();
@@ -139,7 +144,10 @@ mod tests {
 
     #[test]
     fn duplicates_are_removed_and_counted_and_tags_are_kept() {
-        let found = read_as("p.jsonl", "{\"prompt\": \"a\", \"tags\": [\"safety\"]}\n{\"prompt\": \"b\"}\n{\"prompt\": \"a\"}\n");
+        let found = read_as(
+            "p.jsonl",
+            "{\"prompt\": \"a\", \"tags\": [\"safety\"]}\n{\"prompt\": \"b\"}\n{\"prompt\": \"a\"}\n",
+        );
         let found = found.unwrap();
         assert_eq!(found.duplicates, 1);
         assert_eq!(found.prompts.len(), 2);
@@ -196,6 +204,9 @@ mod tests {
         let share = ids.iter().filter(|i| is_validation(i, 0.1)).count();
         assert!((150..250).contains(&share), "{share}");
         assert!(ids.iter().all(|i| !is_validation(i, 0.0)));
-        assert!(ids.iter().all(|i| !is_validation(i, 0.1) || is_validation(i, 0.2)), "a larger share contains a smaller");
+        assert!(
+            ids.iter().all(|i| !is_validation(i, 0.1) || is_validation(i, 0.2)),
+            "a larger share contains a smaller"
+        );
     }
 }

@@ -42,12 +42,10 @@ mod tests {
     fn texts_keep_their_labels_and_a_bad_line_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("texts.jsonl");
-        std::fs::write(&path, "{\"text\": \"good\", \"label\": 1}\n\n{\"text\": \"plain\", \"source\": \"x\"}\r\n").unwrap();
+        std::fs::write(&path, "{\"text\": \"good\", \"label\": 1}\n\n{\"text\": \"plain\", \"source\": \"x\"}\r\n")
+            .unwrap();
         let texts = read(&path).unwrap();
-        assert_eq!(texts, [
-            Text { text: "good".into(), label: Some(1.0) },
-            Text { text: "plain".into(), label: None }
-        ]);
+        assert_eq!(texts, [Text { text: "good".into(), label: Some(1.0) }, Text { text: "plain".into(), label: None }]);
         std::fs::write(&path, "{\"text\": \"good\"}\n{\"txt\": 1}\n").unwrap();
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("texts.jsonl:2: column 10: missing field `text`"), "{error}");

@@ -149,10 +149,12 @@ fn position(judged: &Judged, clusters: &[u64]) -> Option<Position> {
         .zip(clusters)
         .filter_map(|(u, c)| both_orders(u, &judged.verdicts).map(|(x, y)| (*c, x, y)))
         .collect();
-    let first: Vec<(u64, f64)> = used(judged, clusters).filter_map(|(c, v)| Some((c, vote(v.probability()?)))).collect();
+    let first: Vec<(u64, f64)> =
+        used(judged, clusters).filter_map(|(c, v)| Some((c, vote(v.probability()?)))).collect();
     let biases: Vec<(u64, f64)> =
         pairs.iter().filter_map(|(c, x, y)| Some((*c, f64::midpoint(x.log_odds()?, y.log_odds()?)))).collect();
-    let conflicts: Vec<(u64, f64)> = pairs.iter().map(|(c, x, y)| (*c, f64::from(u8::from(is_conflict(x, y))))).collect();
+    let conflicts: Vec<(u64, f64)> =
+        pairs.iter().map(|(c, x, y)| (*c, f64::from(u8::from(is_conflict(x, y))))).collect();
     Some(Position {
         first_rate: measure::clustered_mean(&first),
         log_odds: clustered_mean(&biases),
@@ -225,7 +227,8 @@ mod tests {
         let texts: Vec<String> = (0..=40).map(|l| "x".repeat(l)).collect();
         let (mut items, mut uses, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..n * pairs {
-            let lengths = [0, 1].map(|s| (id::unit(&["length", &i.to_string(), &s.to_string(), &seed.to_string()]) * 40.0) as usize);
+            let lengths = [0, 1]
+                .map(|s| (id::unit(&["length", &i.to_string(), &s.to_string(), &seed.to_string()]) * 40.0) as usize);
             let quality = 1.5 * normal("quality", i) + length * (lengths[0] as f64 - lengths[1] as f64) / 10.0;
             for sign in [1.0, -1.0] {
                 let log_odds = sign * quality + position + 0.3 * normal("noise", 2 * i + usize::from(sign > 0.0));
@@ -237,7 +240,11 @@ mod tests {
                 });
             }
             uses.push(Use::Pairwise(vec![(Presentation::AB, 2 * i), (Presentation::BA, 2 * i + 1)]));
-            items.push(Comparison { prompt: &prompts[i / pairs], response_a: &texts[lengths[0]], response_b: &texts[lengths[1]] });
+            items.push(Comparison {
+                prompt: &prompts[i / pairs],
+                response_a: &texts[lengths[0]],
+                response_b: &texts[lengths[1]],
+            });
         }
         let plan = Plan { questions: Vec::new(), uses };
         let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);

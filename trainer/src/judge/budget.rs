@@ -58,7 +58,12 @@ impl Account {
                  the price, or limit spec.budget.maxRequests"
             )));
         }
-        Ok(Self { budget: budget.clone(), price: judge.price.clone(), spent: Spent::default(), reserved: Spent::default() })
+        Ok(Self {
+            budget: budget.clone(),
+            price: judge.price.clone(),
+            spent: Spent::default(),
+            reserved: Spent::default(),
+        })
     }
 
     /// Reserves the bound of a question; an error says which limit it would pass.
@@ -71,7 +76,8 @@ impl Account {
             return Err(format!("spec.budget.maxRequests is {limit}, and {} requests are made", requests - 1));
         }
         if let (Some(limit), Some(price)) = (self.budget.max_cost, &self.price) {
-            let next = amount(price, sum(|s| s.prompt) + bound.tokens.prompt, sum(|s| s.completion) + bound.tokens.completion);
+            let next =
+                amount(price, sum(|s| s.prompt) + bound.tokens.prompt, sum(|s| s.completion) + bound.tokens.completion);
             if next > limit {
                 return Err(format!(
                     "spec.budget.maxCost is {limit} {}, {:.6} is spent, and the next question may cost more than is left",

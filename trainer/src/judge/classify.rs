@@ -62,7 +62,10 @@ pub fn classify(response: &HttpResponse, now: Timestamp) -> Class {
     match response.status {
         200..=299 if !error.present => match wire::reply(&response.body) {
             Ok(reply) => Class::Answer(Box::new(reply)),
-            Err(e) => Class::RetryBackoff(Fault::Question, format!("HTTP {}: {e}: {}", response.status, excerpt(&response.body))),
+            Err(e) => Class::RetryBackoff(
+                Fault::Question,
+                format!("HTTP {}: {e}: {}", response.status, excerpt(&response.body)),
+            ),
         },
         200..=299 => Class::RetryBackoff(Fault::Question, why),
         300..=399 => Class::FatalJob(format!("{why}. The address redirects; write the final address as the url")),
@@ -85,11 +88,15 @@ pub fn classify(response: &HttpResponse, now: Timestamp) -> Class {
 
 /// Retry-After in milliseconds, seconds or as a date, the most exact first.
 fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
-    let number = |text: &Option<String>| text.as_ref()?.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
-    let seconds = number(&response.retry_after_ms).map(|ms| ms / 1000.0).or_else(|| number(&response.retry_after)).or_else(|| {
-        let date = jiff::fmt::rfc2822::parse(response.retry_after.as_ref()?.trim()).ok()?;
-        Some(date.timestamp().duration_since(now).as_secs_f64().max(0.0))
-    })?;
+    let number =
+        |text: &Option<String>| text.as_ref()?.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    let seconds = number(&response.retry_after_ms)
+        .map(|ms| ms / 1000.0)
+        .or_else(|| number(&response.retry_after))
+        .or_else(|| {
+            let date = jiff::fmt::rfc2822::parse(response.retry_after.as_ref()?.trim()).ok()?;
+            Some(date.timestamp().duration_since(now).as_secs_f64().max(0.0))
+        })?;
     Some(Duration::from_secs_f64(seconds.min(86_400.0)))
 }
 
@@ -145,7 +152,13 @@ impl ServerError {
     }
 
     fn is_protocol(&self) -> bool {
-        self.has(&["unsupported_parameter", "unsupported_value", "unsupported parameter", "logprobs", "unknown_parameter"])
+        self.has(&[
+            "unsupported_parameter",
+            "unsupported_value",
+            "unsupported parameter",
+            "logprobs",
+            "unknown_parameter",
+        ])
     }
 }
 
@@ -195,7 +208,11 @@ mod tests {
         assert_eq!(waits(429, None, Some("7")), Some(Duration::from_secs(7)));
         assert_eq!(waits(429, Some("250"), Some("7")), Some(Duration::from_millis(250)));
         assert_eq!(waits(503, None, Some("Tue, 24 Nov 2026 08:00:30 GMT")), Some(Duration::from_secs(30)));
-        assert_eq!(waits(429, None, Some("Tue, 24 Nov 2026 07:00:00 GMT")), Some(Duration::ZERO), "a clock that is ahead");
+        assert_eq!(
+            waits(429, None, Some("Tue, 24 Nov 2026 07:00:00 GMT")),
+            Some(Duration::ZERO),
+            "a clock that is ahead"
+        );
         for nonsense in ["soon", "-3", "NaN", ""] {
             assert_eq!(waits(429, None, Some(nonsense)), None, "{nonsense:?}");
         }
@@ -204,11 +221,19 @@ mod tests {
     #[test]
     fn key_quota_model_and_protocol_stop_the_job_with_the_servers_words() {
         for (status, body, words) in [
-            (401, r#"{"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}"#, "invalid_api_key: Incorrect"),
+            (
+                401,
+                r#"{"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}"#,
+                "invalid_api_key: Incorrect",
+            ),
             (401, r#"{"error": "Unauthorized"}"#, "Unauthorized"),
             (403, "<html><body><h1>403 Forbidden</h1></body></html>", "403 Forbidden"),
             (404, r#"{"error": {"message": "model 'x' not found, try pulling it"}}"#, "try pulling it"),
-            (429, r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#, "quota"),
+            (
+                429,
+                r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#,
+                "quota",
+            ),
             (429, r#"{"error": {"type": "enforced_spend_limit_reached", "message": "m"}}"#, "spend_limit"),
             (400, r#"{"error": {"code": "unsupported_parameter", "message": "max_tokens"}}"#, "unsupported_parameter"),
             (400, r#"{"error": {"code": 400, "message": "logprobs is not supported"}}"#, "logprobs"),
@@ -237,14 +262,22 @@ mod tests {
             (200, r#"{"error": "upstream failed"}"#),
             (200, ""),
         ] {
-            assert!(matches!(class(status, body), Class::RetryBackoff(..)), "{status} {body}: {:?}", class(status, body));
+            assert!(
+                matches!(class(status, body), Class::RetryBackoff(..)),
+                "{status} {body}: {:?}",
+                class(status, body)
+            );
         }
     }
 
     #[test]
     fn a_question_that_is_too_long_or_filtered_fails_alone() {
         for (status, body, expected) in [
-            (400, r#"{"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}}"#, false),
+            (
+                400,
+                r#"{"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}}"#,
+                false,
+            ),
             (400, r#"{"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}"#, false),
             (422, r#"{"error": "Input validation error", "error_type": "validation"}"#, false),
             (400, r#"{"error": {"code": "content_filter", "message": "Azure content management policy"}}"#, true),
@@ -255,7 +288,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_an_answer_even_if_it_talks_of_errors() {
-        let body = r#"{"choices": [{"message": {"content": "insufficient_quota"}, "finish_reason": "stop"}], "error": null}"#;
+        let body =
+            r#"{"choices": [{"message": {"content": "insufficient_quota"}, "finish_reason": "stop"}], "error": null}"#;
         assert!(matches!(class(200, body), Class::Answer(r) if r.text == "insufficient_quota"));
     }
 }

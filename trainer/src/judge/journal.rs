@@ -2,17 +2,16 @@
 //! a run that is killed anywhere and started again ends with the same labels and pays for nothing twice. What a kill and
 //! what a crash of the machine can lose is said in [`crate::data::append_log`].
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::question::Question;
 use super::wire::Reply;
+use crate::Result;
 use crate::data::append_log::AppendLog;
-use crate::{Error, Result};
+use crate::data::jsonl;
 
 /// Name of the journal's file in its folder.
 pub const REPLIES: &str = "replies.jsonl";
@@ -90,29 +89,25 @@ impl Journal {
     }
 }
 
-/// Copies a journal into an artifact, in order of id: replies arrive in another order every time, and the artifact must
-/// not depend on it. Nothing happens if there is no journal.
-pub fn copy_sorted(from: &Path, to: &Path) -> Result<()> {
+/// Copies the replies to some questions from one folder's journal to another's, in order of id: replies arrive in another
+/// order every time, and an artifact must not depend on it. Nothing happens if there is no journal.
+pub fn copy_sorted(from: &Path, to: &Path, questions: &[Question]) -> Result<()> {
     let source = Journal::file(from);
     if !source.exists() {
         return Ok(());
     }
+    let wanted: HashSet<&str> = questions.iter().map(|q| q.id.as_str()).collect();
     let (_, mut entries) = AppendLog::<Entry>::open(&source)?;
+    entries.retain(|e| wanted.contains(e.id.as_str()));
     entries.sort_by(|a, b| a.id.cmp(&b.id));
     entries.dedup_by(|a, b| a.id == b.id);
-    fs::create_dir_all(to).map_err(|e| Error::store(to, &e))?;
-    let target = Journal::file(to);
-    let io = |e: std::io::Error| Error::store(&target, &e);
-    let mut file = BufWriter::new(File::create(&target).map_err(io)?);
-    for entry in &entries {
-        serde_json::to_writer(&mut file, entry).map_err(|e| io(e.into()))?;
-        file.write_all(b"\n").map_err(io)?;
-    }
-    file.into_inner().map_err(|e| io(e.into_error()))?.sync_all().map_err(io)
+    jsonl::write(&Journal::file(to), &entries)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn question(id: &str) -> Question {
@@ -146,10 +141,10 @@ mod tests {
             let mut journal = Journal::open(from.path()).unwrap();
             order.iter().for_each(|id| journal.append("j", &question(id), reply(id)).unwrap());
             drop(journal);
-            copy_sorted(from.path(), to.path()).unwrap();
+            copy_sorted(from.path(), to.path(), &["1", "2"].map(question)).unwrap();
             fs::read_to_string(Journal::file(to.path())).unwrap()
         });
-        assert_eq!(copies[0].lines().count(), 3);
+        assert_eq!(copies[0].lines().count(), 2, "replies to other questions stay behind");
         assert_eq!(copies[0], copies[1]);
     }
 }

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn two_scores_become_the_probability_of_their_difference() {
-        let Outcome::Label(label) = one(Use::Pointwise { a: 0, b: 1 }, &[soft(2.0), soft(-1.0)], OrderCombination::Logits)
+        let Outcome::Label(label) =
+            one(Use::Pointwise { a: 0, b: 1 }, &[soft(2.0), soft(-1.0)], OrderCombination::Logits)
         else {
             panic!()
         };
@@ -121,7 +122,14 @@ mod tests {
 
     #[test]
     fn a_failed_verdict_never_becomes_a_label() {
-        for failed in [Verdict::Unparsed(""), Verdict::Ambiguous, Verdict::Refused, Verdict::Truncated, Verdict::Filtered, Verdict::TransportFailed] {
+        for failed in [
+            Verdict::Unparsed(""),
+            Verdict::Ambiguous,
+            Verdict::Refused,
+            Verdict::Truncated,
+            Verdict::Filtered,
+            Verdict::TransportFailed,
+        ] {
             for combine in [OrderCombination::Logits, OrderCombination::Probabilities, OrderCombination::AgreeOnly] {
                 let verdicts = [soft(9.0), failed.clone()];
                 let pair = Use::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
@@ -139,7 +147,9 @@ mod tests {
         let Outcome::Label(kept) = one(pair(), &conflict, OrderCombination::Logits) else { panic!() };
         assert_eq!((kept.log_odds, kept.conflict), (Some(-0.5), Some(true)));
         let agree = [soft(1.0), soft(-2.0)];
-        assert!(matches!(one(pair(), &agree, OrderCombination::AgreeOnly), Outcome::Label(l) if l.log_odds == Some(1.5)));
+        assert!(
+            matches!(one(pair(), &agree, OrderCombination::AgreeOnly), Outcome::Label(l) if l.log_odds == Some(1.5))
+        );
     }
 
     #[test]

@@ -15,12 +15,15 @@
 //! | `wire`: the OpenAI protocol in JSON | `journal`: what was answered |
 //! | `classify`, `retry`: what a failed attempt means | `panel`: all questions, and [`compare`] |
 //! | `verdict`, `order`, `label`: what a reply means | `runtime`: a judge of the spec, resolved |
-//! | `budget`, `lexicon`, `audit`, `stats` | |
+//! | `audit`, `summary`: what is known about the judge | |
+//! | `dataset`: labels as records, and the gates | |
+//! | `budget`, `lexicon`, `stats` | |
 
 pub mod audit;
 pub mod budget;
 pub mod classify;
 pub mod client;
+pub mod dataset;
 pub mod journal;
 pub mod label;
 pub mod lexicon;
@@ -32,6 +35,7 @@ pub mod question;
 pub mod retry;
 pub mod runtime;
 pub mod stats;
+pub mod summary;
 pub mod verdict;
 pub mod wire;
 

@@ -154,7 +154,9 @@ mod tests {
     #[test]
     fn a_failed_order_leaves_no_preference() {
         let good = soft(3.0);
-        for failed in [Verdict::Unparsed("x"), Verdict::Ambiguous, Verdict::Refused, Verdict::Truncated, Verdict::TransportFailed] {
+        for failed in
+            [Verdict::Unparsed("x"), Verdict::Ambiguous, Verdict::Refused, Verdict::Truncated, Verdict::TransportFailed]
+        {
             assert_eq!(combine(&[(AB, &good), (BA, &failed)], OrderCombination::Logits), None);
         }
         assert_eq!(combine(&[], OrderCombination::Logits), None);

@@ -41,7 +41,8 @@ pub fn choose(prompt_id: &str, responses: &[String], pairs: &Pairs, seed: i64) -
             if responses[i].trim().is_empty() || responses[j].trim().is_empty() {
                 continue;
             }
-            let pair = pair_id(prompt_id, &response_id(prompt_id, &responses[i]), &response_id(prompt_id, &responses[j]));
+            let pair =
+                pair_id(prompt_id, &response_id(prompt_id, &responses[i]), &response_id(prompt_id, &responses[j]));
             let draw = id::key(&["draw", &seed, &pair]);
             let (a, b) = if (draw & 1 == 0) == (responses[i] < responses[j]) { (i, j) } else { (j, i) };
             drawn.push((draw, a, b));

@@ -15,13 +15,13 @@ use super::classify::{Class, Fault};
 use super::client::Client;
 use super::journal::Journal;
 use super::label::{self, Outcome};
+use super::lexicon;
 use super::limiter::Limiter;
 use super::question::{Comparison, Form, Plan, Question};
 use super::retry::{PATIENCE, backoff};
 use super::runtime::{Backend, JudgeRuntime, Target};
 use super::verdict::{self, Verdict};
 use super::wire::{self, Reply};
-use super::lexicon;
 use crate::{Error, Result};
 
 /// So many first questions without a usable answer, and the judge is not asked further.
@@ -190,7 +190,13 @@ struct State {
 }
 
 impl<'a> Session<'a> {
-    fn open(runtime: &'a JudgeRuntime, target: &'a Target, account: Account, journal: &Path, total: usize) -> Result<Self> {
+    fn open(
+        runtime: &'a JudgeRuntime,
+        target: &'a Target,
+        account: Account,
+        journal: &Path,
+        total: usize,
+    ) -> Result<Self> {
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -279,7 +285,11 @@ impl<'a> Session<'a> {
                 }
                 Class::FatalJob(why) => {
                     self.state().account.release(&bound);
-                    self.stop(Error::JudgeRejected(format!("{}: {} rejects the judge: {why}", self.runtime.field, client_url(self.target))));
+                    self.stop(Error::JudgeRejected(format!(
+                        "{}: {} rejects the judge: {why}",
+                        self.runtime.field,
+                        client_url(self.target)
+                    )));
                     return None;
                 }
                 Class::RetryAfter(wait, why) if wait > PATIENCE => {
@@ -331,8 +341,7 @@ impl<'a> Session<'a> {
             Err(limit) => {
                 state.stop = Some(Error::BudgetExhausted(format!(
                     "{limit}; {} of {} questions are answered and safe in the journal: raise the budget to go on from there",
-                    state.answered,
-                    self.total
+                    state.answered, self.total
                 )));
                 false
             }
@@ -355,7 +364,9 @@ impl<'a> Session<'a> {
         let used = reply.usage.map_or(bound.total(), |u| u.prompt + u.completion);
         self.limiter.refund(bound.total() - used);
         if !usable {
-            self.count_unusable("the replies have no log-probabilities; set label: Verdict, or use an endpoint that has them");
+            self.count_unusable(
+                "the replies have no log-probabilities; set label: Verdict, or use an endpoint that has them",
+            );
         }
         Some(Answer::Reply(reply))
     }

@@ -163,10 +163,12 @@ impl Form {
                 continue;
             }
             let prompt_id = item.prompt.id();
-            let (a, b) = (pairs::response_id(&prompt_id, item.response_a), pairs::response_id(&prompt_id, item.response_b));
+            let (a, b) =
+                (pairs::response_id(&prompt_id, item.response_a), pairs::response_id(&prompt_id, item.response_b));
             let prompt = item.prompt.to_text();
             let mut ask = |about: String, chosen_by: &str, first: &str, second: Option<&str>| -> Result<usize> {
-                let template = &self.templates[(id::key(&["template", chosen_by]) % self.templates.len() as u64) as usize];
+                let template =
+                    &self.templates[(id::key(&["template", chosen_by]) % self.templates.len() as u64) as usize];
                 let (system, text) = self.render(template, &prompt, first, second).map_err(Error::Config)?;
                 let body = wire::request(self, "", system.as_deref(), &text);
                 let id = id::of(&[identity, &body.to_string()]);
@@ -222,7 +224,13 @@ impl Form {
         Ok(())
     }
 
-    fn render(&self, template: &Template, prompt: &str, first: &str, second: Option<&str>) -> Result<(Option<String>, String), String> {
+    fn render(
+        &self,
+        template: &Template,
+        prompt: &str,
+        first: &str,
+        second: Option<&str>,
+    ) -> Result<(Option<String>, String), String> {
         let nonce = id::of(&[template.name.as_str(), prompt, first, second.unwrap_or_default()]);
         let shared = context! {
             criteria => self.criteria.iter().map(criterion).collect::<Vec<_>>(),
@@ -261,15 +269,25 @@ fn sources<'a>(judge: &'a Judge, mode: JudgeMode, path: &str) -> Result<Vec<(Str
     }
     let of_mode = || BUILTIN.iter().filter(|(_, m, _)| *m == mode);
     if judge.templates.is_empty() {
-        return Ok(of_mode().next_back().map(|(name, _, text)| (path.to_owned(), (*name).to_owned(), *text)).into_iter().collect());
+        return Ok(of_mode()
+            .next_back()
+            .map(|(name, _, text)| (path.to_owned(), (*name).to_owned(), *text))
+            .into_iter()
+            .collect());
     }
     let find = |(i, given): (usize, &String)| {
         let field = format!("{path}.templates[{i}]");
         let name = given.trim_start_matches("builtin:");
-        of_mode().find(|(known, _, _)| *known == name).map(|(name, _, text)| (field.clone(), (*name).to_owned(), *text)).ok_or_else(|| {
-            let known: Vec<String> = of_mode().map(|(n, _, _)| format!("builtin:{n}")).collect();
-            Error::Config(format!("{field}: there is no template {given} for a {mode:?} judge; known: {}", known.join(", ")))
-        })
+        of_mode()
+            .find(|(known, _, _)| *known == name)
+            .map(|(name, _, text)| (field.clone(), (*name).to_owned(), *text))
+            .ok_or_else(|| {
+                let known: Vec<String> = of_mode().map(|(n, _, _)| format!("builtin:{n}")).collect();
+                Error::Config(format!(
+                    "{field}: there is no template {given} for a {mode:?} judge; known: {}",
+                    known.join(", ")
+                ))
+            })
     };
     judge.templates.iter().enumerate().map(find).collect()
 }
@@ -345,7 +363,8 @@ mod tests {
         }))
         .unwrap();
         let question = &plan(&form, &[("2 + 2?", "4", "5\n  indented {{ not_jinja }}")]).questions[0];
-        let code = question.text.lines().next().unwrap().trim_start_matches("<prompt ").trim_end_matches('>').to_owned();
+        let code =
+            question.text.lines().next().unwrap().trim_start_matches("<prompt ").trim_end_matches('>').to_owned();
         assert_eq!(code.len(), 8);
         assert_eq!(
             question.text.replace(&code, "CODE"),
@@ -405,12 +424,18 @@ mod tests {
     #[test]
     fn wrong_templates_and_answers_fail_before_anything_is_asked() {
         for (extra, expected) in [
-            (json!({"template": "{{ response_a }} {{ respons_b }}"}), "spec.judges[0].template: line 1: undefined value"),
+            (
+                json!({"template": "{{ response_a }} {{ respons_b }}"}),
+                "spec.judges[0].template: line 1: undefined value",
+            ),
             (json!({"template": "{{ response_a }} {% if %}"}), "spec.judges[0].template: line 1: syntax error"),
             (json!({"template": "{{ response_a }}"}), "does not show both responses"),
             (json!({"mode": "Pointwise", "template": "{{ prompt }}"}), "does not show the response"),
             (json!({"template": "x", "templates": ["builtin:pairwise-v1"]}), "exclude each other"),
-            (json!({"templates": ["builtin:pairwise-v9"]}), "spec.judges[0].templates[0]: there is no template builtin:pairwise-v9"),
+            (
+                json!({"templates": ["builtin:pairwise-v9"]}),
+                "spec.judges[0].templates[0]: there is no template builtin:pairwise-v9",
+            ),
             (json!({"templates": ["builtin:pointwise-v1"]}), "known: builtin:pairwise-v1, builtin:pairwise-v2"),
             (json!({"answers": ["A", "A "]}), "two different words"),
             (json!({"answers": ["A"]}), "expected 2 answers, found 1"),
@@ -440,7 +465,8 @@ mod tests {
         }
         assert!(by_template.len() == 2 && by_template.values().all(|n| *n > 15), "{by_template:?}");
         let pointwise = form(json!({"mode": "Pointwise"})).unwrap();
-        let shared = plan(&pointwise, &[("p", "x", "y"), ("p", "y", "z"), ("p", "z", "x"), ("q", "x", "y"), ("p", "x", "x")]);
+        let shared =
+            plan(&pointwise, &[("p", "x", "y"), ("p", "y", "z"), ("p", "z", "x"), ("q", "x", "y"), ("p", "x", "x")]);
         assert_eq!(shared.questions.len(), 5, "three responses to p and two to q");
         assert_eq!(shared.uses[4], Use::Equal);
     }

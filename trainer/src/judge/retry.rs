@@ -32,7 +32,8 @@ mod tests {
     fn waits_grow_to_the_cap_and_are_spread_over_the_whole_range() {
         for attempt in 1..30 {
             let bound = (0.5 * 2_f64.powi(attempt - 1)).min(60.0);
-            let waits: Vec<f64> = (0..500).map(|q| backoff(&q.to_string(), attempt as u32, None).as_secs_f64()).collect();
+            let waits: Vec<f64> =
+                (0..500).map(|q| backoff(&q.to_string(), attempt as u32, None).as_secs_f64()).collect();
             let mean = waits.iter().sum::<f64>() / 500.0;
             assert!(waits.iter().all(|w| *w <= bound), "attempt {attempt}");
             assert!((mean / bound - 0.5).abs() < 0.06, "attempt {attempt}: mean {mean} of {bound}");

@@ -136,7 +136,9 @@ mod tests {
             "apiKeySecretRef": {"name": "no-such", "key": "key"}}}))
         .unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("spec.judges[0].endpoint.apiKeySecretRef") && text.contains("PLUMBLINE_SECRET_NO_SUCH_KEY"));
+        assert!(
+            text.contains("spec.judges[0].endpoint.apiKeySecretRef") && text.contains("PLUMBLINE_SECRET_NO_SUCH_KEY")
+        );
         assert!(matches!(error, Error::Config(_)));
     }
 
@@ -150,7 +152,8 @@ mod tests {
 
     #[test]
     fn two_kinds_of_judge_in_one_are_refused() {
-        let both = serde_json::json!({"name": "j", "lexicon": {"uri": "x"}, "endpoint": {"url": "http://x", "model": "m"}});
+        let both =
+            serde_json::json!({"name": "j", "lexicon": {"uri": "x"}, "endpoint": {"url": "http://x", "model": "m"}});
         assert!(resolve(both).unwrap_err().to_string().contains("exactly one of"));
         assert!(resolve(serde_json::json!({"name": "j"})).unwrap_err().to_string().contains("spec.judges[0]"));
     }

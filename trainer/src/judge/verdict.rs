@@ -81,7 +81,9 @@ impl Verdict {
     /// Probability of the first answer: 1, 0 or 1/2 for a verdict without one; `None` for what is no verdict.
     pub fn probability(&self) -> Option<f64> {
         match self {
-            Self::First(Some(s)) | Self::Second(Some(s)) | Self::Tie(Some(s)) => Some(super::stats::sigmoid(s.log_odds)),
+            Self::First(Some(s)) | Self::Second(Some(s)) | Self::Tie(Some(s)) => {
+                Some(super::stats::sigmoid(s.log_odds))
+            }
             Self::First(None) => Some(1.0),
             Self::Second(None) => Some(0.0),
             Self::Tie(None) => Some(0.5),
@@ -272,7 +274,11 @@ impl TextReader<'_> {
 
     /// The verdict in a JSON object: the whole text, or the last fenced block.
     fn json(&self, text: &str) -> Option<Choice> {
-        let block = match text.rfind("```").map(|end| &text[..end]).and_then(|head| head.rfind("```").map(|at| &head[at + 3..])) {
+        let block = match text
+            .rfind("```")
+            .map(|end| &text[..end])
+            .and_then(|head| head.rfind("```").map(|at| &head[at + 3..]))
+        {
             Some(block) => block.trim_start_matches("json"),
             None => text,
         };
@@ -286,8 +292,7 @@ impl TextReader<'_> {
 /// longer sentence, `None` if they do not.
 fn introduces(before: &str) -> Option<bool> {
     let before = undecorated(before).to_lowercase();
-    let words: Vec<&str> =
-        before.split_whitespace().map(undecorated).skip_while(|w| FILLERS.contains(w)).collect();
+    let words: Vec<&str> = before.split_whitespace().map(undecorated).skip_while(|w| FILLERS.contains(w)).collect();
     let phrase = words.join(" ");
     let mark = MARKS.iter().find(|m| phrase == **m || phrase.ends_with(&format!(" {m}")))?;
     Some(phrase == *mark)
@@ -410,7 +415,9 @@ mod tests {
 
     #[test]
     fn refusals_have_their_own_name() {
-        for reply in ["I'm sorry, but I can't compare these.", "I can\u{2019}t help with that.", "As an AI, I have no view."] {
+        for reply in
+            ["I'm sorry, but I can't compare these.", "I can\u{2019}t help with that.", "As an AI, I have no view."]
+        {
             assert_eq!(text(reply), Verdict::Refused, "{reply:?}");
         }
     }
@@ -437,7 +444,10 @@ mod tests {
 
     #[test]
     fn every_spelling_of_an_answer_counts() {
-        let p = position("A", &[("A", 0.3), (" A", 0.2), ("(A", 0.05), ("**A", 0.05), ("B", 0.1), (" b", 0.02), ("The", 0.1)]);
+        let p = position(
+            "A",
+            &[("A", 0.3), (" A", 0.2), ("(A", 0.05), ("**A", 0.05), ("B", 0.1), (" b", 0.02), ("The", 0.1)],
+        );
         let s = soft(&read_log_probs(&[p], &answers("A", "B")));
         assert!((s.mass - 0.72).abs() < 1e-9 && (s.log_odds - (0.6_f64 / 0.12).ln()).abs() < 1e-9, "{s:?}");
         let p = position(" pos", &[(" pos", 0.5), (" Positive", 0.1), (" neg", 0.1), (" n", 0.05), (" great", 0.1)]);

@@ -130,7 +130,8 @@ fn positions(logprobs: &Value) -> Vec<Position> {
     let read = |(i, token): (usize, &Value)| {
         let token = token.as_str()?.to_owned();
         let listed: Option<&Map<String, Value>> = logprobs["top_logprobs"].get(i).and_then(Value::as_object);
-        let mut top: Vec<_> = listed.into_iter().flatten().filter_map(|(t, p)| Some((t.clone(), p.as_f64()?))).collect();
+        let mut top: Vec<_> =
+            listed.into_iter().flatten().filter_map(|(t, p)| Some((t.clone(), p.as_f64()?))).collect();
         if top.is_empty() {
             top.extend(logprobs["token_logprobs"].get(i).and_then(Value::as_f64).map(|p| (token.clone(), p)));
         }
@@ -155,7 +156,10 @@ mod tests {
         .unwrap();
         assert_eq!(reply.text, "A");
         assert_eq!(reply.finish.as_deref(), Some("length"));
-        assert_eq!(reply.positions, [Position { token: "A".into(), top: vec![("A".into(), -0.1), ("B".into(), -2.5)] }]);
+        assert_eq!(
+            reply.positions,
+            [Position { token: "A".into(), top: vec![("A".into(), -0.1), ("B".into(), -2.5)] }]
+        );
         assert_eq!(reply.usage, Some(Usage { prompt: 100, completion: 1 }));
         assert_eq!((reply.model.as_deref(), reply.refusal), (Some("judge-2"), None));
     }
@@ -187,7 +191,8 @@ mod tests {
         for body in ["", "<html>bad gateway</html>", "{}", "{\"choices\": []}", "[]", "\"A\""] {
             assert!(reply(body).is_err(), "{body}");
         }
-        let null = reply(r#"{"choices": [{"message": {"content": null, "refusal": "no"}, "finish_reason": "stop"}]}"#).unwrap();
+        let null = reply(r#"{"choices": [{"message": {"content": null, "refusal": "no"}, "finish_reason": "stop"}]}"#)
+            .unwrap();
         assert_eq!((null.text.as_str(), null.refusal.as_deref()), ("", Some("no")));
     }
 }

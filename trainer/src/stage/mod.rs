@@ -3,6 +3,7 @@
 pub mod evaluate;
 pub mod import;
 pub mod inspect;
+pub mod label;
 pub mod reward;
 pub mod run;
 pub mod serve;

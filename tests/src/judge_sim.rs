@@ -1,0 +1,253 @@
+//! `judge-sim`: an OpenAI-compatible server with planted quality, biases and faults, on a free port of this machine.
+//!
+//! A response carries its quality as `quality=<number>`. The judge knows it, the pipeline never reads it: what the pipeline
+//! says about quality and bias can be compared with what was planted. The log-odds of the first answer are
+//!
+//!     quality_weight * (quality of the first - quality of the second) + position_bias     for two responses,
+//!     quality_weight * quality                                                            for one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// What goes wrong with one request.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// A status with a body, and perhaps a Retry-After.
+    Status(u16, &'static str, Option<&'static str>),
+    /// 200 with a body that is no completion: HTML, half a JSON.
+    Body(&'static str),
+    /// A completion whose text this is, without log-probabilities.
+    Text(&'static str),
+    /// The true completion, cut off (`finish_reason: length`) before its first letter.
+    Truncated,
+    /// The true completion without log-probabilities.
+    NoLogProbs,
+    /// The true completion, this late.
+    Slow(Duration),
+}
+
+/// Decides what goes wrong: from the number of the request (from 0) and how often this question was asked before.
+pub type FaultPlan = Arc<dyn Fn(usize, usize) -> Option<Fault> + Send + Sync>;
+
+/// A judge.
+#[derive(Clone)]
+pub struct Config {
+    /// Log-odds for a unit of quality.
+    pub quality_weight: f64,
+    /// Log-odds added to what is shown first.
+    pub position_bias: f64,
+    /// Probability of the two answers together.
+    pub label_mass: f64,
+    /// Key that requests must carry.
+    pub api_key: Option<&'static str>,
+    /// Time that an answer takes.
+    pub latency: Duration,
+    /// What goes wrong.
+    pub faults: FaultPlan,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            quality_weight: 1.0,
+            position_bias: 0.0,
+            label_mass: 0.9,
+            api_key: None,
+            latency: Duration::ZERO,
+            faults: Arc::new(|_, _| None),
+        }
+    }
+}
+
+impl Config {
+    /// With faults.
+    pub fn faults(mut self, plan: impl Fn(usize, usize) -> Option<Fault> + Send + Sync + 'static) -> Self {
+        self.faults = Arc::new(plan);
+        self
+    }
+}
+
+/// A running judge. It stops when it is dropped.
+pub struct JudgeSim {
+    url: String,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    config: Config,
+    log: Mutex<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    /// When each request came, and its question.
+    requests: Vec<(Instant, String)>,
+    /// Answers sent, by question: what a real server would have charged.
+    bought: HashMap<String, usize>,
+}
+
+impl JudgeSim {
+    /// Starts a judge.
+    #[allow(clippy::expect_used, reason = "a test kit without its server has nothing to test")]
+    pub fn start(config: Config) -> Self {
+        let shared = Arc::new(Shared { config, log: Mutex::default() });
+        let (stop, stopped) = oneshot::channel();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a non-blocking listener");
+        let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+        let app = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .route("/v1/completions", post(answer))
+            .with_state(Arc::clone(&shared));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                tokio::select! {
+                    served = async { axum::serve(listener, app).await } => served.expect("a server"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { url, shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Base URL, with the version.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Questions that came, in order, with their time. A question is the text of its last message.
+    pub fn requests(&self) -> Vec<(Instant, String)> {
+        self.shared.log().requests.clone()
+    }
+
+    /// How often each question was answered.
+    pub fn bought(&self) -> HashMap<String, usize> {
+        self.shared.log().bought.clone()
+    }
+
+    /// How many answers were sent.
+    pub fn answered(&self) -> usize {
+        self.shared.log().bought.values().sum()
+    }
+}
+
+impl Drop for JudgeSim {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    let config = &shared.config;
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if config.api_key.is_some_and(|key| given != format!("Bearer {key}")) {
+        let given = given.trim_start_matches("Bearer ");
+        let message = format!("Incorrect API key provided: {given}");
+        return error(401, &json!({"error": {"message": message, "code": "invalid_api_key"}}).to_string(), None);
+    }
+    let Ok(request) = serde_json::from_slice::<Value>(&body) else {
+        return error(400, r#"{"error": {"message": "not JSON"}}"#, None);
+    };
+    let question = question_of(&request);
+    let (number, asked_before) = {
+        let mut log = shared.log();
+        let before = log.requests.iter().filter(|(_, q)| *q == question).count();
+        log.requests.push((Instant::now(), question.clone()));
+        (log.requests.len() - 1, before)
+    };
+    tokio::time::sleep(config.latency).await;
+    let fault = (config.faults)(number, asked_before);
+    let completion = match fault {
+        Some(Fault::Status(status, body, retry_after)) => return error(status, body, retry_after),
+        Some(Fault::Body(body)) => return (StatusCode::OK, body).into_response(),
+        Some(Fault::Text(text)) => completion(&request, text, "stop", None),
+        Some(Fault::Truncated) => completion(&request, "", "length", None),
+        Some(Fault::NoLogProbs) => true_completion(config, &request, &question, false),
+        Some(Fault::Slow(wait)) => {
+            tokio::time::sleep(wait).await;
+            true_completion(config, &request, &question, true)
+        }
+        None => true_completion(config, &request, &question, true),
+    };
+    *shared.log().bought.entry(question).or_default() += 1;
+    axum::Json(completion).into_response()
+}
+
+fn error(status: u16, body: &str, retry_after: Option<&str>) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, body.to_owned()).into_response();
+    if let Some(value) = retry_after.and_then(|v| v.parse().ok()) {
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    response
+}
+
+fn question_of(request: &Value) -> String {
+    let last = request["messages"].as_array().and_then(|m| m.last()).map(|m| &m["content"]);
+    last.unwrap_or(&request["prompt"]).as_str().unwrap_or_default().to_owned()
+}
+
+fn true_completion(config: &Config, request: &Value, question: &str, logprobs: bool) -> Value {
+    let qualities: Vec<f64> = question
+        .split("quality=")
+        .skip(1)
+        .filter_map(|rest| {
+            let end = rest.find(|c: char| !(c.is_ascii_digit() || ".-".contains(c))).unwrap_or(rest.len());
+            rest[..end].parse().ok()
+        })
+        .collect();
+    let (log_odds, answers) = match qualities.as_slice() {
+        [first, second] => (config.quality_weight * (first - second) + config.position_bias, ["A", "B"]),
+        [only] => (config.quality_weight * only, ["yes", "no"]),
+        _ => return completion(request, "There is nothing here to judge.", "stop", None),
+    };
+    let p = 1.0 / (1.0 + (-log_odds).exp());
+    let wanted = if request["logprobs"].is_null() || !logprobs { None } else { Some(config.label_mass) };
+    let tops = wanted.map(|mass| [(answers[0], mass * p), (answers[1], mass * (1.0 - p)), ("The", 1.0 - mass)]);
+    completion(request, answers[usize::from(p < 0.5)], "stop", tops.as_ref())
+}
+
+fn completion(request: &Value, text: &str, finish: &str, tops: Option<&[(&str, f64); 3]>) -> Value {
+    let usage = json!({"prompt_tokens": question_of(request).len() / 4, "completion_tokens": 1});
+    let choice = if request["messages"].is_array() {
+        let logprobs = tops.map(|tops| {
+            let listed = tops.map(|(token, p)| json!({"token": token, "logprob": p.ln()}));
+            json!({"content": [{"token": text, "logprob": 0.0, "top_logprobs": listed}]})
+        });
+        json!({"index": 0, "finish_reason": finish, "logprobs": logprobs,
+            "message": {"role": "assistant", "content": text}})
+    } else {
+        let logprobs = tops.map(|tops| {
+            let listed: serde_json::Map<String, Value> =
+                tops.iter().map(|(token, p)| ((*token).to_owned(), p.ln().into())).collect();
+            json!({"tokens": [text], "token_logprobs": [0.0], "top_logprobs": [listed]})
+        });
+        json!({"index": 0, "finish_reason": finish, "logprobs": logprobs, "text": text})
+    };
+    json!({"id": "sim", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice],
+        "usage": usage})
+}

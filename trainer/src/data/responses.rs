@@ -1,0 +1,148 @@
+//! Sampled responses on disk (IO): written chunk by chunk before they are used, so that a kill loses one chunk at most and
+//! a restart samples the same chunks again with the same company, to the same text.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::append_log::AppendLog;
+use super::prompts::Prompt;
+use super::{id, jsonl};
+use crate::Result;
+use crate::generate::Finish;
+
+/// Prompts that are sampled together.
+pub const CHUNK: usize = 32;
+/// Name of the file in its folder.
+pub const RESPONSES: &str = "responses.jsonl";
+
+/// A response, as it is kept.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Sampled {
+    /// The text.
+    pub text: String,
+    /// Whether it was cut at the limit of new tokens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
+}
+
+impl Sampled {
+    /// A response by its text and its end.
+    pub fn new(text: String, finish: Finish) -> Self {
+        Self { text, cut: finish == Finish::Length }
+    }
+}
+
+/// Samples the responses to some prompts: a list for each prompt, in order. The second argument is to be called with the
+/// number of responses that are done.
+pub type Sampler<'a> = dyn FnMut(&[Prompt], &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Vec<Sampled>>> + 'a;
+
+/// A line of the artifact's copy.
+#[derive(Serialize)]
+struct OfPrompt<'a> {
+    prompt_id: &'a str,
+    responses: &'a [Sampled],
+}
+
+/// Writes the responses as one line a prompt, in order of the prompts.
+pub fn write_file(path: &Path, prompts: &[Prompt], responses: &[Vec<Sampled>]) -> Result<()> {
+    let lines: Vec<OfPrompt<'_>> =
+        prompts.iter().zip(responses).map(|(p, r)| OfPrompt { prompt_id: &p.id, responses: r }).collect();
+    jsonl::write(path, &lines)
+}
+
+#[derive(Deserialize, Serialize)]
+struct Chunk {
+    /// Hash of the generator and of the prompts.
+    key: String,
+    responses: Vec<Vec<Sampled>>,
+}
+
+/// The responses to every prompt, in order: those in `folder` as they are, the others sampled and written there.
+/// `generator` says what the responses depend on beside the prompts (model, sampling, number); `progress` is called with
+/// the number of responses that are there.
+pub fn complete(
+    folder: &Path,
+    generator: &str,
+    prompts: &[Prompt],
+    sample: &mut Sampler<'_>,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<Sampled>>> {
+    let (mut log, chunks) = AppendLog::<Chunk>::open(&folder.join(RESPONSES))?;
+    let mut known: HashMap<String, Vec<Vec<Sampled>>> = chunks.into_iter().map(|c| (c.key, c.responses)).collect();
+    let mut all: Vec<Vec<Sampled>> = Vec::with_capacity(prompts.len());
+    let mut done = 0;
+    for chunk in prompts.chunks(CHUNK) {
+        let parts: Vec<&str> = [generator].into_iter().chain(chunk.iter().map(|p| p.id.as_str())).collect();
+        let key = id::of(&parts);
+        let responses = match known.remove(&key) {
+            Some(responses) => responses,
+            None => {
+                let responses = sample(chunk, &mut |more| progress(done + more))?;
+                let record = Chunk { key, responses };
+                log.append(&record)?;
+                record.responses
+            }
+        };
+        done += responses.iter().map(Vec::len).sum::<usize>();
+        progress(done)?;
+        all.extend(responses);
+    }
+    log.sync()?;
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::data::Content;
+
+    fn prompts(n: usize) -> Vec<Prompt> {
+        let prompt = |i: usize| Content::Text(format!("prompt {i}"));
+        (0..n).map(|i| Prompt { id: prompt(i).id(), content: prompt(i), tags: Vec::new() }).collect()
+    }
+
+    fn echo(prompt: &Prompt) -> Vec<Sampled> {
+        ["a", "b"].iter().map(|s| Sampled::new(format!("{} {s}", prompt.content.to_text()), Finish::Eos)).collect()
+    }
+
+    #[test]
+    fn a_stopped_run_goes_on_with_the_first_unfinished_chunk_and_ends_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let prompts = prompts(2 * CHUNK + 5);
+        let mut asked = Vec::new();
+        let run = |stop_after: usize, asked: &mut Vec<usize>| {
+            complete(
+                dir.path(),
+                "g",
+                &prompts,
+                &mut |chunk, _| {
+                    asked.push(chunk.len());
+                    Ok(chunk.iter().map(echo).collect())
+                },
+                &mut |done| if done >= stop_after { Err(Error::Interrupted) } else { Ok(()) },
+            )
+        };
+        assert!(matches!(run(4 * CHUNK, &mut asked), Err(Error::Interrupted)));
+        assert_eq!(asked, [CHUNK, CHUNK], "the second chunk was finished before the stop");
+        let all = run(usize::MAX, &mut asked).unwrap();
+        assert_eq!(asked, [CHUNK, CHUNK, 5], "no chunk is sampled twice");
+        assert_eq!(all, prompts.iter().map(echo).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn responses_of_another_generator_are_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        for (generator, expected) in [("g", 1), ("h", 1), ("g", 0)] {
+            let mut calls = 0;
+            let mut sample = |chunk: &[Prompt], _: &mut dyn FnMut(usize) -> Result<()>| {
+                calls += 1;
+                Ok(chunk.iter().map(echo).collect())
+            };
+            complete(dir.path(), generator, &prompts(3), &mut sample, &mut |_| Ok(())).unwrap();
+            assert_eq!(calls, expected, "{generator}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! An audit as people and programs see it: status values and sections of the report. Computes only.
+
+use std::collections::BTreeMap;
+
+use super::audit::Audit;
+use super::panel::Judged;
+use crate::data::preference::Preference;
+use crate::data::{Content, id};
+use crate::measure::Estimate;
+use crate::report::{Number, Sample, SampleScore, Section, decimal};
+
+/// Labelled pairs that a report shows.
+const SAMPLES: usize = 12;
+
+/// Biases for the status: value, and the ends of its interval as `<name>Low` and `<name>High`.
+pub fn bias(audit: &Audit) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    if let Some(p) = &audit.position {
+        put(&mut out, "positionLogOdds", p.log_odds);
+        put(&mut out, "firstRate", p.first_rate);
+    }
+    put(&mut out, "longerRate", audit.length.longer_rate);
+    put(&mut out, "lengthCorrelation", audit.length.correlation);
+    put(&mut out, "labelMass", audit.label_mass);
+    out
+}
+
+/// Agreement for the status.
+pub fn agreement(audit: &Audit) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    if let Some(p) = &audit.position {
+        put(&mut out, "orders", p.conflict_rate.map(complement));
+        if let Some(kappa) = p.kappa {
+            out.insert("ordersKappa".into(), decimal(kappa));
+        }
+        put(&mut out, "alwaysFirst", p.first_rate);
+    }
+    put(&mut out, "alwaysLonger", audit.length.longer_rate);
+    out
+}
+
+fn complement(e: Estimate) -> Estimate {
+    Estimate { value: 1.0 - e.value, low: 1.0 - e.high, high: 1.0 - e.low }
+}
+
+fn put(out: &mut BTreeMap<String, String>, name: &str, estimate: Option<Estimate>) {
+    if let Some(e) = estimate {
+        out.insert(name.into(), decimal(e.value));
+        out.insert(format!("{name}Low"), decimal(e.low));
+        out.insert(format!("{name}High"), decimal(e.high));
+    }
+}
+
+/// The sections about the judge, and samples of what it labelled.
+pub fn sections(audit: &Audit, judged: &Judged, records: &[Preference]) -> Vec<Section> {
+    let mut sections = vec![consistency(audit)];
+    sections.push(certainty(records));
+    sections.push(outcomes(audit, judged));
+    if !judged.reasons.is_empty() {
+        sections.push(Section::Table {
+            title: "Why questions have no verdict".into(),
+            columns: vec!["reason".into(), "questions".into()],
+            rows: judged.reasons.iter().map(|(why, n)| vec![why.clone(), n.to_string()]).collect(),
+        });
+    }
+    if !records.is_empty() {
+        sections.push(samples(records));
+    }
+    sections
+}
+
+fn consistency(audit: &Audit) -> Section {
+    let number = |label: &str, e: Option<Estimate>, reference: Option<f64>, note: &str| {
+        let mut number = Number::new(label, e.map_or(f64::NAN, |e| e.value)).note(note);
+        number.interval = e.map(|e| (e.low, e.high));
+        number.reference = reference;
+        number
+    };
+    let mut rows = Vec::new();
+    if let Some(p) = &audit.position {
+        rows.push(
+            number(
+                "Orders in conflict",
+                p.conflict_rate,
+                None,
+                "share of pairs whose two orders favour different responses",
+            )
+            .percent(),
+        );
+        rows.push(
+            number(
+                "Verdicts for the first",
+                p.first_rate,
+                Some(0.5),
+                "also the agreement with the baseline \"always the first\"",
+            )
+            .percent(),
+        );
+        rows.push(number(
+            "Position bias",
+            p.log_odds,
+            Some(0.0),
+            "log-odds added to what is shown first; both orders together cancel it",
+        ));
+        rows.push(
+            Number::new("Kappa of the two orders", p.kappa.unwrap_or(f64::NAN))
+                .note("agreement of both orders beyond chance"),
+        );
+    }
+    let length = &audit.length;
+    rows.push(
+        number(
+            "Labels for the longer",
+            length.longer_rate,
+            Some(0.5),
+            "also the agreement with the baseline \"always the longer\"; longer can be better",
+        )
+        .percent(),
+    );
+    rows.push(number(
+        "Margin and length",
+        length.correlation,
+        Some(0.0),
+        "correlation of the log-odds with the difference in characters",
+    ));
+    if audit.label_mass.is_some() {
+        rows.push(
+            number(
+                "Label mass",
+                audit.label_mass,
+                None,
+                "probability of the judge's two answers together, mean over replies",
+            )
+            .percent(),
+        );
+        rows.push(number("Replies with low label mass", audit.low_mass_rate, None, "share below one half").percent());
+    }
+    Section::Numbers { title: "What the judge leans to".into(), rows }
+}
+
+fn certainty(records: &[Preference]) -> Section {
+    const EDGES: [f64; 6] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+    let rows = EDGES.windows(2).map(|edge| {
+        let inside = |p: f64| p >= edge[0] && (p < edge[1] || edge[1] >= 1.0);
+        let n = records.iter().filter(|r| inside(r.p)).count();
+        let share = 100.0 * n as f64 / records.len().max(1) as f64;
+        vec![format!("{:.1} to {:.1}", edge[0], edge[1]), n.to_string(), format!("{share:.1}")]
+    });
+    Section::Table {
+        title: "How sure the labels are".into(),
+        columns: vec!["p(chosen is better)".into(), "pairs".into(), "percent".into()],
+        rows: rows.collect(),
+    }
+}
+
+fn outcomes(audit: &Audit, judged: &Judged) -> Section {
+    let c = &audit.comparisons;
+    let questions = judged.verdicts.len().max(1) as f64;
+    let mut rows: Vec<Vec<String>> = [
+        ("pairs with a label", c.labels),
+        ("pairs without a preference", c.ties),
+        ("pairs dropped for conflict", c.dropped),
+        ("pairs with a question that has no verdict", c.failed),
+    ]
+    .into_iter()
+    .map(|(what, n)| vec![what.to_owned(), n.to_string(), String::new()])
+    .collect();
+    rows.extend(audit.verdicts.iter().map(|(kind, n)| {
+        vec![format!("questions answered: {kind}"), n.to_string(), format!("{:.1}", 100.0 * *n as f64 / questions)]
+    }));
+    Section::Table {
+        title: "What became of pairs and questions".into(),
+        columns: vec!["outcome".into(), "count".into(), "percent".into()],
+        rows,
+    }
+}
+
+/// Pairs drawn by hash, so that they stand for all.
+fn samples(records: &[Preference]) -> Section {
+    let mut drawn: Vec<&Preference> = records.iter().collect();
+    let pair = |r: &Preference| r.provenance.as_ref().map(|p| p.pair_id.clone()).unwrap_or_default();
+    drawn.sort_by_cached_key(|r| id::key(&["sample", &pair(r)]));
+    let text = |c: &Content| match c {
+        Content::Messages(turns) if turns.len() == 1 => turns[0].content.clone(),
+        other => other.to_text(),
+    };
+    let sample = |r: &&Preference| Sample {
+        prompt: text(&r.prompt),
+        texts: vec![text(&r.chosen), text(&r.rejected)],
+        scores: vec![SampleScore { name: "p(better)".into(), values: vec![Some(r.p), Some(1.0 - r.p)] }],
+    };
+    Section::Samples {
+        title: "Labelled pairs".into(),
+        columns: vec!["chosen".into(), "rejected".into()],
+        rows: drawn.iter().take(SAMPLES).map(sample).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::audit::{Comparisons, Length, Position};
+    use super::*;
+
+    #[test]
+    fn status_maps_hold_each_estimate_with_its_interval_and_stay_within_the_schemas_bound() {
+        let e = Some(Estimate { value: 0.25, low: 0.2, high: 0.3 });
+        let audit = Audit {
+            verdicts: BTreeMap::new(),
+            unparsed_rate: 0.0,
+            comparisons: Comparisons::default(),
+            position: Some(Position { first_rate: e, log_odds: e, conflict_rate: e, kappa: Some(0.5) }),
+            length: Length { longer_rate: e, correlation: e },
+            label_mass: e,
+            low_mass_rate: e,
+        };
+        let (bias, agreement) = (bias(&audit), agreement(&audit));
+        assert_eq!(bias["positionLogOddsLow"], "0.2");
+        assert_eq!((agreement["orders"].as_str(), agreement["ordersLow"].as_str()), ("0.75", "0.7"));
+        assert!(bias.len() <= 32 && agreement.len() <= 32);
+        let nothing = Audit { position: None, length: Length::default(), label_mass: None, ..audit };
+        assert!(super::bias(&nothing).is_empty(), "what could not be measured is not in the status");
+    }
+}

@@ -1,0 +1,374 @@
+//! `PreferenceDataset`: prompts -> responses -> pairs -> questions -> replies -> verdicts -> labels -> dataset and audit
+//! (RLAIF; Lee et al., 2023, section 3.1, with both orders of every pair and log-odds instead of probabilities averaged).
+//!
+//! Sampling and asking are slow and paid for: both write what they have before it is used, so that a run that is killed
+//! anywhere and started again ends with the same bytes. The rest is computed again, in a moment.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use plumbline_crds::artifact;
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::preference_dataset::{Generator, PreferenceDatasetSpec};
+use plumbline_crds::run::{RunDocument, StageResult};
+use plumbline_crds::{Kind, Spec};
+
+use super::stop;
+use crate::data::preference::{self, Preference, Split};
+use crate::data::prompts::{self, Prompt};
+use crate::data::responses::{self, Sampled, Sampler};
+use crate::data::{id, parquet, tokens};
+use crate::generate::{PromptTokens, generate};
+use crate::judge::audit::{Audit, audit};
+use crate::judge::journal::copy_sorted;
+use crate::judge::pairs::{Chosen, choose};
+use crate::judge::question::Question;
+use crate::judge::runtime::Backend;
+use crate::judge::{Asking, Comparison, JudgeRuntime, Judged, dataset, judge, summary};
+use crate::load::hugging_face::ModelFolder;
+use crate::load::tokenizer::Tokenizer;
+use crate::model::decoder::Decoder;
+use crate::model::linear::Adapters;
+use crate::report::{Progress, Report, Section};
+use crate::train::clock::Clock;
+use crate::{Error, Result};
+
+/// Makes the dataset of a run document.
+pub fn run(document: &RunDocument) -> Result<StageResult> {
+    let spec = spec(document)?;
+    let generator = generator(spec)?;
+    let mut model: Option<(Decoder, Tokenizer)> = None;
+    run_with(document, &mut |prompts, progress| {
+        if model.is_none() {
+            model = Some(load(document, generator)?);
+        }
+        let Some((decoder, tokenizer)) = &model else { return Ok(Vec::new()) };
+        sample(decoder, tokenizer, generator, prompts, progress)
+    })
+}
+
+/// As [`run`], with responses from `sampler` instead of the generator's model.
+pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<StageResult> {
+    let spec = spec(document)?;
+    let generator = generator(spec)?;
+    let folders = Folders::new(document);
+    fs::create_dir_all(&folders.journal).map_err(|e| Error::store(&folders.journal, &e))?;
+    let mut progress = Progress::new(&folders.work)?;
+    let mut clock = Clock::open(&folders.work)?;
+    clock.start("label")?;
+
+    let found = prompts::read(&spec.prompts, document.input("prompts").map(|i| Path::new(&i.path)), "spec.prompts")?;
+    let prompts = &found.prompts;
+    let runtime = JudgeRuntime::resolve(only_judge(spec)?, "judges[0]", document)?;
+
+    progress.stage("Generating", prompts.len() as i64 * generator.responses_per_prompt);
+    let identity = generator_identity(document, generator);
+    let responses = responses::complete(&folders.journal, &identity, prompts, sampler, &mut |done| {
+        progress.advance(done as i64);
+        go_on()
+    })?;
+    clock.save()?;
+
+    let texts: Vec<Vec<String>> =
+        responses.iter().map(|of_prompt| of_prompt.iter().map(|r| r.text.clone()).collect()).collect();
+    let chosen: Vec<Chosen> =
+        prompts.iter().zip(&texts).map(|(p, r)| choose(&p.id, r, &spec.pairs, generator.sampling.seed)).collect();
+    let items = comparisons(prompts, &texts, &chosen);
+
+    progress.stage("Judging", 0);
+    let mut total = 0;
+    let judged = judge(
+        &runtime,
+        &items,
+        Asking {
+            journal: &folders.journal,
+            order: &spec.order,
+            budget: &spec.budget,
+            progress: &mut |done, questions, cost| {
+                if questions != total {
+                    progress.stage("Judging", questions as i64);
+                    total = questions;
+                }
+                progress.cost(cost);
+                progress.advance(done as i64);
+                go_on()
+            },
+        },
+    )?;
+    clock.save()?;
+
+    let audit = audit(&judged, &items);
+    let records = dataset::records(&runtime, &judged, &items);
+    let parts = Split::ALL.map(|split| {
+        let wanted = |r: &&Preference| {
+            prompts::is_validation(&r.prompt_id, spec.prompts.validation_fraction) == (split == Split::Validation)
+        };
+        (split, records.iter().filter(wanted).cloned().collect::<Vec<_>>())
+    });
+    let counts = counts(&found, &responses, &chosen, &judged, &audit, &parts);
+
+    let mut report =
+        Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, headline(&audit, &judged, &runtime));
+    describe(&mut report, document, generator, &runtime, &judged, &counts);
+    report.card.splits = parts.iter().filter(|(_, r)| !r.is_empty()).map(|(s, _)| s.name().to_owned()).collect();
+    report.sections.extend(summary::sections(&audit, &judged, &records));
+    for (name, value) in counts.iter().map(|(n, v)| (n, *v as f64)) {
+        report.number(name, value);
+    }
+    for (name, value) in summary::bias(&audit).iter().chain(&summary::agreement(&audit)) {
+        report.number(name, value.parse().unwrap_or(f64::NAN));
+    }
+    write(&folders, &parts, (prompts, &responses), &judged.plan.questions, &report)?;
+
+    let failed = dataset::failed_gates(&spec.gates, &audit);
+    if !failed.is_empty() {
+        return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
+    }
+    if records.is_empty() {
+        let why = judged.reasons.keys().next().map_or("every pair is a tie", String::as_str);
+        return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
+    }
+    let name = document.resource.metadata.name.clone();
+    let made = artifact::publish(
+        &folders.staging,
+        &folders.output,
+        &Kind::PreferenceDataset.to_string(),
+        &name,
+        document.lineage(),
+        Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )?;
+    progress.metric("pairs", audit.comparisons.labels as f64);
+    progress.finish();
+    Ok(StageResult {
+        reason: Reason::Completed,
+        message: report.title.clone(),
+        artifact: Some(made.artifact_ref(&document.output)),
+        metrics: progress.metrics().to_vec(),
+        counts,
+        bias: summary::bias(&audit),
+        agreement: summary::agreement(&audit),
+        evaluation: BTreeMap::new(),
+        cost: Some(judged.cost),
+        seconds: clock.seconds()?,
+    })
+}
+
+/// Where a run reads and writes.
+struct Folders {
+    work: PathBuf,
+    journal: PathBuf,
+    staging: PathBuf,
+    output: PathBuf,
+}
+
+impl Folders {
+    fn new(document: &RunDocument) -> Self {
+        let work = PathBuf::from(&document.work);
+        Self {
+            journal: work.join("journal"),
+            staging: work.join("staging"),
+            output: PathBuf::from(&document.output),
+            work,
+        }
+    }
+}
+
+fn spec(document: &RunDocument) -> Result<&PreferenceDatasetSpec> {
+    match &document.resource.spec {
+        Spec::PreferenceDataset(spec) => Ok(spec),
+        other => Err(Error::Config(format!("expected a PreferenceDataset to label, found a {}", other.kind()))),
+    }
+}
+
+fn generator(spec: &PreferenceDatasetSpec) -> Result<&Generator> {
+    let missing = || Error::Config("spec.generator: expected the model that writes the responses".into());
+    spec.generator.as_ref().filter(|g| g.model.is_some()).ok_or_else(missing)
+}
+
+fn only_judge(spec: &PreferenceDatasetSpec) -> Result<&plumbline_crds::judge::Judge> {
+    match spec.judges.as_slice() {
+        [judge] => Ok(judge),
+        judges => Err(Error::Config(format!("spec.judges: expected one judge, found {}", judges.len()))),
+    }
+}
+
+/// Stops between two units of work if the process was asked to.
+fn go_on() -> Result<()> {
+    if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+fn load(document: &RunDocument, generator: &Generator) -> Result<(Decoder, Tokenizer)> {
+    let input = document
+        .input("generator.model")
+        .ok_or_else(|| Error::Config("the run document has no input for spec.generator.model".into()))?;
+    let path = Path::new(&input.path);
+    Ok((ModelFolder::open(path)?.decoder(generator.precision)?, Tokenizer::load(path)?))
+}
+
+fn sample(
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    generator: &Generator,
+    prompts: &[Prompt],
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<Sampled>>> {
+    let tokens = prompts
+        .iter()
+        .map(|p| Ok(PromptTokens { key: id::key(&[&p.id]), tokens: tokens::prompt(tokenizer, &p.content)? }))
+        .collect::<Result<Vec<_>>>()?;
+    let samples = generator.responses_per_prompt as usize;
+    let all = generate(decoder, Adapters::Off, tokenizer, &tokens, samples, &generator.sampling, progress)?;
+    Ok(all
+        .into_iter()
+        .map(|of_prompt| of_prompt.into_iter().map(|r| Sampled::new(r.text, r.finish)).collect())
+        .collect())
+}
+
+/// What the responses depend on beside the prompts.
+fn generator_identity(document: &RunDocument, generator: &Generator) -> String {
+    let digest = document.input("generator.model").map_or("", |i| i.digest.as_str());
+    let (samples, precision) = (generator.responses_per_prompt, generator.precision);
+    let sampling = serde_json::to_string(&generator.sampling).unwrap_or_default();
+    id::of(&[digest, &samples.to_string(), &format!("{precision:?}"), &sampling])
+}
+
+fn comparisons<'a>(prompts: &'a [Prompt], texts: &'a [Vec<String>], chosen: &[Chosen]) -> Vec<Comparison<'a>> {
+    let of_prompt = |((prompt, texts), chosen): ((&'a Prompt, &'a Vec<String>), &Chosen)| {
+        chosen
+            .pairs
+            .iter()
+            .map(|(a, b)| Comparison { prompt: &prompt.content, response_a: &texts[*a], response_b: &texts[*b] })
+            .collect::<Vec<_>>()
+    };
+    prompts.iter().zip(texts).zip(chosen).flat_map(of_prompt).collect()
+}
+
+/// The counts of the status: `pairs` are the labelled ones.
+fn counts(
+    found: &prompts::Prompts,
+    responses: &[Vec<Sampled>],
+    chosen: &[Chosen],
+    judged: &Judged,
+    audit: &Audit,
+    parts: &[(Split, Vec<Preference>); 2],
+) -> BTreeMap<String, i64> {
+    let all = || responses.iter().flatten();
+    let c = &audit.comparisons;
+    let mut counts: BTreeMap<String, i64> = [
+        ("prompts", found.prompts.len() as i64),
+        ("duplicatePrompts", found.duplicates as i64),
+        ("responses", all().count() as i64),
+        ("emptyResponses", chosen.iter().map(|c| c.empty as i64).sum()),
+        ("cutResponses", all().filter(|r| r.cut).count() as i64),
+        ("similarPairs", chosen.iter().map(|c| c.too_similar as i64).sum()),
+        ("comparedPairs", judged.outcomes.len() as i64),
+        ("pairs", c.labels),
+        ("ties", c.ties),
+        ("droppedPairs", c.dropped),
+        ("failedPairs", c.failed),
+        ("conflicts", c.conflicts),
+        ("questions", judged.verdicts.len() as i64),
+        ("train", parts[0].1.len() as i64),
+        ("validation", parts[1].1.len() as i64),
+    ]
+    .into_iter()
+    .map(|(name, n)| (name.to_owned(), n))
+    .collect();
+    // Verdicts of a kind that is no verdict; first, second and tie are told by the biases.
+    let failures = audit.verdicts.iter().filter(|(kind, _)| !["first", "second", "tie"].contains(*kind));
+    counts.extend(failures.map(|(kind, n)| ((*kind).to_owned(), *n)));
+    counts
+}
+
+fn headline(audit: &Audit, judged: &Judged, runtime: &JudgeRuntime) -> String {
+    let c = &audit.comparisons;
+    let conflict = match &audit.position {
+        Some(p) => {
+            p.conflict_rate.map_or(String::new(), |r| format!("; its two orders conflict on {:.1} %", 100.0 * r.value))
+        }
+        None => String::new(),
+    };
+    format!("{} of {} pairs labelled by the judge {}{conflict}", c.labels, judged.outcomes.len(), runtime.spec.name)
+}
+
+/// What the dataset was made from, by whom.
+fn describe(
+    report: &mut Report,
+    document: &RunDocument,
+    generator: &Generator,
+    runtime: &JudgeRuntime,
+    judged: &Judged,
+    counts: &BTreeMap<String, i64>,
+) {
+    let prompts = format!("{} prompts, {} duplicates left out", counts["prompts"], counts["duplicatePrompts"]);
+    report.fact("Prompts", prompts);
+    let sampling = &generator.sampling;
+    report.fact(
+        "Responses",
+        format!(
+            "{} a prompt from {}, temperature {}, top-p {}, top-k {}, at most {} tokens, seed {}",
+            generator.responses_per_prompt,
+            generator.model.as_ref().map_or("", |m| m.uri.as_str()),
+            sampling.temperature,
+            sampling.top_p,
+            sampling.top_k,
+            sampling.max_new_tokens,
+            sampling.seed
+        ),
+    );
+    let judge = &runtime.spec;
+    let how = match &runtime.backend {
+        Backend::Lexicon(_) => "word list".to_owned(),
+        Backend::Endpoint(_) => {
+            format!("{:?}, {:?}, label from {:?}", runtime.form.mode, runtime.form.api, judge.label)
+        }
+    };
+    report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));
+    let templates: std::collections::BTreeSet<&str> =
+        judged.plan.questions.iter().map(|q| q.template.as_str()).collect();
+    report.fact("Questions", templates.into_iter().collect::<Vec<_>>().join(", "));
+    if !judged.models.is_empty() {
+        report.fact("Answered by", judged.models.iter().cloned().collect::<Vec<_>>().join(", "));
+    }
+    if let Some(amount) = &judged.cost.amount {
+        let currency = judged.cost.currency.as_deref().unwrap_or_default();
+        report.fact("Cost of the judge", format!("{amount} {currency}, {} requests", judged.cost.requests));
+    }
+    let digest = |role: &str| document.input(role).map(|i| i.digest.as_str());
+    if digest("judges[0].model").is_some() && digest("judges[0].model") == digest("generator.model") {
+        report.sections.push(Section::Notice {
+            title: "Judge and generator are the same model".into(),
+            text: "The judge has the weights of the model that wrote the responses. It may prefer what it would have \
+                   written itself; measure the result with a judge of another family, or without one."
+                .into(),
+        });
+    }
+}
+
+/// Writes the dataset into the staging folder, afresh.
+fn write(
+    folders: &Folders,
+    parts: &[(Split, Vec<Preference>); 2],
+    (prompts, responses): (&[Prompt], &[Vec<Sampled>]),
+    questions: &[Question],
+    report: &Report,
+) -> Result<()> {
+    let staging = &folders.staging;
+    match fs::remove_dir_all(staging) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::store(staging, &e)),
+        _ => {}
+    }
+    fs::create_dir_all(staging.join("data")).map_err(|e| Error::store(staging, &e))?;
+    for (split, records) in parts.iter().filter(|(_, records)| !records.is_empty()) {
+        let stem = split.stem();
+        preference::write_file(&staging.join(format!("{stem}.jsonl")), records)?;
+        parquet::write_file(&staging.join(format!("{stem}.parquet")), records)?;
+    }
+    let journal = staging.join("journal");
+    fs::create_dir_all(&journal).map_err(|e| Error::store(&journal, &e))?;
+    copy_sorted(&folders.journal, &journal, questions)?;
+    responses::write_file(&journal.join(responses::RESPONSES), prompts, responses)?;
+    report.write(staging)
+}
