@@ -48,14 +48,8 @@ fn a_429_with_retry_after_holds_back_every_question() {
     ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap();
     let requests = sim.requests();
     let limited = requests[5].0;
-    // Those that were on their way at that moment cannot be called back.
-    let in_flight =
-        requests.iter().skip(6).filter(|(at, _)| at.duration_since(limited) < Duration::from_millis(50)).count();
     let early = requests.iter().skip(6).filter(|(at, _)| at.duration_since(limited) < Duration::from_secs(1)).count();
-    assert!(
-        in_flight <= 4 && early == in_flight,
-        "{early} requests came within the second, {in_flight} were in flight"
-    );
+    assert!(early <= 3, "{early} requests came within the second; only the other 3 of 4 places were on their way");
     assert_eq!(sim.answered(), 40);
 }
 
@@ -64,9 +58,9 @@ fn a_rate_limit_of_our_own_is_kept() {
     let sim = JudgeSim::start(Config::default());
     let (data, journal) = (planted(20), temp());
     let limits = json!({"limits": {"concurrency": 8, "requestsPerMinute": 600}});
+    let begin = Instant::now();
     ask(sim.url(), &limits, &data, &Order::default(), journal.path()).unwrap();
-    let requests = sim.requests();
-    let span = requests.last().unwrap().0.duration_since(requests[0].0);
+    let span = sim.requests().last().unwrap().0.duration_since(begin);
     assert!(span >= Duration::from_millis(2800), "40 requests at ten a second, the first eleven at once: {span:?}");
 }
 
