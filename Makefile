@@ -20,7 +20,7 @@ setup: ## Bring in libtorch and the quickstart's inputs (0.7 GB to download, 1.3
 build: setup ## Build both programs, optimised
 	cargo build --release --locked --bins
 
-model: build
+model: build ## Import the model of the quickstart
 	$(RELEASE)/plumbline-trainer import --gguf $(GGUF) --out $(MODEL)
 
 quickstart: model ## Align a small model on this machine: AI labels, reward model, PPO, win rate

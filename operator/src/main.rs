@@ -1,2 +1,5 @@
-//! The command line.
-fn main() {}
+//! `plumbline`: the operator and the command line.
+
+fn main() -> std::process::ExitCode {
+    plumbline_operator::cli::main()
+}

@@ -1,2 +1,85 @@
-//! The trainer's command line.
-fn main() {}
+//! The trainer's command line: one subcommand a stage. It sets up logs and signals, and ends with an exit code of the
+//! contract in `plumbline_crds::exit_code`.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use plumbline_trainer::Result;
+use plumbline_trainer::stage::{import, inspect, reward, run, serve, stop, tune};
+use tracing_subscriber::EnvFilter;
+
+/// Makes preference data, reward models and tuned policies: one stage a process.
+#[derive(Parser)]
+#[command(name = "plumbline-trainer", version)]
+struct Cli {
+    /// How log lines are written to standard error. RUST_LOG chooses which ones.
+    #[arg(long, global = true, value_enum, default_value_t = Log::Human)]
+    log: Log,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Log {
+    /// Text, in colour on a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a scalar reward model on preference data.
+    Reward(run::RunArgs),
+    /// Tune a policy, and evaluate it against the model it came from.
+    Tune(run::RunArgs),
+    /// Serve a model behind an OpenAI-compatible API.
+    Serve(serve::ServeArgs),
+    /// Turn a GGUF file into a Hugging Face folder.
+    Import(import::ImportArgs),
+    /// Show a model's shape and what it expects after a text.
+    Inspect(inspect::InspectArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    set_up_log(cli.log);
+    match stop::install().and_then(|()| dispatch(&cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(error.exit_code().number())
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> Result<()> {
+    match command {
+        Command::Reward(args) => run::run(args, reward::run),
+        Command::Tune(args) => run::run(args, tune::run),
+        Command::Serve(args) => serve::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Inspect(args) => inspect::run(args),
+    }
+}
+
+fn set_up_log(log: Log) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log {
+        Log::Human => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        Log::Json => builder.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

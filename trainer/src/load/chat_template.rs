@@ -47,7 +47,7 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", to_json);
+        environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, &options));
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Refusal))
         });
@@ -114,7 +114,7 @@ fn without_generation_tags(source: &str) -> String {
 
 /// The filter `tojson` as transformers defines it: `json.dumps(value, ensure_ascii=False, indent=...)`. Jinja's own would
 /// escape `<`, `>`, `&` and `'` for HTML.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+fn to_json(value: &Value, options: &Kwargs) -> Result<Value, minijinja::Error> {
     let failed = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
     let indent: Option<usize> = options.get("indent")?;
     options.assert_all_used()?;

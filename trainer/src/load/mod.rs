@@ -3,4 +3,5 @@
 pub mod chat_template;
 pub mod gguf;
 pub mod hugging_face;
+pub mod incremental;
 pub mod tokenizer;

@@ -8,13 +8,14 @@ use serde_json::Value;
 use tokenizers::DecoderWrapper;
 
 use super::chat_template::ChatTemplate;
+use super::incremental::IncrementalDecoder;
 use crate::data::Message;
 use crate::{Error, Result};
 
 /// Text to token ids and back, and conversations to text.
 pub struct Tokenizer {
     folder: PathBuf,
-    tokenizer: tokenizers::Tokenizer,
+    inner: tokenizers::Tokenizer,
     eos_ids: Vec<i64>,
     chat_template: Option<ChatTemplate>,
     byte_level: bool,
@@ -44,28 +45,28 @@ impl Tokenizer {
             .map(|source| ChatTemplate::compile(&source, special_tokens.clone(), now))
             .transpose()
             .map_err(|e| Error::Data(format!("{}: {e}", folder.display())))?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| Error::Data(format!("{}: not a tokenizer: {e}", path.display())))?;
         // What a text is cut or filled to is the caller's choice, not the file's.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
 
         let mut eos_ids = Vec::new();
         for name in ["config.json", "generation_config.json"] {
             eos_ids.extend(ids(read_json(&folder.join(name))?.get("eos_token_id")));
         }
-        let eos_token = special_tokens.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
+        let eos_token = special_tokens.get("eos_token").and_then(|token| inner.token_to_id(token));
         eos_ids.extend(eos_token.map(i64::from));
         let mut seen = std::collections::BTreeSet::new();
         eos_ids.retain(|id| seen.insert(*id));
 
-        let byte_level = tokenizer.get_decoder().is_some_and(is_byte_level);
-        Ok(Self { folder: folder.to_owned(), tokenizer, eos_ids, chat_template, byte_level })
+        let byte_level = inner.get_decoder().is_some_and(is_byte_level);
+        Ok(Self { folder: folder.to_owned(), inner, eos_ids, chat_template, byte_level })
     }
 
     /// Token ids of a text. No token is added; special tokens written in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| self.failed("encode", &e))?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.failed("encode", &e))?;
         Ok(encoding.get_ids().iter().copied().map(i64::from).collect())
     }
 
@@ -75,12 +76,12 @@ impl Tokenizer {
             .iter()
             .map(|id| u32::try_from(*id).map_err(|_| Error::Data(format!("{id} is no token id"))))
             .collect::<Result<Vec<u32>>>()?;
-        self.tokenizer.decode(&ids, true).map_err(|e| self.failed("decode", &e))
+        self.inner.decode(&ids, true).map_err(|e| self.failed("decode", &e))
     }
 
     /// Decodes a response token by token.
     pub fn incremental(&self) -> IncrementalDecoder<'_> {
-        IncrementalDecoder { tokenizer: self, window: Vec::new(), context: 0, emitted: 0 }
+        IncrementalDecoder::new(self)
     }
 
     /// The token written by an id, special ones included, as text for logprobs. A token that holds a part of a character
@@ -91,7 +92,7 @@ impl Tokenizer {
 
     /// The bytes a token stands for, special ones included. Empty for an id that the vocabulary does not have.
     pub fn token_bytes(&self, id: i64) -> Vec<u8> {
-        let Some(token) = u32::try_from(id).ok().and_then(|id| self.tokenizer.id_to_token(id)) else {
+        let Some(token) = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)) else {
             return Vec::new();
         };
         if self.byte_level {
@@ -130,43 +131,6 @@ impl Tokenizer {
 
     fn failed(&self, what: &str, error: &tokenizers::Error) -> Error {
         Error::Data(format!("{}: the tokenizer cannot {what}: {error}", self.folder.display()))
-    }
-}
-
-/// Decodes a response token by token: the pieces together are what [`Tokenizer::decode`] gives for all tokens, and no piece
-/// ends inside a character.
-pub struct IncrementalDecoder<'a> {
-    tokenizer: &'a Tokenizer,
-    /// The last tokens that were given out in full, and those after them. Decoders look at a token's neighbours (a
-    /// leading space is dropped only at the start), so new tokens are decoded behind old ones.
-    window: Vec<i64>,
-    /// How many tokens of the window were given out in full.
-    context: usize,
-    /// Bytes of the window's text that were given out.
-    emitted: usize,
-}
-
-impl IncrementalDecoder<'_> {
-    /// The text that a further token completes; empty while a character is unfinished.
-    pub fn push(&mut self, id: i64) -> Result<String> {
-        self.window.push(id);
-        let text = self.tokenizer.decode(&self.window)?;
-        // U+FFFD at the end may be a character whose other bytes are still to come; before the end it is final.
-        let complete = text.strip_suffix(char::REPLACEMENT_CHARACTER);
-        let piece = complete.unwrap_or(&text).get(self.emitted..).unwrap_or_default().to_owned();
-        self.emitted += piece.len();
-        if complete.is_none() && !piece.is_empty() {
-            self.window.drain(..self.context);
-            self.context = self.window.len();
-            self.emitted = self.tokenizer.decode(&self.window)?.len();
-        }
-        Ok(piece)
-    }
-
-    /// What is left at the end: U+FFFD for a character that was never finished.
-    pub fn finish(self) -> Result<String> {
-        let text = self.tokenizer.decode(&self.window)?;
-        Ok(text.get(self.emitted..).unwrap_or_default().to_owned())
     }
 }
 
@@ -236,12 +200,13 @@ fn chat_template(config: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use super::super::incremental::tests::pieces;
     use super::*;
     use serde_json::json;
 
     /// A byte-level vocabulary: every byte by itself (id = its value), one merge, and an end token.
-    fn byte_level(folder: &Path) -> Tokenizer {
+    pub(crate) fn byte_level(folder: &Path) -> Tokenizer {
         let mut chars: Vec<(u8, char)> = BYTES.iter().map(|(c, b)| (*b, *c)).collect();
         chars.sort_unstable();
         let mut vocabulary: serde_json::Map<String, Value> =
@@ -264,7 +229,7 @@ mod tests {
     }
 
     /// A sentencepiece-like vocabulary: pieces with U+2581 for a space, bytes as fallback, the first space dropped.
-    fn sentencepiece(folder: &Path) -> Tokenizer {
+    pub(crate) fn sentencepiece(folder: &Path) -> Tokenizer {
         let pieces = ["<unk>", "\u{2581}a", "\u{2581}b", "<0xC3>", "<0xA9>", "c"];
         let vocabulary: serde_json::Map<String, Value> =
             pieces.iter().enumerate().map(|(id, piece)| ((*piece).to_owned(), json!(id))).collect();
@@ -284,13 +249,6 @@ mod tests {
 
     fn write(folder: &Path, name: &str, value: &Value) {
         std::fs::write(folder.join(name), value.to_string()).unwrap();
-    }
-
-    fn pieces(tokenizer: &Tokenizer, ids: &[i64]) -> Vec<String> {
-        let mut decoder = tokenizer.incremental();
-        let mut pieces: Vec<String> = ids.iter().map(|id| decoder.push(*id).unwrap()).collect();
-        pieces.push(decoder.finish().unwrap());
-        pieces
     }
 
     #[test]
@@ -317,37 +275,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = sentencepiece(folder.path());
         assert_eq!((tokenizer.token_bytes(1), tokenizer.token_bytes(3)), (b" a".to_vec(), vec![0xc3]));
-    }
-
-    #[test]
-    fn no_piece_of_a_stream_ends_inside_a_character() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = byte_level(folder.path());
-        let ids = tokenizer.encode("é👍🏽 t").unwrap();
-        assert_eq!(ids.len(), 2 + 4 + 4 + 1);
-        let pieces = pieces(&tokenizer, &ids);
-        assert_eq!(pieces, ["", "é", "", "", "", "👍", "", "", "", "🏽", " t", ""]);
-    }
-
-    #[test]
-    fn a_stream_gives_what_decoding_at_once_gives() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes = byte_level(folder.path());
-        // Broken, unfinished and literal U+FFFD characters, with special tokens between.
-        for ids in [
-            vec![0xc3, 0x28, 257, 0xf0, 0x9f, 97, 0x80, 0x80, 98],
-            vec![97, 0xe2, 0x82],
-            bytes.encode("x\u{fffd}\u{fffd}y\u{fffd}").unwrap(),
-            vec![257, 97, 257, 257, 256],
-            vec![],
-        ] {
-            assert_eq!(pieces(&bytes, &ids).concat(), bytes.decode(&ids).unwrap(), "{ids:?}");
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let sentencepiece = sentencepiece(folder.path());
-        let ids = [1, 2, 3, 4, 5, 2, 1];
-        assert_eq!(sentencepiece.decode(&ids).unwrap(), "a béc b a");
-        assert_eq!(pieces(&sentencepiece, &ids).concat(), "a béc b a", "only the first space is dropped");
     }
 
     #[test]
@@ -383,5 +310,42 @@ mod tests {
         assert!(Tokenizer::load(folder.path()).err().unwrap().to_string().contains("tokenizer.json"));
         std::fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
         assert!(Tokenizer::load(folder.path()).err().unwrap().to_string().contains("not a tokenizer"));
+    }
+
+    /// SmolLM2's tokenizer, out of the GGUF file that `make setup` fetches.
+    fn smollm2(folder: &Path) -> Tokenizer {
+        let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
+        let gguf = crate::load::gguf::GgufFile::open(&gguf).unwrap();
+        let vocabulary = crate::load::gguf::vocabulary::read(&gguf.header).unwrap();
+        write(folder, "tokenizer.json", &vocabulary.tokenizer);
+        write(folder, "tokenizer_config.json", &vocabulary.config);
+        write(folder, "generation_config.json", &vocabulary.generation);
+        Tokenizer::load(folder).unwrap()
+    }
+
+    // The golden file is made by transformers (tests/parity/golden_tokens.py).
+    #[test]
+    fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
+        let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/smollm2_tokens.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = smollm2(folder.path());
+        let texts = golden["texts"].as_array().unwrap();
+        assert!(texts.len() >= 10);
+        for entry in texts {
+            let expected: Vec<i64> = serde_json::from_value(entry["ids"].clone()).unwrap();
+            let found = tokenizer.encode(entry["text"].as_str().unwrap()).unwrap();
+            assert_eq!(found, expected, "{}", entry["name"]);
+            assert_eq!(tokenizer.decode(&found).unwrap(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
+            assert_eq!(pieces(&tokenizer, &found).concat(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
+            let bytes: Vec<u8> = found.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
+            assert_eq!(bytes, entry["text"].as_str().unwrap().as_bytes(), "{}", entry["name"]);
+        }
+        for entry in golden["chats"].as_array().unwrap() {
+            let messages: Vec<Message> = serde_json::from_value(entry["messages"].clone()).unwrap();
+            let prompt = entry["add_generation_prompt"].as_bool().unwrap();
+            assert_eq!(tokenizer.render_chat(&messages, prompt).unwrap(), entry["text"].as_str().unwrap());
+        }
+        assert_eq!(tokenizer.eos_ids(), [2]);
     }
 }

@@ -15,6 +15,8 @@
 //! The model lives on one thread of its own (`scheduler`), because a tensor may move between threads but not be shared;
 //! HTTP is asynchronous. A channel of bounded occupancy goes in, one channel a request comes back.
 
+#[cfg(test)]
+mod fixture;
 pub mod metrics;
 pub mod model;
 pub mod parent;

@@ -1,10 +1,9 @@
-//! What the server needs of a model: something that samples tokens, and something that turns text into tokens and back.
-//! The engine and the tokenizer are these; a test can script both.
+//! A model that can be served: what samples its tokens, its tokenizer, its limits. The engine samples; a test can script
+//! what is sampled.
 
 use std::sync::Arc;
 
 use crate::Result;
-use crate::data::Message;
 use crate::generate::engine::{Engine, Event, Job, JobId, Stats};
 use crate::load::tokenizer::Tokenizer;
 
@@ -36,40 +35,12 @@ impl Sample for Engine {
     }
 }
 
-/// Text to tokens and back. See [`Tokenizer`] for what each part does.
-#[allow(missing_docs, reason = "documented at the tokenizer")]
-pub trait Text: Send + Sync {
-    fn encode(&self, text: &str) -> Result<Vec<i64>>;
-    fn decode(&self, tokens: &[i64]) -> Result<String>;
-    fn token_text(&self, token: i64) -> String;
-    fn has_chat_template(&self) -> bool;
-    fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String>;
-}
-
-impl Text for Tokenizer {
-    fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        self.encode(text)
-    }
-    fn decode(&self, tokens: &[i64]) -> Result<String> {
-        self.decode(tokens)
-    }
-    fn token_text(&self, token: i64) -> String {
-        self.token_text(token)
-    }
-    fn has_chat_template(&self) -> bool {
-        self.has_chat_template()
-    }
-    fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.render_chat(messages, add_generation_prompt)
-    }
-}
-
 /// A model that is ready to serve.
 pub struct Loaded<S> {
     /// Samples; stays on the thread that loaded it.
     pub sampler: S,
     /// Its tokenizer.
-    pub text: Arc<dyn Text>,
+    pub tokenizer: Arc<Tokenizer>,
     /// What requests are checked against.
     pub shape: Shape,
 }

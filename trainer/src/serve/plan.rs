@@ -7,13 +7,14 @@ use std::hash::{BuildHasher, Hasher};
 use plumbline_crds::source::Sampling;
 use sha2::{Digest, Sha256};
 
-use super::model::{Shape, Text};
+use super::model::Shape;
 use super::protocol::ApiError;
 use super::protocol::input::Prompt;
 use super::protocol::request::{self, MaxTokens, Params};
 use super::protocol::response::Api;
 use crate::data::Message;
 use crate::generate::engine::Job;
+use crate::load::tokenizer::Tokenizer;
 
 /// What is to be done for a request.
 pub struct Plan {
@@ -26,18 +27,18 @@ pub struct Plan {
 }
 
 /// Reads a request, tokenises its prompts and checks it against the model called `served`.
-pub fn plan(api: Api, body: &[u8], served: &str, text: &dyn Text, shape: Shape) -> Result<Plan, ApiError> {
+pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, shape: Shape) -> Result<Plan, ApiError> {
     let (params, prompts, param) = match api {
         Api::Completions => {
             let asked = request::completion(body)?;
             check_model(&asked.params, served)?;
-            let prompts: Result<_, _> = asked.prompts.into_iter().map(|p| prompt_tokens(p, text)).collect();
+            let prompts: Result<_, _> = asked.prompts.into_iter().map(|p| prompt_tokens(p, tokenizer)).collect();
             (asked.params, prompts?, "prompt")
         }
         Api::Chat => {
             let asked = request::chat(body)?;
             check_model(&asked.params, served)?;
-            (asked.params, vec![chat_tokens(&asked.messages, text)?], "messages")
+            (asked.params, vec![chat_tokens(&asked.messages, tokenizer)?], "messages")
         }
     };
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
@@ -49,23 +50,23 @@ fn check_model(params: &Params, served: &str) -> Result<(), ApiError> {
     if params.model == served { Ok(()) } else { Err(ApiError::model_not_found(&params.model, served)) }
 }
 
-fn prompt_tokens(prompt: Prompt, text: &dyn Text) -> Result<Vec<i64>, ApiError> {
+fn prompt_tokens(prompt: Prompt, tokenizer: &Tokenizer) -> Result<Vec<i64>, ApiError> {
     match prompt {
         Prompt::Tokens(tokens) => Ok(tokens),
-        Prompt::Text(prompt) => text.encode(&prompt).map_err(|e| ApiError::internal(e.to_string())),
+        Prompt::Text(prompt) => tokenizer.encode(&prompt).map_err(|e| ApiError::internal(e.to_string())),
     }
 }
 
-fn chat_tokens(messages: &[Message], text: &dyn Text) -> Result<Vec<i64>, ApiError> {
-    if !text.has_chat_template() {
+fn chat_tokens(messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<i64>, ApiError> {
+    if !tokenizer.has_chat_template() {
         let message = "this model has no chat template, so `messages` cannot be written for it; use /v1/completions";
         return Err(ApiError::unsupported("messages", message));
     }
     // A template may refuse a conversation: turns that do not alternate, a system message it has no place for.
-    let prompt = text
+    let prompt = tokenizer
         .render_chat(messages, true)
         .map_err(|e| ApiError::invalid("messages", format!("the model's chat template refuses `messages`: {e}")))?;
-    text.encode(&prompt).map_err(|e| ApiError::internal(e.to_string()))
+    tokenizer.encode(&prompt).map_err(|e| ApiError::internal(e.to_string()))
 }
 
 /// The jobs of a request. `param` is the field that the prompts came from. With a seed, the k-th sample of a prompt depends on the seed, the prompt's tokens and k alone, not on the other
@@ -166,7 +167,10 @@ mod tests {
     }
 
     fn refused(prompt: usize, max_tokens: MaxTokens) -> ApiError {
-        jobs(vec![vec![1; prompt]], &params(max_tokens, 1, None), SHAPE, "prompt").err().expect("refused")
+        let Err(error) = jobs(vec![vec![1; prompt]], &params(max_tokens, 1, None), SHAPE, "prompt") else {
+            panic!("{prompt} tokens and {max_tokens:?} more are accepted");
+        };
+        error
     }
 
     #[test]

@@ -18,12 +18,14 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::metrics::Metrics;
-use super::model::{Shape, Text};
+use super::model::Shape;
 use super::plan;
 use super::protocol::ApiError;
 use super::protocol::response::{Api, Writer};
 use super::replies::{self, Pending};
-use super::scheduler::{Message, Work};
+use super::scheduler::{Message, Update, Work};
+use crate::generate::engine::Job;
+use crate::load::tokenizer::Tokenizer;
 
 /// The longest body of a request, in bytes.
 pub const MOST_BYTES: usize = 16 << 20;
@@ -51,7 +53,7 @@ pub struct App {
 #[derive(Clone)]
 pub struct Ready {
     /// Its tokenizer.
-    pub text: Arc<dyn Text>,
+    pub tokenizer: Arc<Tokenizer>,
     /// Its limits.
     pub shape: Shape,
 }
@@ -145,10 +147,10 @@ async fn answer(app: &Arc<App>, api: Api, body: Result<Bytes, BytesRejection>) -
         _ => ApiError::malformed(format!("the body cannot be read: {rejection}")),
     })?;
     let ready = app.ready()?;
-    let text = Arc::clone(&ready.text);
+    let tokenizer = Arc::clone(&ready.tokenizer);
     let name = app.name.clone();
     // Tokenising a long prompt takes long enough to hold up other connections.
-    let plan = tokio::task::spawn_blocking(move || plan::plan(api, &body, &name, &*ready.text, ready.shape))
+    let plan = tokio::task::spawn_blocking(move || plan::plan(api, &body, &name, &ready.tokenizer, ready.shape))
         .await
         .map_err(|e| ApiError::internal(format!("the request could not be read: {e}")))??;
     let sequences = plan.jobs.len();
@@ -161,7 +163,7 @@ async fn answer(app: &Arc<App>, api: Api, body: Result<Bytes, BytesRejection>) -
         fingerprint: FINGERPRINT,
         logprobs: plan.params.logprobs,
         include_usage: plan.params.include_usage,
-        text,
+        tokenizer,
     };
     let pending = Pending { updates, writer, sequences, prompt_tokens: plan.prompt_tokens, timer };
     if plan.params.stream {
@@ -174,10 +176,10 @@ async fn answer(app: &Arc<App>, api: Api, body: Result<Bytes, BytesRejection>) -
 /// Queues the jobs of a request, or refuses them when too many sequences are queued already.
 fn submit(
     app: &App,
-    jobs: Vec<crate::generate::engine::Job>,
+    jobs: Vec<Job>,
     stop: Vec<String>,
     tokens_wanted: bool,
-) -> Result<mpsc::UnboundedReceiver<crate::Result<super::scheduler::Update>>, ApiError> {
+) -> Result<mpsc::UnboundedReceiver<crate::Result<Update>>, ApiError> {
     if jobs.len() > app.capacity {
         let message = format!(
             "the request asks for {} sequences (prompts times `n`), but this server takes {} at a time; send several requests",

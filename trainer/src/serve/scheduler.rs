@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -11,11 +10,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::metrics::Metrics;
-use super::model::{Sample, Text};
+use super::model::Sample;
 use super::stream::{Piece, Scored, TextStream};
 use crate::Result;
 use crate::generate::Finish;
 use crate::generate::engine::{Event, Job, JobId};
+use crate::load::tokenizer::Tokenizer;
 
 /// When the model is idle, requests that come within this time of the first one share its first batch.
 const GATHER: Duration = Duration::from_millis(2);
@@ -69,8 +69,8 @@ pub struct End {
 
 /// Runs until [`Message::Stop`] or until every sender is gone and the work is done. An error of the sampler ends it,
 /// and with it every request: their channels close without an end.
-pub fn run<S: Sample>(sampler: S, text: Arc<dyn Text>, inbox: &Receiver<Message>, metrics: &Metrics) -> Result<()> {
-    let mut scheduler = Scheduler { sampler, text, metrics, active: HashMap::new() };
+pub fn run<S: Sample>(sampler: S, tokenizer: &Tokenizer, inbox: &Receiver<Message>, metrics: &Metrics) -> Result<()> {
+    let mut scheduler = Scheduler { sampler, tokenizer, metrics, active: HashMap::new() };
     while scheduler.receive(inbox).is_continue() {
         scheduler.drop_abandoned();
         if !scheduler.sampler.idle() {
@@ -88,7 +88,7 @@ pub fn run<S: Sample>(sampler: S, text: Arc<dyn Text>, inbox: &Receiver<Message>
 
 struct Scheduler<'a, S> {
     sampler: S,
-    text: Arc<dyn Text>,
+    tokenizer: &'a Tokenizer,
     metrics: &'a Metrics,
     active: HashMap<JobId, Sequence>,
 }
@@ -172,7 +172,7 @@ impl<S: Sample> Scheduler<'_, S> {
         if sequence.sampled == 0 {
             self.metrics.first_token(sequence.queued.elapsed());
         }
-        let update = sequence.update(&*self.text, event);
+        let update = sequence.update(self.tokenizer, event);
         let ended = !matches!(update, Ok(Update { end: None, .. }));
         if ended {
             sequence.permit = None;
@@ -190,10 +190,10 @@ impl<S: Sample> Scheduler<'_, S> {
 }
 
 impl Sequence {
-    fn update(&mut self, text: &dyn Text, event: Event) -> Result<Update> {
+    fn update(&mut self, tokenizer: &Tokenizer, event: Event) -> Result<Update> {
         self.sampled += 1;
         let scored = Scored { token: event.token, logprob: event.logprob, top: event.top, offset: 0 };
-        let decode = |tokens: &[i64]| text.decode(tokens);
+        let decode = |tokens: &[i64]| tokenizer.decode(tokens);
         let piece = match event.finish {
             None => self.stream.push(decode, scored)?,
             Some(Finish::Eos) => self.stream.end(decode, Some(scored))?,

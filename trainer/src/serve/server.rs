@@ -46,11 +46,11 @@ where
         let app = Arc::clone(&app);
         move || {
             let result = load().and_then(|model| {
-                let Loaded { sampler, text, shape } = model;
+                let Loaded { sampler, tokenizer, shape } = model;
                 // The thread is the only one that sets it, and does so once.
-                app.ready.get_or_init(|| Ready { text: Arc::clone(&text), shape });
+                app.ready.get_or_init(|| Ready { tokenizer: Arc::clone(&tokenizer), shape });
                 let _ = say_loaded.send(());
-                scheduler::run(sampler, text, &inbox, &app.metrics)
+                scheduler::run(sampler, &tokenizer, &inbox, &app.metrics)
             });
             // Requests that wait must see the channel close before the server learns why.
             drop(inbox);

@@ -49,7 +49,7 @@ pub enum WeightType {
 /// [`Error::Config`] when the folder holds something else, [`Error::Data`] when the file cannot be converted, and
 /// [`Error::Store`] when the folder cannot be written.
 pub fn run(args: &ImportArgs) -> Result<()> {
-    let out = &args.out;
+    let out = &std::path::absolute(&args.out).map_err(|e| Error::store(&args.out, &e))?;
     let name = folder_name(out)?;
     let digest = artifact::digest_path(&args.gguf).map_err(|e| Error::Data(e.to_string()))?;
     let input = InputRef { role: "gguf".to_owned(), name: file_name(&args.gguf), digest };

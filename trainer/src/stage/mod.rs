@@ -5,6 +5,7 @@ pub mod import;
 pub mod inspect;
 pub mod label;
 pub mod reward;
+pub mod run;
 pub mod serve;
 pub mod stop;
 pub mod tune;

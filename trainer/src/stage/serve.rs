@@ -11,10 +11,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use plumbline_crds::training::Precision;
 use tokio::net::TcpListener;
 
+use super::run::threads;
 use super::stop;
 use crate::generate::engine::{Engine, Limits};
-use crate::load::tokenizer::Tokenizer;
 use crate::load::hugging_face::ModelFolder;
+use crate::load::tokenizer::Tokenizer;
+use crate::model::config::Config;
 use crate::serve::model::{Loaded, Shape};
 use crate::serve::parent::Parent;
 use crate::serve::server::{self, Options};
@@ -79,9 +81,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             Error::Config(format!("--parent-pid {pid}: there is no such process, so there is nobody to serve"))
         })?),
     };
-    let shape = shape(&args.model, args.max_context)?;
     let name = args.name.clone().unwrap_or_else(|| folder_name(&args.model));
-    tch::set_num_threads(threads(args.threads));
+    tch::set_num_threads(threads(args.threads.map(i64::from)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -95,7 +96,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         let options = Options { name: name.clone(), capacity, drain: DRAIN };
         let load = {
             let args = args.clone();
-            move || load(&args, shape)
+            move || load(&args)
         };
         let on_ready = |address| ready(args.port_file.as_deref(), &name, address);
         server::serve(listener, options, load, on_ready, asked_to_stop(parent)).await
@@ -105,14 +106,16 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     result
 }
 
-fn load(args: &ServeArgs, shape: Shape) -> Result<Loaded<Engine>> {
+fn load(args: &ServeArgs) -> Result<Loaded<Engine>> {
     let started = std::time::Instant::now();
-    let text = Tokenizer::load(&args.model)?;
-    let model = ModelFolder::open(&args.model)?.decoder(args.precision)?;
-    let limits = Limits { max_active: args.max_active.into(), max_context: shape.context, batch_tokens: 4096, ..Limits::default() };
-    let sampler = Engine::new(model, text.eos_ids().to_vec(), limits);
+    let tokenizer = Tokenizer::load(&args.model)?;
+    let folder = ModelFolder::open(&args.model)?;
+    let shape = shape(&folder.config, args.max_context)?;
+    let model = folder.decoder(args.precision)?;
+    let limits = Limits { max_active: args.max_active.into(), max_context: shape.context, ..Limits::default() };
+    let sampler = Engine::new(model, tokenizer.eos_ids().to_vec(), limits);
     tracing::info!("loaded {} in {:.1} s", args.model.display(), started.elapsed().as_secs_f64());
-    Ok(Loaded { sampler, text: Arc::new(text), shape })
+    Ok(Loaded { sampler, tokenizer: Arc::new(tokenizer), shape })
 }
 
 fn ready(port_file: Option<&Path>, name: &str, address: SocketAddr) -> Result<()> {
@@ -141,30 +144,19 @@ async fn asked_to_stop(parent: Option<Parent>) {
     }
 }
 
-fn threads(asked: Option<u16>) -> i32 {
-    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as i32), i32::from)
-}
-
 fn folder_name(folder: &Path) -> String {
     let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
     name.unwrap_or_else(|| "model".to_owned())
 }
 
-/// The limits that config.json states.
-fn shape(folder: &Path, max_context: Option<usize>) -> Result<Shape> {
-    let path = folder.join("config.json");
-    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
-    let text = fs::read_to_string(&path).map_err(|e| wrong(format!("{e}; --model must be a Hugging Face folder")))?;
-    let config: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
-    let number = |names: &[&str]| names.iter().find_map(|name| config[*name].as_u64()).map(|n| n as usize);
-    let vocabulary = number(&["vocab_size"]).ok_or_else(|| wrong("no `vocab_size`".to_owned()))?;
-    let trained = number(&["max_position_embeddings", "n_positions"])
-        .ok_or_else(|| wrong("no `max_position_embeddings`".to_owned()))?;
+/// What requests are checked against: the model's own limits, or a shorter context.
+fn shape(config: &Config, max_context: Option<usize>) -> Result<Shape> {
+    let (own, vocabulary) = (config.max_position_embeddings as usize, config.vocab_size as usize);
     match max_context {
-        Some(asked) if !(2..=trained).contains(&asked) => {
-            Err(Error::Config(format!("--max-context must be from 2 to {trained}, the model's own, found {asked}")))
+        Some(asked) if !(2..=own).contains(&asked) => {
+            Err(Error::Config(format!("--max-context must be from 2 to {own}, the model's own, found {asked}")))
         }
-        asked => Ok(Shape { context: asked.unwrap_or(trained), vocabulary }),
+        asked => Ok(Shape { context: asked.unwrap_or(own), vocabulary }),
     }
 }
 
@@ -193,12 +185,6 @@ mod tests {
         serve: ServeArgs,
     }
 
-    fn folder(config: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("config.json"), config).unwrap();
-        folder
-    }
-
     #[test]
     fn only_the_model_must_be_given() {
         let args = Command::try_parse_from(["serve", "--model", "m"]).ok().unwrap().serve;
@@ -212,21 +198,16 @@ mod tests {
 
     #[test]
     fn the_context_is_the_models_own_or_less() {
-        let llama = folder(r#"{"vocab_size": 100, "max_position_embeddings": 50}"#);
-        assert_eq!(shape(llama.path(), None).unwrap(), Shape { context: 50, vocabulary: 100 });
-        assert_eq!(shape(llama.path(), Some(20)).unwrap().context, 20);
-        assert!(matches!(shape(llama.path(), Some(51)), Err(Error::Config(_))));
-        let gpt2 = folder(r#"{"vocab_size": 100, "n_positions": 50}"#);
-        assert_eq!(shape(gpt2.path(), None).unwrap().context, 50);
-    }
-
-    #[test]
-    fn a_folder_without_a_config_is_bad_data_and_is_named() {
-        let empty = tempfile::tempdir().unwrap();
-        let error = shape(empty.path(), None).unwrap_err();
-        assert!(matches!(error, Error::Data(_)));
-        assert!(error.to_string().contains("config.json"), "{error}");
-        assert!(matches!(shape(folder("{}").path(), None), Err(Error::Data(_))));
+        let raw = serde_json::json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5, "max_position_embeddings": 50,
+        });
+        let config = Config::from_json(raw.as_object().unwrap().clone()).unwrap();
+        assert_eq!(shape(&config, None).unwrap(), Shape { context: 50, vocabulary: 100 });
+        assert_eq!(shape(&config, Some(20)).unwrap().context, 20);
+        for bad in [1, 51] {
+            assert!(matches!(shape(&config, Some(bad)), Err(Error::Config(_))));
+        }
     }
 
     #[test]

@@ -23,7 +23,11 @@ impl Means {
 
     /// The means, in order of name. A metric without weight has none.
     pub fn means(&self) -> Vec<(&'static str, f64)> {
-        self.0.iter().filter(|(_, (_, weight))| *weight > 0.0).map(|(name, (sum, weight))| (*name, sum / weight)).collect()
+        self.0
+            .iter()
+            .filter(|(_, (_, weight))| *weight > 0.0)
+            .map(|(name, (sum, weight))| (*name, sum / weight))
+            .collect()
     }
 
     /// One mean.

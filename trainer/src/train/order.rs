@@ -1,7 +1,7 @@
 //! In which order data is read: a function of seed and epoch, so a resumed run needs to know its step alone. Pure.
 
-use rand::seq::SliceRandom;
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 /// The order of an epoch: groups shuffled, the items of a group side by side in their own order.

@@ -9,13 +9,12 @@ use plumbline_trainer::Result;
 use plumbline_trainer::generate::Finish;
 use plumbline_trainer::generate::engine::Job;
 use plumbline_trainer::serve::metrics::Metrics;
-use plumbline_trainer::serve::model::Text;
 use plumbline_trainer::serve::scheduler::{self, Message, Update, Work};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::script::{Bytes, Scripted, Server, Setup, merged};
+use super::script::{Scripted, Server, Setup, merged, tokenizer};
 
 const COMPLETIONS: &str = "/v1/completions";
 const STEP: Duration = Duration::from_millis(5);
@@ -161,7 +160,8 @@ async fn a_model_that_breaks_down_ends_the_server_and_no_request_is_answered_wit
 /// Work for `prompt`, and where its reply comes.
 fn work(prompt: &str) -> (Message, UnboundedReceiver<Result<Update>>) {
     let (reply, updates) = unbounded_channel();
-    let job = Job { tokens: Bytes.encode(prompt).unwrap(), sampling: Sampling::default(), key: 0, top_logprobs: 0 };
+    let job =
+        Job { tokens: prompt.bytes().map(i64::from).collect(), sampling: Sampling::default(), key: 0, top_logprobs: 0 };
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let work = Work { jobs: vec![job], stop: vec![], tokens_wanted: false, reply, permit, queued: Instant::now() };
     (Message::Work(work), updates)
@@ -177,7 +177,7 @@ fn what_waits_together_starts_together() {
     drop(sender);
     let log = Arc::default();
     let sampler = Scripted::new(Duration::ZERO, Arc::clone(&log));
-    scheduler::run(sampler, Arc::new(Bytes), &inbox, &Metrics::new().unwrap()).unwrap();
+    scheduler::run(sampler, &tokenizer(), &inbox, &Metrics::new().unwrap()).unwrap();
     assert_eq!(log.lock().unwrap().batches, [3, 3, 3], "two letters and the end");
     for mut reply in replies {
         let text = |update: Result<Update>| update.unwrap().text;
@@ -195,7 +195,7 @@ fn an_idle_model_waits_a_moment_for_more_work_before_it_starts() {
     let log = Arc::default();
     let sampler = Scripted::new(Duration::ZERO, Arc::clone(&log));
     let model = std::thread::spawn(move || {
-        scheduler::run(sampler, Arc::new(Bytes), &inbox, &Metrics::new().unwrap()).unwrap();
+        scheduler::run(sampler, &tokenizer(), &inbox, &Metrics::new().unwrap()).unwrap();
     });
     let mut replies = Vec::new();
     for _ in 0..20 {

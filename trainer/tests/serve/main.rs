@@ -2,6 +2,9 @@
 //! end to end elsewhere.
 
 #[cfg(test)]
+#[path = "../../src/serve/fixture.rs"]
+mod fixture;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod replies;

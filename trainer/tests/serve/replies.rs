@@ -62,11 +62,11 @@ async fn completions_have_logprobs_in_parallel_lists() {
     assert_eq!(
         reply["choices"][0]["logprobs"],
         json!({
-            "tokens": ["a", "\u{FFFD}", "\u{FFFD}", "<|256|>"],
+            "tokens": ["a", "\u{FFFD}", "\u{FFFD}", "<|end|>"],
             "token_logprobs": [-0.5, -0.5, -0.5, -0.5],
             "top_logprobs": [
                 {"a": -0.5, "#": -1.5}, {"\u{FFFD}": -0.5, "#": -1.5}, {"\u{FFFD}": -0.5, "#": -1.5},
-                {"<|256|>": -0.5, "#": -1.5},
+                {"<|end|>": -0.5, "#": -1.5},
             ],
             "text_offset": [0, 1, 1, 2],
         })
@@ -88,7 +88,7 @@ async fn chats_have_logprobs_by_token_also_for_one_token() {
                 "top_logprobs": [
                     {"token": "A", "logprob": -0.5, "bytes": [65]},
                     {"token": "#", "logprob": -1.5, "bytes": [35]},
-                    {"token": "<|257|>", "logprob": -9999.0, "bytes": b"<|257|>"},
+                    {"token": "<|pad|>", "logprob": -9999.0, "bytes": b"<|pad|>"},
                 ],
             }]},
             "finish_reason": "length",

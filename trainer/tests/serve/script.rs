@@ -5,16 +5,18 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use plumbline_trainer::data::Message;
 use plumbline_trainer::generate::Finish;
 use plumbline_trainer::generate::engine::{Event, Job, JobId, Stats};
-use plumbline_trainer::serve::model::{Loaded, Sample, Shape, Text};
+use plumbline_trainer::load::tokenizer::Tokenizer;
+use plumbline_trainer::serve::model::{Loaded, Sample, Shape};
 use plumbline_trainer::serve::server::{Options, serve};
 use plumbline_trainer::{Error, Result};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use super::fixture::model_folder;
 
 pub(crate) const CONTEXT: usize = 4096;
 pub(crate) const END: i64 = 256;
@@ -48,9 +50,9 @@ impl Scripted {
 
 impl Sample for Scripted {
     fn submit(&mut self, job: Job) -> Result<JobId> {
-        let prompt = Bytes.decode(&job.tokens)?;
+        let prompt = text(&job.tokens);
         let mut reply: VecDeque<i64> = match prompt.split_once(':') {
-            Some(("say", text)) => text.bytes().map(i64::from).collect(),
+            Some(("say", text)) => text.chars().map(|c| i64::from(u32::from(c))).collect(),
             Some(("key", _)) => format!("{:x}", job.key).bytes().map(i64::from).collect(),
             _ if prompt == "forever" => std::iter::repeat_n(i64::from(b'.'), CONTEXT).collect(),
             _ if prompt == "refuse" => return Err(Error::Failed("the script refuses this job".into())),
@@ -76,7 +78,7 @@ impl Sample for Scripted {
         std::thread::sleep(self.pace);
         let mut events = Vec::new();
         for (id, job, reply) in &mut self.jobs {
-            if Bytes.decode(&job.tokens)? == "fail" {
+            if text(&job.tokens) == "fail" {
                 return Err(Error::Failed("the script fails here".into()));
             }
             job.sampling.max_new_tokens -= 1;
@@ -109,37 +111,13 @@ impl Sample for Scripted {
     }
 }
 
-/// Its tokenizer. The chat template writes the last message and refuses conversations that begin with `system`.
-pub(crate) struct Bytes;
+fn text(tokens: &[i64]) -> String {
+    tokens.iter().filter_map(|t| u8::try_from(*t).ok()).map(char::from).collect()
+}
 
-impl Text for Bytes {
-    fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        Ok(text.bytes().map(i64::from).collect())
-    }
-
-    fn decode(&self, tokens: &[i64]) -> Result<String> {
-        let bytes: Vec<u8> = tokens.iter().filter_map(|t| u8::try_from(*t).ok()).collect();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    fn token_text(&self, token: i64) -> String {
-        match u8::try_from(token) {
-            Ok(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
-            Err(_) => format!("<|{token}|>"),
-        }
-    }
-
-    fn has_chat_template(&self) -> bool {
-        true
-    }
-
-    fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        assert!(add_generation_prompt, "the model is to answer");
-        if messages[0].role == "system" {
-            return Err(Error::Data("there is no place for a system message".into()));
-        }
-        Ok(messages.last().map(|m| m.content.clone()).unwrap_or_default())
-    }
+/// The byte-level tokenizer of the model.
+pub(crate) fn tokenizer() -> Tokenizer {
+    Tokenizer::load(model_folder().path()).unwrap()
 }
 
 /// A body with further fields.
@@ -189,7 +167,7 @@ impl Server {
                 let _ = load.recv();
             }
             let shape = Shape { context: CONTEXT, vocabulary: 258 };
-            Ok(Loaded { sampler: Scripted::new(setup.pace, sampler_log), text: Arc::new(Bytes), shape })
+            Ok(Loaded { sampler: Scripted::new(setup.pace, sampler_log), tokenizer: Arc::new(tokenizer()), shape })
         };
         let on_ready = move |_| {
             let _ = say_ready.send(());

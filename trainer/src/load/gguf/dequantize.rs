@@ -370,12 +370,11 @@ mod tests {
         high[32 + 20] = 0b0100_1000; // second half, value 20: run 1 has 2, run 3 has 1
         let scales: Vec<u8> = (1..=16).map(|s: i8| (if s == 11 { -s } else { s }) as u8).collect();
         let x = values(14, &[&low, &high, &scales, &h(0.5)]);
-        assert_eq!(x.len(), 256);
-        assert_eq!(x[5], 0.5 * 1.0 * (7.0 + 48.0 - 32.0));
-        assert_eq!(x[64 + 5], 0.5 * 5.0 * (9.0 + 32.0 - 32.0));
-        assert_eq!(x[128 + 32 + 20], 0.5 * 12.0 * (1.0 + 32.0 - 32.0));
-        assert_eq!(x[128 + 96 + 20], 0.5 * 16.0 * (2.0 + 16.0 - 32.0));
-        assert_eq!(x[128 + 32], 0.5 * -11.0 * -32.0, "scales are signed");
+        let (first, second) = (0.5 * 1.0 * (7.0 + 48.0 - 32.0), 0.5 * 5.0 * (9.0 + 32.0 - 32.0));
+        assert_eq!((x[5], x[64 + 5]), (first, second));
+        let (first, second) = (0.5 * 12.0 * (1.0 + 32.0 - 32.0), 0.5 * 16.0 * (2.0 + 16.0 - 32.0));
+        assert_eq!((x[128 + 32 + 20], x[128 + 96 + 20]), (first, second));
+        assert_eq!((x[128 + 32], x.len()), (0.5 * -11.0 * -32.0, 256), "scales are signed");
     }
 
     #[test]

@@ -8,31 +8,15 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::dequantize::Encoding;
+use super::metadata::{Metadata, Value};
 
 /// What stands before the data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// Metadata by key (`general.architecture`, `llama.block_count`, `tokenizer.ggml.tokens`).
-    pub metadata: BTreeMap<String, Value>,
+    pub metadata: Metadata,
     /// Tensors by name.
     pub tensors: BTreeMap<String, TensorInfo>,
-}
-
-/// A metadata value. The widths of numbers are not kept.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// An unsigned integer, also from a signed one that is not negative.
-    Unsigned(u64),
-    /// A negative integer.
-    Negative(i64),
-    /// A floating-point number. One of 32 bits is the decimal that it was written as: 1e-5, not 9.99999974e-6.
-    Float(f64),
-    /// A truth value.
-    Bool(bool),
-    /// Text.
-    Text(String),
-    /// A list.
-    Array(Vec<Value>),
 }
 
 /// Where a tensor is and how it is encoded.
@@ -88,69 +72,7 @@ pub enum HeaderError {
     Io(#[from] std::io::Error),
 }
 
-/// A metadata entry that is not what a reader of the model expects.
-#[derive(Debug, thiserror::Error)]
-pub enum MetadataError {
-    /// It is not there.
-    #[error("the metadata lacks {0}; the file does not hold a whole model")]
-    Missing(String),
-    /// It has another type.
-    #[error("the metadata entry {key} should be {expected}")]
-    Type {
-        /// Key.
-        key: String,
-        /// What it should be.
-        expected: &'static str,
-    },
-}
-
 impl Header {
-    /// A whole number that is not negative, if the key is there.
-    pub fn integer(&self, key: &str) -> Result<Option<u64>, MetadataError> {
-        self.typed(key, "one whole number, not negative", |v| if let Value::Unsigned(n) = v { Some(*n) } else { None })
-    }
-
-    /// A number, if the key is there.
-    pub fn float(&self, key: &str) -> Result<Option<f64>, MetadataError> {
-        self.typed(key, "a number", |v| if let Value::Float(x) = v { Some(*x) } else { None })
-    }
-
-    /// Text, if the key is there.
-    pub fn text(&self, key: &str) -> Result<Option<&str>, MetadataError> {
-        self.typed(key, "text", |v| if let Value::Text(s) = v { Some(s.as_str()) } else { None })
-    }
-
-    /// A truth value, if the key is there.
-    pub fn truth(&self, key: &str) -> Result<Option<bool>, MetadataError> {
-        self.typed(key, "true or false", |v| if let Value::Bool(b) = v { Some(*b) } else { None })
-    }
-
-    /// A list of texts, if the key is there.
-    pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, MetadataError> {
-        self.typed(key, "a list of texts", |v| {
-            let Value::Array(items) = v else { return None };
-            items.iter().map(|i| if let Value::Text(s) = i { Some(s.as_str()) } else { None }).collect()
-        })
-    }
-
-    /// A list of whole numbers, if the key is there.
-    pub fn integers(&self, key: &str) -> Result<Option<Vec<u64>>, MetadataError> {
-        self.typed(key, "a list of whole numbers, not negative", |v| {
-            let Value::Array(items) = v else { return None };
-            items.iter().map(|i| if let Value::Unsigned(n) = i { Some(*n) } else { None }).collect()
-        })
-    }
-
-    fn typed<'a, T>(
-        &'a self,
-        key: &str,
-        expected: &'static str,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, MetadataError> {
-        let wrong = || MetadataError::Type { key: key.to_owned(), expected };
-        self.metadata.get(key).map(|v| read(v).ok_or_else(wrong)).transpose()
-    }
-
     /// Parses the start of a file of `length` bytes.
     pub fn parse(reader: &mut impl Read, length: u64) -> Result<Self, HeaderError> {
         let mut cursor = Cursor { reader, position: 0, length };
@@ -165,12 +87,12 @@ impl Header {
         let tensor_count = cursor.u64("the number of tensors")?;
         let metadata_count = cursor.u64("the number of metadata entries")?;
 
-        let mut metadata = BTreeMap::new();
+        let mut metadata = Metadata::default();
         for _ in 0..metadata_count {
             let key = cursor.text("a metadata key")?;
             let kind = cursor.u32(&key)?;
             let value = cursor.value(kind, &key)?;
-            if metadata.insert(key.clone(), value).is_some() {
+            if metadata.0.insert(key.clone(), value).is_some() {
                 return Err(cursor.broken(format!("the key {key} appears twice")));
             }
         }
@@ -183,7 +105,7 @@ impl Header {
             }
         }
 
-        let alignment = match metadata.get("general.alignment") {
+        let alignment = match metadata.0.get("general.alignment") {
             None => 32,
             Some(Value::Unsigned(n)) if *n > 0 && n.is_multiple_of(8) && *n <= 1 << 20 => *n,
             Some(other) => return Err(cursor.broken(format!("general.alignment is {other:?}"))),
@@ -375,14 +297,16 @@ pub(crate) mod tests {
         pub(crate) fn strs(self, key: &str, values: &[&str]) -> Self {
             let mut bytes = 8u32.to_le_bytes().to_vec();
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|v| Self::text(&mut bytes, v));
+            for value in values {
+                Self::text(&mut bytes, value);
+            }
             self.entry(key, 9, &bytes)
         }
 
         pub(crate) fn i32s(self, key: &str, values: &[i32]) -> Self {
             let mut bytes = 5u32.to_le_bytes().to_vec();
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+            bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
             self.entry(key, 9, &bytes)
         }
 
@@ -390,7 +314,7 @@ pub(crate) mod tests {
         pub(crate) fn tensor(mut self, name: &str, shape: &[u64], kind: u32, blocks: &[u8]) -> Self {
             Self::text(&mut self.infos, name);
             self.infos.extend((shape.len() as u32).to_le_bytes());
-            shape.iter().rev().for_each(|d| self.infos.extend(d.to_le_bytes()));
+            self.infos.extend(shape.iter().rev().flat_map(|d| d.to_le_bytes()));
             self.infos.extend(kind.to_le_bytes());
             self.infos.extend((self.data.len() as u64).to_le_bytes());
             self.data.extend(blocks);
@@ -436,10 +360,10 @@ pub(crate) mod tests {
     fn metadata_and_tensors_come_back_as_written() {
         let bytes = example();
         let header = parse(&bytes).unwrap();
-        assert_eq!(header.metadata["general.architecture"], Value::Text("llama".into()));
-        assert_eq!(header.metadata["llama.block_count"], Value::Unsigned(2));
-        assert_eq!(header.metadata["llama.attention.layer_norm_rms_epsilon"], Value::Float(1e-5));
-        assert_eq!(header.metadata["numbers"], Value::Array(vec![Value::Negative(-1), Value::Unsigned(3)]));
+        assert_eq!(header.metadata.0["general.architecture"], Value::Text("llama".into()));
+        assert_eq!(header.metadata.0["llama.block_count"], Value::Unsigned(2));
+        assert_eq!(header.metadata.0["llama.attention.layer_norm_rms_epsilon"], Value::Float(1e-5));
+        assert_eq!(header.metadata.0["numbers"], Value::Array(vec![Value::Negative(-1), Value::Unsigned(3)]));
         let x = &header.tensors["x.weight"];
         assert_eq!((x.shape.as_slice(), x.encoding, x.bytes), ([2, 3].as_slice(), Encoding::F32, 24));
         assert_eq!(&bytes[x.offset as usize..][..4], 1f32.to_le_bytes());

@@ -7,7 +7,8 @@
 use serde_json::{Map, Value, json};
 
 use super::dequantize::Encoding;
-use super::header::{Header, MetadataError, TensorInfo};
+use super::header::{Header, TensorInfo};
+use super::metadata::{Metadata, MetadataError};
 
 /// The model as a Hugging Face folder holds it.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub enum LlamaError {
 
 /// Reads the config and finds every tensor.
 pub fn read(header: &Header) -> Result<Llama, LlamaError> {
-    let architecture = header.text("general.architecture")?.unwrap_or("not stated");
+    let architecture = header.metadata.text("general.architecture")?.unwrap_or("not stated");
     if architecture != "llama" {
         return Err(LlamaError::Architecture(architecture.to_owned()));
     }
@@ -68,8 +69,8 @@ pub fn read(header: &Header) -> Result<Llama, LlamaError> {
         ("head_dim", json!(sizes.head_dim)),
         ("vocab_size", json!(sizes.vocabulary)),
         ("max_position_embeddings", json!(sizes.context)),
-        ("rms_norm_eps", json!(required(header.float(RMS_EPSILON)?, RMS_EPSILON)?)),
-        ("rope_theta", json!(header.float("llama.rope.freq_base")?.unwrap_or(10_000.0))),
+        ("rms_norm_eps", json!(Metadata::required(header.metadata.float(RMS_EPSILON)?, RMS_EPSILON)?)),
+        ("rope_theta", json!(header.metadata.float("llama.rope.freq_base")?.unwrap_or(10_000.0))),
         ("rope_scaling", Value::Null),
         ("hidden_act", json!("silu")),
         ("attention_bias", json!(false)),
@@ -82,7 +83,7 @@ pub fn read(header: &Header) -> Result<Llama, LlamaError> {
         ("eos_token_id", "tokenizer.ggml.eos_token_id"),
         ("pad_token_id", "tokenizer.ggml.padding_token_id"),
     ] {
-        if let Some(id) = header.integer(source)? {
+        if let Some(id) = header.metadata.integer(source)? {
             config.insert(key.to_owned(), json!(id));
         }
     }
@@ -121,18 +122,18 @@ impl Sizes {
     fn read(header: &Header) -> Result<Self, LlamaError> {
         let size = |key: &str| -> Result<usize, LlamaError> {
             let key = format!("llama.{key}");
-            match required(header.integer(&key)?, &key)? {
+            match Metadata::required(header.metadata.integer(&key)?, &key)? {
                 0 => Err(LlamaError::Tensor(format!("the metadata entry {key} is 0"))),
                 n => Ok(n as usize),
             }
         };
         let hidden = size("embedding_length")?;
         let heads = size("attention.head_count")?;
-        let kv_heads = match header.integer("llama.attention.head_count_kv")? {
+        let kv_heads = match header.metadata.integer("llama.attention.head_count_kv")? {
             Some(_) => size("attention.head_count_kv")?,
             None => heads,
         };
-        let head_dim = match header.integer("llama.attention.key_length")? {
+        let head_dim = match header.metadata.integer("llama.attention.key_length")? {
             Some(_) => size("attention.key_length")?,
             None => hidden / heads,
         };
@@ -161,20 +162,20 @@ impl Sizes {
 /// Refuses what the config cannot say or says otherwise in transformers.
 fn refuse_variants(header: &Header, sizes: &Sizes) -> Result<(), LlamaError> {
     let variant = |what: String| Err(LlamaError::Variant(what));
-    if let Some(n @ 1..) = header.integer("llama.expert_count")? {
+    if let Some(n @ 1..) = header.metadata.integer("llama.expert_count")? {
         return variant(format!("the model is a mixture of {n} experts"));
     }
-    if let Some(n) = header.integer("llama.rope.dimension_count")?
+    if let Some(n) = header.metadata.integer("llama.rope.dimension_count")?
         && n as usize != sizes.head_dim
     {
         return variant(format!("rotary positions cover {n} of {} values of a head", sizes.head_dim));
     }
-    if let Some(n) = header.integer("llama.attention.value_length")?
+    if let Some(n) = header.metadata.integer("llama.attention.value_length")?
         && n as usize != sizes.head_dim
     {
         return variant(format!("values have {n} numbers a head and keys {}", sizes.head_dim));
     }
-    if let Some(kind) = header.text("llama.rope.scaling.type")?
+    if let Some(kind) = header.metadata.text("llama.rope.scaling.type")?
         && kind != "none"
     {
         return variant(format!("rotary positions are scaled ({kind})"));
@@ -230,10 +231,6 @@ fn find_tensors(header: &Header, sizes: &Sizes) -> Result<Vec<Tensor>, LlamaErro
         Some(name) => Err(LlamaError::Variant(format!("the model has a tensor {name}"))),
         None => Ok(tensors),
     }
-}
-
-fn required<T>(value: Option<T>, key: &str) -> Result<T, MetadataError> {
-    value.ok_or_else(|| MetadataError::Missing(key.to_owned()))
 }
 
 #[cfg(test)]

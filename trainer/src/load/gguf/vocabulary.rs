@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::header::{Header, MetadataError};
+use super::header::Header;
+use super::metadata::{Metadata, MetadataError};
 
 /// The two files of a tokenizer, and the tokens that end a text.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ const USER_DEFINED: u64 = 4;
 
 /// Converts the tokenizer.
 pub fn read(header: &Header) -> Result<Vocabulary, VocabularyError> {
-    let tokens = required(header.texts("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
+    let tokens = Metadata::required(header.metadata.texts("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
     let special = SpecialTokens::read(header, &tokens)?;
     Ok(Vocabulary {
         tokenizer: tokenizer(header, &tokens)?,
@@ -46,18 +47,19 @@ pub fn read(header: &Header) -> Result<Vocabulary, VocabularyError> {
 }
 
 fn tokenizer(header: &Header, tokens: &[&str]) -> Result<Value, VocabularyError> {
-    let model = header.text("tokenizer.ggml.model")?.unwrap_or("not stated");
+    let model = header.metadata.text("tokenizer.ggml.model")?.unwrap_or("not stated");
     if model != "gpt2" {
         return Err(VocabularyError::Kind(format!(
             "the tokenizer's model is {model} (only gpt2, byte-level BPE, is read)"
         )));
     }
-    if header.truth("tokenizer.ggml.add_bos_token")? == Some(true) {
+    if header.metadata.truth("tokenizer.ggml.add_bos_token")? == Some(true) {
         return Err(VocabularyError::Kind("the tokenizer puts a token before every text (add_bos_token)".to_owned()));
     }
-    let pre_tokenizer = pre_tokenizer(header.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2"))?;
-    let merges = required(header.texts("tokenizer.ggml.merges")?, "tokenizer.ggml.merges")?;
-    let types = required(header.integers("tokenizer.ggml.token_type")?, "tokenizer.ggml.token_type")?;
+    let pre_tokenizer = pre_tokenizer(header.metadata.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2"))?;
+    let merges = Metadata::required(header.metadata.texts("tokenizer.ggml.merges")?, "tokenizer.ggml.merges")?;
+    let types =
+        Metadata::required(header.metadata.integers("tokenizer.ggml.token_type")?, "tokenizer.ggml.token_type")?;
     if types.len() != tokens.len() {
         return Err(VocabularyError::Broken(format!(
             "there are {} tokens and {} token types",
@@ -130,7 +132,7 @@ impl<'a> SpecialTokens<'a> {
             [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
         {
             let key = format!("tokenizer.ggml.{key}_token_id");
-            if let Some(id) = header.integer(&key)? {
+            if let Some(id) = header.metadata.integer(&key)? {
                 let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
                 let outside =
                     || VocabularyError::Broken(format!("{key} is {id} and there are {} tokens", tokens.len()));
@@ -147,10 +149,10 @@ fn tokenizer_config(header: &Header, special: &SpecialTokens) -> Result<Value, V
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
     config.extend(special.0.iter().map(|(name, token)| ((*name).to_owned(), json!(token))));
     config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
-    if let Some(length) = header.integer("llama.context_length")? {
+    if let Some(length) = header.metadata.integer("llama.context_length")? {
         config.insert("model_max_length".to_owned(), json!(length));
     }
-    if let Some(template) = header.text("tokenizer.chat_template")? {
+    if let Some(template) = header.metadata.text("tokenizer.chat_template")? {
         config.insert("chat_template".to_owned(), json!(template));
     }
     Ok(Value::Object(config))
@@ -159,22 +161,19 @@ fn tokenizer_config(header: &Header, special: &SpecialTokens) -> Result<Value, V
 fn generation_config(header: &Header) -> Result<Value, VocabularyError> {
     let mut config = Map::new();
     for (name, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        if let Some(id) = header.integer(&format!("tokenizer.ggml.{key}_token_id"))? {
+        if let Some(id) = header.metadata.integer(&format!("tokenizer.ggml.{key}_token_id"))? {
             config.insert(name.to_owned(), json!(id));
         }
     }
     // A model that ends a turn with another token than a document ends with either.
-    if let (Some(text), Some(turn)) =
-        (header.integer("tokenizer.ggml.eos_token_id")?, header.integer("tokenizer.ggml.eot_token_id")?)
-        && text != turn
+    if let (Some(text), Some(turn)) = (
+        header.metadata.integer("tokenizer.ggml.eos_token_id")?,
+        header.metadata.integer("tokenizer.ggml.eot_token_id")?,
+    ) && text != turn
     {
         config.insert("eos_token_id".to_owned(), json!([text, turn]));
     }
     Ok(Value::Object(config))
-}
-
-fn required<T>(value: Option<T>, key: &str) -> Result<T, MetadataError> {
-    value.ok_or_else(|| MetadataError::Missing(key.to_owned()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use super::response::Api;
-use crate::serve::model::Text;
+use crate::load::tokenizer::Tokenizer;
 use crate::serve::stream::Scored;
 
 /// `logprobs` of a choice.
@@ -33,8 +33,8 @@ pub(super) struct ChatToken {
 struct Spelled {
     token: String,
     logprob: f32,
-    /// Null for a token that is only a part of a character: its text does not say which part.
-    bytes: Option<Vec<u8>>,
+    /// A token that is a part of a character is spelled by its bytes alone.
+    bytes: Vec<u8>,
 }
 
 /// Tokens by text with their log-probabilities, the most likely first.
@@ -49,44 +49,43 @@ impl Serialize for Ranked {
 
 impl Logprobs {
     /// Spells tokens and at most `most` alternatives for each.
-    pub(super) fn new(api: Api, text: &dyn Text, tokens: &[Scored], most: usize) -> Self {
+    pub(super) fn new(api: Api, tokenizer: &Tokenizer, tokens: &[Scored], most: usize) -> Self {
         match api {
             Api::Completions => Self::Completions {
                 token_logprobs: tokens.iter().map(|t| finite(t.logprob)).collect(),
                 text_offset: tokens.iter().map(|t| t.offset).collect(),
-                top_logprobs: tokens.iter().map(|t| Ranked::new(text, t, most)).collect(),
-                tokens: tokens.iter().map(|t| text.token_text(t.token)).collect(),
+                top_logprobs: tokens.iter().map(|t| Ranked::new(tokenizer, t, most)).collect(),
+                tokens: tokens.iter().map(|t| tokenizer.token_text(t.token)).collect(),
             },
-            Api::Chat => Self::Chat { content: tokens.iter().map(|t| ChatToken::new(text, t, most)).collect() },
+            Api::Chat => Self::Chat { content: tokens.iter().map(|t| ChatToken::new(tokenizer, t, most)).collect() },
         }
     }
 }
 
 impl ChatToken {
-    fn new(text: &dyn Text, scored: &Scored, most: usize) -> Self {
+    fn new(tokenizer: &Tokenizer, scored: &Scored, most: usize) -> Self {
         let top = scored.top.iter().take(most);
         Self {
-            token: Spelled::new(text, scored.token, scored.logprob),
-            top_logprobs: top.map(|(token, logprob)| Spelled::new(text, *token, *logprob)).collect(),
+            token: Spelled::new(tokenizer, scored.token, scored.logprob),
+            top_logprobs: top.map(|(token, logprob)| Spelled::new(tokenizer, *token, *logprob)).collect(),
         }
     }
 }
 
 impl Spelled {
-    fn new(text: &dyn Text, token: i64, logprob: f32) -> Self {
-        let token = text.token_text(token);
-        let bytes = (!token.contains('\u{FFFD}')).then(|| token.clone().into_bytes());
-        Self { token, logprob: finite(logprob), bytes }
+    fn new(tokenizer: &Tokenizer, token: i64, logprob: f32) -> Self {
+        let (text, bytes) = (tokenizer.token_text(token), tokenizer.token_bytes(token));
+        Self { token: text, logprob: finite(logprob), bytes }
     }
 }
 
 impl Ranked {
     /// The most likely tokens, and the sampled one if it is not among them. Of tokens that read the same the most
     /// likely one stands.
-    fn new(text: &dyn Text, scored: &Scored, most: usize) -> Self {
+    fn new(tokenizer: &Tokenizer, scored: &Scored, most: usize) -> Self {
         let mut ranked: Vec<(String, f32)> = Vec::with_capacity(most + 1);
         for (token, logprob) in scored.top.iter().take(most).chain([&(scored.token, scored.logprob)]) {
-            let text = text.token_text(*token);
+            let text = tokenizer.token_text(*token);
             if ranked.iter().all(|(known, _)| *known != text) {
                 ranked.push((text, finite(*logprob)));
             }
@@ -101,42 +100,25 @@ fn finite(logprob: f32) -> f32 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::data::Message;
+    use crate::serve::fixture;
 
-    /// Spells token `n` as the n-th letter; 26 and 27 as broken characters.
-    pub(crate) struct Letters;
-
-    impl Text for Letters {
-        fn encode(&self, _: &str) -> crate::Result<Vec<i64>> {
-            Ok(Vec::new())
-        }
-        fn decode(&self, tokens: &[i64]) -> crate::Result<String> {
-            Ok(tokens.iter().map(|t| self.token_text(*t)).collect())
-        }
-        fn token_text(&self, token: i64) -> String {
-            if token < 26 { char::from(b'a' + token as u8).to_string() } else { "\u{FFFD}".to_owned() }
-        }
-        fn has_chat_template(&self) -> bool {
-            false
-        }
-        fn render_chat(&self, _: &[Message], _: bool) -> crate::Result<String> {
-            Ok(String::new())
-        }
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::load(fixture::model_folder().path()).unwrap()
     }
 
     #[test]
     fn logprobs_are_written_as_short_as_their_precision() {
-        let scored = Scored { token: 0, logprob: -0.1, top: vec![], offset: 0 };
-        let json = serde_json::to_string(&Logprobs::new(Api::Chat, &Letters, &[scored], 0)).unwrap();
+        let scored = Scored { token: 97, logprob: -0.1, top: vec![], offset: 0 };
+        let json = serde_json::to_string(&Logprobs::new(Api::Chat, &tokenizer(), &[scored], 0)).unwrap();
         assert!(json.contains(r#""logprob":-0.1,"#), "{json}");
     }
 
     #[test]
     fn the_order_of_top_logprobs_is_by_likelihood() {
-        let scored = Scored { token: 25, logprob: -9.0, top: vec![(4, -0.5), (1, -1.0), (3, -2.0)], offset: 0 };
-        let json = serde_json::to_string(&Ranked::new(&Letters, &scored, 2)).unwrap();
+        let scored = Scored { token: 122, logprob: -9.0, top: vec![(101, -0.5), (98, -1.0), (100, -2.0)], offset: 0 };
+        let json = serde_json::to_string(&Ranked::new(&tokenizer(), &scored, 2)).unwrap();
         assert_eq!(json, r#"{"e":-0.5,"b":-1.0,"z":-9.0}"#);
     }
 }

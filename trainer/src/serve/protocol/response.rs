@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::logprobs::Logprobs;
 use crate::generate::Finish;
-use crate::serve::model::Text;
+use crate::load::tokenizer::Tokenizer;
 use crate::serve::scheduler::{End, Update};
 use crate::serve::stream::Scored;
 
@@ -35,7 +35,7 @@ pub struct Writer {
     /// Whether chunks have a `usage`.
     pub include_usage: bool,
     /// Spells tokens.
-    pub text: Arc<dyn Text>,
+    pub tokenizer: Arc<Tokenizer>,
 }
 
 /// Tokens of a request.
@@ -173,7 +173,7 @@ impl Writer {
     }
 
     fn spell(&self, tokens: &[Scored]) -> Option<Logprobs> {
-        self.logprobs.map(|most| Logprobs::new(self.api, &*self.text, tokens, most))
+        self.logprobs.map(|most| Logprobs::new(self.api, &self.tokenizer, tokens, most))
     }
 
     fn delta(&self, text: Option<String>) -> Content {
@@ -216,8 +216,8 @@ fn finish_reason(finish: Finish) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::logprobs::tests::Letters;
     use super::*;
+    use crate::serve::fixture;
     use serde_json::{Value, json};
 
     fn writer(api: Api, logprobs: Option<usize>, include_usage: bool) -> Writer {
@@ -229,14 +229,14 @@ mod tests {
             fingerprint: "f",
             logprobs,
             include_usage,
-            text: Arc::new(Letters),
+            tokenizer: Arc::new(Tokenizer::load(fixture::model_folder().path()).unwrap()),
         }
     }
 
     fn tokens() -> Vec<Scored> {
         vec![
-            Scored { token: 2, logprob: -2.5, top: vec![(0, -0.5), (1, -1.5)], offset: 0 },
-            Scored { token: 26, logprob: f32::NEG_INFINITY, top: vec![(27, -0.25), (26, -0.75)], offset: 1 },
+            Scored { token: 99, logprob: -2.5, top: vec![(97, -0.5), (98, -1.5)], offset: 0 },
+            Scored { token: 0xC3, logprob: f32::NEG_INFINITY, top: vec![(0xC4, -0.25), (0xC3, -0.75)], offset: 1 },
         ]
     }
 
@@ -282,8 +282,8 @@ mod tests {
                     "logprobs": {"content": [
                         {"token": "c", "logprob": -2.5, "bytes": [99],
                          "top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}]},
-                        {"token": "\u{FFFD}", "logprob": -9999.0, "bytes": null,
-                         "top_logprobs": [{"token": "\u{FFFD}", "logprob": -0.25, "bytes": null}]},
+                        {"token": "\u{FFFD}", "logprob": -9999.0, "bytes": [0xC3],
+                         "top_logprobs": [{"token": "\u{FFFD}", "logprob": -0.25, "bytes": [0xC4]}]},
                     ]},
                     "finish_reason": "length",
                 }],

@@ -1,0 +1,164 @@
+//! The command line: arguments in, exit code out.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use plumbline_crds::Kind;
+use plumbline_crds::exit_code::ExitCode as Code;
+
+use crate::local::{self, Options, tied};
+use crate::manifest::read;
+use crate::validate::references::Elsewhere;
+use crate::{crds, validate};
+
+/// AI feedback alignment from manifests: preference data, reward model, tuned policy.
+#[derive(Debug, Parser)]
+#[command(name = "plumbline", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check manifests and print every problem, one a line.
+    Validate {
+        #[command(flatten)]
+        manifests: Manifests,
+        /// Accept references to resources that are not among the manifests.
+        #[arg(long)]
+        allow_missing_references: bool,
+    },
+    /// Print what `run` would do, without doing it.
+    Plan {
+        #[command(flatten)]
+        manifests: Manifests,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make everything in the manifests on this machine; run again to continue what was interrupted.
+    Run {
+        #[command(flatten)]
+        manifests: Manifests,
+        #[command(flatten)]
+        place: Place,
+        /// The trainer's program [default: plumbline-trainer beside this program, else on the PATH].
+        #[arg(long, value_name = "PATH")]
+        trainer: Option<PathBuf>,
+    },
+    /// Print the CustomResourceDefinitions.
+    Crds {
+        /// Write one file each into this folder instead.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Become a program that ends with its parent.
+    #[command(hide = true)]
+    Tied(tied::Args),
+}
+
+#[derive(Debug, Args)]
+struct Manifests {
+    /// Manifest file, folder of manifests, or `-` for standard input; may be repeated.
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR", required = true)]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Folder to keep state and artifacts in.
+    #[arg(long, value_name = "DIR", default_value = ".plumbline")]
+    work_dir: PathBuf,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .init();
+    ExitCode::from(match cli.command {
+        Command::Validate { manifests, allow_missing_references } => {
+            validate_command(&manifests, allow_missing_references)
+        }
+        Command::Plan { manifests, place } => plan_command(manifests, place),
+        Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
+        Command::Crds { out } => crds_command(out.as_deref()),
+        Command::Tied(args) => tied::become_program(&args),
+    })
+}
+
+fn validate_command(manifests: &Manifests, anything: bool) -> u8 {
+    let sources = match read::read(&manifests.files) {
+        Ok(sources) => sources,
+        Err(error) => return fail(&error, Code::Config),
+    };
+    match validate::validate(&sources, &Elsewhere { anything, ..Elsewhere::default() }) {
+        Ok(manifests) => {
+            for manifest in manifests {
+                println!("{}: {} is valid", manifest.file, manifest.resource.id());
+            }
+            Code::Done.number()
+        }
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            Code::Config.number()
+        }
+    }
+}
+
+fn plan_command(manifests: Manifests, place: Place) -> u8 {
+    match local::explain(&Options { files: manifests.files, work_dir: place.work_dir, trainer: None }) {
+        Ok(lines) => {
+            for line in lines {
+                println!("{line}");
+            }
+            Code::Done.number()
+        }
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn run_command(manifests: Manifests, place: Place, trainer: Option<PathBuf>) -> u8 {
+    let options = Options { files: manifests.files, work_dir: place.work_dir, trainer };
+    // One thread: children ask to end with the thread that started them, so that must be the one that lasts.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, Code::Failed),
+    };
+    match runtime.block_on(local::run(&options)) {
+        Ok(code) => code,
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn crds_command(out: Option<&Path>) -> u8 {
+    for kind in Kind::ALL {
+        let text = match crds::yaml(kind) {
+            Ok(text) => text,
+            Err(error) => return fail(&error, Code::Failed),
+        };
+        let Some(folder) = out else {
+            print!("---\n{text}");
+            continue;
+        };
+        let file = folder.join(crds::file_name(kind));
+        if let Err(error) = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, text)) {
+            return fail(&format!("{}: {error}", file.display()), Code::Failed);
+        }
+        println!("{}", file.display());
+    }
+    Code::Done.number()
+}
+
+fn fail(error: &dyn std::fmt::Display, code: Code) -> u8 {
+    eprintln!("{error}");
+    code.number()
+}

@@ -1,0 +1,130 @@
+//! What an API server wants of a schema and a derive does not say. Computes only.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+/// A subtree is described once when its JSON is longer than this; shorter ones are described wherever they stand.
+const DESCRIBED_ONCE: usize = 1500;
+/// The longest string where the type states no bound of its own: without one, CEL rules cannot be costed.
+const MAX_LENGTH: u64 = 1024;
+
+/// Fixes the schema of a whole resource.
+pub(super) fn root(schema: &mut Value) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (name, property) in properties.iter_mut() {
+        each(property, &mut |schema| {
+            defaults_of_objects(schema);
+            lists(schema);
+            strings(schema);
+            numbers(schema);
+            schema.remove("nullable");
+        });
+        describe_once(property, name, &mut HashMap::new());
+    }
+    if let Some(status) = properties.get_mut("status") {
+        status_defaults(status);
+    }
+}
+
+/// Visits a schema and everything below it.
+fn each(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
+    let Some(object) = schema.as_object_mut() else { return };
+    visit(object);
+    for child in children(object) {
+        each(child, visit);
+    }
+}
+
+fn children(schema: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
+    schema.iter_mut().flat_map(|(key, value)| match (key.as_str(), value) {
+        ("properties", Value::Object(properties)) => properties.values_mut().collect::<Vec<_>>(),
+        ("items" | "additionalProperties", value) if value.is_object() => vec![value],
+        _ => Vec::new(),
+    })
+}
+
+/// The API server fills an object's default from those of its fields, so `{}` says it all, once.
+fn defaults_of_objects(schema: &mut Map<String, Value>) {
+    if schema.get("default").is_some_and(Value::is_object) {
+        schema.insert("default".into(), json!({}));
+    }
+}
+
+/// Lists that are not said to be maps are replaced as a whole by server-side apply.
+fn lists(schema: &mut Map<String, Value>) {
+    if schema.get("type") == Some(&json!("array")) {
+        schema.entry("x-kubernetes-list-type").or_insert(json!("atomic"));
+    }
+}
+
+fn strings(schema: &mut Map<String, Value>) {
+    if schema.get("type") == Some(&json!("string")) && !schema.contains_key("enum") {
+        schema.entry("maxLength").or_insert(json!(MAX_LENGTH));
+    }
+    // An optional enum carries null among its values, where the field is simply left out.
+    if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+        values.retain(|v| !v.is_null());
+    }
+}
+
+/// API servers know `int64`; `double` and `uint*` only make them warn. Bounds of integers are printed as integers.
+fn numbers(schema: &mut Map<String, Value>) {
+    if schema.get("format").is_some_and(|f| f != "int64") {
+        schema.remove("format");
+    }
+    for key in ["minimum", "maximum"] {
+        if let Some(bound) = schema.get_mut(key)
+            && let Some(number) = bound.as_f64()
+            && number.fract() == 0.0
+            && number.abs() < 9.1e15
+        {
+            *bound = json!(number as i64);
+        }
+    }
+}
+
+/// A large type that stands in several places is described at the first of them; the others point there.
+fn describe_once(schema: &mut Value, path: &str, seen: &mut HashMap<String, String>) {
+    let Some(object) = schema.as_object_mut() else { return };
+    if object.contains_key("properties") {
+        let key = object["properties"].to_string();
+        if let Some(first) = seen.get(&key) {
+            let own = object.get("description").and_then(Value::as_str).unwrap_or_default();
+            let description = format!("{own} Fields as in `{first}`.");
+            each(schema, &mut |s| {
+                s.remove("description");
+            });
+            if let Some(object) = schema.as_object_mut() {
+                object.insert("description".into(), json!(description.trim_start()));
+            }
+            return;
+        }
+        if key.len() > DESCRIBED_ONCE {
+            seen.insert(key, path.to_owned());
+        }
+    }
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, property) in properties.iter_mut() {
+            describe_once(property, &format!("{path}.{name}"), seen);
+        }
+    }
+    if let Some(items) = object.get_mut("items") {
+        describe_once(items, &format!("{path}[]"), seen);
+    }
+}
+
+/// The status has one default, the one that kstatus asks for: a generation that no spec has, so that a status that was
+/// never written does not pass for a current one.
+fn status_defaults(status: &mut Value) {
+    each(status, &mut |schema| {
+        schema.remove("default");
+    });
+    let generation = json!(-1);
+    if let Some(observed) = status.pointer_mut("/properties/observedGeneration").and_then(Value::as_object_mut) {
+        observed.insert("default".into(), generation.clone());
+    }
+    if let Some(status) = status.as_object_mut() {
+        status.insert("default".into(), json!({"observedGeneration": generation}));
+    }
+}

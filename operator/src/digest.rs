@@ -1,0 +1,84 @@
+//! The identity of a run: equal digests mean the same work, whenever and wherever it is done. Computes only.
+
+use std::fmt::Write;
+
+use plumbline_crds::Spec;
+use plumbline_crds::status::InputRef;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Fields of a spec that say how a run is done and not what it makes.
+const NOT_PART: [&str; 3] = ["/compute", "/suspend", "/output/credentialsSecretRef"];
+
+/// The name of the run of a spec over inputs: `run-` and 12 hexadecimal digits. Where a judge is served, how much
+/// compute there is and whether the run is suspended make no difference.
+pub fn run_name(spec: &Spec, inputs: &[InputRef]) -> String {
+    let mut what = serde_json::to_value(spec).unwrap_or_default();
+    for pointer in NOT_PART {
+        remove(&mut what, pointer);
+    }
+    // By role, so that the order of the list makes no difference; the name is part of the spec already.
+    let mut inputs: Vec<(&str, &str)> = inputs.iter().map(|i| (i.role.as_str(), i.digest.as_str())).collect();
+    inputs.sort_unstable();
+    what.sort_all_objects();
+    let document = json!({"kind": spec.kind(), "spec": what, "inputs": inputs});
+    let digest = Sha256::digest(document.to_string().as_bytes());
+    format!("run-{}", hex(&digest[..6]))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn remove(value: &mut Value, pointer: &str) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap_or_default();
+    if let Some(parent) = value.pointer_mut(parent).and_then(Value::as_object_mut) {
+        parent.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plumbline_crds::Kind;
+
+    fn spec(change: impl Fn(&mut Value)) -> Spec {
+        let mut spec = json!({"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}, "output": {"uri": "o"}});
+        change(&mut spec);
+        Spec::from_json(Kind::RewardModel, spec).unwrap()
+    }
+
+    fn inputs(digest: &str) -> Vec<InputRef> {
+        let input = |role: &str, digest: &str| InputRef { role: role.into(), name: "n".into(), digest: digest.into() };
+        vec![input("datasetRef", digest), input("baseModel", "sha256:1")]
+    }
+
+    #[test]
+    fn how_a_run_is_done_makes_no_difference() {
+        let name = run_name(&spec(|_| {}), &inputs("sha256:0"));
+        assert_eq!((name.len(), &name[..4]), (16, "run-"));
+        for change in [
+            (|s: &mut Value| s["compute"] = json!({"threads": 2, "maxRetries": 0})) as fn(&mut Value),
+            |s| s["suspend"] = json!(true),
+            |s| s["output"]["credentialsSecretRef"] = json!({"name": "c"}),
+            |s| s["training"] = json!({"epochs": 1}),
+        ] {
+            assert_eq!(run_name(&spec(change), &inputs("sha256:0")), name);
+        }
+        let mut reordered = inputs("sha256:0");
+        reordered.reverse();
+        assert_eq!(run_name(&spec(|_| {}), &reordered), name);
+    }
+
+    #[test]
+    fn what_a_run_makes_and_from_what_makes_all_the_difference() {
+        let name = run_name(&spec(|_| {}), &inputs("sha256:0"));
+        assert_ne!(run_name(&spec(|_| {}), &inputs("sha256:9")), name);
+        assert_ne!(run_name(&spec(|s| s["training"] = json!({"epochs": 2})), &inputs("sha256:0")), name);
+        assert_ne!(run_name(&spec(|s| s["output"]["uri"] = json!("p")), &inputs("sha256:0")), name);
+    }
+}

@@ -1,0 +1,181 @@
+//! Digests of inputs and artifacts, remembered for files that have not changed. Talks to the file system only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use plumbline_crds::artifact::{self, ArtifactError};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::work_dir::write_atomically;
+use crate::digest::hex;
+use crate::plan::Artifact;
+
+/// Files changed less than this ago are digested again next time: a second change in the same tick of the file
+/// system's clock would not show.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Digests by absolute path.
+#[derive(Debug, Default)]
+pub struct Digests {
+    file: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// A digest and what the files looked like when it was taken.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+struct Entry {
+    /// Digest over path, size, times and inode of every file.
+    fingerprint: String,
+    digest: String,
+}
+
+impl Digests {
+    /// The digests remembered in a file. A file that is missing or broken only costs time.
+    pub fn load(file: PathBuf) -> Self {
+        let entries = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Self { file, entries }
+    }
+
+    /// Remembers them.
+    pub fn save(&self) -> io::Result<()> {
+        write_atomically(&self.file, &serde_json::to_vec_pretty(&self.entries)?)
+    }
+
+    /// The digest of a file or folder, as [`artifact::digest_path`] defines it; an artifact is verified.
+    pub fn digest(&mut self, path: &Path) -> Result<String, ArtifactError> {
+        let failed = |source| ArtifactError::Io { path: path.to_owned(), source };
+        let Fingerprint { text, newest } = fingerprint(path).map_err(failed)?;
+        let key = path.to_string_lossy().into_owned();
+        if let Some(entry) = self.entries.get(&key)
+            && entry.fingerprint == text
+        {
+            if path.join(artifact::MANIFEST).is_file() {
+                check_sizes(path)?;
+            }
+            return Ok(entry.digest.clone());
+        }
+        self.entries.remove(&key);
+        let digest = artifact::digest_path(path)?;
+        if newest.elapsed().is_ok_and(|age| age > SETTLED) {
+            self.entries.insert(key, Entry { fingerprint: text, digest: digest.clone() });
+        }
+        Ok(digest)
+    }
+
+    /// What lies where an artifact belongs.
+    pub fn artifact(&mut self, folder: &Path) -> Result<Artifact, ArtifactError> {
+        if !folder.join(artifact::MANIFEST).is_file() {
+            return Ok(Artifact::Absent);
+        }
+        match self.digest(folder) {
+            Ok(_) => {
+                let manifest = artifact::read_manifest(folder)?;
+                Ok(Artifact::Verified(manifest.artifact_ref(&format!("file://{}", folder.display()))))
+            }
+            Err(error @ (ArtifactError::Altered { .. } | ArtifactError::Unreadable { .. })) => {
+                Ok(Artifact::Altered(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A remembered digest is trusted for content, never for what is there: presence and sizes are cheap to look at.
+fn check_sizes(folder: &Path) -> Result<(), ArtifactError> {
+    for entry in artifact::read_manifest(folder)?.files {
+        let found = fs::metadata(folder.join(&entry.path)).map(|m| m.len());
+        if !found.as_ref().is_ok_and(|size| *size == entry.size) {
+            let what = match found {
+                Ok(size) => format!("has {size} bytes where the manifest says {}", entry.size),
+                Err(error) => format!("cannot be read: {error}"),
+            };
+            return Err(ArtifactError::Altered { path: folder.to_owned(), file: entry.path, what });
+        }
+    }
+    Ok(())
+}
+
+struct Fingerprint {
+    text: String,
+    newest: SystemTime,
+}
+
+fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
+    let mut lines = Vec::new();
+    let mut newest = SystemTime::UNIX_EPOCH;
+    let mut pending = vec![path.to_owned()];
+    while let Some(path) = pending.pop() {
+        let data = fs::metadata(&path)?;
+        if data.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                pending.push(entry?.path());
+            }
+            continue;
+        }
+        // The change time catches what a restored modification time would hide.
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(data.ctime()).unwrap_or(0));
+        newest = newest.max(changed);
+        lines.push(format!(
+            "{} {} {}.{} {}.{} {}:{}\n",
+            path.display(),
+            data.size(),
+            data.mtime(),
+            data.mtime_nsec(),
+            data.ctime(),
+            data.ctime_nsec(),
+            data.dev(),
+            data.ino(),
+        ));
+    }
+    lines.sort();
+    let digest = Sha256::digest(lines.concat().as_bytes());
+    Ok(Fingerprint { text: hex(&digest), newest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_file_is_not_read_again_and_a_changed_one_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("model");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("weights"), "one").unwrap();
+        let mut digests = Digests::load(root.path().join("digests.json"));
+        let first = digests.digest(&path).unwrap();
+        assert!(digests.entries.is_empty(), "a file that was written just now is not settled");
+
+        // What is remembered is returned: a wrong digest under the right fingerprint shows that nothing is read.
+        let remembered = Entry { fingerprint: fingerprint(&path).unwrap().text, digest: "sha256:remembered".into() };
+        digests.entries.insert(path.display().to_string(), remembered);
+        digests.save().unwrap();
+        let mut digests = Digests::load(root.path().join("digests.json"));
+        assert_eq!(digests.digest(&path).unwrap(), "sha256:remembered");
+
+        fs::write(path.join("weights"), "two").unwrap();
+        let second = digests.digest(&path).unwrap();
+        assert!(second != "sha256:remembered" && second != first, "same size, other content");
+    }
+
+    #[test]
+    fn a_folder_without_a_manifest_is_no_artifact_and_an_altered_one_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let (staging, target) = (root.path().join("staging"), root.path().join("out"));
+        fs::create_dir(&staging).unwrap();
+        fs::write(staging.join("a"), "content").unwrap();
+        let mut digests = Digests::default();
+        assert_eq!(digests.artifact(&target).unwrap(), Artifact::Absent);
+        assert_eq!(digests.artifact(&staging).unwrap(), Artifact::Absent);
+        let manifest = artifact::publish(&staging, &target, "RewardModel", "r", Vec::new(), "t".into()).unwrap();
+        let Artifact::Verified(found) = digests.artifact(&target).unwrap() else { panic!() };
+        assert_eq!((found.digest, found.uri), (manifest.digest, format!("file://{}", target.display())));
+        fs::write(target.join("a"), "Content").unwrap();
+        assert!(matches!(digests.artifact(&target).unwrap(), Artifact::Altered(how) if how.contains('a')));
+    }
+}

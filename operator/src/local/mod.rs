@@ -1,0 +1,225 @@
+//! `plumbline run`: the resources of a few manifests, made on this machine. And `plumbline plan`: what that would do.
+//!
+//! | question | file |
+//! |---|---|
+//! | What happens to a resource, step by step? | `executor` |
+//! | What is looked at before each step? | `observe`, `resolve`, `digests` |
+//! | What must hold before anything starts? | `preflight`, `secrets` |
+//! | How is a stage run, with its judges? | `stage`, `served` |
+//! | How is a process started, found again and ended? | `process`, `tied`, `interrupt` |
+//! | Where is everything kept? | `work_dir` |
+//! | What do people see? | `screen`, `summary` |
+
+pub mod digests;
+pub mod executor;
+pub mod interrupt;
+pub mod observe;
+pub mod preflight;
+pub mod process;
+pub mod resolve;
+pub mod screen;
+pub mod secrets;
+pub mod served;
+pub mod stage;
+pub mod summary;
+pub mod tied;
+pub mod work_dir;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use plumbline_crds::artifact::ArtifactError;
+use plumbline_crds::conditions::ConditionType;
+use plumbline_crds::exit_code::ExitCode;
+use plumbline_crds::{Kind, Resource};
+
+use crate::manifest::read::{self, ReadError};
+use crate::plan::{Action, Observed, Rerun, plan};
+use crate::validate::references::{self, Elsewhere};
+use crate::validate::{self, Manifest, Problem};
+use digests::Digests;
+use executor::{Executor, Outcome};
+use interrupt::Interrupt;
+use resolve::ResolveError;
+use screen::Screen;
+use work_dir::{WorkDir, WorkDirError};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Manifest files, folders, or `-`.
+    pub files: Vec<PathBuf>,
+    /// Where everything is kept.
+    pub work_dir: PathBuf,
+    /// The trainer's program, if it is not the one beside this or on the PATH.
+    pub trainer: Option<PathBuf>,
+}
+
+/// Why a run cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The manifests cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Something is wrong with the manifests or what they name; one line a problem.
+    #[error("{}", lines(.0))]
+    Refused(Vec<Problem>),
+    /// There is no trainer.
+    #[error("expected the program plumbline-trainer {place}, found none; build it, or name it with --trainer")]
+    NoTrainer {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The work folder.
+    #[error(transparent)]
+    WorkDir(#[from] WorkDirError),
+    /// An input.
+    #[error(transparent)]
+    Input(#[from] ResolveError),
+    /// An artifact.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A process or its files.
+    #[error("a stage cannot be run: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl RunError {
+    /// The exit code to end with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Read(_) | Self::Refused(_) | Self::NoTrainer { .. } => ExitCode::Config,
+            Self::Input(ResolveError::Content { .. }) | Self::Artifact(_) => ExitCode::Data,
+            Self::WorkDir(_) | Self::Input(_) | Self::Io(_) => ExitCode::Failed,
+        }
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Runs everything and prints the table. Returns the exit code: 0, that of the first stage that failed, or 75 when
+/// interrupted.
+pub async fn run(options: &Options) -> Result<u8, RunError> {
+    let looked_at = WorkDir::look(&options.work_dir)?;
+    let manifests = load(options, &looked_at)?;
+    let secrets = secrets::collect(&manifests).map_err(RunError::Refused)?;
+    let trainer = find_trainer(options.trainer.as_deref())?;
+
+    let work_dir = WorkDir::open(&options.work_dir)?;
+    let digests = Digests::load(work_dir.digests_file());
+    let (interrupt, screen) = (Interrupt::listen()?, Screen::on_stderr());
+    let mut executor = Executor { work_dir, digests, trainer, secrets, interrupt, screen };
+    let mut failure = None;
+    for manifest in &manifests {
+        if executor.interrupt.happened() {
+            break;
+        }
+        let outcome = executor.bring_to_end(manifest).await;
+        executor.digests.save()?;
+        if let Outcome::Failed(code) = outcome? {
+            failure = failure.or(Some(code));
+        }
+    }
+    print_summary(&manifests, &executor.work_dir)?;
+    let interrupted = executor.interrupt.happened().then(|| ExitCode::Interrupted.number());
+    Ok(failure.or(interrupted).unwrap_or_default())
+}
+
+/// What a run would do now, one line a resource.
+pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
+    let work_dir = WorkDir::look(&options.work_dir)?;
+    let manifests = load(options, &work_dir)?;
+    let mut digests = Digests::load(work_dir.digests_file());
+    let mut pending = BTreeSet::new();
+    let mut explained = Vec::new();
+    for manifest in &manifests {
+        let resource = &manifest.resource;
+        let observation = observe::observe(manifest, &work_dir, &mut digests, &pending)?;
+        let decision = plan(&Observed {
+            spec: &resource.spec,
+            generation: observation.generation,
+            previous: &observation.previous,
+            inputs: observation.inputs,
+            run: observe::unrecorded_end(manifest, &work_dir, &observation.previous),
+            artifact: observation.artifact,
+            stopping: false,
+            rerun: Rerun::Asked,
+        });
+        if !matches!(decision.action, Action::Skip | Action::Finish) {
+            pending.insert((resource.kind, resource.metadata.name.clone()));
+        }
+        let action = match decision.action {
+            Action::Continue(_) => "Continue".to_owned(),
+            Action::Retry(_) => "Retry".to_owned(),
+            other => format!("{other:?}"),
+        };
+        explained.push(format!("{}: {action}: {}: {}", resource.id(), decision.reason.as_str(), decision.message));
+    }
+    Ok(explained)
+}
+
+/// The manifests, valid and in the order in which they can be made, with all they need on this machine.
+fn load(options: &Options, work_dir: &WorkDir) -> Result<Vec<Manifest>, RunError> {
+    let sources = read::read(&options.files)?;
+    let elsewhere = Elsewhere { anything: false, existing: work_dir.resources()? };
+    let manifests = validate::validate(&sources, &elsewhere).map_err(RunError::Refused)?;
+    let problems = preflight::check(&manifests, work_dir);
+    if !problems.is_empty() {
+        return Err(RunError::Refused(problems));
+    }
+    let resources: Vec<&Resource> = manifests.iter().map(|m| &m.resource).collect();
+    Ok(references::order(&resources).into_iter().map(|i| manifests[i].clone()).collect())
+}
+
+fn find_trainer(given: Option<&Path>) -> Result<PathBuf, RunError> {
+    const NAME: &str = "plumbline-trainer";
+    if let Some(path) = given {
+        let found = std::path::absolute(path).ok().filter(|p| p.is_file());
+        return found.ok_or_else(|| RunError::NoTrainer { place: format!("at {}", path.display()) });
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    beside
+        .into_iter()
+        .chain(std::env::split_paths(&on_path))
+        .map(|folder| folder.join(NAME))
+        .find(|path| path.is_file())
+        .ok_or_else(|| RunError::NoTrainer { place: "beside this program or on the PATH".into() })
+}
+
+fn print_summary(manifests: &[Manifest], work_dir: &WorkDir) -> Result<(), RunError> {
+    let mut resources = Vec::new();
+    for manifest in manifests {
+        let resource = &manifest.resource;
+        let stored = work_dir.resource(resource.kind, &resource.metadata.name)?;
+        resources.push(stored.unwrap_or_else(|| resource.clone()));
+    }
+    let age = |since: &str| {
+        let since: jiff::Timestamp = since.parse().ok()?;
+        Some(jiff::Timestamp::now().as_second() - since.as_second())
+    };
+    print!("{}", summary::table(&resources, &age));
+    if let Some(report) = report(&resources) {
+        println!("report: {report}");
+    }
+    Ok(())
+}
+
+/// The report of the last tuned policy, or of the last resource there is one of.
+fn report(resources: &[Resource]) -> Option<String> {
+    let ready = |r: &&Resource| r.status.as_ref().is_some_and(|s| s.is_true(ConditionType::Ready));
+    let made: Vec<&Resource> = resources.iter().filter(ready).collect();
+    let last = made.iter().rev().find(|r| r.kind == Kind::PolicyTuning).or(made.last())?;
+    let uri = &last.status.as_ref()?.artifact.as_ref()?.uri;
+    let file = Path::new(uri.strip_prefix("file://").unwrap_or(uri)).join("report.html");
+    file.is_file().then(|| file.display().to_string())
+}
+
+/// This moment in RFC 3339, to the second.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}

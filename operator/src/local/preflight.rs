@@ -1,0 +1,77 @@
+//! What must hold on this machine before anything starts: inputs are there, outputs overwrite nothing. Looks at the
+//! file system and changes nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plumbline_crds::artifact;
+
+use super::work_dir::WorkDir;
+use crate::inputs::{self, From, Shape};
+use crate::uri;
+use crate::validate::{Manifest, Problem};
+
+/// All that is wrong.
+pub fn check(manifests: &[Manifest], work_dir: &WorkDir) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut names = HashSet::new();
+    let mut outputs = HashMap::new();
+    for manifest in manifests {
+        let resource = &manifest.resource;
+        if !names.insert(resource.id()) {
+            let message = "expected each kind and name once outside a cluster, found it in two namespaces; run them with a --work-dir each";
+            problems.push(manifest.problem("metadata.namespace", message));
+        }
+        problems.extend(inputs::wanted(&resource.spec).iter().filter_map(|wanted| input(manifest, wanted)));
+        let folder = output_folder(manifest, work_dir);
+        if let Some(other) = outputs.insert(folder.clone(), resource.id()) {
+            let message = format!("expected a folder of its own, found that of {other}; change one of the two");
+            problems.push(manifest.problem("spec.output.uri", message));
+        }
+        problems.extend(output(manifest, &folder));
+    }
+    problems
+}
+
+/// The folder that a resource's artifact goes to.
+pub fn output_folder(manifest: &Manifest, work_dir: &WorkDir) -> PathBuf {
+    let resource = &manifest.resource;
+    let given = resource.spec.output().uri.as_ref();
+    // A URI that is no local path was refused by validation.
+    given
+        .and_then(|uri| uri::local_path(uri, &manifest.folder).ok())
+        .unwrap_or_else(|| work_dir.artifact_folder(resource.kind, &resource.metadata.name))
+}
+
+fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
+    let From::Uri(uri) = &wanted.from else { return None };
+    let path = uri::local_path(uri, &manifest.folder).ok()?;
+    let (expected, there) = match wanted.shape {
+        Shape::File => ("a file", path.is_file()),
+        Shape::Folder => ("a folder", path.is_dir()),
+        Shape::FileOrFolder => ("a file or folder", path.exists()),
+    };
+    let found = match (path.is_dir(), path.exists()) {
+        (true, _) => "a folder",
+        (false, true) => "a file",
+        (false, false) => "nothing",
+    };
+    let message = format!("expected {expected} at {}, found {found}; put it there or change the path", path.display());
+    (!there).then(|| manifest.problem(&wanted.path(), message))
+}
+
+/// A finished run replaces its output folder as a whole, so a folder of something else must not be one.
+fn output(manifest: &Manifest, folder: &Path) -> Option<Problem> {
+    let occupied = fs::read_dir(folder).map_or(folder.exists(), |mut entries| entries.next().is_some());
+    let resource = &manifest.resource;
+    let own = artifact::read_manifest(folder)
+        .is_ok_and(|m| m.kind == resource.kind.to_string() && m.name == resource.metadata.name);
+    let message = format!(
+        "expected an empty folder or an artifact of {}, found other files in {}, which the run would replace; \
+         choose another folder",
+        resource.id(),
+        folder.display()
+    );
+    (occupied && !own).then(|| manifest.problem("spec.output.uri", message))
+}

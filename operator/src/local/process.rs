@@ -1,0 +1,122 @@
+//! A child process that is found again, and ended, by whoever comes after a crash. Talks to the operating system only.
+//!
+//! Every child gets a locked file as its standard input. The lock lasts as long as the child does, whatever happens to
+//! the parent, and the file holds the child's process id. So a held lock proves that the id is still that child's,
+//! which an id and a start time alone only make likely.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+
+use crate::plan::Exit;
+
+/// How long a stage may take to make its progress safe after SIGTERM.
+pub const STAGE_PATIENCE: Duration = Duration::from_mins(1);
+/// How long a server may take to end after SIGTERM.
+pub const SERVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A child process, leader of its own process group.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    group: Option<Pid>,
+}
+
+/// Starts a program. Its output is added to the file `log`; `lock` is the file that it holds while it lives.
+pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) -> io::Result<Process> {
+    let output = File::options().create(true).append(true).open(log)?;
+    let held = open_lock(lock)?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["tied", "--parent", &std::process::id().to_string(), "--"]).arg(program).args(arguments);
+    // A group of its own: Ctrl-C at the terminal reaches us alone, and we pass it on once.
+    command.process_group(0).stdin(held).stdout(output.try_clone()?).stderr(output).kill_on_drop(true);
+    let child = command.spawn()?;
+    let id = child.id();
+    fs::write(lock, id.map(|id| id.to_string()).unwrap_or_default())?;
+    Ok(Process { child, group: id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) })
+}
+
+impl Process {
+    /// Waits for its end.
+    pub async fn wait(&mut self) -> io::Result<Exit> {
+        self.child.wait().await.map(exit)
+    }
+
+    /// Its end, if it has ended.
+    pub fn ended(&mut self) -> io::Result<Option<Exit>> {
+        Ok(self.child.try_wait()?.map(exit))
+    }
+
+    /// Asks it to stop, waits, and kills it and its children when it does not.
+    pub async fn stop(&mut self, patience: Duration) -> io::Result<Exit> {
+        self.signal(Signal::TERM);
+        if let Ok(ended) = tokio::time::timeout(patience, self.child.wait()).await {
+            return ended.map(exit);
+        }
+        tracing::warn!("it did not stop within {} s and is killed", patience.as_secs());
+        self.signal(Signal::KILL);
+        self.wait().await
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // It may have ended in the meantime.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    match status.code() {
+        Some(code) => Exit::Code(code),
+        None => Exit::Signal(status.signal().unwrap_or_default()),
+    }
+}
+
+/// Ends the process that an earlier run left behind, if there is one.
+///
+/// # Errors
+/// When it cannot be ended: two of a kind must not write to one folder.
+pub async fn end_leftover(lock: &Path, patience: Duration) -> io::Result<()> {
+    if !lock.exists() || is_free(lock)? {
+        return Ok(());
+    }
+    let path = PathBuf::from(lock);
+    let group = fs::read_to_string(lock)?.trim().parse().ok().and_then(Pid::from_raw);
+    tracing::info!("a process of an earlier run is still alive and is asked to stop ({})", path.display());
+    for (signal, patience) in [(Signal::TERM, patience), (Signal::KILL, SERVER_PATIENCE)] {
+        if let Some(group) = group {
+            let _ = kill_process_group(group, signal);
+        }
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if is_free(lock)? {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Err(io::Error::other(format!("a process of an earlier run still holds {}; end it and run again", path.display())))
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).read(true).write(true).open(path)
+}
+
+fn is_free(lock: &Path) -> io::Result<bool> {
+    match flock(&open_lock(lock)?, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,154 @@
+//! One attempt at a stage: judges are served, the trainer runs, and all of it ends together. Talks to processes and to
+//! the run's folder; decides nothing.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use plumbline_crds::Resource;
+use plumbline_crds::exit_code::ExitCode;
+use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, ResolvedInput, RunDocument, StageResult};
+
+use super::interrupt::Interrupt;
+use super::process::{self, Process, SERVER_PATIENCE, STAGE_PATIENCE};
+use super::served::{self, Served};
+use super::work_dir::write_atomically;
+use crate::plan::{End, Exit};
+
+/// How often a running stage is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// What the stage writes to its standard output and error, of every attempt.
+pub(super) const LOG_FILE: &str = "log.txt";
+/// Held by the trainer while it lives.
+const LOCK_FILE: &str = "trainer.lock";
+
+/// A stage that can be run.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// The trainer's program.
+    pub trainer: PathBuf,
+    /// What is made. Its status is left out.
+    pub resource: Resource,
+    /// From what.
+    pub inputs: Vec<ResolvedInput>,
+    /// Where the artifact goes.
+    pub output: PathBuf,
+    /// The folder that survives.
+    pub work: PathBuf,
+}
+
+/// Makes sure that nothing of an earlier attempt is running.
+pub async fn end_leftovers(work: &Path) -> io::Result<()> {
+    process::end_leftover(&work.join(LOCK_FILE), STAGE_PATIENCE).await?;
+    served::end_leftovers(work).await
+}
+
+/// Runs one attempt to its end. `on_progress` is told what the stage says whenever it says something new.
+pub async fn run(
+    stage: &Stage,
+    interrupt: &mut Interrupt,
+    on_progress: &mut dyn FnMut(&ProgressReport),
+) -> io::Result<End> {
+    fs::create_dir_all(&stage.work)?;
+    end_leftovers(&stage.work).await?;
+    // The result of an earlier attempt must not pass for this one's.
+    remove(&stage.work.join(RESULT_FILE))?;
+    let mut served = tokio::select! {
+        served = served::start(stage) => match served? {
+            Ok(served) => served,
+            Err(end) => return Ok(end),
+        },
+        () = interrupt.wait() => return Ok(interrupted()),
+    };
+    let exit = train(stage, &mut served, interrupt, on_progress).await;
+    for judge in &mut served {
+        judge.process.stop(SERVER_PATIENCE).await?;
+    }
+    Ok(End { exit: exit?, result: result(&stage.work) })
+}
+
+/// What the last attempt left to say, if it got that far.
+pub fn result(work: &Path) -> Option<StageResult> {
+    serde_json::from_slice(&fs::read(work.join(RESULT_FILE)).ok()?).ok()
+}
+
+/// The last lines of the log.
+pub fn log_tail(work: &Path, lines: usize) -> String {
+    tail(&work.join(LOG_FILE), lines)
+}
+
+/// The last lines of a file; nothing if it cannot be read.
+pub(super) fn tail(file: &Path, lines: usize) -> String {
+    let content = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&content);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+async fn train(
+    stage: &Stage,
+    served: &mut [Served],
+    interrupt: &mut Interrupt,
+    on_progress: &mut dyn FnMut(&ProgressReport),
+) -> io::Result<Exit> {
+    let document = stage.work.join("run.yaml");
+    write_atomically(&document, run_document(stage, served)?.as_bytes())?;
+    let mut trainer = start(stage, &document)?;
+    let mut last = None;
+    let exit = loop {
+        tokio::select! {
+            exit = trainer.wait() => break exit?,
+            () = interrupt.wait() => break trainer.stop(STAGE_PATIENCE).await?,
+            () = tokio::time::sleep(TICK) => report(&stage.work, &mut last, on_progress),
+        }
+    };
+    report(&stage.work, &mut last, on_progress);
+    Ok(exit)
+}
+
+fn start(stage: &Stage, document: &Path) -> io::Result<Process> {
+    let arguments = [OsString::from(stage.resource.kind.stage()), "--run".into(), document.into()];
+    let (log, lock) = (stage.work.join(LOG_FILE), stage.work.join(LOCK_FILE));
+    process::spawn(&stage.trainer, &arguments, &log, &lock)
+}
+
+fn run_document(stage: &Stage, served: &[Served]) -> io::Result<String> {
+    let document = RunDocument {
+        resource: Resource { status: None, ..stage.resource.clone() },
+        inputs: stage.inputs.clone(),
+        served_judges: served.iter().map(|s| s.judge.clone()).collect(),
+        output: stage.output.to_string_lossy().into_owned(),
+        work: stage.work.to_string_lossy().into_owned(),
+    };
+    serde_yaml::to_string(&document).map_err(io::Error::other)
+}
+
+fn report(work: &Path, last: &mut Option<ProgressReport>, on_progress: &mut dyn FnMut(&ProgressReport)) {
+    // The file is replaced whole, so what does not parse is not there yet.
+    let read = fs::read(work.join(PROGRESS_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(report) = read
+        && last.as_ref() != Some(&report)
+    {
+        on_progress(&report);
+        *last = Some(report);
+    }
+}
+
+fn interrupted() -> End {
+    End { exit: ExitCode::Interrupted.into(), result: None }
+}
+
+/// The end of a stage whose judge did not come up.
+pub(super) fn no_judge(exit: ExitCode, message: &str) -> End {
+    let result = serde_json::from_value(serde_json::json!({"reason": exit.reason(), "message": message}));
+    End { exit: exit.into(), result: result.ok() }
+}
+
+pub(super) fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,192 @@
+//! The folder that `plumbline run` keeps everything in. Talks to the file system only.
+//!
+//! ```text
+//! lock                                held while a run uses the folder
+//! digests.json                        digests of inputs that have not changed since
+//! <plural>/<name>/resource.yaml       the resource with its status
+//! <plural>/<name>/run-<digest>/       what the stage reads and leaves behind (`work` of its run document)
+//! artifacts/<plural>/<name>/          the artifact, unless spec.output.uri says otherwise
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use plumbline_crds::{Kind, Resource};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// The work folder.
+#[derive(Debug)]
+pub struct WorkDir {
+    root: PathBuf,
+    /// Closed, and with that released, when the process ends, however it ends.
+    _lock: Option<File>,
+}
+
+/// Why the work folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkDirError {
+    /// Another run uses it.
+    #[error(
+        "{path}: expected a work folder that nobody uses, found another `plumbline run` in it; wait for that one, or give this one another --work-dir"
+    )]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A resource that was written there cannot be read.
+    #[error(
+        "{path}: expected a resource as `plumbline run` writes it, found {source}; restore the file or delete it, and the resource is made again"
+    )]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_yaml::Error,
+    },
+    /// The file system refuses.
+    #[error("{path}: {source}; check the folder's owner, permissions and free space")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl WorkDirError {
+    /// From an error of the file system at a path.
+    pub fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+impl WorkDir {
+    /// Makes the folder if needed and takes it for this process alone.
+    pub fn open(root: &Path) -> Result<Self, WorkDirError> {
+        let root = std::path::absolute(root).map_err(WorkDirError::at(root))?;
+        fs::create_dir_all(&root).map_err(WorkDirError::at(&root))?;
+        let path = root.join("lock");
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(WorkDirError::at(&path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { root, _lock: Some(lock) }),
+            Err(Errno::WOULDBLOCK) => Err(WorkDirError::Busy { path: root }),
+            Err(error) => Err(WorkDirError::Io { path, source: error.into() }),
+        }
+    }
+
+    /// The folder as it is, to look at; it need not exist.
+    pub fn look(root: &Path) -> Result<Self, WorkDirError> {
+        let root = std::path::absolute(root).map_err(WorkDirError::at(root))?;
+        Ok(Self { root, _lock: None })
+    }
+
+    /// The cache of digests.
+    pub fn digests_file(&self) -> PathBuf {
+        self.root.join("digests.json")
+    }
+
+    /// The folder of a run.
+    pub fn run_folder(&self, kind: Kind, name: &str, run: &str) -> PathBuf {
+        self.root.join(kind.plural()).join(name).join(run)
+    }
+
+    /// Where an artifact goes by default.
+    pub fn artifact_folder(&self, kind: Kind, name: &str) -> PathBuf {
+        self.root.join("artifacts").join(kind.plural()).join(name)
+    }
+
+    fn resource_file(&self, kind: Kind, name: &str) -> PathBuf {
+        self.root.join(kind.plural()).join(name).join("resource.yaml")
+    }
+
+    /// A resource as last written.
+    pub fn resource(&self, kind: Kind, name: &str) -> Result<Option<Resource>, WorkDirError> {
+        let path = self.resource_file(kind, name);
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_yaml::from_str(&text).map(Some).map_err(|source| WorkDirError::Broken { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(WorkDirError::Io { path, source }),
+        }
+    }
+
+    /// Writes a resource.
+    pub fn write_resource(&self, resource: &Resource) -> Result<(), WorkDirError> {
+        let path = self.resource_file(resource.kind, &resource.metadata.name);
+        let broken = |source| WorkDirError::Broken { path: path.clone(), source };
+        let text = serde_yaml::to_string(resource).map_err(broken)?;
+        write_atomically(&path, text.as_bytes()).map_err(WorkDirError::at(&path))
+    }
+
+    /// Every resource that was ever written here.
+    pub fn resources(&self) -> Result<BTreeSet<(Kind, String)>, WorkDirError> {
+        let mut found = BTreeSet::new();
+        for kind in Kind::ALL {
+            let folder = self.root.join(kind.plural());
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(WorkDirError::Io { path: folder, source }),
+            };
+            for entry in entries {
+                let path = entry.map_err(WorkDirError::at(&folder))?.path();
+                if let Some(name) = path.file_name().and_then(|n| n.to_str())
+                    && path.join("resource.yaml").is_file()
+                {
+                    found.insert((kind, name.to_owned()));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Replaces a file in one step, folders included: a reader or a crash sees the old content or the new, whole.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let aside = folder.join(name);
+    let mut file = File::create(&aside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_second_run_is_refused_while_the_first_has_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let first = WorkDir::open(root.path()).unwrap();
+        let error = WorkDir::open(root.path()).unwrap_err().to_string();
+        assert!(error.contains("another `plumbline run`"), "{error}");
+        drop(first);
+        WorkDir::open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn a_resource_comes_back_as_it_was_written_and_a_broken_one_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = WorkDir::open(root.path()).unwrap();
+        assert_eq!(dir.resource(Kind::RewardModel, "r").unwrap(), None);
+        let resource: Resource = serde_json::from_value(json!({
+            "apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel", "metadata": {"name": "r", "generation": 2},
+            "spec": {"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}},
+            "status": {"observedGeneration": 2, "job": {"name": "run-1", "attempt": 1}},
+        }))
+        .unwrap();
+        dir.write_resource(&resource).unwrap();
+        assert_eq!(dir.resource(Kind::RewardModel, "r").unwrap(), Some(resource));
+        assert_eq!(dir.resources().unwrap(), [(Kind::RewardModel, "r".to_owned())].into());
+        fs::write(dir.resource_file(Kind::RewardModel, "r"), "kind: [").unwrap();
+        assert!(matches!(dir.resource(Kind::RewardModel, "r"), Err(WorkDirError::Broken { .. })));
+    }
+}

@@ -1,0 +1,103 @@
+//! Reads manifest files, folders and standard input. Talks to the file system only.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// A file of manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The file as people named it; `-` for standard input.
+    pub name: String,
+    /// The folder that relative paths in it start from, absolute.
+    pub folder: PathBuf,
+    /// The content.
+    pub text: String,
+}
+
+/// Why manifests cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A file or folder cannot be read.
+    #[error("{path}: expected a manifest file, a folder of manifests or `-`, found {source}; check the path after -f")]
+    Io {
+        /// As named on the command line.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A folder without manifests.
+    #[error("{path}: expected *.yaml, *.yml or *.json files in this folder, found none; name the file itself with -f")]
+    NoManifests {
+        /// As named on the command line.
+        path: String,
+    },
+}
+
+/// Reads what `-f` names: files as they come, a folder's manifests in order of name.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, ReadError> {
+    let mut sources = Vec::new();
+    for path in paths {
+        let failed = |source| ReadError::Io { path: path.display().to_string(), source };
+        if path == Path::new("-") {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).map_err(failed)?;
+            sources.push(Source { name: "-".into(), folder: std::env::current_dir().map_err(failed)?, text });
+        } else if path.is_dir() {
+            let files = manifests(path).map_err(failed)?;
+            if files.is_empty() {
+                return Err(ReadError::NoManifests { path: path.display().to_string() });
+            }
+            for file in files {
+                sources.push(file_source(&file)?);
+            }
+        } else {
+            sources.push(file_source(path)?);
+        }
+    }
+    Ok(sources)
+}
+
+fn file_source(path: &Path) -> Result<Source, ReadError> {
+    let failed = |source| ReadError::Io { path: path.display().to_string(), source };
+    let text = fs::read_to_string(path).map_err(failed)?;
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    Ok(Source { name: path.display().to_string(), folder, text })
+}
+
+fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if path.is_file() && ["yaml", "yml", "json"].contains(&extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_gives_its_manifests_in_order_of_name_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.yml", "a.yaml", "c.json", "notes.txt"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let texts: Vec<String> = read(&[folder.path().to_owned()]).unwrap().into_iter().map(|s| s.text).collect();
+        assert_eq!(texts, ["a.yaml", "b.yml", "c.json"]);
+    }
+
+    #[test]
+    fn a_path_without_manifests_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(read(&[folder.path().to_owned()]), Err(ReadError::NoManifests { .. })));
+        let error = read(&[folder.path().join("gone.yaml")]).unwrap_err().to_string();
+        assert!(error.contains("gone.yaml"), "{error}");
+    }
+}

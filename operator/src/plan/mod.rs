@@ -1,0 +1,204 @@
+//! What to do next with a resource. Computes only: the operator and the local executor observe, ask here, and act.
+//!
+//! The rules, in the order they are asked:
+//!
+//! 1. A run that ended well is finished, whatever else is wanted meanwhile.
+//! 2. Terminal is terminal. What succeeded is not made again until the spec changes: a changed input alone only makes
+//!    it `Outdated`. What failed is not tried again until the spec or an input changes. Both are lifted where somebody
+//!    asks just now ([`Rerun::Asked`]).
+//! 3. A suspended resource holds nothing; one whose inputs are not ready waits.
+//! 4. An unfinished run whose inputs changed is left for a new one: half a result of each would be neither.
+//! 5. A failure that can end differently is tried again, `compute.maxRetries` times, later each time. An interruption
+//!    is not a failure.
+
+pub mod ending;
+mod observed;
+
+pub use observed::{Action, Artifact, Decision, End, Exit, Inputs, Observed, Phase, Rerun, Run};
+
+use plumbline_crds::conditions::{ConditionType, Reason};
+use plumbline_crds::status::{ArtifactRef, InputRef, JobRef};
+
+use crate::digest;
+
+/// Decides.
+pub fn plan(observed: &Observed) -> Decision {
+    let known = Known::of(observed);
+    if let Some(artifact) = made(observed).filter(|_| known.same_spec) {
+        return known.decide(Action::Finish, Phase::Done, Reason::Completed, at(&artifact.uri));
+    }
+    if let Some(decision) = terminal(observed, &known) {
+        return decision;
+    }
+    let running = observed.run == Run::Running;
+    if running && !known.same_spec {
+        let message = "the spec changed while it ran: the run is stopped, then a new one starts";
+        return known.decide(Action::Stop, Phase::Active, Reason::Running, message);
+    }
+    if let Some(message) = suspended(observed) {
+        let action = if running { Action::Stop } else { Action::Wait };
+        let decision = known.decide(action, Phase::Suspended, Reason::Suspended, message);
+        return match &observed.run {
+            Run::Ended(end) => Decision { job: ending::counted(&known.job, &end.when_stopped()), ..decision },
+            _ => decision,
+        };
+    }
+    if running {
+        return known.decide(Action::Watch, Phase::Active, Reason::Running, attempt(&known.job));
+    }
+    match &observed.inputs {
+        Inputs::NotFound(names) => {
+            let message = format!("{} does not exist; create it", names.join(", "));
+            known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotFound, message)
+        }
+        Inputs::NotReady(names) => {
+            let message = format!("{} has no artifact yet; this starts when it has", names.join(", "));
+            known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotReady, message)
+        }
+        Inputs::Ready(inputs) if !known.same_run => known.start(digest::run_name(observed.spec, inputs)),
+        Inputs::Ready(_) => again(observed, &known),
+    }
+}
+
+/// What the status tells of the last run, compared with what is wanted now.
+struct Known {
+    /// The last run; its name is empty when there was none.
+    job: JobRef,
+    /// The spec is the one of the last run.
+    same_spec: bool,
+    /// So are the inputs, as far as they are known.
+    same_run: bool,
+    /// The roles of the inputs that changed since.
+    outdated: Vec<String>,
+}
+
+impl Known {
+    fn of(observed: &Observed) -> Self {
+        let previous = observed.previous;
+        let job = previous.job.clone().unwrap_or_default();
+        // The name of a run holds its spec and inputs. If the last run's inputs still give its name, the spec is its.
+        let same_spec = !job.name.is_empty() && digest::run_name(observed.spec, &previous.inputs) == job.name;
+        let outdated = match &observed.inputs {
+            Inputs::Ready(inputs) if same_spec => changed(&previous.inputs, inputs),
+            _ => Vec::new(),
+        };
+        Self { job, same_spec, same_run: same_spec && outdated.is_empty(), outdated }
+    }
+
+    fn decide(&self, action: Action, phase: Phase, reason: Reason, message: impl Into<String>) -> Decision {
+        let (job, outdated) = (self.job.clone(), self.outdated.clone());
+        Decision { action, phase, reason, message: message.into(), job, outdated }
+    }
+
+    fn start(&self, name: String) -> Decision {
+        let job = JobRef { name, attempt: 1, ..JobRef::default() };
+        let decision = self.decide(Action::Start, Phase::Active, Reason::Running, attempt(&job));
+        Decision { job, outdated: Vec::new(), ..decision }
+    }
+}
+
+fn attempt(job: &JobRef) -> String {
+    format!("attempt {} of {}", job.attempt, job.name)
+}
+
+fn at(uri: &str) -> String {
+    format!("the artifact is at {uri}")
+}
+
+/// The roles whose digests differ.
+fn changed(before: &[InputRef], now: &[InputRef]) -> Vec<String> {
+    let digest = |inputs: &[InputRef], role: &str| inputs.iter().find(|i| i.role == role).map(|i| i.digest.clone());
+    now.iter().filter(|i| digest(before, &i.role).as_ref() != Some(&i.digest)).map(|i| i.role.clone()).collect()
+}
+
+/// The artifact of a run that ended well: said by the run, and found where it can be looked at.
+pub(crate) fn made<'a>(observed: &'a Observed) -> Option<&'a ArtifactRef> {
+    let Run::Ended(end) = &observed.run else { return None };
+    let said = end.result.as_ref().filter(|_| end.exit == Exit::Code(0))?.artifact.as_ref()?;
+    match &observed.artifact {
+        Artifact::Verified(found) if found.digest == said.digest => Some(found),
+        Artifact::Unseen => Some(said),
+        _ => None,
+    }
+}
+
+/// What stays as it is because it has ended.
+fn terminal(observed: &Observed, known: &Known) -> Option<Decision> {
+    let previous = observed.previous;
+    let asked = observed.rerun == Rerun::Asked;
+    let same = if asked { known.same_run } else { known.same_spec };
+    if previous.is_true(ConditionType::Succeeded) {
+        return if same { succeeded(observed, known, asked) } else { None };
+    }
+    let failed = previous.condition(ConditionType::Stalled).filter(|_| previous.is_true(ConditionType::Stalled))?;
+    (known.same_run && !asked).then(|| known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone()))
+}
+
+fn succeeded(observed: &Observed, known: &Known, asked: bool) -> Option<Decision> {
+    let recorded = observed.previous.artifact.as_ref();
+    let uri = recorded.map_or("the output", |a| a.uri.as_str());
+    let spoilt = match &observed.artifact {
+        Artifact::Unseen => None,
+        Artifact::Verified(found) if recorded.is_some_and(|a| a.digest == found.digest) => None,
+        Artifact::Verified(found) => Some(format!(
+            "{uri}: expected the artifact with digest {}, found one with {}; restore it, or delete the folder and run the resource again",
+            recorded.map_or("unknown", |a| a.digest.as_str()),
+            found.digest
+        )),
+        // Whoever deleted the folder and asks again wants it back; whoever altered it may want to keep what is there.
+        Artifact::Absent if asked => return None,
+        Artifact::Absent => Some(format!(
+            "{uri}: expected the artifact, found nothing; restore it, or change the spec to make it again"
+        )),
+        Artifact::Altered(how) => Some(how.clone()),
+    };
+    Some(match spoilt {
+        None => known.decide(Action::Skip, Phase::Done, Reason::Completed, at(uri)),
+        Some(message) => known.decide(Action::Fail, Phase::Spoilt, Reason::DataInvalid, message),
+    })
+}
+
+fn suspended(observed: &Observed) -> Option<&'static str> {
+    if observed.spec.suspend() {
+        Some("suspended by spec.suspend; set it to false to go on")
+    } else if observed.stopping {
+        Some("interrupted; run the same command again to go on where it stopped")
+    } else {
+        None
+    }
+}
+
+/// The same run once more, or the end of it.
+fn again(observed: &Observed, known: &Known) -> Decision {
+    let Run::Ended(end) = &observed.run else {
+        let previous = observed.previous;
+        if previous.is_true(ConditionType::Stalled) || previous.is_true(ConditionType::Succeeded) {
+            return known.start(known.job.name.clone());
+        }
+        // Whoever ran it was killed before it could say how it ended.
+        let job = JobRef { attempt: known.job.attempt + 1, ..known.job.clone() };
+        let message = "it did not end and continues where it stopped";
+        let action = Action::Continue(std::time::Duration::ZERO);
+        return Decision { job, ..known.decide(action, Phase::Active, Reason::Running, message) };
+    };
+    let counted = ending::counted(&known.job, end);
+    let next = JobRef { attempt: known.job.attempt + 1, ..counted.clone() };
+    if end.is_interruption() {
+        // At once the first time; something that interrupts it over and over must not make it spin.
+        let action = Action::Continue(ending::delay(ending::interruptions(&counted) - 1));
+        let message = "it was interrupted and continues where it stopped";
+        return Decision { job: next, ..known.decide(action, Phase::Active, Reason::Running, message) };
+    }
+    let (reason, why) = end.explain();
+    let (failures, most) = (ending::failures(&counted), observed.spec.compute().max_retries);
+    if end.is_retryable() && failures <= most {
+        let delay = ending::delay(failures);
+        let message = format!("{why}; tried again in {} s (retry {failures} of {most})", delay.as_secs());
+        return Decision { job: next, ..known.decide(Action::Retry(delay), Phase::Active, Reason::Retrying, message) };
+    }
+    let message = if end.is_retryable() && most > 0 { format!("{why}; gave up after {most} retries") } else { why };
+    Decision { job: counted, ..known.decide(Action::Fail, Phase::Failed, reason, message) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The status that follows from a decision. Computes only.
+
+use plumbline_crds::conditions::{Condition, ConditionStatus, ConditionType, Reason};
+use plumbline_crds::run::{ProgressReport, StageResult};
+use plumbline_crds::status::{JobRef, Status};
+
+use crate::plan::{self, Action, Decision, Inputs, Observed, Phase, Run};
+
+/// The status to write after a decision at the time `now` (RFC 3339).
+pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
+    let new_run = decision.action == Action::Start;
+    let mut status = if new_run { Status::default() } else { observed.previous.clone() };
+    status.observed_generation = observed.generation;
+    status.conditions = conditions(observed, decision, now);
+    if decision.job != JobRef::default() {
+        status.job = Some(decision.job.clone());
+    }
+    if new_run {
+        status.start_time = Some(now.to_owned());
+        if let Inputs::Ready(inputs) = &observed.inputs {
+            status.inputs.clone_from(inputs);
+        }
+    }
+    if let Run::Ended(end) = &observed.run
+        && matches!(decision.action, Action::Finish | Action::Fail)
+        && matches!(decision.phase, Phase::Done | Phase::Failed)
+    {
+        status.completion_time = Some(now.to_owned());
+        if let Some(result) = &end.result {
+            take_result(&mut status, result);
+        }
+    }
+    if let Some(artifact) = plan::made(observed).filter(|_| decision.action == Action::Finish) {
+        status.artifact = Some(artifact.clone());
+        if let Some(progress) = &mut status.progress {
+            progress.completed = progress.total;
+            progress.percent = 100;
+            progress.eta_seconds = None;
+        }
+    }
+    status
+}
+
+/// The status with what a running stage says.
+pub fn with_progress(mut status: Status, report: &ProgressReport) -> Status {
+    status.progress = Some(report.progress.clone());
+    status.metrics = bounded(&report.metrics);
+    if report.cost.is_some() {
+        status.cost.clone_from(&report.cost);
+    }
+    status
+}
+
+/// As many metrics as the schema of the status holds.
+const MAX_METRICS: usize = 32;
+/// As many characters as a condition's message holds.
+const MAX_MESSAGE: usize = 1024;
+
+fn bounded<T: Clone>(items: &[T]) -> Vec<T> {
+    items.iter().take(MAX_METRICS).cloned().collect()
+}
+
+fn take_result(status: &mut Status, result: &StageResult) {
+    status.metrics = bounded(&result.metrics);
+    status.counts.clone_from(&result.counts);
+    status.bias.clone_from(&result.bias);
+    status.agreement.clone_from(&result.agreement);
+    status.evaluation.clone_from(&result.evaluation);
+    if result.cost.is_some() {
+        status.cost.clone_from(&result.cost);
+    }
+}
+
+/// All six, always: what is absent would read as Unknown and let a stale Ready pass.
+fn conditions(observed: &Observed, decision: &Decision, now: &str) -> Vec<Condition> {
+    ConditionType::ALL
+        .into_iter()
+        .map(|kind| {
+            let (status, reason, message) = condition(kind, observed, decision);
+            let before = observed.previous.condition(kind);
+            let since = before.filter(|c| c.status == status).map_or(now, |c| c.last_transition_time.as_str());
+            Condition {
+                kind,
+                status,
+                reason,
+                message: message.chars().take(MAX_MESSAGE).collect(),
+                observed_generation: observed.generation,
+                last_transition_time: since.to_owned(),
+            }
+        })
+        .collect()
+}
+
+fn condition(kind: ConditionType, observed: &Observed, decision: &Decision) -> (ConditionStatus, Reason, String) {
+    use ConditionStatus::{False, True, Unknown};
+    let told = |status| (status, decision.reason, decision.message.clone());
+    let quiet = |status, reason| (status, reason, String::new());
+    match kind {
+        ConditionType::InputsReady => inputs_ready(&observed.inputs),
+        ConditionType::Outdated => outdated(decision),
+        ConditionType::Ready => told(if decision.phase == Phase::Done { True } else { False }),
+        ConditionType::Succeeded => match decision.phase {
+            Phase::Done => told(True),
+            Phase::Failed => told(False),
+            // It speaks of the run and stays so for ever; what happens to the artifact is Ready's to say.
+            Phase::Spoilt => quiet(True, Reason::Completed),
+            Phase::Waiting | Phase::Active | Phase::Suspended => told(Unknown),
+        },
+        ConditionType::Reconciling => match decision.phase {
+            Phase::Waiting | Phase::Active => told(True),
+            _ => quiet(False, decision.reason),
+        },
+        ConditionType::Stalled => match decision.phase {
+            Phase::Failed | Phase::Spoilt => told(True),
+            _ => quiet(False, Reason::NotFailed),
+        },
+    }
+}
+
+fn inputs_ready(inputs: &Inputs) -> (ConditionStatus, Reason, String) {
+    match inputs {
+        Inputs::Ready(_) => (ConditionStatus::True, Reason::InputsResolved, String::new()),
+        Inputs::NotFound(names) => {
+            (ConditionStatus::False, Reason::ReferenceNotFound, format!("{} does not exist", names.join(", ")))
+        }
+        Inputs::NotReady(names) => {
+            (ConditionStatus::False, Reason::ReferenceNotReady, format!("{} has no artifact yet", names.join(", ")))
+        }
+    }
+}
+
+fn outdated(decision: &Decision) -> (ConditionStatus, Reason, String) {
+    match (decision.phase, decision.outdated.is_empty()) {
+        (Phase::Done | Phase::Spoilt, false) => {
+            let message = format!(
+                "{} changed since; change the spec to make it anew, or leave it as it is",
+                decision.outdated.join(", ")
+            );
+            (ConditionStatus::True, Reason::InputChanged, message)
+        }
+        (Phase::Done | Phase::Spoilt, true) => (ConditionStatus::False, Reason::InputsUnchanged, String::new()),
+        _ => (ConditionStatus::Unknown, Reason::Pending, String::new()),
+    }
+}

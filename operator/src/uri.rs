@@ -1,0 +1,76 @@
+//! URIs of models, data and artifacts outside a cluster. Computes only.
+
+use std::path::{Component, Path, PathBuf};
+
+/// Stores that the API names and nothing reads yet.
+const NOT_YET: [&str; 4] = ["hf", "s3", "gs", "az"];
+
+/// The absolute path of a URI: `file:///absolute/path`, or a path relative to `folder`, the manifest's own.
+///
+/// # Errors
+/// What was expected and found, and what to do, for a URI that is neither.
+pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
+    if let Some(path) = uri.strip_prefix("file://") {
+        if !path.starts_with('/') {
+            return Err(format!(
+                "expected file:///absolute/path, found \"{uri}\"; write three slashes and the whole path"
+            ));
+        }
+        return Ok(tidy(Path::new(path)));
+    }
+    if let Some((scheme, _)) = uri.split_once("://") {
+        if NOT_YET.contains(&scheme) {
+            return Err(format!(
+                "{scheme}:// is not supported yet; copy the data and name it by file:///absolute/path or a path relative to the manifest"
+            ));
+        }
+        return Err(format!(
+            "expected file:///absolute/path or a path relative to the manifest, found the scheme {scheme}://; change the URI"
+        ));
+    }
+    if uri.starts_with('/') {
+        return Err(format!(
+            "expected file:///absolute/path or a path relative to the manifest, found \"{uri}\"; write file://{uri}"
+        ));
+    }
+    Ok(tidy(&folder.join(uri)))
+}
+
+/// A path without `.` and `..`, by its text alone: the digest of a run must not depend on how a path is written.
+fn tidy(path: &Path) -> PathBuf {
+    let mut tidy = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                tidy.pop();
+            }
+            part => tidy.push(part),
+        }
+    }
+    tidy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_absolute_or_beside_the_manifest() {
+        let path = |uri| local_path(uri, Path::new("/runs/one"));
+        assert_eq!(path("file:///data/m"), Ok(PathBuf::from("/data/m")));
+        assert_eq!(path("./models/../m"), Ok(PathBuf::from("/runs/one/m")));
+        assert_eq!(path("../m"), Ok(PathBuf::from("/runs/m")));
+    }
+
+    #[test]
+    fn stores_that_nothing_reads_yet_are_refused_by_name() {
+        for uri in ["hf://org/model", "s3://bucket/key", "gs://bucket/key", "az://container/key"] {
+            let error = local_path(uri, Path::new("/")).unwrap_err();
+            assert!(error.contains(&uri[..5]) && error.contains("not supported yet"), "{error}");
+        }
+        assert!(local_path("ftp://host", Path::new("/")).unwrap_err().contains("ftp://"));
+        assert!(local_path("file://data", Path::new("/")).unwrap_err().contains("three slashes"));
+        assert!(local_path("/data", Path::new("/")).unwrap_err().contains("write file:///data"));
+    }
+}

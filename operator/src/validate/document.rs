@@ -1,0 +1,190 @@
+//! One document: the envelope that Kubernetes gives every object, and the spec in it. Computes only.
+
+use plumbline_crds::{API_VERSION, Kind, Metadata, Resource, Spec};
+use serde_json::{Value as Json, json};
+
+use super::problem::Finding;
+use super::rules;
+use super::schema::{self, Located};
+use crate::crds;
+use crate::inputs;
+use crate::manifest::yaml::{Node, Value};
+use crate::uri;
+
+/// What a document is, as far as it can be told.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Kind, if it is one of ours.
+    pub kind: Option<Kind>,
+    /// Name, if there is one.
+    pub name: Option<String>,
+    /// Namespace as written.
+    pub namespace: Option<String>,
+    /// The resource, with the parts that are wrong left out; nothing if too little is left.
+    pub resource: Option<Resource>,
+    /// All that is wrong.
+    pub findings: Vec<Located>,
+}
+
+impl Checked {
+    /// `Kind/name`, or as much of it as is known.
+    pub fn subject(&self) -> String {
+        let kind = self.kind.map_or_else(|| "document".to_owned(), |k| k.to_string());
+        self.name.as_ref().map_or(kind.clone(), |name| format!("{kind}/{name}"))
+    }
+
+    /// A part that does not become a type: said only when the schema has not said better what is wrong with it.
+    fn refused(&mut self, node: &Node, path: &str, error: &serde_json::Error) {
+        if self.findings.is_empty() {
+            let finding = Finding::new(path, format!("expected what the schema allows, found {error}; change it"));
+            self.findings.push(Located { line: node.line_of(path), finding });
+        }
+    }
+}
+
+/// Checks one document. `folder` is the one that relative paths start from.
+pub fn check(node: &Node, folder: &std::path::Path) -> Checked {
+    let text = |node: Option<&Node>| node.and_then(Node::text).map(str::to_owned);
+    let metadata = node.get("metadata");
+    let mut checked = Checked {
+        kind: node.get("kind").and_then(Node::text).and_then(Kind::parse),
+        name: text(metadata.and_then(|m| m.get("name"))),
+        namespace: text(metadata.and_then(|m| m.get("namespace"))),
+        resource: None,
+        findings: Vec::new(),
+    };
+    if let Some(foreign) = foreign(node, checked.kind) {
+        checked.findings.push(Located { line: node.line_of("apiVersion"), finding: foreign });
+        return checked;
+    }
+    let kept = schema::check(&envelope(checked.kind), node, "", &mut checked.findings);
+    let Some((kind, mut kept)) = checked.kind.zip(kept) else { return checked };
+    match Spec::from_json(kind, kept["spec"].take()) {
+        Ok(spec) => {
+            for finding in rules::check(&spec).into_iter().chain(locations(&spec, folder)) {
+                // A rule over fields of which one is wrong already would say the same thing twice.
+                if !checked.findings.iter().any(|f| related(&f.finding.path, &finding.path)) {
+                    checked.findings.push(Located { line: node.line_of(&finding.path), finding });
+                }
+            }
+            match serde_json::from_value::<Metadata>(kept["metadata"].take()) {
+                Ok(metadata) => {
+                    checked.resource =
+                        Some(Resource { api_version: API_VERSION.into(), kind, metadata, spec, status: None });
+                }
+                Err(error) => checked.refused(node, "metadata", &error),
+            }
+        }
+        Err(error) => checked.refused(node, "spec", &error),
+    }
+    checked
+}
+
+/// An object of another API: everything else that could be said of it would be noise.
+fn foreign(node: &Node, kind: Option<Kind>) -> Option<Finding> {
+    if !matches!(node.value, Value::Map(_)) {
+        return Some(Finding::new(
+            "",
+            "expected a mapping with apiVersion, kind, metadata and spec, found something else; start with `apiVersion: plumbline.dev/v1alpha1`",
+        ));
+    }
+    let version = node.get("apiVersion")?.text()?;
+    (version != API_VERSION && kind.is_none()).then(|| {
+        Finding::new(
+            "apiVersion",
+            format!("expected {API_VERSION}, found \"{version}\"; keep objects of other APIs in files of their own"),
+        )
+    })
+}
+
+fn envelope(kind: Option<Kind>) -> Json {
+    // A CRD that cannot be printed is found by the tests of `crds`; here it would mean that any spec passes to serde.
+    let spec = kind.and_then(|k| crds::spec_schema(k).ok()).unwrap_or(json!({}));
+    let kinds: Vec<String> = Kind::ALL.iter().map(ToString::to_string).collect();
+    let name = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+    let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    json!({
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "enum": [API_VERSION]},
+            "kind": {"type": "string", "enum": kinds},
+            "metadata": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    // Names of children add up to 11 characters and must stay DNS labels of at most 63.
+                    "name": {"type": "string", "minLength": 1, "maxLength": 52, "pattern": name},
+                    "namespace": {"type": "string", "minLength": 1, "maxLength": 63, "pattern": name},
+                    "labels": texts,
+                    "annotations": texts,
+                    "generation": {"type": "integer"},
+                    // What an API server adds, so that `kubectl get -o yaml` can be checked too.
+                    "creationTimestamp": {}, "resourceVersion": {}, "uid": {}, "managedFields": {},
+                    "ownerReferences": {}, "finalizers": {},
+                },
+            },
+            "spec": spec,
+            "status": {},
+        },
+    })
+}
+
+/// URIs that cannot be read or written.
+fn locations(spec: &Spec, folder: &std::path::Path) -> Vec<Finding> {
+    let output = spec.output().uri.iter().map(|uri| ("spec.output.uri".to_owned(), uri.clone()));
+    inputs::wanted(spec)
+        .into_iter()
+        .filter_map(|wanted| match (wanted.path(), wanted.from) {
+            (path, inputs::From::Uri(uri)) => Some((path, uri)),
+            _ => None,
+        })
+        .chain(output)
+        .filter_map(|(path, uri)| uri::local_path(&uri, folder).err().map(|message| Finding::new(path, message)))
+        .collect()
+}
+
+/// Whether one path is the other or lies below it.
+fn related(a: &str, b: &str) -> bool {
+    let below =
+        |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    // `spec` is above everything: it relates to nothing in particular.
+    a == b || (b != "spec" && below(a, b)) || (a != "spec" && below(b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::yaml::documents;
+
+    fn faults(text: &str) -> Vec<String> {
+        let checked = check(&documents(text).remove(0).unwrap(), std::path::Path::new("/m"));
+        checked.findings.into_iter().map(|f| format!("{}: {}: {}", f.line, f.finding.path, f.finding.message)).collect()
+    }
+
+    #[test]
+    fn an_object_of_another_api_is_one_problem() {
+        let found = faults("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A}\ndata: {}\n");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("1: apiVersion: expected plumbline.dev/v1alpha1, found \"v1\""), "{}", found[0]);
+    }
+
+    #[test]
+    fn the_envelope_is_checked_with_the_spec() {
+        let found = faults(
+            "apiVersion: plumbline.dev/v1\nkind: RewardModel\nmetadata: {Name: r}\nspec:\n  datasetRef: {name: d}\n  baseModel: {uri: hf://o/m}\n",
+        );
+        assert_eq!(found.len(), 4, "{found:#?}");
+        assert!(found[1].contains("metadata.name: expected a name"), "{}", found[1]);
+        assert!(found[3].contains("spec.baseModel.uri: hf:// is not supported yet"), "{}", found[3]);
+    }
+
+    #[test]
+    fn a_rule_does_not_repeat_what_the_schema_said_of_the_same_field() {
+        let found = faults(
+            "apiVersion: plumbline.dev/v1alpha1\nkind: PolicyTuning\nmetadata: {name: p}\nspec:\n  method: PPO\n  policyModel: {uri: m}\n  rewardModelRef: {name: r}\n  prompts: {inlin: [a]}\n",
+        );
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains("did you mean `inline`?"), "{}", found[0]);
+    }
+}

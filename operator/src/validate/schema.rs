@@ -1,0 +1,365 @@
+//! Checks a value against a structural schema, the one that the CRD publishes, and reports all that is wrong at once.
+//! Computes only.
+//!
+//! It knows the part of JSON Schema that our CRDs use: type, properties, required, additionalProperties, items, enum,
+//! bounds of numbers, strings, lists and maps, pattern, and the keys of map lists. An API server drops unknown fields
+//! in silence; here they are errors.
+
+use std::collections::HashMap;
+
+use regex::Regex;
+use serde_json::{Map, Value as Json};
+
+use super::problem::{Finding, alternatives, nearest};
+use crate::manifest::yaml::{Entry, Node, Value};
+
+/// Checks `node` at `path`. Returns the value as JSON without the parts that are wrong, so that rules over several
+/// fields can be checked in the same pass, and pushes what is wrong to `findings`.
+pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>) -> Option<Json> {
+    let wrong = |findings: &mut Vec<Located>, message: String| {
+        findings.push(Located { line: node.line, finding: Finding::new(path, message) });
+        None
+    };
+    if let Value::Ambiguous(text) = &node.value {
+        return wrong(
+            findings,
+            format!(
+                "expected {}, found `{text}` without quotes, which Kubernetes takes for a boolean; write \"{text}\"",
+                describe(schema)
+            ),
+        );
+    }
+    match (schema["type"].as_str(), &node.value) {
+        (Some("object"), Value::Map(entries)) => Some(object(schema, node.line, entries, path, findings)),
+        (Some("array"), Value::List(items)) => list(schema, node, items, path, findings),
+        (Some("string"), Value::String(text)) => match string(schema, text) {
+            Ok(()) => Some(Json::from(text.as_str())),
+            Err(message) => wrong(findings, message),
+        },
+        (Some("integer" | "number"), Value::Integer(_) | Value::Float(_)) => match number(schema, &node.value) {
+            Ok(()) => Some(node.to_json()),
+            Err(message) => wrong(findings, message),
+        },
+        (Some("boolean"), Value::Bool(b)) => Some(Json::from(*b)),
+        (None, _) => Some(node.to_json()),
+        (Some(_), value) => {
+            wrong(findings, format!("expected {}, found {}; {}", describe(schema), found(value), remedy(schema, value)))
+        }
+    }
+}
+
+/// A finding and its line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Line, from 1.
+    pub line: usize,
+    /// What.
+    pub finding: Finding,
+}
+
+fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &mut Vec<Located>) -> Json {
+    let mut push = |line, path: String, message: String| {
+        findings.push(Located { line, finding: Finding::new(path, message) });
+    };
+    let mut first_lines: HashMap<&str, usize> = HashMap::new();
+    for entry in entries {
+        if let Some(first) = first_lines.insert(&entry.key, entry.line) {
+            let message = format!("expected each key once, found it again after line {first}; remove one of the two");
+            push(entry.line, join(path, &entry.key), message);
+        }
+    }
+    if let Some(most) = schema["maxProperties"].as_u64()
+        && entries.len() as u64 > most
+    {
+        push(line, path.to_owned(), format!("expected at most {most} entries, found {}; remove some", entries.len()));
+    }
+    let properties = schema["properties"].as_object();
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        if !first_lines.contains_key(name) {
+            let expected = describe(&schema["properties"][name]);
+            push(line, join(path, name), format!("expected {expected}, found nothing; add `{name}`"));
+        }
+    }
+    let mut kept = Map::new();
+    for entry in entries {
+        let at = join(path, &entry.key);
+        match properties.and_then(|p| p.get(&entry.key)).or_else(|| schema.get("additionalProperties")) {
+            Some(schema) => {
+                if let Some(value) = check(schema, &entry.node, &at, findings) {
+                    kept.insert(entry.key.clone(), value);
+                }
+            }
+            None => findings
+                .push(Located { line: entry.line, finding: Finding::new(at, unknown_field(&entry.key, properties)) }),
+        }
+    }
+    Json::Object(kept)
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+fn unknown_field(key: &str, properties: Option<&Map<String, Json>>) -> String {
+    let known: Vec<&str> = properties.into_iter().flat_map(Map::keys).map(String::as_str).collect();
+    match nearest(key, known.iter().copied()) {
+        Some(name) => format!("expected a known field, found `{key}`; did you mean `{name}`?"),
+        None => format!("expected a known field, found `{key}`; the fields here are {}", known.join(", ")),
+    }
+}
+
+fn list(schema: &Json, node: &Node, items: &[Node], path: &str, findings: &mut Vec<Located>) -> Option<Json> {
+    let length = items.len() as u64;
+    let (least, most) = (schema["minItems"].as_u64().unwrap_or(0), schema["maxItems"].as_u64().unwrap_or(u64::MAX));
+    if !(least..=most).contains(&length) {
+        let message = format!(
+            "expected {}, found {length}; {}",
+            describe(schema),
+            if length < least { "add some" } else { "remove some" }
+        );
+        findings.push(Located { line: node.line, finding: Finding::new(path, message) });
+    }
+    let before = findings.len();
+    let kept: Vec<Json> = items
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item)| check(&schema["items"], item, &format!("{path}[{i}]"), findings))
+        .collect();
+    for key in schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        unique(items, key, path, findings);
+    }
+    // A list without some of its items would say something else: rules must not see it.
+    (findings.len() == before && (least..=most).contains(&length)).then_some(Json::Array(kept))
+}
+
+fn unique(items: &[Node], key: &str, path: &str, findings: &mut Vec<Located>) {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (i, item) in items.iter().enumerate() {
+        let Some(name) = item.get(key).and_then(Node::text) else { continue };
+        if let Some(first) = seen.insert(name, i) {
+            let message = format!(
+                "expected each `{key}` once, found \"{name}\" here and at {path}[{first}]; rename one of the two"
+            );
+            findings.push(Located { line: item.line, finding: Finding::new(format!("{path}[{i}].{key}"), message) });
+        }
+    }
+}
+
+fn string(schema: &Json, text: &str) -> Result<(), String> {
+    if let Some(values) = schema["enum"].as_array() {
+        let known: Vec<&str> = values.iter().filter_map(Json::as_str).collect();
+        if known.contains(&text) {
+            return Ok(());
+        }
+        let advice = nearest(text, known.iter().copied())
+            .map_or_else(|| "write one of these".into(), |name| format!("did you mean {name}?"));
+        return Err(format!("expected {}, found \"{}\"; {advice}", alternatives(&known), short(text)));
+    }
+    let length = text.chars().count() as u64;
+    let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64().unwrap_or(u64::MAX));
+    if length > most {
+        return Err(format!("expected at most {most} characters, found {length}; shorten it"));
+    }
+    if length < least {
+        return Err(format!(
+            "expected at least {}, found {length}; write it out or remove the field",
+            characters(least)
+        ));
+    }
+    if let Some(pattern) = schema["pattern"].as_str() {
+        // A pattern that does not compile is a fault of the schema, which its own test finds.
+        if !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text)) {
+            return Err(format!("expected {}, found \"{}\"; change it", describe_pattern(pattern), short(text)));
+        }
+    }
+    Ok(())
+}
+
+fn number(schema: &Json, value: &Value) -> Result<(), String> {
+    let (number, whole) = match value {
+        Value::Integer(i) => (*i as f64, true),
+        Value::Float(f) => (*f, false),
+        _ => return Ok(()),
+    };
+    let advice = if schema["type"] == "integer" && !whole {
+        "write it without a decimal point or exponent"
+    } else if schema["minimum"].as_f64().is_some_and(|least| number.is_nan() || number < least)
+        || schema["maximum"].as_f64().is_some_and(|most| number > most)
+    {
+        "choose one within these bounds"
+    } else {
+        return Ok(());
+    };
+    Err(format!("expected {}, found {number}; {advice}", describe(schema)))
+}
+
+/// What a schema wants, in words.
+fn describe(schema: &Json) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        return alternatives(&values.iter().filter_map(Json::as_str).collect::<Vec<_>>());
+    }
+    let bounds = |least: &str, most: &str, unit: &str| match (&schema[least], &schema[most]) {
+        (Json::Null, Json::Null) => String::new(),
+        (Json::Null, most) => format!(" of at most {most}{unit}"),
+        (least, Json::Null) => format!(" of at least {least}{unit}"),
+        (least, most) if least == most => format!(" of exactly {most}{unit}"),
+        (least, most) => format!(" from {least} to {most}{unit}"),
+    };
+    match schema["type"].as_str() {
+        Some("integer") => format!("a whole number{}", bounds("minimum", "maximum", "")),
+        Some("number") => format!("a number{}", bounds("minimum", "maximum", "")),
+        Some("boolean") => "true or false".into(),
+        Some("array") => format!("a list{}", bounds("minItems", "maxItems", " items")),
+        Some("object") if schema["properties"].is_object() => {
+            let names: Vec<&str> =
+                schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+            let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+            format!("a mapping with {shown}{}", if names.len() > 8 { ", ..." } else { "" })
+        }
+        Some("object") => "a mapping".into(),
+        _ => match schema["pattern"].as_str() {
+            Some(pattern) => describe_pattern(pattern),
+            None => "text".into(),
+        },
+    }
+}
+
+fn describe_pattern(pattern: &str) -> String {
+    match pattern {
+        "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => "a name of lower-case letters, digits and `-`, not at its ends".into(),
+        "^https?://" => "a URL that starts with http:// or https://".into(),
+        "^builtin:[a-z0-9-]+$" => "a built-in template as builtin:NAME".into(),
+        "^[A-Z]{3}$" => "a currency code of three capital letters".into(),
+        other => format!("text that matches {other}"),
+    }
+}
+
+fn characters(n: u64) -> String {
+    if n == 1 { "1 character".into() } else { format!("{n} characters") }
+}
+
+fn found(value: &Value) -> String {
+    match value {
+        Value::Null => "an empty value".into(),
+        Value::Bool(b) => format!("the boolean {b}"),
+        Value::Integer(i) => format!("the number {i}"),
+        Value::Float(f) => format!("the number {f}"),
+        Value::String(s) | Value::Ambiguous(s) => format!("the text \"{}\"", short(s)),
+        Value::List(_) => "a list".into(),
+        Value::Map(_) => "a mapping".into(),
+    }
+}
+
+fn remedy(schema: &Json, value: &Value) -> &'static str {
+    match (schema["type"].as_str(), value) {
+        (_, Value::Null) => "give it a value or remove the field",
+        (Some("string"), Value::Bool(_) | Value::Integer(_) | Value::Float(_)) => "put it in quotes",
+        (Some("integer" | "number" | "boolean"), Value::String(_)) => "write it without quotes",
+        (Some("array"), _) => "write each item on its own line after `- `",
+        (Some("object"), _) => "write its fields below it, indented",
+        _ => "change it",
+    }
+}
+
+fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push_str("...");
+    }
+    short.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::yaml::documents;
+    use serde_json::json;
+
+    fn schema() -> Json {
+        json!({"type": "object", "required": ["method"], "properties": {
+            "method": {"type": "string", "enum": ["SFT", "DPO", "PPO"]},
+            "epochs": {"type": "integer", "minimum": 1, "maximum": 1000},
+            "rate": {"type": "number", "minimum": 0.0, "maximum": 1.0},
+            "suspend": {"type": "boolean"},
+            "name": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
+            "labels": {"type": "object", "maxProperties": 1, "additionalProperties": {"type": "string"}},
+            "answers": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}},
+            "judges": {"type": "array", "maxItems": 4, "x-kubernetes-list-map-keys": ["name"],
+                       "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        }})
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let mut findings = Vec::new();
+        check(&schema(), &documents(text).remove(0).unwrap(), "spec", &mut findings);
+        findings.into_iter().map(|f| format!("{}: {}: {}", f.line, f.finding.path, f.finding.message)).collect()
+    }
+
+    #[test]
+    fn a_good_value_has_no_findings_and_comes_back_whole() {
+        let text =
+            "method: PPO\nepochs: 2\nrate: 1e-5\nlabels: {a: b}\nanswers: [x, z]\njudges: [{name: a}, {name: b}]\n";
+        let node = documents(text).remove(0).unwrap();
+        let mut findings = Vec::new();
+        assert_eq!(check(&schema(), &node, "spec", &mut findings), Some(node.to_json()));
+        assert_eq!(findings, []);
+    }
+
+    #[test]
+    #[rustfmt::skip] // one case a line
+    fn each_fault_says_what_was_expected_found_and_what_to_do() {
+        let cases = [
+            ("epochs: 1", "1: spec.method: expected SFT, DPO or PPO, found nothing; add `method`"),
+            ("method: ppo", "1: spec.method: expected SFT, DPO or PPO, found \"ppo\"; did you mean PPO?"),
+            ("method: XYZW", "1: spec.method: expected SFT, DPO or PPO, found \"XYZW\"; write one of these"),
+            ("method: PPO\nepoch: 1", "2: spec.epoch: expected a known field, found `epoch`; did you mean `epochs`?"),
+            ("method: PPO\nmethod: DPO", "2: spec.method: expected each key once, found it again after line 1; remove one of the two"),
+            ("method: PPO\nepochs: 0", "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds"),
+            ("method: PPO\nepochs: 1.5", "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write it without a decimal point or exponent"),
+            ("method: PPO\nepochs: '3'", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write it without quotes"),
+            ("method: PPO\nrate: .nan", "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds"),
+            ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; put it in quotes"),
+            ("method: PPO\nname: abcdef", "2: spec.name: expected at most 5 characters, found 6; shorten it"),
+            ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it"),
+            ("method: PPO\nsuspend:", "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field"),
+            ("method: PPO\nanswers: [yes, \"no\"]", "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\""),
+            ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add some"),
+            ("method: PPO\nlabels: {a: b, c: d}", "2: spec.labels: expected at most 1 entries, found 2; remove some"),
+            ("method: PPO\njudges:\n- name: a\n- name: a", "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(faults(text), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once_and_only_what_is_right_comes_back() {
+        let text = "method: PPO\nepochs: 0\nunknown: 1\nanswers: [a, 2]\n";
+        assert_eq!(faults(text).len(), 3);
+        let mut findings = Vec::new();
+        let kept = check(&schema(), &documents(text).remove(0).unwrap(), "spec", &mut findings);
+        assert_eq!(kept, Some(json!({"method": "PPO"})), "half a list must not come back");
+    }
+
+    #[test]
+    fn every_pattern_of_the_crds_compiles() {
+        fn patterns(value: &Json, found: &mut Vec<String>) {
+            match value {
+                Json::Object(map) => {
+                    found.extend(map.get("pattern").and_then(Json::as_str).map(str::to_owned));
+                    map.values().for_each(|v| patterns(v, found));
+                }
+                Json::Array(items) => items.iter().for_each(|v| patterns(v, found)),
+                _ => {}
+            }
+        }
+        for kind in plumbline_crds::Kind::ALL {
+            let mut found = Vec::new();
+            patterns(&crate::crds::spec_schema(kind).unwrap(), &mut found);
+            assert!(!found.is_empty());
+            for pattern in found {
+                Regex::new(&pattern).unwrap();
+            }
+        }
+    }
+}

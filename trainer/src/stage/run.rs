@@ -1,0 +1,169 @@
+//! What the stages of the chain have in common: a run document goes in, a result comes out, and whoever started the
+//! process finds out what happened. Talks to the work folder.
+
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
+
+use crate::{Error, Result};
+
+/// The longest message of a result, in characters: a condition's message holds no more.
+const MOST_MESSAGE: usize = 1024;
+
+/// Arguments of a stage.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The run document: the resource, and what its references resolved to (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub run: PathBuf,
+}
+
+/// Runs a stage and leaves `result.json` in the work folder, also when the stage fails.
+pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+    let document = read(&args.run)?;
+    let work = Path::new(&document.work);
+    fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
+    tch::set_num_threads(threads(document.resource.spec.compute().threads));
+    match caught(|| stage(&document)) {
+        Ok(result) => write(work, &result),
+        Err(error) => {
+            // The stage's own error is the one that matters.
+            write(work, &failure(work, &error)).unwrap_or_else(|e| tracing::warn!("{e}"));
+            Err(error)
+        }
+    }
+}
+
+/// CPU threads: as asked, or the CPUs that the process may use.
+pub fn threads(asked: Option<i64>) -> i32 {
+    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as i32), |n| n as i32)
+}
+
+fn read(file: &Path) -> Result<RunDocument> {
+    let wrong = |what: String| Error::Config(format!("--run {}: {what}", file.display()));
+    let text = fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
+    serde_yaml::from_str(&text).map_err(|e| wrong(format!("not a run document: {e}")))
+}
+
+/// A panic is a stage's failure too: libtorch's errors are panics in operators without a Result.
+fn caught<T>(stage: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(stage)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panicked");
+        // What follows the first line is libtorch's own stack.
+        let line = text.lines().next().unwrap_or_default().to_owned();
+        Err(if line.contains("out of memory") { Error::AcceleratorOutOfMemory(line) } else { Error::Failed(line) })
+    })
+}
+
+/// The result of a stage that failed, with the last metrics and the cost that it had reported.
+fn failure(work: &Path, error: &Error) -> StageResult {
+    let report = fs::read(work.join(PROGRESS_FILE)).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    let ProgressReport { metrics, cost, .. } = report.unwrap_or_default();
+    StageResult {
+        reason: error.exit_code().reason(),
+        message: error.to_string().chars().take(MOST_MESSAGE).collect(),
+        artifact: None,
+        metrics,
+        counts: std::collections::BTreeMap::new(),
+        bias: std::collections::BTreeMap::new(),
+        agreement: std::collections::BTreeMap::new(),
+        evaluation: std::collections::BTreeMap::new(),
+        cost,
+        seconds: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A reader sees the whole result or none.
+fn write(work: &Path, result: &StageResult) -> Result<()> {
+    let (file, aside) = (work.join(RESULT_FILE), work.join(format!("{RESULT_FILE}.tmp")));
+    let json = serde_json::to_vec(result).map_err(|e| Error::Failed(format!("cannot write the result: {e}")))?;
+    fs::write(&aside, json).map_err(|e| Error::store(&aside, &e))?;
+    fs::rename(&aside, &file).map_err(|e| Error::store(&file, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plumbline_crds::conditions::Reason;
+    use plumbline_crds::status::Metric;
+    use serde_json::json;
+
+    /// A run document on disk.
+    fn document(folder: &Path) -> RunArgs {
+        let spec = json!({
+            "datasetRef": {"name": "d"}, "baseModel": {"uri": "file:///m"}, "compute": {"threads": 1},
+        });
+        let resource = json!({
+            "apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel", "metadata": {"name": "r"}, "spec": spec,
+        });
+        let work = folder.join("work");
+        let document = json!({"resource": resource, "inputs": [], "output": "out", "work": work});
+        let run = folder.join("run.yaml");
+        fs::write(&run, serde_yaml::to_string(&document).unwrap()).unwrap();
+        RunArgs { run }
+    }
+
+    fn result(folder: &Path) -> StageResult {
+        serde_json::from_slice(&fs::read(folder.join("work").join(RESULT_FILE)).unwrap()).unwrap()
+    }
+
+    fn done() -> StageResult {
+        let failed = failure(Path::new("nowhere"), &Error::Interrupted);
+        StageResult { reason: Reason::Completed, message: "done".into(), ..failed }
+    }
+
+    #[test]
+    fn the_result_of_a_stage_is_left_in_the_work_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&document(folder.path()), |document| {
+            assert_eq!(document.resource.metadata.name, "r");
+            Ok(done())
+        })
+        .unwrap();
+        assert_eq!(result(folder.path()), done());
+    }
+
+    #[test]
+    fn a_stage_that_fails_leaves_its_reason_and_its_last_metrics() {
+        let folder = tempfile::tempdir().unwrap();
+        let metric = Metric { name: "loss".into(), value: "0.5".into() };
+        let error = run(&document(folder.path()), |document| {
+            let report = ProgressReport { metrics: vec![metric.clone()], ..ProgressReport::default() };
+            fs::write(Path::new(&document.work).join(PROGRESS_FILE), serde_json::to_vec(&report).unwrap()).unwrap();
+            Err(Error::Gate("é".repeat(2000)))
+        })
+        .unwrap_err();
+        assert!(matches!(error, Error::Gate(_)));
+        let result = result(folder.path());
+        assert_eq!((result.reason, result.metrics), (Reason::GateFailed, vec![metric]));
+        assert_eq!(result.message.chars().count(), MOST_MESSAGE, "a condition holds no more");
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_a_reason_not_a_missing_result() {
+        let folder = tempfile::tempdir().unwrap();
+        let error =
+            run(&document(folder.path()), |_| panic!("CUDA out of memory. Tried to allocate\nframe #1")).unwrap_err();
+        assert!(matches!(&error, Error::AcceleratorOutOfMemory(text) if !text.contains("frame")), "{error:?}");
+        assert_eq!(result(folder.path()).reason, Reason::AcceleratorOutOfMemory);
+        let error = run(&document(folder.path()), |_| panic!("a tensor of the wrong shape")).unwrap_err();
+        assert!(matches!(error, Error::Failed(_)));
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_is_the_callers_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = RunArgs { run: folder.path().join("run.yaml") };
+        for content in [None, Some("a: ["), Some("resource: {}")] {
+            if let Some(content) = content {
+                fs::write(&args.run, content).unwrap();
+            }
+            let error = run(&args, |_| Ok(done())).unwrap_err();
+            assert!(matches!(&error, Error::Config(text) if text.contains("run.yaml")), "{error:?}");
+        }
+    }
+}
