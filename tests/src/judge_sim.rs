@@ -72,6 +72,7 @@ impl Default for Config {
 
 impl Config {
     /// With faults.
+    #[must_use]
     pub fn faults(mut self, plan: impl Fn(usize, usize) -> Option<Fault> + Send + Sync + 'static) -> Self {
         self.faults = Arc::new(plan);
         self
@@ -101,6 +102,9 @@ struct Log {
 
 impl JudgeSim {
     /// Starts a judge.
+    ///
+    /// # Panics
+    /// If the machine has no free port or thread.
     #[allow(clippy::expect_used, reason = "a test kit without its server has nothing to test")]
     pub fn start(config: Config) -> Self {
         let shared = Arc::new(Shared { config, log: Mutex::default() });

@@ -42,6 +42,7 @@ pub enum Content {
 
 impl Content {
     /// A response in the form that goes with this prompt.
+    #[must_use]
     pub fn answered_by(&self, response: &str) -> Content {
         match self {
             Self::Text(_) => Content::Text(response.to_owned()),

@@ -102,7 +102,7 @@ pub fn read_split(folder: &Path, split: Split) -> Result<Vec<Preference>> {
     for entry in entries {
         let path = entry.map_err(|e| Error::store(&data, &e))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.starts_with(&prefix) && name.ends_with(".jsonl") {
+        if name.starts_with(&prefix) && path.extension().is_some_and(|e| e == "jsonl") {
             files.push(path);
         }
     }

@@ -76,14 +76,12 @@ pub fn complete(
     for chunk in prompts.chunks(CHUNK) {
         let parts: Vec<&str> = [generator].into_iter().chain(chunk.iter().map(|p| p.id.as_str())).collect();
         let key = id::of(&parts);
-        let responses = match known.remove(&key) {
-            Some(responses) => responses,
-            None => {
-                let responses = sample(chunk, &mut |more| progress(done + more))?;
-                let record = Chunk { key, responses };
-                log.append(&record)?;
-                record.responses
-            }
+        let responses = if let Some(responses) = known.remove(&key) {
+            responses
+        } else {
+            let record = Chunk { key, responses: sample(chunk, &mut |more| progress(done + more))? };
+            log.append(&record)?;
+            record.responses
         };
         done += responses.iter().map(Vec::len).sum::<usize>();
         progress(done)?;

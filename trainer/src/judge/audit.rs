@@ -176,15 +176,13 @@ fn vote(p: f64) -> f64 {
 
 /// Cohen's kappa (1960) of the two orders' votes for response a, ties left out.
 fn kappa(pairs: &[(u64, &Verdict, &Verdict)]) -> Option<f64> {
-    let votes: Vec<(f64, f64)> = pairs
-        .iter()
-        .filter_map(|(_, x, y)| Some((vote(x.probability()?), 1.0 - vote(y.probability()?))))
-        .filter(|(x, y)| *x != 0.5 && *y != 0.5)
-        .collect();
-    let share = |f: &dyn Fn(&(f64, f64)) -> bool| votes.iter().filter(|v| f(v)).count() as f64 / votes.len() as f64;
-    let (x, y) = (share(&|v| v.0 == 1.0), share(&|v| v.1 == 1.0));
+    let for_first =
+        |v: &Verdict| v.probability().map(|p| p - 0.5).filter(|lean| lean.abs() > 0.0).map(|lean| lean > 0.0);
+    let votes: Vec<(bool, bool)> = pairs.iter().filter_map(|(_, x, y)| Some((for_first(x)?, !for_first(y)?))).collect();
+    let share = |f: fn(&&(bool, bool)) -> bool| votes.iter().filter(f).count() as f64 / votes.len() as f64;
+    let (x, y, agreed) = (share(|v| v.0), share(|v| v.1), share(|v| v.0 == v.1));
     let expected = x * y + (1.0 - x) * (1.0 - y);
-    (!votes.is_empty() && expected < 1.0).then(|| (share(&|v| v.0 == v.1) - expected) / (1.0 - expected))
+    (!votes.is_empty() && expected < 1.0).then(|| (agreed - expected) / (1.0 - expected))
 }
 
 fn length(judged: &Judged, items: &[Comparison<'_>], clusters: &[u64]) -> Length {

@@ -169,7 +169,10 @@ fn excerpt(text: &str) -> String {
     for c in text.chars().take(2000) {
         match c {
             '<' => tag = true,
-            '>' if tag => (tag, _) = (false, plain.push(' ')),
+            '>' if tag => {
+                tag = false;
+                plain.push(' ');
+            }
             c if !tag => plain.push(c),
             _ => {}
         }

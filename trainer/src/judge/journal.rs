@@ -139,7 +139,9 @@ mod tests {
         let copies = [["1", "2", "3"], ["3", "1", "2"]].map(|order| {
             let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let mut journal = Journal::open(from.path()).unwrap();
-            order.iter().for_each(|id| journal.append("j", &question(id), reply(id)).unwrap());
+            for id in order {
+                journal.append("j", &question(id), reply(id)).unwrap();
+            }
             drop(journal);
             copy_sorted(from.path(), to.path(), &["1", "2"].map(question)).unwrap();
             fs::read_to_string(Journal::file(to.path())).unwrap()

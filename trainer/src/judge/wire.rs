@@ -8,7 +8,7 @@ use plumbline_crds::judge::{JudgeApi, LabelSource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::question::Form;
+use super::form::Form;
 
 /// Alternatives asked for at each position: the most that OpenAI and vLLM give by default.
 const TOP_LOGPROBS: i64 = 20;

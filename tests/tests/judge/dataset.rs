@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use plumbline_crds::artifact;
+use plumbline_crds::preference_dataset::DatasetGates;
 use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_trainer::data::preference::{Split, read_split};
@@ -20,8 +21,7 @@ const PROMPTS: usize = 70;
 /// A run of 70 prompts, four responses each, three pairs a prompt, in a folder.
 fn document(root: &Path, sim: &JudgeSim, more: &Value) -> RunDocument {
     let prompts = root.join("prompts.jsonl");
-    let lines: Vec<String> =
-        (0..PROMPTS + 1).map(|i| format!("{{\"prompt\": \"prompt {}\"}}\n", i % PROMPTS)).collect();
+    let lines: Vec<String> = (0..=PROMPTS).map(|i| format!("{{\"prompt\": \"prompt {}\"}}\n", i % PROMPTS)).collect();
     fs::write(&prompts, lines.concat()).unwrap();
     let mut spec = json!({
         "prompts": {"uri": "prompts.jsonl", "validationFraction": 0.2},
@@ -180,7 +180,7 @@ fn a_gate_that_fails_says_its_numbers_and_publishes_nothing() {
     assert_eq!(sim.answered(), 420);
     let mut lenient = document.clone();
     if let plumbline_crds::Spec::PreferenceDataset(spec) = &mut lenient.resource.spec {
-        spec.gates = Default::default();
+        spec.gates = DatasetGates::default();
     }
     let result = label(&lenient).unwrap();
     assert!(result.counts["failedPairs"] >= 30 && result.counts["unparsed"] == 42, "{:?}", result.counts);
