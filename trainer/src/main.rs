@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use plumbline_trainer::Result;
-use plumbline_trainer::stage::{import, inspect, reward, run, serve, stop, tune};
+use plumbline_trainer::stage::{import, inspect, label, reward, run, serve, stop, tune};
 use tracing_subscriber::EnvFilter;
 
 /// Makes preference data, reward models and tuned policies: one stage a process.
@@ -30,6 +30,8 @@ enum Log {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Sample responses, ask judges about pairs of them, and write preference data.
+    Label(run::RunArgs),
     /// Train a scalar reward model on preference data.
     Reward(run::RunArgs),
     /// Tune a policy, and evaluate it against the model it came from.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: &Command) -> Result<()> {
     match command {
+        Command::Label(args) => run::run(args, label::run),
         Command::Reward(args) => run::run(args, reward::run),
         Command::Tune(args) => run::run(args, tune::run),
         Command::Serve(args) => serve::run(args),
