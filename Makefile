@@ -9,7 +9,7 @@ GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := .cache/models/smollm2-135m
 WORK_DIR := .plumbline
 
-.PHONY: help setup build model quickstart quickstart-dpo test lint generate parity bench clean
+.PHONY: help setup build model quickstart quickstart-dpo test lint generate parity clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -41,9 +41,6 @@ generate: setup ## Write the files that are generated from the code: the CRDs
 
 parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
 	scripts/parity.sh $(RELEASE)/plumbline-trainer $(MODEL)
-
-bench: model ## Measure tokens per second, step times and memory
-	$(RELEASE)/plumbline-trainer bench --model $(MODEL)
 
 clean: ## Remove builds and runs; .cache stays (remove it by hand to download again)
 	cargo clean

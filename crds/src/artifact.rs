@@ -169,9 +169,13 @@ pub fn publish(
         .map_err(|source| ArtifactError::Unreadable { path: staging.to_owned(), source })?;
     let mut file = File::create(&path).map_err(io_error(&path))?;
     file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error(&path))?;
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(io_error(parent))?;
-    }
+    // A bare name has the empty path for a parent.
+    let parent = match target.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => target,
+    };
+    fs::create_dir_all(parent).map_err(io_error(parent))?;
     // The old artifact leaves in one step: a removal that is cut short would leave a mixture behind.
     let replaced = target.with_extension("replaced");
     remove(&replaced)?;
@@ -181,9 +185,7 @@ pub fn publish(
         Err(e) => return Err(io_error(target)(e)),
     }
     fs::rename(staging, target).map_err(io_error(target))?;
-    if let Some(parent) = target.parent() {
-        File::open(parent).and_then(|f| f.sync_all()).map_err(io_error(parent))?;
-    }
+    File::open(parent).and_then(|f| f.sync_all()).map_err(io_error(parent))?;
     remove(&replaced)?;
     Ok(manifest)
 }
@@ -206,9 +208,15 @@ pub fn digest_path(path: &Path) -> Result<String, ArtifactError> {
     }
 }
 
-/// The digest of a list of files: sha256 over one line a file, `sha256 size path`, in order of path.
+/// Files that tell how an artifact was made, with the seconds it took: verified like the others, but not part of the
+/// digest, so that the same work gives the same digest.
+const RECORDS: [&str; 4] = ["report.json", "report.html", "summary.json", "README.md"];
+
+/// The digest of a list of files: sha256 over one line a file, `sha256 size path`, in order of path, without records of
+/// how it was made.
 pub fn digest_of(files: &[FileEntry]) -> String {
-    let mut lines: Vec<String> = files.iter().map(|f| format!("{} {} {}\n", f.sha256, f.size, f.path)).collect();
+    let content = files.iter().filter(|f| !RECORDS.contains(&f.path.as_str()));
+    let mut lines: Vec<String> = content.map(|f| format!("{} {} {}\n", f.sha256, f.size, f.path)).collect();
     lines.sort_by(|a, b| a.splitn(3, ' ').nth(2).cmp(&b.splitn(3, ' ').nth(2)));
     format!("sha256:{}", hex(&Sha256::digest(lines.concat().as_bytes())))
 }

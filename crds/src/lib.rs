@@ -13,6 +13,8 @@
 //! | What does the trainer read and leave behind? | `run`, `artifact`, `exit_code` |
 //! | Which fields does nothing act on yet? | `unsupported` |
 
+#![allow(clippy::duplicated_attributes, reason = "kube's `printcolumn` is repeated by design")]
+
 pub mod artifact;
 pub mod compute;
 pub mod conditions;

@@ -30,7 +30,7 @@ enum Log {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Sample responses, ask judges about pairs of them, and write preference data.
+    /// Sample responses, ask judges which is better, and write preference data.
     Label(run::RunArgs),
     /// Train a scalar reward model on preference data.
     Reward(run::RunArgs),

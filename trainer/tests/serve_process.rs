@@ -70,7 +70,7 @@ mod tests {
             let file = folder.path().join("port");
             let child = serve(model, more).arg("--port-file").arg(&file).spawn().unwrap();
             let mut running = Self { child, url: String::new(), _folder: folder };
-            let until = Instant::now() + Duration::from_secs(60);
+            let until = Instant::now() + Duration::from_mins(1);
             while !file.exists() {
                 assert!(running.child.try_wait().unwrap().is_none(), "it ended before it was ready");
                 assert!(Instant::now() < until, "it was never ready");

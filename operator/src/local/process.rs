@@ -40,6 +40,8 @@ pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) ->
     command.args(["tied", "--parent", &std::process::id().to_string(), "--"]).arg(program).args(arguments);
     // A group of its own: Ctrl-C at the terminal reaches us alone, and we pass it on once.
     command.process_group(0).stdin(held).stdout(output.try_clone()?).stderr(output).kill_on_drop(true);
+    // Stages and judges share the cores: threads that wait for work by spinning would slow all of them many times.
+    command.env("OMP_WAIT_POLICY", "PASSIVE");
     let child = command.spawn()?;
     let id = child.id();
     fs::write(lock, id.map(|id| id.to_string()).unwrap_or_default())?;

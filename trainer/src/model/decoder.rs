@@ -180,3 +180,140 @@ fn rotary_tables(config: &Config, kind: Kind) -> (Tensor, Tensor) {
     let table = |first: &Tensor, second: &Tensor| Tensor::cat(&[first, second], 1).to_kind(kind).unsqueeze(1);
     (table(&cos, &cos), table(&sin.neg(), &sin))
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::cache::{Cache, Prefix};
+    use crate::model::config::tests::tiny;
+    use crate::model::lora;
+
+    /// A decoder with random weights.
+    pub(crate) fn random(seed: i64) -> Decoder {
+        let c = tiny();
+        tch::manual_seed(seed);
+        let w = |rows: i64, columns: i64| Tensor::randn([rows, columns], (Kind::Float, Device::Cpu)) * 0.2;
+        let norm = || Tensor::rand([c.hidden_size], (Kind::Float, Device::Cpu)) + 0.5;
+        let (d, ff) = (c.hidden_size, c.intermediate_size);
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let layers = (0..c.num_hidden_layers)
+            .map(|_| Layer {
+                input_norm: norm(),
+                q_proj: Linear::new(w(q, d)),
+                k_proj: Linear::new(w(kv, d)),
+                v_proj: Linear::new(w(kv, d)),
+                o_proj: Linear::new(w(d, q)),
+                post_norm: norm(),
+                gate_proj: Linear::new(w(ff, d)),
+                up_proj: Linear::new(w(ff, d)),
+                down_proj: Linear::new(w(d, ff)),
+            })
+            .collect();
+        let embedding = w(c.vocab_size, d) * 5.0;
+        let final_norm = norm();
+        Decoder::new(c.clone(), embedding, layers, final_norm, None, Kind::Float)
+    }
+
+    fn whole(decoder: &Decoder, segments: &[&[i64]]) -> Tensor {
+        decoder.forward(&Packed::new(segments), &mut Context::Whole, Adapters::On)
+    }
+
+    fn assert_same(a: &Tensor, b: &Tensor) {
+        assert_eq!(a.size(), b.size());
+        let difference = (a - b).abs().max().double_value(&[]);
+        assert!(difference < 1e-4, "differs by {difference}");
+    }
+
+    const A: &[i64] = &[3, 1, 4, 1, 5, 9, 2, 6];
+    const B: &[i64] = &[2, 7, 1];
+
+    #[test]
+    fn packed_segments_do_not_see_each_other() {
+        let decoder = random(1);
+        let together = whole(&decoder, &[A, B]);
+        assert_same(&together.narrow(0, 0, 8), &whole(&decoder, &[A]));
+        assert_same(&together.narrow(0, 8, 3), &whole(&decoder, &[B]));
+    }
+
+    #[test]
+    fn a_token_does_not_see_what_follows() {
+        let decoder = random(2);
+        assert_same(&whole(&decoder, &[A]).narrow(0, 0, 5), &whole(&decoder, &[&A[..5]]));
+        let changed = whole(&decoder, &[&[3, 1, 4, 2, 5, 9, 2, 6]]);
+        let difference = (changed - whole(&decoder, &[A])).abs().sum_dim_intlist(1, false, Kind::Float);
+        assert!(difference.double_value(&[2]) < 1e-5 && difference.double_value(&[7]) > 1e-3);
+    }
+
+    #[test]
+    fn reading_a_shared_prefix_once_changes_nothing() {
+        let decoder = random(3);
+        let mut layers = Vec::new();
+        let mut context = Context::Prefill { prefix: None, kept: &mut layers };
+        let _ = decoder.forward(&Packed::new(&[&A[..3]]), &mut context, Adapters::On);
+        let prefix = Prefix { tokens: A[..3].to_vec(), layers };
+        let rest: [&[i64]; 2] = [&A[3..], &[8, 8]];
+        let mut kept = Vec::new();
+        let mut context = Context::Prefill { prefix: Some(&prefix), kept: &mut kept };
+        let hidden = decoder.forward(&Packed::starting_at(&rest, 3), &mut context, Adapters::On);
+        assert_same(&hidden.narrow(0, 0, 5), &whole(&decoder, &[A]).narrow(0, 3, 5));
+        assert_same(&hidden.narrow(0, 5, 2), &whole(&decoder, &[&[3, 1, 4, 8, 8]]).narrow(0, 3, 2));
+    }
+
+    #[test]
+    fn token_by_token_over_a_cache_gives_what_reading_at_once_gives() {
+        let decoder = random(4);
+        let mut cache = Cache::new(&decoder.config, 2, 16, Kind::Float);
+        let mut kept = Vec::new();
+        let batch = Packed::new(&[&A[..4], &B[..1]]);
+        let mut context = Context::Prefill { prefix: None, kept: &mut kept };
+        let _ = decoder.forward(&batch, &mut context, Adapters::On);
+        cache.admit(None, &kept, 0, 4);
+        cache.admit(None, &kept, 4, 1);
+        for t in 0..2 {
+            let mut batch = Packed::new(&[[A[4 + t]], [B[1 + t]]]);
+            batch.positions = Tensor::from_slice(cache.lengths());
+            let step = cache.step(Kind::Float);
+            let hidden = decoder.forward(&batch, &mut Context::Decode { cache: &cache, step: &step }, Adapters::On);
+            assert_same(&hidden.get(0), &whole(&decoder, &[A]).get(4 + t as i64));
+            assert_same(&hidden.get(1), &whole(&decoder, &[B]).get(1 + t as i64));
+        }
+        // Freeing the first slot moves the second sequence into it.
+        assert_eq!(cache.release(0), Some(1));
+        cache.reserve(3, 32);
+        let mut batch = Packed::new(&[[5i64]]);
+        batch.positions = Tensor::from_slice(cache.lengths());
+        let step = cache.step(Kind::Float);
+        let hidden = decoder.forward(&batch, &mut Context::Decode { cache: &cache, step: &step }, Adapters::On);
+        assert_same(&hidden.get(0), &whole(&decoder, &[&[2, 7, 1, 5]]).get(3));
+    }
+
+    #[test]
+    fn the_gradient_of_an_adapter_is_the_slope_of_the_loss() {
+        let mut decoder = random(5);
+        let adapter = serde_json::from_value(serde_json::json!({"rank": 2, "alpha": 4})).unwrap();
+        lora::attach(&mut decoder, &adapter, 7);
+        let loss = |d: &Decoder| whole(d, &[A, B]).index_select(0, &Tensor::from_slice(&[7i64, 10])).sum(Kind::Double);
+        let named = lora::parameters(&decoder);
+        // B starts at zero, which hides the gradient of A: move off it.
+        tch::no_grad(|| {
+            for (name, t) in named.iter().filter(|(name, _)| name.contains("lora_B")) {
+                let _ = t.shallow_clone().copy_(&(Tensor::randn_like(t) * 0.3 * (name.len() as f64).sqrt() / 8.0));
+            }
+        });
+        loss(&decoder).backward();
+        for (name, t) in &named {
+            let slope = t.grad().double_value(&[0, 1]);
+            let at = |shift: f64| {
+                tch::no_grad(|| {
+                    let kept = t.copy();
+                    let _ = t.get(0).get(1).g_add_scalar_(shift);
+                    let value = loss(&decoder).double_value(&[]);
+                    t.shallow_clone().copy_(&kept);
+                    value
+                })
+            };
+            let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
+            assert!((slope - numeric).abs() < 0.02 * (1.0 + slope.abs()), "{name}: {slope} but {numeric}");
+        }
+    }
+}

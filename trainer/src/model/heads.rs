@@ -1,6 +1,6 @@
 //! What turns hidden states into numbers: token log-probabilities of chosen rows, and a scalar.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::model::decoder::Decoder;
 
@@ -31,15 +31,37 @@ pub fn token_logprobs(decoder: &Decoder, hidden: &Tensor, targets: &Tensor, temp
 }
 
 /// A linear head with one output and no bias, always Float32.
+///
+/// Its weight is kept as `scale` times what is trained. AdamW moves every trained entry by about the learning rate, and the
+/// hidden states of a decoder are large: unscaled, one step at an adapter's learning rate would move every score by more
+/// than a preference is worth. With `scale = 1 / sqrt(hidden)` the head moves at the pace of the layers below (the output
+/// layer's rule of Yang et al., 2022).
 #[derive(Debug)]
 pub struct ScalarHead {
-    /// `[1, hidden]`.
-    pub weight: Tensor,
+    /// `[1, hidden]`, what is trained.
+    pub trained: Tensor,
+    scale: f64,
 }
 
 impl ScalarHead {
+    /// A head that gives 0 for everything, to be trained.
+    pub fn zero(hidden: i64) -> Self {
+        let trained = Tensor::zeros([1, hidden], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        Self { trained, scale: (hidden as f64).sqrt().recip() }
+    }
+
+    /// A head with a given weight, `[1, hidden]`.
+    pub fn from_weight(weight: Tensor) -> Self {
+        Self { trained: weight, scale: 1.0 }
+    }
+
+    /// The weight, `[1, hidden]`.
+    pub fn weight(&self) -> Tensor {
+        self.trained.detach() * self.scale
+    }
+
     /// `[rows, hidden]` -> `[rows]`, Float32.
     pub fn forward(&self, hidden: &Tensor) -> Tensor {
-        hidden.to_kind(Kind::Float).linear(&self.weight, None::<&Tensor>).squeeze_dim(-1)
+        hidden.to_kind(Kind::Float).linear(&(&self.trained * self.scale), None::<&Tensor>).squeeze_dim(-1)
     }
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
@@ -116,15 +116,12 @@ pub struct RewardModel {
 }
 
 impl RewardModel {
-    /// The base model with a head drawn from the seed.
+    /// The base model with a head that scores everything 0.
     fn from_base(folder: &Path, spec: &RewardModelSpec) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
         let decoder = opened.decoder(spec.training.precision)?;
-        tch::manual_seed(spec.training.seed);
-        let width = decoder.config.hidden_size;
-        // Standard deviation 1 / sqrt(hidden + 1), as Stiennon et al. (2020) initialise theirs.
-        let weight = Tensor::randn([1, width], (Kind::Float, Device::Cpu)) / ((width + 1) as f64).sqrt();
-        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead { weight } })
+        let head = ScalarHead::zero(decoder.config.hidden_size);
+        Ok(Self { config: decoder.config.raw.clone(), decoder, head })
     }
 
     /// A saved reward model.
@@ -132,7 +129,7 @@ impl RewardModel {
         let opened = ModelFolder::open(folder)?;
         let decoder = opened.decoder(precision)?;
         let weight = opened.tensor(HEAD, &[1, decoder.config.hidden_size], Kind::Float)?;
-        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead { weight } })
+        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead::from_weight(weight) })
     }
 
     fn make_trainable(&mut self, spec: &RewardModelSpec) -> BTreeMap<String, Tensor> {
@@ -140,8 +137,7 @@ impl RewardModel {
         // A language-model head takes no part in a score.
         self.decoder.lm_head = None;
         params.remove("lm_head.weight");
-        self.head.weight = self.head.weight.detach().set_requires_grad(true);
-        params.insert(HEAD.into(), self.head.weight.shallow_clone());
+        params.insert(HEAD.into(), self.head.trained.shallow_clone());
         params
     }
 
@@ -174,7 +170,7 @@ impl RewardModel {
     fn save(&self, base: &Path, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         let mut weights = lora::merged_weights(&self.decoder);
-        weights.insert(HEAD.into(), self.head.weight.detach());
+        weights.insert(HEAD.into(), self.head.weight());
         write_safetensors(&folder.join("model.safetensors"), &weights)?;
         let mut config = self.config.clone();
         config.insert("architectures".into(), json!(["LlamaForSequenceClassification"]));

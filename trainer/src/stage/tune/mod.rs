@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
@@ -156,7 +156,7 @@ impl Policy {
     }
 
     /// The model as it was.
-    pub fn before(&self) -> Side<'_> {
+    pub(crate) fn before(&self) -> Side<'_> {
         match &self.original {
             Some(model) => Side { model, adapters: Adapters::Off },
             None => Side { model: &self.decoder, adapters: Adapters::Off },
@@ -165,10 +165,9 @@ impl Policy {
 
     /// Gives the policy a value head that predicts 0 at first.
     fn add_value_head(&mut self) {
-        let weight = Tensor::zeros([1, self.decoder.config.hidden_size], (Kind::Float, Device::Cpu));
-        let weight = weight.set_requires_grad(true);
-        self.params.insert("value_head.weight".into(), weight.shallow_clone());
-        self.value_head = Some(ScalarHead { weight });
+        let head = ScalarHead::zero(self.decoder.config.hidden_size);
+        self.params.insert("value_head.weight".into(), head.trained.shallow_clone());
+        self.value_head = Some(head);
     }
 
     /// Writes a folder that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, the value head beside it.
@@ -191,7 +190,7 @@ impl Policy {
             }
         }
         if let Some(head) = &self.value_head {
-            let named = [("value_head.weight".to_owned(), head.weight.detach())].into();
+            let named = [("value_head.weight".to_owned(), head.weight())].into();
             write_safetensors(&folder.join("value_head.safetensors"), &named)?;
         }
         copy_tokenizer(base, folder)
