@@ -258,7 +258,7 @@ fn sha256_file(path: &Path) -> Result<String, ArtifactError> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
 
 #[cfg(test)]

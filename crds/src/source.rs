@@ -93,7 +93,7 @@ pub struct Sampling {
     #[schemars(range(min = 0.0, max = 10.0))]
     pub temperature: f64,
     /// Nucleus: keep the most likely tokens whose probabilities sum to this. 1 keeps all. Default 1.
-    #[schemars(range(min = 0.000001, max = 1.0))]
+    #[schemars(range(min = 0.000_001, max = 1.0))]
     pub top_p: f64,
     /// Keep this many of the most likely tokens; 0 keeps all. Default 0.
     #[schemars(range(min = 0, max = 1_000_000))]

@@ -103,16 +103,16 @@ pub struct Optimizer {
     #[schemars(range(min = 0.0, max = 1.0))]
     pub weight_decay: f64,
     /// Decay of the first moment. Default 0.9.
-    #[schemars(range(min = 0.0, max = 0.999999))]
+    #[schemars(range(min = 0.0, max = 0.999_999))]
     pub beta1: f64,
     /// Decay of the second moment. Default 0.999.
-    #[schemars(range(min = 0.0, max = 0.999999))]
+    #[schemars(range(min = 0.0, max = 0.999_999))]
     pub beta2: f64,
     /// Added to the denominator. Default 1e-8.
     #[schemars(range(min = 0.0, max = 0.1))]
     pub epsilon: f64,
     /// The global gradient norm is clipped to this. Default 1.
-    #[schemars(range(min = 0.000001, max = 1_000_000.0))]
+    #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
     pub max_grad_norm: f64,
 }
 

@@ -83,15 +83,13 @@ mod tests {
         let rewards = token_rewards(&[0.2, -0.1, 0.5, 0.0], 0.05, 1.0);
         close(&rewards, &[-0.01, 0.005, -0.025, 1.0]);
         let (advantages, returns) = gae(&rewards, &[0.1, 0.2, 0.3, 0.4], 1.0, 0.95);
-        close(&advantages, &[0.771_863, 0.717_750, 0.645, 0.6]
-);
+        close(&advantages, &[0.771_863, 0.717_750, 0.645, 0.6]);
         close(&returns, &[0.871_863, 0.917_750, 0.945, 1.0]);
 
         let rewards = token_rewards(&[0.2, -0.2, 0.0, 0.2, -0.5], 0.05, -0.5);
         close(&rewards, &[-0.01, 0.01, 0.0, -0.01, -0.475]);
         let (advantages, returns) = gae(&rewards, &[0.5, 0.4, 0.3, 0.2, 0.1], 1.0, 0.95);
-        close(&advantages, &[-0.848_402, -0.777_266, -0.723_438, -0.656_250, -0.575]
-);
+        close(&advantages, &[-0.848_402, -0.777_266, -0.723_438, -0.656_250, -0.575]);
         close(&returns[..2], &[-0.348_402, -0.377_266]);
     }
 
@@ -104,8 +102,7 @@ mod tests {
     #[test]
     fn a_reward_at_the_end_is_discounted_back() {
         let (_, returns) = gae(&[0.0, 0.0, 0.0, 1.0], &[0.0, 0.0, 0.0, 1.0], 0.9, 0.95);
-        close(&returns, &[0.9f64.powi(3) * 0.95 * 0.95, 0.9f64.powi(2) * 0.95, 0.9, 1.0]
-            );
+        close(&returns, &[0.9f64.powi(3) * 0.95 * 0.95, 0.9f64.powi(2) * 0.95, 0.9, 1.0]);
     }
 
     #[test]

@@ -70,9 +70,8 @@ impl Checkpoints {
         let folder = self.folder.join(format!("step-{step:09}"));
         let path = folder.join(STATE);
         let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
-        let state = serde_json::from_slice(&text).map_err(|e| {
-            Error::Data(format!("{}: {e}; delete the folder to start the stage again", path.display()))
-        })?;
+        let state = serde_json::from_slice(&text)
+            .map_err(|e| Error::Data(format!("{}: {e}; delete the folder to start the stage again", path.display())))?;
         Ok(Some(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? }))
     }
 
@@ -83,9 +82,8 @@ impl Checkpoints {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(Error::store(&self.folder, &e)),
         };
-        let mut steps: Vec<i64> = entries
-            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
-            .collect();
+        let mut steps: Vec<i64> =
+            entries.filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
         steps.sort_unstable();
         Ok(steps)
     }

@@ -58,7 +58,10 @@ pub fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> 
                 )
             })?;
             // What a template writes after the end of the turn (a line break, as a rule) is not sampled by a model.
-            Ok(Sequence { prompt: tokenizer.encode(&before)?, response: tokenizer.encode(after.trim_end_matches('\n'))? })
+            Ok(Sequence {
+                prompt: tokenizer.encode(&before)?,
+                response: tokenizer.encode(after.trim_end_matches('\n'))?,
+            })
         }
         _ => Err(Error::Data("expected prompt and response both as text or both as messages".into())),
     }

@@ -23,8 +23,7 @@ pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) {
             let size = projection.weight.size();
             let (out, inputs) = (size[0], size[1]);
             let bound = (inputs as f32).sqrt().recip();
-            let draws: Vec<f32> =
-                (0..adapter.rank * inputs).map(|_| rng.random_range(-1.0f32..1.0) * bound).collect();
+            let draws: Vec<f32> = (0..adapter.rank * inputs).map(|_| rng.random_range(-1.0f32..1.0) * bound).collect();
             projection.adapter = Some(LowRank {
                 a: Tensor::from_slice(&draws).view([adapter.rank, inputs]).set_requires_grad(true),
                 b: Tensor::zeros([out, adapter.rank], (Kind::Float, Device::Cpu)).set_requires_grad(true),

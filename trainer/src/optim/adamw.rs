@@ -89,7 +89,8 @@ impl AdamW {
             for (i, name) in self.names.iter().enumerate() {
                 for (part, list) in self.parts() {
                     let key = format!("{part}/{name}");
-                    let saved = state.get(&key).ok_or_else(|| Error::Data(format!("checkpoint: '{key}' is missing")))?;
+                    let saved =
+                        state.get(&key).ok_or_else(|| Error::Data(format!("checkpoint: '{key}' is missing")))?;
                     if saved.size() != list[i].size() {
                         return Err(Error::Data(format!(
                             "checkpoint: '{key}' has shape {:?} where the model has {:?}",

@@ -18,8 +18,8 @@ use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
 use crate::data::preference::{self, Preference, Split};
-use crate::data::{prompts, texts};
 use crate::data::tokens::{self, Sequence};
+use crate::data::{prompts, texts};
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::bradley_terry::{bradley_terry, centering};
@@ -28,9 +28,9 @@ use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
+use crate::model::lora;
 use crate::model::packed::Packed;
 use crate::model::trainable::make_trainable;
-use crate::model::lora;
 use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal};
 use crate::train::clock::Clock;
 use crate::train::means::Means;
@@ -386,8 +386,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     let n = a.len() as f64;
     let (ma, mb) = (a.iter().sum::<f64>() / n, b.iter().sum::<f64>() / n);
     let cov: f64 = a.iter().zip(b).map(|(x, y)| (x - ma) * (y - mb)).sum();
-    let (va, vb): (f64, f64) =
-        (a.iter().map(|x| (x - ma).powi(2)).sum(), b.iter().map(|y| (y - mb).powi(2)).sum());
+    let (va, vb): (f64, f64) = (a.iter().map(|x| (x - ma).powi(2)).sum(), b.iter().map(|y| (y - mb).powi(2)).sum());
     if va == 0.0 || vb == 0.0 { 0.0 } else { cov / (va * vb).sqrt() }
 }
 
@@ -428,9 +427,16 @@ fn report(
     report.number("calibrationError", c.ece);
     report.number("pairs", c.pairs as f64);
     report.number("lengthCorrelation", found.length_correlation);
-    let split = if data.validation.is_empty() { "training pairs (the dataset has no validation split)" } else { "held-out pairs" };
+    let split = if data.validation.is_empty() {
+        "training pairs (the dataset has no validation split)"
+    } else {
+        "held-out pairs"
+    };
     let mut rows = vec![
-        Number::new("Accuracy against the judge", c.accuracy).percent().reference(0.5).note(format!("{} {split}", c.pairs)),
+        Number::new("Accuracy against the judge", c.accuracy)
+            .percent()
+            .reference(0.5)
+            .note(format!("{} {split}", c.pairs)),
         Number::new("Log-loss", c.log_loss).reference(std::f64::consts::LN_2).note("nats a pair; ln 2 says nothing"),
         Number::new("Calibration error", c.ece).note("expected, 10 bins of equal mass"),
         Number::new("Correlation with length", found.length_correlation)
@@ -450,7 +456,10 @@ fn report(
     if data.too_long > 0 {
         report.sections.push(Section::Notice {
             title: "Pairs left out".into(),
-            text: format!("{} pairs are longer than {} tokens and were left out.", data.too_long, spec.training.max_length),
+            text: format!(
+                "{} pairs are longer than {} tokens and were left out.",
+                data.too_long, spec.training.max_length
+            ),
         });
     }
     let history = metrics.history()?;

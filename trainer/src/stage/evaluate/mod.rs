@@ -115,8 +115,7 @@ pub fn evaluate(
             progress.advance(done as i64);
             if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let found =
-            generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
+        let found = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
         let kept: Vec<Vec<Kept>> = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
         write_kept(&path, &kept)?;
         Ok(kept)
@@ -202,7 +201,9 @@ impl From<Response> for Kept {
 
 fn read_kept(path: &Path) -> Result<Option<Vec<Vec<Kept>>>> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display()))),
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::store(path, &e)),
     }

@@ -45,10 +45,11 @@ impl Evaluation {
         if self.judge_shares_weights {
             sections.push(Section::Notice {
                 title: "The judge and the policy share their weights".into(),
-                text: "The judge of this evaluation is the very model that was tuned. Its win rate says whether tuning \
+                text:
+                    "The judge of this evaluation is the very model that was tuned. Its win rate says whether tuning \
                        moved the policy where this judge wants it, not that people would agree. The measures without a \
                        judge are the independent evidence."
-                    .into(),
+                        .into(),
             });
         }
         let columns = vec!["measure".to_owned(), "before".to_owned(), "after".to_owned()];
@@ -88,7 +89,8 @@ impl Evaluation {
         let mut rows = Vec::new();
         if let Some(w) = &self.win_rate {
             let judge = self.judge.as_deref().unwrap_or_default();
-            let failed = if w.failed > 0 { format!("; {} verdicts failed and are no votes", w.failed) } else { String::new() };
+            let failed =
+                if w.failed > 0 { format!("; {} verdicts failed and are no votes", w.failed) } else { String::new() };
             rows.push(
                 Number::new("Win rate against the starting model", w.rate)
                     .percent()
@@ -105,7 +107,9 @@ impl Evaluation {
                     .note(format!("mean valence of the responses; before: {before:.3}")),
             );
         }
-        rows.push(Number::new("KL divergence to the starting model", self.kl).note("nats a response, on its own responses"));
+        rows.push(
+            Number::new("KL divergence to the starting model", self.kl).note("nats a response, on its own responses"),
+        );
         if let (Some(before), Some(after)) = (&self.before.diversity, &self.after.diversity) {
             rows.push(
                 Number::new("Distinct word pairs, after", after.distinct_2)

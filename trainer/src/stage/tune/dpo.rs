@@ -125,7 +125,9 @@ fn reference_logprobs(outlets: &mut Outlets, sequences: &[Sequence], reference: 
 
 fn read_kept(path: &Path) -> Result<Option<Vec<f64>>> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display()))),
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::store(path, &e)),
     }

@@ -58,10 +58,13 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         Method::Sft => sft::train(run, spec, &tokenizer, &policy, &mut outlets)?,
         Method::Dpo => dpo::train(run, spec, &tokenizer, &policy, &mut outlets)?,
         Method::Ppo => {
-            let reward = reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
+            let reward =
+                reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
             ppo::train(run, spec, &tokenizer, &mut policy, reward, &mut outlets)?
         }
-        other => return Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT"))),
+        other => {
+            return Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT")));
+        }
     };
 
     clock.start("evaluate")?;

@@ -16,9 +16,9 @@ use plumbline_crds::training::Switch;
 
 use crate::advantage::{adapt_kl_coefficient, explained_variance, gae, token_rewards, whiten};
 use crate::checkpoint::Checkpoints;
+use crate::data::Content;
 use crate::data::prompts;
 use crate::data::tokens::{self, Sequence};
-use crate::data::Content;
 use crate::generate::{Finish, PromptTokens, generate};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::kl::kl;
@@ -321,8 +321,7 @@ fn update(
                 let old_values = column(&|i| samples[i].values.clone());
                 let returns = column(&|i| experience.returns[i].clone());
                 let value_losses = value_loss(&values, &old_values, &returns, settings.value_clip_range);
-                let loss = policy_losses.sum(Kind::Float)
-                    + value_losses.sum(Kind::Float) * settings.value_coefficient;
+                let loss = policy_losses.sum(Kind::Float) + value_losses.sum(Kind::Float) * settings.value_coefficient;
                 (loss / tokens).backward();
 
                 let n = found.logprobs.size()[0] as f64;
