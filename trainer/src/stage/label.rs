@@ -77,8 +77,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         prompts.iter().zip(&texts).map(|(p, r)| choose(&p.id, r, &spec.pairs, generator.sampling.seed)).collect();
     let items = comparisons(prompts, &texts, &chosen);
 
-    progress.stage("Judging", 0);
-    let mut total = 0;
+    let mut begun = false;
     let judged = judge(
         &runtime,
         &items,
@@ -87,9 +86,8 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
             order: &spec.order,
             budget: &spec.budget,
             progress: &mut |done, questions, cost| {
-                if questions != total {
+                if !std::mem::replace(&mut begun, true) {
                     progress.stage("Judging", questions as i64);
-                    total = questions;
                 }
                 progress.cost(cost);
                 progress.advance(done as i64);
