@@ -139,7 +139,8 @@ fn a_dataset_holds_what_was_planted_and_says_how_it_was_made() {
     let summary: Value = serde_json::from_slice(&files["summary.json"]).unwrap();
     assert_eq!(summary["duplicate_prompts"], 1.0);
     assert!((summary["position_log_odds"].as_f64().unwrap() - 0.7).abs() < 1e-3, "{summary}");
-    assert!(summary["position_log_odds_ci"][0].as_f64().unwrap() < 0.7, "{summary}");
+    let rate = [&summary["first_rate_ci"][0], &summary["first_rate"], &summary["first_rate_ci"][1]];
+    assert!(rate.map(|v| v.as_f64().unwrap()).is_sorted_by(|a, b| a < b), "{summary}");
     assert!((summary["seconds"]["label"].as_f64().unwrap() - result.seconds["label"]).abs() < 1e-9, "{summary}");
     assert_eq!(result.artifact.unwrap().uri, document.output);
 }
