@@ -31,7 +31,7 @@ use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::packed::Packed;
 use crate::model::trainable::make_trainable;
-use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal};
+use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal, status_name};
 use crate::train::clock::Clock;
 use crate::train::means::Means;
 use crate::train::supervised::{Outlets, Task, resume_step, train};
@@ -97,7 +97,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
-        evaluation: report.summary.iter().map(|(k, v)| (k.clone(), decimal(*v))).collect(),
+        evaluation: evaluation.numbers().into_iter().map(|(name, v)| (status_name(name), decimal(v))).collect(),
         cost: None,
         seconds,
     })
@@ -361,6 +361,22 @@ struct Evaluated {
     reference: Option<(f64, usize)>,
 }
 
+impl Evaluated {
+    /// The numbers under stable names.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let c = &self.held_out;
+        let mut numbers = vec![
+            ("accuracy", c.accuracy),
+            ("log_loss", c.log_loss),
+            ("calibration_error", c.ece),
+            ("pairs", c.pairs as f64),
+            ("length_correlation", self.length_correlation),
+        ];
+        numbers.extend(self.reference.map(|(accuracy, _)| ("reference_accuracy", accuracy)));
+        numbers
+    }
+}
+
 fn evaluate(
     model: &RewardModel,
     data: &PairData,
@@ -445,12 +461,10 @@ fn report(
     report.fact("Base model", &spec.base_model.uri);
     report.fact("Preference data", spec.dataset_ref.as_ref().map_or("a file", |r| &r.name));
     report.fact("Loss", "Bradley-Terry on the judge's probabilities; a scalar head on the last token of a response");
+    for (name, value) in found.numbers() {
+        report.number(name, value);
+    }
     let c = &found.held_out;
-    report.number("accuracy", c.accuracy);
-    report.number("logLoss", c.log_loss);
-    report.number("calibrationError", c.ece);
-    report.number("pairs", c.pairs as f64);
-    report.number("lengthCorrelation", found.length_correlation);
     let split = if data.validation.is_empty() {
         "training pairs (the dataset has no validation split)"
     } else {
@@ -468,7 +482,6 @@ fn report(
             .note("of score differences with differences in tokens"),
     ];
     if let Some((accuracy, texts)) = found.reference {
-        report.number("referenceAccuracy", accuracy);
         rows.push(
             Number::new("Accuracy on reference labels", accuracy)
                 .percent()

@@ -21,7 +21,7 @@ use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
-use crate::report::{MetricsWriter, Progress, Report, Section, decimal};
+use crate::report::{MetricsWriter, Progress, Report, Section, decimal, status_name};
 use crate::stage::evaluate::{self, Side};
 use crate::stage::reward::{RewardModel, input_path, write_json};
 use crate::train::clock::Clock;
@@ -107,21 +107,6 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         cost: evaluation.and_then(|e| e.cost),
         seconds,
     })
-}
-
-/// `win_rate` -> `winRate`: names in a status are camelCase.
-fn status_name(name: &str) -> String {
-    let mut out = String::new();
-    let mut upper = false;
-    for c in name.chars() {
-        if matches!(c, '_' | '.') {
-            upper = true;
-        } else {
-            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
-            upper = false;
-        }
-    }
-    out
 }
 
 /// What training leaves for the report.
