@@ -72,6 +72,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let staging = work.join("staging");
     let seconds = clock.seconds()?;
     let report = report(run, spec, &data, &evaluation, &metrics, &seconds)?;
+    fresh_folder(&staging)?;
     model.save(&base, &staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
@@ -185,6 +186,14 @@ impl RewardModel {
         }
         write_json(&folder.join("config.json"), &Value::Object(config))?;
         copy_tokenizer(base, folder)
+    }
+}
+
+/// Makes an empty folder: what a killed attempt left there must not become part of an artifact.
+pub(crate) fn fresh_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::store(folder, &e)),
+        _ => fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e)),
     }
 }
 
