@@ -230,7 +230,7 @@ mod tests {
             let quality = 1.5 * normal("quality", i) + length * (lengths[0] as f64 - lengths[1] as f64) / 10.0;
             for sign in [1.0, -1.0] {
                 let log_odds = sign * quality + position + 0.3 * normal("noise", 2 * i + usize::from(sign > 0.0));
-                let verdict = Verdict::soft(Soft { log_odds, mass: 0.9 });
+                let verdict = Verdict::soft(Soft { log_odds, mass: Some(0.9) });
                 verdicts.push(match verdict {
                     Verdict::First(_) if hard => Verdict::First(None),
                     Verdict::Second(_) if hard => Verdict::Second(None),

@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn soft(log_odds: f64) -> Verdict {
-        Verdict::soft(Soft { log_odds, mass: 0.8 })
+        Verdict::soft(Soft { log_odds, mass: Some(0.8) })
     }
 
     #[test]

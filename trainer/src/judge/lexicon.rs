@@ -14,7 +14,7 @@ pub fn verdict(vader: &Vader, response: &str) -> Verdict {
 
 fn from_compound(compound: f64) -> Verdict {
     let c = compound.clamp(-MOST, MOST);
-    Verdict::soft(Soft { log_odds: ((1.0 + c) / (1.0 - c)).ln(), mass: 1.0 })
+    Verdict::soft(Soft { log_odds: ((1.0 + c) / (1.0 - c)).ln(), mass: None })
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ mod tests {
     use Presentation::{AB, BA};
 
     fn soft(log_odds: f64) -> Verdict {
-        Verdict::soft(Soft { log_odds, mass: 1.0 })
+        Verdict::soft(Soft { log_odds, mass: None })
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub enum Verdict {
 pub struct Soft {
     /// Log-odds of the first answer against the second, in nats.
     pub log_odds: f64,
-    /// Probability that the judge gave to both answers together: how much of its mind was on the question.
-    pub mass: f64,
+    /// Probability that the judge gave to both answers together: how much of its mind was on the question. None for a
+    /// judge that can say nothing else.
+    pub mass: Option<f64>,
 }
 
 /// Probability at which a server's sentinel for "impossible" (-9999 at OpenAI) begins.
@@ -96,9 +97,9 @@ impl Verdict {
         self.soft_part().map(|s| s.log_odds)
     }
 
-    /// Probability of both answers together; `None` without a probability.
+    /// Probability of both answers together; `None` if there is none.
     pub fn mass(&self) -> Option<f64> {
-        self.soft_part().map(|s| s.mass)
+        self.soft_part().and_then(|s| s.mass)
     }
 
     fn soft_part(&self) -> Option<Soft> {
@@ -152,7 +153,7 @@ pub fn read_log_probs(positions: &[Position], answers: &[String; 2]) -> Verdict 
     }
     let floor = least.min((1.0 - listed).max(LEAST_REST));
     let [first, second] = mass.map(|p| if p > 0.0 { p } else { floor });
-    Verdict::soft(Soft { log_odds: (first / second).ln(), mass: (mass[0] + mass[1]).min(1.0) })
+    Verdict::soft(Soft { log_odds: (first / second).ln(), mass: Some((mass[0] + mass[1]).min(1.0)) })
 }
 
 /// Why a reply without log-probabilities holds no soft label.
@@ -212,7 +213,7 @@ mod tests {
             &[("A", 0.3), (" A", 0.2), ("(A", 0.05), ("**A", 0.05), ("B", 0.1), (" b", 0.02), ("The", 0.1)],
         );
         let s = soft(&read_log_probs(&[p], &answers("A", "B")));
-        assert!((s.mass - 0.72).abs() < 1e-9 && (s.log_odds - (0.6_f64 / 0.12).ln()).abs() < 1e-9, "{s:?}");
+        assert!((s.mass.unwrap() - 0.72).abs() < 1e-9 && (s.log_odds - (0.6_f64 / 0.12).ln()).abs() < 1e-9, "{s:?}");
         let p = position(" pos", &[(" pos", 0.5), (" Positive", 0.1), (" neg", 0.1), (" n", 0.05), (" great", 0.1)]);
         let s = soft(&read_log_probs(&[p], &answers(" positive", " negative")));
         assert!((s.log_odds - (0.6_f64 / 0.15).ln()).abs() < 1e-9, "beginnings of a word count: {s:?}");
@@ -226,7 +227,7 @@ mod tests {
         let p = position("A", &[("A", 0.9), ("The", 0.05), ("I", 0.001)]);
         let s = soft(&read_log_probs(&[p], &answers("A", "B")));
         assert!((s.log_odds - (0.9_f64 / 0.001).ln()).abs() < 1e-9, "the least likely listed token bounds it: {s:?}");
-        assert!((s.mass - 0.9).abs() < 1e-12, "the floor is no label mass");
+        assert!((s.mass.unwrap() - 0.9).abs() < 1e-12, "the floor is no label mass");
         let one = position("A", &[("A", 0.9)]);
         let s = soft(&read_log_probs(&[one], &answers("A", "B")));
         assert!((s.log_odds - 9.0_f64.ln()).abs() < 1e-9, "with one token listed, the rest bounds it: {s:?}");
