@@ -37,7 +37,8 @@ fn manifests(sim: &JudgeSim) -> [Value; 4] {
         "template": "{{ prompt }}{{ response }} quality={{ response | length / 20 - 3 }}",
         "limits": {"concurrency": CONCURRENCY},
     });
-    let short = json!({"training": {"epochs": 1, "checkpoint": {"everySteps": 4}}, "evaluation": {"samplesPerPrompt": 2}});
+    let short =
+        json!({"training": {"epochs": 1, "checkpoint": {"everySteps": 4}}, "evaluation": {"samplesPerPrompt": 2}});
     let reward = json!({"training": {"epochs": 1, "checkpoint": {"everySteps": 4}}});
     let tuned = |manifest: Value| with(with(manifest, &short), &json!({"rollout": {"promptsPerStep": 8}}));
     [
@@ -98,6 +99,10 @@ fn killed_in_every_stage_a_chain_ends_with_the_same_artifacts_and_asks_nothing_t
         place.start().until(what, holds).kill();
         kills += 1;
         assert!(place.result(kind, name).is_none(), "{name} had ended before it was killed when {what}");
+        // What a kill while saving would leave.
+        let staging = place.find_run(kind, name).unwrap().join("staging");
+        fs::create_dir_all(&staging).unwrap();
+        fs::write(staging.join(".tmpAbCdEf"), "half a tensor").unwrap();
         // What was on its way arrives.
         std::thread::sleep(Duration::from_millis(50));
         let (asked, answered) = (sim.requests().len() - asked_before, journal(&place).len());
