@@ -4,7 +4,7 @@ pub mod engine;
 mod responses;
 pub mod sampler;
 
-pub use responses::{PromptTokens, Response, generate};
+pub use responses::{PromptTokens, Response, generate, longest_prompt};
 
 /// Why a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

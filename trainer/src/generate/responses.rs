@@ -33,6 +33,11 @@ pub struct Response {
     pub finish: Finish,
 }
 
+/// The longest prompt, in tokens, that a model's context leaves room to continue.
+pub fn longest_prompt(model: &Decoder) -> usize {
+    model.config.longest(Limits::default().max_context as i64) - 1
+}
+
 /// Samples `samples` responses for each prompt. The random numbers of response `s` of a prompt depend on the seed, on the
 /// prompt's `key` and on `s` alone, not on which other prompts are in the call.
 ///

@@ -20,7 +20,7 @@ use crate::data::preference::{self, Preference, Split};
 use crate::data::prompts::{self, Prompt};
 use crate::data::responses::{self, Sampled, Sampler};
 use crate::data::{id, parquet, tokens};
-use crate::generate::{PromptTokens, generate};
+use crate::generate::{PromptTokens, generate, longest_prompt};
 use crate::judge::audit::{Audit, audit};
 use crate::judge::journal::copy_sorted;
 use crate::judge::pairs::{Chosen, choose};
@@ -131,7 +131,11 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
     }
     if records.is_empty() {
-        let why = judged.reasons.keys().next().map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
+        let why = judged
+            .reasons
+            .keys()
+            .next()
+            .map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
         return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
     }
     let name = document.resource.metadata.name.clone();
@@ -223,9 +227,13 @@ fn sample(
     prompts: &[Prompt],
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<Sampled>>> {
+    let longest = longest_prompt(decoder);
     let tokens = prompts
         .iter()
-        .map(|p| Ok(PromptTokens { key: id::key(&[&p.id]), tokens: tokens::prompt(tokenizer, &p.content)? }))
+        .map(|p| {
+            let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.prompts")?;
+            Ok(PromptTokens { key: id::key(&[&p.id]), tokens })
+        })
         .collect::<Result<Vec<_>>>()?;
     let samples = generator.responses_per_prompt as usize;
     let all = generate(decoder, Adapters::Off, tokenizer, &tokens, samples, &generator.sampling, progress)?;

@@ -55,9 +55,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     clock.start("reward")?;
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
-    let data = PairData::load(run, spec, &tokenizer)?;
-
     let mut model = RewardModel::from_base(&base, spec)?;
+    let data = PairData::load(run, spec, &tokenizer, model.decoder.config.longest(spec.training.max_length))?;
     let params = model.make_trainable(spec);
     let resume = resume_step(work, &spec.training)?;
     let mut metrics = MetricsWriter::open(work, resume)?;
@@ -74,6 +73,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let staging = work.join("staging");
     let seconds = clock.seconds()?;
     let report = report(run, spec, &data, &evaluation, &metrics, &seconds)?;
+    fresh_folder(&staging)?;
     model.save(&base, &staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
@@ -193,6 +193,14 @@ impl RewardModel {
     }
 }
 
+/// Makes an empty folder: what a killed attempt left there must not become part of an artifact.
+pub(crate) fn fresh_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::store(folder, &e)),
+        _ => fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e)),
+    }
+}
+
 /// Writes pretty JSON.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(e.to_string()))?;
@@ -224,16 +232,24 @@ struct PairData {
     validation: Vec<Pair>,
     /// Training pairs of a prompt.
     groups: Vec<Vec<usize>>,
+    /// Longest sequence that is kept, in tokens.
+    longest: usize,
     too_long: usize,
 }
 
 impl PairData {
-    fn load(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer) -> Result<Self> {
+    fn load(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer, longest: usize) -> Result<Self> {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
         let path = input_path(run, role)?;
         let (train, validation) = read_pairs(&path)?;
-        let mut data =
-            Self { sequences: Vec::new(), train: Vec::new(), validation: Vec::new(), groups: Vec::new(), too_long: 0 };
+        let mut data = Self {
+            sequences: Vec::new(),
+            train: Vec::new(),
+            validation: Vec::new(),
+            groups: Vec::new(),
+            longest,
+            too_long: 0,
+        };
         let mut numbers: HashMap<Vec<i64>, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in &train {
@@ -248,10 +264,9 @@ impl PairData {
         }
         if data.train.is_empty() {
             return Err(Error::Data(format!(
-                "{}: no pair to learn from ({} longer than spec.training.maxLength of {})",
+                "{}: no pair to learn from ({} longer than {longest} tokens: spec.training.maxLength, or the model's context)",
                 path.display(),
                 data.too_long,
-                spec.training.max_length
             )));
         }
         data.groups = by_prompt.into_values().collect();
@@ -268,10 +283,7 @@ impl PairData {
     ) -> Result<Option<Pair>> {
         let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
         let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
-        if chosen.len().max(rejected.len()) > spec.training.max_length as usize
-            || chosen.is_empty()
-            || rejected.is_empty()
-        {
+        if chosen.len().max(rejected.len()) > self.longest || chosen.is_empty() || rejected.is_empty() {
             self.too_long += 1;
             return Ok(None);
         }
@@ -348,8 +360,9 @@ impl Task for PairTask<'_> {
         let decided = sum(&signs.abs());
         means.add("accuracy", sum(&(difference.sign() * &signs).gt(0.0)), decided);
         means.add("margin", sum(&(difference * &signs)), count);
-        means.add("mean_reward", sum(&scores.detach()), scores.size()[0] as f64);
-        means.add("num_tokens", sequences.iter().map(|s| s.len() as f64).sum(), 1.0);
+        means.add("mean_reward", sum(&(&chosen + &rejected).detach()), 2.0 * count);
+        let length = |i: usize| self.data.sequences[i].len() as f64;
+        means.total("num_tokens", pairs.iter().map(|p| length(p.chosen) + length(p.rejected)).sum());
         Ok((loss, means))
     }
 }
@@ -493,10 +506,7 @@ fn report(
     if data.too_long > 0 {
         report.sections.push(Section::Notice {
             title: "Pairs left out".into(),
-            text: format!(
-                "{} pairs are longer than {} tokens and were left out.",
-                data.too_long, spec.training.max_length
-            ),
+            text: format!("{} pairs are longer than {} tokens and were left out.", data.too_long, data.longest),
         });
     }
     let history = metrics.history()?;

@@ -13,7 +13,7 @@ use plumbline_crds::status::Cost;
 
 use crate::data::tokens::{self, Sequence};
 use crate::data::{Content, prompts};
-use crate::generate::{Finish, PromptTokens, Response, generate};
+use crate::generate::{Finish, PromptTokens, Response, generate, longest_prompt};
 use crate::judge::{Comparison, JudgeRuntime, compare};
 use crate::load::tokenizer::Tokenizer;
 use crate::measure::Vader;
@@ -99,9 +99,13 @@ pub fn evaluate(
             prompts.len()
         )));
     }
+    let longest = longest_prompt(after.model);
     let asked = prompts
         .iter()
-        .map(|p| Ok(PromptTokens { key: key_of(&p.id), tokens: tokens::prompt(tokenizer, &p.content)? }))
+        .map(|p| {
+            let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.evaluation.prompts")?;
+            Ok(PromptTokens { key: key_of(&p.id), tokens })
+        })
         .collect::<Result<Vec<_>>>()?;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;

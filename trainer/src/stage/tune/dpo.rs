@@ -40,9 +40,13 @@ pub(super) fn train(
     let path = input_path(run, role)?;
     let settings = spec.dpo.clone().unwrap_or_default();
     let (records, _) = read_pairs(&path)?;
-    let data = PairData::new(&records, tokenizer, spec, &settings)?;
+    let data = PairData::new(&records, tokenizer, policy.decoder.config.longest(spec.training.max_length), &settings)?;
     if data.pairs.is_empty() {
-        return Err(Error::Data(format!("{}: no pair to learn from", path.display())));
+        let (left_out, longest) = (records.len(), policy.decoder.config.longest(spec.training.max_length));
+        return Err(Error::Data(format!(
+            "{}: no pair to learn from ({left_out} empty or longer than {longest} tokens: spec.training.maxLength, or the model's context)",
+            path.display()
+        )));
     }
     outlets.progress.stage("Reading", 1);
     let tokens: Vec<Vec<i64>> = data.sequences.iter().map(Sequence::tokens).collect();
@@ -76,22 +80,22 @@ struct PairData {
 }
 
 impl PairData {
-    fn new(records: &[Preference], tokenizer: &Tokenizer, spec: &PolicyTuningSpec, settings: &Dpo) -> Result<Self> {
-        let longest = spec.training.max_length as usize;
+    fn new(records: &[Preference], tokenizer: &Tokenizer, longest: usize, settings: &Dpo) -> Result<Self> {
         let mut data = Self { sequences: Vec::new(), pairs: Vec::new(), groups: Vec::new() };
-        let mut numbers: HashMap<Vec<i64>, usize> = HashMap::new();
+        // By prompt and response: the same tokens cut elsewhere have another response.
+        let mut numbers: HashMap<Sequence, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
             let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
             let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
             let usable = |s: &Sequence| !s.prompt.is_empty() && !s.response.is_empty() && s.len() <= longest;
             if !usable(&chosen) || !usable(&rejected) {
-                tracing::warn!(prompt = record.prompt_id, "a pair is empty or longer than maxLength and is left out");
+                tracing::warn!(prompt = record.prompt_id, longest, "a pair is empty or too long and is left out");
                 continue;
             }
             let mut number = |sequence: Sequence| {
-                *numbers.entry(sequence.tokens()).or_insert_with(|| {
-                    data.sequences.push(sequence);
+                *numbers.entry(sequence).or_insert_with_key(|sequence| {
+                    data.sequences.push(sequence.clone());
                     data.sequences.len() - 1
                 })
             };
@@ -192,7 +196,12 @@ impl Task for PairTask<'_> {
         means.add("rewards/accuracies", sum(&(&chosen - &rejected).gt(0.0)), count);
         means.add("logps/chosen", sum(&logps.index_select(0, &chosen_rows)), count);
         means.add("logps/rejected", sum(&logps.index_select(0, &rejected_rows)), count);
-        means.add("entropy", sum(&found.entropy), found.entropy.size()[0] as f64);
+        // As many times as it takes part in a pair, so that the mean does not depend on what shares a micro-batch.
+        let of_sequence = batch.sum_by_sequence(&found.entropy.detach());
+        let tokens = Tensor::from_slice(&batch.counts);
+        for rows in [&chosen_rows, &rejected_rows] {
+            means.add("entropy", sum(&of_sequence.index_select(0, rows)), sum(&tokens.index_select(0, rows)));
+        }
         Ok((loss, means))
     }
 }

@@ -23,7 +23,7 @@ use crate::model::lora;
 use crate::model::trainable::make_trainable;
 use crate::report::{MetricsWriter, Progress, Report, Section, decimal, status_name};
 use crate::stage::evaluate::{self, Side};
-use crate::stage::reward::{RewardModel, input_path, write_json};
+use crate::stage::reward::{RewardModel, fresh_folder, input_path, write_json};
 use crate::train::clock::Clock;
 use crate::train::supervised::{Outlets, resume_step};
 use crate::{Error, Result};
@@ -77,6 +77,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     };
     progress.stage("Saving", 1);
     let staging = work.join("staging");
+    fresh_folder(&staging)?;
     policy.save(run, spec, &folder, &staging)?;
     if let Some(evaluation) = &evaluation {
         evaluation.write_samples(&staging)?;

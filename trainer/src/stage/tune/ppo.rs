@@ -5,6 +5,7 @@
 //! leave out. A rollout's randomness depends on seed and update alone, so a resumed run samples what it would have.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -33,7 +34,7 @@ use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
 use crate::train::order;
 use crate::train::responses::{ResponseBatch, to_f64};
-use crate::train::supervised::Outlets;
+use crate::train::supervised::{LONGEST_UNSAVED, Outlets};
 use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
@@ -62,7 +63,8 @@ pub(super) fn train(
 ) -> Result<Trained> {
     let settings = spec.ppo.clone().unwrap_or_default();
     let training = &spec.training;
-    let prompts = read_prompts(run, spec, tokenizer)?;
+    let longest = policy.decoder.config.longest(training.max_length) as i64;
+    let prompts = read_prompts(run, spec, tokenizer, longest - spec.rollout.sampling.max_new_tokens)?;
     let groups: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
     policy.add_value_head();
     let mut optimizer = AdamW::new(&policy.params, &training.optimizer);
@@ -86,6 +88,7 @@ pub(super) fn train(
 
     outlets.progress.stage("Tuning", total);
     outlets.progress.advance(state.step);
+    let mut saved = Instant::now();
     while state.step < total {
         let chosen = order::batch(&groups, spec.rollout.prompts_per_step, training.seed, state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
@@ -135,13 +138,15 @@ pub(super) fn train(
         }
         outlets.progress.advance(state.step);
         let stopping = stop::requested();
-        if state.step % training.checkpoint.every_steps == 0 || stopping || state.step == total {
+        let due = state.step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
+        if due || stopping || state.step == total {
             let mut tensors = optimizer.state();
             tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
             tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
             outlets.metrics.sync()?;
             checkpoints.save(state.step, &state, &tensors)?;
             outlets.clock.save()?;
+            saved = Instant::now();
         }
         if stopping && state.step < total {
             return Err(Error::Interrupted);
@@ -150,10 +155,15 @@ pub(super) fn train(
     Ok(trained)
 }
 
-fn read_prompts(run: &RunDocument, spec: &PolicyTuningSpec, tokenizer: &Tokenizer) -> Result<Vec<RolloutPrompt>> {
+/// The prompts of at most `most` tokens.
+fn read_prompts(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    tokenizer: &Tokenizer,
+    most: i64,
+) -> Result<Vec<RolloutPrompt>> {
     let source = spec.prompts.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.prompts".into()))?;
     let path = run.input("prompts").map(|i| std::path::Path::new(&i.path));
-    let most = spec.training.max_length - spec.rollout.sampling.max_new_tokens;
     let mut kept = Vec::new();
     let mut too_long = 0;
     for prompt in prompts::read(source, path, "spec.prompts")?.prompts {
@@ -170,7 +180,7 @@ fn read_prompts(run: &RunDocument, spec: &PolicyTuningSpec, tokenizer: &Tokenize
     }
     if kept.is_empty() {
         return Err(Error::Data(format!(
-            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength less maxNewTokens)"
+            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength, or the model's context, less maxNewTokens)"
         )));
     }
     Ok(kept)
