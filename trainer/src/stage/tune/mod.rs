@@ -15,6 +15,7 @@ use plumbline_crds::training::AdapterSave;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
@@ -178,12 +179,8 @@ impl Policy {
         fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         match &spec.training.adapter {
             Some(adapter) if adapter.save == AdapterSave::Adapter => {
-                let named: BTreeMap<String, Tensor> =
-                    lora::parameters(&self.decoder).into_iter().map(|(k, t)| (k, t.detach())).collect();
-                write_safetensors(&folder.join("adapter_model.safetensors"), &named)?;
-                let name = run.input("policyModel").map_or("", |i| i.name.as_str());
-                let config = lora::peft_config(adapter, self.decoder.layers.len(), name, "CAUSAL_LM");
-                write_json(&folder.join("adapter_config.json"), &config)?;
+                let base_model = run.input("policyModel").map_or("", |i| i.name.as_str());
+                peft::save(&self.decoder, adapter, base_model, folder)?;
             }
             _ => {
                 write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(&self.decoder))?;
