@@ -37,7 +37,7 @@ lint: setup ## Formatting and lints only
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 generate: setup ## Write the files that are generated from the code: the CRDs
-	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out-dir crds
+	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
 
 parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
 	scripts/parity.sh $(RELEASE)/plumbline-trainer $(MODEL)

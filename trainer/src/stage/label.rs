@@ -98,7 +98,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     clock.save()?;
 
     let audit = audit(&judged, &items);
-    let records = dataset::records(&runtime, &judged, &items);
+    let records = dataset::records(&runtime, &judged, &items, spec.pairs.min_confidence);
     let parts = Split::ALL.map(|split| {
         let wanted = |r: &&Preference| {
             prompts::is_validation(&r.prompt_id, spec.prompts.validation_fraction) == (split == Split::Validation)
@@ -120,12 +120,12 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     }
     write(&folders, &parts, (prompts, &responses), &judged.plan.questions, &report)?;
 
-    let failed = dataset::failed_gates(&spec.gates, &audit);
+    let failed = dataset::failed_gates(&spec.gates, &audit, records.len() as i64);
     if !failed.is_empty() {
         return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
     }
     if records.is_empty() {
-        let why = judged.reasons.keys().next().map_or("every pair is a tie", String::as_str);
+        let why = judged.reasons.keys().next().map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
         return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
     }
     let name = document.resource.metadata.name.clone();
@@ -137,7 +137,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         document.lineage(),
         Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     )?;
-    progress.metric("pairs", audit.comparisons.labels as f64);
+    progress.metric("pairs", records.len() as f64);
     progress.finish();
     Ok(StageResult {
         reason: Reason::Completed,
@@ -254,6 +254,7 @@ fn counts(
 ) -> BTreeMap<String, i64> {
     let all = || responses.iter().flatten();
     let c = &audit.comparisons;
+    let records = parts.iter().map(|(_, part)| part.len() as i64).sum::<i64>();
     let mut counts: BTreeMap<String, i64> = [
         ("prompts", found.prompts.len() as i64),
         ("duplicatePrompts", found.duplicates as i64),
@@ -262,7 +263,8 @@ fn counts(
         ("cutResponses", all().filter(|r| r.cut).count() as i64),
         ("similarPairs", chosen.iter().map(|c| c.too_similar as i64).sum()),
         ("comparedPairs", judged.outcomes.len() as i64),
-        ("pairs", c.labels),
+        ("pairs", records),
+        ("unsurePairs", c.labels - records),
         ("ties", c.ties),
         ("droppedPairs", c.dropped),
         ("failedPairs", c.failed),

@@ -35,6 +35,7 @@ use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal};
 use crate::train::clock::Clock;
 use crate::train::means::Means;
 use crate::train::supervised::{Outlets, Task, resume_step, train};
+use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
 /// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
@@ -61,7 +62,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let resume = resume_step(work, &spec.training)?;
     let mut metrics = MetricsWriter::open(work, resume)?;
     let mut progress = Progress::new(work)?;
-    let task = PairTask { model: &model, pairs: &data.train, spec };
+    progress.stage("Reading", 1);
+    let task = PairTask { trunk: Trunk::new(&model.decoder, &data.sequences), model: &model, data: &data, spec };
     let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock };
     train(&task, &data.groups, &params, &spec.training, &mut outlets)?;
 
@@ -141,10 +143,13 @@ impl RewardModel {
         params
     }
 
-    /// One score a sequence, `[sequences]`.
-    fn forward<S: AsRef<[i64]>>(&self, sequences: &[S], adapters: Adapters) -> Tensor {
+    /// One score a sequence, `[sequences]`; from what the frozen layers computed for them, if that is known.
+    fn forward<S: AsRef<[i64]>>(&self, sequences: &[S], frozen_states: Option<Tensor>, adapters: Adapters) -> Tensor {
         let batch = Packed::new(sequences);
-        let hidden = self.decoder.forward(&batch, &mut Context::Whole, adapters);
+        let hidden = match frozen_states {
+            Some(states) => self.decoder.forward_from(states, &batch, adapters),
+            None => self.decoder.forward(&batch, &mut Context::Whole, adapters),
+        };
         self.head.forward(&hidden.index_select(0, &batch.last_rows()))
     }
 
@@ -159,7 +164,7 @@ impl RewardModel {
                 tokens += sequences[end].as_ref().len();
                 end += 1;
             }
-            let found = self.forward(&sequences[start..end], Adapters::On);
+            let found = self.forward(&sequences[start..end], None, Adapters::On);
             scores.extend((0..found.size()[0]).map(|i| found.double_value(&[i])));
             start = end;
         }
@@ -203,19 +208,21 @@ pub(crate) fn read_pairs(path: &Path) -> Result<(Vec<Preference>, Vec<Preference
     Ok(all.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
 }
 
-/// A pair, tokenised.
+/// A pair, by the numbers of its sequences.
 struct Pair {
-    chosen: Vec<i64>,
-    rejected: Vec<i64>,
+    chosen: usize,
+    rejected: usize,
     /// Probability that chosen is better.
     preference: f64,
     margin: f64,
 }
 
 struct PairData {
+    /// Every distinct prompt and response of the pairs, as tokens.
+    sequences: Vec<Vec<i64>>,
     train: Vec<Pair>,
     validation: Vec<Pair>,
-    /// Pairs of a prompt.
+    /// Training pairs of a prompt.
     groups: Vec<Vec<usize>>,
     too_long: usize,
 }
@@ -225,47 +232,65 @@ impl PairData {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
         let path = input_path(run, role)?;
         let (train, validation) = read_pairs(&path)?;
-        let mut too_long = 0;
-        let mut pairs = |records: &[Preference]| -> Result<Vec<(String, Pair)>> {
-            let mut kept = Vec::new();
-            for record in records {
-                let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
-                let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
-                let most = spec.training.max_length as usize;
-                if chosen.len().max(rejected.len()) > most || chosen.is_empty() || rejected.is_empty() {
-                    too_long += 1;
-                    continue;
-                }
-                kept.push((record.prompt_id.clone(), Pair::new(&chosen, &rejected, record, spec)));
+        let mut data =
+            Self { sequences: Vec::new(), train: Vec::new(), validation: Vec::new(), groups: Vec::new(), too_long: 0 };
+        let mut numbers: HashMap<Vec<i64>, usize> = HashMap::new();
+        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for record in &train {
+            if let Some(pair) = data.pair(record, spec, tokenizer, &mut numbers)? {
+                by_prompt.entry(&record.prompt_id).or_default().push(data.train.len());
+                data.train.push(pair);
             }
-            Ok(kept)
-        };
-        let (train, validation) = (pairs(&train)?, pairs(&validation)?);
-        if train.is_empty() {
+        }
+        for record in &validation {
+            let pair = data.pair(record, spec, tokenizer, &mut numbers)?;
+            data.validation.extend(pair);
+        }
+        if data.train.is_empty() {
             return Err(Error::Data(format!(
-                "{}: no pair to learn from ({too_long} longer than spec.training.maxLength of {})",
+                "{}: no pair to learn from ({} longer than spec.training.maxLength of {})",
                 path.display(),
+                data.too_long,
                 spec.training.max_length
             )));
         }
-        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (i, (prompt, _)) in train.iter().enumerate() {
-            by_prompt.entry(prompt).or_default().push(i);
-        }
-        let groups = by_prompt.into_values().collect();
-        let strip = |pairs: Vec<(String, Pair)>| pairs.into_iter().map(|(_, pair)| pair).collect();
-        Ok(Self { train: strip(train), validation: strip(validation), groups, too_long })
+        data.groups = by_prompt.into_values().collect();
+        Ok(data)
     }
-}
 
-impl Pair {
-    fn new(chosen: &Sequence, rejected: &Sequence, record: &Preference, spec: &RewardModelSpec) -> Self {
-        let preference = match spec.loss.labels {
-            LabelKind::Soft => record.p,
-            LabelKind::Hard => hard(record.p),
+    /// The pair of a record; none if a side is too long.
+    fn pair(
+        &mut self,
+        record: &Preference,
+        spec: &RewardModelSpec,
+        tokenizer: &Tokenizer,
+        numbers: &mut HashMap<Vec<i64>, usize>,
+    ) -> Result<Option<Pair>> {
+        let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
+        let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
+        if chosen.len().max(rejected.len()) > spec.training.max_length as usize
+            || chosen.is_empty()
+            || rejected.is_empty()
+        {
+            self.too_long += 1;
+            return Ok(None);
+        }
+        let mut number = |sequence: &Sequence| {
+            let tokens = sequence.tokens();
+            *numbers.entry(tokens.clone()).or_insert_with(|| {
+                self.sequences.push(tokens);
+                self.sequences.len() - 1
+            })
         };
-        let margin = record.margin.unwrap_or(0.0) * spec.loss.margin_weight;
-        Self { chosen: chosen.tokens(), rejected: rejected.tokens(), preference, margin }
+        Ok(Some(Pair {
+            chosen: number(&chosen),
+            rejected: number(&rejected),
+            preference: match spec.loss.labels {
+                LabelKind::Soft => record.p,
+                LabelKind::Hard => hard(record.p),
+            },
+            margin: record.margin.unwrap_or(0.0) * spec.loss.margin_weight,
+        }))
     }
 }
 
@@ -282,7 +307,8 @@ pub(crate) fn hard(p: f64) -> f64 {
 
 struct PairTask<'a> {
     model: &'a RewardModel,
-    pairs: &'a [Pair],
+    data: &'a PairData,
+    trunk: Option<Trunk>,
     spec: &'a RewardModelSpec,
 }
 
@@ -292,28 +318,22 @@ impl Task for PairTask<'_> {
     }
 
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
+        let pairs: Vec<&Pair> = items.iter().map(|&i| &self.data.train[i]).collect();
         // A response that takes part in several of these pairs is read once.
-        let mut unique: Vec<&[i64]> = Vec::new();
-        let mut numbers: HashMap<&[i64], i64> = HashMap::new();
-        let mut rows = |side: fn(&Pair) -> &Vec<i64>| -> Vec<i64> {
-            items
-                .iter()
-                .map(|&i| {
-                    let tokens: &[i64] = side(&self.pairs[i]);
-                    *numbers.entry(tokens).or_insert_with(|| {
-                        unique.push(tokens);
-                        unique.len() as i64 - 1
-                    })
-                })
-                .collect()
+        let mut unique: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
+        unique.sort_unstable();
+        unique.dedup();
+        let sequences: Vec<&Vec<i64>> = unique.iter().map(|&i| &self.data.sequences[i]).collect();
+        let states = self.trunk.as_ref().map(|t| t.gather(&unique));
+        let scores = self.model.forward(&sequences, states, Adapters::Training);
+        let pick = |side: fn(&Pair) -> usize| {
+            let rows: Vec<i64> =
+                pairs.iter().map(|p| unique.binary_search(&side(p)).unwrap_or_default() as i64).collect();
+            scores.index_select(0, &Tensor::from_slice(&rows))
         };
-        let (chosen, rejected) = (rows(|p| &p.chosen), rows(|p| &p.rejected));
-        let scores = self.model.forward(&unique, Adapters::Training);
-        let pick = |rows: &[i64]| scores.index_select(0, &Tensor::from_slice(rows));
-        let (chosen, rejected) = (pick(&chosen), pick(&rejected));
-        let column = |value: fn(&Pair) -> f64| {
-            Tensor::from_slice(&items.iter().map(|&i| value(&self.pairs[i]) as f32).collect::<Vec<_>>())
-        };
+        let (chosen, rejected) = (pick(|p| p.chosen), pick(|p| p.rejected));
+        let column =
+            |value: fn(&Pair) -> f64| Tensor::from_slice(&pairs.iter().map(|p| value(p) as f32).collect::<Vec<_>>());
         let (preference, margin) = (column(|p| p.preference), column(|p| p.margin));
         let mut loss = bradley_terry(&chosen, &rejected, &preference, Some(&margin)).sum(Kind::Float);
         if self.spec.loss.centering_coefficient > 0.0 {
@@ -329,7 +349,7 @@ impl Task for PairTask<'_> {
         means.add("accuracy", sum(&(difference.sign() * &signs).gt(0.0)), decided);
         means.add("margin", sum(&(difference * &signs)), count);
         means.add("mean_reward", sum(&scores.detach()), scores.size()[0] as f64);
-        means.add("num_tokens", unique.iter().map(|s| s.len() as f64).sum(), 1.0);
+        means.add("num_tokens", sequences.iter().map(|s| s.len() as f64).sum(), 1.0);
         Ok((loss, means))
     }
 }
@@ -349,12 +369,16 @@ fn evaluate(
     tokenizer: &Tokenizer,
 ) -> Result<Evaluated> {
     let pairs = if data.validation.is_empty() { &data.train } else { &data.validation };
-    let chosen = model.score(&pairs.iter().map(|p| &p.chosen).collect::<Vec<_>>());
-    let rejected = model.score(&pairs.iter().map(|p| &p.rejected).collect::<Vec<_>>());
+    let mut used: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
+    used.sort_unstable();
+    used.dedup();
+    let found = model.score(&used.iter().map(|&i| &data.sequences[i]).collect::<Vec<_>>());
+    let scores: HashMap<usize, f64> = used.into_iter().zip(found).collect();
     let points: Vec<(f64, f64)> =
-        pairs.iter().zip(chosen.iter().zip(&rejected)).map(|(p, (c, r))| (c - r, p.preference)).collect();
+        pairs.iter().map(|p| (scores[&p.chosen] - scores[&p.rejected], p.preference)).collect();
     let held_out = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
-    let lengths: Vec<f64> = pairs.iter().map(|p| p.chosen.len() as f64 - p.rejected.len() as f64).collect();
+    let length = |i: usize| data.sequences[i].len() as f64;
+    let lengths: Vec<f64> = pairs.iter().map(|p| length(p.chosen) - length(p.rejected)).collect();
     let differences: Vec<f64> = points.iter().map(|(d, _)| *d).collect();
     let reference = match spec.reference_labels {
         None => None,

@@ -34,6 +34,7 @@ use crate::train::means::Means;
 use crate::train::order;
 use crate::train::responses::{ResponseBatch, to_f64};
 use crate::train::supervised::Outlets;
+use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
 const RNG: &str = "rng";
@@ -88,7 +89,7 @@ pub(super) fn train(
     while state.step < total {
         let chosen = order::batch(&groups, spec.rollout.prompts_per_step, training.seed, state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
-        let samples = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
+        let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
         let experience = Experience::new(&samples, &settings, state.kl_coefficient);
         if let Some(why) = spec.guard.as_ref().and_then(|g| tripped(g, &experience)) {
             restore(policy, &good);
@@ -101,7 +102,17 @@ pub(super) fn train(
         good = snapshot(policy);
         let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
         let mut means = experience.means(&samples, state.kl_coefficient);
-        update(policy, &mut optimizer, spec, &settings, &samples, &experience, rate, state.step, &mut means)?;
+        update(
+            policy,
+            &mut optimizer,
+            spec,
+            &settings,
+            (&samples, trunk.as_ref()),
+            &experience,
+            rate,
+            state.step,
+            &mut means,
+        )?;
         if let Some(adaptive) = &settings.adaptive_kl {
             state.kl_coefficient = adapt_kl_coefficient(
                 state.kl_coefficient,
@@ -172,7 +183,7 @@ fn roll_out(
     reward: &RewardModel,
     prompts: &[&RolloutPrompt],
     update: i64,
-) -> Result<Vec<Sample>> {
+) -> Result<(Vec<Sample>, Option<Trunk>)> {
     // Each update has random numbers of its own.
     let sampling = Sampling { seed: spec.rollout.sampling.seed ^ (update << 20), ..spec.rollout.sampling.clone() };
     let asked: Vec<PromptTokens> =
@@ -291,7 +302,7 @@ fn update(
     optimizer: &mut AdamW,
     spec: &PolicyTuningSpec,
     settings: &Ppo,
-    samples: &[Sample],
+    (samples, trunk): (&[Sample], Option<&Trunk>),
     experience: &Experience,
     rate: f64,
     update: i64,
@@ -307,7 +318,7 @@ fn update(
             let mut of_step = Means::default();
             for micro in minibatch.chunks(training.micro_batch_size as usize) {
                 let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
-                let batch = ResponseBatch::new(&sequences);
+                let batch = ResponseBatch::new(&sequences).with_frozen_states(trunk.map(|t| t.gather(micro)));
                 let hidden = batch.hidden(&policy.decoder, Adapters::Training);
                 let found = token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature(spec));
                 let values = head.forward(&hidden);
