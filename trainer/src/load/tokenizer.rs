@@ -17,6 +17,7 @@ pub struct Tokenizer {
     folder: PathBuf,
     inner: tokenizers::Tokenizer,
     eos_ids: Vec<i64>,
+    special_tokens: BTreeMap<String, String>,
     chat_template: Option<ChatTemplate>,
     byte_level: bool,
 }
@@ -61,7 +62,7 @@ impl Tokenizer {
         eos_ids.retain(|id| seen.insert(*id));
 
         let byte_level = inner.get_decoder().is_some_and(is_byte_level);
-        Ok(Self { folder: folder.to_owned(), inner, eos_ids, chat_template, byte_level })
+        Ok(Self { folder: folder.to_owned(), inner, eos_ids, special_tokens, chat_template, byte_level })
     }
 
     /// Token ids of a text. No token is added; special tokens written in the text are recognised.
@@ -123,6 +124,16 @@ impl Tokenizer {
     /// Tokens that end a response: of config.json, generation_config.json and the tokenizer, without duplicates.
     pub fn eos_ids(&self) -> &[i64] {
         &self.eos_ids
+    }
+
+    /// A token to fill up sequences with that ends none of them, and its id: the padding token if it is one, else the token
+    /// for unknown text or the first of a text. None if there is no such token.
+    pub fn padding(&self) -> Option<(&str, i64)> {
+        ["pad_token", "unk_token", "bos_token"].iter().find_map(|name| {
+            let token = self.special_tokens.get(*name)?;
+            let id = i64::from(self.inner.token_to_id(token)?);
+            (!self.eos_ids.contains(&id)).then_some((token.as_str(), id))
+        })
     }
 
     /// Whether the folder has a chat template.
@@ -305,6 +316,21 @@ pub(crate) mod tests {
         write(folder.path(), "generation_config.json", &json!({"eos_token_id": [9, 7]}));
         write(folder.path(), "tokenizer_config.json", &json!({"eos_token": {"content": "<|end|>"}}));
         assert_eq!(byte_level(folder.path()).eos_ids(), [7, 9, 257]);
+    }
+
+    #[test]
+    fn sequences_are_not_filled_up_with_what_ends_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for (config, expected) in [
+            (json!({"eos_token": "<|end|>", "pad_token": "t", "unk_token": "!"}), Some(("t", 116))),
+            (json!({"eos_token": "<|end|>", "pad_token": "<|end|>", "unk_token": "!"}), Some(("!", 33))),
+            (json!({"eos_token": "<|end|>", "pad_token": null, "bos_token": {"content": "#"}}), Some(("#", 35))),
+            (json!({"eos_token": "<|end|>", "pad_token": "<|end|>", "bos_token": "<|end|>"}), None),
+            (json!({"pad_token": "no such token"}), None),
+        ] {
+            write(folder.path(), "tokenizer_config.json", &config);
+            assert_eq!(byte_level(folder.path()).padding(), expected, "{config}");
+        }
     }
 
     #[test]

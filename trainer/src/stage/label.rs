@@ -125,7 +125,11 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
     }
     if records.is_empty() {
-        let why = judged.reasons.keys().next().map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
+        let why = judged
+            .reasons
+            .keys()
+            .next()
+            .map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
         return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
     }
     let name = document.resource.metadata.name.clone();

@@ -1,11 +1,12 @@
 //! An evaluation as numbers, as parts of a report, and as `samples.jsonl`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::report::{Number, Sample, SampleScore, Section};
+use crate::report::{Number, Sample, SampleScore, Section, decimal};
 use crate::stage::evaluate::{Evaluation, Measured};
 use crate::{Error, Result};
 
@@ -37,6 +38,11 @@ impl Evaluation {
             numbers.extend(measured.numbers().into_iter().map(|(name, value)| (format!("{side}.{name}"), value)));
         }
         numbers
+    }
+
+    /// The numbers as a status holds them.
+    pub fn status(&self) -> BTreeMap<String, String> {
+        self.numbers().into_iter().map(|(name, value)| (status_name(&name), decimal(value))).collect()
     }
 
     /// The parts of a report.
@@ -151,4 +157,19 @@ impl Measured {
         numbers.push(("ended".into(), self.ended));
         numbers
     }
+}
+
+/// `win_rate` -> `winRate`: names in a status are camelCase.
+fn status_name(name: &str) -> String {
+    let mut out = String::new();
+    let mut upper = false;
+    for c in name.chars() {
+        if matches!(c, '_' | '.') {
+            upper = true;
+        } else {
+            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
+            upper = false;
+        }
+    }
+    out
 }

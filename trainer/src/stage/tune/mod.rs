@@ -22,7 +22,7 @@ use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
-use crate::report::{MetricsWriter, Progress, Report, Section, decimal};
+use crate::report::{MetricsWriter, Progress, Report, Section};
 use crate::stage::evaluate::{self, Side};
 use crate::stage::reward::{RewardModel, input_path, write_json};
 use crate::train::clock::Clock;
@@ -95,7 +95,6 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         jiff::Timestamp::now().to_string(),
     )?;
     progress.finish();
-    let numbers = evaluation.as_ref().map(evaluate::Evaluation::numbers).unwrap_or_default();
     Ok(StageResult {
         reason: Reason::Completed,
         message: evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), evaluate::Evaluation::headline),
@@ -104,25 +103,10 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
-        evaluation: numbers.into_iter().map(|(k, v)| (status_name(&k), decimal(v))).collect(),
+        evaluation: evaluation.as_ref().map(evaluate::Evaluation::status).unwrap_or_default(),
         cost: evaluation.and_then(|e| e.cost),
         seconds,
     })
-}
-
-/// `win_rate` -> `winRate`: names in a status are camelCase.
-fn status_name(name: &str) -> String {
-    let mut out = String::new();
-    let mut upper = false;
-    for c in name.chars() {
-        if matches!(c, '_' | '.') {
-            upper = true;
-        } else {
-            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
-            upper = false;
-        }
-    }
-    out
 }
 
 /// What training leaves for the report.
