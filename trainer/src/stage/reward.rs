@@ -20,7 +20,7 @@ use plumbline_crds::{Kind as ResourceKind, Spec};
 use crate::data::preference::{self, Preference, Split};
 use crate::data::tokens::{self, Sequence};
 use crate::data::{prompts, texts};
-use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::hugging_face::{ModelFolder, copy_tokenizer, read_object, write_safetensors};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::measure::calibration::{Calibration, calibration};
@@ -39,7 +39,7 @@ use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
 /// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
-const HEAD: &str = "score.weight";
+pub(crate) const HEAD: &str = "score.weight";
 /// Share of the prompts of a plain JSONL file that is kept for validation.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
 /// Tokens scored in one forward pass when nothing is learnt.
@@ -74,7 +74,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let seconds = clock.seconds()?;
     let report = report(run, spec, &data, &evaluation, &metrics, &seconds)?;
     fresh_folder(&staging)?;
-    model.save(&base, &staging)?;
+    model.save(&base, &tokenizer, &staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
     let manifest = artifact::publish(
@@ -172,7 +172,7 @@ impl RewardModel {
     }
 
     /// Writes a folder that `AutoModelForSequenceClassification` loads.
-    fn save(&self, base: &Path, folder: &Path) -> Result<()> {
+    fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         let mut weights = lora::merged_weights(&self.decoder);
         weights.insert(HEAD.into(), self.head.weight());
@@ -183,13 +183,21 @@ impl RewardModel {
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));
         config.insert("label2id".into(), json!({"LABEL_0": 0}));
         config.insert("torch_dtype".into(), json!("float32"));
-        // The classifier of transformers finds a sequence's last token by the padding token.
-        if config.get("pad_token_id").is_none_or(Value::is_null) {
-            let eos = config.get("eos_token_id").cloned().unwrap_or(json!(0));
-            config.insert("pad_token_id".into(), if eos.is_array() { eos[0].clone() } else { eos });
-        }
+        // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
+        // and would not be read where it closes a turn.
+        let padding = tokenizer.padding();
+        config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
         write_json(&folder.join("config.json"), &Value::Object(config))?;
-        copy_tokenizer(base, folder)
+        copy_tokenizer(base, folder)?;
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let path = folder.join(name);
+            if path.exists() {
+                let mut object = read_object(&path)?;
+                object.insert("pad_token".into(), json!(padding.map(|(token, _)| token)));
+                write_json(&path, &Value::Object(object))?;
+            }
+        }
+        Ok(())
     }
 }
 
