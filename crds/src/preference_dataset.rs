@@ -119,11 +119,15 @@ pub struct Pairs {
     /// Default 0.95.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_similarity: f64,
+    /// Pairs whose label is less sure than this are counted and left out of the data: the probability of the preferred
+    /// side. Default 0.5, which leaves out exact ties only.
+    #[schemars(range(min = 0.5, max = 1.0))]
+    pub min_confidence: f64,
 }
 
 impl Default for Pairs {
     fn default() -> Self {
-        Self { per_prompt: 3, strategy: PairStrategy::Random, max_similarity: 0.95 }
+        Self { per_prompt: 3, strategy: PairStrategy::Random, max_similarity: 0.95, min_confidence: 0.5 }
     }
 }
 

@@ -52,6 +52,16 @@ fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
         Shape::Folder => ("a folder", path.is_dir()),
         Shape::FileOrFolder => ("a file or folder", path.exists()),
     };
+    // Only a dataset may be either, and a folder without its manifest was not written to its end.
+    if wanted.shape == Shape::FileOrFolder && path.is_dir() && !path.join(artifact::MANIFEST).exists() {
+        let message = format!(
+            "expected a JSONL file or a complete dataset, found a folder without {} at {}; finish the run that writes it, or \
+             copy the whole folder",
+            artifact::MANIFEST,
+            path.display()
+        );
+        return Some(manifest.problem(&wanted.path(), message));
+    }
     let found = match (path.is_dir(), path.exists()) {
         (true, _) => "a folder",
         (false, true) => "a file",

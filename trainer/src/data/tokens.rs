@@ -8,7 +8,7 @@ use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// A prompt and a response to it, tokenised apart: the response's tokens do not depend on how the prompt ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sequence {
     /// Tokens of the prompt, the generation prompt of a chat template included.
     pub prompt: Vec<i64>,
@@ -39,6 +39,20 @@ pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
         Content::Text(text) => tokenizer.encode(text),
         Content::Messages(turns) => tokenizer.encode(&tokenizer.render_chat(turns, true)?),
     }
+}
+
+/// Tokens of a prompt to a model of which the longest prompt is known. `field` is the spec field for messages.
+pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, field: &str) -> Result<Vec<i64>> {
+    let tokens = prompt(tokenizer, content)?;
+    if (1..=longest).contains(&tokens.len()) {
+        return Ok(tokens);
+    }
+    let start: String = content.to_text().chars().take(40).collect();
+    Err(Error::Data(format!(
+        "{field}: expected prompts of 1 to {longest} tokens, so that prompt and response fit the model's context of {}, found {} tokens in the prompt that begins with {start:?}; shorten it or leave it out",
+        longest + 1,
+        tokens.len()
+    )))
 }
 
 /// Tokens of a prompt and a response.

@@ -3,8 +3,9 @@
 pub mod engine;
 mod responses;
 pub mod sampler;
+pub mod stop_strings;
 
-pub use responses::{PromptTokens, Response, generate};
+pub use responses::{PromptTokens, Response, generate, longest_prompt};
 
 /// Why a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,15 +9,21 @@ use super::question::{Comparison, Use};
 use super::{JudgeRuntime, pairs};
 use crate::data::preference::{Preference, Provenance};
 
-/// The records of the comparisons that have a label, in order of prompt and pair: the order does not depend on which
-/// reply came first.
-pub fn records(runtime: &JudgeRuntime, judged: &Judged, items: &[Comparison<'_>]) -> Vec<Preference> {
+/// The records of the comparisons whose label is at least `min_confidence` sure (0.5..=1), in order of prompt and pair: the
+/// order does not depend on which reply came first.
+pub fn records(
+    runtime: &JudgeRuntime,
+    judged: &Judged,
+    items: &[Comparison<'_>],
+    min_confidence: f64,
+) -> Vec<Preference> {
     let mut records: Vec<Preference> = judged
         .outcomes
         .iter()
         .zip(&judged.plan.uses)
         .zip(items)
         .filter_map(|((outcome, asked), item)| record(runtime, judged, outcome, asked, item))
+        .filter(|record| record.p >= min_confidence)
         .collect();
     let key = |r: &Preference| (r.prompt_id.clone(), r.provenance.as_ref().map(|p| p.pair_id.clone()));
     records.sort_by_cached_key(key);
@@ -63,16 +69,20 @@ fn record(
     })
 }
 
-/// The gates that a dataset does not pass, each in a sentence with its numbers.
-pub fn failed_gates(gates: &DatasetGates, audit: &Audit) -> Vec<String> {
+/// The gates that a dataset of `records` pairs does not pass, each in a sentence with its numbers.
+pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
     let c = &audit.comparisons;
     let mut failed = Vec::new();
     if let Some(least) = gates.min_pairs
-        && c.labels < least
+        && records < least
     {
         failed.push(format!(
-            "spec.gates.minPairs is {least}, and {} pairs have a label ({} ties, {} dropped, {} without a verdict)",
-            c.labels, c.ties, c.dropped, c.failed
+            "spec.gates.minPairs is {least}, and {records} pairs have a sure label ({} less sure, {} ties, {} dropped, {} \
+             without a verdict)",
+            c.labels - records,
+            c.ties,
+            c.dropped,
+            c.failed
         ));
     }
     let conflicts = c.conflicts as f64 / c.both_orders.max(1) as f64;
@@ -124,8 +134,8 @@ mod tests {
             max_unparsed_rate: Some(0.02),
             min_human_kappa: None,
         };
-        assert_eq!(failed_gates(&gates, &audit(10, 4, 10, 0.02)), Vec::<String>::new());
-        let failed = failed_gates(&gates, &audit(9, 5, 10, 0.03));
+        assert_eq!(failed_gates(&gates, &audit(10, 4, 10, 0.02), 10), Vec::<String>::new());
+        let failed = failed_gates(&gates, &audit(9, 5, 10, 0.03), 9);
         assert_eq!(failed.len(), 3);
         assert!(failed[0].contains("minPairs is 10, and 9 pairs"), "{}", failed[0]);
         assert!(
@@ -134,6 +144,6 @@ mod tests {
             failed[1]
         );
         assert!(failed[2].contains("0.030 of the questions") && failed[2].contains("1 truncated"), "{}", failed[2]);
-        assert_eq!(failed_gates(&DatasetGates::default(), &audit(0, 9, 9, 1.0)), Vec::<String>::new());
+        assert_eq!(failed_gates(&DatasetGates::default(), &audit(0, 9, 9, 1.0), 0), Vec::<String>::new());
     }
 }

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use plumbline_torch::Mmap;
@@ -140,7 +141,9 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Res
         .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize_to_file(saved, Some(metadata), path)
-        .map_err(|e| Error::Store(format!("{}: {e}", path.display())))
+        .map_err(|e| Error::Store(format!("{}: {e}", path.display())))?;
+    // It was written aside, as a file for its owner alone; who serves a model is often another user.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(|e| Error::store(path, &e))
 }
 
 /// A tensor on its way into a file.

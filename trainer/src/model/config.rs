@@ -50,6 +50,11 @@ pub struct Llama3Scaling {
 }
 
 impl Config {
+    /// The longest sequence, in tokens, that is both within a limit and within the model's context.
+    pub fn longest(&self, max_length: i64) -> usize {
+        max_length.min(self.max_position_embeddings) as usize
+    }
+
     /// Reads a config and refuses, by name, what the decoder does not compute.
     pub fn from_json(raw: serde_json::Map<String, Value>) -> Result<Self> {
         let family = raw.get("model_type").and_then(Value::as_str).unwrap_or("(none)");

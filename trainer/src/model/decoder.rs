@@ -25,6 +25,9 @@ pub struct Decoder {
     pub lm_head: Option<Tensor>,
     /// The kind of activations.
     pub kind: Kind,
+    /// How many of the lowest layers are not trained, when the embedding is not trained either: what they compute does
+    /// not change while the rest is trained.
+    pub frozen_layers: Option<usize>,
     /// `[positions, 1, head_dim]` each.
     rotary: (Tensor, Tensor),
 }
@@ -91,7 +94,7 @@ impl Decoder {
         kind: Kind,
     ) -> Self {
         let rotary = rotary_tables(&config, kind);
-        Self { config, embedding, layers, norm, lm_head, kind, rotary }
+        Self { config, embedding, layers, norm, lm_head, kind, frozen_layers: None, rotary }
     }
 
     /// The head's weight, `[vocab, hidden]`.
@@ -104,6 +107,18 @@ impl Decoder {
         let x = self.embed(batch);
         let x = self.run_layers(0..self.layers.len(), x, batch, context, adapters);
         self.final_norm(&x)
+    }
+
+    /// What the frozen layers compute, `[tokens, hidden]`, of whole sequences; none when no layer is frozen.
+    pub fn frozen_states(&self, batch: &Packed) -> Option<Tensor> {
+        let frozen = self.frozen_layers?;
+        Some(tch::no_grad(|| self.run_layers(0..frozen, self.embed(batch), batch, &mut Context::Whole, Adapters::Off)))
+    }
+
+    /// Hidden states of whole sequences after the final norm, from what the frozen layers computed.
+    pub fn forward_from(&self, frozen_states: Tensor, batch: &Packed, adapters: Adapters) -> Tensor {
+        let rest = self.frozen_layers.unwrap_or(0)..self.layers.len();
+        self.final_norm(&self.run_layers(rest, frozen_states, batch, &mut Context::Whole, adapters))
     }
 
     /// The tokens' embeddings, `[tokens, hidden]`.

@@ -13,6 +13,7 @@ use crate::model::lora;
 pub fn make_trainable(decoder: &mut Decoder, training: &Training) -> BTreeMap<String, Tensor> {
     if let Some(adapter) = &training.adapter {
         lora::attach(decoder, adapter, training.seed as u64);
+        decoder.frozen_layers = Some(lora::first_layer(decoder.layers.len(), adapter));
         return lora::parameters(decoder);
     }
     let mut named = BTreeMap::new();

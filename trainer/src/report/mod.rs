@@ -124,6 +124,16 @@ impl Report {
     /// # Errors
     /// `Store` if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
+        self.write_without_card(folder)?;
+        let path = folder.join(CARD);
+        fs::write(&path, card::card(self)?).map_err(|e| Error::store(&path, &e))
+    }
+
+    /// Writes `report.json`, `report.html` and `summary.json` into a folder that exists and holds no model or dataset.
+    ///
+    /// # Errors
+    /// `Store` if a file cannot be written.
+    pub fn write_without_card(&self, folder: &Path) -> Result<()> {
         let json = |value: serde_json::Result<String>| {
             value.map(|text| text + "\n").map_err(|e| Error::Failed(format!("the report is not JSON: {e}")))
         };
@@ -131,7 +141,6 @@ impl Report {
             (REPORT_JSON, json(serde_json::to_string(self))?),
             (REPORT_HTML, html::page(self)),
             (SUMMARY_JSON, json(serde_json::to_string_pretty(&self.summaries()))?),
-            (CARD, card::card(self)?),
         ];
         for (name, text) in files {
             let path = folder.join(name);

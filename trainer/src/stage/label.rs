@@ -20,7 +20,7 @@ use crate::data::preference::{self, Preference, Split};
 use crate::data::prompts::{self, Prompt};
 use crate::data::responses::{self, Sampled, Sampler};
 use crate::data::{id, parquet, tokens};
-use crate::generate::{PromptTokens, generate};
+use crate::generate::{PromptTokens, generate, longest_prompt};
 use crate::judge::audit::{Audit, audit};
 use crate::judge::journal::copy_sorted;
 use crate::judge::pairs::{Chosen, choose};
@@ -98,7 +98,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     )?;
 
     let audit = audit(&judged, &items);
-    let records = dataset::records(&runtime, &judged, &items);
+    let records = dataset::records(&runtime, &judged, &items, spec.pairs.min_confidence);
     let parts = Split::ALL.map(|split| {
         let wanted = |r: &&Preference| {
             prompts::is_validation(&r.prompt_id, spec.prompts.validation_fraction) == (split == Split::Validation)
@@ -126,12 +126,16 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     }
     write(&folders, &parts, (prompts, &responses), &judged.plan.questions, &report)?;
 
-    let failed = dataset::failed_gates(&spec.gates, &audit);
+    let failed = dataset::failed_gates(&spec.gates, &audit, records.len() as i64);
     if !failed.is_empty() {
         return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
     }
     if records.is_empty() {
-        let why = judged.reasons.keys().next().map_or("every pair is a tie", String::as_str);
+        let why = judged
+            .reasons
+            .keys()
+            .next()
+            .map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
         return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
     }
     let name = document.resource.metadata.name.clone();
@@ -143,7 +147,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         document.lineage(),
         Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     )?;
-    progress.metric("pairs", audit.comparisons.labels as f64);
+    progress.metric("pairs", records.len() as f64);
     progress.finish();
     Ok(StageResult {
         reason: Reason::Completed,
@@ -223,9 +227,13 @@ fn sample(
     prompts: &[Prompt],
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<Sampled>>> {
+    let longest = longest_prompt(decoder);
     let tokens = prompts
         .iter()
-        .map(|p| Ok(PromptTokens { key: id::key(&[&p.id]), tokens: tokens::prompt(tokenizer, &p.content)? }))
+        .map(|p| {
+            let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.prompts")?;
+            Ok(PromptTokens { key: id::key(&[&p.id]), tokens })
+        })
         .collect::<Result<Vec<_>>>()?;
     let samples = generator.responses_per_prompt as usize;
     let all = generate(decoder, Adapters::Off, tokenizer, &tokens, samples, &generator.sampling, progress)?;
@@ -265,6 +273,7 @@ fn counts(
 ) -> BTreeMap<String, i64> {
     let all = || responses.iter().flatten();
     let c = &audit.comparisons;
+    let records = parts.iter().map(|(_, part)| part.len() as i64).sum::<i64>();
     let mut counts: BTreeMap<String, i64> = [
         ("prompts", found.prompts.len() as i64),
         ("duplicate_prompts", found.duplicates as i64),
@@ -273,7 +282,8 @@ fn counts(
         ("cut_responses", all().filter(|r| r.cut).count() as i64),
         ("similar_pairs", chosen.iter().map(|c| c.too_similar as i64).sum()),
         ("compared_pairs", judged.outcomes.len() as i64),
-        ("pairs", c.labels),
+        ("pairs", records),
+        ("unsure_pairs", c.labels - records),
         ("ties", c.ties),
         ("dropped_pairs", c.dropped),
         ("failed_pairs", c.failed),

@@ -20,7 +20,7 @@ use plumbline_crds::{Kind as ResourceKind, Spec};
 use crate::data::preference::{self, Preference, Split};
 use crate::data::tokens::{self, Sequence};
 use crate::data::{prompts, texts};
-use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::hugging_face::{ModelFolder, copy_tokenizer, read_object, write_safetensors};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::measure::calibration::{Calibration, calibration};
@@ -35,10 +35,11 @@ use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal, s
 use crate::train::clock::Clock;
 use crate::train::means::Means;
 use crate::train::supervised::{Outlets, Task, resume_step, train};
+use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
 /// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
-const HEAD: &str = "score.weight";
+pub(crate) const HEAD: &str = "score.weight";
 /// Share of the prompts of a plain JSONL file that is kept for validation.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
 /// Tokens scored in one forward pass when nothing is learnt.
@@ -54,14 +55,14 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     clock.start("reward")?;
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
-    let data = PairData::load(run, spec, &tokenizer)?;
-
     let mut model = RewardModel::from_base(&base, spec)?;
+    let data = PairData::load(run, spec, &tokenizer, model.decoder.config.longest(spec.training.max_length))?;
     let params = model.make_trainable(spec);
     let resume = resume_step(work, &spec.training)?;
     let mut metrics = MetricsWriter::open(work, resume)?;
     let mut progress = Progress::new(work)?;
-    let task = PairTask { model: &model, pairs: &data.train, spec };
+    progress.stage("Reading", 1);
+    let task = PairTask { trunk: Trunk::new(&model.decoder, &data.sequences), model: &model, data: &data, spec };
     let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock };
     train(&task, &data.groups, &params, &spec.training, &mut outlets)?;
 
@@ -72,7 +73,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let staging = work.join("staging");
     let seconds = clock.seconds()?;
     let report = report(run, spec, &data, &evaluation, &metrics, &seconds)?;
-    model.save(&base, &staging)?;
+    fresh_folder(&staging)?;
+    model.save(&base, &tokenizer, &staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
     let manifest = artifact::publish(
@@ -141,10 +143,13 @@ impl RewardModel {
         params
     }
 
-    /// One score a sequence, `[sequences]`.
-    fn forward<S: AsRef<[i64]>>(&self, sequences: &[S], adapters: Adapters) -> Tensor {
+    /// One score a sequence, `[sequences]`; from what the frozen layers computed for them, if that is known.
+    fn forward<S: AsRef<[i64]>>(&self, sequences: &[S], frozen_states: Option<Tensor>, adapters: Adapters) -> Tensor {
         let batch = Packed::new(sequences);
-        let hidden = self.decoder.forward(&batch, &mut Context::Whole, adapters);
+        let hidden = match frozen_states {
+            Some(states) => self.decoder.forward_from(states, &batch, adapters),
+            None => self.decoder.forward(&batch, &mut Context::Whole, adapters),
+        };
         self.head.forward(&hidden.index_select(0, &batch.last_rows()))
     }
 
@@ -159,7 +164,7 @@ impl RewardModel {
                 tokens += sequences[end].as_ref().len();
                 end += 1;
             }
-            let found = self.forward(&sequences[start..end], Adapters::On);
+            let found = self.forward(&sequences[start..end], None, Adapters::On);
             scores.extend((0..found.size()[0]).map(|i| found.double_value(&[i])));
             start = end;
         }
@@ -167,7 +172,7 @@ impl RewardModel {
     }
 
     /// Writes a folder that `AutoModelForSequenceClassification` loads.
-    fn save(&self, base: &Path, folder: &Path) -> Result<()> {
+    fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         let mut weights = lora::merged_weights(&self.decoder);
         weights.insert(HEAD.into(), self.head.weight());
@@ -178,13 +183,29 @@ impl RewardModel {
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));
         config.insert("label2id".into(), json!({"LABEL_0": 0}));
         config.insert("torch_dtype".into(), json!("float32"));
-        // The classifier of transformers finds a sequence's last token by the padding token.
-        if config.get("pad_token_id").is_none_or(Value::is_null) {
-            let eos = config.get("eos_token_id").cloned().unwrap_or(json!(0));
-            config.insert("pad_token_id".into(), if eos.is_array() { eos[0].clone() } else { eos });
-        }
+        // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
+        // and would not be read where it closes a turn.
+        let padding = tokenizer.padding();
+        config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
         write_json(&folder.join("config.json"), &Value::Object(config))?;
-        copy_tokenizer(base, folder)
+        copy_tokenizer(base, folder)?;
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let path = folder.join(name);
+            if path.exists() {
+                let mut object = read_object(&path)?;
+                object.insert("pad_token".into(), json!(padding.map(|(token, _)| token)));
+                write_json(&path, &Value::Object(object))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes an empty folder: what a killed attempt left there must not become part of an artifact.
+pub(crate) fn fresh_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::store(folder, &e)),
+        _ => fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e)),
     }
 }
 
@@ -203,69 +224,93 @@ pub(crate) fn read_pairs(path: &Path) -> Result<(Vec<Preference>, Vec<Preference
     Ok(all.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
 }
 
-/// A pair, tokenised.
+/// A pair, by the numbers of its sequences.
 struct Pair {
-    chosen: Vec<i64>,
-    rejected: Vec<i64>,
+    chosen: usize,
+    rejected: usize,
     /// Probability that chosen is better.
     preference: f64,
     margin: f64,
 }
 
 struct PairData {
+    /// Every distinct prompt and response of the pairs, as tokens.
+    sequences: Vec<Vec<i64>>,
     train: Vec<Pair>,
     validation: Vec<Pair>,
-    /// Pairs of a prompt.
+    /// Training pairs of a prompt.
     groups: Vec<Vec<usize>>,
+    /// Longest sequence that is kept, in tokens.
+    longest: usize,
     too_long: usize,
 }
 
 impl PairData {
-    fn load(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer) -> Result<Self> {
+    fn load(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer, longest: usize) -> Result<Self> {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
         let path = input_path(run, role)?;
         let (train, validation) = read_pairs(&path)?;
-        let mut too_long = 0;
-        let mut pairs = |records: &[Preference]| -> Result<Vec<(String, Pair)>> {
-            let mut kept = Vec::new();
-            for record in records {
-                let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
-                let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
-                let most = spec.training.max_length as usize;
-                if chosen.len().max(rejected.len()) > most || chosen.is_empty() || rejected.is_empty() {
-                    too_long += 1;
-                    continue;
-                }
-                kept.push((record.prompt_id.clone(), Pair::new(&chosen, &rejected, record, spec)));
-            }
-            Ok(kept)
+        let mut data = Self {
+            sequences: Vec::new(),
+            train: Vec::new(),
+            validation: Vec::new(),
+            groups: Vec::new(),
+            longest,
+            too_long: 0,
         };
-        let (train, validation) = (pairs(&train)?, pairs(&validation)?);
-        if train.is_empty() {
+        let mut numbers: HashMap<Vec<i64>, usize> = HashMap::new();
+        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for record in &train {
+            if let Some(pair) = data.pair(record, spec, tokenizer, &mut numbers)? {
+                by_prompt.entry(&record.prompt_id).or_default().push(data.train.len());
+                data.train.push(pair);
+            }
+        }
+        for record in &validation {
+            let pair = data.pair(record, spec, tokenizer, &mut numbers)?;
+            data.validation.extend(pair);
+        }
+        if data.train.is_empty() {
             return Err(Error::Data(format!(
-                "{}: no pair to learn from ({too_long} longer than spec.training.maxLength of {})",
+                "{}: no pair to learn from ({} longer than {longest} tokens: spec.training.maxLength, or the model's context)",
                 path.display(),
-                spec.training.max_length
+                data.too_long,
             )));
         }
-        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (i, (prompt, _)) in train.iter().enumerate() {
-            by_prompt.entry(prompt).or_default().push(i);
-        }
-        let groups = by_prompt.into_values().collect();
-        let strip = |pairs: Vec<(String, Pair)>| pairs.into_iter().map(|(_, pair)| pair).collect();
-        Ok(Self { train: strip(train), validation: strip(validation), groups, too_long })
+        data.groups = by_prompt.into_values().collect();
+        Ok(data)
     }
-}
 
-impl Pair {
-    fn new(chosen: &Sequence, rejected: &Sequence, record: &Preference, spec: &RewardModelSpec) -> Self {
-        let preference = match spec.loss.labels {
-            LabelKind::Soft => record.p,
-            LabelKind::Hard => hard(record.p),
+    /// The pair of a record; none if a side is too long.
+    fn pair(
+        &mut self,
+        record: &Preference,
+        spec: &RewardModelSpec,
+        tokenizer: &Tokenizer,
+        numbers: &mut HashMap<Vec<i64>, usize>,
+    ) -> Result<Option<Pair>> {
+        let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
+        let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
+        if chosen.len().max(rejected.len()) > self.longest || chosen.is_empty() || rejected.is_empty() {
+            self.too_long += 1;
+            return Ok(None);
+        }
+        let mut number = |sequence: &Sequence| {
+            let tokens = sequence.tokens();
+            *numbers.entry(tokens.clone()).or_insert_with(|| {
+                self.sequences.push(tokens);
+                self.sequences.len() - 1
+            })
         };
-        let margin = record.margin.unwrap_or(0.0) * spec.loss.margin_weight;
-        Self { chosen: chosen.tokens(), rejected: rejected.tokens(), preference, margin }
+        Ok(Some(Pair {
+            chosen: number(&chosen),
+            rejected: number(&rejected),
+            preference: match spec.loss.labels {
+                LabelKind::Soft => record.p,
+                LabelKind::Hard => hard(record.p),
+            },
+            margin: record.margin.unwrap_or(0.0) * spec.loss.margin_weight,
+        }))
     }
 }
 
@@ -282,7 +327,8 @@ pub(crate) fn hard(p: f64) -> f64 {
 
 struct PairTask<'a> {
     model: &'a RewardModel,
-    pairs: &'a [Pair],
+    data: &'a PairData,
+    trunk: Option<Trunk>,
     spec: &'a RewardModelSpec,
 }
 
@@ -292,28 +338,22 @@ impl Task for PairTask<'_> {
     }
 
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
+        let pairs: Vec<&Pair> = items.iter().map(|&i| &self.data.train[i]).collect();
         // A response that takes part in several of these pairs is read once.
-        let mut unique: Vec<&[i64]> = Vec::new();
-        let mut numbers: HashMap<&[i64], i64> = HashMap::new();
-        let mut rows = |side: fn(&Pair) -> &Vec<i64>| -> Vec<i64> {
-            items
-                .iter()
-                .map(|&i| {
-                    let tokens: &[i64] = side(&self.pairs[i]);
-                    *numbers.entry(tokens).or_insert_with(|| {
-                        unique.push(tokens);
-                        unique.len() as i64 - 1
-                    })
-                })
-                .collect()
+        let mut unique: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
+        unique.sort_unstable();
+        unique.dedup();
+        let sequences: Vec<&Vec<i64>> = unique.iter().map(|&i| &self.data.sequences[i]).collect();
+        let states = self.trunk.as_ref().map(|t| t.gather(&unique));
+        let scores = self.model.forward(&sequences, states, Adapters::Training);
+        let pick = |side: fn(&Pair) -> usize| {
+            let rows: Vec<i64> =
+                pairs.iter().map(|p| unique.binary_search(&side(p)).unwrap_or_default() as i64).collect();
+            scores.index_select(0, &Tensor::from_slice(&rows))
         };
-        let (chosen, rejected) = (rows(|p| &p.chosen), rows(|p| &p.rejected));
-        let scores = self.model.forward(&unique, Adapters::Training);
-        let pick = |rows: &[i64]| scores.index_select(0, &Tensor::from_slice(rows));
-        let (chosen, rejected) = (pick(&chosen), pick(&rejected));
-        let column = |value: fn(&Pair) -> f64| {
-            Tensor::from_slice(&items.iter().map(|&i| value(&self.pairs[i]) as f32).collect::<Vec<_>>())
-        };
+        let (chosen, rejected) = (pick(|p| p.chosen), pick(|p| p.rejected));
+        let column =
+            |value: fn(&Pair) -> f64| Tensor::from_slice(&pairs.iter().map(|p| value(p) as f32).collect::<Vec<_>>());
         let (preference, margin) = (column(|p| p.preference), column(|p| p.margin));
         let mut loss = bradley_terry(&chosen, &rejected, &preference, Some(&margin)).sum(Kind::Float);
         if self.spec.loss.centering_coefficient > 0.0 {
@@ -328,8 +368,9 @@ impl Task for PairTask<'_> {
         let decided = sum(&signs.abs());
         means.add("accuracy", sum(&(difference.sign() * &signs).gt(0.0)), decided);
         means.add("margin", sum(&(difference * &signs)), count);
-        means.add("mean_reward", sum(&scores.detach()), scores.size()[0] as f64);
-        means.add("num_tokens", unique.iter().map(|s| s.len() as f64).sum(), 1.0);
+        means.add("mean_reward", sum(&(&chosen + &rejected).detach()), 2.0 * count);
+        let length = |i: usize| self.data.sequences[i].len() as f64;
+        means.total("num_tokens", pairs.iter().map(|p| length(p.chosen) + length(p.rejected)).sum());
         Ok((loss, means))
     }
 }
@@ -365,12 +406,16 @@ fn evaluate(
     tokenizer: &Tokenizer,
 ) -> Result<Evaluated> {
     let pairs = if data.validation.is_empty() { &data.train } else { &data.validation };
-    let chosen = model.score(&pairs.iter().map(|p| &p.chosen).collect::<Vec<_>>());
-    let rejected = model.score(&pairs.iter().map(|p| &p.rejected).collect::<Vec<_>>());
+    let mut used: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
+    used.sort_unstable();
+    used.dedup();
+    let found = model.score(&used.iter().map(|&i| &data.sequences[i]).collect::<Vec<_>>());
+    let scores: HashMap<usize, f64> = used.into_iter().zip(found).collect();
     let points: Vec<(f64, f64)> =
-        pairs.iter().zip(chosen.iter().zip(&rejected)).map(|(p, (c, r))| (c - r, p.preference)).collect();
+        pairs.iter().map(|p| (scores[&p.chosen] - scores[&p.rejected], p.preference)).collect();
     let held_out = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
-    let lengths: Vec<f64> = pairs.iter().map(|p| p.chosen.len() as f64 - p.rejected.len() as f64).collect();
+    let length = |i: usize| data.sequences[i].len() as f64;
+    let lengths: Vec<f64> = pairs.iter().map(|p| length(p.chosen) - length(p.rejected)).collect();
     let differences: Vec<f64> = points.iter().map(|(d, _)| *d).collect();
     let reference = match spec.reference_labels {
         None => None,
@@ -469,10 +514,7 @@ fn report(
     if data.too_long > 0 {
         report.sections.push(Section::Notice {
             title: "Pairs left out".into(),
-            text: format!(
-                "{} pairs are longer than {} tokens and were left out.",
-                data.too_long, spec.training.max_length
-            ),
+            text: format!("{} pairs are longer than {} tokens and were left out.", data.too_long, data.longest),
         });
     }
     let history = metrics.history()?;

@@ -23,8 +23,14 @@ pub struct RunArgs {
 
 /// Runs a stage and leaves `result.json` in the work folder, also when the stage fails.
 pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+    run_in(args, "", stage)
+}
+
+/// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
+/// stage left in the work folder stays.
+pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
     let document = read(&args.run)?;
-    let work = Path::new(&document.work);
+    let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     match caught(|| stage(&document)) {
@@ -53,10 +59,16 @@ fn caught<T>(stage: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(stage)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panicked");
-        // What follows the first line is libtorch's own stack.
-        let line = text.lines().next().unwrap_or_default().to_owned();
+        let line = first_line(text).to_owned();
         Err(if line.contains("out of memory") { Error::AcceleratorOutOfMemory(line) } else { Error::Failed(line) })
     })
+}
+
+/// What happened, without libtorch's own stack in the lines that follow. An operator without a Result panics with its
+/// error in Rust's debug form, where line breaks are escaped.
+fn first_line(text: &str) -> &str {
+    let text = text.split_once("Torch(\"").map_or(text, |(_, error)| error);
+    text.split(['\n']).next().and_then(|line| line.split("\\n").next()).unwrap_or_default()
 }
 
 /// The result of a stage that failed, with the last metrics and the cost that it had reported.
@@ -152,6 +164,13 @@ mod tests {
         assert_eq!(result(folder.path()).reason, Reason::AcceleratorOutOfMemory);
         let error = run(&document(folder.path()), |_| panic!("a tensor of the wrong shape")).unwrap_err();
         assert!(matches!(error, Error::Failed(_)));
+        let out_of_range = |_: &RunDocument| -> Result<StageResult> {
+            let _ = tch::Tensor::from_slice(&[1i64]).index_select(0, &tch::Tensor::from_slice(&[5i64]));
+            Ok(done())
+        };
+        let error = run(&document(folder.path()), out_of_range).unwrap_err();
+        assert!(matches!(&error, Error::Failed(line) if line.starts_with("index out of range")), "{error:?}");
+        assert!(!error.to_string().contains("frame") && !error.to_string().contains('/'), "no stack, no path: {error}");
     }
 
     #[test]

@@ -4,35 +4,44 @@ use std::collections::BTreeMap;
 
 /// Sums and weights by metric.
 #[derive(Clone, Debug, Default)]
-pub struct Means(BTreeMap<&'static str, (f64, f64)>);
+pub struct Means {
+    weighted: BTreeMap<&'static str, (f64, f64)>,
+    totals: BTreeMap<&'static str, f64>,
+}
 
 impl Means {
     /// Adds a sum over `weight` items (tokens, pairs).
     pub fn add(&mut self, name: &'static str, sum: f64, weight: f64) {
-        let entry = self.0.entry(name).or_default();
+        let entry = self.weighted.entry(name).or_default();
         entry.0 += sum;
         entry.1 += weight;
     }
 
+    /// Adds to a count of the batch, which is not divided by anything.
+    pub fn total(&mut self, name: &'static str, count: f64) {
+        *self.totals.entry(name).or_default() += count;
+    }
+
     /// Adds another's sums.
     pub fn merge(&mut self, other: &Means) {
-        for (name, (sum, weight)) in &other.0 {
+        for (name, (sum, weight)) in &other.weighted {
             self.add(name, *sum, *weight);
+        }
+        for (name, count) in &other.totals {
+            self.total(name, *count);
         }
     }
 
-    /// The means, in order of name. A metric without weight has none.
+    /// The means, in order of name, then the counts. A metric without weight has no mean.
     pub fn means(&self) -> Vec<(&'static str, f64)> {
-        self.0
-            .iter()
-            .filter(|(_, (_, weight))| *weight > 0.0)
-            .map(|(name, (sum, weight))| (*name, sum / weight))
-            .collect()
+        let weighted = self.weighted.iter().filter(|(_, (_, weight))| *weight > 0.0);
+        let means = weighted.map(|(name, (sum, weight))| (*name, sum / weight));
+        means.chain(self.totals.iter().map(|(name, count)| (*name, *count))).collect()
     }
 
     /// One mean.
     pub fn mean(&self, name: &str) -> Option<f64> {
-        self.0.get(name).filter(|(_, weight)| *weight > 0.0).map(|(sum, weight)| sum / weight)
+        self.weighted.get(name).filter(|(_, weight)| *weight > 0.0).map(|(sum, weight)| sum / weight)
     }
 }
 
@@ -45,8 +54,10 @@ mod tests {
         let (mut a, mut b) = (Means::default(), Means::default());
         a.add("loss", 3.0, 3.0);
         b.add("loss", 7.0, 1.0);
+        a.total("tokens", 30.0);
+        b.total("tokens", 10.0);
         a.merge(&b);
-        assert_eq!(a.means(), [("loss", 2.5)]);
+        assert_eq!(a.means(), [("loss", 2.5), ("tokens", 40.0)]);
         assert_eq!(a.mean("absent"), None);
     }
 }

@@ -5,3 +5,4 @@ pub mod means;
 pub mod order;
 pub mod responses;
 pub mod supervised;
+pub mod trunk;

@@ -22,6 +22,8 @@ pub struct ResponseBatch {
     pub targets: Tensor,
     /// Response tokens of each sequence.
     pub counts: Vec<i64>,
+    /// What the decoder's frozen layers computed for the packed tokens, if it is known.
+    frozen_states: Option<Tensor>,
 }
 
 impl ResponseBatch {
@@ -36,12 +38,23 @@ impl ResponseBatch {
             targets.extend_from_slice(&sequence.response);
             counts.push(sequence.response.len() as i64);
         }
-        Self { packed, rows: Tensor::from_slice(&rows), targets: Tensor::from_slice(&targets), counts }
+        let (rows, targets) = (Tensor::from_slice(&rows), Tensor::from_slice(&targets));
+        Self { packed, rows, targets, counts, frozen_states: None }
+    }
+
+    /// The same batch with what the frozen layers computed for its sequences.
+    pub fn with_frozen_states(mut self, states: Option<Tensor>) -> Self {
+        self.frozen_states = states;
+        self
     }
 
     /// Hidden states that predict the response tokens, `[response tokens, hidden]`.
     pub fn hidden(&self, decoder: &Decoder, adapters: Adapters) -> Tensor {
-        decoder.forward(&self.packed, &mut Context::Whole, adapters).index_select(0, &self.rows)
+        let hidden = match &self.frozen_states {
+            Some(states) => decoder.forward_from(states.shallow_clone(), &self.packed, adapters),
+            None => decoder.forward(&self.packed, &mut Context::Whole, adapters),
+        };
+        hidden.index_select(0, &self.rows)
     }
 
     /// Log-probabilities of the response tokens, `[response tokens]`.

@@ -20,9 +20,13 @@ use crate::stage::reward::{hard, input_path, read_pairs};
 use crate::stage::stop;
 use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
-use crate::train::responses::{ResponseBatch, response_logprobs};
+use crate::train::responses::{ResponseBatch, split};
 use crate::train::supervised::{self, Outlets, Task};
+use crate::train::trunk::Trunk;
 use crate::{Error, Result};
+
+/// Sequences that the reference reads in one pass.
+const REFERENCE_SEQUENCES: usize = 32;
 
 /// Trains the policy on pairs.
 pub(super) fn train(
@@ -36,14 +40,22 @@ pub(super) fn train(
     let path = input_path(run, role)?;
     let settings = spec.dpo.clone().unwrap_or_default();
     let (records, _) = read_pairs(&path)?;
-    let data = PairData::new(&records, tokenizer, spec, &settings)?;
+    let data = PairData::new(&records, tokenizer, policy.decoder.config.longest(spec.training.max_length), &settings)?;
     if data.pairs.is_empty() {
-        return Err(Error::Data(format!("{}: no pair to learn from", path.display())));
+        let (left_out, longest) = (records.len(), policy.decoder.config.longest(spec.training.max_length));
+        return Err(Error::Data(format!(
+            "{}: no pair to learn from ({left_out} empty or longer than {longest} tokens: spec.training.maxLength, or the model's context)",
+            path.display()
+        )));
     }
-    let reference = reference_logprobs(outlets, &data.sequences, policy.before())?;
+    outlets.progress.stage("Reading", 1);
+    let tokens: Vec<Vec<i64>> = data.sequences.iter().map(Sequence::tokens).collect();
+    let trunk = Trunk::new(&policy.decoder, &tokens);
+    let reference = reference_logprobs(outlets, &data.sequences, policy.before(), trunk.as_ref())?;
     let task = PairTask {
         policy,
         data: &data,
+        trunk,
         reference: &reference,
         settings: DpoSettings { loss: settings.loss, beta: settings.beta, label_smoothing: settings.label_smoothing },
     };
@@ -68,22 +80,22 @@ struct PairData {
 }
 
 impl PairData {
-    fn new(records: &[Preference], tokenizer: &Tokenizer, spec: &PolicyTuningSpec, settings: &Dpo) -> Result<Self> {
-        let longest = spec.training.max_length as usize;
+    fn new(records: &[Preference], tokenizer: &Tokenizer, longest: usize, settings: &Dpo) -> Result<Self> {
         let mut data = Self { sequences: Vec::new(), pairs: Vec::new(), groups: Vec::new() };
-        let mut numbers: HashMap<Vec<i64>, usize> = HashMap::new();
+        // By prompt and response: the same tokens cut elsewhere have another response.
+        let mut numbers: HashMap<Sequence, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
             let chosen = tokens::sequence(tokenizer, &record.prompt, &record.chosen)?;
             let rejected = tokens::sequence(tokenizer, &record.prompt, &record.rejected)?;
             let usable = |s: &Sequence| !s.prompt.is_empty() && !s.response.is_empty() && s.len() <= longest;
             if !usable(&chosen) || !usable(&rejected) {
-                tracing::warn!(prompt = record.prompt_id, "a pair is empty or longer than maxLength and is left out");
+                tracing::warn!(prompt = record.prompt_id, longest, "a pair is empty or too long and is left out");
                 continue;
             }
             let mut number = |sequence: Sequence| {
-                *numbers.entry(sequence.tokens()).or_insert_with(|| {
-                    data.sequences.push(sequence);
+                *numbers.entry(sequence).or_insert_with_key(|sequence| {
+                    data.sequences.push(sequence.clone());
                     data.sequences.len() - 1
                 })
             };
@@ -101,17 +113,24 @@ impl PairData {
 }
 
 /// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder.
-fn reference_logprobs(outlets: &mut Outlets, sequences: &[Sequence], reference: Side) -> Result<Vec<f64>> {
+fn reference_logprobs(
+    outlets: &mut Outlets,
+    sequences: &[Sequence],
+    reference: Side,
+    trunk: Option<&Trunk>,
+) -> Result<Vec<f64>> {
     let path = outlets.work.join("reference-logprobs.json");
     if let Some(kept) = read_kept(&path)?.filter(|kept| kept.len() == sequences.len()) {
         return Ok(kept);
     }
     outlets.progress.stage("Reference", sequences.len() as i64);
     let mut sums = Vec::with_capacity(sequences.len());
-    for part in sequences.chunks(32) {
-        let part: Vec<&Sequence> = part.iter().collect();
-        let logprobs = response_logprobs(reference.model, reference.adapters, &part, 1.0);
-        sums.extend(logprobs.iter().map(|l| l.iter().sum::<f64>()));
+    for start in (0..sequences.len()).step_by(REFERENCE_SEQUENCES) {
+        let part: Vec<&Sequence> = sequences.iter().skip(start).take(REFERENCE_SEQUENCES).collect();
+        let items: Vec<usize> = (start..start + part.len()).collect();
+        let batch = ResponseBatch::new(&part).with_frozen_states(trunk.map(|t| t.gather(&items)));
+        let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
+        sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
         outlets.progress.advance(sums.len() as i64);
         if stop::requested() {
             return Err(Error::Interrupted);
@@ -136,6 +155,7 @@ fn read_kept(path: &Path) -> Result<Option<Vec<f64>>> {
 struct PairTask<'a> {
     policy: &'a Policy,
     data: &'a PairData,
+    trunk: Option<Trunk>,
     reference: &'a [f64],
     settings: DpoSettings,
 }
@@ -151,7 +171,8 @@ impl Task for PairTask<'_> {
         unique.sort_unstable();
         unique.dedup();
         let sequences: Vec<&Sequence> = unique.iter().map(|&i| &self.data.sequences[i]).collect();
-        let batch = ResponseBatch::new(&sequences);
+        let states = self.trunk.as_ref().map(|t| t.gather(&unique));
+        let batch = ResponseBatch::new(&sequences).with_frozen_states(states);
         let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
         let logps = batch.sum_by_sequence(&found.logprobs);
         let reference: Vec<f32> = unique.iter().map(|&i| self.reference[i] as f32).collect();
@@ -175,7 +196,12 @@ impl Task for PairTask<'_> {
         means.add("rewards/accuracies", sum(&(&chosen - &rejected).gt(0.0)), count);
         means.add("logps/chosen", sum(&logps.index_select(0, &chosen_rows)), count);
         means.add("logps/rejected", sum(&logps.index_select(0, &rejected_rows)), count);
-        means.add("entropy", sum(&found.entropy), found.entropy.size()[0] as f64);
+        // As many times as it takes part in a pair, so that the mean does not depend on what shares a micro-batch.
+        let of_sequence = batch.sum_by_sequence(&found.entropy.detach());
+        let tokens = Tensor::from_slice(&batch.counts);
+        for rows in [&chosen_rows, &rejected_rows] {
+            means.add("entropy", sum(&of_sequence.index_select(0, rows)), sum(&tokens.index_select(0, rows)));
+        }
         Ok((loss, means))
     }
 }

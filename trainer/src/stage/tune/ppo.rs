@@ -5,6 +5,7 @@
 //! leave out. A rollout's randomness depends on seed and update alone, so a resumed run samples what it would have.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -33,7 +34,8 @@ use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
 use crate::train::order;
 use crate::train::responses::{ResponseBatch, to_f64};
-use crate::train::supervised::Outlets;
+use crate::train::supervised::{LONGEST_UNSAVED, Outlets};
+use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
 const RNG: &str = "rng";
@@ -61,7 +63,8 @@ pub(super) fn train(
 ) -> Result<Trained> {
     let settings = spec.ppo.clone().unwrap_or_default();
     let training = &spec.training;
-    let prompts = read_prompts(run, spec, tokenizer)?;
+    let longest = policy.decoder.config.longest(training.max_length) as i64;
+    let prompts = read_prompts(run, spec, tokenizer, longest - spec.rollout.sampling.max_new_tokens)?;
     let groups: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
     policy.add_value_head();
     let mut optimizer = AdamW::new(&policy.params, &training.optimizer);
@@ -85,10 +88,11 @@ pub(super) fn train(
 
     outlets.progress.stage("Tuning", total);
     outlets.progress.advance(state.step);
+    let mut saved = Instant::now();
     while state.step < total {
         let chosen = order::batch(&groups, spec.rollout.prompts_per_step, training.seed, state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
-        let samples = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
+        let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
         let experience = Experience::new(&samples, &settings, state.kl_coefficient);
         if let Some(why) = spec.guard.as_ref().and_then(|g| tripped(g, &experience)) {
             restore(policy, &good);
@@ -101,7 +105,17 @@ pub(super) fn train(
         good = snapshot(policy);
         let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
         let mut means = experience.means(&samples, state.kl_coefficient);
-        update(policy, &mut optimizer, spec, &settings, &samples, &experience, rate, state.step, &mut means)?;
+        update(
+            policy,
+            &mut optimizer,
+            spec,
+            &settings,
+            (&samples, trunk.as_ref()),
+            &experience,
+            rate,
+            state.step,
+            &mut means,
+        )?;
         if let Some(adaptive) = &settings.adaptive_kl {
             state.kl_coefficient = adapt_kl_coefficient(
                 state.kl_coefficient,
@@ -124,13 +138,15 @@ pub(super) fn train(
         }
         outlets.progress.advance(state.step);
         let stopping = stop::requested();
-        if state.step % training.checkpoint.every_steps == 0 || stopping || state.step == total {
+        let due = state.step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
+        if due || stopping || state.step == total {
             let mut tensors = optimizer.state();
             tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
             tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
             outlets.metrics.sync()?;
             checkpoints.save(state.step, &state, &tensors)?;
             outlets.clock.save()?;
+            saved = Instant::now();
         }
         if stopping && state.step < total {
             return Err(Error::Interrupted);
@@ -139,10 +155,15 @@ pub(super) fn train(
     Ok(trained)
 }
 
-fn read_prompts(run: &RunDocument, spec: &PolicyTuningSpec, tokenizer: &Tokenizer) -> Result<Vec<RolloutPrompt>> {
+/// The prompts of at most `most` tokens.
+fn read_prompts(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    tokenizer: &Tokenizer,
+    most: i64,
+) -> Result<Vec<RolloutPrompt>> {
     let source = spec.prompts.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.prompts".into()))?;
     let path = run.input("prompts").map(|i| std::path::Path::new(&i.path));
-    let most = spec.training.max_length - spec.rollout.sampling.max_new_tokens;
     let mut kept = Vec::new();
     let mut too_long = 0;
     for prompt in prompts::read(source, path, "spec.prompts")?.prompts {
@@ -159,7 +180,7 @@ fn read_prompts(run: &RunDocument, spec: &PolicyTuningSpec, tokenizer: &Tokenize
     }
     if kept.is_empty() {
         return Err(Error::Data(format!(
-            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength less maxNewTokens)"
+            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength, or the model's context, less maxNewTokens)"
         )));
     }
     Ok(kept)
@@ -172,7 +193,7 @@ fn roll_out(
     reward: &RewardModel,
     prompts: &[&RolloutPrompt],
     update: i64,
-) -> Result<Vec<Sample>> {
+) -> Result<(Vec<Sample>, Option<Trunk>)> {
     // Each update has random numbers of its own.
     let sampling = Sampling { seed: spec.rollout.sampling.seed ^ (update << 20), ..spec.rollout.sampling.clone() };
     let asked: Vec<PromptTokens> =
@@ -291,7 +312,7 @@ fn update(
     optimizer: &mut AdamW,
     spec: &PolicyTuningSpec,
     settings: &Ppo,
-    samples: &[Sample],
+    (samples, trunk): (&[Sample], Option<&Trunk>),
     experience: &Experience,
     rate: f64,
     update: i64,
@@ -307,7 +328,7 @@ fn update(
             let mut of_step = Means::default();
             for micro in minibatch.chunks(training.micro_batch_size as usize) {
                 let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
-                let batch = ResponseBatch::new(&sequences);
+                let batch = ResponseBatch::new(&sequences).with_frozen_states(trunk.map(|t| t.gather(micro)));
                 let hidden = batch.hidden(&policy.decoder, Adapters::Training);
                 let found = token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature(spec));
                 let values = head.forward(&hidden);

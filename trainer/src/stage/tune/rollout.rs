@@ -6,7 +6,8 @@ use crate::generate::Finish;
 use crate::model::linear::Adapters;
 use crate::stage::reward::RewardModel;
 use crate::stage::tune::Policy;
-use crate::train::responses::{ResponseBatch, parts, response_logprobs, split};
+use crate::train::responses::{ResponseBatch, parts, split};
+use crate::train::trunk::Trunk;
 
 /// A prompt to sample from.
 pub(super) struct RolloutPrompt {
@@ -34,18 +35,27 @@ pub(super) struct Sample {
     pub score: f64,
 }
 
-/// Measures sampled responses: log-probabilities, values, scores.
+/// Measures sampled responses: log-probabilities, values, scores. Gives what the policy's frozen layers computed as well.
 pub(super) fn measure(
     policy: &Policy,
     reward: &RewardModel,
     sampled: Vec<(Sequence, Finish, bool)>,
     temperature: f64,
-) -> Result<Vec<Sample>> {
+) -> Result<(Vec<Sample>, Option<Trunk>)> {
     let _no_grad = tch::no_grad_guard();
     let sequences: Vec<&Sequence> = sampled.iter().map(|(s, _, _)| s).collect();
-    let (mut old, mut values, mut entropy) = (Vec::new(), Vec::new(), Vec::new());
+    let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
+    let trunk = Trunk::new(&policy.decoder, &tokens);
+    let before = policy.before();
+    let (mut old, mut values, mut entropy, mut reference) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut next = 0;
     for part in parts(&sequences) {
-        let batch = ResponseBatch::new(part);
+        let items: Vec<usize> = (next..next + part.len()).collect();
+        next += part.len();
+        let batch = ResponseBatch::new(part).with_frozen_states(trunk.as_ref().map(|t| t.gather(&items)));
+        // The reference shares the trunk only when it is this decoder without its adapters.
+        let found = batch.logprobs(before.model, before.adapters, temperature);
+        reference.extend(split(&found.logprobs, &batch.counts));
         let hidden = batch.hidden(&policy.decoder, Adapters::On);
         let found = crate::model::heads::token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature);
         old.extend(split(&found.logprobs, &batch.counts));
@@ -55,8 +65,6 @@ pub(super) fn measure(
         }
     }
     values.resize_with(sequences.len(), Vec::new);
-    let before = policy.before();
-    let reference = response_logprobs(before.model, before.adapters, &sequences, temperature);
     // The reward model learnt from texts, in which an end token stands only where it closes a turn.
     let scored: Vec<Vec<i64>> = sampled
         .iter()
@@ -70,7 +78,7 @@ pub(super) fn measure(
         .collect();
     let scores = reward.score(&scored);
     let measured = old.into_iter().zip(reference).zip(values).zip(entropy).zip(scores);
-    Ok(sampled
+    let samples = sampled
         .into_iter()
         .zip(measured)
         .map(|((sequence, finish, _), ((((old, reference), values), entropy), score))| Sample {
@@ -82,5 +90,6 @@ pub(super) fn measure(
             entropy,
             score,
         })
-        .collect())
+        .collect();
+    Ok((samples, trunk))
 }

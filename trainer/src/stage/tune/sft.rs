@@ -25,7 +25,7 @@ pub(super) fn train(
     outlets: &mut Outlets,
 ) -> Result<Trained> {
     let path = input_path(run, "dataset")?;
-    let longest = spec.training.max_length as usize;
+    let longest = policy.decoder.config.longest(spec.training.max_length);
     let mut sequences = Vec::new();
     for text in texts::read(&path)? {
         let tokens = tokenizer.encode(&text.text)?;
@@ -63,7 +63,7 @@ impl Task for TextTask<'_> {
         let tokens: f64 = items.iter().map(|&i| self.weight(i)).sum();
         let mut means = Means::default();
         means.add("entropy", found.entropy.sum(Kind::Double).double_value(&[]), tokens);
-        means.add("num_tokens", tokens, 1.0);
+        means.total("num_tokens", tokens);
         Ok((-found.logprobs.sum(Kind::Float), means))
     }
 }

@@ -1,0 +1,232 @@
+//! A folder with manifests and the runs of `plumbline` in it. Talks to the file system and to processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test ends where something is not as it must be"
+)]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use plumbline_crds::run::{RESULT_FILE, StageResult};
+use plumbline_crds::status::Status;
+use plumbline_crds::{Kind, Resource};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
+
+use crate::programs::{code, plumbline, text};
+
+/// How long something may take that takes a second: the machine may be busy with a build.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Manifests in a folder of their own.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// Writes manifests into a new folder.
+    pub fn new(manifests: &[Value]) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        place.write(manifests);
+        place
+    }
+
+    /// Replaces the manifests.
+    pub fn write(&self, manifests: &[Value]) {
+        let documents: Vec<String> = manifests.iter().map(|m| serde_yaml::to_string(m).unwrap()).collect();
+        fs::write(self.path("run.yaml"), documents.join("---\n")).unwrap();
+    }
+
+    /// A path below the folder.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    /// The same as a manifest names it.
+    pub fn uri(&self, below: &str) -> String {
+        format!("file://{}", self.path(below).display())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(plumbline());
+        command.arg("run").arg("-f").arg(self.path("run.yaml")).arg("--work-dir").arg(self.path("work"));
+        command.env("OMP_NUM_THREADS", "1").env_remove("RUST_LOG").process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the manifests to their end.
+    pub fn run(&self) -> Ended {
+        let started = Instant::now();
+        Ended { output: self.command().output().unwrap(), took: started.elapsed() }
+    }
+
+    /// Starts a run, to disturb it.
+    pub fn start(&self) -> Running<'_> {
+        Running { place: self, child: Some(self.command().spawn().unwrap()) }
+    }
+
+    /// A resource's status.
+    pub fn status(&self, kind: Kind, name: &str) -> Status {
+        let file = self.path("work").join(kind.plural()).join(name).join("resource.yaml");
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        serde_yaml::from_str::<Resource>(&text).unwrap().status.unwrap()
+    }
+
+    /// The folder of a resource's last run, if it was started.
+    pub fn find_run(&self, kind: Kind, name: &str) -> Option<PathBuf> {
+        let folder = self.path("work").join(kind.plural()).join(name);
+        let mut runs = fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir());
+        runs.next()
+    }
+
+    /// The number of lines in a file of a resource's run; 0 while there is no such file.
+    pub fn lines(&self, kind: Kind, name: &str, file: &str) -> usize {
+        let content = self.find_run(kind, name).and_then(|run| fs::read(run.join(file)).ok()).unwrap_or_default();
+        content.iter().filter(|b| **b == b'\n').count()
+    }
+
+    /// What a resource's last attempt left to say.
+    pub fn result(&self, kind: Kind, name: &str) -> Option<StageResult> {
+        let run = self.find_run(kind, name)?;
+        Some(serde_json::from_slice(&fs::read(run.join(RESULT_FILE)).ok()?).unwrap())
+    }
+
+    /// The folder of a resource's artifact.
+    pub fn artifact(&self, kind: Kind, name: &str) -> PathBuf {
+        self.path("work").join("artifacts").join(kind.plural()).join(name)
+    }
+
+    /// A JSON file of a resource's artifact.
+    pub fn json(&self, kind: Kind, name: &str, file: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.artifact(kind, name).join(file)).unwrap()).unwrap()
+    }
+
+    /// A JSONL file of a resource's artifact.
+    pub fn jsonl(&self, kind: Kind, name: &str, file: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.artifact(kind, name).join(file)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The process groups of the stage and of its judges, as the runs' lock files name them.
+    fn groups(&self) -> Vec<Pid> {
+        let mut groups = Vec::new();
+        for kind in Kind::ALL {
+            for resource in entries(&self.path("work").join(kind.plural())) {
+                for run in entries(&resource).into_iter().filter(|p| p.is_dir()) {
+                    let locks = entries(&run).into_iter().filter(|p| p.extension().is_some_and(|e| e == "lock"));
+                    groups.extend(locks.filter_map(|lock| Pid::from_raw(read_held(&lock)?)));
+                }
+            }
+        }
+        groups
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).map(|all| all.filter_map(|e| Some(e.ok()?.path())).collect()).unwrap_or_default()
+}
+
+/// The process id in a lock file that somebody holds.
+fn read_held(lock: &Path) -> Option<i32> {
+    use rustix::fs::{FlockOperation, flock};
+    let file = fs::File::open(lock).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => None,
+        Err(_) => fs::read_to_string(lock).ok()?.trim().parse().ok(),
+    }
+}
+
+/// How a run ended.
+pub struct Ended {
+    output: Output,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Ended {
+    /// The exit code; -1 if a signal ended it.
+    pub fn code(&self) -> i32 {
+        code(&self.output)
+    }
+
+    /// What it said on standard error.
+    pub fn said(&self) -> String {
+        text(&self.output.stderr)
+    }
+
+    /// What it printed.
+    pub fn printed(&self) -> String {
+        text(&self.output.stdout)
+    }
+
+    /// Ends the test unless the run ended well.
+    #[must_use]
+    pub fn well(self) -> Self {
+        assert_eq!(self.code(), 0, "{}", self.said());
+        self
+    }
+}
+
+/// A run that goes on.
+pub struct Running<'a> {
+    place: &'a Place,
+    child: Option<Child>,
+}
+
+impl Running<'_> {
+    /// Waits until something holds; ends the test if the run ends first.
+    #[must_use]
+    pub fn until(mut self, what: &str, mut holds: impl FnMut(&Place) -> bool) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self.place) {
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                let said = text(&self.child.take().unwrap().wait_with_output().unwrap().stderr);
+                panic!("the run ended before this held: {what}\n{said}");
+            }
+            assert!(Instant::now() < deadline, "never: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self
+    }
+
+    /// Kills the whole tree with SIGKILL. The executor is stopped first, so that it cannot see its stage die.
+    pub fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        let pid = Pid::from_child(&child);
+        kill_process(pid, Signal::STOP).unwrap();
+        for group in self.place.groups() {
+            kill_process_group(group, Signal::KILL).unwrap();
+        }
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().code(), None, "it ended before it was killed");
+    }
+
+    /// Asks the executor to stop, as `kubectl delete pod` or `kill` would, and waits for its end.
+    pub fn terminate(mut self) -> Ended {
+        let started = Instant::now();
+        let child = self.child.take().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        Ended { output: child.wait_with_output().unwrap(), took: started.elapsed() }
+    }
+}
+
+impl Drop for Running<'_> {
+    /// A test that ends early leaves no process behind.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            for group in self.place.groups() {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a decoder's frozen layers compute for the sequences of a run, computed once: when only the upper layers learn,
+//! every epoch, and the reference as well, starts from there.
+
+use tch::Tensor;
+
+use crate::model::decoder::Decoder;
+use crate::model::packed::Packed;
+
+/// Tokens read in one forward pass.
+const PASS_TOKENS: usize = 2048;
+/// States that would need more bytes than this are computed again each time instead.
+const MOST_BYTES: usize = 1 << 30;
+
+/// States after the frozen layers, one `[tokens, hidden]` tensor a sequence.
+pub struct Trunk(Vec<Tensor>);
+
+impl Trunk {
+    /// The states of some sequences; none when no layer is frozen, or when they would need too much memory.
+    pub fn new<S: AsRef<[i64]>>(decoder: &Decoder, sequences: &[S]) -> Option<Self> {
+        // Without a frozen layer only the embedding would be saved.
+        decoder.frozen_layers.filter(|&n| n > 0)?;
+        let tokens: usize = sequences.iter().map(|s| s.as_ref().len()).sum();
+        let width = decoder.config.hidden_size as usize * decoder.kind.elt_size_in_bytes();
+        if tokens * width > MOST_BYTES {
+            return None;
+        }
+        let mut states = Vec::with_capacity(sequences.len());
+        let mut start = 0;
+        while start < sequences.len() {
+            let (mut end, mut read) = (start, 0);
+            while end < sequences.len() && (end == start || read + sequences[end].as_ref().len() <= PASS_TOKENS) {
+                read += sequences[end].as_ref().len();
+                end += 1;
+            }
+            let batch = Packed::new(&sequences[start..end]);
+            let found = decoder.frozen_states(&batch)?;
+            let rows = batch.starts().into_iter().zip(&batch.lengths);
+            // A copy: a view would keep the whole pass in memory.
+            states.extend(rows.map(|(from, &n)| found.narrow(0, from, n).copy()));
+            start = end;
+        }
+        Some(Self(states))
+    }
+
+    /// The states of some of the sequences, end to end.
+    pub fn gather(&self, items: &[usize]) -> Tensor {
+        Tensor::cat(&items.iter().map(|&i| &self.0[i]).collect::<Vec<_>>(), 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::attention::Context;
+    use crate::model::decoder::tests::random;
+    use crate::model::linear::Adapters;
+    use crate::model::lora;
+
+    #[test]
+    fn starting_from_the_frozen_layers_gives_what_the_whole_decoder_gives() {
+        let mut decoder = random(3);
+        let adapter = serde_json::from_value(serde_json::json!({"rank": 2, "lastLayers": 1})).unwrap();
+        lora::attach(&mut decoder, &adapter, 1);
+        decoder.frozen_layers = Some(1);
+        let sequences: [&[i64]; 3] = [&[1, 2, 3], &[4, 5], &[6, 7, 8, 9]];
+        let trunk = Trunk::new(&decoder, &sequences).unwrap();
+        let batch = Packed::new(&[sequences[2], sequences[0]]);
+        let from_trunk = decoder.forward_from(trunk.gather(&[2, 0]), &batch, Adapters::On);
+        let whole = decoder.forward(&batch, &mut Context::Whole, Adapters::On);
+        assert!((from_trunk - whole).abs().max().double_value(&[]) < 1e-5);
+        decoder.frozen_layers = None;
+        assert!(Trunk::new(&decoder, &sequences).is_none());
+    }
+}
