@@ -67,7 +67,8 @@ fn every_exit_code_has_a_row_with_its_reason_and_whether_it_is_tried_again() {
 /// The names that a source file logs: those of its means, and of the values that are added to these.
 fn logged(source: &str) -> BTreeSet<&str> {
     let added = source.split("values.extend([").skip(1).filter_map(|rest| rest.split("])").next());
-    quoted(source, ".add(\"").into_iter().chain(added.flat_map(|block| quoted(block, "(\""))).collect()
+    let means = [quoted(source, ".add(\""), quoted(source, ".total(\"")].concat();
+    means.into_iter().chain(added.flat_map(|block| quoted(block, "(\""))).collect()
 }
 
 /// The rest of every string that begins so.
