@@ -167,7 +167,7 @@ fn status_name(name: &str) -> String {
         if matches!(c, '_' | '.') {
             upper = true;
         } else {
-            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
+            out.push(if upper { c.to_ascii_uppercase() } else { c });
             upper = false;
         }
     }
