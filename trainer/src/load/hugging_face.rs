@@ -259,3 +259,23 @@ fn to_tensor(view: &TensorView, kind: Kind) -> Result<Tensor> {
     let tensor = Tensor::f_from_data_size(view.data(), &shape, stored)?;
     Ok(if stored == kind { tensor } else { tensor.to_kind(kind) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn whoever_may_read_other_files_of_a_folder_may_read_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let (weights, other) = (folder.path().join("model.safetensors"), folder.path().join("config.json"));
+        fs::write(&other, "{}").unwrap();
+        let tensors = [("a".to_owned(), Tensor::ones([2, 3], (Kind::Float, Device::Cpu)))].into();
+        for _ in 0..2 {
+            write_safetensors(&weights, &tensors).unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions();
+            assert_eq!(mode(&weights), mode(&other));
+        }
+        assert_eq!(read_safetensors(&weights).unwrap()["a"], tensors["a"]);
+    }
+}

@@ -54,12 +54,14 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     }
 }
 
-/// Writes the decoder's adapter as a PEFT folder that `PeftModel` loads onto the base model.
+/// Writes the decoder's adapter as a PEFT folder that `PeftModel` loads onto the base model. `base_model`: its URI.
 pub fn save(decoder: &Decoder, adapter: &Adapter, base_model: &str, folder: &Path) -> Result<()> {
     let named: BTreeMap<String, Tensor> =
         lora::parameters(decoder).into_iter().map(|(name, t)| (name, t.detach())).collect();
     write_safetensors(&folder.join(WEIGHTS), &named)?;
-    let config = lora::peft_config(adapter, decoder.layers.len(), base_model, "CAUSAL_LM");
+    // transformers knows repositories and paths by their bare names.
+    let name = ["hf://", "file://"].iter().find_map(|scheme| base_model.strip_prefix(scheme)).unwrap_or(base_model);
+    let config = lora::peft_config(adapter, decoder.layers.len(), name, "CAUSAL_LM");
     let path = folder.join(CONFIG);
     let text = serde_json::to_vec_pretty(&config).map_err(|e| Error::Failed(e.to_string()))?;
     fs::write(&path, text).map_err(|e| Error::store(&path, &e))
@@ -215,7 +217,7 @@ mod tests {
                 tch::no_grad(|| b.shallow_clone().copy_(&(Tensor::randn_like(&b) * 0.3)));
             }
         }
-        save(&tuned, &adapter, "base", folder).unwrap();
+        save(&tuned, &adapter, "hf://org/base", folder).unwrap();
         (tuned, base)
     }
 
@@ -245,6 +247,19 @@ mod tests {
             let merged = written(&tuned, &folder.path().join("merged"));
             let found = difference(&logits(&merged, Adapters::Off), &expected);
             assert!(found < 1e-5, "{adapter}: differs by {found}");
+        }
+    }
+
+    #[test]
+    fn the_base_model_is_named_as_transformers_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tuned, _) = saved(&json!({}), folder.path());
+        let name = || read_object(&folder.path().join(CONFIG)).unwrap()["base_model_name_or_path"].clone();
+        assert_eq!(name(), "org/base");
+        let adapter: Adapter = serde_json::from_value(json!({})).unwrap();
+        for (uri, expected) in [("file:///models/base", "/models/base"), ("../base", "../base")] {
+            save(&tuned, &adapter, uri, folder.path()).unwrap();
+            assert_eq!(name(), expected);
         }
     }
 

@@ -54,7 +54,7 @@ pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     named
 }
 
-/// `adapter_config.json` of a PEFT folder. `base_model`: as the manifest names it.
+/// `adapter_config.json` of a PEFT folder. `base_model`: as transformers names it.
 pub fn peft_config(adapter: &Adapter, layers: usize, base_model: &str, task: &str) -> Value {
     let names: Vec<&str> = targets(adapter).into_iter().map(AdapterTarget::name).collect();
     let first = first_layer(layers, adapter);
