@@ -3,8 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use plumbline_torch::Mmap;
@@ -140,10 +139,13 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Res
         })
         .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let store = |e: std::io::Error| Error::store(path, &e);
+    // The library writes aside, a file for its owner alone; who serves a model is often another user. Opened without
+    // truncating: the old file may be mapped.
+    let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;
     safetensors::serialize_to_file(saved, Some(metadata), path)
         .map_err(|e| Error::Store(format!("{}: {e}", path.display())))?;
-    // It was written aside, as a file for its owner alone; who serves a model is often another user.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(|e| Error::store(path, &e))
+    fs::set_permissions(path, usual.permissions()).map_err(store)
 }
 
 /// A tensor on its way into a file.

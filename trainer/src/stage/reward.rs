@@ -178,7 +178,9 @@ impl RewardModel {
         weights.insert(HEAD.into(), self.head.weight());
         write_safetensors(&folder.join("model.safetensors"), &weights)?;
         let mut config = self.config.clone();
-        config.insert("architectures".into(), json!(["LlamaForSequenceClassification"]));
+        let mistral = config.get("model_type").is_some_and(|family| family == "mistral");
+        let family = if mistral { "Mistral" } else { "Llama" };
+        config.insert("architectures".into(), json!([format!("{family}ForSequenceClassification")]));
         config.insert("num_labels".into(), json!(1));
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));
         config.insert("label2id".into(), json!({"LABEL_0": 0}));
