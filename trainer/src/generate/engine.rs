@@ -370,7 +370,7 @@ fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
     }
     let mut tokens = vec![0; jobs.len()];
     for rows in groups.into_values() {
-        let uniforms: Vec<f64> = rows.iter().map(|&r| jobs[r].uniforms.next()).collect();
+        let uniforms: Vec<f64> = rows.iter().map(|&r| jobs[r].uniforms.draw()).collect();
         let index: Vec<i64> = rows.iter().map(|&r| r as i64).collect();
         let group = if rows.len() == jobs.len() {
             logits.shallow_clone()
