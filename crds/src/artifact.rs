@@ -210,7 +210,7 @@ pub fn digest_path(path: &Path) -> Result<String, ArtifactError> {
 
 /// Files that tell how an artifact was made, with the seconds it took: verified like the others, but not part of the
 /// digest, so that the same work gives the same digest.
-const RECORDS: [&str; 4] = ["report.json", "report.html", "summary.json", "README.md"];
+pub const RECORDS: [&str; 4] = ["report.json", "report.html", "summary.json", "README.md"];
 
 /// The digest of a list of files: sha256 over one line a file, `sha256 size path`, in order of path, without records of
 /// how it was made.
