@@ -111,6 +111,8 @@ struct Active {
     top_logprobs: usize,
     last_token: i64,
     remaining: i64,
+    /// Tokens during which the end token is not sampled.
+    without_end: i64,
 }
 
 impl<M: Borrow<Decoder>> Engine<M> {
@@ -325,13 +327,17 @@ impl Active {
             top_logprobs: job.top_logprobs,
             last_token: 0,
             remaining: job.sampling.max_new_tokens,
+            without_end: job.sampling.min_new_tokens,
         }
     }
 }
 
 /// Samples one token for each row of `logits` (`[jobs, vocab]`).
 fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
-    let tokens = sample_groups(logits, jobs);
+    let tokens = match without_end(logits, jobs, eos_ids) {
+        Some(masked) => sample_groups(&masked, jobs),
+        None => sample_groups(logits, jobs),
+    };
     let normalizer = logits.logsumexp([-1i64].as_slice(), false);
     let chosen = logits.gather(1, &Tensor::from_slice(&tokens).unsqueeze(1), false).squeeze_dim(1) - &normalizer;
     let most = jobs.iter().map(|j| j.top_logprobs).max().unwrap_or(0) as i64;
@@ -345,6 +351,7 @@ fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
         .map(|(row, (job, token))| {
             job.last_token = token;
             job.remaining -= 1;
+            job.without_end -= 1;
             let finish = if eos_ids.contains(&token) {
                 Some(Finish::Eos)
             } else {
@@ -359,6 +366,19 @@ fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
             Event { job: job.id, token, logprob: chosen.double_value(&[row]) as f32, top, finish }
         })
         .collect()
+}
+
+/// The logits with the end tokens ruled out for the jobs that may not end yet; none when all may.
+fn without_end(logits: &Tensor, jobs: &[Active], eos_ids: &[i64]) -> Option<Tensor> {
+    let rows: Vec<i64> = (0..).zip(jobs).filter(|(_, job)| job.without_end > 0).map(|(row, _)| row).collect();
+    if rows.is_empty() || eos_ids.is_empty() {
+        return None;
+    }
+    let masked = logits.copy();
+    for eos in eos_ids {
+        let _ = masked.select(1, *eos).index_fill_(0, &Tensor::from_slice(&rows), f64::NEG_INFINITY);
+    }
+    Some(masked)
 }
 
 /// Samples rows that share their settings together.
