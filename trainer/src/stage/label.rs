@@ -50,6 +50,7 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
 }
 
 /// As [`run`], with responses from `sampler` instead of the generator's model.
+#[allow(clippy::too_many_lines, reason = "the stage reads as its arrows, one after the other")]
 pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<StageResult> {
     let spec = spec(document)?;
     let generator = generator(spec)?;
