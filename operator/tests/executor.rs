@@ -289,17 +289,17 @@ fn an_altered_artifact_is_refused_by_name_and_a_deleted_one_is_made_again() {
     let place = Place::new(&[]);
     assert_eq!(code(&place.run()), 0);
     let artifact = place.path("work/artifacts/preferencedatasets/data");
-    let original = fs::read_to_string(artifact.join("report.html")).unwrap();
+    let original = fs::read_to_string(artifact.join("model.txt")).unwrap();
 
-    fs::write(artifact.join("report.html"), "edited").unwrap();
+    fs::write(artifact.join("model.txt"), "edited").unwrap();
     let output = place.run();
     assert_eq!(code(&output), 3);
-    assert!(text(&output.stderr).contains("report.html"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("model.txt"), "{}", text(&output.stderr));
     assert_eq!(place.log().len(), 3, "somebody's edit must not be overwritten unasked");
     assert_eq!(place.data().leading_reason(), Reason::DataInvalid);
     assert!(place.data().is_true(ConditionType::Succeeded));
 
-    fs::write(artifact.join("report.html"), original).unwrap();
+    fs::write(artifact.join("model.txt"), original).unwrap();
     assert_eq!((code(&place.run()), place.log().len()), (0, 3), "restored, it is as good as before");
 
     fs::remove_dir_all(&artifact).unwrap();
