@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
-# Compares with transformers. Usage: parity.sh TRAINER MODEL_DIR
+# Compares with transformers and PEFT. Usage: parity.sh TRAINER MODEL_DIR
+# PARITY_VENV: a Python environment that holds what requirements/parity.txt asks for. Default: one made in .cache.
 set -euo pipefail
 trainer=$(realpath "$1") model=$(realpath "$2")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
 
 requirements=scripts/requirements/parity.txt
-python=$CACHE/parity/bin/python
-if ! is_done parity "$requirements" || [ ! -x "$python" ]; then
-    say "parity: installing transformers and the whole of torch into $CACHE/parity (5 GB, a few minutes)"
-    rm -rf "$CACHE/parity"
-    python3 -m venv "$CACHE/parity"
-    "$python" -m pip --disable-pip-version-check --no-input install --quiet --requirement "$requirements"
+venv=${PARITY_VENV:-$CACHE/parity}
+if [ -z "${PARITY_VENV:-}" ] && { ! is_done parity "$requirements" || [ ! -x "$venv/bin/python" ]; }; then
+    say "parity: installing transformers and the whole of torch into $venv (5 GB, a few minutes)"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip --disable-pip-version-check --no-input install --quiet --requirement "$requirements"
     mark_done parity "$requirements"
 fi
-python=$(realpath --no-symlinks "$python")
+[ -x "$venv/bin/python" ] || fail "PARITY_VENV: there is no $venv/bin/python"
+python=$(realpath --no-symlinks "$venv/bin/python")
 # The model is a folder here; nothing may be fetched in its place.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error PYTHONDONTWRITEBYTECODE=1
 cd tests/parity
 "$python" check_encodings.py "$trainer"
 "$python" golden_tokens.py "$model"
 "$python" golden_logits.py "$model"
-"$python" inspect_texts.py "$trainer" "$model"
+"$python" check_saved.py "$trainer" "$model"
+"$python" check_tuned.py "$trainer" "$model"

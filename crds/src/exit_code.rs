@@ -33,7 +33,8 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
-    const ALL: [Self; 12] = [
+    /// Every code, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
         Self::Done,
         Self::Failed,
         Self::Config,

@@ -104,6 +104,11 @@ pub struct Sampling {
     /// At most this many new tokens a response. Default 256.
     #[schemars(range(min = 1, max = 131_072))]
     pub max_new_tokens: i64,
+    /// The model's end token is not sampled before this many new tokens. Where a response is the continuation of a text,
+    /// setting this to `maxNewTokens` makes all responses equally long, so that none is preferred for its length. Default
+    /// 0.
+    #[schemars(range(min = 0, max = 131_072))]
+    pub min_new_tokens: i64,
     /// A response ends before the first of these strings. Default none (only the model's end token).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
@@ -115,7 +120,16 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, max_new_tokens: 256, stop: Vec::new(), seed: 42 }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            max_new_tokens: 256,
+            min_new_tokens: 0,
+            stop: Vec::new(),
+            seed: 42,
+        }
     }
 }
 

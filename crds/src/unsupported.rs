@@ -5,8 +5,9 @@ use crate::judge::{Judge, LabelSource, Reasoning};
 use crate::policy_tuning::{GuardAction, Method, PolicyTuningSpec};
 use crate::preference_dataset::{Aggregation, PreferenceDatasetSpec};
 use crate::resource::Spec;
+use crate::reward_model::RewardModelSpec;
 use crate::source::PromptSource;
-use crate::training::{Switch, Training};
+use crate::training::{AdapterSave, Switch, Training};
 
 /// A field that nothing acts on yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
     let mut list = List(Vec::new());
     match spec {
         Spec::PreferenceDataset(s) => dataset(s, &mut list),
-        Spec::RewardModel(s) => training(&s.training, &mut list),
+        Spec::RewardModel(s) => reward(s, &mut list),
         Spec::PolicyTuning(s) => tuning(s, &mut list),
     }
     list.check(
@@ -59,6 +60,16 @@ fn dataset(s: &PreferenceDatasetSpec, list: &mut List) {
     list.check(s.review.is_some(), "spec.review", "leave it out");
     list.check(s.gates.min_human_kappa.is_some(), "spec.gates.minHumanKappa", "leave it out");
     list.check(s.shards > 1, "spec.shards", "use 1 shard");
+}
+
+fn reward(s: &RewardModelSpec, list: &mut List) {
+    training(&s.training, list);
+    let save = s.training.adapter.as_ref().map(|a| a.save);
+    list.check(
+        save == Some(AdapterSave::Adapter),
+        "spec.training.adapter.save",
+        "use Merged: a reward model is saved as a whole",
+    );
 }
 
 fn tuning(s: &PolicyTuningSpec, list: &mut List) {

@@ -7,8 +7,9 @@ use plumbline_crds::status::InputRef;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Fields of a spec that say how a run is done and not what it makes.
-const NOT_PART: [&str; 3] = ["/compute", "/suspend", "/output/credentialsSecretRef"];
+/// Fields of a spec that say how a run is done and not what it makes. A raised budget goes on with the answers that are
+/// paid for already.
+const NOT_PART: [&str; 4] = ["/budget", "/compute", "/suspend", "/output/credentialsSecretRef"];
 
 /// The name of the run of a spec over inputs: `run-` and 12 hexadecimal digits. Where a judge is served, how much
 /// compute there is and whether the run is suspended make no difference.
@@ -80,5 +81,15 @@ mod tests {
         assert_ne!(run_name(&spec(|_| {}), &inputs("sha256:9")), name);
         assert_ne!(run_name(&spec(|s| s["training"] = json!({"epochs": 2})), &inputs("sha256:0")), name);
         assert_ne!(run_name(&spec(|s| s["output"]["uri"] = json!("p")), &inputs("sha256:0")), name);
+    }
+
+    #[test]
+    fn a_raised_budget_is_the_same_run() {
+        let dataset = |most: i64| {
+            let spec =
+                json!({"prompts": {"inline": ["p"]}, "judges": [{"name": "j"}], "budget": {"maxRequests": most}});
+            run_name(&Spec::from_json(Kind::PreferenceDataset, spec).unwrap(), &[])
+        };
+        assert_eq!(dataset(1), dataset(2));
     }
 }

@@ -1,58 +1,157 @@
-"""Compares our logits of a saved model with what transformers computes from the same folder.
+"""Compares what we compute from a saved folder with what transformers and PEFT compute from it, on every text.
 
-Usage: check_saved.py MODEL_DIR LOGITS.safetensors [--base BASE_DIR] [--tolerance 0.001]
+Usage: check_saved.py TRAINER FOLDER [--base BASE_DIR]
 
-transformers computes in 64 bits, so that its own rounding does not count as ours. LOGITS is written by `plumbline-trainer inspect`: `input_ids` (i64, tokens) and `logits` (f32, tokens x vocabulary).
-A folder with adapter_config.json is loaded with PEFT on top of its base model (or of --base). A folder of a reward model
-(one label) has `logits` of one value, its reward.
+FOLDER holds a causal model, a reward model (one label), or a PEFT adapter of BASE_DIR. Our values are those of
+`plumbline-trainer inspect`. transformers computes in 64 bits, so that its own rounding does not count as ours.
 """
 
 import argparse
 import json
+import logging
+import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
+import golden
 import torch
+import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+# Largest difference of a score; that of a logit is in the golden file, text by text (0.001, with rare characters 0.01).
+SCORE_TOLERANCE = 1e-4
+# PEFT's own use of transformers; says nothing about a folder.
+NOT_OURS = "`is_gradient_checkpointing` is deprecated"
 
 
-def load(folder: Path, base: str | None) -> torch.nn.Module:
-    adapter = folder / "adapter_config.json"
-    if adapter.exists():
-        from peft import PeftModel
+def check(trainer: str, folder: Path, base: Path | None = None) -> list[torch.Tensor]:
+    """Compares every text, ends the program if one differs, and gives our values."""
+    model, tokenizer = load(folder, base)
+    texts = json.loads((golden.FOLDER / "smollm2_logits.json").read_text(encoding="utf-8"))["texts"]
+    if type(model).__name__.endswith("SequenceClassification"):
+        # A turn of a conversation ends with the end token, which is part of what is scored.
+        ended = [entry["text"].rstrip("\n") for entry in texts if entry["name"] == "chat"]
+        return check_scores(trainer, folder, model, tokenizer, [entry["text"] for entry in texts] + ended)
+    return [check_logits(trainer, folder, base, model, tokenizer, entry) for entry in texts]
 
-        base = base or json.loads(adapter.read_text())["base_model_name_or_path"]
-        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64), folder)
+
+def check_logits(trainer, folder, base, model, tokenizer, entry: dict) -> torch.Tensor:
+    ours = inspect(trainer, folder, base, entry["text"])
+    same_tokens(tokenizer, entry["text"], ours)
+    with torch.no_grad():
+        theirs = model(ours["input_ids"].unsqueeze(0)).logits[0]
+    difference = largest_difference(ours["logits"], theirs)
+    same = (ours["logits"].argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    print(f"  {entry['name']}: largest difference of a logit {difference:.2g}, same first choice {same:.1%}", flush=True)
+    require(difference, entry["tolerance"])
+    return ours["logits"]
+
+
+def check_scores(trainer, folder, model, tokenizer, texts: list[str]) -> list[torch.Tensor]:
+    found = [inspect(trainer, folder, None, text) for text in texts]
+    for text, ours in zip(texts, found):
+        same_tokens(tokenizer, text, ours)
+    # As people call it: all texts in one batch, filled up by the tokenizer.
+    batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        alone = torch.cat([model(ours["input_ids"].unsqueeze(0)).logits[0] for ours in found])
+        together = model(**batch).logits[:, 0]
+    scores = torch.cat([ours["logits"] for ours in found])
+    for how, theirs in (("alone", alone), ("in one batch", together)):
+        difference = largest_difference(scores, theirs)
+        print(f"  {len(texts)} texts {how}: largest difference of a score {difference:.2g}", flush=True)
+        require(difference, SCORE_TOLERANCE)
+    return [ours["logits"] for ours in found]
+
+
+def load(folder: Path, base: Path | None) -> tuple[torch.nn.Module, transformers.PreTrainedTokenizerBase]:
+    """Loads without a word of warning: a weight that is missing would be made up, and one too many be left out."""
+    said = Said()
+    transformers.logging.set_verbosity_warning()
+    for name in ("transformers", "peft"):
+        logging.getLogger(name).addHandler(said)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = load_adapter(folder, base) if base else load_model(folder)
+    messages = said.messages + [str(warning.message) for warning in warned]
+    ours = [message for message in messages if not message.startswith(NOT_OURS)]
+    if ours:
+        sys.exit(f"{folder}: loading it warns: " + "\n".join(ours))
+    return model.eval(), tokenizer
+
+
+def load_model(folder: Path) -> torch.nn.Module:
     architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
     auto = AutoModelForSequenceClassification if architecture.endswith("SequenceClassification") else AutoModelForCausalLM
     model, report = auto.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
-    # A weight that transformers makes up because the folder lacks it would be random.
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             sys.exit(f"{folder}: {problem.replace('_', ' ')}: {sorted(map(str, report[problem]))[:5]}")
     return model
 
 
+def load_adapter(folder: Path, base: Path) -> torch.nn.Module:
+    from peft import PeftModel, get_peft_model_state_dict
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64), folder)
+    saved, used = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    if saved.keys() != used.keys():
+        sys.exit(f"{folder}: PEFT uses other tensors than are saved: {sorted(saved.keys() ^ used.keys())[:5]}")
+    return model
+
+
+class Said(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def inspect(trainer: str, folder: Path, base: Path | None, text: str) -> dict[str, torch.Tensor]:
+    model = ["--model", base, "--adapter", folder] if base else ["--model", folder]
+    with tempfile.TemporaryDirectory() as scratch:
+        logits = Path(scratch) / "logits.safetensors"
+        command = [trainer, "inspect", *model, "--text", text, "--logits", logits]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+        values = load_file(logits)
+    scores = [float(line.split()[1]) for line in printed.splitlines() if line.startswith("score ")]
+    if scores and abs(scores[0] - values["logits"].item()) > 5.1e-5:
+        sys.exit(f"{folder}: inspect prints the score {scores[0]} and writes {values['logits'].item()}")
+    return values
+
+
+def same_tokens(tokenizer, text: str, ours: dict[str, torch.Tensor]) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if ids != ours["input_ids"].tolist():
+        sys.exit(f"{text!r} has other tokens: ours {ours['input_ids'].tolist()}, transformers {ids}")
+
+
+def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    if theirs.shape != ours.shape:
+        sys.exit(f"shapes differ: ours {tuple(ours.shape)}, transformers {tuple(theirs.shape)}")
+    return (ours.double() - theirs).abs().max().item()
+
+
+def require(difference: float, tolerance: float) -> None:
+    # Written so that a difference that is not a number fails too.
+    if not difference <= tolerance:
+        sys.exit(f"the largest difference is {difference:.3g}, beyond {tolerance}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("logits", type=Path)
-    parser.add_argument("--base", help="folder of the base model of an adapter")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit")
+    parser.add_argument("trainer", help="the program plumbline-trainer")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--base", type=Path, help="folder of the base model of an adapter")
     arguments = parser.parse_args()
-
-    ours = load_file(arguments.logits)
-    with torch.no_grad():
-        theirs = load(arguments.model, arguments.base).eval()(ours["input_ids"].unsqueeze(0)).logits[0]
-    if theirs.shape != ours["logits"].shape:
-        sys.exit(f"shapes differ: ours {tuple(ours['logits'].shape)}, transformers {tuple(theirs.shape)}")
-    difference = (ours["logits"].double() - theirs).abs()
-    same = (ours["logits"].argmax(-1) == theirs.argmax(-1)).float().mean().item()
-    print(f"{arguments.model}: largest difference {difference.max():.2g}, mean {difference.mean():.2g}, same first choice {same:.1%}")
-    # Written so that a difference that is not a number fails too.
-    if not difference.max() <= arguments.tolerance:
-        sys.exit(f"the largest difference is beyond {arguments.tolerance}")
+    print(f"{arguments.folder}:")
+    check(arguments.trainer, arguments.folder, arguments.base)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::programs::{code, plumbline, text};
 
 /// How long something may take that takes a second: the machine may be busy with a build.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Manifests in a folder of their own.
 pub struct Place {
@@ -90,7 +90,7 @@ impl Place {
     /// The number of lines in a file of a resource's run; 0 while there is no such file.
     pub fn lines(&self, kind: Kind, name: &str, file: &str) -> usize {
         let content = self.find_run(kind, name).and_then(|run| fs::read(run.join(file)).ok()).unwrap_or_default();
-        content.iter().filter(|b| **b == b'\n').count()
+        content.split(|b| *b == b'\n').count() - 1
     }
 
     /// What a resource's last attempt left to say.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use plumbline_trainer::Result;
-use plumbline_trainer::stage::{import, inspect, label, reward, run, serve, stop, tune};
+use plumbline_trainer::stage::{evaluate, import, inspect, label, reward, run, serve, stop, tune};
 use tracing_subscriber::EnvFilter;
 
 /// Makes preference data, reward models and tuned policies: one stage a process.
@@ -36,6 +36,9 @@ enum Command {
     Reward(run::RunArgs),
     /// Tune a policy, and evaluate it against the model it came from.
     Tune(run::RunArgs),
+    /// Evaluate a finished tuning again, and leave its artifact as it is. A judge with a model of its own has to be served
+    /// where the run document says.
+    Evaluate(run::RunArgs),
     /// Serve a model behind an OpenAI-compatible API.
     Serve(serve::ServeArgs),
     /// Turn a GGUF file into a Hugging Face folder.
@@ -61,6 +64,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Label(args) => run::run(args, label::run),
         Command::Reward(args) => run::run(args, reward::run),
         Command::Tune(args) => run::run(args, tune::run),
+        Command::Evaluate(args) => run::run_in(args, evaluate::FOLDER, evaluate::run),
         Command::Serve(args) => serve::run(args),
         Command::Import(args) => import::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -5,7 +5,7 @@ use plumbline_crds::judge::{Judge, JudgeMode};
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
 use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
 use plumbline_crds::reward_model::RewardModelSpec;
-use plumbline_crds::source::{ModelSource, PromptSource};
+use plumbline_crds::source::{ModelSource, PromptSource, Sampling};
 use plumbline_crds::training::Training;
 use plumbline_crds::{Spec, unsupported};
 
@@ -61,6 +61,7 @@ fn dataset(spec: &PreferenceDatasetSpec, found: &mut Findings) {
         let (model, endpoint) = (generator.model.as_ref(), generator.endpoint.is_some());
         found.exactly_one("spec.generator", &[("model", model.is_some()), ("endpoint", endpoint)]);
         revision(model, "spec.generator.model", found);
+        sampling(&generator.sampling, "spec.generator.sampling", found);
     }
     for (i, one) in spec.judges.iter().enumerate() {
         judge(one, &format!("spec.judges[{i}]"), found);
@@ -106,7 +107,9 @@ fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
             format!("expected less than spec.training.maxLength ({longest}), which has to hold the prompt too, found {new}; lower it or raise maxLength"),
         );
     }
+    sampling(&spec.rollout.sampling, "spec.rollout.sampling", found);
     if let Some(evaluation) = &spec.evaluation {
+        sampling(&evaluation.sampling, "spec.evaluation.sampling", found);
         prompts(&evaluation.prompts, "spec.evaluation.prompts", found);
         if let Some(one) = &evaluation.judge {
             judge(one, "spec.evaluation.judge", found);
@@ -117,6 +120,16 @@ fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
     }
     if let Some(one) = spec.guard.as_ref().and_then(|g| g.held_out_judge.as_ref()) {
         judge(one, "spec.guard.heldOutJudge", found);
+    }
+}
+
+fn sampling(sampling: &Sampling, path: &str, found: &mut Findings) {
+    let (least, most) = (sampling.min_new_tokens, sampling.max_new_tokens);
+    if least > most {
+        found.push(
+            format!("{path}.minNewTokens"),
+            format!("expected at most {path}.maxNewTokens ({most}), found {least}; lower it"),
+        );
     }
 }
 
@@ -317,6 +330,10 @@ mod tests {
             (dataset_with(&json!({"prompts": {}})), "spec.prompts: expected exactly one of inline, uri or configMapRef"),
             (dataset_with(&json!({"prompts": {"inline": ["a"], "uri": "p"}})), "spec.prompts: expected only one of"),
             (dataset_with(&json!({"generator": null})), "spec: expected exactly one of generator or responses"),
+            (
+                tuning_with(&json!({"rollout": {"sampling": {"minNewTokens": 9, "maxNewTokens": 8}}})),
+                "spec.rollout.sampling.minNewTokens: expected at most spec.rollout.sampling.maxNewTokens (8), found 9",
+            ),
             (dataset_with(&json!({"generator": {}})), "spec.generator: expected exactly one of model or endpoint"),
             (dataset_with(&json!({"budget": {"maxCost": 5}})), "spec.judges[0].price: expected a price"),
             (judge_with(&json!({"lexicon": null})), "spec.judges[0]: expected exactly one of endpoint, model or lexicon"),

@@ -12,6 +12,7 @@ use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_trainer::data::preference::{Split, read_split};
 use plumbline_trainer::data::prompts::Prompt;
 use plumbline_trainer::data::responses::Sampled;
+use plumbline_trainer::report::{Report, Section};
 use plumbline_trainer::stage::label::run_with;
 use plumbline_trainer::{Error, Result};
 use serde_json::{Value, json};
@@ -63,6 +64,22 @@ fn files(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
     let manifest = artifact::verify(Path::new(&document.output)).unwrap();
     let read = |path: &String| fs::read(Path::new(&document.output).join(path)).unwrap();
     manifest.files.iter().map(|f| (f.path.clone(), read(&f.path))).collect()
+}
+
+/// The files that are the same whenever and in however many attempts they are made: all but those that tell how long it
+/// took.
+fn content(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
+    let mut files = files(document);
+    files.retain(|name, _| !artifact::RECORDS.contains(&name.as_str()));
+    files
+}
+
+/// The report but for the time that it took.
+fn report(document: &RunDocument) -> Report {
+    let mut report = Report::read(Path::new(&document.output)).unwrap().unwrap();
+    report.summary.retain(|name, _| !name.starts_with("seconds."));
+    report.sections.retain(|section| !matches!(section, Section::Timings { .. }));
+    report
 }
 
 fn quality(text: &plumbline_trainer::data::Content) -> f64 {
@@ -119,6 +136,12 @@ fn a_dataset_holds_what_was_planted_and_says_how_it_was_made() {
     }
     let card = String::from_utf8_lossy(&files["README.md"]).into_owned();
     assert!(card.contains("data/validation-*.jsonl") && card.contains("hf://org/sft"), "{card}");
+    let summary: Value = serde_json::from_slice(&files["summary.json"]).unwrap();
+    assert_eq!(summary["duplicate_prompts"], 1.0);
+    assert!((summary["position_log_odds"].as_f64().unwrap() - 0.7).abs() < 1e-3, "{summary}");
+    let rate = [&summary["first_rate_ci"][0], &summary["first_rate"], &summary["first_rate_ci"][1]];
+    assert!(rate.map(|v| v.as_f64().unwrap()).is_sorted_by(|a, b| a < b), "{summary}");
+    assert!((summary["seconds"]["label"].as_f64().unwrap() - result.seconds["label"]).abs() < 1e-9, "{summary}");
     assert_eq!(result.artifact.unwrap().uri, document.output);
 }
 
@@ -152,11 +175,14 @@ fn a_run_stopped_anywhere_ends_with_the_same_bytes_and_the_same_spend() {
     }
     let result = label(&document).unwrap();
     assert_eq!(result.cost.unwrap(), spent);
-    let (one, other) = (files(&uninterrupted), files(&document));
+    let (one, other) = (content(&uninterrupted), content(&document));
     assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
     for (name, bytes) in &one {
         assert!(*bytes == other[name], "{name} differs");
     }
+    assert_eq!(report(&uninterrupted), report(&document));
+    let digest = |d: &RunDocument| artifact::read_manifest(Path::new(&d.output)).unwrap().digest;
+    assert_eq!(digest(&uninterrupted), digest(&document));
     assert!(sim.bought().values().all(|n| *n == 2), "once for each of the two runs");
 }
 
@@ -214,7 +240,7 @@ fn a_lexicon_judge_labels_without_a_server_and_always_the_same() {
             let place = |c: &plumbline_trainer::data::Content| order.iter().position(|t| *t == c.to_text()).unwrap();
             assert!(place(&record.chosen) < place(&record.rejected), "{record:?}");
         }
-        files(&document)
+        content(&document)
     });
     assert_eq!(bytes[0], bytes[1]);
     assert!(!bytes[0].contains_key("journal/replies.jsonl"));

@@ -157,7 +157,7 @@ fn a_server_that_is_down_for_good_is_unavailable_and_one_bad_question_is_not() {
         bad.then_some(Fault::Status(500, "boom", None))
     }));
     let judged = ask(sim.url(), &limits, &data, &Order::default(), temp().path()).unwrap();
-    assert_eq!(judged.counts()["transportFailed"], 2);
+    assert_eq!(judged.counts()["transport_failed"], 2);
     assert!(judged.reasons.keys().any(|r| r.contains("boom")));
 }
 

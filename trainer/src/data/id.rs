@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 /// 96 bits of SHA-256 over the parts, each with its length before it, as 24 hexadecimal digits. Among a billion items a
 /// collision has a chance below 1e-11.
 pub fn of<S: AsRef<str>>(parts: &[S]) -> String {
-    digest(parts)[..12].iter().map(|b| format!("{b:02x}")).collect()
+    digest(parts)[..12].iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
 
 /// 64 bits of the same hash, as a seed.

@@ -111,6 +111,8 @@ struct Active {
     top_logprobs: usize,
     last_token: i64,
     remaining: i64,
+    /// Tokens during which the end token is not sampled.
+    without_end: i64,
 }
 
 impl<M: Borrow<Decoder>> Engine<M> {
@@ -325,13 +327,17 @@ impl Active {
             top_logprobs: job.top_logprobs,
             last_token: 0,
             remaining: job.sampling.max_new_tokens,
+            without_end: job.sampling.min_new_tokens,
         }
     }
 }
 
 /// Samples one token for each row of `logits` (`[jobs, vocab]`).
 fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
-    let tokens = sample_groups(logits, jobs);
+    let tokens = match without_end(logits, jobs, eos_ids) {
+        Some(masked) => sample_groups(&masked, jobs),
+        None => sample_groups(logits, jobs),
+    };
     let normalizer = logits.logsumexp([-1i64].as_slice(), false);
     let chosen = logits.gather(1, &Tensor::from_slice(&tokens).unsqueeze(1), false).squeeze_dim(1) - &normalizer;
     let most = jobs.iter().map(|j| j.top_logprobs).max().unwrap_or(0) as i64;
@@ -345,6 +351,7 @@ fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
         .map(|(row, (job, token))| {
             job.last_token = token;
             job.remaining -= 1;
+            job.without_end -= 1;
             let finish = if eos_ids.contains(&token) {
                 Some(Finish::Eos)
             } else {
@@ -361,6 +368,19 @@ fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
         .collect()
 }
 
+/// The logits with the end tokens ruled out for the jobs that may not end yet; none when all may.
+fn without_end(logits: &Tensor, jobs: &[Active], eos_ids: &[i64]) -> Option<Tensor> {
+    let rows: Vec<i64> = (0..).zip(jobs).filter(|(_, job)| job.without_end > 0).map(|(row, _)| row).collect();
+    if rows.is_empty() || eos_ids.is_empty() {
+        return None;
+    }
+    let masked = logits.copy();
+    for eos in eos_ids {
+        let _ = masked.select(1, *eos).index_fill_(0, &Tensor::from_slice(&rows), f64::NEG_INFINITY);
+    }
+    Some(masked)
+}
+
 /// Samples rows that share their settings together.
 fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
     let settings = |s: &Sampling| (s.temperature.to_bits(), s.top_p.to_bits(), s.top_k, s.min_p.to_bits());
@@ -370,7 +390,7 @@ fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
     }
     let mut tokens = vec![0; jobs.len()];
     for rows in groups.into_values() {
-        let uniforms: Vec<f64> = rows.iter().map(|&r| jobs[r].uniforms.next()).collect();
+        let uniforms: Vec<f64> = rows.iter().map(|&r| jobs[r].uniforms.draw()).collect();
         let index: Vec<i64> = rows.iter().map(|&r| r as i64).collect();
         let group = if rows.len() == jobs.len() {
             logits.shallow_clone()

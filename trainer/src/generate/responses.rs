@@ -8,6 +8,8 @@ use plumbline_crds::source::Sampling;
 
 use crate::generate::Finish;
 use crate::generate::engine::{Engine, Job, JobId, Limits};
+use crate::generate::stop_strings::StopStrings;
+use crate::load::incremental::IncrementalDecoder;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
@@ -27,7 +29,7 @@ pub struct PromptTokens {
 pub struct Response {
     /// Token ids, the end token included when there is one.
     pub tokens: Vec<i64>,
-    /// Text, without the end token and what follows a stop string.
+    /// Text, without the end token, a stop string and what follows it, and a character that was never finished.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
@@ -52,7 +54,7 @@ pub fn generate(
     on_progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<Response>>> {
     let mut engine = Engine::with_adapters(model, adapters, tokenizer.eos_ids().to_vec(), Limits::default());
-    let mut places: HashMap<JobId, (usize, usize)> = HashMap::new();
+    let mut open: HashMap<JobId, Writing> = HashMap::new();
     for (p, prompt) in prompts.iter().enumerate() {
         for s in 0..samples {
             let job = Job {
@@ -62,46 +64,94 @@ pub fn generate(
                 top_logprobs: 0,
             };
             let id = engine.submit(job).map_err(|e| Error::Data(format!("prompt {}: {e}", p + 1)))?;
-            places.insert(id, (p, s));
+            let (decoder, stop) = (tokenizer.incremental(), StopStrings::new(sampling.stop.clone()));
+            open.insert(id, Writing { prompt: p, sample: s, tokens: Vec::new(), decoder, stop, text: String::new() });
         }
     }
-    let mut tokens: Vec<Vec<Vec<i64>>> = vec![vec![Vec::new(); samples]; prompts.len()];
     let mut responses: Vec<Vec<Option<Response>>> = vec![vec![None; samples]; prompts.len()];
     let mut done = 0;
     while !engine.idle() {
         for event in engine.step()? {
-            let Some(&(p, s)) = places.get(&event.job) else { continue };
-            let so_far = &mut tokens[p][s];
-            so_far.push(event.token);
-            let stopped = cut_at_stop(tokenizer, so_far, &sampling.stop)?;
-            let finish = if stopped.is_some() { Some(Finish::Stop) } else { event.finish };
-            let Some(finish) = finish else { continue };
+            let Some(writing) = open.get_mut(&event.job) else { continue };
+            let Some(finish) = writing.add(event.token, event.finish)? else { continue };
             if event.finish.is_none() {
                 engine.cancel(event.job);
             }
-            let text = match stopped {
-                Some(text) => text,
-                None => tokenizer.decode(so_far)?,
-            };
-            responses[p][s] = Some(Response { tokens: std::mem::take(so_far), text, finish });
-            done += 1;
+            if let Some(Writing { prompt, sample, tokens, text, .. }) = open.remove(&event.job) {
+                responses[prompt][sample] = Some(Response { tokens, text, finish });
+                done += 1;
+            }
         }
         on_progress(done)?;
     }
     Ok(responses.into_iter().map(|r| r.into_iter().flatten().collect()).collect())
 }
 
-/// The text before the first stop string, if there is one.
-fn cut_at_stop(tokenizer: &Tokenizer, tokens: &[i64], stop: &[String]) -> Result<Option<String>> {
-    if stop.is_empty() {
-        return Ok(None);
+/// A response that is being sampled.
+struct Writing<'a> {
+    prompt: usize,
+    sample: usize,
+    tokens: Vec<i64>,
+    decoder: IncrementalDecoder<'a>,
+    stop: StopStrings,
+    text: String,
+}
+
+impl Writing<'_> {
+    /// Adds a token, the last one if `finish` says so. Gives why the response ends, if it does.
+    fn add(&mut self, token: i64, finish: Option<Finish>) -> Result<Option<Finish>> {
+        self.tokens.push(token);
+        if finish != Some(Finish::Eos) {
+            let (text, stopped) = self.stop.push(&self.decoder.push(token)?);
+            self.text.push_str(&text);
+            if stopped {
+                return Ok(Some(Finish::Stop));
+            }
+        }
+        if finish.is_some() {
+            self.text.push_str(&self.stop.end());
+        }
+        Ok(finish)
     }
-    let text = tokenizer.decode(tokens)?;
-    Ok(stop.iter().filter_map(|s| text.find(s.as_str())).min().map(|at| text[..at].to_owned()))
 }
 
 /// The key of one sample of a prompt.
 fn sample_key(prompt: u64, sample: usize) -> u64 {
     let digest = Sha256::new().chain_update(prompt.to_le_bytes()).chain_update(sample.to_le_bytes()).finalize();
     u64::from_le_bytes(digest[..8].try_into().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::tokenizer::tests::byte_level;
+
+    /// A response of bytes, the last of which comes with `finish`: its text and why it ended.
+    fn written(stop: &[&str], tokens: &[i64], finish: Finish) -> (String, Option<Finish>) {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = byte_level(folder.path());
+        let stop = StopStrings::new(stop.iter().map(|s| (*s).to_owned()).collect());
+        let (decoder, text) = (tokenizer.incremental(), String::new());
+        let mut writing = Writing { prompt: 0, sample: 0, tokens: Vec::new(), decoder, stop, text };
+        for (i, token) in tokens.iter().enumerate() {
+            let found = writing.add(*token, (i + 1 == tokens.len()).then_some(finish)).unwrap();
+            if found.is_some() {
+                assert_eq!(writing.tokens, tokens[..=i]);
+                return (writing.text, found);
+            }
+        }
+        (writing.text, None)
+    }
+
+    fn bytes(text: &str) -> Vec<i64> {
+        text.bytes().map(i64::from).collect()
+    }
+
+    #[test]
+    fn a_response_ends_before_its_stop_string_and_its_end_token_is_no_text() {
+        assert_eq!(written(&["é!"], &bytes("aé!b"), Finish::Length), ("a".to_owned(), Some(Finish::Stop)));
+        assert_eq!(written(&["é!"], &bytes("aé"), Finish::Length), ("aé".to_owned(), Some(Finish::Length)));
+        // An end token that the tokenizer would write out, after the beginning of a stop string.
+        assert_eq!(written(&["bc"], &bytes("abc"), Finish::Eos), ("ab".to_owned(), Some(Finish::Eos)));
+    }
 }

@@ -20,7 +20,7 @@ impl Uniforms {
     }
 
     /// The next number in [0, 1).
-    pub fn next(&mut self) -> f64 {
+    pub fn draw(&mut self) -> f64 {
         self.0.random::<f64>()
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     fn draws(p: &[f32], sampling: &Sampling, n: usize) -> Vec<f64> {
         let mut uniforms = Uniforms::new(7, 1);
         let rows = logits(p).expand([n as i64, p.len() as i64], false).contiguous();
-        let u: Vec<f64> = (0..n).map(|_| uniforms.next()).collect();
+        let u: Vec<f64> = (0..n).map(|_| uniforms.draw()).collect();
         let mut counts = vec![0.0; p.len()];
         for token in sample(&rows, sampling, &u) {
             counts[token as usize] += 1.0 / n as f64;
@@ -154,7 +154,7 @@ mod tests {
     fn the_same_seed_and_key_give_the_same_numbers() {
         let take = |seed, key| -> Vec<f64> {
             let mut u = Uniforms::new(seed, key);
-            (0..4).map(|_| u.next()).collect()
+            (0..4).map(|_| u.draw()).collect()
         };
         assert_eq!(take(1, 2), take(1, 2));
         assert_ne!(take(1, 2), take(1, 3));

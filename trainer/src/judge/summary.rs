@@ -1,4 +1,4 @@
-//! An audit as people and programs see it: status values and sections of the report. Computes only.
+//! An audit as people and programs see it: named numbers and sections of the report. Computes only.
 
 use std::collections::BTreeMap;
 
@@ -12,30 +12,30 @@ use crate::report::{Number, Sample, SampleScore, Section, decimal};
 /// Labelled pairs that a report shows.
 const SAMPLES: usize = 12;
 
-/// Biases for the status: value, and the ends of its interval as `<name>Low` and `<name>High`.
+/// Biases under stable names: value, and the ends of its interval as `<name>_low` and `<name>_high`.
 pub fn bias(audit: &Audit) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if let Some(p) = &audit.position {
-        put(&mut out, "positionLogOdds", p.log_odds);
-        put(&mut out, "firstRate", p.first_rate);
+        put(&mut out, "position_log_odds", p.log_odds);
+        put(&mut out, "first_rate", p.first_rate);
     }
-    put(&mut out, "longerRate", audit.length.longer_rate);
-    put(&mut out, "lengthCorrelation", audit.length.correlation);
-    put(&mut out, "labelMass", audit.label_mass);
+    put(&mut out, "longer_rate", audit.length.longer_rate);
+    put(&mut out, "length_correlation", audit.length.correlation);
+    put(&mut out, "label_mass", audit.label_mass);
     out
 }
 
-/// Agreement for the status.
+/// Agreement under stable names, as [`bias`].
 pub fn agreement(audit: &Audit) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if let Some(p) = &audit.position {
         put(&mut out, "orders", p.conflict_rate.map(complement));
         if let Some(kappa) = p.kappa {
-            out.insert("ordersKappa".into(), decimal(kappa));
+            out.insert("orders_kappa".into(), decimal(kappa));
         }
-        put(&mut out, "alwaysFirst", p.first_rate);
+        put(&mut out, "always_first", p.first_rate);
     }
-    put(&mut out, "alwaysLonger", audit.length.longer_rate);
+    put(&mut out, "always_longer", audit.length.longer_rate);
     out
 }
 
@@ -46,8 +46,8 @@ fn complement(e: Estimate) -> Estimate {
 fn put(out: &mut BTreeMap<String, String>, name: &str, estimate: Option<Estimate>) {
     if let Some(e) = estimate {
         out.insert(name.into(), decimal(e.value));
-        out.insert(format!("{name}Low"), decimal(e.low));
-        out.insert(format!("{name}High"), decimal(e.high));
+        out.insert(format!("{name}_low"), decimal(e.low));
+        out.insert(format!("{name}_high"), decimal(e.high));
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_maps_hold_each_estimate_with_its_interval_and_stay_within_the_schemas_bound() {
+    fn the_maps_hold_each_estimate_with_its_interval_and_stay_within_the_schemas_bound() {
         let e = Some(Estimate { value: 0.25, low: 0.2, high: 0.3 });
         let audit = Audit {
             verdicts: BTreeMap::new(),
@@ -214,8 +214,8 @@ mod tests {
             low_mass_rate: e,
         };
         let (bias, agreement) = (bias(&audit), agreement(&audit));
-        assert_eq!(bias["positionLogOddsLow"], "0.2");
-        assert_eq!((agreement["orders"].as_str(), agreement["ordersLow"].as_str()), ("0.75", "0.7"));
+        assert_eq!(bias["position_log_odds_low"], "0.2");
+        assert_eq!((agreement["orders"].as_str(), agreement["orders_low"].as_str()), ("0.75", "0.7"));
         assert!(bias.len() <= 32 && agreement.len() <= 32);
         let nothing = Audit { position: None, length: Length::default(), label_mass: None, ..audit };
         assert!(super::bias(&nothing).is_empty(), "what could not be measured is not in the status");

@@ -51,7 +51,7 @@ const LEAST_REST: f64 = 1e-6;
 impl Verdict {
     /// Every kind's name, for counters.
     pub const KINDS: [&'static str; 9] =
-        ["first", "second", "tie", "unparsed", "ambiguous", "refused", "truncated", "filtered", "transportFailed"];
+        ["first", "second", "tie", "unparsed", "ambiguous", "refused", "truncated", "filtered", "transport_failed"];
 
     /// A verdict with a probability.
     pub fn soft(soft: Soft) -> Self {
@@ -64,7 +64,7 @@ impl Verdict {
         }
     }
 
-    /// The name of the kind, as in the report and in status.
+    /// The name of the kind, as in the report.
     pub fn kind(&self) -> &'static str {
         Self::KINDS[match self {
             Self::First(_) => 0,

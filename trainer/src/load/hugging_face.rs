@@ -3,8 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use plumbline_torch::Mmap;
@@ -140,10 +139,13 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Res
         })
         .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let store = |e: std::io::Error| Error::store(path, &e);
+    // The library writes aside, a file for its owner alone; who serves a model is often another user. Opened without
+    // truncating: the old file may be mapped.
+    let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;
     safetensors::serialize_to_file(saved, Some(metadata), path)
         .map_err(|e| Error::Store(format!("{}: {e}", path.display())))?;
-    // It was written aside, as a file for its owner alone; who serves a model is often another user.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(|e| Error::store(path, &e))
+    fs::set_permissions(path, usual.permissions()).map_err(store)
 }
 
 /// A tensor on its way into a file.
@@ -258,4 +260,24 @@ fn to_tensor(view: &TensorView, kind: Kind) -> Result<Tensor> {
     let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
     let tensor = Tensor::f_from_data_size(view.data(), &shape, stored)?;
     Ok(if stored == kind { tensor } else { tensor.to_kind(kind) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn whoever_may_read_other_files_of_a_folder_may_read_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let (weights, other) = (folder.path().join("model.safetensors"), folder.path().join("config.json"));
+        fs::write(&other, "{}").unwrap();
+        let tensors = [("a".to_owned(), Tensor::ones([2, 3], (Kind::Float, Device::Cpu)))].into();
+        for _ in 0..2 {
+            write_safetensors(&weights, &tensors).unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions();
+            assert_eq!(mode(&weights), mode(&other));
+        }
+        assert_eq!(read_safetensors(&weights).unwrap()["a"], tensors["a"]);
+    }
 }

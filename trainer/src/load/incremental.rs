@@ -1,48 +1,46 @@
-//! Streaming: token ids become text one by one. Pure.
+//! Token ids become text one by one. Pure.
 
 use super::tokenizer::Tokenizer;
 use crate::Result;
 
-/// Decodes a response token by token: the pieces together are what [`Tokenizer::decode`] gives for all tokens, and no piece
-/// ends inside a character.
+/// Decodes a response token by token. No piece ends inside a character, and a character that is never finished is left
+/// out.
+///
+/// The pieces together are what [`Tokenizer::decode`] gives for all tokens, but for bytes that are no character: decoders
+/// with byte fallback give up a whole run of byte tokens for one broken byte, and here the characters around it survive.
 pub struct IncrementalDecoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last tokens that were given out in full, and those after them. Decoders look at a token's neighbours (a
-    /// leading space is dropped only at the start), so new tokens are decoded behind old ones.
-    window: Vec<i64>,
-    /// How many tokens of the window were given out in full.
-    context: usize,
-    /// Bytes of the window's text that were given out.
-    emitted: usize,
+    /// The last token that is part of the text.
+    last: Option<i64>,
+    /// The beginning of a character.
+    unfinished: Vec<u8>,
 }
 
 impl<'a> IncrementalDecoder<'a> {
     /// Starts a response.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, window: Vec::new(), context: 0, emitted: 0 }
+        Self { tokenizer, last: None, unfinished: Vec::new() }
     }
 
     /// The text that a further token completes; empty while a character is unfinished.
     pub fn push(&mut self, id: i64) -> Result<String> {
-        self.window.push(id);
-        let text = self.tokenizer.decode(&self.window)?;
-        // U+FFFD at the end may be a character whose other bytes are still to come; before the end it is final.
-        let complete = text.strip_suffix(char::REPLACEMENT_CHARACTER);
-        let piece = complete.unwrap_or(&text).get(self.emitted..).unwrap_or_default().to_owned();
-        self.emitted += piece.len();
-        if complete.is_none() && !piece.is_empty() {
-            self.window.drain(..self.context);
-            self.context = self.window.len();
-            self.emitted = self.tokenizer.decode(&self.window)?.len();
+        if self.tokenizer.is_special(id) {
+            return Ok(String::new());
         }
-        Ok(piece)
+        self.unfinished.extend(self.tokenizer.added_bytes(self.last, id)?);
+        self.last = Some(id);
+        let decided = self.unfinished.len() - unfinished(&self.unfinished);
+        let text = String::from_utf8_lossy(&self.unfinished[..decided]).into_owned();
+        self.unfinished.drain(..decided);
+        Ok(text)
     }
+}
 
-    /// What is left at the end: U+FFFD for a character that was never finished.
-    pub fn finish(self) -> Result<String> {
-        let text = self.tokenizer.decode(&self.window)?;
-        Ok(text.get(self.emitted..).unwrap_or_default().to_owned())
-    }
+/// How many bytes at the end may be the beginning of a character.
+fn unfinished(bytes: &[u8]) -> usize {
+    let is_beginning =
+        |tail: &[u8]| std::str::from_utf8(tail).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none());
+    (1..=bytes.len().min(3)).find(|n| is_beginning(&bytes[bytes.len() - n..])).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -52,9 +50,7 @@ pub(crate) mod tests {
 
     pub(crate) fn pieces(tokenizer: &Tokenizer, ids: &[i64]) -> Vec<String> {
         let mut decoder = tokenizer.incremental();
-        let mut pieces: Vec<String> = ids.iter().map(|id| decoder.push(*id).unwrap()).collect();
-        pieces.push(decoder.finish().unwrap());
-        pieces
+        ids.iter().map(|id| decoder.push(*id).unwrap()).collect()
     }
 
     #[test]
@@ -63,28 +59,61 @@ pub(crate) mod tests {
         let tokenizer = byte_level(folder.path());
         let ids = tokenizer.encode("é👍🏽 t").unwrap();
         assert_eq!(ids.len(), 2 + 4 + 4 + 1);
-        let pieces = pieces(&tokenizer, &ids);
-        assert_eq!(pieces, ["", "é", "", "", "", "👍", "", "", "", "🏽", " t", ""]);
+        assert_eq!(pieces(&tokenizer, &ids), ["", "é", "", "", "", "👍", "", "", "", "🏽", " t"]);
     }
 
     #[test]
-    fn a_stream_gives_what_decoding_at_once_gives() {
+    fn a_stream_of_bytes_gives_what_decoding_at_once_gives() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = byte_level(folder.path());
-        // Broken, unfinished and literal U+FFFD characters, with special tokens between.
         for ids in [
+            // Broken and literal U+FFFD characters, and special tokens between the parts of a character.
             vec![0xc3, 0x28, 257, 0xf0, 0x9f, 97, 0x80, 0x80, 98],
-            vec![97, 0xe2, 0x82],
+            vec![0xf0, 257, 0x9f, 257, 0x98, 257, 0x80],
+            vec![0xff; 100],
             bytes.encode("x\u{fffd}\u{fffd}y\u{fffd}").unwrap(),
-            vec![257, 97, 257, 257, 256],
+            vec![257, 97, 257, 257, 256, 9999],
             vec![],
         ] {
             assert_eq!(pieces(&bytes, &ids).concat(), bytes.decode(&ids).unwrap(), "{ids:?}");
         }
+    }
+
+    #[test]
+    fn a_character_that_is_never_finished_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
-        let sentencepiece = sentencepiece(folder.path());
-        let ids = [1, 2, 3, 4, 5, 2, 1];
-        assert_eq!(sentencepiece.decode(&ids).unwrap(), "a béc b a");
-        assert_eq!(pieces(&sentencepiece, &ids).concat(), "a béc b a", "only the first space is dropped");
+        assert_eq!(pieces(&byte_level(folder.path()), &[97, 0xe2, 0x82]).concat(), "a");
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(pieces(&sentencepiece(folder.path()), &[1, BYTE + 0xe2, BYTE + 0x82]).concat(), "a");
+    }
+
+    /// The first of the byte tokens of [`sentencepiece`].
+    const BYTE: i64 = 4;
+
+    fn fallback(text: &str) -> Vec<i64> {
+        text.bytes().map(|b| BYTE + i64::from(b)).collect()
+    }
+
+    #[test]
+    fn a_stream_of_pieces_and_fallback_bytes_gives_what_decoding_at_once_gives() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = sentencepiece(folder.path());
+        let whole = [&[1, 2], fallback("é").as_slice(), &[3, 2, 1]].concat();
+        assert_eq!(tokenizer.decode(&whole).unwrap(), "a béc b a");
+        for ids in [whole, [fallback("€").as_slice(), &[1, 3]].concat(), vec![3, 1], vec![0, 0]] {
+            assert_eq!(pieces(&tokenizer, &ids).concat(), tokenizer.decode(&ids).unwrap(), "{ids:?}");
+        }
+    }
+
+    #[test]
+    fn a_character_in_fallback_bytes_is_not_taken_back_when_another_begins_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = sentencepiece(folder.path());
+        let ids = fallback("€😀€");
+        assert_eq!(tokenizer.decode(&ids[..4]).unwrap(), "\u{fffd}".repeat(4), "the decoder breaks off the whole run");
+        assert_eq!(pieces(&tokenizer, &ids), ["", "", "€", "", "", "", "😀", "", "", "€"]);
+        // And a byte that is never a character costs itself alone.
+        let ids = [fallback("€").as_slice(), &[BYTE + 0xff, 3, 1]].concat();
+        assert_eq!(pieces(&tokenizer, &ids).concat(), "€\u{fffd}c a");
     }
 }

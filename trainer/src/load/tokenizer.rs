@@ -17,6 +17,7 @@ pub struct Tokenizer {
     folder: PathBuf,
     inner: tokenizers::Tokenizer,
     eos_ids: Vec<i64>,
+    special_tokens: BTreeMap<String, String>,
     chat_template: Option<ChatTemplate>,
     byte_level: bool,
 }
@@ -61,7 +62,7 @@ impl Tokenizer {
         eos_ids.retain(|id| seen.insert(*id));
 
         let byte_level = inner.get_decoder().is_some_and(is_byte_level);
-        Ok(Self { folder: folder.to_owned(), inner, eos_ids, chat_template, byte_level })
+        Ok(Self { folder: folder.to_owned(), inner, eos_ids, special_tokens, chat_template, byte_level })
     }
 
     /// Token ids of a text. No token is added; special tokens written in the text are recognised.
@@ -84,6 +85,23 @@ impl Tokenizer {
         IncrementalDecoder::new(self)
     }
 
+    /// Whether an id is a token that is left out of a text (an end token).
+    pub fn is_special(&self, id: i64) -> bool {
+        self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// The bytes that a token adds to a text whose last token is `before`. Not for special tokens.
+    pub(super) fn added_bytes(&self, before: Option<i64>, id: i64) -> Result<Vec<u8>> {
+        if self.byte_level || self.token(id).is_some_and(|token| byte_token(&token).is_some()) {
+            return Ok(self.token_bytes(id));
+        }
+        // Other decoders look at what is before a token: at the start of a text its space is dropped.
+        let Some(before) = before else { return Ok(self.decode(&[id])?.into_bytes()) };
+        let known = self.decode(&[before])?.len();
+        let text = self.decode(&[before, id])?;
+        Ok(text.as_bytes().get(known..).unwrap_or_default().to_vec())
+    }
+
     /// The token written by an id, special ones included, as text for logprobs. A token that holds a part of a character
     /// has U+FFFD in its place; [`Tokenizer::token_bytes`] has the part itself.
     pub fn token_text(&self, id: i64) -> String {
@@ -92,9 +110,7 @@ impl Tokenizer {
 
     /// The bytes a token stands for, special ones included. Empty for an id that the vocabulary does not have.
     pub fn token_bytes(&self, id: i64) -> Vec<u8> {
-        let Some(token) = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id)) else {
-            return Vec::new();
-        };
+        let Some(token) = self.token(id) else { return Vec::new() };
         if self.byte_level {
             let bytes: Option<Vec<u8>> = token.chars().map(|c| BYTES.get(&c).copied()).collect();
             bytes.unwrap_or_else(|| token.into_bytes())
@@ -108,6 +124,16 @@ impl Tokenizer {
     /// Tokens that end a response: of config.json, generation_config.json and the tokenizer, without duplicates.
     pub fn eos_ids(&self) -> &[i64] {
         &self.eos_ids
+    }
+
+    /// A token to fill up sequences with that ends none of them, and its id: the padding token if it is one, else the token
+    /// for unknown text or the first of a text. None if there is no such token.
+    pub fn padding(&self) -> Option<(&str, i64)> {
+        ["pad_token", "unk_token", "bos_token"].iter().find_map(|name| {
+            let token = self.special_tokens.get(*name)?;
+            let id = i64::from(self.inner.token_to_id(token)?);
+            (!self.eos_ids.contains(&id)).then_some((token.as_str(), id))
+        })
     }
 
     /// Whether the folder has a chat template.
@@ -127,6 +153,10 @@ impl Tokenizer {
         template
             .render(messages, add_generation_prompt)
             .map_err(|e| Error::Data(format!("{}: {e}", self.folder.display())))
+    }
+
+    fn token(&self, id: i64) -> Option<String> {
+        self.inner.id_to_token(u32::try_from(id).ok()?)
     }
 
     fn failed(&self, what: &str, error: &tokenizers::Error) -> Error {
@@ -228,11 +258,13 @@ pub(crate) mod tests {
         Tokenizer::load(folder).unwrap()
     }
 
-    /// A sentencepiece-like vocabulary: pieces with U+2581 for a space, bytes as fallback, the first space dropped.
+    /// A sentencepiece-like vocabulary: four pieces with U+2581 for a space, then every byte as fallback; the first space
+    /// of a text is dropped.
     pub(crate) fn sentencepiece(folder: &Path) -> Tokenizer {
-        let pieces = ["<unk>", "\u{2581}a", "\u{2581}b", "<0xC3>", "<0xA9>", "c"];
+        let pieces = ["<unk>", "\u{2581}a", "\u{2581}b", "c"].map(str::to_owned);
+        let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
         let vocabulary: serde_json::Map<String, Value> =
-            pieces.iter().enumerate().map(|(id, piece)| ((*piece).to_owned(), json!(id))).collect();
+            pieces.into_iter().chain(bytes).enumerate().map(|(id, piece)| (piece, json!(id))).collect();
         write(
             folder,
             "tokenizer.json",
@@ -274,7 +306,7 @@ pub(crate) mod tests {
         assert_eq!((tokenizer.token_bytes(9999), tokenizer.token_bytes(-1)), (vec![], vec![]));
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = sentencepiece(folder.path());
-        assert_eq!((tokenizer.token_bytes(1), tokenizer.token_bytes(3)), (b" a".to_vec(), vec![0xc3]));
+        assert_eq!((tokenizer.token_bytes(1), tokenizer.token_bytes(4 + 0xc3)), (b" a".to_vec(), vec![0xc3]));
     }
 
     #[test]
@@ -284,6 +316,21 @@ pub(crate) mod tests {
         write(folder.path(), "generation_config.json", &json!({"eos_token_id": [9, 7]}));
         write(folder.path(), "tokenizer_config.json", &json!({"eos_token": {"content": "<|end|>"}}));
         assert_eq!(byte_level(folder.path()).eos_ids(), [7, 9, 257]);
+    }
+
+    #[test]
+    fn sequences_are_not_filled_up_with_what_ends_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for (config, expected) in [
+            (json!({"eos_token": "<|end|>", "pad_token": "t", "unk_token": "!"}), Some(("t", 116))),
+            (json!({"eos_token": "<|end|>", "pad_token": "<|end|>", "unk_token": "!"}), Some(("!", 33))),
+            (json!({"eos_token": "<|end|>", "pad_token": null, "bos_token": {"content": "#"}}), Some(("#", 35))),
+            (json!({"eos_token": "<|end|>", "pad_token": "<|end|>", "bos_token": "<|end|>"}), None),
+            (json!({"pad_token": "no such token"}), None),
+        ] {
+            write(folder.path(), "tokenizer_config.json", &config);
+            assert_eq!(byte_level(folder.path()).padding(), expected, "{config}");
+        }
     }
 
     #[test]

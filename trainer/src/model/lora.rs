@@ -45,16 +45,16 @@ pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     for (i, layer) in decoder.layers.iter().enumerate() {
         for target in AdapterTarget::ALL {
             if let Some(low_rank) = &layer.projection(target).adapter {
-                let name = format!("base_model.model.{}", projection_name(i, target));
-                named.insert(format!("{name}.lora_A.weight"), low_rank.a.shallow_clone());
-                named.insert(format!("{name}.lora_B.weight"), low_rank.b.shallow_clone());
+                let [a, b] = adapter_names(i, target);
+                named.insert(a, low_rank.a.shallow_clone());
+                named.insert(b, low_rank.b.shallow_clone());
             }
         }
     }
     named
 }
 
-/// `adapter_config.json` of a PEFT folder. `base_model`: as the manifest names it.
+/// `adapter_config.json` of a PEFT folder. `base_model`: as transformers names it.
 pub fn peft_config(adapter: &Adapter, layers: usize, base_model: &str, task: &str) -> Value {
     let names: Vec<&str> = targets(adapter).into_iter().map(AdapterTarget::name).collect();
     let first = first_layer(layers, adapter);
@@ -105,6 +105,12 @@ fn targets(adapter: &Adapter) -> Vec<AdapterTarget> {
 /// The name of a projection's weight in a checkpoint.
 pub fn weight_name(layer: usize, target: AdapterTarget) -> String {
     format!("{}.weight", projection_name(layer, target))
+}
+
+/// PEFT's names of a projection's adapter: of A and of B.
+pub fn adapter_names(layer: usize, target: AdapterTarget) -> [String; 2] {
+    let name = projection_name(layer, target);
+    ["lora_A", "lora_B"].map(|part| format!("base_model.model.{name}.{part}.weight"))
 }
 
 fn projection_name(layer: usize, target: AdapterTarget) -> String {

@@ -33,7 +33,7 @@ impl Packed {
     /// Packs segments that continue something of `start` tokens.
     pub fn starting_at<S: AsRef<[i64]>>(segments: &[S], start: i64) -> Self {
         let lengths: Vec<i64> = segments.iter().map(|s| s.as_ref().len() as i64).collect();
-        let tokens: Vec<i64> = segments.iter().flat_map(|s| s.as_ref()).copied().collect();
+        let tokens: Vec<i64> = segments.iter().flat_map(AsRef::as_ref).copied().collect();
         let positions: Vec<i64> = lengths.iter().flat_map(|&n| start..start + n).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let spread = lengths.iter().any(|&n| n != longest).then(|| Spread::new(&lengths, longest));

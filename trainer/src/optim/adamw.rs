@@ -42,7 +42,7 @@ impl AdamW {
         if grads.is_empty() {
             return Err(Error::Failed("no parameter has a gradient; nothing would be trained".into()));
         }
-        let norm = plumbline_torch::clip_grad_norm(&grads, self.settings.max_grad_norm).map_err(failed)?;
+        let norm = plumbline_torch::clip_grad_norm(&grads, self.settings.max_grad_norm).map_err(|e| failed(&e))?;
         if !norm.is_finite() {
             return Err(Error::Failed(format!(
                 "the gradient norm is {norm}; lower spec.training.learningRate, or use Float32 precision"
@@ -66,9 +66,9 @@ impl AdamW {
                 epsilon: self.settings.epsilon,
             };
             plumbline_torch::fused_adamw(&of(&params), &of(&grads), &of(&first), &of(&second), &of(&steps), settings)
-                .map_err(failed)?;
+                .map_err(|e| failed(&e))?;
         }
-        plumbline_torch::drop_grads(&self.params).map_err(failed)?;
+        plumbline_torch::drop_grads(&self.params).map_err(|e| failed(&e))?;
         Ok(norm)
     }
 
@@ -110,7 +110,7 @@ impl AdamW {
     }
 }
 
-fn failed(error: plumbline_torch::TorchError) -> Error {
+fn failed(error: &plumbline_torch::TorchError) -> Error {
     Error::Failed(error.to_string())
 }
 

@@ -142,8 +142,10 @@ fn usage(report: &Report) -> String {
              tokenizer = AutoTokenizer.from_pretrained(\"PATH_OF_THIS_FOLDER\")"
         }
         Kind::PolicyTuning if report.card.adapter => {
-            "from peft import AutoPeftModelForCausalLM\n\n\
-             model = AutoPeftModelForCausalLM.from_pretrained(\"PATH_OF_THIS_FOLDER\")"
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
+             base = AutoModelForCausalLM.from_pretrained(\"PATH_OF_THE_BASE_MODEL\")\n\
+             model = PeftModel.from_pretrained(base, \"PATH_OF_THIS_FOLDER\")\n\
+             tokenizer = AutoTokenizer.from_pretrained(\"PATH_OF_THIS_FOLDER\")"
         }
         Kind::PolicyTuning => {
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\

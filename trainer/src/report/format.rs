@@ -1,10 +1,25 @@
-//! Numbers as text (computes).
+//! Numbers as text, and their names (computes).
 
 use super::Unit;
 
 /// A value as the decimal that a status holds: six significant digits, no exponent; `NaN`, `inf`, `-inf`.
 pub fn decimal(value: f64) -> String {
     rounded(value, 6).to_string()
+}
+
+/// The name of a number in a status: `win_rate` is `winRate` there, `before.vader` is `beforeVader`.
+pub fn status_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut upper = false;
+    for c in name.chars() {
+        if matches!(c, '_' | '.') {
+            upper = true;
+        } else {
+            out.push(if upper { c.to_ascii_uppercase() } else { c });
+            upper = false;
+        }
+    }
+    out
 }
 
 /// A value as a report shows it.
@@ -79,6 +94,15 @@ mod tests {
         assert_eq!(decimal(-0.0), "0");
         assert_eq!([decimal(f64::NAN), decimal(f64::NEG_INFINITY)], ["NaN", "-inf"]);
         assert!(decimal(1.0 / 3.0).parse::<f64>().is_ok());
+    }
+
+    #[test]
+    fn a_status_has_camel_case_names() {
+        for (name, expected) in
+            [("accuracy", "accuracy"), ("win_rate_low", "winRateLow"), ("after.distinct_2", "afterDistinct2")]
+        {
+            assert_eq!(status_name(name), expected);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use plumbline_crds::Kind;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ pub mod section;
 pub mod svg;
 pub mod tensorboard;
 
-pub use format::decimal;
+pub use format::{decimal, status_name};
 pub use metrics::{History, MetricsWriter};
 pub use progress::Progress;
 pub use section::{Number, Sample, SampleScore, Section, Series, Unit};
@@ -34,6 +34,8 @@ pub const REPORT_JSON: &str = "report.json";
 pub const REPORT_HTML: &str = "report.html";
 /// Name of the file with the numbers of the whole chain under stable names.
 pub const SUMMARY_JSON: &str = "summary.json";
+/// Prefix of the names of seconds of work by part: `seconds.tune`.
+const SECONDS: &str = "seconds.";
 /// Name of the dataset or model card.
 pub const CARD: &str = "README.md";
 
@@ -53,7 +55,8 @@ pub struct Report {
     /// What it was made from, by which judge, on what: shown first, and in the card.
     #[serde(default)]
     pub facts: Vec<Fact>,
-    /// The numbers of this stage under stable names (`accuracy`, `winRate`, `winRateLow` ...), for programs.
+    /// The numbers of this stage, for programs, under names that do not change: snake_case, a dot where numbers belong
+    /// together (`before.vader`, `seconds.tune`), `_low` and `_high` for the ends of an interval (`win_rate_low`).
     #[serde(default, with = "finite_map")]
     pub summary: BTreeMap<String, f64>,
     /// Shown in this order.
@@ -121,6 +124,16 @@ impl Report {
     /// # Errors
     /// `Store` if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
+        self.write_without_card(folder)?;
+        let path = folder.join(CARD);
+        fs::write(&path, card::card(self)?).map_err(|e| Error::store(&path, &e))
+    }
+
+    /// Writes `report.json`, `report.html` and `summary.json` into a folder that exists and holds no model or dataset.
+    ///
+    /// # Errors
+    /// `Store` if a file cannot be written.
+    pub fn write_without_card(&self, folder: &Path) -> Result<()> {
         let json = |value: serde_json::Result<String>| {
             value.map(|text| text + "\n").map_err(|e| Error::Failed(format!("the report is not JSON: {e}")))
         };
@@ -128,7 +141,6 @@ impl Report {
             (REPORT_JSON, json(serde_json::to_string(self))?),
             (REPORT_HTML, html::page(self)),
             (SUMMARY_JSON, json(serde_json::to_string_pretty(&self.summaries()))?),
-            (CARD, card::card(self)?),
         ];
         for (name, text) in files {
             let path = folder.join(name);
@@ -172,28 +184,34 @@ impl Report {
         chain
     }
 
-    /// The numbers of the whole chain: `preferenceDataset`, `rewardModel`, `policyTuning`, each with the numbers of the
-    /// nearest report of that kind; further ones under `<kind>/<name>`.
-    fn summaries(&self) -> serde_json::Map<String, Value> {
-        let mut out = serde_json::Map::new();
-        out.insert("schemaVersion".into(), 1.into());
+    /// The numbers of the whole chain: those of this stage at the top, those of what it was made from under
+    /// `reward_model` and `preference_dataset` (the nearest of a kind; further ones under `<kind>/<name>`), and `seconds`
+    /// of all stages together.
+    fn summaries(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        out.insert("schema_version".into(), 1.into());
         out.insert("kind".into(), self.kind.to_string().into());
         out.insert("name".into(), self.name.clone().into());
-        let mut chain = self.chain();
-        // This report first, then the inputs, the nearest of a kind before others.
-        chain.rotate_right(1);
-        for report in chain {
+        out.extend(nested(&self.summary));
+        let chain = self.chain();
+        for report in chain.iter().filter(|r| !std::ptr::eq(**r, self)) {
             let kind = match report.kind {
-                Kind::PreferenceDataset => "preferenceDataset",
-                Kind::RewardModel => "rewardModel",
-                Kind::PolicyTuning => "policyTuning",
+                Kind::PreferenceDataset => "preference_dataset",
+                Kind::RewardModel => "reward_model",
+                Kind::PolicyTuning => "policy_tuning",
             };
-            let taken = out.contains_key(kind);
-            let key = if taken { format!("{kind}/{}", report.name) } else { kind.to_owned() };
-            // From f64: a number that is not finite becomes null.
-            let numbers = report.summary.iter().map(|(name, value)| (name.clone(), Value::from(*value)));
-            out.insert(key, Value::Object(numbers.collect()));
+            let key = if out.contains_key(kind) { format!("{kind}/{}", report.name) } else { kind.to_owned() };
+            let mut numbers = Map::from_iter([("name".to_owned(), Value::from(report.name.as_str()))]);
+            numbers.extend(nested(&report.summary));
+            out.insert(key, numbers.into());
         }
+        let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
+        for (name, value) in chain.iter().flat_map(|r| &r.summary) {
+            if let Some(part) = name.strip_prefix(SECONDS) {
+                *seconds.entry(part).or_default() += value;
+            }
+        }
+        out.insert("seconds".into(), json!(seconds));
         out
     }
 
@@ -203,6 +221,31 @@ impl Report {
             Kind::PreferenceDataset => "Preference dataset",
             Kind::RewardModel => "Reward model",
             Kind::PolicyTuning => "Tuned policy",
+        }
+    }
+}
+
+/// Numbers as JSON, without seconds: `before.vader` lies in `before`, the ends of an interval are one list `_ci` beside
+/// their number, and what is not finite is null.
+fn nested(numbers: &BTreeMap<String, f64>) -> Map<String, Value> {
+    let mut out = Map::new();
+    for (name, value) in numbers.iter().filter(|(name, _)| !name.starts_with(SECONDS)) {
+        let end = |of: &str, suffix: &str| numbers.get(&format!("{of}{suffix}"));
+        let of = name.strip_suffix("_low").or_else(|| name.strip_suffix("_high")).filter(|n| numbers.contains_key(*n));
+        match of.and_then(|of| Some((of, end(of, "_low")?, end(of, "_high")?))) {
+            Some((of, low, high)) => put(&mut out, &format!("{of}_ci"), json!([low, high])),
+            None => put(&mut out, name, json!(value)),
+        }
+    }
+    out
+}
+
+/// Inserts a value below the parts of a name that are before its dots.
+fn put(map: &mut Map<String, Value>, name: &str, value: Value) {
+    match name.split_once('.').map(|(first, rest)| (map.entry(first).or_insert_with(|| json!({})), rest)) {
+        Some((Value::Object(below), rest)) => put(below, rest, value),
+        _ => {
+            map.insert(name.to_owned(), value);
         }
     }
 }
@@ -233,6 +276,7 @@ mod tests {
         data.card.splits = vec!["train".into(), "validation".into()];
         data.fact("Judge", text);
         data.number("pairs", 2954.0);
+        data.number("seconds.label", 200.0);
         let rows =
             vec![Number::new("pairs", 2954.0).count(), Number::new("prefers lists", f64::NAN).percent().note(text)];
         data.sections.push(Section::Numbers { title: "Labels".into(), rows });
@@ -241,7 +285,8 @@ mod tests {
 
         let mut reward = Report::new(Kind::RewardModel, "rm", "Accuracy 74.1%");
         reward.number("accuracy", 0.741);
-        reward.number("ece", f64::NAN);
+        reward.number("calibration_error", f64::NAN);
+        reward.number("seconds.reward", 60.5);
         reward.sections.push(Section::Text { title: text.into(), text: text.into() });
         reward.upstream.push(data);
 
@@ -249,7 +294,18 @@ mod tests {
         policy.card.base_model = Some("hf://org/sft".into());
         policy.card.tags = vec!["ppo".into()];
         policy.fact("Judged by", if text == "text" { "primary" } else { text });
-        policy.number("winRate", 0.632);
+        for (name, value) in [
+            ("win_rate", 0.632),
+            ("win_rate_low", 0.58),
+            ("win_rate_high", 0.681),
+            ("kl", 8.25),
+            ("before.vader", -0.1),
+            ("after.vader", 0.4),
+            ("seconds.tune", 500.0),
+            ("seconds.evaluate", 90.0),
+        ] {
+            policy.number(name, value);
+        }
         let title = "Judge and policy share weights".to_owned();
         policy.sections.push(Section::Notice { title, text: text.into() });
         let rate = Number::new("win rate", 0.632).percent().interval(0.58, 0.681).reference(0.5).note(text);
@@ -299,14 +355,38 @@ mod tests {
         report.upstream[0].upstream[0].upstream.push(further);
         report.write(folder.path()).unwrap();
         let summary: Value = serde_json::from_slice(&fs::read(folder.path().join(SUMMARY_JSON)).unwrap()).unwrap();
-        assert_eq!((&summary["kind"], &summary["name"]), (&"PolicyTuning".into(), &"policy".into()));
-        assert_eq!(summary["policyTuning"]["winRate"], 0.632);
-        assert_eq!(summary["rewardModel"]["accuracy"], 0.741);
-        assert!(summary["rewardModel"]["ece"].is_null(), "not computed is not zero");
-        assert_eq!(
-            (&summary["preferenceDataset"]["pairs"], &summary["preferenceDataset/more"]["pairs"]),
-            (&2954.0.into(), &7.0.into())
-        );
+        let expected = json!({
+            "schema_version": 1,
+            "kind": "PolicyTuning",
+            "name": "policy",
+            "after": {"vader": 0.4},
+            "before": {"vader": -0.1},
+            "kl": 8.25,
+            "win_rate": 0.632,
+            "win_rate_ci": [0.58, 0.681],
+            "preference_dataset": {"name": "data", "pairs": 2954.0},
+            "preference_dataset/more": {"name": "more", "pairs": 7.0},
+            "reward_model": {"name": "rm", "accuracy": 0.741, "calibration_error": null},
+            "seconds": {"label": 200.0, "reward": 60.5, "tune": 500.0, "evaluate": 90.0},
+        });
+        assert_eq!(summary, expected);
+    }
+
+    #[test]
+    fn the_summary_of_a_stage_holds_nothing_of_what_came_after_it() {
+        let reward = chain("text").upstream.remove(0);
+        let summary = Value::from(reward.summaries());
+        assert_eq!((&summary["accuracy"], &summary["preference_dataset"]["pairs"]), (&json!(0.741), &json!(2954.0)));
+        assert_eq!(summary["seconds"], json!({"label": 200.0, "reward": 60.5}));
+        assert!(summary.get("win_rate").is_none() && summary.get("reward_model").is_none());
+    }
+
+    #[test]
+    fn a_number_without_an_interval_keeps_its_name_and_no_name_hides_another() {
+        let numbers = [("x_low", 1.0), ("y", 2.0), ("y_low", 1.0), ("z", 3.0), ("z.a.b", 4.0)];
+        let numbers = numbers.map(|(name, value)| (name.to_owned(), value)).into();
+        let expected = json!({"x_low": 1.0, "y": 2.0, "y_low": 1.0, "z": 3.0, "z.a.b": 4.0});
+        assert_eq!(Value::from(nested(&numbers)), expected);
     }
 
     #[test]

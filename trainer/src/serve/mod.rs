@@ -6,7 +6,7 @@
 //! | What may a request say, what does a reply hold? | `protocol` |
 //! | Which jobs does a request become? | `plan` |
 //! | How do requests share a batch, and how does one end? | `scheduler` |
-//! | How do tokens become text, and text end at a stop string? | `stream` |
+//! | How do tokens become text with log-probabilities? | `stream` |
 //! | What does it need of a model? | `model` |
 //! | Which paths are there? | `routes`, `replies` |
 //! | What is counted? | `metrics` |

@@ -90,13 +90,13 @@ struct Scheduler<'a, S> {
     sampler: S,
     tokenizer: &'a Tokenizer,
     metrics: &'a Metrics,
-    active: HashMap<JobId, Sequence>,
+    active: HashMap<JobId, Sequence<'a>>,
 }
 
 /// A job that is not done.
-struct Sequence {
+struct Sequence<'a> {
     index: usize,
-    stream: TextStream,
+    stream: TextStream<'a>,
     sampled: usize,
     tokens_wanted: bool,
     reply: UnboundedSender<Result<Update>>,
@@ -138,7 +138,7 @@ impl<S: Sample> Scheduler<'_, S> {
             };
             let sequence = Sequence {
                 index,
-                stream: TextStream::new(work.stop.clone()),
+                stream: TextStream::new(self.tokenizer, work.stop.clone()),
                 sampled: 0,
                 tokens_wanted: work.tokens_wanted,
                 reply: work.reply.clone(),
@@ -172,7 +172,7 @@ impl<S: Sample> Scheduler<'_, S> {
         if sequence.sampled == 0 {
             self.metrics.first_token(sequence.queued.elapsed());
         }
-        let update = sequence.update(self.tokenizer, event);
+        let update = sequence.update(event);
         let ended = !matches!(update, Ok(Update { end: None, .. }));
         if ended {
             sequence.permit = None;
@@ -189,17 +189,16 @@ impl<S: Sample> Scheduler<'_, S> {
     }
 }
 
-impl Sequence {
-    fn update(&mut self, tokenizer: &Tokenizer, event: Event) -> Result<Update> {
+impl Sequence<'_> {
+    fn update(&mut self, event: Event) -> Result<Update> {
         self.sampled += 1;
         let scored = Scored { token: event.token, logprob: event.logprob, top: event.top, offset: 0 };
-        let decode = |tokens: &[i64]| tokenizer.decode(tokens);
         let piece = match event.finish {
-            None => self.stream.push(decode, scored)?,
-            Some(Finish::Eos) => self.stream.end(decode, Some(scored))?,
+            None => self.stream.push(scored)?,
+            Some(Finish::Eos) => self.stream.end(Some(scored)),
             Some(Finish::Stop | Finish::Length) => {
-                let piece = self.stream.push(decode, scored)?;
-                if piece.stopped { piece } else { joined(piece, self.stream.end(decode, None)?) }
+                let piece = self.stream.push(scored)?;
+                if piece.stopped { piece } else { joined(piece, self.stream.end(None)) }
             }
         };
         let finish = if piece.stopped { Some(Finish::Stop) } else { event.finish };

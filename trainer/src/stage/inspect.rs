@@ -1,4 +1,5 @@
-//! `inspect`: what the loader sees in a model folder, and the logits of a text.
+//! `inspect`: what the loader sees in a model folder, and what the model makes of a text: the logits of a language model,
+//! the score of a reward model.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,11 +9,14 @@ use plumbline_crds::training::Precision;
 use tch::Tensor;
 
 use crate::load::hugging_face::{ModelFolder, write_safetensors};
+use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::attention::Context;
 use crate::model::heads;
 use crate::model::linear::Adapters;
+use crate::model::lora;
 use crate::model::packed::Packed;
+use crate::stage::reward::{HEAD, RewardModel};
 use crate::{Error, Result};
 
 /// What to inspect.
@@ -21,10 +25,13 @@ pub struct InspectArgs {
     /// Model folder.
     #[arg(long)]
     pub model: PathBuf,
-    /// Text whose next-token distribution is shown.
+    /// Folder of a PEFT adapter, which is put on the model.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// Text whose next-token distribution, or whose score, is shown.
     #[arg(long)]
     pub text: String,
-    /// File to write `input_ids` (Int64) and `logits` (Float32, [tokens, vocab]) to, as safetensors.
+    /// File to write `input_ids` (Int64) and `logits` (Float32; [tokens, vocab], of a reward model [1]) to, as safetensors.
     #[arg(long)]
     pub logits: Option<PathBuf>,
 }
@@ -34,14 +41,13 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> Result<()> {
     let folder = ModelFolder::open(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
-    let decoder = folder.decoder(Precision::Float32)?;
-    let c = &decoder.config;
+    let c = &folder.config;
     println!("parameters            {}", c.parameters());
     println!("layers                {}", c.num_hidden_layers);
     println!("hidden, intermediate  {}, {}", c.hidden_size, c.intermediate_size);
     println!("heads, key-value      {}, {} of {}", c.num_attention_heads, c.num_key_value_heads, c.head_dim);
     println!("vocabulary, context   {}, {}", c.vocab_size, c.max_position_embeddings);
-    println!("tied embeddings       {}", decoder.lm_head.is_none());
+    println!("tied embeddings       {}", c.tie_word_embeddings);
     println!("end tokens            {:?}", tokenizer.eos_ids());
     println!("chat template         {}", if tokenizer.has_chat_template() { "yes" } else { "no" });
 
@@ -49,16 +55,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     if ids.is_empty() {
         return Err(Error::Config("--text has no token; give a text".into()));
     }
-    println!("tokens                {ids:?}");
-    let logits = tch::no_grad(|| {
-        let hidden = decoder.forward(&Packed::new(&[&ids]), &mut Context::Whole, Adapters::Off);
-        heads::logits(&decoder, &hidden)
-    });
-    let (top, tokens) = logits.get(-1).log_softmax(-1, tch::Kind::Float).topk(5, -1, true, true);
-    for i in 0..5 {
-        let token = tokens.int64_value(&[i]);
-        println!("next {:8.4}  {:?}", top.double_value(&[i]), tokenizer.token_text(token));
-    }
+    let logits = if folder.has(HEAD) { score(args, &ids)? } else { next_token(args, &folder, &tokenizer, &ids)? };
     if let Some(path) = &args.logits {
         let tensors = BTreeMap::from([
             ("input_ids".to_owned(), Tensor::from_slice(&ids)),
@@ -67,4 +64,42 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         write_safetensors(path, &tensors)?;
     }
     Ok(())
+}
+
+/// The logits of each token's successor, `[tokens, vocab]`.
+#[allow(clippy::print_stdout, reason = "this is the command's output")]
+fn next_token(args: &InspectArgs, folder: &ModelFolder, tokenizer: &Tokenizer, ids: &[i64]) -> Result<Tensor> {
+    let mut decoder = folder.decoder(Precision::Float32)?;
+    if let Some(adapter) = &args.adapter {
+        peft::attach(&mut decoder, adapter)?;
+        let weights = lora::parameters(&decoder);
+        let numbers: usize = weights.values().map(Tensor::numel).sum();
+        println!("adapter               {numbers} parameters, on {} projections", weights.len() / 2);
+    }
+    println!("tokens                {ids:?}");
+    let logits = tch::no_grad(|| {
+        let hidden = decoder.forward(&Packed::new(&[ids]), &mut Context::Whole, Adapters::On);
+        heads::logits(&decoder, &hidden)
+    });
+    let (top, tokens) = logits.get(-1).log_softmax(-1, tch::Kind::Float).topk(5, -1, true, true);
+    for i in 0..5 {
+        let token = tokens.int64_value(&[i]);
+        println!("next {:8.4}  {:?}", top.double_value(&[i]), tokenizer.token_text(token));
+    }
+    Ok(logits)
+}
+
+/// The score of the text, `[1]`.
+#[allow(clippy::print_stdout, reason = "this is the command's output")]
+fn score(args: &InspectArgs, ids: &[i64]) -> Result<Tensor> {
+    if args.adapter.is_some() {
+        return Err(Error::Config(format!(
+            "--adapter: {} is a reward model, whose adapter is part of it; leave --adapter out",
+            args.model.display()
+        )));
+    }
+    println!("tokens                {ids:?}");
+    let score = RewardModel::load(&args.model, Precision::Float32)?.score(&[ids])[0];
+    println!("score                 {score:.4}");
+    Ok(Tensor::from_slice(&[score as f32]))
 }

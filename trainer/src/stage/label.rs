@@ -31,7 +31,7 @@ use crate::load::hugging_face::ModelFolder;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
-use crate::report::{Progress, Report, Section};
+use crate::report::{Progress, Report, Section, status_name};
 use crate::train::clock::Clock;
 use crate::{Error, Result};
 
@@ -50,6 +50,7 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
 }
 
 /// As [`run`], with responses from `sampler` instead of the generator's model.
+#[allow(clippy::too_many_lines, reason = "the stage reads as its arrows, one after the other")]
 pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<StageResult> {
     let spec = spec(document)?;
     let generator = generator(spec)?;
@@ -67,9 +68,9 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     let identity = generator_identity(document, generator);
     let responses = responses::complete(&folders.journal, &identity, prompts, sampler, &mut |done| {
         progress.advance(done as i64);
+        clock.tick()?;
         go_on()
     })?;
-    clock.save()?;
 
     let texts: Vec<Vec<String>> =
         responses.iter().map(|of_prompt| of_prompt.iter().map(|r| r.text.clone()).collect()).collect();
@@ -91,11 +92,11 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
                 }
                 progress.cost(cost);
                 progress.advance(done as i64);
+                clock.tick()?;
                 go_on()
             },
         },
     )?;
-    clock.save()?;
 
     let audit = audit(&judged, &items);
     let records = dataset::records(&runtime, &judged, &items, spec.pairs.min_confidence);
@@ -115,8 +116,14 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     for (name, value) in counts.iter().map(|(n, v)| (n, *v as f64)) {
         report.number(name, value);
     }
-    for (name, value) in summary::bias(&audit).iter().chain(&summary::agreement(&audit)) {
+    let (bias, agreement) = (summary::bias(&audit), summary::agreement(&audit));
+    for (name, value) in bias.iter().chain(&agreement) {
         report.number(name, value.parse().unwrap_or(f64::NAN));
+    }
+    let seconds = clock.seconds()?;
+    report.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
+    for (part, value) in &seconds {
+        report.number(format!("seconds.{part}"), *value);
     }
     write(&folders, &parts, (prompts, &responses), &judged.plan.questions, &report)?;
 
@@ -148,13 +155,18 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         message: report.title.clone(),
         artifact: Some(made.artifact_ref(&document.output)),
         metrics: progress.metrics().to_vec(),
-        counts,
-        bias: summary::bias(&audit),
-        agreement: summary::agreement(&audit),
+        counts: in_status(counts),
+        bias: in_status(bias),
+        agreement: in_status(agreement),
         evaluation: BTreeMap::new(),
         cost: Some(judged.cost),
-        seconds: clock.seconds()?,
+        seconds,
     })
+}
+
+/// Numbers under the names that a status has for them.
+fn in_status<T>(numbers: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    numbers.into_iter().map(|(name, value)| (status_name(&name), value)).collect()
 }
 
 /// Where a run reads and writes.
@@ -251,7 +263,7 @@ fn comparisons<'a>(prompts: &'a [Prompt], texts: &'a [Vec<String>], chosen: &[Ch
     prompts.iter().zip(texts).zip(chosen).flat_map(of_prompt).collect()
 }
 
-/// The counts of the status: `pairs` are the labelled ones.
+/// How many of what, under stable names: `pairs` are the labelled ones.
 fn counts(
     found: &prompts::Prompts,
     responses: &[Vec<Sampled>],
@@ -265,17 +277,17 @@ fn counts(
     let records = parts.iter().map(|(_, part)| part.len() as i64).sum::<i64>();
     let mut counts: BTreeMap<String, i64> = [
         ("prompts", found.prompts.len() as i64),
-        ("duplicatePrompts", found.duplicates as i64),
+        ("duplicate_prompts", found.duplicates as i64),
         ("responses", all().count() as i64),
-        ("emptyResponses", chosen.iter().map(|c| c.empty as i64).sum()),
-        ("cutResponses", all().filter(|r| r.cut).count() as i64),
-        ("similarPairs", chosen.iter().map(|c| c.too_similar as i64).sum()),
-        ("comparedPairs", judged.outcomes.len() as i64),
+        ("empty_responses", chosen.iter().map(|c| c.empty as i64).sum()),
+        ("cut_responses", all().filter(|r| r.cut).count() as i64),
+        ("similar_pairs", chosen.iter().map(|c| c.too_similar as i64).sum()),
+        ("compared_pairs", judged.outcomes.len() as i64),
         ("pairs", records),
-        ("unsurePairs", c.labels - records),
+        ("unsure_pairs", c.labels - records),
         ("ties", c.ties),
-        ("droppedPairs", c.dropped),
-        ("failedPairs", c.failed),
+        ("dropped_pairs", c.dropped),
+        ("failed_pairs", c.failed),
         ("conflicts", c.conflicts),
         ("questions", judged.verdicts.len() as i64),
         ("train", parts[0].1.len() as i64),
@@ -310,7 +322,7 @@ fn describe(
     judged: &Judged,
     counts: &BTreeMap<String, i64>,
 ) {
-    let prompts = format!("{} prompts, {} duplicates left out", counts["prompts"], counts["duplicatePrompts"]);
+    let prompts = format!("{} prompts, {} duplicates left out", counts["prompts"], counts["duplicate_prompts"]);
     report.fact("Prompts", prompts);
     let sampling = &generator.sampling;
     report.fact(

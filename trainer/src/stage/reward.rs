@@ -20,7 +20,7 @@ use plumbline_crds::{Kind as ResourceKind, Spec};
 use crate::data::preference::{self, Preference, Split};
 use crate::data::tokens::{self, Sequence};
 use crate::data::{prompts, texts};
-use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::hugging_face::{ModelFolder, copy_tokenizer, read_object, write_safetensors};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::measure::calibration::{Calibration, calibration};
@@ -31,7 +31,7 @@ use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::packed::Packed;
 use crate::model::trainable::make_trainable;
-use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal};
+use crate::report::{MetricsWriter, Number, Progress, Report, Section, decimal, status_name};
 use crate::train::clock::Clock;
 use crate::train::means::Means;
 use crate::train::supervised::{Outlets, Task, resume_step, train};
@@ -39,7 +39,7 @@ use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
 /// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
-const HEAD: &str = "score.weight";
+pub(crate) const HEAD: &str = "score.weight";
 /// Share of the prompts of a plain JSONL file that is kept for validation.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
 /// Tokens scored in one forward pass when nothing is learnt.
@@ -74,7 +74,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let seconds = clock.seconds()?;
     let report = report(run, spec, &data, &evaluation, &metrics, &seconds)?;
     fresh_folder(&staging)?;
-    model.save(&base, &staging)?;
+    model.save(&base, &tokenizer, &staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
     let manifest = artifact::publish(
@@ -97,7 +97,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
-        evaluation: report.summary.iter().map(|(k, v)| (k.clone(), decimal(*v))).collect(),
+        evaluation: evaluation.numbers().into_iter().map(|(name, v)| (status_name(name), decimal(v))).collect(),
         cost: None,
         seconds,
     })
@@ -172,24 +172,34 @@ impl RewardModel {
     }
 
     /// Writes a folder that `AutoModelForSequenceClassification` loads.
-    fn save(&self, base: &Path, folder: &Path) -> Result<()> {
+    fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         let mut weights = lora::merged_weights(&self.decoder);
         weights.insert(HEAD.into(), self.head.weight());
         write_safetensors(&folder.join("model.safetensors"), &weights)?;
         let mut config = self.config.clone();
-        config.insert("architectures".into(), json!(["LlamaForSequenceClassification"]));
+        let mistral = config.get("model_type").is_some_and(|family| family == "mistral");
+        let family = if mistral { "Mistral" } else { "Llama" };
+        config.insert("architectures".into(), json!([format!("{family}ForSequenceClassification")]));
         config.insert("num_labels".into(), json!(1));
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));
         config.insert("label2id".into(), json!({"LABEL_0": 0}));
         config.insert("torch_dtype".into(), json!("float32"));
-        // The classifier of transformers finds a sequence's last token by the padding token.
-        if config.get("pad_token_id").is_none_or(Value::is_null) {
-            let eos = config.get("eos_token_id").cloned().unwrap_or(json!(0));
-            config.insert("pad_token_id".into(), if eos.is_array() { eos[0].clone() } else { eos });
-        }
+        // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
+        // and would not be read where it closes a turn.
+        let padding = tokenizer.padding();
+        config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
         write_json(&folder.join("config.json"), &Value::Object(config))?;
-        copy_tokenizer(base, folder)
+        copy_tokenizer(base, folder)?;
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let path = folder.join(name);
+            if path.exists() {
+                let mut object = read_object(&path)?;
+                object.insert("pad_token".into(), json!(padding.map(|(token, _)| token)));
+                write_json(&path, &Value::Object(object))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -374,6 +384,22 @@ struct Evaluated {
     reference: Option<(f64, usize)>,
 }
 
+impl Evaluated {
+    /// The numbers under stable names.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let c = &self.held_out;
+        let mut numbers = vec![
+            ("accuracy", c.accuracy),
+            ("log_loss", c.log_loss),
+            ("calibration_error", c.ece),
+            ("pairs", c.pairs as f64),
+            ("length_correlation", self.length_correlation),
+        ];
+        numbers.extend(self.reference.map(|(accuracy, _)| ("reference_accuracy", accuracy)));
+        numbers
+    }
+}
+
 fn evaluate(
     model: &RewardModel,
     data: &PairData,
@@ -458,12 +484,10 @@ fn report(
     report.fact("Base model", &spec.base_model.uri);
     report.fact("Preference data", spec.dataset_ref.as_ref().map_or("a file", |r| &r.name));
     report.fact("Loss", "Bradley-Terry on the judge's probabilities; a scalar head on the last token of a response");
+    for (name, value) in found.numbers() {
+        report.number(name, value);
+    }
     let c = &found.held_out;
-    report.number("accuracy", c.accuracy);
-    report.number("logLoss", c.log_loss);
-    report.number("calibrationError", c.ece);
-    report.number("pairs", c.pairs as f64);
-    report.number("lengthCorrelation", found.length_correlation);
     let split = if data.validation.is_empty() {
         "training pairs (the dataset has no validation split)"
     } else {
@@ -481,7 +505,6 @@ fn report(
             .note("of score differences with differences in tokens"),
     ];
     if let Some((accuracy, texts)) = found.reference {
-        report.number("referenceAccuracy", accuracy);
         rows.push(
             Number::new("Accuracy on reference labels", accuracy)
                 .percent()

@@ -23,8 +23,14 @@ pub struct RunArgs {
 
 /// Runs a stage and leaves `result.json` in the work folder, also when the stage fails.
 pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+    run_in(args, "", stage)
+}
+
+/// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
+/// stage left in the work folder stays.
+pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
     let document = read(&args.run)?;
-    let work = Path::new(&document.work);
+    let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     match caught(|| stage(&document)) {

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
+
+/// Least time between two writes by [`Clock::tick`].
+const TICK: Duration = Duration::from_secs(1);
 
 /// A clock that survives restarts. A kill loses what ran since the last [`Clock::save`].
 pub struct Clock {
@@ -44,6 +47,12 @@ impl Clock {
         fs::write(&aside, text).and_then(|()| fs::rename(&aside, &self.path)).map_err(|e| Error::store(&self.path, &e))
     }
 
+    /// Saves what ran since, if that is a second or more: for loops with short turns.
+    pub fn tick(&mut self) -> Result<()> {
+        let due = self.running.as_ref().is_some_and(|(_, since)| since.elapsed() >= TICK);
+        if due { self.save() } else { Ok(()) }
+    }
+
     /// Seconds by part, up to now.
     pub fn seconds(&mut self) -> Result<BTreeMap<String, f64>> {
         self.save()?;
@@ -66,5 +75,18 @@ mod tests {
         }
         let total = Clock::open(work.path()).unwrap().seconds().unwrap()["tune"];
         assert!((0.04..2.0).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn a_tick_writes_what_a_kill_would_lose_but_not_at_every_turn_of_a_loop() {
+        let work = tempfile::tempdir().unwrap();
+        let saved = || Clock::open(work.path()).unwrap().seconds.get("label").copied();
+        let mut clock = Clock::open(work.path()).unwrap();
+        clock.start("label").unwrap();
+        clock.tick().unwrap();
+        assert_eq!(saved(), None);
+        clock.running = Some(("label".into(), Instant::now().checked_sub(TICK).unwrap()));
+        clock.tick().unwrap();
+        assert!(saved().unwrap() >= 1.0);
     }
 }

@@ -43,6 +43,7 @@ impl ResponseBatch {
     }
 
     /// The same batch with what the frozen layers computed for its sequences.
+    #[must_use]
     pub fn with_frozen_states(mut self, states: Option<Tensor>) -> Self {
         self.frozen_states = states;
         self
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn parts_cover_every_sequence_once_however_long() {
-        let long = sequence(&[1; 3000], &[1]);
+        let long = sequence(&vec![1; 3000], &[1]);
         let short = sequence(&[1; 10], &[1]);
         let all = [&short, &long, &short, &short];
         let sizes: Vec<usize> = parts(&all).iter().map(|p| p.len()).collect();

@@ -20,7 +20,7 @@ use crate::train::order;
 use crate::{Error, Result};
 
 /// Progress is made safe at least this often, whatever `everySteps` says.
-pub(crate) const LONGEST_UNSAVED: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_UNSAVED: Duration = Duration::from_mins(1);
 const RNG: &str = "rng";
 
 /// What is learnt from: a loss over items.

@@ -12,7 +12,7 @@ use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Cost;
 
 use crate::data::tokens::{self, Sequence};
-use crate::data::{Content, prompts};
+use crate::data::{Content, id, prompts};
 use crate::generate::{Finish, PromptTokens, Response, generate, longest_prompt};
 use crate::judge::{Comparison, JudgeRuntime, compare};
 use crate::load::tokenizer::Tokenizer;
@@ -28,7 +28,10 @@ use crate::stage::tune::key_of;
 use crate::train::responses::response_logprobs;
 use crate::{Error, Result};
 
+mod finished;
 mod show;
+
+pub use finished::{ARTIFACT, FOLDER, run};
 
 /// A model to compare.
 #[derive(Clone, Copy)]
@@ -71,7 +74,16 @@ struct Measured {
     ended: f64,
 }
 
-/// A response as it is kept in the work folder, so that a restart does not sample again.
+/// One model's responses as they are kept in the work folder, so that a restart does not sample again.
+#[derive(Deserialize, Serialize)]
+struct KeptResponses {
+    /// Hash of what was asked and of whom; other responses are not taken for these.
+    asked: String,
+    /// `[prompts][samples]`.
+    responses: Vec<Vec<Kept>>,
+}
+
+/// A response that is kept.
 #[derive(Clone, Deserialize, Serialize)]
 struct Kept {
     tokens: Vec<i64>,
@@ -107,12 +119,13 @@ pub fn evaluate(
             Ok(PromptTokens { key: key_of(&p.id), tokens })
         })
         .collect::<Result<Vec<_>>>()?;
+    let identity = identity(run, wanted, &prompts)?;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;
     let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Kept>>> {
         let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
-        if let Some(kept) = read_kept(&path)? {
-            return Ok(kept);
+        if let Some(kept) = read_kept(&path)?.filter(|kept| kept.asked == identity) {
+            return Ok(kept.responses);
         }
         progress.stage(stage, total);
         let mut tick = |done: usize| {
@@ -120,9 +133,10 @@ pub fn evaluate(
             if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
         let found = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
-        let kept: Vec<Vec<Kept>> = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
+        let responses = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
+        let kept = KeptResponses { asked: identity.clone(), responses };
         write_kept(&path, &kept)?;
-        Ok(kept)
+        Ok(kept.responses)
     };
     let texts_before = respond(before, "before", "Sampling before")?;
     let texts_after = respond(after, "after", "Sampling after")?;
@@ -203,7 +217,16 @@ impl From<Response> for Kept {
     }
 }
 
-fn read_kept(path: &Path) -> Result<Option<Vec<Vec<Kept>>>> {
+/// A hash of everything that decides the responses.
+fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> Result<String> {
+    let digest = |role: &str| run.input(role).map_or(String::new(), |i| i.digest.clone());
+    let sampling = serde_json::to_string(&wanted.sampling).map_err(|e| Error::Failed(e.to_string()))?;
+    let mut parts = vec![digest("policyModel"), digest(ARTIFACT), sampling, wanted.samples_per_prompt.to_string()];
+    parts.extend(prompts.iter().map(|p| p.id.clone()));
+    Ok(id::of(&parts))
+}
+
+fn read_kept(path: &Path) -> Result<Option<KeptResponses>> {
     match fs::read(path) {
         Ok(text) => {
             serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
@@ -213,7 +236,7 @@ fn read_kept(path: &Path) -> Result<Option<Vec<Vec<Kept>>>> {
     }
 }
 
-fn write_kept(path: &Path, kept: &[Vec<Kept>]) -> Result<()> {
+fn write_kept(path: &Path, kept: &KeptResponses) -> Result<()> {
     let text = serde_json::to_vec(kept).map_err(|e| Error::Failed(e.to_string()))?;
     let aside = path.with_extension("writing");
     fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).map_err(|e| Error::store(path, &e))

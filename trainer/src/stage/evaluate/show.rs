@@ -1,11 +1,12 @@
 //! An evaluation as numbers, as parts of a report, and as `samples.jsonl`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::report::{Number, Sample, SampleScore, Section};
+use crate::report::{Number, Sample, SampleScore, Section, decimal, status_name};
 use crate::stage::evaluate::{Evaluation, Measured};
 use crate::{Error, Result};
 
@@ -37,6 +38,11 @@ impl Evaluation {
             numbers.extend(measured.numbers().into_iter().map(|(name, value)| (format!("{side}.{name}"), value)));
         }
         numbers
+    }
+
+    /// The numbers as a status holds them.
+    pub fn status(&self) -> BTreeMap<String, String> {
+        self.numbers().into_iter().map(|(name, value)| (status_name(&name), decimal(value))).collect()
     }
 
     /// The parts of a report.

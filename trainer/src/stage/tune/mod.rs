@@ -15,13 +15,14 @@ use plumbline_crds::training::AdapterSave;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
-use crate::report::{MetricsWriter, Progress, Report, Section, decimal};
+use crate::report::{MetricsWriter, Progress, Report, Section};
 use crate::stage::evaluate::{self, Side};
 use crate::stage::reward::{RewardModel, fresh_folder, input_path, write_json};
 use crate::train::clock::Clock;
@@ -95,7 +96,6 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         jiff::Timestamp::now().to_string(),
     )?;
     progress.finish();
-    let numbers = evaluation.as_ref().map(evaluate::Evaluation::numbers).unwrap_or_default();
     Ok(StageResult {
         reason: Reason::Completed,
         message: evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), evaluate::Evaluation::headline),
@@ -104,25 +104,10 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
-        evaluation: numbers.into_iter().map(|(k, v)| (status_name(&k), decimal(v))).collect(),
+        evaluation: evaluation.as_ref().map(evaluate::Evaluation::status).unwrap_or_default(),
         cost: evaluation.and_then(|e| e.cost),
         seconds,
     })
-}
-
-/// `win_rate` -> `winRate`: names in a status are camelCase.
-fn status_name(name: &str) -> String {
-    let mut out = String::new();
-    let mut upper = false;
-    for c in name.chars() {
-        if matches!(c, '_' | '.') {
-            upper = true;
-        } else {
-            out.extend(if upper { c.to_ascii_uppercase() } else { c }.to_string().chars());
-            upper = false;
-        }
-    }
-    out
 }
 
 /// What training leaves for the report.
@@ -179,12 +164,8 @@ impl Policy {
         fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         match &spec.training.adapter {
             Some(adapter) if adapter.save == AdapterSave::Adapter => {
-                let named: BTreeMap<String, Tensor> =
-                    lora::parameters(&self.decoder).into_iter().map(|(k, t)| (k, t.detach())).collect();
-                write_safetensors(&folder.join("adapter_model.safetensors"), &named)?;
-                let name = run.input("policyModel").map_or("", |i| i.name.as_str());
-                let config = lora::peft_config(adapter, self.decoder.layers.len(), name, "CAUSAL_LM");
-                write_json(&folder.join("adapter_config.json"), &config)?;
+                let base_model = run.input("policyModel").map_or("", |i| i.name.as_str());
+                peft::save(&self.decoder, adapter, base_model, folder)?;
             }
             _ => {
                 write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(&self.decoder))?;

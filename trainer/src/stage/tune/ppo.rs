@@ -211,7 +211,7 @@ fn roll_out(
             })
         })
         .collect();
-    measure(policy, reward, sampled, temperature(spec))
+    Ok(measure(policy, reward, sampled, temperature(spec)))
 }
 
 /// The first eight bytes of a prompt's id, which is a hash.

@@ -1,6 +1,5 @@
 //! A rollout: responses sampled from the policy, with what every RL algorithm needs of them.
 
-use crate::Result;
 use crate::data::tokens::Sequence;
 use crate::generate::Finish;
 use crate::model::linear::Adapters;
@@ -41,7 +40,7 @@ pub(super) fn measure(
     reward: &RewardModel,
     sampled: Vec<(Sequence, Finish, bool)>,
     temperature: f64,
-) -> Result<(Vec<Sample>, Option<Trunk>)> {
+) -> (Vec<Sample>, Option<Trunk>) {
     let _no_grad = tch::no_grad_guard();
     let sequences: Vec<&Sequence> = sampled.iter().map(|(s, _, _)| s).collect();
     let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
@@ -91,5 +90,5 @@ pub(super) fn measure(
             score,
         })
         .collect();
-    Ok((samples, trunk))
+    (samples, trunk)
 }

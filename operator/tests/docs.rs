@@ -1,0 +1,149 @@
+//! The documents name everything that is part of the API, and show nothing that does not hold.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use plumbline_crds::Kind;
+use plumbline_crds::exit_code::ExitCode;
+use plumbline_operator::crds;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Every document of the repository's own.
+fn documents() -> Vec<String> {
+    let docs = fs::read_dir(root().join("docs")).unwrap();
+    let names = docs.map(|e| format!("docs/{}", e.unwrap().file_name().into_string().unwrap()));
+    let own = ["README.md", "CONTRIBUTING.md"].map(str::to_owned).into_iter();
+    own.chain(names.filter(|n| Path::new(n).extension().is_some_and(|e| e == "md"))).collect()
+}
+
+/// The rows of a document's tables that begin with `cell`.
+fn rows<'a>(text: &'a str, cell: &str) -> Vec<&'a str> {
+    text.lines().filter(|l| l.starts_with(&format!("| {cell} |"))).collect()
+}
+
+#[test]
+fn every_reason_has_one_row_that_says_what_to_do() {
+    let text = read("docs/reasons.md");
+    let crd = crds::definition(Kind::RewardModel).unwrap();
+    let path =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/items/properties/reason/enum";
+    let reasons = crd.pointer(path).and_then(|r| r.as_array()).unwrap();
+    assert!(reasons.len() > 30, "{reasons:?}");
+    for reason in reasons {
+        let found = rows(&text, reason.as_str().unwrap());
+        assert_eq!(found.len(), 1, "docs/reasons.md: expected one row of {reason}, found {found:?}");
+        let remedy = found[0].trim_end_matches('|').rsplit('|').next().unwrap().trim();
+        assert!(!remedy.is_empty(), "{}", found[0]);
+    }
+}
+
+#[test]
+fn every_exit_code_has_a_row_with_its_reason_and_whether_it_is_tried_again() {
+    let (text, reasons) = (read("docs/run-document.md"), read("docs/reasons.md"));
+    for code in ExitCode::ALL {
+        let found = rows(&text, &code.number().to_string());
+        assert_eq!(found.len(), 1, "docs/run-document.md: expected one row of {code:?}, found {found:?}");
+        let cells: Vec<&str> = found[0].split('|').map(str::trim).collect();
+        assert_eq!((cells[2], cells[3]), (format!("{code:?}").as_str(), code.reason().as_str().as_str()));
+        assert_eq!(matches!(cells[4], "yes" | "continues"), code.retryable(), "{}", found[0]);
+        let failed = !matches!(code, ExitCode::Done | ExitCode::Interrupted);
+        let named = rows(&reasons, &code.reason().as_str()).concat();
+        assert!(!failed || named.contains(&format!("| {}", code.number())), "docs/reasons.md: {code:?}: {named}");
+    }
+}
+
+/// The names that a source file logs: those of its means, and of the values that are added to these.
+fn logged(source: &str) -> BTreeSet<&str> {
+    let added = source.split("values.extend([").skip(1).filter_map(|rest| rest.split("])").next());
+    let means = [quoted(source, ".add(\""), quoted(source, ".total(\"")].concat();
+    means.into_iter().chain(added.flat_map(|block| quoted(block, "(\""))).collect()
+}
+
+/// The rest of every string that begins so.
+fn quoted<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
+    text.split(start).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn every_metric_that_a_stage_logs_is_explained() {
+    let text = read("docs/metrics.md");
+    let mut count = 0;
+    for file in ["train/supervised", "stage/reward", "stage/tune/dpo", "stage/tune/ppo", "stage/tune/sft"] {
+        for name in logged(&read(&format!("trainer/src/{file}.rs"))) {
+            assert!(text.contains(&format!("`{name}`")), "docs/metrics.md does not explain {name} of {file}.rs");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "the sources log {count} metrics, fewer than they did");
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_manifests_of_the_readme_are_valid_and_what_the_quickstart_has() {
+    let examples = ["dataset", "reward-model", "policy-ppo"].map(|n| read(&format!("examples/quickstart/{n}.yaml")));
+    let (mut manifests, mut judges) = (Vec::new(), Vec::new());
+    for block in blocks(&read("README.md"), "yaml") {
+        if block.starts_with("apiVersion") { manifests.push(block) } else { judges.push(block) }
+    }
+    for (manifest, example) in manifests.iter().zip(&examples) {
+        let mut lines = example.lines().map(|l| l.split("   #").next().unwrap_or_default());
+        for line in manifest.lines() {
+            assert!(
+                lines.any(|l| l == line),
+                "README.md: `{line}` is not in examples/quickstart, or not in this order"
+            );
+        }
+    }
+    assert_eq!((manifests.len(), judges.len()), (3, 1));
+    let head = "apiVersion: plumbline.dev/v1alpha1\nkind: PreferenceDataset\nmetadata: {name: j}\nspec:\n";
+    let rest = "  prompts: {inline: [p]}\n  generator: {model: {uri: m}}\n";
+    let indented: Vec<String> = judges[0].lines().map(|l| format!("  {l}\n")).collect();
+    manifests.push(format!("{head}{rest}{}", indented.concat()));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_plumbline"))
+        .args(["validate", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(manifests.join("---\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn every_link_within_the_repository_leads_somewhere() {
+    for document in documents() {
+        let text = read(&document);
+        let folder = root().join(&document).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if path.is_empty() { root().join(&document) } else { folder.join(path) };
+            assert!(file.exists(), "{document}: {target}");
+            let anchor = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            let found = heading.is_empty()
+                || fs::read_to_string(&file).unwrap().lines().any(|l| l.starts_with('#') && anchor(l) == heading);
+            assert!(found, "{document}: {target}: there is no such heading");
+        }
+    }
+}
