@@ -9,7 +9,7 @@ GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := .cache/models/smollm2-135m
 WORK_DIR := .plumbline
 
-.PHONY: help setup build model quickstart quickstart-dpo test lint generate parity clean
+.PHONY: help setup build model quickstart quickstart-dpo test lint generate fixture parity clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -38,6 +38,11 @@ lint: setup ## Formatting and lints only
 
 generate: setup ## Write the files that are generated from the code: the CRDs
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
+
+fixture: setup ## Make the tests' tiny model, prompts and pairs again (39 MB to download; minutes)
+	@scripts/fetch_texts.sh
+	OMP_NUM_THREADS=1 cargo run --locked --package plumbline-tests --bin make_fixture -- \
+		--package .cache/texts --out tests/fixtures
 
 parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
 	scripts/parity.sh $(RELEASE)/plumbline-trainer $(MODEL)

@@ -31,9 +31,9 @@ pub fn dataset(name: &str, judge: &Value) -> Value {
         "PreferenceDataset",
         name,
         json!({
-            "prompts": {"uri": fixture::uri("prompts.txt"), "validationFraction": 0.2},
-            "generator": {"model": {"uri": fixture::uri("tiny")}, "responsesPerPrompt": 4, "sampling": sampling(1)},
-            "pairs": {"perPrompt": 4},
+            "prompts": {"uri": fixture::uri("prompts.txt"), "validationFraction": 0.25},
+            "generator": {"model": {"uri": fixture::uri("tiny")}, "responsesPerPrompt": 6, "sampling": sampling(1)},
+            "pairs": {"perPrompt": 12},
             "judges": [judge],
         }),
     )
@@ -47,7 +47,7 @@ pub fn reward(name: &str, dataset: &str) -> Value {
         json!({
             "datasetRef": {"name": dataset},
             "baseModel": {"uri": fixture::uri("tiny")},
-            "training": {"epochs": 3, "batchSize": 16, "microBatchSize": 16, "learningRate": 1e-3, "maxLength": 64,
+            "training": {"epochs": 2, "batchSize": 16, "microBatchSize": 16, "learningRate": 1e-3, "maxLength": 64,
                 "checkpoint": {"everySteps": 5}},
         }),
     )
@@ -64,9 +64,9 @@ pub fn ppo(name: &str, reward: &str) -> Value {
             "rewardModelRef": {"name": reward},
             "prompts": {"uri": fixture::uri("prompts.txt")},
             "rollout": {"promptsPerStep": 48, "responsesPerPrompt": 1, "sampling": sampling(2)},
-            "training": {"epochs": 8, "batchSize": 24, "microBatchSize": 24, "learningRate": 5e-4, "maxLength": 64,
+            "training": {"epochs": 8, "batchSize": 24, "microBatchSize": 24, "learningRate": 1e-3, "maxLength": 64,
                 "checkpoint": {"everySteps": 3}},
-            "ppo": {"klCoefficient": 0.02, "epochs": 2},
+            "ppo": {"klCoefficient": 0.01, "epochs": 2},
             "evaluation": evaluation(),
         }),
     )

@@ -5,11 +5,12 @@
 //! | Who answers in place of a judge, with planted quality and faults? | `judge_sim` |
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
-//! | How are the real programs run, and killed? | `programs`, `place` |
+//! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
 
 pub mod chain;
 pub mod fixture;
 pub mod judge_sim;
 pub mod place;
 pub mod programs;
+pub mod stage;
 pub mod text;

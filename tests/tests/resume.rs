@@ -42,7 +42,10 @@ fn manifests(sim: &JudgeSim) -> [Value; 4] {
     let reward = json!({"training": {"epochs": 1, "checkpoint": {"everySteps": 4}}});
     let tuned = |manifest: Value| with(with(manifest, &short), &json!({"rollout": {"promptsPerStep": 8}}));
     [
-        with(chain::dataset(DATA.1, &judge), &json!({"prompts": {"limit": 64}})),
+        with(
+            chain::dataset(DATA.1, &judge),
+            &json!({"prompts": {"limit": 64}, "generator": {"responsesPerPrompt": 4}}),
+        ),
         with(chain::reward(REWARD.1, DATA.1), &reward),
         tuned(chain::ppo(PPO.1, REWARD.1)),
         with(chain::dpo(DPO.1, DATA.1), &short),

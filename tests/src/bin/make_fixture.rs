@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     let trained = train(&work, &start, &texts)?;
     let held_out: Vec<&str> = state.held_out.iter().chain(&whale.held_out).copied().collect();
     let nats = held_out_loss(&trained, &held_out)?;
-    println!("held-out loss: {nats:.3} nats a token, {} parameters", parameters(&trained)?);
+    println!("held-out loss: {nats:.3} nats a token");
     publish(&work, &trained, &args.out.join("tiny"), nats)?;
     fs::remove_dir_all(&work)?;
     Ok(())
@@ -242,22 +242,21 @@ fn held_out_loss(model: &Path, texts: &[&str]) -> Result<f64> {
     Ok(-all.iter().flatten().sum::<f64>() / tokens as f64)
 }
 
-fn parameters(model: &Path) -> Result<usize> {
-    Ok(read_safetensors(&model.join("model.safetensors"))?.values().map(Tensor::numel).sum())
-}
-
 /// Writes the model in 16 bits, with its card and manifest.
 fn publish(work: &Path, trained: &Path, target: &Path, nats: f64) -> Result<()> {
     let staging = work.join("staging");
     fs::create_dir_all(&staging)?;
     let weights = read_safetensors(&trained.join("model.safetensors"))?;
-    let halves = weights.into_iter().map(|(name, t)| (name, t.to_kind(Kind::Half))).collect();
+    let halves: BTreeMap<String, Tensor> = weights.into_iter().map(|(name, t)| (name, t.to_kind(Kind::Half))).collect();
     write_safetensors(&staging.join("model.safetensors"), &halves)?;
     let mut config: Value = serde_json::from_slice(&fs::read(trained.join("config.json"))?)?;
     config["torch_dtype"] = "float16".into();
     write_json(&staging.join("config.json"), &config)?;
     copy_tokenizer(trained, &staging)?;
-    let card = include_str!("make_fixture.md").replace("{nats}", &format!("{nats:.2}"));
+    let parameters: usize = halves.values().map(Tensor::numel).sum();
+    let card = include_str!("make_fixture.md")
+        .replace("{nats}", &format!("{nats:.2}"))
+        .replace("{parameters}", &parameters.to_string());
     fs::write(staging.join("README.md"), card)?;
     let source = InputRef {
         role: "dataset".into(),

@@ -198,6 +198,24 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_read_back_is_the_one_that_was_written() {
+        let work = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::open(work.path(), None).unwrap();
+        // Halfway between two numbers of 32 bits, where the last bit of 64 decides what TensorBoard shows.
+        let halfway =
+            |i: i32| (f64::from(f32::from_bits(0x3f80_0001 + i as u32 * 7919)) + f64::from(f32::EPSILON) / 2.0) / 3.0;
+        let values: Vec<f64> = (0..2000).map(halfway).collect();
+        for (step, value) in (1..).zip(&values) {
+            writer.log(step, &[("loss", *value)]).unwrap();
+        }
+        let before = bytes(work.path());
+        let resumed = MetricsWriter::open(work.path(), Some(2000)).unwrap();
+        let read: Vec<f64> = resumed.history().unwrap()["loss"].iter().map(|(_, v)| *v).collect();
+        assert!(read.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
+        assert!(bytes(work.path()) == before);
+    }
+
+    #[test]
     fn a_fresh_start_drops_what_an_earlier_attempt_logged() {
         let work = tempfile::tempdir().unwrap();
         log_steps(&mut MetricsWriter::open(work.path(), None).unwrap(), 1..=3);

@@ -65,6 +65,7 @@ pub fn train(
 ) -> Result<()> {
     let items: usize = groups.iter().map(Vec::len).sum();
     let total = order::steps(items, training.batch_size, training.epochs, training.max_steps);
+    let steps_per_epoch = order::steps(items, training.batch_size, 1, None);
     let checkpoints = Checkpoints::new(outlets.work, training.checkpoint.keep);
     let mut optimizer = AdamW::new(params, &training.optimizer);
     tch::manual_seed(training.seed);
@@ -93,11 +94,7 @@ pub fn train(
         step += 1;
 
         let mut values = means.means();
-        values.extend([
-            ("grad_norm", norm),
-            ("learning_rate", rate),
-            ("epoch", step as f64 * training.epochs as f64 / total as f64),
-        ]);
+        values.extend([("grad_norm", norm), ("learning_rate", rate), ("epoch", step as f64 / steps_per_epoch as f64)]);
         outlets.metrics.log(step, &values)?;
         for (name, value) in &values {
             outlets.progress.metric(name, *value);

@@ -1,0 +1,50 @@
+//! One stage by itself: `plumbline-trainer` on a run document. Talks to the file system and to processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test ends where something is not as it must be"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use plumbline_crds::{Resource, run::RunDocument};
+use serde_json::{Value, json};
+
+use crate::programs::{code, text, trainer};
+
+/// A stage that has run.
+pub struct Made {
+    /// Its artifact.
+    pub artifact: PathBuf,
+    /// Its metrics, one object a step.
+    pub metrics: Vec<Value>,
+}
+
+/// Runs the stage of a manifest in a folder, over inputs by role, to a good end.
+pub fn run(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Made {
+    let resource: Resource = serde_json::from_value(manifest.clone()).unwrap();
+    let stage = resource.kind.stage();
+    let input =
+        |(role, path): &(&str, PathBuf)| json!({"role": role, "name": role, "path": path, "digest": "sha256:0"});
+    let (artifact, work) = (root.join("artifact"), root.join("work"));
+    let document: RunDocument = serde_json::from_value(json!({
+        "resource": resource, "inputs": inputs.iter().map(input).collect::<Vec<_>>(), "output": artifact, "work": work,
+    }))
+    .unwrap();
+    fs::create_dir_all(root).unwrap();
+    let file = root.join("run.yaml");
+    fs::write(&file, serde_yaml::to_string(&document).unwrap()).unwrap();
+    let output = Command::new(trainer())
+        .args([stage, "--run"])
+        .arg(&file)
+        .envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")])
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let lines = fs::read_to_string(work.join("metrics.jsonl")).unwrap();
+    Made { artifact, metrics: lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect() }
+}
