@@ -125,7 +125,7 @@ fn write_prompts(out: &Path, state: &Split, whale: &Split) -> Result<()> {
             }
         }
     }
-    let lines = |part: &[&str]| part.iter().map(|p| format!("{p}\n")).collect::<String>();
+    let lines = |part: &[&str]| part.iter().flat_map(|p| [*p, "\n"]).collect::<String>();
     fs::write(out.join("prompts.txt"), lines(&openings[..96]))?;
     fs::write(out.join("prompts-held-out.txt"), lines(&openings[96..128]))?;
     let mut pairs = String::new();
@@ -133,7 +133,8 @@ fn write_prompts(out: &Path, state: &Split, whale: &Split) -> Result<()> {
         let (Some((prompt, chosen)), Some((_, rejected))) = (opening(a, 3), opening(b, 3)) else { continue };
         let cut = |text: &str| opening(text, 17).map_or(text, |(start, _)| start).to_owned();
         let pair = json!({"prompt": prompt, "chosen": cut(chosen), "rejected": cut(rejected), "p": 0.9});
-        pairs += &format!("{pair}\n");
+        pairs += &pair.to_string();
+        pairs.push('\n');
     }
     Ok(fs::write(out.join("pairs.jsonl"), pairs)?)
 }
@@ -206,7 +207,7 @@ fn write_random_model(folder: &Path) -> Result<()> {
 /// The SFT stage, as `plumbline-trainer tune` runs it.
 fn train(work: &Path, start: &Path, texts: &[&str]) -> Result<PathBuf> {
     let dataset = work.join("texts.jsonl");
-    let lines: String = texts.iter().map(|t| format!("{}\n", json!({"text": format!("{t}{END}")}))).collect();
+    let lines: String = texts.iter().map(|t| json!({"text": format!("{t}{END}")}).to_string() + "\n").collect();
     fs::write(&dataset, lines)?;
     let spec = json!({
         "method": "SFT", "policyModel": {"uri": "random"}, "dataset": {"uri": "texts.jsonl"},
