@@ -1,13 +1,5 @@
 //! A folder with manifests and the runs of `plumbline` in it. Talks to the file system and to processes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::missing_panics_doc,
-    reason = "a test ends where something is not as it must be"
-)]
-
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

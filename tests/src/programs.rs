@@ -4,8 +4,6 @@
 //! plumbline-tests` alone would run old ones, or none. So the first use in a test process asks cargo for them, in the
 //! same profile and folder; when they are fresh, as after `cargo test --workspace`, that takes a moment.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;

@@ -1,12 +1,5 @@
 //! One stage by itself: `plumbline-trainer` on a run document. Talks to the file system and to processes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::missing_panics_doc,
-    reason = "a test ends where something is not as it must be"
-)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
