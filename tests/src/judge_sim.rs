@@ -3,8 +3,8 @@
 //! A response carries its quality as `quality=<number>`. The judge knows it, the pipeline never reads it: what the pipeline
 //! says about quality and bias can be compared with what was planted. The log-odds of the first answer are
 //!
-//!     quality_weight * (quality of the first - quality of the second) + position_bias     for two responses,
-//!     quality_weight * quality                                                            for one.
+//! - for two responses, `quality_weight * (quality of the first - quality of the second) + position_bias`;
+//! - for one, `quality_weight * quality`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
