@@ -33,6 +33,8 @@ pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
     );
     list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
     list.check(spec.compute().accelerators > 0, "spec.compute.accelerators", "run on the CPU (0)");
+    list.check(!spec.compute().env.is_empty(), "spec.compute.env", "set the variables where you start `plumbline run`");
+    list.check(spec.compute().deadline_seconds.is_some(), "spec.compute.deadlineSeconds", "leave it out");
     list.0
 }
 

@@ -1,6 +1,5 @@
 //! What must hold between the fields of one spec, and what a schema alone cannot say. Computes only.
 
-use plumbline_crds::compute::EnvVar;
 use plumbline_crds::judge::{Judge, JudgeMode};
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
 use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
@@ -18,9 +17,6 @@ pub fn check(spec: &Spec) -> Vec<Finding> {
         Spec::PreferenceDataset(spec) => dataset(spec, &mut found),
         Spec::RewardModel(spec) => reward(spec, &mut found),
         Spec::PolicyTuning(spec) => tuning(spec, &mut found),
-    }
-    for (i, variable) in spec.compute().env.iter().enumerate() {
-        environment(variable, &format!("spec.compute.env[{i}]"), &mut found);
     }
     for field in unsupported::unsupported(spec) {
         found.push(field.path, format!("what is set here is not supported yet; {}", field.instead));
@@ -93,6 +89,9 @@ fn reward(spec: &RewardModelSpec, found: &mut Findings) {
     training(&spec.training, found);
 }
 
+/// Measures that every evaluation reports; a lexicon of the same name would take their place.
+const MEASURES: [&str; 5] = ["reward", "distinct_2", "repetition_rate", "length", "ended"];
+
 fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
     revision(Some(&spec.policy_model), "spec.policyModel", found);
     training(&spec.training, found);
@@ -109,6 +108,14 @@ fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
     }
     sampling(&spec.rollout.sampling, "spec.rollout.sampling", found);
     if let Some(evaluation) = &spec.evaluation {
+        for (i, lexicon) in evaluation.lexicons.iter().enumerate() {
+            if MEASURES.contains(&lexicon.name.as_str()) {
+                found.push(
+                    format!("spec.evaluation.lexicons[{i}].name"),
+                    format!("expected a name that no other measure has, found `{}`; rename it", lexicon.name),
+                );
+            }
+        }
         sampling(&evaluation.sampling, "spec.evaluation.sampling", found);
         prompts(&evaluation.prompts, "spec.evaluation.prompts", found);
         if let Some(one) = &evaluation.judge {
@@ -262,11 +269,6 @@ fn revision(model: Option<&ModelSource>, path: &str, found: &mut Findings) {
     }
 }
 
-fn environment(variable: &EnvVar, path: &str, found: &mut Findings) {
-    found
-        .exactly_one(path, &[("value", variable.value.is_some()), ("secretKeyRef", variable.secret_key_ref.is_some())]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +333,10 @@ mod tests {
             (dataset_with(&json!({"prompts": {"inline": ["a"], "uri": "p"}})), "spec.prompts: expected only one of"),
             (dataset_with(&json!({"generator": null})), "spec: expected exactly one of generator or responses"),
             (
+                tuning_with(&json!({"evaluation": {"prompts": {"inline": ["p"]}, "lexicons": [{"name": "reward", "uri": "l"}]}})),
+                "spec.evaluation.lexicons[0].name: expected a name that no other measure has, found `reward`",
+            ),
+            (
                 tuning_with(&json!({"rollout": {"sampling": {"minNewTokens": 9, "maxNewTokens": 8}}})),
                 "spec.rollout.sampling.minNewTokens: expected at most spec.rollout.sampling.maxNewTokens (8), found 9",
             ),
@@ -350,7 +356,6 @@ mod tests {
             (tuning_with(&json!({"method": "DPO", "rewardModelRef": null, "prompts": null})), "spec: expected exactly one of datasetRef or dataset"),
             (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null})), "spec.dataset: expected dataset for method SFT"),
             (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "ppo": {}})), "spec.ppo: expected no ppo with method SFT"),
-            (tuning_with(&json!({"compute": {"env": [{"name": "A"}]}})), "spec.compute.env[0]: expected exactly one of value or secretKeyRef"),
             (tuning_with(&json!({"method": "GRPO"})), "spec.method: what is set here is not supported yet; use PPO, DPO or SFT"),
         ];
         for (found, expected) in cases {
