@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit code out.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -146,7 +147,10 @@ fn crds_command(out: Option<&Path>) -> u8 {
             Err(error) => return fail(&error, Code::Failed),
         };
         let Some(folder) = out else {
-            print!("---\n{text}");
+            // Whoever reads may have seen enough: `crds | head`.
+            if write!(std::io::stdout(), "---\n{text}").is_err() {
+                break;
+            }
             continue;
         };
         let file = folder.join(crds::file_name(kind));
