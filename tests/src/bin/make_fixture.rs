@@ -55,7 +55,12 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let work = args.out.with_extension("making");
+    // What an earlier attempt left may be of other settings.
+    if work.exists() {
+        fs::remove_dir_all(&work)?;
+    }
     fs::create_dir_all(&work)?;
+    fs::create_dir_all(&args.out)?;
     tch::set_num_threads(1);
 
     let (state, whale) = (addresses(&args.package)?, moby_dick(&args.package)?);
