@@ -105,6 +105,8 @@ pub enum Reason {
     BudgetExhausted,
     /// No progress for too long.
     Hung,
+    /// The Job of the run was deleted by somebody else.
+    JobDeleted,
     /// The artifact could not be stored (exit code 5).
     ArtifactUploadFailed,
     /// The deadline passed.

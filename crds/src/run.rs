@@ -51,7 +51,9 @@ pub struct ResolvedInput {
     pub name: String,
     /// Absolute path of a folder or file.
     pub path: String,
-    /// `sha256:` and the digest of its content.
+    /// `sha256:` and the digest of its content. Empty where whoever starts the stage cannot read the input: the stage
+    /// takes the digest itself.
+    #[serde(default)]
     pub digest: String,
 }
 
@@ -97,6 +99,9 @@ pub struct StageResult {
     /// What was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactRef>,
+    /// What it was made from, with the digests that the stage found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<InputRef>,
     /// Last metrics.
     #[serde(default)]
     pub metrics: Vec<Metric>,
@@ -118,4 +123,23 @@ pub struct StageResult {
     /// Seconds of work by part (`label`, `reward`, `tune`, `evaluate`), summed over restarts.
     #[serde(default)]
     pub seconds: BTreeMap<String, f64>,
+}
+
+impl StageResult {
+    /// A result that says why, and nothing else yet.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            artifact: None,
+            inputs: Vec::new(),
+            metrics: Vec::new(),
+            counts: BTreeMap::new(),
+            bias: BTreeMap::new(),
+            agreement: BTreeMap::new(),
+            evaluation: BTreeMap::new(),
+            cost: None,
+            seconds: BTreeMap::new(),
+        }
+    }
 }

@@ -181,12 +181,24 @@ pub struct JobRef {
     /// Name of the Job; on a laptop, of the folder of the run.
     #[schemars(length(max = 253))]
     pub name: String,
+    /// UID of the Job. Unset on a laptop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub uid: Option<String>,
     /// Attempts so far.
     pub attempt: i64,
+    /// Seconds that the run has taken so far, without the time it was suspended.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub active_seconds: i64,
     /// Attempts that ended early, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub retries: BTreeMap<String, i64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 /// What judges cost.

@@ -14,9 +14,11 @@
 //! | When are two runs the same? | `digest` |
 //! | What do the conditions say? | `status` |
 //! | How is that done on a laptop? | `local` |
+//! | How is it done on a cluster? | `cluster` |
 //! | What does the cluster know of it? | `crds` |
 
 pub mod cli;
+pub mod cluster;
 pub mod crds;
 pub mod digest;
 pub mod inputs;
@@ -24,6 +26,7 @@ pub mod local;
 pub mod manifest;
 pub mod plan;
 pub mod redact;
+pub mod secrets;
 pub mod status;
 pub mod uri;
 pub mod validate;

@@ -69,6 +69,11 @@ fn take_result(status: &mut Status, result: &StageResult) {
     if result.cost.is_some() {
         status.cost.clone_from(&result.cost);
     }
+    for input in status.inputs.iter_mut().filter(|i| i.digest.is_empty()) {
+        if let Some(found) = result.inputs.iter().find(|found| found.role == input.role) {
+            input.digest.clone_from(&found.digest);
+        }
+    }
 }
 
 /// All six, always: what is absent would read as Unknown and let a stale Ready pass.

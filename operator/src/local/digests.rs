@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::work_dir::write_atomically;
-use crate::digest::hex;
+use plumbline_crds::artifact::hex;
 use crate::plan::Artifact;
 
 /// Files changed less than this ago are digested again next time: a second change in the same tick of the file

@@ -17,7 +17,7 @@ use super::preflight::output_folder;
 use super::screen::Screen;
 use super::stage::{self, Stage};
 use super::work_dir::WorkDir;
-use super::{RunError, now};
+use super::{RUN, RunError, now};
 use crate::plan::{Action, Decision, End, Exit, Observed, Phase, Rerun, Run, plan};
 use crate::redact::redact;
 use crate::status::{status, with_progress};
@@ -102,6 +102,9 @@ impl Executor {
             previous: &observation.previous,
             inputs: observation.inputs,
             run: run.clone(),
+            job: None,
+            base_name: RUN,
+            problems: &[],
             artifact: observation.artifact,
             stopping: self.interrupt.happened(),
             rerun,

@@ -45,6 +45,9 @@ use resolve::ResolveError;
 use screen::Screen;
 use work_dir::{WorkDir, WorkDirError};
 
+/// What begins the name of a run: each resource has a folder of its own.
+const RUN: &str = "run";
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -144,6 +147,9 @@ pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
             previous: &observation.previous,
             inputs: observation.inputs,
             run: observe::unrecorded_end(manifest, &work_dir, &observation.previous),
+            job: None,
+            base_name: RUN,
+            problems: &[],
             artifact: observation.artifact,
             stopping: false,
             rerun: Rerun::Asked,

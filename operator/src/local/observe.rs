@@ -58,7 +58,7 @@ pub fn unrecorded_end(manifest: &Manifest, work_dir: &WorkDir, previous: &Status
     let resource = &manifest.resource;
     let work = work_dir.run_folder(resource.kind, &resource.metadata.name, &job.name);
     match stage::result(&work).filter(|result| result.reason == Reason::Completed) {
-        Some(result) => Run::Ended(Box::new(End { exit: ExitCode::Done.into(), result: Some(result) })),
+        Some(result) => Run::Ended(Box::new(End { exit: ExitCode::Done.into(), result: Some(result), last: false })),
         None => Run::None,
     }
 }

@@ -1,16 +1,9 @@
 //! Secrets outside a cluster: environment variables that the trainer inherits. Reads the environment only; a value is
 //! never written anywhere.
 
-use plumbline_crds::source::KeyRef;
-
 use crate::inputs;
+use crate::secrets::variable;
 use crate::validate::{Manifest, Problem};
-
-/// The environment variable of a Secret's key: `PLUMBLINE_SECRET_<NAME>_<KEY>`, upper case, `-` and `.` as `_`.
-pub fn variable(reference: &KeyRef) -> String {
-    let text = format!("PLUMBLINE_SECRET_{}_{}", reference.name, reference.key).to_uppercase();
-    text.replace(['-', '.'], "_")
-}
 
 /// The values of every Secret that the manifests name, or the problem of each that is missing.
 pub fn collect(manifests: &[Manifest]) -> Result<Vec<String>, Vec<Problem>> {
@@ -32,15 +25,4 @@ pub fn collect(manifests: &[Manifest]) -> Result<Vec<String>, Vec<Problem>> {
         }
     }
     if problems.is_empty() { Ok(values) } else { Err(problems) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_is_named_after_the_secret_and_its_key() {
-        let reference = KeyRef { name: "judge-1".into(), key: "api.key".into() };
-        assert_eq!(variable(&reference), "PLUMBLINE_SECRET_JUDGE_1_API_KEY");
-    }
 }

@@ -66,7 +66,7 @@ pub async fn run(
     for judge in &mut served {
         judge.process.stop(SERVER_PATIENCE).await?;
     }
-    Ok(End { exit: exit?, result: result(&stage.work) })
+    Ok(End { exit: exit?, result: result(&stage.work), last: false })
 }
 
 /// What the last attempt left to say, if it got that far.
@@ -137,13 +137,12 @@ fn report(work: &Path, last: &mut Option<ProgressReport>, on_progress: &mut dyn 
 }
 
 fn interrupted() -> End {
-    End { exit: ExitCode::Interrupted.into(), result: None }
+    End { exit: ExitCode::Interrupted.into(), result: None, last: false }
 }
 
 /// The end of a stage whose judge did not come up.
 pub(super) fn no_judge(exit: ExitCode, message: &str) -> End {
-    let result = serde_json::from_value(serde_json::json!({"reason": exit.reason(), "message": message}));
-    End { exit: exit.into(), result: result.ok() }
+    End { exit: exit.into(), result: Some(StageResult::new(exit.reason(), message)), last: false }
 }
 
 pub(super) fn remove(file: &Path) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! lock                                held while a run uses the folder
 //! digests.json                        digests of inputs that have not changed since
 //! <plural>/<name>/resource.yaml       the resource with its status
-//! <plural>/<name>/run-<digest>/       what the stage reads and leaves behind (`work` of its run document)
+//! <plural>/<name>/run-<digests>/      what the stage reads and leaves behind (`work` of its run document)
 //! artifacts/<plural>/<name>/          the artifact, unless spec.output.uri says otherwise
 //! ```
 

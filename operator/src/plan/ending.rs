@@ -29,7 +29,7 @@ impl End {
     #[must_use]
     pub fn when_stopped(&self) -> Self {
         match self.exit {
-            Exit::Signal(_) => Self { exit: ExitCode::Interrupted.into(), result: None },
+            Exit::Signal(_) => Self { exit: ExitCode::Interrupted.into(), result: None, last: false },
             Exit::Code(_) => self.clone(),
         }
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_exit_code_says_whether_and_the_result_says_why() {
-        let end = |code, result| End { exit: Exit::Code(code), result };
+        let end = |code, result| End { exit: Exit::Code(code), result, last: false };
         let cases = [
             (end(3, None), false, Reason::DataInvalid, "exit code 3"),
             (end(3, Some(result(Reason::DataInvalid))), false, Reason::DataInvalid, "said"),
@@ -117,8 +117,8 @@ mod tests {
             (end(101, None), true, Reason::TrainerFailed, "exit code 101"),
             (end(0, None), true, Reason::TrainerFailed, "no complete artifact"),
             (end(7, Some(result(Reason::Completed))), false, Reason::JudgeRejected, "exit code 7"),
-            (End { exit: Exit::Signal(9), result: None }, true, Reason::TrainerFailed, "signal 9 (often"),
-            (End { exit: Exit::Signal(11), result: None }, true, Reason::TrainerFailed, "signal 11"),
+            (End { exit: Exit::Signal(9), result: None, last: false }, true, Reason::TrainerFailed, "signal 9 (often"),
+            (End { exit: Exit::Signal(11), result: None, last: false }, true, Reason::TrainerFailed, "signal 11"),
         ];
         for (end, retryable, reason, message) in cases {
             assert_eq!((end.is_retryable(), end.explain().0), (retryable, reason), "{end:?}");
@@ -130,7 +130,7 @@ mod tests {
     fn interruptions_are_counted_apart_from_failures() {
         let mut job = JobRef::default();
         for code in [75, 4, 75, 1] {
-            job = counted(&job, &End { exit: Exit::Code(code), result: None });
+            job = counted(&job, &End { exit: Exit::Code(code), result: None, last: false });
         }
         assert_eq!((failures(&job), interruptions(&job)), (2, 2));
     }

@@ -14,7 +14,7 @@
 pub mod ending;
 mod observed;
 
-pub use observed::{Action, Artifact, Decision, End, Exit, Inputs, Observed, Phase, Rerun, Run};
+pub use observed::{Action, Artifact, Decision, End, Exit, Inputs, Observed, Obstacle, Phase, Rerun, Run};
 
 use plumbline_crds::conditions::{ConditionType, Reason};
 use plumbline_crds::status::{ArtifactRef, InputRef, JobRef};
@@ -27,10 +27,14 @@ pub fn plan(observed: &Observed) -> Decision {
     if let Some(artifact) = made(observed).filter(|_| known.same_spec) {
         return known.decide(Action::Finish, Phase::Done, Reason::Completed, at(&artifact.uri));
     }
+    let running = matches!(observed.run, Run::Running(_));
+    if let Some(problem) = observed.problems.first() {
+        let action = if running { Action::Stop } else { Action::Fail };
+        return known.decide(action, Phase::Failed, Reason::SpecInvalid, problem);
+    }
     if let Some(decision) = terminal(observed, &known) {
         return decision;
     }
-    let running = observed.run == Run::Running;
     if running && !known.same_spec {
         let message = "the spec changed while it ran: the run is stopped, then a new one starts";
         return known.decide(Action::Stop, Phase::Active, Reason::Running, message);
@@ -43,8 +47,18 @@ pub fn plan(observed: &Observed) -> Decision {
             _ => decision,
         };
     }
-    if running {
-        return known.decide(Action::Watch, Phase::Active, Reason::Running, attempt(&known.job));
+    match &observed.run {
+        Run::Running(None) => {
+            return known.decide(Action::Watch, Phase::Active, Reason::Running, attempt(&known.job));
+        }
+        Run::Running(Some(obstacle)) => {
+            return known.decide(Action::Watch, Phase::Active, obstacle.reason, obstacle.message.clone());
+        }
+        Run::Stopping => {
+            let message = "the last run is not gone yet; this starts when it is";
+            return known.decide(Action::Wait, Phase::Active, Reason::Pending, message);
+        }
+        Run::None | Run::Ended(_) => {}
     }
     match &observed.inputs {
         Inputs::NotFound(names) => {
@@ -55,7 +69,9 @@ pub fn plan(observed: &Observed) -> Decision {
             let message = format!("{} has no artifact yet; this starts when it has", names.join(", "));
             known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotReady, message)
         }
-        Inputs::Ready(inputs) if !known.same_run => known.start(digest::run_name(observed.spec, inputs)),
+        Inputs::Ready(inputs) if !known.same_run => {
+            known.start(digest::run_name(observed.base_name, observed.spec, inputs))
+        }
         Inputs::Ready(_) => again(observed, &known),
     }
 }
@@ -75,9 +91,8 @@ struct Known {
 impl Known {
     fn of(observed: &Observed) -> Self {
         let previous = observed.previous;
-        let job = previous.job.clone().unwrap_or_default();
-        // The name of a run holds its spec and inputs. If the last run's inputs still give its name, the spec is its.
-        let same_spec = !job.name.is_empty() && digest::run_name(observed.spec, &previous.inputs) == job.name;
+        let job = observed.job.clone().or_else(|| previous.job.clone()).unwrap_or_default();
+        let same_spec = digest::is_of_spec(&job.name, observed.spec);
         let outdated = match &observed.inputs {
             Inputs::Ready(inputs) if same_spec => changed(&previous.inputs, inputs),
             _ => Vec::new(),
@@ -105,10 +120,13 @@ fn at(uri: &str) -> String {
     format!("the artifact is at {uri}")
 }
 
-/// The roles whose digests differ.
+/// The roles whose digests differ. What cannot be read from here has no digest now, and has not changed.
 fn changed(before: &[InputRef], now: &[InputRef]) -> Vec<String> {
     let digest = |inputs: &[InputRef], role: &str| inputs.iter().find(|i| i.role == role).map(|i| i.digest.clone());
-    now.iter().filter(|i| digest(before, &i.role).as_ref() != Some(&i.digest)).map(|i| i.role.clone()).collect()
+    now.iter()
+        .filter(|i| !i.digest.is_empty() && digest(before, &i.role).as_ref() != Some(&i.digest))
+        .map(|i| i.role.clone())
+        .collect()
 }
 
 /// The artifact of a run that ended well: said by the run, and found where it can be looked at.
@@ -181,6 +199,10 @@ fn again(observed: &Observed, known: &Known) -> Decision {
         let action = Action::Continue(std::time::Duration::ZERO);
         return Decision { job, ..known.decide(action, Phase::Active, Reason::Running, message) };
     };
+    if end.last {
+        let (reason, why) = end.explain();
+        return known.decide(Action::Fail, Phase::Failed, reason, why);
+    }
     let counted = ending::counted(&known.job, end);
     let next = JobRef { attempt: known.job.attempt + 1, ..counted.clone() };
     if end.is_interruption() {

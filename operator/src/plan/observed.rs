@@ -20,6 +20,12 @@ pub struct Observed<'a> {
     pub inputs: Inputs,
     /// The run that `previous.job` names.
     pub run: Run,
+    /// What whoever counts attempts elsewhere says of that run; none where the counting is done here.
+    pub job: Option<JobRef>,
+    /// What begins the name of a run: names must not meet where runs of several resources stand side by side.
+    pub base_name: &'a str,
+    /// What is wrong with the spec: it must not be run.
+    pub problems: &'a [String],
     /// What lies where the artifact belongs.
     pub artifact: Artifact,
     /// Whether the process that acts is about to end and must leave nothing running.
@@ -44,10 +50,21 @@ pub enum Inputs {
 pub enum Run {
     /// Nothing runs and nothing is known of an end.
     None,
-    /// It runs.
-    Running,
+    /// It runs, or is about to: what keeps it from running, if anything does.
+    Running(Option<Obstacle>),
+    /// It was stopped and is not gone yet. Nothing may start beside it.
+    Stopping,
     /// It ended since the last visit.
     Ended(Box<End>),
+}
+
+/// What keeps a run that was started from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// In a word.
+    pub reason: Reason,
+    /// In a sentence.
+    pub message: String,
 }
 
 /// How a run ended.
@@ -57,6 +74,8 @@ pub struct End {
     pub exit: Exit,
     /// What it left to say.
     pub result: Option<StageResult>,
+    /// Whoever ran it has tried again as often as that was allowed.
+    pub last: bool,
 }
 
 /// How a process ended.

@@ -41,7 +41,7 @@ fn ended(code: i32) -> Run {
 }
 
 fn end(exit: Exit, result: Option<StageResult>) -> Run {
-    Run::Ended(Box::new(End { exit, result }))
+    Run::Ended(Box::new(End { exit, result, last: false }))
 }
 
 /// A resource and its world, changed step by step as a controller would see it.
@@ -50,6 +50,7 @@ struct World {
     status: Status,
     inputs: Inputs,
     run: Run,
+    problems: Vec<String>,
     artifact: Artifact,
     stopping: bool,
     rerun: Rerun,
@@ -62,6 +63,7 @@ impl World {
             status: Status::default(),
             inputs: ready("sha256:d"),
             run: Run::None,
+            problems: Vec::new(),
             artifact: Artifact::Absent,
             stopping: false,
             rerun: Rerun::SpecChange,
@@ -76,6 +78,9 @@ impl World {
             previous: &self.status,
             inputs: self.inputs.clone(),
             run: self.run.clone(),
+            job: None,
+            base_name: "run",
+            problems: &self.problems,
             artifact: self.artifact.clone(),
             stopping: self.stopping,
             rerun: self.rerun,
@@ -130,13 +135,13 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("new, host stopping", World::new, |w| w.stopping = true, Wait, Reason::Suspended),
         ("new, no reference", World::new, |w| w.inputs = Inputs::NotFound(vec!["d".into()]), Wait, Reason::ReferenceNotFound),
         ("new, reference not ready", World::new, |w| w.inputs = Inputs::NotReady(vec!["d".into()]), Wait, Reason::ReferenceNotReady),
-        ("running", World::started, |w| w.run = Run::Running, Watch, Reason::Running),
-        ("running, suspended", World::started, |w| { w.run = Run::Running; w.spec = spec(&json!({"suspend": true})); }, Stop, Reason::Suspended),
-        ("running, host stopping", World::started, |w| { w.run = Run::Running; w.stopping = true; }, Stop, Reason::Suspended),
-        ("running, spec changed", World::started, |w| { w.run = Run::Running; w.spec = spec(&json!({"loss": {"labels": "Hard"}})); }, Stop, Reason::Running),
-        ("running, only compute changed", World::started, |w| { w.run = Run::Running; w.spec = spec(&json!({"compute": {"threads": 2}})); }, Watch, Reason::Running),
-        ("running, an input changed", World::started, |w| { w.run = Run::Running; w.inputs = ready("sha256:new"); }, Watch, Reason::Running),
-        ("running, reference gone", World::started, |w| { w.run = Run::Running; w.inputs = Inputs::NotFound(vec!["d".into()]); }, Watch, Reason::Running),
+        ("running", World::started, |w| w.run = Run::Running(None), Watch, Reason::Running),
+        ("running, suspended", World::started, |w| { w.run = Run::Running(None); w.spec = spec(&json!({"suspend": true})); }, Stop, Reason::Suspended),
+        ("running, host stopping", World::started, |w| { w.run = Run::Running(None); w.stopping = true; }, Stop, Reason::Suspended),
+        ("running, spec changed", World::started, |w| { w.run = Run::Running(None); w.spec = spec(&json!({"loss": {"labels": "Hard"}})); }, Stop, Reason::Running),
+        ("running, only compute changed", World::started, |w| { w.run = Run::Running(None); w.spec = spec(&json!({"compute": {"threads": 2}})); }, Watch, Reason::Running),
+        ("running, an input changed", World::started, |w| { w.run = Run::Running(None); w.inputs = ready("sha256:new"); }, Watch, Reason::Running),
+        ("running, reference gone", World::started, |w| { w.run = Run::Running(None); w.inputs = Inputs::NotFound(vec!["d".into()]); }, Watch, Reason::Running),
         ("lost", World::started, |_| {}, Continue(secs(0)), Reason::Running),
         ("lost, an input changed", World::started, |w| w.inputs = ready("sha256:new"), Start, Reason::Running),
         ("lost, spec changed", World::started, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),

@@ -1,0 +1,97 @@
+//! The Job of a run (`batch/v1` JobSpec). Computes only.
+
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
+    PodFailurePolicyRule,
+};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use plumbline_crds::exit_code::ExitCode;
+use plumbline_crds::status::JobRef;
+
+use super::{Request, labels, metadata, pod};
+use crate::cluster::outcome::failures;
+
+/// Name of the container that does the work.
+pub const TRAINER: &str = "trainer";
+/// Label that makes Kueue admit a Job (kueue.sigs.k8s.io, "Run a Kubernetes Job").
+pub const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
+/// Annotation with what earlier Jobs of the same run have counted.
+const BEFORE: &str = "plumbline.dev/before";
+/// Annotation with the accelerators of a pod.
+const ACCELERATORS: &str = "plumbline.dev/accelerators";
+
+pub(super) fn job(request: &Request) -> Job {
+    let compute = request.resource.spec.compute();
+    let before = request.job;
+    let mut metadata = metadata(request, before.name.clone());
+    if let Some(queue) = &compute.queue_name {
+        metadata.labels.get_or_insert_default().insert(QUEUE_LABEL.into(), queue.clone());
+    }
+    let counted = serde_json::to_string(&JobRef { uid: None, ..before.clone() }).unwrap_or_default();
+    metadata.annotations = Some([(BEFORE.to_owned(), counted)].into());
+    let resource = request.resource;
+    let template = ObjectMeta {
+        labels: Some(labels(resource.kind, &resource.metadata.name)),
+        annotations: Some([(ACCELERATORS.to_owned(), compute.accelerators.to_string())].into()),
+        ..ObjectMeta::default()
+    };
+    Job {
+        metadata,
+        spec: Some(JobSpec {
+            completions: Some(1),
+            parallelism: Some(1),
+            backoff_limit: Some((compute.max_retries - failures(&before.retries)).max(0) as i32),
+            active_deadline_seconds: compute.deadline_seconds.map(|most| (most - before.active_seconds).max(1)),
+            pod_failure_policy: Some(failure_policy()),
+            // Two pods of a run must never hold one work folder.
+            pod_replacement_policy: Some("Failed".into()),
+            template: PodTemplateSpec { metadata: Some(template), spec: Some(pod::spec(request)) },
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// What earlier Jobs of the run had counted when this one was created.
+pub fn counted_before(job: &Job) -> JobRef {
+    let text = job.metadata.annotations.as_ref().and_then(|a| a.get(BEFORE));
+    text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or(JobRef { attempt: 1, ..JobRef::default() })
+}
+
+/// The accelerators that a pod holds.
+pub fn accelerators(pod: &Pod) -> i64 {
+    let text = pod.metadata.annotations.as_ref().and_then(|a| a.get(ACCELERATORS));
+    text.and_then(|t| t.parse().ok()).unwrap_or(0)
+}
+
+/// By the trainer's exit codes: what cannot end differently fails at once, what was nobody's fault does not count, and
+/// the rest counts against the retries.
+fn failure_policy() -> PodFailurePolicy {
+    let codes = |action: &str, codes: Vec<i32>| PodFailurePolicyRule {
+        action: action.into(),
+        on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+            container_name: Some(TRAINER.into()),
+            operator: "In".into(),
+            values: codes,
+        }),
+        on_pod_conditions: None,
+    };
+    let numbers = |wanted: fn(&ExitCode) -> bool| -> Vec<i32> {
+        ExitCode::ALL.iter().filter(|c| wanted(c)).map(|c| i32::from(c.number())).collect()
+    };
+    PodFailurePolicy {
+        rules: vec![
+            codes("FailJob", numbers(|c| !c.retryable() && *c != ExitCode::Done)),
+            codes("Ignore", numbers(|c| *c == ExitCode::Interrupted)),
+            PodFailurePolicyRule {
+                action: "Ignore".into(),
+                on_exit_codes: None,
+                on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+                    type_: "DisruptionTarget".into(),
+                    status: Some("True".into()),
+                }]),
+            },
+        ],
+    }
+}

@@ -1,0 +1,311 @@
+//! The pod of a run: the trainer, and beside it each judge that it serves itself. It meets the Pod Security Standard
+//! `restricted`, writes to its volumes only, and holds no credential of the cluster but a token that is good for telling
+//! the operator of its own progress. Computes only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Probe,
+    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext,
+    ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use plumbline_crds::artifact::hex;
+use plumbline_crds::source::KeyRef;
+use plumbline_crds::training::Precision;
+use plumbline_crds::{Resource, Spec};
+use sha2::{Digest, Sha256};
+
+use super::config_map::{DOCUMENT, served_judges};
+use super::job::TRAINER;
+use super::{Input, Request, service_account_name};
+use crate::cluster::places::Place;
+use crate::inputs;
+use crate::secrets::variable;
+
+/// Port of the first judge that is served.
+pub(super) const JUDGE_PORT: u16 = 8461;
+/// Audience of the token that a pod proves itself with to the operator, and to nobody else.
+pub const AUDIENCE: &str = "plumbline.dev/progress";
+
+const RUN_FOLDER: &str = "/etc/plumbline/run";
+const TOKEN_FOLDER: &str = "/var/run/secrets/plumbline";
+const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Nobody's user and group, as in distroless images.
+const USER: i64 = 65_532;
+/// Seconds to make progress safe in when a pod is asked to stop.
+const GRACE_SECONDS: i64 = 120;
+/// Seconds that the token is good for; the kubelet renews it in time.
+const TOKEN_SECONDS: i64 = 3600;
+/// A judge may take this long to load: probes times seconds.
+const JUDGE_PROBES: i32 = 240;
+const JUDGE_PROBE_SECONDS: i32 = 5;
+
+pub(super) fn spec(request: &Request) -> PodSpec {
+    let compute = request.resource.spec.compute();
+    let account = compute.service_account_name.clone();
+    PodSpec {
+        restart_policy: Some("Never".into()),
+        service_account_name: Some(
+            account.unwrap_or_else(|| service_account_name(request.resource.kind, &request.resource.metadata.name)),
+        ),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            fs_group_change_policy: Some("OnRootMismatch".into()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        init_containers: Some(judges(request)).filter(|judges| !judges.is_empty()),
+        containers: vec![trainer(request)],
+        volumes: Some(volumes(request)),
+        node_selector: Some(compute.node_selector.clone()).filter(|s| !s.is_empty()),
+        tolerations: Some(compute.tolerations.iter().map(toleration).collect::<Vec<_>>()).filter(|t| !t.is_empty()),
+        image_pull_secrets: Some(
+            compute.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect::<Vec<_>>(),
+        )
+        .filter(|s| !s.is_empty()),
+        priority_class_name: compute.priority_class_name.clone(),
+        runtime_class_name: compute.runtime_class_name.clone(),
+        ..PodSpec::default()
+    }
+}
+
+fn trainer(request: &Request) -> Container {
+    let mut mounts = input_mounts(request.inputs.iter().map(|i| &i.place).chain([request.output]), Some(request.output));
+    mounts.push(mount("run", RUN_FOLDER, true));
+    mounts.push(mount("tmp", "/tmp", false));
+    if request.settings.progress_url.is_some() {
+        mounts.push(mount("token", TOKEN_FOLDER, true));
+    }
+    Container {
+        command: Some(vec!["plumbline-trainer".into()]),
+        args: Some(vec![request.resource.kind.stage().into(), "--run".into(), format!("{RUN_FOLDER}/{DOCUMENT}")]),
+        env: Some(environment(request)),
+        resources: Some(resources(request, request.resource.spec.compute().accelerators)),
+        termination_message_path: Some(TERMINATION_LOG.into()),
+        termination_message_policy: Some("File".into()),
+        volume_mounts: Some(mounts),
+        ..container(TRAINER, request)
+    }
+}
+
+/// Native sidecars: they start before the trainer, and end when it has.
+fn judges(request: &Request) -> Vec<Container> {
+    let judge = |(index, (port, (judge, input))): (usize, (u16, (_, &Input)))| {
+        let judge: plumbline_crds::run::ServedJudge = judge;
+        let mut mounts = input_mounts([&input.place].into_iter(), None);
+        mounts.push(mount("tmp", "/tmp", false));
+        let arguments = ["serve", "--host", "0.0.0.0", "--model"].map(str::to_owned).into_iter().chain([
+            input.place.path(),
+            "--port".into(),
+            port.to_string(),
+            "--name".into(),
+            judge.model.clone(),
+            "--precision".into(),
+            precision(&request.resource.spec).into(),
+        ]);
+        Container {
+            command: Some(vec!["plumbline-trainer".into()]),
+            args: Some(arguments.collect()),
+            ports: Some(vec![ContainerPort { container_port: port.into(), ..ContainerPort::default() }]),
+            restart_policy: Some("Always".into()),
+            startup_probe: Some(Probe {
+                http_get: Some(HTTPGetAction {
+                    path: Some("/health".into()),
+                    port: IntOrString::Int(port.into()),
+                    ..HTTPGetAction::default()
+                }),
+                failure_threshold: Some(JUDGE_PROBES),
+                period_seconds: Some(JUDGE_PROBE_SECONDS),
+                ..Probe::default()
+            }),
+            env: Some(vec![plain("OMP_WAIT_POLICY", "PASSIVE"), plain("HOME", "/tmp")]),
+            resources: Some(resources(request, 0)),
+            volume_mounts: Some(mounts),
+            ..container(&format!("judge-{index}"), request)
+        }
+    };
+    (JUDGE_PORT..).zip(served_judges(request)).enumerate().map(judge).collect()
+}
+
+/// What both kinds of container have.
+fn container(name: &str, request: &Request) -> Container {
+    let own = request.resource.spec.compute().image.clone();
+    Container {
+        name: name.into(),
+        image: own.or_else(|| request.settings.trainer_image.clone()),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+/// A judge runs in the number format of the stage's own model.
+fn precision(spec: &Spec) -> &'static str {
+    let precision = match spec {
+        Spec::PreferenceDataset(spec) => spec.generator.as_ref().map(|g| g.precision).unwrap_or_default(),
+        Spec::RewardModel(spec) => spec.training.precision,
+        Spec::PolicyTuning(spec) => spec.training.precision,
+    };
+    match precision {
+        Precision::Float32 => "float32",
+        Precision::BFloat16 => "bfloat16",
+    }
+}
+
+fn environment(request: &Request) -> Vec<EnvVar> {
+    let mut variables = vec![
+        // Idle threads of two processes on the same cores would otherwise wait by turning in circles.
+        plain("OMP_WAIT_POLICY", "PASSIVE"),
+        plain("HOME", "/tmp"),
+        plain("PLUMBLINE_TERMINATION_LOG", TERMINATION_LOG),
+    ];
+    if let Some(url) = &request.settings.progress_url {
+        variables.push(plain("PLUMBLINE_PROGRESS_URL", url));
+        variables.push(plain("PLUMBLINE_PROGRESS_TOKEN", &format!("{TOKEN_FOLDER}/token")));
+    }
+    variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(variable(&key), &key)));
+    let own = request.resource.spec.compute().env.iter();
+    variables.extend(own.map(|v| match &v.secret_key_ref {
+        Some(key) => from_secret(v.name.clone(), key),
+        None => plain(&v.name, v.value.as_deref().unwrap_or_default()),
+    }));
+    variables
+}
+
+/// The Secret keys that the judges of a resource need, each once.
+fn api_keys(resource: &Resource) -> Vec<KeyRef> {
+    let judges = inputs::judges(&resource.spec);
+    let keys = judges.into_iter().filter_map(|(_, judge)| judge.endpoint.as_ref()?.api_key_secret_ref.clone());
+    let mut seen = BTreeSet::new();
+    keys.filter(|key| seen.insert((key.name.clone(), key.key.clone()))).collect()
+}
+
+fn plain(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
+}
+
+fn from_secret(name: String, key: &KeyRef) -> EnvVar {
+    let selector = SecretKeySelector { name: key.name.clone(), key: key.key.clone(), optional: None };
+    let source = EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() };
+    EnvVar { name, value: None, value_from: Some(source) }
+}
+
+fn resources(request: &Request, accelerators: i64) -> ResourceRequirements {
+    let own = request.resource.spec.compute().resources.clone().unwrap_or_default();
+    let quantities = |given: BTreeMap<String, String>| -> BTreeMap<String, Quantity> {
+        given.into_iter().map(|(name, amount)| (name, Quantity(amount))).collect()
+    };
+    let (requests, mut limits) = (quantities(own.requests), quantities(own.limits));
+    if accelerators > 0 {
+        // Extended resources are requested by their limit.
+        limits.insert(request.settings.accelerator_resource.clone(), Quantity(accelerators.to_string()));
+    }
+    let some = |map: BTreeMap<String, Quantity>| Some(map).filter(|m| !m.is_empty());
+    ResourceRequirements { requests: some(requests), limits: some(limits), claims: None }
+}
+
+fn volumes(request: &Request) -> Vec<Volume> {
+    let places: BTreeSet<&Place> = request.inputs.iter().map(|i| &i.place).chain([request.output]).collect();
+    let mut named: BTreeMap<String, Volume> = BTreeMap::new();
+    for place in places {
+        let Some(name) = volume_name(place) else { continue };
+        let volume = Volume { name: name.clone(), ..Volume::default() };
+        let volume = match place {
+            Place::Claim { claim, .. } => Volume {
+                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: claim.clone(),
+                    read_only: None,
+                }),
+                ..volume
+            },
+            Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
+            Place::Image(_) => continue,
+        };
+        named.insert(name, volume);
+    }
+    let mut volumes: Vec<Volume> = named.into_values().collect();
+    volumes.push(Volume {
+        name: "run".into(),
+        config_map: Some(config_map(&request.job.name)),
+        ..Volume::default()
+    });
+    volumes.push(Volume {
+        name: "tmp".into(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    });
+    if request.settings.progress_url.is_some() {
+        volumes.push(token());
+    }
+    volumes
+}
+
+fn config_map(name: &str) -> ConfigMapVolumeSource {
+    ConfigMapVolumeSource { name: name.into(), ..ConfigMapVolumeSource::default() }
+}
+
+fn token() -> Volume {
+    let projection = ServiceAccountTokenProjection {
+        audience: Some(AUDIENCE.into()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: "token".into(),
+    };
+    let source = VolumeProjection { service_account_token: Some(projection), ..VolumeProjection::default() };
+    Volume {
+        name: "token".into(),
+        projected: Some(ProjectedVolumeSource { sources: Some(vec![source]), default_mode: None }),
+        ..Volume::default()
+    }
+}
+
+/// Mounts of the volumes that hold the places, each once; read-only unless it holds the output.
+fn input_mounts<'a>(places: impl Iterator<Item = &'a Place>, output: Option<&Place>) -> Vec<VolumeMount> {
+    let written = output.and_then(volume_name);
+    let mounts: BTreeMap<String, String> = places.filter_map(|p| Some((volume_name(p)?, p.mount()?))).collect();
+    mounts.into_iter().map(|(name, path)| mount(&name, &path, written.as_ref() != Some(&name))).collect()
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+/// Names of volumes are short DNS labels, names of claims and ConfigMaps need not be.
+fn volume_name(place: &Place) -> Option<String> {
+    let (prefix, name) = match place {
+        Place::Claim { claim, .. } => ("claim", claim),
+        Place::ConfigMap { name, .. } => ("input", name),
+        Place::Image(_) => return None,
+    };
+    if name.len() <= 50 && !name.contains('.') {
+        return Some(format!("{prefix}-{name}"));
+    }
+    Some(format!("{prefix}-{}", hex(&Sha256::digest(name.as_bytes())[..8])))
+}
+
+fn toleration(given: &plumbline_crds::compute::Toleration) -> Toleration {
+    Toleration {
+        key: given.key.clone(),
+        operator: given.operator.clone(),
+        value: given.value.clone(),
+        effect: given.effect.clone(),
+        toleration_seconds: given.toleration_seconds,
+    }
+}

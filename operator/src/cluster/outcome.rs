@@ -1,0 +1,242 @@
+//! What a Job and its pods say of a run: it runs, something keeps it from running, or it ended, and how. Computes only.
+//!
+//! The Job tells that a run ended, its pods tell why (`batch/v1` JobStatus, `core/v1` PodStatus).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::run::StageResult;
+use plumbline_crds::status::JobRef;
+
+use super::build::job::{self, QUEUE_LABEL, TRAINER};
+use super::times::{seconds_between, timestamp};
+use crate::plan::{End, Exit, Obstacle, Run};
+
+/// The signal of an exit code of 128 and more, as shells and container runtimes report it.
+const SIGNALLED: i32 = 128;
+const SIGKILL: i32 = 9;
+
+/// How the run of a Job stands. `now` in RFC 3339.
+pub fn run(job: &Job, pods: &[Pod]) -> Run {
+    if job.metadata.deletion_timestamp.is_some() {
+        return Run::Stopping;
+    }
+    match finished(job) {
+        Some(Finished::Complete) => Run::Ended(Box::new(success(pods))),
+        Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, reason, message))),
+        None => Run::Running(obstacle(job, pods)),
+    }
+}
+
+/// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with.
+pub fn counted(job: &Job, pods: &[Pod], now: &str) -> JobRef {
+    let before = job::counted_before(job);
+    let mut retries = before.retries;
+    let failed: Vec<&Pod> = pods.iter().filter(|p| phase(p) == "Failed").collect();
+    for pod in &failed {
+        *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
+    }
+    // A Job that is over started no pod after the last one that failed.
+    let further = i64::from(!matches!(finished(job), Some(Finished::Failed { .. })));
+    JobRef {
+        name: job.metadata.name.clone().unwrap_or_default(),
+        uid: job.metadata.uid.clone(),
+        attempt: before.attempt + (failed.len() as i64 + further - 1).max(0),
+        retries,
+        active_seconds: before.active_seconds + elapsed(job, now),
+    }
+}
+
+/// Accelerators held times seconds by the pods of a Job, each from its start to its end.
+pub fn accelerator_seconds(pods: &[Pod], now: &str) -> i64 {
+    let of_pod = |pod: &Pod| {
+        let status = pod.status.as_ref()?;
+        let started = timestamp(status.start_time.as_ref()?);
+        let ended = terminated(pod).and_then(|t| t.finished_at.as_ref()).map(timestamp);
+        Some(job::accelerators(pod) * seconds_between(&started, ended.as_deref().unwrap_or(now)))
+    };
+    pods.iter().filter_map(of_pod).sum()
+}
+
+/// Why a pod failed: a reason, a sentence, and what the trainer left to say.
+pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
+    let result = result(pod);
+    if let Some(disruption) = disruption(pod) {
+        return (Reason::NodeDisruption, disruption, result);
+    }
+    let Some(end) = terminated(pod) else {
+        let told = pod.status.as_ref().and_then(|s| s.reason.clone().or_else(|| s.message.clone()));
+        return (Reason::TrainerFailed, told.unwrap_or_else(|| "the pod failed and does not say why".into()), None);
+    };
+    if out_of_memory(end) {
+        let message = "the trainer was ended because it used more memory than spec.compute.resources.limits allows; \
+                       raise the limit, or lower spec.training.microBatchSize";
+        return (Reason::OutOfMemory, message.into(), None);
+    }
+    let (reason, message) = ended(end, result.clone()).explain();
+    (reason, message, result)
+}
+
+/// The pod that failed last.
+pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
+    let ended = |pod: &&Pod| terminated(pod).and_then(|t| t.finished_at.clone()).map(|t| t.0);
+    pods.iter().filter(|p| phase(p) == "Failed").max_by_key(ended)
+}
+
+enum Finished {
+    Complete,
+    Failed { reason: String, message: String },
+}
+
+fn finished(job: &Job) -> Option<Finished> {
+    job.status.as_ref()?.conditions.as_ref()?.iter().filter(|c| c.status == "True").find_map(|c| {
+        match c.type_.as_str() {
+            "Complete" => Some(Finished::Complete),
+            "Failed" => Some(Finished::Failed {
+                reason: c.reason.clone().unwrap_or_default(),
+                message: c.message.clone().unwrap_or_default(),
+            }),
+            _ => None,
+        }
+    })
+}
+
+fn success(pods: &[Pod]) -> End {
+    let result = pods.iter().filter(|p| phase(p) == "Succeeded").find_map(result);
+    End { exit: Exit::Code(0), result, last: true }
+}
+
+/// A Job has tried again itself, so its failure is the last.
+fn failure(job: &Job, pods: &[Pod], reason: String, message: String) -> End {
+    if reason == "DeadlineExceeded" {
+        let deadline = job.spec.as_ref().and_then(|s| s.active_deadline_seconds).unwrap_or_default();
+        let said = format!(
+            "the run took longer than spec.compute.deadlineSeconds allows ({deadline} s in its last Job); raise it to go on"
+        );
+        return End { exit: Exit::Code(1), result: Some(StageResult::new(Reason::DeadlineExceeded, said)), last: true };
+    }
+    let Some(pod) = last_failed(pods) else {
+        let said = format!("the Job failed: {reason}: {message}");
+        return End { exit: Exit::Code(1), result: Some(StageResult::new(Reason::TrainerFailed, said)), last: true };
+    };
+    let (why, said, result) = why_failed(pod);
+    let tried = counted(job, pods, "").attempt;
+    let said = if reason == "BackoffLimitExceeded" && tried > 1 { format!("{said}; gave up after {tried} attempts") } else { said };
+    let exit = terminated(pod).map_or(Exit::Code(1), exit);
+    let result = StageResult { reason: why, message: said, ..result.unwrap_or_else(|| StageResult::new(why, "")) };
+    End { exit, result: Some(result), last: true }
+}
+
+/// What keeps a run that was started from running, most decisive first.
+fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
+    let active: Vec<&Pod> = pods.iter().filter(|p| matches!(phase(p), "Pending" | "Running" | "")).collect();
+    if let Some(obstacle) = active.iter().find_map(|pod| waiting(pod)).or_else(|| active.iter().find_map(|pod| unschedulable(pod))) {
+        return Some(obstacle);
+    }
+    let suspended = job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
+    if suspended {
+        let queue = job.metadata.labels.as_ref().and_then(|l| l.get(QUEUE_LABEL));
+        let message = match queue {
+            Some(queue) => format!("waits in the queue {queue} for quota"),
+            None => "its Job was suspended by somebody else; it goes on when spec.suspend of the Job is false".into(),
+        };
+        let reason = if queue.is_some() { Reason::QuotaPending } else { Reason::Suspended };
+        return Some(Obstacle { reason, message });
+    }
+    if let Some(pod) = last_failed(pods).filter(|_| !active.iter().any(|p| phase(p) == "Running")) {
+        let (reason, message, _) = why_failed(pod);
+        return Some(Obstacle { reason: Reason::Retrying, message: format!("{}: {message}; tried again", reason.as_str()) });
+    }
+    None
+}
+
+/// A container that cannot start.
+fn waiting(pod: &Pod) -> Option<Obstacle> {
+    containers(pod).find_map(|status| {
+        let waiting = status.state.as_ref()?.waiting.as_ref()?;
+        let told = waiting.message.clone().unwrap_or_default();
+        let (reason, advice) = match waiting.reason.as_deref()? {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => {
+                (Reason::ImagePullFailed, "check spec.compute.image and imagePullSecrets")
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                (Reason::ConfigInvalid, "create the Secret, ConfigMap or key that it names")
+            }
+            "CrashLoopBackOff" => (Reason::ConfigInvalid, "see the log of this container"),
+            _ => return None,
+        };
+        Some(Obstacle { reason, message: format!("container {}: {told}; {advice}", status.name) })
+    })
+}
+
+fn unschedulable(pod: &Pod) -> Option<Obstacle> {
+    let scheduled = condition(pod, "PodScheduled").filter(|(status, ..)| *status == "False")?;
+    let (_, reason, message) = scheduled;
+    (reason == "Unschedulable").then(|| Obstacle {
+        reason: Reason::Unschedulable,
+        message: format!("{message}; check spec.compute (resources, nodeSelector, tolerations) and the claims it uses"),
+    })
+}
+
+/// Preemption, eviction, a drained or lost node (`core/v1` pod condition DisruptionTarget).
+fn disruption(pod: &Pod) -> Option<String> {
+    let (_, reason, message) = condition(pod, "DisruptionTarget").filter(|(status, ..)| *status == "True")?;
+    Some(format!("the pod was taken from its node: {reason}: {message}"))
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let found = pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)?;
+    Some((&found.status, found.reason.as_deref().unwrap_or_default(), found.message.as_deref().unwrap_or_default()))
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|s| s.init_container_statuses.as_ref()).into_iter().flatten();
+    init.chain(status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten())
+}
+
+/// How the trainer's container ended; a container that did not end well before it, as a judge, where the trainer never ran.
+fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    let ended = |status: &&ContainerStatus| matches!(&status.state, Some(ContainerState { terminated: Some(_), .. }));
+    let trainer = containers(pod).filter(ended).find(|s| s.name == TRAINER);
+    trainer.or_else(|| containers(pod).find(ended))?.state.as_ref()?.terminated.as_ref()
+}
+
+fn result(pod: &Pod) -> Option<StageResult> {
+    serde_json::from_str(terminated(pod)?.message.as_deref()?).ok()
+}
+
+/// Killed by the kernel for its memory, also where the runtime says only that it was killed.
+fn out_of_memory(end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some("OOMKilled") || end.exit_code == SIGNALLED + SIGKILL
+}
+
+fn exit(end: &ContainerStateTerminated) -> Exit {
+    if end.exit_code > SIGNALLED { Exit::Signal(end.exit_code - SIGNALLED) } else { Exit::Code(end.exit_code) }
+}
+
+fn ended(end: &ContainerStateTerminated, result: Option<StageResult>) -> End {
+    End { exit: exit(end), result, last: false }
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Seconds from the start of a Job to its end, or to `now`.
+fn elapsed(job: &Job, now: &str) -> i64 {
+    let Some(status) = &job.status else { return 0 };
+    let Some(start) = &status.start_time else { return 0 };
+    let conditions = status.conditions.iter().flatten();
+    let over = conditions.filter(|c| c.status == "True").find_map(|c| c.last_transition_time.as_ref());
+    let end = status.completion_time.as_ref().or(over).or(job.metadata.deletion_timestamp.as_ref());
+    seconds_between(&timestamp(start), &end.map_or_else(|| now.to_owned(), timestamp))
+}
+
+/// Failures by reason, without those that were nobody's fault.
+pub fn failures(retries: &BTreeMap<String, i64>) -> i64 {
+    let innocent = [Reason::NodeDisruption, Reason::Suspended, Reason::JobDeleted].map(Reason::as_str);
+    retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
+}

@@ -1,0 +1,187 @@
+//! Where inputs and outputs of a run are on a cluster, and where its pod finds them. Computes only.
+//!
+//! | URI | the pod finds it at |
+//! |---|---|
+//! | `pvc://claim/path` | `/var/lib/plumbline/claims/<claim>/<path>`: a PersistentVolumeClaim of the same namespace |
+//! | `file:///path` | `/path`: part of the trainer's image; for inputs only, as it is gone with the pod |
+//! | a key of a ConfigMap | `/etc/plumbline/inputs/<name>/<key>` |
+
+use std::fmt;
+
+/// Stores that the API names and nothing reads yet.
+const NOT_YET: [&str; 4] = ["hf", "s3", "gs", "az"];
+const CLAIMS: &str = "/var/lib/plumbline/claims";
+const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
+
+/// A place that a pod can reach.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A path of a PersistentVolumeClaim.
+    Claim {
+        /// Name of the claim.
+        claim: String,
+        /// Path in it, without a slash at either end; empty for its root.
+        path: String,
+    },
+    /// An absolute path of the trainer's image.
+    Image(String),
+    /// A key of a ConfigMap.
+    ConfigMap {
+        /// Name of the ConfigMap.
+        name: String,
+        /// Key in its data.
+        key: String,
+    },
+}
+
+impl Place {
+    /// The place of an input's URI.
+    ///
+    /// # Errors
+    /// What was expected and found, and what to do.
+    pub fn of_input(uri: &str) -> Result<Self, String> {
+        if let Some(path) = uri.strip_prefix("file://") {
+            return match path.starts_with('/') {
+                true if tidy(path) => Ok(Self::Image(path.to_owned())),
+                true => Err(format!("expected a path without `.` and `..`, found \"{uri}\"; write it out")),
+                false => Err(format!(
+                    "expected file:///absolute/path, found \"{uri}\"; write three slashes and the whole path"
+                )),
+            };
+        }
+        let Some(rest) = uri.strip_prefix("pvc://") else { return Err(unknown(uri)) };
+        let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = path.trim_matches('/');
+        let named = !claim.is_empty() && claim.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c));
+        if !named || !tidy(path) {
+            return Err(format!(
+                "expected pvc://claim/path with the name of a PersistentVolumeClaim and a path without `.` and `..`, found \"{uri}\"; correct it"
+            ));
+        }
+        Ok(Self::Claim { claim: claim.to_owned(), path: path.to_owned() })
+    }
+
+    /// The place of an output's URI: one that outlives the pod.
+    ///
+    /// # Errors
+    /// What was expected and found, and what to do.
+    pub fn of_output(uri: &str) -> Result<Self, String> {
+        match Self::of_input(uri)? {
+            place @ Self::Claim { .. } if place != place.root() => Ok(place),
+            Self::Claim { claim, .. } => {
+                Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
+            }
+            _ => Err(format!(
+                "expected a place that outlives the pod, found \"{uri}\"; write pvc://claim/folder"
+            )),
+        }
+    }
+
+    /// Where a pod that mounts it finds it.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Claim { claim, path } if path.is_empty() => format!("{CLAIMS}/{claim}"),
+            Self::Claim { claim, path } => format!("{CLAIMS}/{claim}/{path}"),
+            Self::Image(path) => path.clone(),
+            Self::ConfigMap { name, key } => format!("{CONFIG_MAPS}/{name}/{key}"),
+        }
+    }
+
+    /// Where the volume that holds it is mounted; nothing where it is part of the image.
+    pub fn mount(&self) -> Option<String> {
+        match self {
+            Self::Claim { claim, .. } => Some(format!("{CLAIMS}/{claim}")),
+            Self::Image(_) => None,
+            Self::ConfigMap { name, .. } => Some(format!("{CONFIG_MAPS}/{name}")),
+        }
+    }
+
+    /// The folder beside an output that holds what a run needs to go on after its pod is gone.
+    #[must_use]
+    pub fn work(&self, run: &str) -> Self {
+        match self {
+            Self::Claim { claim, path } => {
+                let (parent, name) = path.rsplit_once('/').map_or((String::new(), path.as_str()), |(p, n)| (format!("{p}/"), n));
+                Self::Claim { claim: claim.clone(), path: format!("{parent}.{name}.work/{run}") }
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn root(&self) -> Self {
+        match self {
+            Self::Claim { claim, .. } => Self::Claim { claim: claim.clone(), path: String::new() },
+            other => other.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim { claim, path } => write!(f, "pvc://{claim}/{path}"),
+            Self::Image(path) => write!(f, "file://{path}"),
+            Self::ConfigMap { name, key } => write!(f, "ConfigMap/{name} key {key}"),
+        }
+    }
+}
+
+/// Nobody must be led out of a claim by a path.
+fn tidy(path: &str) -> bool {
+    path.split('/').all(|part| part != "." && part != "..")
+}
+
+fn unknown(uri: &str) -> String {
+    match uri.split_once("://") {
+        Some((scheme, _)) if NOT_YET.contains(&scheme) => format!(
+            "{scheme}:// is not supported yet; copy the data to a PersistentVolumeClaim and name it by pvc://claim/path"
+        ),
+        Some((scheme, _)) => {
+            format!("expected pvc://claim/path or file:///path, found the scheme {scheme}://; change the URI")
+        }
+        None => format!(
+            "expected pvc://claim/path or file:///path, found \"{uri}\"; paths relative to a manifest mean nothing on a cluster"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_where_its_volume_is_mounted_and_reads_back_as_its_uri() {
+        let place = Place::of_input("pvc://models/a/b/").unwrap();
+        assert_eq!(place.path(), "/var/lib/plumbline/claims/models/a/b");
+        assert_eq!(place.mount().unwrap(), "/var/lib/plumbline/claims/models");
+        assert_eq!(place.to_string(), "pvc://models/a/b");
+        assert_eq!(Place::of_input("pvc://models").unwrap().path(), "/var/lib/plumbline/claims/models");
+        let image = Place::of_input("file:///opt/model").unwrap();
+        assert_eq!((image.path().as_str(), image.mount()), ("/opt/model", None));
+    }
+
+    #[test]
+    fn nothing_leads_out_of_a_claim() {
+        for uri in ["pvc://models/../other", "pvc://../x", "pvc://models/./x", "pvc:///x", "pvc://A/b", "file:///a/../b"] {
+            assert!(Place::of_input(uri).is_err(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn an_output_outlives_its_pod_and_has_its_work_folder_beside_it() {
+        for uri in ["file:///out", "pvc://claim", "pvc://claim/", "s3://bucket/key", "out"] {
+            assert!(Place::of_output(uri).is_err(), "{uri}");
+        }
+        let work = |uri| Place::of_output(uri).unwrap().work("r-1").to_string();
+        assert_eq!(work("pvc://claim/out"), "pvc://claim/.out.work/r-1");
+        assert_eq!(work("pvc://claim/a/out"), "pvc://claim/a/.out.work/r-1");
+    }
+
+    #[test]
+    fn stores_that_nothing_reads_yet_are_refused_by_name() {
+        for uri in ["hf://org/model", "s3://bucket/key", "gs://bucket/key", "az://container/key"] {
+            assert!(Place::of_input(uri).unwrap_err().contains("not supported yet"), "{uri}");
+        }
+        assert!(Place::of_input("../models/sft").unwrap_err().contains("relative"));
+    }
+}
