@@ -8,7 +8,8 @@ use crate::plan::{self, Action, Decision, Inputs, Observed, Phase, Run};
 
 /// The status to write after a decision at the time `now` (RFC 3339).
 pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
-    let new_run = decision.action == Action::Start;
+    let recorded = observed.previous.job.as_ref().is_some_and(|job| job.name == decision.job.name);
+    let new_run = decision.action == Action::Start || (!recorded && decision.job != JobRef::default());
     let mut status = if new_run { Status::default() } else { observed.previous.clone() };
     status.observed_generation = observed.generation;
     status.conditions = conditions(observed, decision, now);
@@ -131,6 +132,7 @@ fn inputs_ready(inputs: &Inputs) -> (ConditionStatus, Reason, String) {
         Inputs::NotReady(names) => {
             (ConditionStatus::False, Reason::ReferenceNotReady, format!("{} has no artifact yet", names.join(", ")))
         }
+        Inputs::Unknown => (ConditionStatus::Unknown, Reason::Pending, String::new()),
     }
 }
 

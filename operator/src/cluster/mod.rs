@@ -5,8 +5,16 @@
 //! (IO in)    (pure)     (pure)  (pure)  (IO out)  (pure, then one patch)
 //! ```
 
+pub mod apply;
 pub mod build;
+pub mod context;
+pub mod controller;
+pub mod dependents;
+pub mod kinds;
+pub mod observe;
 pub mod outcome;
 pub mod places;
+pub mod reconcile;
+pub mod run;
 pub mod settings;
 pub mod times;
