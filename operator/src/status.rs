@@ -127,7 +127,7 @@ fn inputs_ready(inputs: &Inputs) -> (ConditionStatus, Reason, String) {
     match inputs {
         Inputs::Ready(_) => (ConditionStatus::True, Reason::InputsResolved, String::new()),
         Inputs::NotFound(names) => {
-            (ConditionStatus::False, Reason::ReferenceNotFound, format!("{} does not exist", names.join(", ")))
+            (ConditionStatus::False, Reason::ReferenceNotFound, format!("{} not found", names.join(", ")))
         }
         Inputs::NotReady(names) => {
             (ConditionStatus::False, Reason::ReferenceNotReady, format!("{} has no artifact yet", names.join(", ")))

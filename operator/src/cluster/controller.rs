@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action as Next, Config, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
@@ -54,15 +54,19 @@ impl Watched for PolicyTuning {}
 impl Watched for Job {}
 impl Watched for Pod {}
 impl Watched for ConfigMap {}
+impl Watched for PersistentVolumeClaim {}
 
 /// Runs the controllers of the three kinds until `stop` ends; visits that have begun are finished.
 pub async fn run(context: Shared, stop: impl Future<Output = ()> + Clone + Send + Sync + 'static) {
     let dataset = |name| Referent::Resource(Kind::PreferenceDataset, name);
     let datasets = controller::<PreferenceDataset>(&context, stop.clone());
+    let datasets = naming::<_, PersistentVolumeClaim>(datasets, &context, Referent::Claim);
     let datasets = naming::<_, ConfigMap>(datasets, &context, Referent::ConfigMap);
     let rewards = controller::<RewardModel>(&context, stop.clone());
+    let rewards = naming::<_, PersistentVolumeClaim>(rewards, &context, Referent::Claim);
     let rewards = naming::<_, PreferenceDataset>(rewards, &context, dataset);
     let tunings = controller::<PolicyTuning>(&context, stop);
+    let tunings = naming::<_, PersistentVolumeClaim>(tunings, &context, Referent::Claim);
     let tunings = naming::<_, ConfigMap>(tunings, &context, Referent::ConfigMap);
     let tunings = naming::<_, PreferenceDataset>(tunings, &context, dataset);
     let tunings = naming::<_, RewardModel>(tunings, &context, |name| Referent::Resource(Kind::RewardModel, name));

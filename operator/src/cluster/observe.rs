@@ -119,15 +119,16 @@ fn problems(resource: &Resource, settings: &Settings) -> Vec<String> {
     found
 }
 
-/// Everything that a spec names. `referents` of what has to be watched are told before anything is read, so that no change
-/// is missed in between.
-pub fn referents(resource: &Resource) -> BTreeSet<Referent> {
+/// Everything that a resource names, the claim of its output included. It is noted before anything is read, so that no
+/// change is missed in between.
+pub fn referents(resource: &Resource, output: Option<&Place>) -> BTreeSet<Referent> {
+    let claim = |place: &Place| place.claim().map(|claim| Referent::Claim(claim.to_owned()));
     let named = inputs::wanted(&resource.spec).into_iter().filter_map(|wanted| match wanted.from {
         From::Resource { kind, name } => Some(Referent::Resource(kind, name)),
         From::ConfigMap { name, .. } => Some(Referent::ConfigMap(name)),
-        From::Uri(_) => None,
+        From::Uri(uri) => Place::of_input(&uri).ok().as_ref().and_then(claim),
     });
-    named.collect()
+    named.chain(output.and_then(claim)).collect()
 }
 
 /// Looks up what a resource is made from, and the claims that it reads and writes.

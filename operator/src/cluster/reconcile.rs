@@ -50,8 +50,9 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
         context.dependents.set(id, BTreeSet::new());
         return Ok(Next::await_change());
     };
-    context.dependents.set(id, observe::referents(&seen.resource));
-    let world = observe(context, id, seen).await?;
+    let output = output(&seen.resource, &context.settings);
+    context.dependents.set(id, observe::referents(&seen.resource, output.as_ref()));
+    let world = observe(context, id, seen, output).await?;
     let inputs = world.inputs();
     let observed = Observed {
         spec: &world.seen.resource.spec,
@@ -80,8 +81,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
 }
 
 /// Looks at everything that a decision about a resource is made from.
-async fn observe(context: &Context, id: &Id, seen: Seen) -> Result<World, ObserveError> {
-    let output = output(&seen.resource, &context.settings);
+async fn observe(context: &Context, id: &Id, seen: Seen, output: Option<Place>) -> Result<World, ObserveError> {
     let base_name = build::base_name(id.kind, &id.name);
     let mut found = None;
     if let Some(output) = output.as_ref().filter(|_| seen.problems.is_empty()) {

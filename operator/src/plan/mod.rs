@@ -62,7 +62,7 @@ pub fn plan(observed: &Observed) -> Decision {
     }
     match &observed.inputs {
         Inputs::NotFound(names) => {
-            let message = format!("{} does not exist; create it", names.join(", "));
+            let message = format!("{} not found; create what is missing, or correct the spec", names.join(", "));
             known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotFound, message)
         }
         Inputs::NotReady(names) => {
