@@ -35,6 +35,17 @@ elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
     missing "cargo is ${found:-broken}; Rust $rust or newer is needed (rustup toolchain install $rust)"
 fi
 
+# Newer Go fetches the version that the module asks for, unless it is told not to.
+go=$(sed -n 's/^go //p' tests/cluster/go.mod)
+if ! is_done cluster scripts/install_cluster.sh tests/cluster/go.mod tests/cluster/go.sum; then
+    if ! command -v go >/dev/null; then
+        missing "go is missing; Go $go or newer builds the Kubernetes that the tests start (https://go.dev/dl)"
+    elif ! found=$(cd tests/cluster && go env GOVERSION 2>&1) ||
+        [ "$(printf '%s\n' "go$go" "$found" | sort -V | head -n 1)" != "go$go" ]; then
+        missing "Go $go or newer is needed to build the Kubernetes that the tests start (https://go.dev/dl): ${found:-none found}"
+    fi
+fi
+
 # libtorch 1.2 GB and its download, the builds 5 GB, the imported model 0.5 GB. What is there already is not asked for again.
 needed=8
 if is_done libtorch scripts/install_libtorch.sh scripts/requirements/libtorch.txt; then needed=1; fi

@@ -20,4 +20,5 @@ exec 9>"$CACHE/lock"
 flock 9
 scripts/install_libtorch.sh
 scripts/fetch_inputs.sh
+scripts/install_cluster.sh
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"
