@@ -14,6 +14,7 @@ pub mod kinds;
 pub mod observe;
 pub mod outcome;
 pub mod places;
+pub mod rbac;
 pub mod reconcile;
 pub mod run;
 pub mod settings;
