@@ -177,7 +177,7 @@ pub fn publish(
     };
     fs::create_dir_all(parent).map_err(io_error(parent))?;
     // The old artifact leaves in one step: a removal that is cut short would leave a mixture behind.
-    let replaced = target.with_extension("replaced");
+    let replaced = target.with_added_extension("replaced");
     remove(&replaced)?;
     match fs::rename(target, &replaced) {
         Ok(()) => {}
@@ -257,7 +257,8 @@ fn sha256_file(path: &Path) -> Result<String, ArtifactError> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
 
@@ -299,5 +300,20 @@ mod tests {
         assert!(verify(&target).unwrap_err().to_string().contains("missing"));
         fs::remove_file(target.join(MANIFEST)).unwrap();
         assert!(matches!(verify(&target), Err(ArtifactError::Incomplete { .. })));
+    }
+
+    #[test]
+    fn publishing_a_folder_with_a_dot_in_its_name_leaves_its_neighbours_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let neighbour = root.path().join("model.replaced");
+        fs::create_dir_all(&neighbour).unwrap();
+        for _ in 0..2 {
+            let staging = root.path().join("staging");
+            fs::create_dir_all(&staging).unwrap();
+            fs::write(staging.join("a"), "a").unwrap();
+            publish(&staging, &root.path().join("model.v1"), "RewardModel", "r", Vec::new(), String::new()).unwrap();
+        }
+        assert!(neighbour.exists());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "what was replaced is gone");
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::compute::Compute;
 use crate::judge::Judge;
 use crate::source::{DataSource, ModelSource, NameRef, Output, PromptSource, Sampling};
-use crate::training::Training;
+use crate::training::{LabelKind, Training};
 
 /// What a PolicyTuning is made from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -243,7 +243,7 @@ pub struct Dpo {
     #[schemars(range(min = 0.0, max = 0.5))]
     pub label_smoothing: f64,
     /// Soft uses the judge's probability as the target, Hard its sign. Default Hard.
-    pub labels: DpoLabels,
+    pub labels: LabelKind,
     /// Another reference than the policy model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_model: Option<ModelSource>,
@@ -251,7 +251,7 @@ pub struct Dpo {
 
 impl Default for Dpo {
     fn default() -> Self {
-        Self { loss: DpoLoss::Sigmoid, beta: 0.1, label_smoothing: 0.0, labels: DpoLabels::Hard, reference_model: None }
+        Self { loss: DpoLoss::Sigmoid, beta: 0.1, label_smoothing: 0.0, labels: LabelKind::Hard, reference_model: None }
     }
 }
 
@@ -261,16 +261,6 @@ pub enum DpoLoss {
     /// Rafailov et al., 2023.
     #[default]
     Sigmoid,
-}
-
-/// Soft or hard labels.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub enum DpoLabels {
-    /// Which is better.
-    #[default]
-    Hard,
-    /// The probability that it is better.
-    Soft,
 }
 
 /// When to stop against reward hacking. A limit that is not set is not checked.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::Compute;
 use crate::source::{DataSource, ModelSource, NameRef, Output};
-use crate::training::Training;
+use crate::training::{LabelKind, Training};
 
 /// What a RewardModel is made from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -81,16 +81,6 @@ impl Default for RewardLoss {
     fn default() -> Self {
         Self { labels: LabelKind::Soft, margin_weight: 0.0, centering_coefficient: 0.01 }
     }
-}
-
-/// Soft or hard labels.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub enum LabelKind {
-    /// The probability that the first is better.
-    #[default]
-    Soft,
-    /// Which is better.
-    Hard,
 }
 
 /// What must hold for the model to be used. A gate that is not set is not checked.

@@ -119,3 +119,21 @@ pub struct StageResult {
     #[serde(default)]
     pub seconds: BTreeMap<String, f64>,
 }
+
+impl StageResult {
+    /// A result that says why, and nothing else yet.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            artifact: None,
+            metrics: Vec::new(),
+            counts: BTreeMap::new(),
+            bias: BTreeMap::new(),
+            agreement: BTreeMap::new(),
+            evaluation: BTreeMap::new(),
+            cost: None,
+            seconds: BTreeMap::new(),
+        }
+    }
+}

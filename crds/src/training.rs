@@ -253,3 +253,12 @@ impl Default for CheckpointPolicy {
         Self { every_steps: 100, keep: 2 }
     }
 }
+
+/// Soft or hard labels.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum LabelKind {
+    /// The probability that the first is better.
+    Soft,
+    /// Which is better.
+    Hard,
+}

@@ -1,8 +1,7 @@
 //! The identity of a run: equal digests mean the same work, whenever and wherever it is done. Computes only.
 
-use std::fmt::Write;
-
 use plumbline_crds::Spec;
+use plumbline_crds::artifact::hex;
 use plumbline_crds::status::InputRef;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -25,14 +24,6 @@ pub fn run_name(spec: &Spec, inputs: &[InputRef]) -> String {
     let document = json!({"kind": spec.kind(), "spec": what, "inputs": inputs});
     let digest = Sha256::digest(document.to_string().as_bytes());
     format!("run-{}", hex(&digest[..6]))
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn remove(value: &mut Value, pointer: &str) {

@@ -13,8 +13,9 @@ use tch::{Kind, Tensor};
 
 use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
-use plumbline_crds::reward_model::{LabelKind, RewardModelSpec};
+use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::run::{RunDocument, StageResult};
+use plumbline_crds::training::LabelKind;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
 use crate::data::preference::{self, Preference, Split};

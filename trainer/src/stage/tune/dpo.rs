@@ -7,8 +7,9 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use plumbline_crds::policy_tuning::{Dpo, DpoLabels, PolicyTuningSpec};
+use plumbline_crds::policy_tuning::{Dpo, PolicyTuningSpec};
 use plumbline_crds::run::RunDocument;
+use plumbline_crds::training::LabelKind;
 
 use crate::data::preference::Preference;
 use crate::data::tokens::{self, Sequence};
@@ -101,8 +102,8 @@ impl PairData {
             };
             let (chosen, rejected) = (number(chosen), number(rejected));
             let preference = match settings.labels {
-                DpoLabels::Hard => hard(record.p),
-                DpoLabels::Soft => record.p,
+                LabelKind::Hard => hard(record.p),
+                LabelKind::Soft => record.p,
             };
             by_prompt.entry(&record.prompt_id).or_default().push(data.pairs.len());
             data.pairs.push(Pair { chosen, rejected, preference });
