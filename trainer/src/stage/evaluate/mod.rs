@@ -2,7 +2,6 @@
 //! training never saw.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ use crate::stage::reward::{RewardModel, input_path};
 use crate::stage::stop;
 use crate::stage::tune::key_of;
 use crate::train::responses::response_logprobs;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 mod finished;
 mod show;
@@ -124,7 +123,7 @@ pub fn evaluate(
     let total = (asked.len() * samples) as i64;
     let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Kept>>> {
         let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
-        if let Some(kept) = read_kept(&path)?.filter(|kept| kept.asked == identity) {
+        if let Some(kept) = files::kept::<KeptResponses>(&path)?.filter(|kept| kept.asked == identity) {
             return Ok(kept.responses);
         }
         progress.stage(stage, total);
@@ -135,7 +134,7 @@ pub fn evaluate(
         let found = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
         let responses = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
         let kept = KeptResponses { asked: identity.clone(), responses };
-        write_kept(&path, &kept)?;
+        files::keep(&path, &kept)?;
         Ok(kept.responses)
     };
     let texts_before = respond(before, "before", "Sampling before")?;
@@ -224,22 +223,6 @@ fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> 
     let mut parts = vec![digest("policyModel"), digest(ARTIFACT), sampling, wanted.samples_per_prompt.to_string()];
     parts.extend(prompts.iter().map(|p| p.id.clone()));
     Ok(id::of(&parts))
-}
-
-fn read_kept(path: &Path) -> Result<Option<KeptResponses>> {
-    match fs::read(path) {
-        Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::store(path, &e)),
-    }
-}
-
-fn write_kept(path: &Path, kept: &KeptResponses) -> Result<()> {
-    let text = serde_json::to_vec(kept).map_err(|e| Error::Failed(e.to_string()))?;
-    let aside = path.with_extension("writing");
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).map_err(|e| Error::store(path, &e))
 }
 
 /// KL(after || before) a response by K1, on responses that the model after sampled.
