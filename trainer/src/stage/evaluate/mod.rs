@@ -79,15 +79,7 @@ struct KeptResponses {
     /// Hash of what was asked and of whom; other responses are not taken for these.
     asked: String,
     /// `[prompts][samples]`.
-    responses: Vec<Vec<Kept>>,
-}
-
-/// A response that is kept.
-#[derive(Clone, Deserialize, Serialize)]
-struct Kept {
-    tokens: Vec<i64>,
-    text: String,
-    ended: bool,
+    responses: Vec<Vec<Response>>,
 }
 
 /// Compares two models. `trained_on`: ids of the prompts that training used; a held-out prompt among them is an error.
@@ -121,7 +113,7 @@ pub fn evaluate(
     let identity = identity(run, wanted, &prompts)?;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;
-    let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Kept>>> {
+    let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Response>>> {
         let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
         if let Some(kept) = files::kept::<KeptResponses>(&path)?.filter(|kept| kept.asked == identity) {
             return Ok(kept.responses);
@@ -131,8 +123,7 @@ pub fn evaluate(
             progress.advance(done as i64);
             if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let found = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
-        let responses = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
+        let responses = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
         let kept = KeptResponses { asked: identity.clone(), responses };
         files::keep(&path, &kept)?;
         Ok(kept.responses)
@@ -150,7 +141,7 @@ pub fn evaluate(
     let sequences: Vec<Sequence> = asked
         .iter()
         .zip(&texts_after)
-        .flat_map(|(p, r)| r.iter().map(|k| Sequence { prompt: p.tokens.clone(), response: k.tokens.clone() }))
+        .flat_map(|(p, responses)| responses.iter().map(|r| sequence(p, r)))
         .filter(|s| !s.response.is_empty())
         .collect();
     let kl = mean_kl(before, after, &sequences);
@@ -210,12 +201,6 @@ impl Evaluation {
     }
 }
 
-impl From<Response> for Kept {
-    fn from(r: Response) -> Self {
-        Self { ended: r.finish != Finish::Length, tokens: r.tokens, text: r.text }
-    }
-}
-
 /// A hash of everything that decides the responses.
 fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> Result<String> {
     let digest = |role: &str| run.input(role).map_or(String::new(), |i| i.digest.clone());
@@ -223,6 +208,10 @@ fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> 
     let mut parts = vec![digest("policyModel"), digest(ARTIFACT), sampling, wanted.samples_per_prompt.to_string()];
     parts.extend(prompts.iter().map(|p| p.id.clone()));
     Ok(id::of(&parts))
+}
+
+fn sequence(prompt: &PromptTokens, response: &Response) -> Sequence {
+    Sequence { prompt: prompt.tokens.clone(), response: response.tokens.clone() }
 }
 
 /// KL(after || before) a response by K1, on responses that the model after sampled.
@@ -239,28 +228,24 @@ impl Measured {
     fn new(
         prompts: &[PromptTokens],
         conversations: &[bool],
-        kept: Vec<Vec<Kept>>,
+        responses: Vec<Vec<Response>>,
         lexicons: &[(String, Vader)],
         reward: Option<&RewardModel>,
     ) -> Self {
-        let all: Vec<&Kept> = kept.iter().flatten().collect();
+        let all: Vec<&Response> = responses.iter().flatten().collect();
         let count = all.len().max(1) as f64;
-        let texts: Vec<&str> = all.iter().map(|k| k.text.as_str()).collect();
+        let texts: Vec<&str> = all.iter().map(|r| r.text.as_str()).collect();
         let rewards = reward.map(|model| {
             let tokens: Vec<Vec<i64>> = prompts
                 .iter()
                 .zip(conversations)
-                .zip(&kept)
+                .zip(&responses)
                 .flat_map(|((p, &conversation), responses)| {
-                    responses.iter().map(move |k| {
-                        // As in training: an end token belongs to the text only where it closes a turn.
-                        let end = k.tokens.len() - usize::from(k.ended && !conversation && k.tokens.len() > 1);
-                        [p.tokens.as_slice(), &k.tokens[..end]].concat()
-                    })
+                    responses.iter().map(move |r| sequence(p, r).text_tokens(r.finish, conversation))
                 })
                 .collect();
             let mut scores = model.score(&tokens).into_iter();
-            kept.iter().map(|r| scores.by_ref().take(r.len()).collect()).collect()
+            responses.iter().map(|r| scores.by_ref().take(r.len()).collect()).collect()
         });
         Self {
             lexicons: lexicons
@@ -268,10 +253,10 @@ impl Measured {
                 .map(|(name, v)| (name.clone(), texts.iter().map(|t| v.compound(t)).sum::<f64>() / count))
                 .collect(),
             diversity: diversity(&texts),
-            length: all.iter().map(|k| k.tokens.len() as f64).sum::<f64>() / count,
-            ended: all.iter().filter(|k| k.ended).count() as f64 / count,
+            length: all.iter().map(|r| r.tokens.len() as f64).sum::<f64>() / count,
+            ended: all.iter().filter(|r| r.finish != Finish::Length).count() as f64 / count,
             rewards,
-            texts: kept.into_iter().map(|r| r.into_iter().map(|k| k.text).collect()).collect(),
+            texts: responses.into_iter().map(|of_prompt| of_prompt.into_iter().map(|r| r.text).collect()).collect(),
         }
     }
 

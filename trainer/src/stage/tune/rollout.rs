@@ -64,17 +64,8 @@ pub(super) fn measure(
         }
     }
     values.resize_with(sequences.len(), Vec::new);
-    // The reward model learnt from texts, in which an end token stands only where it closes a turn.
-    let scored: Vec<Vec<i64>> = sampled
-        .iter()
-        .map(|(sequence, finish, conversation)| {
-            let mut tokens = sequence.tokens();
-            if *finish == Finish::Eos && !conversation && sequence.response.len() > 1 {
-                tokens.pop();
-            }
-            tokens
-        })
-        .collect();
+    let scored: Vec<Vec<i64>> =
+        sampled.iter().map(|(sequence, finish, conversation)| sequence.text_tokens(*finish, *conversation)).collect();
     let scores = reward.score(&scored);
     let measured = old.into_iter().zip(reference).zip(values).zip(entropy).zip(scores);
     let samples = sampled
