@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use plumbline_crds::artifact::{self, ArtifactError};
+use plumbline_crds::artifact::{self, ArtifactError, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The longest message of a result, in characters: a condition's message holds no more.
 const MOST_MESSAGE: usize = 1024;
@@ -33,11 +33,12 @@ pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> 
     let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
+    let file = work.join(RESULT_FILE);
     match caught(|| stage(&document)) {
-        Ok(result) => write(work, &result),
+        Ok(result) => files::keep(&file, &result),
         Err(error) => {
             // The stage's own error is the one that matters.
-            write(work, &failure(work, &error)).unwrap_or_else(|e| tracing::warn!("{e}"));
+            files::keep(&file, &failure(work, &error)).unwrap_or_else(|e| tracing::warn!("{e}"));
             Err(error)
         }
     }
@@ -73,28 +74,10 @@ fn first_line(text: &str) -> &str {
 
 /// The result of a stage that failed, with the last metrics and the cost that it had reported.
 fn failure(work: &Path, error: &Error) -> StageResult {
-    let report = fs::read(work.join(PROGRESS_FILE)).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    let report: Option<ProgressReport> = files::kept(&work.join(PROGRESS_FILE)).ok().flatten();
     let ProgressReport { metrics, cost, .. } = report.unwrap_or_default();
-    StageResult {
-        reason: error.exit_code().reason(),
-        message: error.to_string().chars().take(MOST_MESSAGE).collect(),
-        artifact: None,
-        metrics,
-        counts: std::collections::BTreeMap::new(),
-        bias: std::collections::BTreeMap::new(),
-        agreement: std::collections::BTreeMap::new(),
-        evaluation: std::collections::BTreeMap::new(),
-        cost,
-        seconds: std::collections::BTreeMap::new(),
-    }
-}
-
-/// A reader sees the whole result or none.
-fn write(work: &Path, result: &StageResult) -> Result<()> {
-    let (file, aside) = (work.join(RESULT_FILE), work.join(format!("{RESULT_FILE}.tmp")));
-    let json = serde_json::to_vec(result).map_err(|e| Error::Failed(format!("cannot write the result: {e}")))?;
-    fs::write(&aside, json).map_err(|e| Error::store(&aside, &e))?;
-    fs::rename(&aside, &file).map_err(|e| Error::store(&file, &e))
+    let message: String = error.to_string().chars().take(MOST_MESSAGE).collect();
+    StageResult { metrics, cost, ..StageResult::new(error.exit_code().reason(), message) }
 }
 
 #[cfg(test)]
@@ -124,8 +107,7 @@ mod tests {
     }
 
     fn done() -> StageResult {
-        let failed = failure(Path::new("nowhere"), &Error::Interrupted);
-        StageResult { reason: Reason::Completed, message: "done".into(), ..failed }
+        StageResult::new(Reason::Completed, "done")
     }
 
     #[test]
