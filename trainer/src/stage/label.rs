@@ -153,6 +153,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         message: report.title.clone(),
         artifact: Some(made.artifact_ref(&document.output)),
         metrics: progress.metrics().to_vec(),
+        inputs: Vec::new(),
         counts: in_status(counts),
         bias: in_status(bias),
         agreement: in_status(agreement),

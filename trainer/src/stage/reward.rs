@@ -95,6 +95,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         ),
         artifact: Some(manifest.artifact_ref(&run.output)),
         metrics: progress.metrics().to_vec(),
+        inputs: Vec::new(),
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),

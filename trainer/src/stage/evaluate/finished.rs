@@ -82,6 +82,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         message: evaluation.headline(),
         artifact: None,
         metrics: Vec::new(),
+        inputs: Vec::new(),
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),

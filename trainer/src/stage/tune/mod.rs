@@ -101,6 +101,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         message: evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), evaluate::Evaluation::headline),
         artifact: Some(manifest.artifact_ref(&run.output)),
         metrics: progress.metrics().to_vec(),
+        inputs: Vec::new(),
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
