@@ -121,7 +121,7 @@ impl FakeNode {
         self.write(pod, with(status, phase, &conditions)).await
     }
 
-    /// Somebody drains the node: the API server itself marks the pod as disrupted and as to be deleted.
+    /// Somebody drains the node of a pod that runs: the API server itself marks it as disrupted and as to be deleted.
     pub async fn evict(&self, pod: &Pod) -> Pod {
         self.pods.evict(&pod.name_any(), &EvictParams::default()).await.unwrap();
         self.pods.get(&pod.name_any()).await.unwrap()
