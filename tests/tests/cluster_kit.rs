@@ -325,8 +325,8 @@ fn a_killed_test_leaves_no_process_and_no_file_behind() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(victim.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let found = lines.filter_map(|line| line.strip_prefix(VICTIM).map(str::to_owned)).next();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let found = lines.find_map(|line| line.strip_prefix(VICTIM).map(str::to_owned));
     let (pids, folder): ([i32; 3], String) = serde_json::from_str(&found.expect("a cluster")).unwrap();
     assert!(pids.iter().all(|pid| is_alive(*pid)) && Path::new(&folder).exists());
     victim.kill().unwrap();
