@@ -76,7 +76,7 @@ impl Drop for Operator {
 }
 
 /// A namespace with the claims that manifests name, for one test.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a client has none")]
 pub struct Scene {
     /// The cluster.
     pub cluster: &'static Cluster,
@@ -202,6 +202,17 @@ impl Scene {
         self.api(kind).delete(name, &DeleteParams::background()).await.unwrap();
     }
 
+    /// Waits until somebody deletes a pod, and lets it end.
+    pub async fn let_end(&self, pod: &Pod) {
+        let pods: Api<Pod> = self.namespace.api().await;
+        let name = pod.name_any();
+        until(&format!("{name} is being deleted"), async || {
+            pods.get_opt(&name).await.unwrap().is_none_or(|p| p.metadata.deletion_timestamp.is_some()).then_some(())
+        })
+        .await;
+        self.node.remove(pod).await;
+    }
+
     /// Waits until a Job is gone.
     pub async fn until_gone(&self, job: &str) {
         until(&format!("Job {job} is gone"), async || {
@@ -229,8 +240,8 @@ impl Scene {
         let jobs: Api<Job> = self.namespace.api().await;
         for job in jobs.list(&ours).await.unwrap() {
             let annotations = job.annotations().clone();
-            state[format!("Job/{}", job.name_any())] =
-                json!([annotations, job.spec.unwrap().ttl_seconds_after_finished]);
+            let expires = job.spec.as_ref().and_then(|s| s.ttl_seconds_after_finished);
+            state[format!("Job/{}", job.name_any())] = json!([annotations, expires]);
         }
         let maps: Api<ConfigMap> = self.namespace.api().await;
         for map in maps.list(&ours).await.unwrap() {
@@ -257,7 +268,9 @@ impl Scene {
 
     /// Output of kubectl in the namespace.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        let all: Vec<&str> = ["-n", self.namespace.name()].iter().chain(arguments).copied().collect();
+        // kubectl remembers for hours which kinds there are, also from before there were any of ours.
+        let cache = format!("--cache-dir={}", self.cluster.folder().join(self.namespace.name()).display());
+        let all: Vec<&str> = [&cache, "-n", self.namespace.name()].iter().chain(arguments).copied().collect();
         let output = self.cluster.kubectl(&all);
         assert!(output.status.success(), "kubectl {arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)

@@ -37,7 +37,7 @@ fn suspended_and_changed(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>
             let job = scene.job(kind, "r").await;
             scene.change(kind, "r", json!({"suspend": true})).await;
             scene.until_reason(kind, "r", Reason::Suspended).await;
-            scene.node.remove(&pod).await;
+            scene.let_end(&pod).await;
             scene.until_gone(&job).await;
             scene.change(kind, "r", json!({"suspend": false})).await;
             scene.succeed(kind, "r", "sha256:1").await;

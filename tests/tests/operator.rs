@@ -89,7 +89,7 @@ async fn a_suspended_run_holds_nothing_and_goes_on_as_the_same_run() {
         let suspended = scene.until_reason(kind, "r", Reason::Suspended).await;
         assert_eq!(condition(&suspended, Succeeded).0, Unknown);
         assert_eq!(condition(&suspended, Stalled).0, False);
-        scene.node.remove(&pod).await;
+        scene.let_end(&pod).await;
         let job = running.job.unwrap();
         scene.until_gone(&job.name).await;
         scene.change(kind, "r", json!({"suspend": false})).await;
