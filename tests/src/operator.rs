@@ -14,6 +14,7 @@ use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::status::Status;
 use plumbline_operator::cluster::build::{MANAGED_BY, MANAGED_BY_LABEL};
 use plumbline_operator::cluster::kinds::api;
+use plumbline_operator::cluster::outcome::is_finished;
 use plumbline_operator::cluster::rbac;
 use serde_json::{Value, json};
 
@@ -186,7 +187,7 @@ impl Scene {
         until(&format!("{kind}/{name} has a Job"), async || {
             let job = self.status(kind, name).await.job?.name;
             let found = self.jobs().await.into_iter().find(|j| j.name_any() == job)?;
-            found.metadata.deletion_timestamp.is_none().then_some(job)
+            (found.metadata.deletion_timestamp.is_none() && !is_finished(&found)).then_some(job)
         })
         .await
     }
@@ -245,7 +246,8 @@ impl Scene {
         }
         let maps: Api<ConfigMap> = self.namespace.api().await;
         for map in maps.list(&ours).await.unwrap() {
-            state[format!("ConfigMap/{}", map.name_any())] = json!(map.data);
+            let text = json!(map.data).to_string().replace(self.namespace.name(), "NAMESPACE");
+            state[format!("ConfigMap/{}", map.name_any())] = json!(text);
         }
         let accounts: Api<ServiceAccount> = self.namespace.api().await;
         for account in accounts.list(&ours).await.unwrap() {

@@ -99,6 +99,17 @@ pub async fn resource(
     Ok(Some(Seen { resource, uid, previous, deleting, problems }))
 }
 
+/// Whether a resource is still the one that was seen. A Job that is missing may be missing because its resource was deleted
+/// after it had been read: asked after the Job, this tells.
+pub async fn is_current(client: &Client, seen: &Seen) -> Result<bool, kube::Error> {
+    let metadata = &seen.resource.metadata;
+    let api = kinds::api(client, seen.resource.kind, metadata.namespace.as_deref().unwrap_or_default());
+    let found = api.get_metadata_opt(&metadata.name).await?.map(|object| object.metadata);
+    Ok(found.is_some_and(|m| {
+        m.uid.as_ref() == Some(&seen.uid) && m.generation == metadata.generation && m.deletion_timestamp.is_none()
+    }))
+}
+
 /// What is wrong with a spec on a cluster, beyond what the API server checks itself.
 fn problems(resource: &Resource, settings: &Settings) -> Vec<String> {
     let spec = &resource.spec;

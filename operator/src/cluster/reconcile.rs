@@ -22,6 +22,8 @@ use crate::digest;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
 use crate::status::status;
 
+/// What was seen is not so any more: it is looked at again at once.
+const CHANGED: Duration = Duration::from_millis(100);
 /// What the API server refused may be allowed later.
 const REFUSED: Duration = Duration::from_secs(30);
 /// Something has to go first; its going is an event, unless it belonged to somebody else.
@@ -66,6 +68,9 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
         rerun: Rerun::SpecChange,
     };
     let mut decision = plan(&observed);
+    if starts(decision.action) && !observe::is_current(&context.client, &world.seen).await? {
+        return Ok(Next::requeue(CHANGED));
+    }
     let next = act(context, id, &world, &mut decision).await?;
     let mut status = status(&observed, &decision, &world.now);
     account(&mut status, &world);
@@ -148,6 +153,10 @@ impl World {
 
 fn lineage(input: &Input) -> InputRef {
     InputRef { role: input.role.clone(), name: input.name.clone(), digest: input.digest.clone() }
+}
+
+fn starts(action: Action) -> bool {
+    matches!(action, Action::Start | Action::Continue(_) | Action::Retry(_))
 }
 
 fn again(context: &Context) -> Next {
