@@ -46,7 +46,8 @@ pub fn token_logprobs(
     if let Some(barred) = barred {
         let columns = Tensor::from_slice(barred.tokens);
         let mut mask = logits.zeros_like().detach().to_kind(Kind::Bool);
-        let _ = mask.index_put_(&[Some(barred.rows.unsqueeze(-1)), Some(columns.unsqueeze(0))], &Tensor::from(true), false);
+        let _ =
+            mask.index_put_(&[Some(barred.rows.unsqueeze(-1)), Some(columns.unsqueeze(0))], &Tensor::from(true), false);
         logits = logits.masked_fill(&mask, BARRED);
     }
     let all = logits.log_softmax(-1, Kind::Float);
