@@ -1,0 +1,77 @@
+//! What people and probes ask: `/metrics`, `/healthz`, `/readyz`. Answers HTTP requests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use plumbline_crds::Kind;
+use plumbline_crds::conditions::Reason;
+
+use crate::cluster::leader::Claim;
+use crate::cluster::metrics::{Metrics, Snapshot};
+use crate::cluster::pulse::Pulse;
+
+/// A controller that was not heard of for this long is stuck: twice the life of a watch, which it renews.
+pub const PATIENCE: Duration = Duration::from_mins(10);
+
+/// What is told to people and probes.
+pub struct People {
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether this process leads.
+    pub claim: Claim,
+    /// When the controllers were last heard of.
+    pub pulse: Arc<Pulse>,
+    /// How long a controller may be silent while this process leads.
+    pub patience: Duration,
+    /// Looks up kind and leading reason of every resource there is.
+    pub resources: Box<dyn Fn() -> Vec<(Kind, Reason)> + Send + Sync>,
+}
+
+impl fmt::Debug for People {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("People").field("claim", &self.claim).field("pulse", &self.pulse).finish_non_exhaustive()
+    }
+}
+
+impl People {
+    /// The paths.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .with_state(Arc::new(self))
+    }
+}
+
+async fn metrics(State(people): State<Arc<People>>) -> impl IntoResponse {
+    let leader = people.claim.is_held();
+    let resources = if leader { (people.resources)() } else { Vec::new() };
+    let text = people.metrics.text(&Snapshot { resources, leader, watch_event_age: people.pulse.age() });
+    ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)
+}
+
+/// Whoever waits for the lead is well; whoever leads is well while its controllers work.
+async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
+    let age = people.pulse.age();
+    if people.claim.is_held() && age > people.patience {
+        let found = format!("a controller was not heard of for {} s; it is stuck\n", age.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, found);
+    }
+    (StatusCode::OK, "ok\n".to_owned())
+}
+
+/// Only the leader is ready, so that the Service of the progress address leads to it.
+async fn readyz(State(people): State<Arc<People>>) -> impl IntoResponse {
+    match people.claim.is_held() {
+        true => (StatusCode::OK, "leads\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "waits for the lead\n"),
+    }
+}
