@@ -161,7 +161,7 @@ mod tests {
             let path = format!("/apis/plumbline.dev/v1alpha1/{}?watch=true", kind.plural());
             client.call(Request::get(path).body(()).unwrap()).await.unwrap();
         }
-        let text = metrics.text(&crate::cluster::metrics::Snapshot::default());
+        let text = metrics.text(&crate::cluster::metrics::Snapshot::default()).unwrap();
         assert!(text.contains(r#"plumbline_api_requests_total{code="200",resource="rewardmodels",verb="watch"} 1"#), "{text}");
         assert!(text.contains(r#"plumbline_api_requests_total{code="403",resource="policytunings",verb="watch"} 1"#), "{text}");
         assert!(pulse.age().as_millis() >= 20, "a refused watch is no sign of life");

@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn an_event_tells_of_a_new_leading_reason_and_only_once() {
         let (running, done) = (ready("False", "Running", ""), ready("True", "Completed", ""));
-        let event_of = |before, after| event(before, after).map(|e| (e.reason, e.type_));
+        let event_of = |before: &Status, after: &Status| event(before, after).map(|e| (e.reason, e.type_));
         assert_eq!(event_of(&Status::default(), &running), Some(("Running".into(), EventType::Normal)));
         assert_eq!(event_of(&running, &done), Some(("Completed".into(), EventType::Normal)));
         assert_eq!(event_of(&done, &done), None);

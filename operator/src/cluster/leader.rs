@@ -80,6 +80,14 @@ impl Claim {
         now < self.until.load(Ordering::Acquire)
     }
 
+    /// One that holds for a time from now.
+    #[cfg(test)]
+    pub(super) fn held_for(time: Duration) -> Self {
+        let claim = Self { since: Instant::now(), until: Arc::default() };
+        claim.hold_until(Some(claim.since + time));
+        claim
+    }
+
     fn hold_until(&self, deadline: Option<Instant>) {
         let millis = deadline.map_or(0, |d| d.duration_since(self.since).as_millis());
         self.until.store(u64::try_from(millis).unwrap_or(0), Ordering::Release);
@@ -307,4 +315,26 @@ impl Election {
 
 fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_holds_until_its_deadline_and_not_longer() {
+        assert!(Claim::held_for(Duration::from_mins(1)).is_held());
+        let short = Claim::held_for(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(!short.is_held());
+        let given_back = Claim::held_for(Duration::from_mins(1));
+        given_back.hold_until(None);
+        assert!(!given_back.is_held());
+    }
+
+    #[test]
+    fn the_default_timing_leaves_time_to_stop_in() {
+        let timing = Timing::default();
+        assert!(timing.renew_deadline + timing.retry < timing.lease);
+    }
 }

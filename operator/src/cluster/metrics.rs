@@ -13,8 +13,7 @@ use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::status::{Cost, Status};
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::times::seconds_between;
@@ -205,10 +204,13 @@ impl Metrics {
     }
 
     /// Everything, in the text exposition format (version 0.0.4).
-    pub fn text(&self, snapshot: &Snapshot) -> String {
+    ///
+    /// # Errors
+    /// None that depends on anything but this file.
+    pub fn text(&self, snapshot: &Snapshot) -> prometheus::Result<String> {
         let mut families = self.registry.gather();
-        families.extend(looked_at(snapshot).unwrap_or_default());
-        TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+        families.extend(looked_at(snapshot)?.gather());
+        TextEncoder::new().encode_to_string(&families)
     }
 
     fn ended(&self, kind: &str, before: &Status, after: &Status) {
@@ -246,20 +248,21 @@ impl Metrics {
 }
 
 /// What is looked at when somebody asks. Made anew each time, so that nothing that is gone stays.
-fn looked_at(snapshot: &Snapshot) -> prometheus::Result<Vec<prometheus::proto::MetricFamily>> {
+fn looked_at(snapshot: &Snapshot) -> prometheus::Result<Registry> {
+    let registry = Registry::new();
     let resources = Opts::new("plumbline_resources", "Resources, by the reason of their leading condition.");
-    let resources = IntGaugeVec::new(resources, &["kind", "reason"])?;
+    let resources = registered(&registry, IntGaugeVec::new(resources, &["kind", "reason"])?)?;
     for (kind, reason) in &snapshot.resources {
         resources.with_label_values(&[kind.to_string(), reason.as_str()]).inc();
     }
     let leader = IntGauge::new("plumbline_leader", "1 while this process leads, else 0.")?;
-    leader.set(i64::from(snapshot.leader));
+    registered(&registry, leader)?.set(i64::from(snapshot.leader));
     let age = Gauge::new(
         "plumbline_watch_event_age_seconds",
         "Seconds since the quietest controller last reconciled or renewed its watch.",
     )?;
-    age.set(snapshot.watch_event_age.as_secs_f64());
-    Ok([resources.collect(), leader.collect(), age.collect()].concat())
+    registered(&registry, age)?.set(snapshot.watch_event_age.as_secs_f64());
+    Ok(registry)
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
@@ -289,7 +292,7 @@ mod tests {
     }
 
     fn lines(metrics: &Metrics, of: &str) -> Vec<String> {
-        let text = metrics.text(&Snapshot::default());
+        let text = metrics.text(&Snapshot::default()).unwrap();
         text.lines().filter(|l| l.starts_with(of)).map(str::to_owned).collect()
     }
 
@@ -362,7 +365,7 @@ mod tests {
         metrics.reconcile_failed(Kind::PreferenceDataset, "Conflict");
         metrics.progress_posted(PostOutcome::WrongAudience);
         let resources = vec![(Kind::RewardModel, Reason::Running); 2];
-        let text = metrics.text(&Snapshot { resources, leader: true, watch_event_age: Duration::from_secs(3) });
+        let text = metrics.text(&Snapshot { resources, leader: true, watch_event_age: Duration::from_secs(3) }).unwrap();
         assert!(text.contains(r#"plumbline_resources{kind="RewardModel",reason="Running"} 2"#), "{text}");
         assert!(text.contains("plumbline_leader 1\n") && text.contains("plumbline_watch_event_age_seconds 3\n"), "{text}");
         assert!(text.contains(r#"plumbline_progress_posts_total{outcome="wrong_audience"} 1"#), "{text}");

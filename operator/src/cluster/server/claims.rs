@@ -20,7 +20,7 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Why a token is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// Too many unknown tokens.
     #[error("too many tokens that are not known yet; try again in a few seconds")]
     RateLimited,

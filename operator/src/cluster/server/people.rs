@@ -54,8 +54,10 @@ impl People {
 async fn metrics(State(people): State<Arc<People>>) -> impl IntoResponse {
     let leader = people.claim.is_held();
     let resources = if leader { (people.resources)() } else { Vec::new() };
-    let text = people.metrics.text(&Snapshot { resources, leader, watch_event_age: people.pulse.age() });
-    ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)
+    match people.metrics.text(&Snapshot { resources, leader, watch_event_age: people.pulse.age() }) {
+        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 /// Whoever waits for the lead is well; whoever leads is well while its controllers work.
@@ -73,5 +75,50 @@ async fn readyz(State(people): State<Arc<People>>) -> impl IntoResponse {
     match people.claim.is_held() {
         true => (StatusCode::OK, "leads\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "waits for the lead\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    async fn get(path: &str, leads: Duration, patience: Duration) -> (StatusCode, String) {
+        let people = People {
+            metrics: Arc::new(Metrics::new().unwrap()),
+            claim: Claim::held_for(leads),
+            pulse: Arc::default(),
+            patience,
+            resources: Box::new(|| vec![(Kind::RewardModel, Reason::Running)]),
+        };
+        let answer = people.router().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let code = answer.status();
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        (code, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn only_a_leader_is_ready() {
+        assert_eq!(get("/readyz", LONG, LONG).await.0, StatusCode::OK);
+        assert_eq!(get("/readyz", Duration::ZERO, LONG).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn a_leader_whose_controllers_are_silent_is_not_well_and_one_that_waits_for_the_lead_is() {
+        assert_eq!(get("/healthz", LONG, LONG).await.0, StatusCode::OK);
+        assert_eq!(get("/healthz", LONG, Duration::ZERO).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get("/healthz", Duration::ZERO, Duration::ZERO).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn resources_are_counted_by_the_leader_alone() {
+        let line = "plumbline_resources{kind=\"RewardModel\",reason=\"Running\"} 1";
+        assert!(get("/metrics", LONG, LONG).await.1.contains(line));
+        let text = get("/metrics", Duration::ZERO, LONG).await.1;
+        assert!(!text.contains(line) && text.contains("plumbline_leader 0"), "{text}");
     }
 }
