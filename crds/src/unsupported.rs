@@ -18,9 +18,18 @@ pub struct Unsupported {
     pub instead: String,
 }
 
-/// Every field of a spec that is set and that nothing acts on yet.
-pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
-    let mut list = List(Vec::new());
+/// Where a resource is to be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// By `plumbline run`.
+    Laptop,
+    /// By the operator.
+    Cluster,
+}
+
+/// Every field of a spec that is set and that nothing acts on yet where it is to be run.
+pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
+    let mut list = List { found: Vec::new(), target };
     match spec {
         Spec::PreferenceDataset(s) => dataset(s, &mut list),
         Spec::RewardModel(s) => reward(s, &mut list),
@@ -29,22 +38,33 @@ pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
     list.check(
         spec.output().credentials_secret_ref.is_some(),
         "spec.output.credentialsSecretRef",
-        "write to a file:// folder",
+        "leave it out: only folders can be written to",
     );
     list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
     list.check(spec.compute().accelerators > 0, "spec.compute.accelerators", "run on the CPU (0)");
-    list.check(!spec.compute().env.is_empty(), "spec.compute.env", "set the variables where you start `plumbline run`");
-    list.check(spec.compute().deadline_seconds.is_some(), "spec.compute.deadlineSeconds", "leave it out");
-    list.0
+    list.on_laptop(
+        !spec.compute().env.is_empty(),
+        "spec.compute.env",
+        "set the variables where you start `plumbline run`",
+    );
+    list.on_laptop(spec.compute().deadline_seconds.is_some(), "spec.compute.deadlineSeconds", "leave it out");
+    list.found
 }
 
-struct List(Vec<Unsupported>);
+struct List {
+    found: Vec<Unsupported>,
+    target: Target,
+}
 
 impl List {
     fn check(&mut self, is_set: bool, path: impl Into<String>, instead: &str) {
         if is_set {
-            self.0.push(Unsupported { path: path.into(), instead: instead.into() });
+            self.found.push(Unsupported { path: path.into(), instead: instead.into() });
         }
+    }
+
+    fn on_laptop(&mut self, is_set: bool, path: impl Into<String>, instead: &str) {
+        self.check(is_set && self.target == Target::Laptop, path, instead);
     }
 }
 
@@ -108,7 +128,7 @@ fn training(t: &Training, list: &mut List) {
 }
 
 fn prompts(p: &PromptSource, path: &str, list: &mut List) {
-    list.check(p.config_map_ref.is_some(), format!("{path}.configMapRef"), "use inline or uri");
+    list.on_laptop(p.config_map_ref.is_some(), format!("{path}.configMapRef"), "use inline or uri");
 }
 
 fn judge(j: &Judge, path: &str, list: &mut List) {

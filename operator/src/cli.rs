@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use plumbline_crds::Kind;
 use plumbline_crds::exit_code::ExitCode as Code;
+use plumbline_crds::unsupported::Target;
 
+use crate::cluster::settings::Settings;
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
 use crate::validate::references::Elsewhere;
-use crate::{crds, validate};
+use crate::{cluster, crds, validate};
 
 /// AI feedback alignment from manifests: preference data, reward model, tuned policy.
 #[derive(Debug, Parser)]
@@ -30,6 +32,9 @@ enum Command {
         /// Accept references to resources that are not among the manifests.
         #[arg(long)]
         allow_missing_references: bool,
+        /// Check them for a cluster: where inputs and outputs may be, and which fields act, differ from this machine.
+        #[arg(long)]
+        cluster: bool,
     },
     /// Print what `run` would do, without doing it.
     Plan {
@@ -48,6 +53,8 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         trainer: Option<PathBuf>,
     },
+    /// Make what the resources of a cluster describe, until it is asked to stop.
+    Operator(Settings),
     /// Print the CustomResourceDefinitions.
     Crds {
         /// Write one file each into this folder instead.
@@ -84,22 +91,24 @@ pub fn main() -> ExitCode {
         )
         .init();
     ExitCode::from(match cli.command {
-        Command::Validate { manifests, allow_missing_references } => {
-            validate_command(&manifests, allow_missing_references)
+        Command::Validate { manifests, allow_missing_references, cluster } => {
+            let target = if cluster { Target::Cluster } else { Target::Laptop };
+            validate_command(&manifests, allow_missing_references, target)
         }
         Command::Plan { manifests, place } => plan_command(manifests, place),
         Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
+        Command::Operator(settings) => operator_command(settings),
         Command::Crds { out } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),
     })
 }
 
-fn validate_command(manifests: &Manifests, anything: bool) -> u8 {
+fn validate_command(manifests: &Manifests, anything: bool, target: Target) -> u8 {
     let sources = match read::read(&manifests.files) {
         Ok(sources) => sources,
         Err(error) => return fail(&error, Code::Config),
     };
-    match validate::validate(&sources, &Elsewhere { anything, ..Elsewhere::default() }) {
+    match validate::validate(&sources, &Elsewhere { anything, ..Elsewhere::default() }, target) {
         Ok(manifests) => {
             for manifest in manifests {
                 println!("{}: {} is valid", manifest.file, manifest.resource.id());
@@ -137,6 +146,17 @@ fn run_command(manifests: Manifests, place: Place, trainer: Option<PathBuf>) -> 
     match runtime.block_on(local::run(&options)) {
         Ok(code) => code,
         Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn operator_command(settings: Settings) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, Code::Failed),
+    };
+    match runtime.block_on(cluster::run::run(settings)) {
+        Ok(()) => Code::Done.number(),
+        Err(error) => fail(&error, Code::Failed),
     }
 }
 

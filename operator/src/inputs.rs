@@ -26,6 +26,7 @@ impl Wanted {
         match &self.from {
             From::Resource { .. } => format!("spec.{}.name", self.role),
             From::Uri(_) => format!("spec.{}.uri", self.role),
+            From::ConfigMap { .. } => format!("spec.{}.configMapRef", self.role),
         }
     }
 }
@@ -42,6 +43,13 @@ pub enum From {
     },
     /// A file or folder.
     Uri(String),
+    /// A key of a ConfigMap.
+    ConfigMap {
+        /// Name of the ConfigMap.
+        name: String,
+        /// Key in its data.
+        key: String,
+    },
 }
 
 /// What an input has to be.
@@ -97,6 +105,11 @@ impl List {
 
     fn prompts(&mut self, role: &str, prompts: &PromptSource) {
         self.uri(role, Shape::File, prompts.uri.as_ref());
+        self.0.extend(prompts.config_map_ref.as_ref().map(|r| Wanted {
+            role: role.into(),
+            from: From::ConfigMap { name: r.name.clone(), key: r.key.clone() },
+            shape: Shape::File,
+        }));
     }
 
     fn judge(&mut self, role: &str, judge: &Judge) {

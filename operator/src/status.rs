@@ -8,7 +8,8 @@ use crate::plan::{self, Action, Decision, Inputs, Observed, Phase, Run};
 
 /// The status to write after a decision at the time `now` (RFC 3339).
 pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
-    let new_run = decision.action == Action::Start;
+    let recorded = observed.previous.job.as_ref().is_some_and(|job| job.name == decision.job.name);
+    let new_run = decision.action == Action::Start || (!recorded && decision.job != JobRef::default());
     let mut status = if new_run { Status::default() } else { observed.previous.clone() };
     status.observed_generation = observed.generation;
     status.conditions = conditions(observed, decision, now);
@@ -126,11 +127,12 @@ fn inputs_ready(inputs: &Inputs) -> (ConditionStatus, Reason, String) {
     match inputs {
         Inputs::Ready(_) => (ConditionStatus::True, Reason::InputsResolved, String::new()),
         Inputs::NotFound(names) => {
-            (ConditionStatus::False, Reason::ReferenceNotFound, format!("{} does not exist", names.join(", ")))
+            (ConditionStatus::False, Reason::ReferenceNotFound, format!("{} not found", names.join(", ")))
         }
         Inputs::NotReady(names) => {
             (ConditionStatus::False, Reason::ReferenceNotReady, format!("{} has no artifact yet", names.join(", ")))
         }
+        Inputs::Unknown => (ConditionStatus::Unknown, Reason::Pending, String::new()),
     }
 }
 

@@ -38,26 +38,31 @@ pub fn counted(job: &Job, pods: &[Pod], now: &str) -> JobRef {
     for pod in &failed {
         *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
     }
-    // A Job that is over started no pod after the last one that failed.
-    let further = i64::from(!matches!(finished(job), Some(Finished::Failed { .. })));
     JobRef {
         name: job.metadata.name.clone().unwrap_or_default(),
         uid: job.metadata.uid.clone(),
-        attempt: before.attempt + (failed.len() as i64 + further - 1).max(0),
+        attempt: before.attempt + attempts(job, failed.len() as i64) - 1,
         retries,
         active_seconds: before.active_seconds + elapsed(job, now),
     }
 }
 
-/// Accelerators held times seconds by the pods of a Job, each from its start to its end.
-pub fn accelerator_seconds(pods: &[Pod], now: &str) -> i64 {
+/// Pods that a Job has started, by those that failed: one more, unless it has given up.
+fn attempts(job: &Job, failed: i64) -> i64 {
+    let gave_up = matches!(finished(job), Some(Finished::Failed { .. }));
+    (failed + i64::from(!gave_up)).max(1)
+}
+
+/// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on from what the Job was
+/// created with.
+pub fn accelerator_seconds(job: &Job, pods: &[Pod], now: &str) -> i64 {
     let of_pod = |pod: &Pod| {
         let status = pod.status.as_ref()?;
         let started = timestamp(status.start_time.as_ref()?);
         let ended = terminated(pod).and_then(|t| t.finished_at.as_ref()).map(timestamp);
         Some(job::accelerators(pod) * seconds_between(&started, ended.as_deref().unwrap_or(now)))
     };
-    pods.iter().filter_map(of_pod).sum()
+    job::accelerator_seconds_before(job) + pods.iter().filter_map(of_pod).sum::<i64>()
 }
 
 /// Why a pod failed: a reason, a sentence, and what the trainer left to say.
@@ -83,6 +88,11 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
 pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
     let ended = |pod: &&Pod| terminated(pod).and_then(|t| t.finished_at.clone()).map(|t| t.0);
     pods.iter().filter(|p| phase(p) == "Failed").max_by_key(ended)
+}
+
+/// Whether a Job is over.
+pub fn is_finished(job: &Job) -> bool {
+    finished(job).is_some()
 }
 
 enum Finished {
@@ -122,17 +132,20 @@ fn failure(job: &Job, pods: &[Pod], reason: String, message: String) -> End {
         return End { exit: Exit::Code(1), result: Some(StageResult::new(Reason::TrainerFailed, said)), last: true };
     };
     let (why, said, result) = why_failed(pod);
-    let tried = counted(job, pods, "").attempt;
-    let said = if reason == "BackoffLimitExceeded" && tried > 1 { format!("{said}; gave up after {tried} attempts") } else { said };
-    let exit = terminated(pod).map_or(Exit::Code(1), exit);
+    let tried = pods.iter().filter(|p| phase(p) == "Failed").count();
+    let gave_up = reason == "BackoffLimitExceeded" && tried > 1;
+    let said = if gave_up { format!("{said}; gave up after {tried} attempts") } else { said };
     let result = StageResult { reason: why, message: said, ..result.unwrap_or_else(|| StageResult::new(why, "")) };
-    End { exit, result: Some(result), last: true }
+    // The reason is known better here than an exit code could tell it.
+    End { exit: Exit::Code(1), result: Some(result), last: true }
 }
 
 /// What keeps a run that was started from running, most decisive first.
 fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
     let active: Vec<&Pod> = pods.iter().filter(|p| matches!(phase(p), "Pending" | "Running" | "")).collect();
-    if let Some(obstacle) = active.iter().find_map(|pod| waiting(pod)).or_else(|| active.iter().find_map(|pod| unschedulable(pod))) {
+    if let Some(obstacle) =
+        active.iter().find_map(|pod| waiting(pod)).or_else(|| active.iter().find_map(|pod| unschedulable(pod)))
+    {
         return Some(obstacle);
     }
     let suspended = job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
@@ -147,7 +160,10 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
     }
     if let Some(pod) = last_failed(pods).filter(|_| !active.iter().any(|p| phase(p) == "Running")) {
         let (reason, message, _) = why_failed(pod);
-        return Some(Obstacle { reason: Reason::Retrying, message: format!("{}: {message}; tried again", reason.as_str()) });
+        return Some(Obstacle {
+            reason: Reason::Retrying,
+            message: format!("{}: {message}; tried again", reason.as_str()),
+        });
     }
     None
 }
@@ -239,4 +255,164 @@ fn elapsed(job: &Job, now: &str) -> i64 {
 pub fn failures(retries: &BTreeMap<String, i64>) -> i64 {
     let innocent = [Reason::NodeDisruption, Reason::Suspended, Reason::JobDeleted].map(Reason::as_str);
     retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const NOW: &str = "2026-01-01T01:00:00Z";
+
+    fn job(status: Value) -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"name": "r-reward-1-2", "uid": "u"}, "status": status,
+            "spec": {"template": {}, "activeDeadlineSeconds": 60},
+        }))
+        .unwrap()
+    }
+
+    fn failed_job(reason: &str) -> Job {
+        job(json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [
+            {"type": "Failed", "status": "True", "reason": reason, "lastTransitionTime": "2026-01-01T00:10:00Z"}]}))
+    }
+
+    fn pod(status: Value) -> Pod {
+        let annotations = json!({"plumbline.dev/accelerators": "2"});
+        serde_json::from_value(json!({"metadata": {"name": "p", "annotations": annotations}, "status": status}))
+            .unwrap()
+    }
+
+    fn ended(code: i32, reason: &str, message: &Value, at: &str) -> Pod {
+        let terminated = json!({"exitCode": code, "reason": reason, "message": message, "finishedAt": at});
+        pod(json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "startTime": "2026-01-01T00:00:00Z",
+            "containerStatuses": [{"name": "trainer", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": terminated}}]}))
+    }
+
+    fn failed(code: i32, reason: &str) -> Pod {
+        ended(code, reason, &json!(null), "2026-01-01T00:10:00Z")
+    }
+
+    fn end(run: Run) -> End {
+        let Run::Ended(end) = run else { panic!("{run:?}") };
+        *end
+    }
+
+    #[test]
+    fn a_complete_job_gives_what_its_trainer_left_to_say() {
+        let said = json!({"reason": "Completed", "message": "done", "evaluation": {"accuracy": "0.7"}}).to_string();
+        let complete = job(json!({"conditions": [{"type": "Complete", "status": "True"}]}));
+        let end = end(run(&complete, &[failed(1, "Error"), ended(0, "Completed", &json!(said), NOW)]));
+        assert_eq!((end.exit, end.last), (Exit::Code(0), true));
+        assert_eq!(end.result.unwrap().evaluation["accuracy"], "0.7");
+    }
+
+    #[test]
+    fn each_way_to_fail_has_its_reason() {
+        let disrupted = pod(json!({"phase": "Failed", "conditions": [
+            {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"}]}));
+        let said = json!({"reason": "GateFailed", "message": "accuracy 0.4 is below 0.7"}).to_string();
+        let cases = [
+            (failed_job("PodFailurePolicy"), failed(2, "Error"), Reason::TrainerConfigRejected, "exit code 2"),
+            (failed_job("PodFailurePolicy"), ended(9, "Error", &json!(said), NOW), Reason::GateFailed, "below 0.7"),
+            (failed_job("BackoffLimitExceeded"), failed(137, "OOMKilled"), Reason::OutOfMemory, "limits"),
+            (failed_job("BackoffLimitExceeded"), failed(137, "Error"), Reason::OutOfMemory, "limits"),
+            (failed_job("BackoffLimitExceeded"), failed(139, "Error"), Reason::TrainerFailed, "signal 11"),
+            (failed_job("BackoffLimitExceeded"), failed(4, "Error"), Reason::JudgeUnavailable, "exit code 4"),
+            (failed_job("DeadlineExceeded"), failed(143, "Error"), Reason::DeadlineExceeded, "60 s"),
+            (failed_job("BackoffLimitExceeded"), disrupted, Reason::NodeDisruption, "preempted"),
+        ];
+        for (job, pod, reason, words) in cases {
+            let end = end(run(&job, &[pod]));
+            let (found, message) = end.explain();
+            assert_eq!(found, reason, "{message}");
+            assert!(message.contains(words) && end.last, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_failure_without_pods_still_says_what_the_job_says() {
+        let end = end(run(&failed_job("BackoffLimitExceeded"), &[]));
+        assert!(end.explain().1.contains("BackoffLimitExceeded"), "{:?}", end.explain());
+    }
+
+    #[test]
+    fn what_keeps_a_run_from_running_is_named_with_what_to_do() {
+        let waiting = |reason: &str, message: &str| {
+            pod(json!({"phase": "Pending", "containerStatuses": [{"name": "trainer", "image": "", "imageID": "",
+                "ready": false, "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]}))
+        };
+        let unschedulable = pod(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]}));
+        let cases = [
+            (waiting("ImagePullBackOff", "no such image"), Reason::ImagePullFailed, "no such image"),
+            (
+                waiting("CreateContainerConfigError", "secret \"judge\" not found"),
+                Reason::ConfigInvalid,
+                "secret \"judge\"",
+            ),
+            (unschedulable, Reason::Unschedulable, "nvidia.com/gpu"),
+            (failed(1, "Error"), Reason::Retrying, "exit code 1"),
+        ];
+        for (pod, reason, words) in cases {
+            let Run::Running(Some(obstacle)) = run(&job(json!({})), &[pod]) else { panic!("{reason:?}") };
+            assert_eq!(obstacle.reason, reason);
+            assert!(obstacle.message.contains(words), "{}", obstacle.message);
+        }
+        let starting = waiting("ContainerCreating", "");
+        assert_eq!(run(&job(json!({})), &[starting]), Run::Running(None), "a pod that is being started is no obstacle");
+    }
+
+    #[test]
+    fn a_queued_job_waits_for_quota() {
+        let mut job = job(json!({}));
+        job.spec.as_mut().unwrap().suspend = Some(true);
+        let obstacle = |job: &Job| match run(job, &[]) {
+            Run::Running(Some(obstacle)) => obstacle,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(obstacle(&job).reason, Reason::Suspended);
+        job.metadata.labels = Some([(QUEUE_LABEL.to_owned(), "team-a".to_owned())].into());
+        assert_eq!(obstacle(&job).reason, Reason::QuotaPending);
+    }
+
+    #[test]
+    fn attempts_retries_and_seconds_count_on_from_the_jobs_before() {
+        let mut job = job(json!({"startTime": "2026-01-01T00:30:00Z"}));
+        let before = json!({"name": "x", "attempt": 3, "retries": {"JobDeleted": 1}, "activeSeconds": 100});
+        job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
+        let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], NOW);
+        assert_eq!((counted.attempt, counted.active_seconds), (5, 100 + 1800));
+        assert_eq!(counted.retries, [("JobDeleted".to_owned(), 1), ("JudgeUnavailable".to_owned(), 2)].into());
+        assert_eq!(failures(&counted.retries), 2);
+    }
+
+    #[test]
+    fn a_job_that_gave_up_counts_the_pods_that_failed_and_none_more() {
+        let attempts = |job: &Job, pods: &[Pod]| counted(job, pods, NOW).attempt;
+        assert_eq!(attempts(&job(json!({})), &[]), 1);
+        assert_eq!(attempts(&failed_job("BackoffLimitExceeded"), &[failed(1, ""), failed(1, "")]), 2);
+        assert_eq!(
+            counted(&failed_job("PodFailurePolicy"), &[], NOW).active_seconds,
+            600,
+            "until it failed, not until now"
+        );
+    }
+
+    #[test]
+    fn accelerators_count_from_the_start_of_a_pod_to_its_end() {
+        let running = pod(json!({"phase": "Running", "startTime": "2026-01-01T00:59:00Z"}));
+        assert_eq!(
+            accelerator_seconds(&job(json!({})), &[failed(1, ""), running, pod(json!({}))], NOW),
+            2 * (600 + 60)
+        );
+    }
+
+    #[test]
+    fn a_job_that_is_being_deleted_is_stopping_whatever_else_it_says() {
+        let mut job = failed_job("BackoffLimitExceeded");
+        job.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
+        assert_eq!(run(&job, &[]), Run::Stopping);
+    }
 }

@@ -52,8 +52,7 @@ impl Place {
         let Some(rest) = uri.strip_prefix("pvc://") else { return Err(unknown(uri)) };
         let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = path.trim_matches('/');
-        let named = !claim.is_empty() && claim.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c));
-        if !named || !tidy(path) {
+        if !is_name(claim) || !tidy(path) {
             return Err(format!(
                 "expected pvc://claim/path with the name of a PersistentVolumeClaim and a path without `.` and `..`, found \"{uri}\"; correct it"
             ));
@@ -71,9 +70,7 @@ impl Place {
             Self::Claim { claim, .. } => {
                 Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
             }
-            _ => Err(format!(
-                "expected a place that outlives the pod, found \"{uri}\"; write pvc://claim/folder"
-            )),
+            _ => Err(format!("expected a place that outlives the pod, found \"{uri}\"; write pvc://claim/folder")),
         }
     }
 
@@ -96,12 +93,21 @@ impl Place {
         }
     }
 
+    /// The claim that holds it, if one does.
+    pub fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim { claim, .. } => Some(claim),
+            _ => None,
+        }
+    }
+
     /// The folder beside an output that holds what a run needs to go on after its pod is gone.
     #[must_use]
     pub fn work(&self, run: &str) -> Self {
         match self {
             Self::Claim { claim, path } => {
-                let (parent, name) = path.rsplit_once('/').map_or((String::new(), path.as_str()), |(p, n)| (format!("{p}/"), n));
+                let (parent, name) =
+                    path.rsplit_once('/').map_or((String::new(), path.as_str()), |(p, n)| (format!("{p}/"), n));
                 Self::Claim { claim: claim.clone(), path: format!("{parent}.{name}.work/{run}") }
             }
             other => other.clone(),
@@ -124,6 +130,13 @@ impl fmt::Display for Place {
             Self::ConfigMap { name, key } => write!(f, "ConfigMap/{name} key {key}"),
         }
     }
+}
+
+/// A DNS-1123 subdomain, as names of claims are.
+fn is_name(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.split('.').all(|part| part.starts_with(inner) && part.ends_with(inner))
+        && text.chars().all(|c| inner(c) || "-.".contains(c))
 }
 
 /// Nobody must be led out of a claim by a path.
@@ -162,7 +175,9 @@ mod tests {
 
     #[test]
     fn nothing_leads_out_of_a_claim() {
-        for uri in ["pvc://models/../other", "pvc://../x", "pvc://models/./x", "pvc:///x", "pvc://A/b", "file:///a/../b"] {
+        for uri in
+            ["pvc://models/../other", "pvc://../x", "pvc://models/./x", "pvc:///x", "pvc://A/b", "file:///a/../b"]
+        {
             assert!(Place::of_input(uri).is_err(), "{uri}");
         }
     }

@@ -1,18 +1,25 @@
-//! What whoever installs the operator decides. Computes only.
+//! What whoever installs the operator decides: the arguments of `plumbline operator`. Computes only.
 
 /// Settings of an installation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// Namespace to work in; all of them without one.
+    /// Work in this namespace alone [default: in all].
+    #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
-    /// Image of the trainer, where a resource names none.
+    /// Image of the trainer, where a resource names none in spec.compute.image.
+    #[arg(long, value_name = "IMAGE")]
     pub trainer_image: Option<String>,
-    /// Where artifacts go when a resource names no output: `pvc://claim/folder`, a claim of this name in each namespace.
+    /// Where artifacts go when a resource names no spec.output.uri: `pvc://claim/folder`, a claim of this name in each
+    /// namespace.
+    #[arg(long, value_name = "URI")]
     pub artifact_root: Option<String>,
-    /// Name of the accelerator among a node's resources.
+    /// Name of the accelerator among the resources of a node.
+    #[arg(long, value_name = "NAME", default_value = "nvidia.com/gpu")]
     pub accelerator_resource: String,
-    /// Base URL of the operator that pods send progress to; they send none without it.
+    /// Base URL of this operator that pods send their progress to [default: they send none].
+    #[arg(long, value_name = "URL")]
     pub progress_url: Option<String>,
     /// Seconds that a finished Job is kept, for its log.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i32).range(0..))]
     pub finished_job_seconds: i32,
 }

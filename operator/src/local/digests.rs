@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::work_dir::write_atomically;
-use plumbline_crds::artifact::hex;
 use crate::plan::Artifact;
+use plumbline_crds::artifact::hex;
 
 /// Files changed less than this ago are digested again next time: a second change in the same tick of the file
 /// system's clock would not show.

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use plumbline_crds::artifact::ArtifactError;
 use plumbline_crds::conditions::ConditionType;
 use plumbline_crds::exit_code::ExitCode;
+use plumbline_crds::unsupported::Target;
 use plumbline_crds::{Kind, Resource};
 
 use crate::manifest::read::{self, ReadError};
@@ -171,7 +172,7 @@ pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
 fn load(options: &Options, work_dir: &WorkDir) -> Result<Vec<Manifest>, RunError> {
     let sources = read::read(&options.files)?;
     let elsewhere = Elsewhere { anything: false, existing: work_dir.resources()? };
-    let manifests = validate::validate(&sources, &elsewhere).map_err(RunError::Refused)?;
+    let manifests = validate::validate(&sources, &elsewhere, Target::Laptop).map_err(RunError::Refused)?;
     let problems = preflight::check(&manifests, work_dir);
     if !problems.is_empty() {
         return Err(RunError::Refused(problems));

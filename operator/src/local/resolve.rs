@@ -60,6 +60,8 @@ pub fn resolve(
                 };
                 (name.clone(), PathBuf::from(artifact.uri.strip_prefix("file://").unwrap_or(&artifact.uri)))
             }
+            // Validation refused it: there are no ConfigMaps here.
+            From::ConfigMap { .. } => continue,
         };
         let digest = digests.digest(&path).map_err(|source| ResolveError::Content {
             id: manifest.resource.id(),

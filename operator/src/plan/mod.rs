@@ -62,7 +62,7 @@ pub fn plan(observed: &Observed) -> Decision {
     }
     match &observed.inputs {
         Inputs::NotFound(names) => {
-            let message = format!("{} does not exist; create it", names.join(", "));
+            let message = format!("{} not found; create what is missing, or correct the spec", names.join(", "));
             known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotFound, message)
         }
         Inputs::NotReady(names) => {
@@ -73,6 +73,7 @@ pub fn plan(observed: &Observed) -> Decision {
             known.start(digest::run_name(observed.base_name, observed.spec, inputs))
         }
         Inputs::Ready(_) => again(observed, &known),
+        Inputs::Unknown => known.decide(Action::Wait, Phase::Waiting, Reason::Pending, "the inputs are not known yet"),
     }
 }
 
@@ -86,6 +87,8 @@ struct Known {
     same_run: bool,
     /// The roles of the inputs that changed since.
     outdated: Vec<String>,
+    /// The status speaks of this run: it was not killed before it could write that it had started it.
+    recorded: bool,
 }
 
 impl Known {
@@ -93,11 +96,12 @@ impl Known {
         let previous = observed.previous;
         let job = observed.job.clone().or_else(|| previous.job.clone()).unwrap_or_default();
         let same_spec = digest::is_of_spec(&job.name, observed.spec);
+        let recorded = previous.job.as_ref().is_some_and(|p| p.name == job.name);
         let outdated = match &observed.inputs {
-            Inputs::Ready(inputs) if same_spec => changed(&previous.inputs, inputs),
+            Inputs::Ready(inputs) if same_spec && recorded => changed(&previous.inputs, inputs),
             _ => Vec::new(),
         };
-        Self { job, same_spec, same_run: same_spec && outdated.is_empty(), outdated }
+        Self { job, same_spec, same_run: same_spec && outdated.is_empty(), outdated, recorded }
     }
 
     fn decide(&self, action: Action, phase: Phase, reason: Reason, message: impl Into<String>) -> Decision {
@@ -143,12 +147,18 @@ pub(crate) fn made<'a>(observed: &'a Observed) -> Option<&'a ArtifactRef> {
 /// What stays as it is because it has ended.
 fn terminal(observed: &Observed, known: &Known) -> Option<Decision> {
     let previous = observed.previous;
+    if !known.recorded {
+        return None;
+    }
     let asked = observed.rerun == Rerun::Asked;
     let same = if asked { known.same_run } else { known.same_spec };
     if previous.is_true(ConditionType::Succeeded) {
         return if same { succeeded(observed, known, asked) } else { None };
     }
     let failed = previous.condition(ConditionType::Stalled).filter(|_| previous.is_true(ConditionType::Stalled))?;
+    if failed.reason == Reason::SpecInvalid {
+        return None;
+    }
     (known.same_run && !asked).then(|| known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone()))
 }
 
@@ -194,8 +204,17 @@ fn again(observed: &Observed, known: &Known) -> Decision {
             return known.start(known.job.name.clone());
         }
         // Whoever ran it was killed before it could say how it ended.
-        let job = JobRef { attempt: known.job.attempt + 1, ..known.job.clone() };
-        let message = "it did not end and continues where it stopped";
+        let mut job = JobRef { attempt: known.job.attempt + 1, uid: None, ..known.job.clone() };
+        let was_suspended = previous.condition(ConditionType::Ready).is_some_and(|c| c.reason == Reason::Suspended);
+        let deleted = known.job.uid.is_some() && !was_suspended;
+        if deleted {
+            *job.retries.entry(Reason::JobDeleted.as_str()).or_insert(0) += 1;
+        }
+        let message = if deleted {
+            "JobDeleted: its Job was deleted by somebody else; the run continues where it stopped"
+        } else {
+            "it did not end and continues where it stopped"
+        };
         let action = Action::Continue(std::time::Duration::ZERO);
         return Decision { job, ..known.decide(action, Phase::Active, Reason::Running, message) };
     };

@@ -43,6 +43,8 @@ pub enum Inputs {
     NotFound(Vec<String>),
     /// Some resources exist and have no artifact yet: `Kind/name` of each.
     NotReady(Vec<String>),
+    /// Nobody looked: the spec must not be run.
+    Unknown,
 }
 
 /// A run as it stands.

@@ -1,11 +1,13 @@
 //! One document: the envelope that Kubernetes gives every object, and the spec in it. Computes only.
 
+use plumbline_crds::unsupported::Target;
 use plumbline_crds::{API_VERSION, Kind, Metadata, Resource, Spec};
 use serde_json::{Value as Json, json};
 
 use super::problem::Finding;
 use super::rules;
 use super::schema::{self, Located};
+use crate::cluster::places::Place;
 use crate::crds;
 use crate::inputs;
 use crate::manifest::yaml::{Node, Value};
@@ -42,8 +44,8 @@ impl Checked {
     }
 }
 
-/// Checks one document. `folder` is the one that relative paths start from.
-pub fn check(node: &Node, folder: &std::path::Path) -> Checked {
+/// Checks one document that is to be run somewhere. `folder` is the one that relative paths start from.
+pub fn check(node: &Node, folder: &std::path::Path, target: Target) -> Checked {
     let text = |node: Option<&Node>| node.and_then(Node::text).map(str::to_owned);
     let metadata = node.get("metadata");
     let mut checked = Checked {
@@ -61,7 +63,7 @@ pub fn check(node: &Node, folder: &std::path::Path) -> Checked {
     let Some((kind, mut kept)) = checked.kind.zip(kept) else { return checked };
     match Spec::from_json(kind, kept["spec"].take()) {
         Ok(spec) => {
-            for finding in rules::check(&spec).into_iter().chain(locations(&spec, folder)) {
+            for finding in rules::check(&spec, target).into_iter().chain(locations(&spec, folder, target)) {
                 // A rule over fields of which one is wrong already would say the same thing twice.
                 if !checked.findings.iter().any(|f| related(&f.finding.path, &finding.path)) {
                     checked.findings.push(Located { line: node.line_of(&finding.path), finding });
@@ -130,18 +132,22 @@ fn envelope(kind: Option<Kind>) -> Json {
     })
 }
 
-/// URIs that cannot be read or written.
-fn locations(spec: &Spec, folder: &std::path::Path) -> Vec<Finding> {
-    let output = spec.output().uri.iter().map(|uri| ("spec.output.uri".to_owned(), uri.clone()));
-    inputs::wanted(spec)
-        .into_iter()
-        .filter_map(|wanted| match (wanted.path(), wanted.from) {
-            (path, inputs::From::Uri(uri)) => Some((path, uri)),
-            _ => None,
-        })
-        .chain(output)
-        .filter_map(|(path, uri)| uri::local_path(&uri, folder).err().map(|message| Finding::new(path, message)))
-        .collect()
+/// URIs that cannot be read or written where the resource is to be run.
+pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<Finding> {
+    let input = |uri: &str| match target {
+        Target::Laptop => uri::local_path(uri, folder).err(),
+        Target::Cluster => Place::of_input(uri).err(),
+    };
+    let output = |uri: &str| match target {
+        Target::Laptop => uri::local_path(uri, folder).err(),
+        Target::Cluster => Place::of_output(uri).err(),
+    };
+    let inputs = inputs::wanted(spec).into_iter().filter_map(|wanted| match &wanted.from {
+        inputs::From::Uri(uri) => Some(Finding::new(wanted.path(), input(uri)?)),
+        inputs::From::Resource { .. } | inputs::From::ConfigMap { .. } => None,
+    });
+    let outputs = spec.output().uri.iter().filter_map(|uri| Some(Finding::new("spec.output.uri", output(uri)?)));
+    inputs.chain(outputs).collect()
 }
 
 /// Whether one path is the other or lies below it.
@@ -158,7 +164,7 @@ mod tests {
     use crate::manifest::yaml::documents;
 
     fn faults(text: &str) -> Vec<String> {
-        let checked = check(&documents(text).remove(0).unwrap(), std::path::Path::new("/m"));
+        let checked = check(&documents(text).remove(0).unwrap(), std::path::Path::new("/m"), Target::Laptop);
         checked.findings.into_iter().map(|f| format!("{}: {}: {}", f.line, f.finding.path, f.finding.message)).collect()
     }
 

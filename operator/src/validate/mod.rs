@@ -16,6 +16,7 @@ pub mod schema;
 use std::path::PathBuf;
 
 use plumbline_crds::Resource;
+use plumbline_crds::unsupported::Target;
 
 use crate::manifest::read::Source;
 use crate::manifest::yaml::{self, Node};
@@ -49,11 +50,11 @@ impl Manifest {
 }
 
 /// Every resource of the sources in the order written, or all problems in the order of their lines.
-pub fn validate(sources: &[Source], elsewhere: &Elsewhere) -> Result<Vec<Manifest>, Vec<Problem>> {
+pub fn validate(sources: &[Source], elsewhere: &Elsewhere, target: Target) -> Result<Vec<Manifest>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut documents = Vec::new();
     for source in sources {
-        documents.extend(check_source(source, &mut problems));
+        documents.extend(check_source(source, target, &mut problems));
     }
     check_set(&documents, elsewhere, &mut problems);
     if !problems.is_empty() {
@@ -87,7 +88,7 @@ impl Document<'_> {
     }
 }
 
-fn check_source<'a>(source: &'a Source, problems: &mut Vec<Problem>) -> Vec<Document<'a>> {
+fn check_source<'a>(source: &'a Source, target: Target, problems: &mut Vec<Problem>) -> Vec<Document<'a>> {
     let whole = |line, message| Problem {
         file: source.name.clone(),
         line,
@@ -107,7 +108,7 @@ fn check_source<'a>(source: &'a Source, problems: &mut Vec<Problem>) -> Vec<Docu
         match document {
             Err(error) => problems.push(whole(error.line, error.message)),
             Ok(node) => {
-                let checked = document::check(&node, &source.folder);
+                let checked = document::check(&node, &source.folder, target);
                 let document = Document { source, node, checked };
                 let found = document.checked.findings.iter();
                 problems.extend(found.map(|f| document.problem(f.line, &f.finding.path, f.finding.message.clone())));

@@ -1,24 +1,25 @@
 //! What must hold between the fields of one spec, and what a schema alone cannot say. Computes only.
 
+use plumbline_crds::Spec;
 use plumbline_crds::judge::{Judge, JudgeMode};
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
 use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::source::{ModelSource, PromptSource, Sampling};
 use plumbline_crds::training::Training;
-use plumbline_crds::{Spec, unsupported};
+use plumbline_crds::unsupported::{self, Target};
 
 use super::problem::{Finding, alternatives};
 
-/// Everything that is wrong between the fields of a spec.
-pub fn check(spec: &Spec) -> Vec<Finding> {
+/// Everything that is wrong between the fields of a spec, where it is to be run.
+pub fn check(spec: &Spec, target: Target) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     match spec {
         Spec::PreferenceDataset(spec) => dataset(spec, &mut found),
         Spec::RewardModel(spec) => reward(spec, &mut found),
         Spec::PolicyTuning(spec) => tuning(spec, &mut found),
     }
-    for field in unsupported::unsupported(spec) {
+    for field in unsupported::unsupported(spec, target) {
         found.push(field.path, format!("what is set here is not supported yet; {}", field.instead));
     }
     found.0
@@ -307,7 +308,7 @@ mod tests {
 
     fn findings(kind: Kind, spec: Value) -> Vec<String> {
         let spec = Spec::from_json(kind, spec).unwrap();
-        check(&spec).into_iter().map(|f| format!("{}: {}", f.path, f.message)).collect()
+        check(&spec, Target::Laptop).into_iter().map(|f| format!("{}: {}", f.path, f.message)).collect()
     }
 
     fn judge_with(change: &Value) -> Vec<String> {

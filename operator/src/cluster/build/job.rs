@@ -18,6 +18,8 @@ pub const TRAINER: &str = "trainer";
 pub const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
 /// Annotation with what earlier Jobs of the same run have counted.
 const BEFORE: &str = "plumbline.dev/before";
+/// Annotation with the accelerator seconds of earlier Jobs of the same run.
+const HELD_BEFORE: &str = "plumbline.dev/accelerator-seconds-before";
 /// Annotation with the accelerators of a pod.
 const ACCELERATORS: &str = "plumbline.dev/accelerators";
 
@@ -29,7 +31,8 @@ pub(super) fn job(request: &Request) -> Job {
         metadata.labels.get_or_insert_default().insert(QUEUE_LABEL.into(), queue.clone());
     }
     let counted = serde_json::to_string(&JobRef { uid: None, ..before.clone() }).unwrap_or_default();
-    metadata.annotations = Some([(BEFORE.to_owned(), counted)].into());
+    metadata.annotations =
+        Some([(BEFORE.to_owned(), counted), (HELD_BEFORE.to_owned(), request.accelerator_seconds.to_string())].into());
     let resource = request.resource;
     let template = ObjectMeta {
         labels: Some(labels(resource.kind, &resource.metadata.name)),
@@ -57,6 +60,12 @@ pub(super) fn job(request: &Request) -> Job {
 pub fn counted_before(job: &Job) -> JobRef {
     let text = job.metadata.annotations.as_ref().and_then(|a| a.get(BEFORE));
     text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or(JobRef { attempt: 1, ..JobRef::default() })
+}
+
+/// Accelerator seconds of the run when this Job was created.
+pub fn accelerator_seconds_before(job: &Job) -> i64 {
+    let text = job.metadata.annotations.as_ref().and_then(|a| a.get(HELD_BEFORE));
+    text.and_then(|t| t.parse().ok()).unwrap_or(0)
 }
 
 /// The accelerators that a pod holds.
@@ -89,7 +98,7 @@ fn failure_policy() -> PodFailurePolicy {
                 on_exit_codes: None,
                 on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
                     type_: "DisruptionTarget".into(),
-                    status: Some("True".into()),
+                    status: "True".into(),
                 }]),
             },
         ],

@@ -52,6 +52,8 @@ pub struct Request<'a> {
     pub uid: &'a str,
     /// The run, with what earlier Jobs of it have counted.
     pub job: &'a JobRef,
+    /// Accelerator seconds of earlier Jobs of it.
+    pub accelerator_seconds: i64,
     /// What it is made from.
     pub inputs: &'a [Input],
     /// Where the artifact goes.

@@ -28,7 +28,7 @@ use crate::secrets::variable;
 /// Port of the first judge that is served.
 pub(super) const JUDGE_PORT: u16 = 8461;
 /// Audience of the token that a pod proves itself with to the operator, and to nobody else.
-pub const AUDIENCE: &str = "plumbline.dev/progress";
+pub(in crate::cluster) const AUDIENCE: &str = "plumbline.dev/progress";
 
 const RUN_FOLDER: &str = "/etc/plumbline/run";
 const TOKEN_FOLDER: &str = "/var/run/secrets/plumbline";
@@ -69,7 +69,11 @@ pub(super) fn spec(request: &Request) -> PodSpec {
         node_selector: Some(compute.node_selector.clone()).filter(|s| !s.is_empty()),
         tolerations: Some(compute.tolerations.iter().map(toleration).collect::<Vec<_>>()).filter(|t| !t.is_empty()),
         image_pull_secrets: Some(
-            compute.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect::<Vec<_>>(),
+            compute
+                .image_pull_secrets
+                .iter()
+                .map(|s| LocalObjectReference { name: s.name.clone() })
+                .collect::<Vec<_>>(),
         )
         .filter(|s| !s.is_empty()),
         priority_class_name: compute.priority_class_name.clone(),
@@ -79,7 +83,8 @@ pub(super) fn spec(request: &Request) -> PodSpec {
 }
 
 fn trainer(request: &Request) -> Container {
-    let mut mounts = input_mounts(request.inputs.iter().map(|i| &i.place).chain([request.output]), Some(request.output));
+    let mut mounts =
+        input_mounts(request.inputs.iter().map(|i| &i.place).chain([request.output]), Some(request.output));
     mounts.push(mount("run", RUN_FOLDER, true));
     mounts.push(mount("tmp", "/tmp", false));
     if request.settings.progress_url.is_some() {
@@ -237,16 +242,8 @@ fn volumes(request: &Request) -> Vec<Volume> {
         named.insert(name, volume);
     }
     let mut volumes: Vec<Volume> = named.into_values().collect();
-    volumes.push(Volume {
-        name: "run".into(),
-        config_map: Some(config_map(&request.job.name)),
-        ..Volume::default()
-    });
-    volumes.push(Volume {
-        name: "tmp".into(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
-        ..Volume::default()
-    });
+    volumes.push(Volume { name: "run".into(), config_map: Some(config_map(&request.job.name)), ..Volume::default() });
+    volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
     if request.settings.progress_url.is_some() {
         volumes.push(token());
     }

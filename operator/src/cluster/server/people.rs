@@ -1,6 +1,5 @@
 //! What people and probes ask: `/metrics`, `/healthz`, `/readyz`. Answers HTTP requests.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +9,17 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use plumbline_crds::Kind;
-use plumbline_crds::conditions::Reason;
 
 use crate::cluster::leader::Claim;
 use crate::cluster::metrics::{Metrics, Snapshot};
 use crate::cluster::pulse::Pulse;
+use crate::cluster::resources::Resources;
 
 /// A controller that was not heard of for this long is stuck: twice the life of a watch, which it renews.
 pub const PATIENCE: Duration = Duration::from_mins(10);
 
 /// What is told to people and probes.
+#[derive(Debug)]
 pub struct People {
     /// What was counted.
     pub metrics: Arc<Metrics>,
@@ -30,14 +29,8 @@ pub struct People {
     pub pulse: Arc<Pulse>,
     /// How long a controller may be silent while this process leads.
     pub patience: Duration,
-    /// Looks up kind and leading reason of every resource there is.
-    pub resources: Box<dyn Fn() -> Vec<(Kind, Reason)> + Send + Sync>,
-}
-
-impl fmt::Debug for People {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("People").field("claim", &self.claim).field("pulse", &self.pulse).finish_non_exhaustive()
-    }
+    /// How every resource stands.
+    pub resources: Arc<Resources>,
 }
 
 impl People {
@@ -52,9 +45,12 @@ impl People {
 }
 
 async fn metrics(State(people): State<Arc<People>>) -> impl IntoResponse {
-    let leader = people.claim.is_held();
-    let resources = if leader { (people.resources)() } else { Vec::new() };
-    match people.metrics.text(&Snapshot { resources, leader, watch_event_age: people.pulse.age() }) {
+    let snapshot = Snapshot {
+        resources: people.resources.reasons(),
+        leader: people.claim.is_held(),
+        watch_event_age: people.pulse.age(),
+    };
+    match people.metrics.text(&snapshot) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
@@ -93,7 +89,7 @@ mod tests {
             claim: Claim::held_for(leads),
             pulse: Arc::default(),
             patience,
-            resources: Box::new(|| vec![(Kind::RewardModel, Reason::Running)]),
+            resources: Arc::default(),
         };
         let answer = people.router().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         let code = answer.status();
@@ -115,10 +111,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn resources_are_counted_by_the_leader_alone() {
-        let line = "plumbline_resources{kind=\"RewardModel\",reason=\"Running\"} 1";
-        assert!(get("/metrics", LONG, LONG).await.1.contains(line));
-        let text = get("/metrics", Duration::ZERO, LONG).await.1;
-        assert!(!text.contains(line) && text.contains("plumbline_leader 0"), "{text}");
+    async fn metrics_say_who_leads() {
+        assert!(get("/metrics", LONG, LONG).await.1.contains("\nplumbline_leader 1\n"));
+        assert!(get("/metrics", Duration::ZERO, LONG).await.1.contains("\nplumbline_leader 0\n"));
     }
 }

@@ -1,0 +1,170 @@
+//! Makes the objects of a run and removes them, writes statuses. Talks to the API server only.
+//!
+//! Everything is named and owned before it is made, so that doing it twice does it once.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{DeleteParams, LogParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use plumbline_crds::status::Status;
+use plumbline_crds::{API_VERSION, Kind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::build::Children;
+use super::build::job::TRAINER;
+use super::kinds;
+use super::outcome;
+
+/// Field manager of everything that a run consists of.
+pub const MANAGER: &str = "plumbline";
+/// Field manager of statuses.
+pub const STATUS_MANAGER: &str = "plumbline-status";
+
+/// What became of the wish to have a Job.
+#[derive(Debug)]
+pub enum Made {
+    /// It is there, just now or since an earlier visit.
+    Job(Box<Job>),
+    /// Another one of its name has to go first.
+    InTheWay(String),
+    /// The API server refuses an object: which, and why.
+    Refused(String),
+}
+
+/// Makes what a run consists of. A Job is created once and never changed: queues and people may.
+pub async fn make(client: &Client, namespace: &str, uid: &str, children: &Children) -> Result<Made, kube::Error> {
+    if let Some(account) = &children.service_account
+        && let Err(refused) = applied(apply(client, namespace, account).await, "ServiceAccount")?
+    {
+        return Ok(refused);
+    }
+    if let Err(refused) = applied(apply::<ConfigMap>(client, namespace, &children.config_map).await, "ConfigMap")? {
+        return Ok(refused);
+    }
+    let api: Api<Job> = Api::namespaced(client.clone(), namespace);
+    let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+    match api.create(&params, &children.job).await {
+        Ok(job) => Ok(Made::Job(Box::new(job))),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            existing(&api, uid, &children.job.name_any()).await
+        }
+        Err(error) => refusal(error, "Job"),
+    }
+}
+
+/// A Job of this name that is there already: ours from a visit that was cut short, or one that has to go first.
+async fn existing(api: &Api<Job>, uid: &str, name: &str) -> Result<Made, kube::Error> {
+    let Some(job) = api.get_opt(name).await? else {
+        return Ok(Made::InTheWay(format!("Job/{name} was just deleted; this starts in a moment")));
+    };
+    if !is_owned_by(&job, uid) {
+        return Ok(Made::InTheWay(format!("Job/{name} is not of this resource; this starts when it is gone")));
+    }
+    if job.metadata.deletion_timestamp.is_some() {
+        return Ok(Made::InTheWay(format!("Job/{name} of the last run is not gone yet; this starts when it is")));
+    }
+    Ok(Made::Job(Box::new(job)))
+}
+
+/// Whether an object belongs to the resource of a UID.
+pub fn is_owned_by(job: &Job, uid: &str) -> bool {
+    job.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// Deletes a Job with its pods, which are given time to make their progress safe: it is there until they are gone. The one
+/// that was seen, and no other of its name.
+pub async fn stop(client: &Client, namespace: &str, job: &Job) -> Result<(), kube::Error> {
+    delete(client, namespace, job, DeleteParams::foreground()).await
+}
+
+/// Deletes what is left of a run that was replaced by another.
+pub async fn forget(client: &Client, namespace: &str, job: &Job) -> Result<(), kube::Error> {
+    delete(client, namespace, job, DeleteParams::background()).await
+}
+
+async fn delete(client: &Client, namespace: &str, job: &Job, params: DeleteParams) -> Result<(), kube::Error> {
+    let seen = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
+    let api: Api<Job> = Api::namespaced(client.clone(), namespace);
+    gone(api.delete(&job.name_any(), &params.preconditions(seen)).await.map(|_| ()))
+}
+
+/// Deletes a run document that no run needs any more.
+pub async fn forget_document(client: &Client, namespace: &str, name: &str) -> Result<(), kube::Error> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    gone(api.delete(name, &DeleteParams::background()).await.map(|_| ()))
+}
+
+/// Lets the cluster remove a finished Job after a while: only when its outcome is written down, since it is the only proof.
+pub async fn expire(client: &Client, namespace: &str, job: &Job, seconds: i32) -> Result<(), kube::Error> {
+    let spec = job.spec.as_ref();
+    if spec.is_none_or(|s| s.ttl_seconds_after_finished.is_some()) || !outcome::is_finished(job) {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {"uid": job.metadata.uid}, "spec": {"ttlSecondsAfterFinished": seconds}});
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let api: Api<Job> = Api::namespaced(client.clone(), namespace);
+    gone(api.patch(&job.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ()))
+}
+
+/// Writes the status of a resource, whole.
+pub async fn write_status(
+    client: &Client,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    status: &Status,
+) -> Result<(), kube::Error> {
+    // With its UID: another resource of the same name must not get it.
+    let object = json!({
+        "apiVersion": API_VERSION, "kind": kind.to_string(), "metadata": {"name": name, "uid": uid}, "status": status,
+    });
+    let params = PatchParams::apply(STATUS_MANAGER).force();
+    gone(kinds::api(client, kind, namespace).patch_status(name, &params, &Patch::Apply(&object)).await.map(|_| ()))
+}
+
+/// The last lines that the trainer of a pod printed, where the node still has them.
+pub async fn log_tail(client: &Client, namespace: &str, pod: &Pod, lines: i64) -> Option<String> {
+    let params = LogParams { container: Some(TRAINER.into()), tail_lines: Some(lines), ..LogParams::default() };
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    api.logs(&pod.name_any(), &params).await.ok().filter(|text| !text.is_empty())
+}
+
+async fn apply<K>(client: &Client, namespace: &str, object: &K) -> Result<K, kube::Error>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    api.patch(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await
+}
+
+/// Tells a refusal, which people have to see to, from a fault, which passes.
+fn applied<K>(result: Result<K, kube::Error>, what: &str) -> Result<Result<(), Made>, kube::Error> {
+    match result {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => refusal(error, what).map(Err),
+    }
+}
+
+fn refusal(error: kube::Error, what: &str) -> Result<Made, kube::Error> {
+    match error {
+        kube::Error::Api(status) if status.is_forbidden() || status.is_invalid() || status.code == 413 => {
+            Ok(Made::Refused(format!("the API server refuses the {what}: {}", status.message)))
+        }
+        error => Err(error),
+    }
+}
+
+/// What is gone already, or was replaced, needs no deleting and no writing.
+fn gone(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,192 @@
+//! What a run's objects must hold, kind by kind.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        namespace: None,
+        trainer_image: Some("registry.example/trainer:1".into()),
+        artifact_root: None,
+        accelerator_resource: "nvidia.com/gpu".into(),
+        progress_url: Some("http://plumbline.plumbline.svc:8090".into()),
+        finished_job_seconds: 3600,
+    }
+}
+
+fn dataset(change: &Value) -> Resource {
+    let mut spec = json!({
+        "prompts": {"configMapRef": {"name": "prompts", "key": "p.jsonl"}},
+        "generator": {"model": {"uri": "pvc://models/sft"}},
+        "judges": [{"name": "j", "model": {"uri": "pvc://models/judge"}},
+            {"name": "k", "endpoint": {"url": "http://h/v1", "model": "m", "apiKeySecretRef": {"name": "keys", "key": "api-key"}}}],
+        "output": {"uri": "pvc://results/helpful"},
+    });
+    for (key, value) in change.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(json!({"apiVersion": API_VERSION, "kind": "PreferenceDataset",
+        "metadata": {"name": "helpful", "namespace": "team", "labels": {"a": "b"}}, "spec": spec}))
+    .unwrap()
+}
+
+fn input(role: &str, place: Place) -> Input {
+    Input { role: role.into(), name: place.to_string(), place, digest: String::new() }
+}
+
+fn built(resource: &Resource, job: &JobRef) -> Children {
+    let inputs = [
+        input("prompts", Place::ConfigMap { name: "prompts".into(), key: "p.jsonl".into() }),
+        input("generator.model", Place::of_input("pvc://models/sft").unwrap()),
+        input("judges[0].model", Place::of_input("pvc://models/judge").unwrap()),
+    ];
+    let output = Place::of_output("pvc://results/helpful").unwrap();
+    let settings = settings();
+    children(&Request {
+        resource,
+        uid: "u-1",
+        job,
+        accelerator_seconds: 7,
+        inputs: &inputs,
+        output: &output,
+        settings: &settings,
+    })
+}
+
+fn first() -> JobRef {
+    JobRef { name: "helpful-label-00000000-11111111".into(), attempt: 1, ..JobRef::default() }
+}
+
+fn job_json(change: &Value) -> Value {
+    serde_json::to_value(built(&dataset(change), &first()).job).unwrap()
+}
+
+#[test]
+fn a_pod_is_restricted_and_holds_no_credential_of_the_cluster() {
+    let job = job_json(&json!({}));
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["enableServiceLinks"], false);
+    assert_eq!(pod["restartPolicy"], "Never");
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let containers = pod["containers"].as_array().unwrap().iter().chain(pod["initContainers"].as_array().unwrap());
+    for container in containers {
+        let security = &container["securityContext"];
+        assert_eq!(security["allowPrivilegeEscalation"], false, "{}", container["name"]);
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(container["image"], "registry.example/trainer:1");
+    }
+    let tokens: Vec<&Value> =
+        pod["volumes"].as_array().unwrap().iter().filter(|v| v["projected"].is_object()).collect();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(tokens[0]["projected"]["sources"][0]["serviceAccountToken"]["audience"], "plumbline.dev/progress");
+}
+
+#[test]
+fn a_volume_is_mounted_once_and_written_only_where_the_output_is() {
+    let job = job_json(&json!({}));
+    let pod = &job["spec"]["template"]["spec"];
+    let names: Vec<&str> = pod["volumes"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["claim-models", "claim-results", "input-prompts", "run", "tmp", "token"]);
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let writable: Vec<&str> =
+        mounts.iter().filter(|m| m["readOnly"] != true).map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(writable, ["claim-results", "tmp"]);
+    assert_eq!(mounts.len(), 6);
+}
+
+#[test]
+fn secrets_are_named_and_never_held() {
+    let children = built(
+        &dataset(&json!({"compute": {"env": [
+        {"name": "TOKEN", "secretKeyRef": {"name": "hub", "key": "token"}}, {"name": "PLAIN", "value": "x"}]}})),
+        &first(),
+    );
+    let job = serde_json::to_value(&children.job).unwrap();
+    let env = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+    let variable = |name: &str| env.iter().find(|v| v["name"] == name).unwrap().clone();
+    let key = variable("PLUMBLINE_SECRET_KEYS_API_KEY");
+    assert_eq!(key["valueFrom"]["secretKeyRef"], json!({"name": "keys", "key": "api-key"}));
+    assert_eq!(variable("TOKEN")["valueFrom"]["secretKeyRef"]["name"], "hub");
+    assert_eq!(variable("PLAIN")["value"], "x");
+}
+
+#[test]
+fn a_judge_with_a_model_is_a_native_sidecar_that_the_run_document_points_at() {
+    let children = built(&dataset(&json!({})), &first());
+    let job = serde_json::to_value(&children.job).unwrap();
+    let sidecars = job["spec"]["template"]["spec"]["initContainers"].as_array().unwrap().clone();
+    assert_eq!(sidecars.len(), 1, "the other judge has an endpoint");
+    assert_eq!(sidecars[0]["restartPolicy"], "Always");
+    assert_eq!(sidecars[0]["startupProbe"]["httpGet"]["port"], 8461);
+    let document: Value = serde_yaml::from_str(&children.config_map.data.unwrap()["run.yaml"]).unwrap();
+    assert_eq!(
+        document["servedJudges"],
+        json!([{"role": "judges[0].model", "url": "http://127.0.0.1:8461/v1", "model": "j"}])
+    );
+    assert_eq!(document["inputs"][0]["path"], "/etc/plumbline/inputs/prompts/p.jsonl");
+    assert_eq!(document["output"], "/var/lib/plumbline/claims/results/helpful");
+    assert_eq!(document["work"], "/var/lib/plumbline/claims/results/.helpful.work/helpful-label-00000000-11111111");
+    assert_eq!(document["resource"]["metadata"], json!({"name": "helpful", "namespace": "team"}));
+}
+
+#[test]
+fn failures_that_cannot_end_differently_fail_the_job_and_disruptions_do_not_count() {
+    let job = job_json(&json!({}));
+    let rules = job["spec"]["podFailurePolicy"]["rules"].as_array().unwrap();
+    let actions: Vec<&str> = rules.iter().map(|r| r["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["FailJob", "Ignore", "Ignore"]);
+    assert_eq!(rules[0]["onExitCodes"]["values"], json!([2, 3, 6, 7, 8, 9, 10]));
+    assert_eq!(rules[1]["onExitCodes"]["values"], json!([75]));
+    assert_eq!(rules[2]["onPodConditions"][0]["type"], "DisruptionTarget");
+    assert_eq!(job["spec"]["podReplacementPolicy"], "Failed");
+}
+
+#[test]
+fn what_earlier_jobs_used_up_of_retries_and_time_is_not_given_again() {
+    let compute = json!({"compute": {"maxRetries": 3, "deadlineSeconds": 100}});
+    let retries = [("JudgeUnavailable".to_owned(), 2), ("NodeDisruption".to_owned(), 5)].into();
+    let job = JobRef { retries, active_seconds: 60, attempt: 4, ..first() };
+    let built = built(&dataset(&compute), &job).job;
+    let spec = built.spec.clone().unwrap();
+    assert_eq!((spec.backoff_limit, spec.active_deadline_seconds), (Some(1), Some(40)));
+    assert_eq!(job::counted_before(&built), job);
+    assert_eq!(job::accelerator_seconds_before(&built), 7);
+}
+
+#[test]
+fn compute_becomes_a_pod() {
+    let job = job_json(&json!({"compute": {
+        "accelerators": 2, "resources": {"requests": {"cpu": "4"}, "limits": {"memory": "8Gi"}},
+        "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "priorityClassName": "high", "runtimeClassName": "nvidia", "queueName": "team-a", "image": "own:2",
+        "imagePullSecrets": [{"name": "pull"}], "serviceAccountName": "mine",
+    }}));
+    assert_eq!(job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], "team-a");
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["resources"],
+        json!({"requests": {"cpu": "4"}, "limits": {"memory": "8Gi", "nvidia.com/gpu": "2"}})
+    );
+    assert_eq!(pod["initContainers"][0]["resources"]["limits"], json!({"memory": "8Gi"}), "a judge has no accelerator");
+    assert_eq!(pod["nodeSelector"]["gpu"], "h100");
+    assert_eq!(pod["tolerations"][0]["operator"], "Exists");
+    assert_eq!((&pod["priorityClassName"], &pod["runtimeClassName"]), (&json!("high"), &json!("nvidia")));
+    assert_eq!((&pod["serviceAccountName"], &pod["imagePullSecrets"][0]["name"]), (&json!("mine"), &json!("pull")));
+    assert_eq!(pod["containers"][0]["image"], "own:2");
+}
+
+#[test]
+fn everything_belongs_to_its_resource() {
+    let children = built(&dataset(&json!({})), &first());
+    for metadata in [&children.service_account.unwrap().metadata, &children.config_map.metadata, &children.job.metadata]
+    {
+        let owner = &metadata.owner_references.as_ref().unwrap()[0];
+        assert_eq!((owner.uid.as_str(), owner.controller), ("u-1", Some(true)));
+        assert_eq!(metadata.labels.as_ref().unwrap()[NAME_LABEL], "helpful");
+        assert_eq!(metadata.namespace.as_deref(), Some("team"));
+    }
+}

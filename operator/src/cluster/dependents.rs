@@ -1,0 +1,102 @@
+//! Which resources name an object: so that they are looked at again when it changes, without listing anything. Computes
+//! only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use plumbline_crds::Kind;
+
+/// An object that a resource of the same namespace names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Referent {
+    /// A resource of ours.
+    Resource(Kind, String),
+    /// A ConfigMap.
+    ConfigMap(String),
+    /// A PersistentVolumeClaim.
+    Claim(String),
+}
+
+/// A resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    /// Namespace.
+    pub namespace: String,
+    /// Kind.
+    pub kind: Kind,
+    /// Name.
+    pub name: String,
+}
+
+/// The index. Each visit of a resource renews its own entries.
+#[derive(Debug, Default)]
+pub struct Dependents(Mutex<Index>);
+
+#[derive(Debug, Default)]
+struct Index {
+    named_by: BTreeMap<(String, Referent), BTreeSet<Id>>,
+    names: BTreeMap<Id, BTreeSet<Referent>>,
+}
+
+impl Dependents {
+    /// Notes what a resource names, in place of what it named before.
+    pub fn set(&self, id: &Id, referents: BTreeSet<Referent>) {
+        let mut index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        index.forget(id);
+        if referents.is_empty() {
+            return;
+        }
+        for referent in &referents {
+            index.named_by.entry((id.namespace.clone(), referent.clone())).or_default().insert(id.clone());
+        }
+        index.names.insert(id.clone(), referents);
+    }
+
+    /// The names of the resources of a kind that name an object.
+    pub fn of(&self, namespace: &str, referent: &Referent, kind: Kind) -> Vec<String> {
+        let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = index.named_by.get(&(namespace.to_owned(), referent.clone()));
+        found.into_iter().flatten().filter(|id| id.kind == kind).map(|id| id.name.clone()).collect()
+    }
+}
+
+impl Index {
+    fn forget(&mut self, id: &Id) {
+        for referent in self.names.remove(id).unwrap_or_default() {
+            let key = (id.namespace.clone(), referent);
+            if let Some(set) = self.named_by.get_mut(&key) {
+                set.remove(id);
+                if set.is_empty() {
+                    self.named_by.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> Id {
+        Id { namespace: "n".into(), kind: Kind::RewardModel, name: name.into() }
+    }
+
+    #[test]
+    fn who_names_an_object_is_found_until_it_names_another() {
+        let dependents = Dependents::default();
+        let dataset = |name: &str| Referent::Resource(Kind::PreferenceDataset, name.into());
+        dependents.set(&id("a"), [dataset("d"), Referent::Claim("c".into())].into());
+        dependents.set(&id("b"), [dataset("d")].into());
+        assert_eq!(dependents.of("n", &dataset("d"), Kind::RewardModel), ["a", "b"]);
+        assert_eq!(dependents.of("other", &dataset("d"), Kind::RewardModel), [""; 0]);
+        assert_eq!(dependents.of("n", &dataset("d"), Kind::PolicyTuning), [""; 0]);
+        dependents.set(&id("a"), [dataset("e")].into());
+        assert_eq!(dependents.of("n", &dataset("d"), Kind::RewardModel), ["b"]);
+        assert_eq!(dependents.of("n", &Referent::Claim("c".into()), Kind::RewardModel), [""; 0]);
+        dependents.set(&id("a"), BTreeSet::new());
+        dependents.set(&id("b"), BTreeSet::new());
+        let index = dependents.0.lock().unwrap();
+        assert!(index.names.is_empty() && index.named_by.is_empty(), "nothing is kept of what is gone");
+    }
+}

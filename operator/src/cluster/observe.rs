@@ -1,0 +1,202 @@
+//! Looks at a resource and everything that decides what happens to it. Talks to the API server, and changes nothing.
+//!
+//! What is decided on is read anew at each visit and never from a cache: a decision from a stale view could start a run
+//! twice, or stop one that should go on.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use kube::api::ListParams;
+use kube::{Api, Client};
+use plumbline_crds::artifact::hex;
+use plumbline_crds::conditions::ConditionType;
+use plumbline_crds::status::Status;
+use plumbline_crds::unsupported::Target;
+use plumbline_crds::{Kind, Resource};
+use sha2::{Digest, Sha256};
+
+use super::build::Input;
+use super::dependents::Referent;
+use super::kinds;
+use super::places::Place;
+use super::settings::Settings;
+use crate::inputs::{self, From, Wanted};
+use crate::validate::document::locations;
+use crate::validate::rules;
+
+/// A resource as it stands.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The resource.
+    pub resource: Resource,
+    /// Its UID.
+    pub uid: String,
+    /// Its status; the default before the first visit.
+    pub previous: Status,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// What is wrong with its spec on a cluster.
+    pub problems: Vec<String>,
+}
+
+/// The Job of a run, and its pods.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The Job.
+    pub job: Job,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+}
+
+/// What a resource is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// What is there.
+    pub inputs: Vec<Input>,
+    /// `Kind/name` of what does not exist.
+    pub missing: Vec<String>,
+    /// `Kind/name` of what has no artifact yet.
+    pub unready: Vec<String>,
+}
+
+/// Why something cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// The API server.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// A resource that an earlier version accepted, perhaps.
+    #[error(
+        "{kind}/{name}: expected a spec as the CRD describes it, found {source}; apply the CRDs of this version and correct the resource"
+    )]
+    Unreadable {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads a resource; nothing if it is gone.
+pub async fn resource(
+    client: &Client,
+    settings: &Settings,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Seen>, ObserveError> {
+    let Some(object) = kinds::api(client, kind, namespace).get_opt(name).await? else { return Ok(None) };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let deleting = object.metadata.deletion_timestamp.is_some();
+    let unreadable = |source| ObserveError::Unreadable { kind, name: name.to_owned(), source };
+    let mut resource: Resource = serde_json::to_value(&object).and_then(serde_json::from_value).map_err(unreadable)?;
+    let previous = resource.status.take().unwrap_or_default();
+    let problems = problems(&resource, settings);
+    Ok(Some(Seen { resource, uid, previous, deleting, problems }))
+}
+
+/// What is wrong with a spec on a cluster, beyond what the API server checks itself.
+fn problems(resource: &Resource, settings: &Settings) -> Vec<String> {
+    let spec = &resource.spec;
+    let mut found: Vec<String> = rules::check(spec, Target::Cluster)
+        .into_iter()
+        .chain(locations(spec, Path::new("/"), Target::Cluster))
+        .map(|finding| format!("{}: {}", finding.path, finding.message))
+        .collect();
+    if spec.compute().image.is_none() && settings.trainer_image.is_none() {
+        found.push(
+            "spec.compute.image: expected the trainer's image, found none, here or in the operator's settings; set it"
+                .into(),
+        );
+    }
+    if spec.output().uri.is_none() && settings.artifact_root.is_none() {
+        found.push("spec.output.uri: expected where the artifact goes, found nothing, here or in the operator's settings; set it, as pvc://claim/folder".into());
+    }
+    found
+}
+
+/// Everything that a resource names, the claim of its output included. It is noted before anything is read, so that no
+/// change is missed in between.
+pub fn referents(resource: &Resource, output: Option<&Place>) -> BTreeSet<Referent> {
+    let claim = |place: &Place| place.claim().map(|claim| Referent::Claim(claim.to_owned()));
+    let named = inputs::wanted(&resource.spec).into_iter().filter_map(|wanted| match wanted.from {
+        From::Resource { kind, name } => Some(Referent::Resource(kind, name)),
+        From::ConfigMap { name, .. } => Some(Referent::ConfigMap(name)),
+        From::Uri(uri) => Place::of_input(&uri).ok().as_ref().and_then(claim),
+    });
+    named.chain(output.and_then(claim)).collect()
+}
+
+/// Looks up what a resource is made from, and the claims that it reads and writes.
+pub async fn inputs(client: &Client, resource: &Resource, output: &Place) -> Result<Found, kube::Error> {
+    let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
+    let mut found = Found::default();
+    for wanted in inputs::wanted(&resource.spec) {
+        input(client, namespace, wanted, &mut found).await?;
+    }
+    let places = found.inputs.iter().map(|i| &i.place).chain([output]);
+    let claims: BTreeSet<String> = places.filter_map(Place::claim).map(str::to_owned).collect();
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    for claim in claims {
+        if api.get_metadata_opt(&claim).await?.is_none_or(|c| c.metadata.deletion_timestamp.is_some()) {
+            found.missing.push(format!("PersistentVolumeClaim/{claim}"));
+        }
+    }
+    Ok(found)
+}
+
+async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Found) -> Result<(), kube::Error> {
+    let Wanted { role, from, .. } = wanted;
+    let (name, place, digest) = match from {
+        // Validation refused everything that has no place.
+        From::Uri(uri) => match Place::of_input(&uri) {
+            Ok(place) => (uri, place, String::new()),
+            Err(_) => return Ok(()),
+        },
+        From::ConfigMap { name, key } => {
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+            let Some(map) = api.get_opt(&name).await? else {
+                found.missing.push(format!("ConfigMap/{name}"));
+                return Ok(());
+            };
+            let Some(text) = map.data.unwrap_or_default().remove(&key) else {
+                found.missing.push(format!("ConfigMap/{name} key {key}"));
+                return Ok(());
+            };
+            let digest = format!("sha256:{}", hex(&Sha256::digest(text.as_bytes())));
+            (format!("{name}/{key}"), Place::ConfigMap { name, key }, digest)
+        }
+        From::Resource { kind, name } => {
+            let Some(object) = kinds::api(client, kind, namespace).get_opt(&name).await? else {
+                found.missing.push(format!("{kind}/{name}"));
+                return Ok(());
+            };
+            let status: Option<Status> =
+                object.data.get("status").cloned().and_then(|s| serde_json::from_value(s).ok());
+            // A status of an earlier spec says nothing about what the resource will be.
+            let current = |s: &Status| Some(s.observed_generation) == object.metadata.generation;
+            let artifact = status.filter(|s| s.is_true(ConditionType::Ready) && current(s)).and_then(|s| s.artifact);
+            let place = artifact.as_ref().and_then(|a| Place::of_input(&a.uri).ok());
+            let (Some(artifact), Some(place)) = (artifact, place) else {
+                found.unready.push(format!("{kind}/{name}"));
+                return Ok(());
+            };
+            (name, place, artifact.digest)
+        }
+    };
+    found.inputs.push(Input { role, name, place, digest });
+    Ok(())
+}
+
+/// The Job of a name, with its pods; nothing if there is none.
+pub async fn work(client: &Client, namespace: &str, job: &str) -> Result<Option<Work>, kube::Error> {
+    let Some(job) = Api::<Job>::namespaced(client.clone(), namespace).get_opt(job).await? else { return Ok(None) };
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&of_job).await?.items;
+    Ok(Some(Work { job, pods }))
+}

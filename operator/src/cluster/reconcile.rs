@@ -1,0 +1,254 @@
+//! One visit of one resource: observe, validate, plan, build, apply, status. The same for the three kinds, and the same
+//! whether it is the first visit or the thousandth: what was done is read from the cluster, never remembered.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::runtime::controller::Action as Next;
+use plumbline_crds::Resource;
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::status::{InputRef, JobRef, Status};
+
+use super::apply::{self, Made};
+use super::build::{self, Input, Request};
+use super::context::Context;
+use super::dependents::Id;
+use super::observe::{self, Found, ObserveError, Seen, Work};
+use super::outcome;
+use super::places::Place;
+use super::settings::Settings;
+use super::times::now;
+use crate::digest;
+use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
+use crate::status::status;
+
+/// A resource on which something happens is looked at this often, should an event have been lost.
+const ACTIVE: Duration = Duration::from_mins(5);
+/// What the API server refused may be allowed later.
+const REFUSED: Duration = Duration::from_secs(30);
+/// Something has to go first; its going is an event, unless it belonged to somebody else.
+const IN_THE_WAY: Duration = Duration::from_secs(5);
+
+/// Everything that a decision is made from.
+struct World {
+    seen: Seen,
+    output: Option<Place>,
+    found: Option<Found>,
+    work: Option<Work>,
+    run: Run,
+    job: Option<JobRef>,
+    base_name: String,
+    now: String,
+}
+
+/// Visits a resource.
+pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError> {
+    let Id { namespace, kind, name } = id;
+    let seen = observe::resource(&context.client, &context.settings, *kind, namespace, name).await?;
+    let Some(seen) = seen.filter(|s| !s.deleting) else {
+        // Its children are owned by it: the cluster removes them. Outputs stay.
+        context.dependents.set(id, BTreeSet::new());
+        return Ok(Next::await_change());
+    };
+    let output = output(&seen.resource, &context.settings);
+    context.dependents.set(id, observe::referents(&seen.resource, output.as_ref()));
+    let world = observe(context, id, seen, output).await?;
+    let inputs = world.inputs();
+    let observed = Observed {
+        spec: &world.seen.resource.spec,
+        generation: world.seen.resource.metadata.generation.unwrap_or_default(),
+        previous: &world.seen.previous,
+        inputs,
+        run: world.run.clone(),
+        job: world.job.clone(),
+        base_name: &world.base_name,
+        problems: &world.seen.problems,
+        artifact: Artifact::Unseen,
+        stopping: false,
+        rerun: Rerun::SpecChange,
+    };
+    let mut decision = plan(&observed);
+    let next = act(context, id, &world, &mut decision).await?;
+    let mut status = status(&observed, &decision, &world.now);
+    account(&mut status, &world);
+    record(context, id, &world, &status).await?;
+    if matches!(decision.phase, Phase::Done | Phase::Failed | Phase::Spoilt)
+        && let Some(work) = &world.work
+    {
+        apply::expire(&context.client, namespace, &work.job, context.settings.finished_job_seconds).await?;
+    }
+    Ok(next)
+}
+
+/// Looks at everything that a decision about a resource is made from.
+async fn observe(context: &Context, id: &Id, seen: Seen, output: Option<Place>) -> Result<World, ObserveError> {
+    let base_name = build::base_name(id.kind, &id.name);
+    let mut found = None;
+    if let Some(output) = output.as_ref().filter(|_| seen.problems.is_empty()) {
+        found = Some(observe::inputs(&context.client, &seen.resource, output).await?);
+    }
+    let mut world = World { seen, output, found, work: None, run: Run::None, job: None, base_name, now: now() };
+    for name in world.job_names() {
+        let work = observe::work(&context.client, &id.namespace, &name).await?;
+        if let Some(work) = work.filter(|w| apply::is_owned_by(&w.job, &world.seen.uid)) {
+            world.run = with_uri(outcome::run(&work.job, &work.pods), world.output.as_ref());
+            world.job = Some(outcome::counted(&work.job, &work.pods, &world.now));
+            world.work = Some(work);
+            break;
+        }
+    }
+    Ok(world)
+}
+
+/// Where the artifact of a resource goes.
+fn output(resource: &Resource, settings: &Settings) -> Option<Place> {
+    let uri = match (&resource.spec.output().uri, &settings.artifact_root) {
+        (Some(uri), _) => uri.clone(),
+        (None, Some(root)) => {
+            let (plural, name) = (resource.kind.plural(), &resource.metadata.name);
+            let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
+            format!("{}/{namespace}/{plural}/{name}", root.trim_end_matches('/'))
+        }
+        (None, None) => return None,
+    };
+    Place::of_output(&uri).ok()
+}
+
+/// The pod knows its artifact by a path; everybody else by its URI.
+fn with_uri(mut run: Run, output: Option<&Place>) -> Run {
+    if let (Run::Ended(end), Some(output)) = (&mut run, output)
+        && let Some(artifact) = end.result.as_mut().and_then(|r| r.artifact.as_mut())
+    {
+        artifact.uri = output.to_string();
+    }
+    run
+}
+
+impl World {
+    /// The Jobs that may hold the run: the one that the status names, and the one that a visit which was cut short may have
+    /// made.
+    fn job_names(&self) -> Vec<String> {
+        let recorded = self.seen.previous.job.as_ref().map(|job| job.name.clone());
+        let wanted = match self.inputs() {
+            Inputs::Ready(inputs) => Some(digest::run_name(&self.base_name, &self.seen.resource.spec, &inputs)),
+            _ => None,
+        };
+        let mut names: Vec<String> = recorded.into_iter().chain(wanted).filter(|n| !n.is_empty()).collect();
+        names.dedup();
+        names
+    }
+
+    fn inputs(&self) -> Inputs {
+        match &self.found {
+            None => Inputs::Unknown,
+            Some(found) if !found.missing.is_empty() => Inputs::NotFound(found.missing.clone()),
+            Some(found) if !found.unready.is_empty() => Inputs::NotReady(found.unready.clone()),
+            Some(found) => Inputs::Ready(found.inputs.iter().map(lineage).collect()),
+        }
+    }
+}
+
+fn lineage(input: &Input) -> InputRef {
+    InputRef { role: input.role.clone(), name: input.name.clone(), digest: input.digest.clone() }
+}
+
+/// Does what was decided. What stands in the way of it goes into the decision.
+async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
+    let client = &context.client;
+    match decision.action {
+        Action::Wait | Action::Watch => Ok(Next::requeue(ACTIVE)),
+        Action::Finish | Action::Skip | Action::Fail => Ok(Next::await_change()),
+        Action::Stop => {
+            if let Some(work) = &world.work {
+                apply::stop(client, &id.namespace, &work.job).await?;
+            }
+            Ok(Next::requeue(ACTIVE))
+        }
+        Action::Start | Action::Continue(_) | Action::Retry(_) => {
+            forget_last(context, id, world, decision).await?;
+            start(context, id, world, decision).await
+        }
+    }
+}
+
+/// At most one Job of a resource exists: one that ended would otherwise be taken for the outcome of a later run of the same
+/// name.
+async fn forget_last(context: &Context, id: &Id, world: &World, decision: &Decision) -> Result<(), kube::Error> {
+    if let Some(work) = &world.work {
+        apply::forget(&context.client, &id.namespace, &work.job).await?;
+    }
+    if let Some(last) = world.seen.previous.job.as_ref().filter(|job| job.name != decision.job.name) {
+        apply::forget_document(&context.client, &id.namespace, &last.name).await?;
+    }
+    Ok(())
+}
+
+async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
+    let (Some(found), Some(output)) = (&world.found, &world.output) else { return Ok(Next::requeue(ACTIVE)) };
+    let children = build::children(&Request {
+        resource: &world.seen.resource,
+        uid: &world.seen.uid,
+        job: &decision.job,
+        // A new run counts from nothing, one that goes on counts on.
+        accelerator_seconds: match decision.action {
+            Action::Start => 0,
+            _ => world.seen.previous.accelerator_seconds.unwrap_or(0),
+        },
+        inputs: &found.inputs,
+        output,
+        settings: &context.settings,
+    });
+    let previous = world.seen.previous.job.clone().unwrap_or_default();
+    match apply::make(&context.client, &id.namespace, &world.seen.uid, &children).await? {
+        Made::Job(job) => {
+            decision.job.uid.clone_from(&job.metadata.uid);
+            Ok(Next::requeue(ACTIVE))
+        }
+        Made::InTheWay(what) => {
+            hold(decision, previous, Reason::Pending, what);
+            Ok(Next::requeue(IN_THE_WAY))
+        }
+        Made::Refused(why) => {
+            hold(decision, previous, Reason::ChildCreationFailed, why);
+            Ok(Next::requeue(REFUSED))
+        }
+    }
+}
+
+/// Nothing was started: the status must not say so.
+fn hold(decision: &mut Decision, previous: JobRef, reason: Reason, message: String) {
+    *decision =
+        Decision { action: Action::Wait, phase: Phase::Active, reason, message, job: previous, outdated: Vec::new() };
+}
+
+/// Counts what the run has held so far: never less than before, since pods that are gone cannot be counted again.
+fn account(status: &mut Status, world: &World) {
+    let Some(work) = &world.work else { return };
+    let held = outcome::accelerator_seconds(&work.job, &work.pods, &world.now);
+    if world.seen.resource.spec.compute().accelerators > 0 {
+        status.accelerator_seconds = Some(held.max(world.seen.previous.accelerator_seconds.unwrap_or(0)));
+    }
+}
+
+/// Writes a status that says something new.
+async fn record(context: &Context, id: &Id, world: &World, status: &Status) -> Result<(), ObserveError> {
+    if same(&world.seen.previous, status) {
+        return Ok(());
+    }
+    let Id { namespace, kind, name } = id;
+    apply::write_status(&context.client, *kind, namespace, name, &world.seen.uid, status).await?;
+    Ok(())
+}
+
+/// Whether two statuses differ at most in how long something has run: a clock that ticks is no news.
+fn same(before: &Status, after: &Status) -> bool {
+    let still = |status: &Status| {
+        let mut status = status.clone();
+        status.accelerator_seconds = None;
+        if let Some(job) = &mut status.job {
+            job.active_seconds = 0;
+        }
+        status
+    };
+    still(before) == still(after)
+}
