@@ -46,12 +46,13 @@ mod tests {
 
     #[test]
     fn the_quietest_controller_counts() {
-        let pulse = Pulse::default();
-        std::thread::sleep(Duration::from_millis(20));
+        let (pulse, pause) = (Pulse::default(), Duration::from_millis(20));
+        std::thread::sleep(pause);
+        let since = Instant::now();
         pulse.beat(Kind::RewardModel);
         pulse.beat(Kind::PolicyTuning);
-        assert!(pulse.age() >= Duration::from_millis(20), "a dataset controller was not heard of");
+        assert!(pulse.age() >= pause, "a dataset controller was not heard of");
         pulse.beat(Kind::PreferenceDataset);
-        assert!(pulse.age() < Duration::from_millis(20));
+        assert!(pulse.age() <= since.elapsed());
     }
 }
