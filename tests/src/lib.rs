@@ -6,13 +6,15 @@
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
 //! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
-//! | Which Kubernetes do tests talk to? | `cluster` |
+//! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 
 pub mod chain;
 pub mod cluster;
 pub mod fixture;
 pub mod judge_sim;
+pub mod operator;
 pub mod place;
 pub mod programs;
+pub mod proxy;
 pub mod stage;
 pub mod text;

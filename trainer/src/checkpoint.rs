@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
+const RNG: &str = "rng";
 
 /// The checkpoints of a run.
 pub struct Checkpoints {
@@ -28,15 +29,28 @@ pub struct Checkpoint<S> {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
+impl<S> Checkpoint<S> {
+    /// A tensor that every checkpoint of this run holds.
+    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| Error::Data(format!("checkpoint: '{name}' is missing")))
+    }
+
+    /// Sets the random generator to where it was.
+    pub fn restore_generator(&self) -> Result<()> {
+        plumbline_torch::set_rng_state(self.tensor(RNG)?).map_err(|e| Error::Data(e.to_string()))
+    }
+}
+
 impl Checkpoints {
     /// The checkpoints under a work folder; the newest `keep` are kept.
     pub fn new(work: &Path, keep: i64) -> Self {
         Self { folder: work.join("checkpoints"), keep: keep.max(1) as usize }
     }
 
-    /// Saves a checkpoint of `step`. After a crash at any point it is whole or absent. Older ones go only when this one
-    /// is in place.
-    pub fn save<S: Serialize>(&self, step: i64, state: &S, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    /// Saves a checkpoint of `step`, with the state of the random generator. After a crash at any point it is whole or
+    /// absent. Older ones go only when this one is in place.
+    pub fn save<S: Serialize>(&self, step: i64, state: &S, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
         let (aside, target) = (self.folder.join("writing"), self.folder.join(format!("step-{step:09}")));
         let io = |path: &Path, e: &std::io::Error| Error::store(path, e);
         match fs::remove_dir_all(&aside) {
@@ -44,7 +58,7 @@ impl Checkpoints {
             _ => {}
         }
         fs::create_dir_all(&aside).map_err(|e| io(&aside, &e))?;
-        write_safetensors(&aside.join(TENSORS), tensors)?;
+        write_safetensors(&aside.join(TENSORS), &tensors)?;
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::Failed(e.to_string()))?;
         fs::write(aside.join(STATE), text).map_err(|e| io(&aside, &e))?;
         for file in [TENSORS, STATE] {
@@ -66,13 +80,18 @@ impl Checkpoints {
 
     /// The newest checkpoint, if there is one.
     pub fn newest<S: DeserializeOwned>(&self) -> Result<Option<Checkpoint<S>>> {
-        let Some(step) = self.steps()?.pop() else { return Ok(None) };
+        let Some(step) = self.newest_step()? else { return Ok(None) };
         let folder = self.folder.join(format!("step-{step:09}"));
         let path = folder.join(STATE);
         let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
         let state = serde_json::from_slice(&text)
             .map_err(|e| Error::Data(format!("{}: {e}; delete the folder to start the stage again", path.display())))?;
         Ok(Some(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? }))
+    }
+
+    /// The step of the newest checkpoint, without reading it.
+    pub fn newest_step(&self) -> Result<Option<i64>> {
+        Ok(self.steps()?.pop())
     }
 
     /// Steps that have a checkpoint, ascending.
@@ -100,7 +119,7 @@ mod tests {
         assert!(checkpoints.newest::<i64>().unwrap().is_none());
         for step in [5i64, 10, 15] {
             let tensors = [("w".to_owned(), Tensor::from_slice(&[step as f32]))].into();
-            checkpoints.save(step, &step, &tensors).unwrap();
+            checkpoints.save(step, &step, tensors).unwrap();
         }
         // What a crash leaves behind is not taken for a checkpoint.
         fs::create_dir_all(work.path().join("checkpoints/writing")).unwrap();

@@ -17,6 +17,7 @@ pub mod advantage;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod files;
 pub mod generate;
 pub mod judge;
 pub mod load;

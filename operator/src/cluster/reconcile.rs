@@ -22,8 +22,6 @@ use crate::digest;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
 use crate::status::status;
 
-/// A resource on which something happens is looked at this often, should an event have been lost.
-const ACTIVE: Duration = Duration::from_mins(5);
 /// What the API server refused may be allowed later.
 const REFUSED: Duration = Duration::from_secs(30);
 /// Something has to go first; its going is an event, unless it belonged to somebody else.
@@ -152,17 +150,21 @@ fn lineage(input: &Input) -> InputRef {
     InputRef { role: input.role.clone(), name: input.name.clone(), digest: input.digest.clone() }
 }
 
+fn again(context: &Context) -> Next {
+    Next::requeue(Duration::from_secs(context.settings.look_again_seconds))
+}
+
 /// Does what was decided. What stands in the way of it goes into the decision.
 async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
     let client = &context.client;
     match decision.action {
-        Action::Wait | Action::Watch => Ok(Next::requeue(ACTIVE)),
+        Action::Wait | Action::Watch => Ok(again(context)),
         Action::Finish | Action::Skip | Action::Fail => Ok(Next::await_change()),
         Action::Stop => {
             if let Some(work) = &world.work {
                 apply::stop(client, &id.namespace, &work.job).await?;
             }
-            Ok(Next::requeue(ACTIVE))
+            Ok(again(context))
         }
         Action::Start | Action::Continue(_) | Action::Retry(_) => {
             forget_last(context, id, world, decision).await?;
@@ -184,7 +186,7 @@ async fn forget_last(context: &Context, id: &Id, world: &World, decision: &Decis
 }
 
 async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
-    let (Some(found), Some(output)) = (&world.found, &world.output) else { return Ok(Next::requeue(ACTIVE)) };
+    let (Some(found), Some(output)) = (&world.found, &world.output) else { return Ok(again(context)) };
     let children = build::children(&Request {
         resource: &world.seen.resource,
         uid: &world.seen.uid,
@@ -202,7 +204,7 @@ async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decisio
     match apply::make(&context.client, &id.namespace, &world.seen.uid, &children).await? {
         Made::Job(job) => {
             decision.job.uid.clone_from(&job.metadata.uid);
-            Ok(Next::requeue(ACTIVE))
+            Ok(again(context))
         }
         Made::InTheWay(what) => {
             hold(decision, previous, Reason::Pending, what);

@@ -22,4 +22,7 @@ pub struct Settings {
     /// Seconds that a finished Job is kept, for its log.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i32).range(0..))]
     pub finished_job_seconds: i32,
+    /// Seconds after which a resource on which something happens is looked at again, should an event have been lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub look_again_seconds: u64,
 }

@@ -7,13 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use plumbline_crds::artifact::{self, ArtifactError};
+use plumbline_crds::artifact::{self, ArtifactError, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::work_dir::write_atomically;
 use crate::plan::Artifact;
-use plumbline_crds::artifact::hex;
 
 /// Files changed less than this ago are digested again next time: a second change in the same tick of the file
 /// system's clock would not show.

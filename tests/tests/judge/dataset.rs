@@ -24,6 +24,7 @@ fn document(root: &Path, sim: &JudgeSim, more: &Value) -> RunDocument {
     let prompts = root.join("prompts.jsonl");
     let lines: Vec<String> = (0..=PROMPTS).map(|i| format!("{{\"prompt\": \"prompt {}\"}}\n", i % PROMPTS)).collect();
     fs::write(&prompts, lines.concat()).unwrap();
+    fs::create_dir_all(root.join("work")).unwrap();
     let mut spec = json!({
         "prompts": {"uri": "prompts.jsonl", "validationFraction": 0.2},
         "generator": {"model": {"uri": "hf://org/sft"}},

@@ -1,12 +1,13 @@
 //! Ids that are a hash of what they name, and choices drawn from a hash: the same on every machine, in any order, after
 //! any restart. Computes only.
 
+use plumbline_crds::artifact::hex;
 use sha2::{Digest, Sha256};
 
 /// 96 bits of SHA-256 over the parts, each with its length before it, as 24 hexadecimal digits. Among a billion items a
 /// collision has a chance below 1e-11.
 pub fn of<S: AsRef<str>>(parts: &[S]) -> String {
-    digest(parts)[..12].iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
+    hex(&digest(parts)[..12])
 }
 
 /// 64 bits of the same hash, as a seed.

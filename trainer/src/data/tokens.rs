@@ -4,6 +4,7 @@
 //! that the model did not write would teach it to stop there. In a conversation the model's chat template closes the turn.
 
 use crate::data::{Content, Message};
+use crate::generate::Finish;
 use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -20,6 +21,16 @@ impl Sequence {
     /// Prompt and response in one.
     pub fn tokens(&self) -> Vec<i64> {
         [self.prompt.as_slice(), &self.response].concat()
+    }
+
+    /// Prompt and response as a text that was tokenised would give them, for a reward model, which learnt from texts: the
+    /// end token that a model sampled (`finish`) is part of the text only where it closes a turn of a conversation.
+    pub fn text_tokens(&self, finish: Finish, conversation: bool) -> Vec<i64> {
+        let mut tokens = self.tokens();
+        if finish == Finish::Eos && !conversation && self.response.len() > 1 {
+            tokens.pop();
+        }
+        tokens
     }
 
     /// Tokens in all.
@@ -78,5 +89,22 @@ pub fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> 
             })
         }
         _ => Err(Error::Data("expected prompt and response both as text or both as messages".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_end_token_is_left_out_of_a_plain_text_and_no_token_of_a_conversation() {
+        let sequence = |response: &[i64]| Sequence { prompt: vec![1, 2], response: response.to_vec() };
+        for (finish, plain) in
+            [(Finish::Eos, vec![1, 2, 3]), (Finish::Stop, vec![1, 2, 3, 4]), (Finish::Length, vec![1, 2, 3, 4])]
+        {
+            assert_eq!(sequence(&[3, 4]).text_tokens(finish, false), plain, "{finish:?}");
+            assert_eq!(sequence(&[3, 4]).text_tokens(finish, true), [1, 2, 3, 4], "{finish:?}");
+        }
+        assert_eq!(sequence(&[4]).text_tokens(Finish::Eos, false), [1, 2, 4], "something is left to score");
     }
 }

@@ -1,5 +1,7 @@
 //! Sampling text from a decoder.
 
+use serde::{Deserialize, Serialize};
+
 pub mod engine;
 mod responses;
 pub mod sampler;
@@ -8,7 +10,7 @@ pub mod stop_strings;
 pub use responses::{PromptTokens, Response, generate, longest_prompt};
 
 /// Why a response ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub enum Finish {
     /// The model's end token.
     Eos,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use plumbline_crds::source::Sampling;
@@ -25,7 +26,7 @@ pub struct PromptTokens {
 }
 
 /// A sampled response.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Response {
     /// Token ids, the end token included when there is one.
     pub tokens: Vec<i64>,

@@ -1,5 +1,7 @@
 //! Segments of tokens laid end to end, without padding. Pure.
 
+use std::ops::Range;
+
 use tch::Tensor;
 
 /// A batch: one flat sequence of tokens, the position of each in its segment, and the segments' lengths.
@@ -69,6 +71,24 @@ impl Packed {
     }
 }
 
+/// Cuts sequences of these lengths into runs that together hold at most `most` tokens, and at least one sequence each:
+/// what is read in one forward pass when nothing is learnt.
+pub fn passes(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, length) in lengths.enumerate() {
+        match runs.last_mut() {
+            Some(run) if tokens + length <= most => run.end = i + 1,
+            _ => {
+                runs.push(i..i + 1);
+                tokens = 0;
+            }
+        }
+        tokens += length;
+    }
+    runs
+}
+
 impl Spread {
     fn new(lengths: &[i64], longest: i64) -> Self {
         let (mut to_grid, mut to_packed, mut start) = (Vec::new(), Vec::new(), 0);
@@ -94,6 +114,13 @@ mod tests {
         let grid = packed.tokens.index_select(0, &spread.to_grid);
         assert_eq!(Vec::<i64>::try_from(&grid).unwrap(), [1, 2, 3, 4, 4, 4]);
         assert_eq!(grid.index_select(0, &spread.to_packed), packed.tokens);
+    }
+
+    #[test]
+    fn passes_cover_every_sequence_once_however_long() {
+        assert_eq!(passes([11, 3001, 11, 11].into_iter(), 2048), [0..1, 1..2, 2..4]);
+        assert_eq!(passes([5, 5, 5].into_iter(), 10), [0..2, 2..3]);
+        assert!(passes(std::iter::empty(), 10).is_empty());
     }
 
     #[test]

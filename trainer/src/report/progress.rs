@@ -3,8 +3,6 @@
 //! Progress is a courtesy, the run is the work: a work folder that cannot be written is refused at once, before
 //! anything is spent; after that a write that fails is warned of once and the run goes on.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +11,7 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport};
 use plumbline_crds::status::{Cost, Metric, Progress as ProgressStatus};
 
 use super::decimal;
-use crate::{Error, Result};
+use crate::{Result, files};
 
 /// Least time between two writes within a stage.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -49,7 +47,7 @@ impl Progress {
             baseline: None,
             warned: false,
         };
-        progress.try_write().map_err(|e| Error::store(&progress.path, &e))?;
+        progress.try_write()?;
         Ok(progress)
     }
 
@@ -108,17 +106,14 @@ impl Progress {
         if let Err(error) = self.try_write()
             && !std::mem::replace(&mut self.warned, true)
         {
-            tracing::warn!(path = %self.path.display(), %error, "progress cannot be written; the run goes on without it");
+            tracing::warn!(%error, "progress cannot be written; the run goes on without it");
         }
     }
 
-    /// Replaces the file in one step: a reader sees the old report or the new one.
-    fn try_write(&mut self) -> io::Result<()> {
+    fn try_write(&mut self) -> Result<()> {
         self.written = Instant::now();
         self.report.progress.last_update_time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let aside = self.path.with_extension("json.new");
-        fs::write(&aside, serde_json::to_vec(&self.report)?)?;
-        fs::rename(&aside, &self.path)
+        files::keep(&self.path, &self.report)
     }
 
     fn log(&mut self) {
@@ -149,7 +144,10 @@ fn eta_seconds(elapsed: Duration, done: i64, left: i64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::Error;
 
     fn read(work: &Path) -> ProgressReport {
         serde_json::from_slice(&fs::read(work.join(PROGRESS_FILE)).unwrap()).unwrap()

@@ -14,6 +14,7 @@ use plumbline_crds::status::InputRef;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Value, json};
 
+use crate::files::{fresh_folder, write_json};
 use crate::load::gguf::llama::{self, Llama, unpermute};
 use crate::load::gguf::{GgufFile, vocabulary};
 use crate::{Error, Result};
@@ -68,11 +69,8 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     llama.config.insert("torch_dtype".to_owned(), json!(args.dtype.name()));
 
     let staging = out.with_file_name(format!(".{name}.partial"));
-    if staging.exists() {
-        fs::remove_dir_all(&staging).map_err(|e| Error::store(&staging, &e))?;
-    }
-    fs::create_dir_all(&staging).map_err(|e| Error::store(&staging, &e))?;
-    write_json(&staging.join("config.json"), &Value::Object(llama.config.clone()))?;
+    fresh_folder(&staging)?;
+    write_json(&staging.join("config.json"), &llama.config)?;
     write_json(&staging.join("generation_config.json"), &vocabulary.generation)?;
     write_json(&staging.join("tokenizer.json"), &vocabulary.tokenizer)?;
     write_json(&staging.join("tokenizer_config.json"), &vocabulary.config)?;
@@ -156,14 +154,6 @@ fn folder_name(out: &Path) -> Result<String> {
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
-    text.push(b'\n');
-    File::create(path)
-        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-        .map_err(|e| Error::store(path, &e))
 }
 
 /// Writes `model.safetensors`, one tensor in memory at a time.

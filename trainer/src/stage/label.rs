@@ -5,7 +5,6 @@
 //! anywhere and started again ends with the same bytes. The rest is computed again, in a moment.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -33,7 +32,7 @@ use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section, status_name};
 use crate::train::clock::Clock;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Makes the dataset of a run document.
 pub fn run(document: &RunDocument) -> Result<StageResult> {
@@ -55,7 +54,6 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     let spec = spec(document)?;
     let generator = generator(spec)?;
     let folders = Folders::new(document);
-    fs::create_dir_all(&folders.journal).map_err(|e| Error::store(&folders.journal, &e))?;
     let mut progress = Progress::new(&folders.work)?;
     let mut clock = Clock::open(&folders.work)?;
     clock.start("label")?;
@@ -155,6 +153,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         message: report.title.clone(),
         artifact: Some(made.artifact_ref(&document.output)),
         metrics: progress.metrics().to_vec(),
+        inputs: Vec::new(),
         counts: in_status(counts),
         bias: in_status(bias),
         agreement: in_status(agreement),
@@ -376,18 +375,15 @@ fn write(
     report: &Report,
 ) -> Result<()> {
     let staging = &folders.staging;
-    match fs::remove_dir_all(staging) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::store(staging, &e)),
-        _ => {}
+    let (data, journal) = (staging.join("data"), staging.join("journal"));
+    for folder in [staging, &data, &journal] {
+        files::fresh_folder(folder)?;
     }
-    fs::create_dir_all(staging.join("data")).map_err(|e| Error::store(staging, &e))?;
     for (split, records) in parts.iter().filter(|(_, records)| !records.is_empty()) {
         let stem = split.stem();
         preference::write_file(&staging.join(format!("{stem}.jsonl")), records)?;
         parquet::write_file(&staging.join(format!("{stem}.parquet")), records)?;
     }
-    let journal = staging.join("journal");
-    fs::create_dir_all(&journal).map_err(|e| Error::store(&journal, &e))?;
     copy_sorted(&folders.journal, &journal, questions)?;
     responses::write_file(&journal.join(responses::RESPONSES), prompts, responses)?;
     report.write(staging)

@@ -8,4 +8,6 @@ pub mod reward;
 pub mod run;
 pub mod serve;
 pub mod stop;
+pub mod tell;
+pub mod termination;
 pub mod tune;

@@ -5,7 +5,6 @@
 //! several pairs of a micro-batch is read once; sequences are packed, not padded.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -13,13 +12,15 @@ use tch::{Kind, Tensor};
 
 use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
-use plumbline_crds::reward_model::{LabelKind, RewardModelSpec};
+use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::run::{RunDocument, StageResult};
+use plumbline_crds::training::LabelKind;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
 use crate::data::preference::{self, Preference, Split};
 use crate::data::tokens::{self, Sequence};
 use crate::data::{prompts, texts};
+use crate::files::{fresh_folder, write_json};
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, read_object, write_safetensors};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::bradley_terry::{bradley_terry, centering};
@@ -94,6 +95,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         ),
         artifact: Some(manifest.artifact_ref(&run.output)),
         metrics: progress.metrics().to_vec(),
+        inputs: Vec::new(),
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
@@ -173,7 +175,6 @@ impl RewardModel {
 
     /// Writes a folder that `AutoModelForSequenceClassification` loads.
     fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         let mut weights = lora::merged_weights(&self.decoder);
         weights.insert(HEAD.into(), self.head.weight());
         write_safetensors(&folder.join("model.safetensors"), &weights)?;
@@ -189,32 +190,18 @@ impl RewardModel {
         // and would not be read where it closes a turn.
         let padding = tokenizer.padding();
         config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
-        write_json(&folder.join("config.json"), &Value::Object(config))?;
+        write_json(&folder.join("config.json"), &config)?;
         copy_tokenizer(base, folder)?;
         for name in ["tokenizer_config.json", "special_tokens_map.json"] {
             let path = folder.join(name);
             if path.exists() {
                 let mut object = read_object(&path)?;
                 object.insert("pad_token".into(), json!(padding.map(|(token, _)| token)));
-                write_json(&path, &Value::Object(object))?;
+                write_json(&path, &object)?;
             }
         }
         Ok(())
     }
-}
-
-/// Makes an empty folder: what a killed attempt left there must not become part of an artifact.
-pub(crate) fn fresh_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::store(folder, &e)),
-        _ => fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e)),
-    }
-}
-
-/// Writes pretty JSON.
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(e.to_string()))?;
-    fs::write(path, text).map_err(|e| Error::store(path, &e))
 }
 
 /// The pairs of a dataset's folder, or of a JSONL file split here by prompt.

@@ -6,9 +6,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use plumbline_crds::artifact;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
 
-use crate::{Error, Result};
+use super::tell::Teller;
+use super::termination;
+use crate::{Error, Result, files};
 
 /// The longest message of a result, in characters: a condition's message holds no more.
 const MOST_MESSAGE: usize = 1024;
@@ -29,18 +32,47 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 /// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
 /// stage left in the work folder stays.
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    let document = read(&args.run)?;
+    let mut document = read(&args.run)?;
     let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
-    match caught(|| stage(&document)) {
-        Ok(result) => write(work, &result),
+    let teller = Teller::start(work);
+    let ended = caught(|| {
+        check_inputs(&mut document)?;
+        let result = stage(&document)?;
+        Ok(StageResult { inputs: document.lineage(), ..result })
+    });
+    drop(teller);
+    let file = work.join(RESULT_FILE);
+    match ended {
+        Ok(result) => files::keep(&file, &result).and_then(|()| termination::write(&result)),
         Err(error) => {
+            let failure = failure(work, &error);
             // The stage's own error is the one that matters.
-            write(work, &failure(work, &error)).unwrap_or_else(|e| tracing::warn!("{e}"));
+            let told = files::keep(&file, &failure).and_then(|()| termination::write(&failure));
+            told.unwrap_or_else(|e| tracing::warn!("{e}"));
             Err(error)
         }
     }
+}
+
+/// Takes the digests that nobody could take before, and refuses an artifact that is not the one that was meant.
+fn check_inputs(document: &mut RunDocument) -> Result<()> {
+    for input in &mut document.inputs {
+        let path = Path::new(&input.path);
+        if input.digest.is_empty() {
+            input.digest = artifact::digest_path(path).map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
+        } else if path.join(artifact::MANIFEST).is_file() {
+            let found = artifact::read_manifest(path)?.digest;
+            if found != input.digest {
+                return Err(Error::Data(format!(
+                    "spec.{}: expected the artifact with digest {}, found one with {found} at {}; it was made anew meanwhile",
+                    input.role, input.digest, input.path
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// CPU threads: as asked, or the CPUs that the process may use.
@@ -73,28 +105,10 @@ fn first_line(text: &str) -> &str {
 
 /// The result of a stage that failed, with the last metrics and the cost that it had reported.
 fn failure(work: &Path, error: &Error) -> StageResult {
-    let report = fs::read(work.join(PROGRESS_FILE)).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    let report: Option<ProgressReport> = files::kept(&work.join(PROGRESS_FILE)).ok().flatten();
     let ProgressReport { metrics, cost, .. } = report.unwrap_or_default();
-    StageResult {
-        reason: error.exit_code().reason(),
-        message: error.to_string().chars().take(MOST_MESSAGE).collect(),
-        artifact: None,
-        metrics,
-        counts: std::collections::BTreeMap::new(),
-        bias: std::collections::BTreeMap::new(),
-        agreement: std::collections::BTreeMap::new(),
-        evaluation: std::collections::BTreeMap::new(),
-        cost,
-        seconds: std::collections::BTreeMap::new(),
-    }
-}
-
-/// A reader sees the whole result or none.
-fn write(work: &Path, result: &StageResult) -> Result<()> {
-    let (file, aside) = (work.join(RESULT_FILE), work.join(format!("{RESULT_FILE}.tmp")));
-    let json = serde_json::to_vec(result).map_err(|e| Error::Failed(format!("cannot write the result: {e}")))?;
-    fs::write(&aside, json).map_err(|e| Error::store(&aside, &e))?;
-    fs::rename(&aside, &file).map_err(|e| Error::store(&file, &e))
+    let message: String = error.to_string().chars().take(MOST_MESSAGE).collect();
+    StageResult { metrics, cost, ..StageResult::new(error.exit_code().reason(), message) }
 }
 
 #[cfg(test)]
@@ -124,8 +138,7 @@ mod tests {
     }
 
     fn done() -> StageResult {
-        let failed = failure(Path::new("nowhere"), &Error::Interrupted);
-        StageResult { reason: Reason::Completed, message: "done".into(), ..failed }
+        StageResult::new(Reason::Completed, "done")
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::model::config::Config;
 use crate::serve::model::{Loaded, Shape};
 use crate::serve::parent::Parent;
 use crate::serve::server::{self, Options};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// How long requests may take to end after SIGTERM. Kubernetes kills after 30 s by default.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -122,7 +122,7 @@ fn ready(port_file: Option<&Path>, name: &str, address: SocketAddr) -> Result<()
     tracing::info!("serves `{name}` on http://{address}/v1");
     match port_file {
         None => Ok(()),
-        Some(file) => write_atomically(file, &format!("{}\n", address.port())),
+        Some(file) => files::replace(file, format!("{}\n", address.port()).as_bytes()),
     }
 }
 
@@ -167,13 +167,6 @@ fn remove_stale(file: &Path) -> Result<()> {
     }
 }
 
-/// A reader sees the whole file or none.
-fn write_atomically(file: &Path, content: &str) -> Result<()> {
-    let aside = file.with_added_extension("tmp");
-    fs::write(&aside, content).map_err(|e| Error::store(&aside, &e))?;
-    fs::rename(&aside, file).map_err(|e| Error::store(file, &e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("port");
         remove_stale(&file).unwrap();
-        write_atomically(&file, "1\n").unwrap();
+        files::replace(&file, b"1\n").unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "1\n");
         remove_stale(&file).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left aside");

@@ -1,11 +1,10 @@
 //! Seconds of work by part of a stage, summed over restarts, in a file of the work folder.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Least time between two writes by [`Clock::tick`].
 const TICK: Duration = Duration::from_secs(1);
@@ -21,10 +20,10 @@ impl Clock {
     /// The clock of a work folder.
     pub fn open(work: &Path) -> Result<Self> {
         let path = work.join("seconds.json");
-        let seconds = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(Error::store(&path, &e)),
+        let seconds = match files::kept(&path) {
+            // A run does not fail for the seconds that it took before.
+            Err(Error::Data(_)) => BTreeMap::new(),
+            found => found?.unwrap_or_default(),
         };
         Ok(Self { path, seconds, running: None })
     }
@@ -42,9 +41,7 @@ impl Clock {
             *self.seconds.entry(part.clone()).or_default() += since.elapsed().as_secs_f64();
             *since = Instant::now();
         }
-        let text = serde_json::to_vec(&self.seconds).map_err(|e| Error::Failed(e.to_string()))?;
-        let aside = self.path.with_extension("writing");
-        fs::write(&aside, text).and_then(|()| fs::rename(&aside, &self.path)).map_err(|e| Error::store(&self.path, &e))
+        files::keep(&self.path, &self.seconds)
     }
 
     /// Saves what ran since, if that is a second or more: for loops with short turns.

@@ -20,13 +20,35 @@ pub fn steps(items: usize, batch_size: i64, epochs: i64, max_steps: Option<i64>)
     max_steps.map_or(per_epoch * epochs, |most| most.min(per_epoch * epochs))
 }
 
-/// The items of step `step` (the first is 0).
-pub fn batch(groups: &[Vec<usize>], batch_size: i64, seed: i64, step: i64) -> Vec<usize> {
-    let items: usize = groups.iter().map(Vec::len).sum();
-    let per_epoch = (items as i64 + batch_size - 1) / batch_size.max(1);
-    let (epoch, index) = (step / per_epoch.max(1), step % per_epoch.max(1));
-    let order = shuffled(groups, seed, epoch);
-    order.chunks(batch_size as usize).nth(index as usize).map(<[usize]>::to_vec).unwrap_or_default()
+/// The batches of a run, step by step. The order of an epoch is drawn once.
+pub struct Batches<'a> {
+    groups: &'a [Vec<usize>],
+    batch_size: usize,
+    seed: i64,
+    per_epoch: i64,
+    /// The epoch that was read last, and its order.
+    epoch: Option<(i64, Vec<usize>)>,
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of `batch_size` items (at least 1) out of groups that stay together.
+    pub fn new(groups: &'a [Vec<usize>], batch_size: i64, seed: i64) -> Self {
+        let items = groups.iter().map(Vec::len).sum();
+        let per_epoch = steps(items, batch_size, 1, None).max(1);
+        Self { groups, batch_size: batch_size as usize, seed, per_epoch, epoch: None }
+    }
+
+    /// The items of step `step` (the first is 0).
+    pub fn step(&mut self, step: i64) -> Vec<usize> {
+        let (epoch, index) = (step / self.per_epoch, step % self.per_epoch);
+        let order = match self.epoch.take() {
+            Some((drawn, order)) if drawn == epoch => order,
+            _ => shuffled(self.groups, self.seed, epoch),
+        };
+        let batch = order.chunks(self.batch_size).nth(index as usize).map(<[usize]>::to_vec).unwrap_or_default();
+        self.epoch = Some((epoch, order));
+        batch
+    }
 }
 
 #[cfg(test)]
@@ -36,7 +58,10 @@ mod tests {
     #[test]
     fn an_epoch_reads_each_item_once_and_keeps_groups_together() {
         let groups = vec![vec![0, 1], vec![2], vec![3, 4, 5]];
-        let read: Vec<usize> = (0..3).flat_map(|s| batch(&groups, 2, 7, s)).collect();
+        let read: Vec<usize> = {
+            let mut batches = Batches::new(&groups, 2, 7);
+            (0..3).flat_map(|s| batches.step(s)).collect()
+        };
         let mut sorted = read.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3, 4, 5]);
@@ -51,6 +76,6 @@ mod tests {
         assert_eq!(shuffled(&groups, 1, 1), shuffled(&groups, 1, 1));
         assert_eq!(steps(50, 8, 2, None), 14);
         assert_eq!(steps(50, 8, 2, Some(5)), 5);
-        assert_eq!(batch(&groups, 8, 1, 6).len(), 2, "the last batch of an epoch is smaller");
+        assert_eq!(Batches::new(&groups, 8, 1).step(6).len(), 2, "the last batch of an epoch is smaller");
     }
 }

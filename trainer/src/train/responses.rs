@@ -7,10 +7,10 @@ use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
 use crate::model::heads::{TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;
-use crate::model::packed::Packed;
+use crate::model::packed::{Packed, passes};
 
 /// Tokens read in one forward pass when nothing is learnt.
-const SCORING_TOKENS: usize = 2048;
+pub(crate) const SCORING_TOKENS: usize = 2048;
 
 /// Sequences laid end to end, and where their responses are.
 pub struct ResponseBatch {
@@ -84,28 +84,12 @@ pub fn response_logprobs(
 ) -> Vec<Vec<f64>> {
     let _no_grad = tch::no_grad_guard();
     let mut all = Vec::with_capacity(sequences.len());
-    for part in parts(sequences) {
-        let batch = ResponseBatch::new(part);
+    for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
+        let batch = ResponseBatch::new(&sequences[pass]);
         let logprobs = batch.logprobs(decoder, adapters, temperature).logprobs;
         all.extend(split(&logprobs, &batch.counts));
     }
     all
-}
-
-/// Runs of sequences that together hold about as many tokens as one pass reads.
-pub fn parts<'a, 'b>(sequences: &'a [&'b Sequence]) -> Vec<&'a [&'b Sequence]> {
-    let (mut parts, mut start, mut tokens) = (Vec::new(), 0, 0);
-    for (i, sequence) in sequences.iter().enumerate() {
-        if i > start && tokens + sequence.len() > SCORING_TOKENS {
-            parts.push(&sequences[start..i]);
-            (start, tokens) = (i, 0);
-        }
-        tokens += sequence.len();
-    }
-    if start < sequences.len() {
-        parts.push(&sequences[start..]);
-    }
-    parts
 }
 
 /// A value a response token, cut into sequences.
@@ -147,14 +131,5 @@ mod tests {
         assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [3, 4, 6]);
         let sums = batch.sum_by_sequence(&Tensor::from_slice(&[1.0f32, 2.0, 5.0]));
         assert_eq!(Vec::<f32>::try_from(sums).unwrap(), [3.0, 5.0]);
-    }
-
-    #[test]
-    fn parts_cover_every_sequence_once_however_long() {
-        let long = sequence(&vec![1; 3000], &[1]);
-        let short = sequence(&[1; 10], &[1]);
-        let all = [&short, &long, &short, &short];
-        let sizes: Vec<usize> = parts(&all).iter().map(|p| p.len()).collect();
-        assert_eq!(sizes, [1, 1, 2]);
     }
 }

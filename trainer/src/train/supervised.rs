@@ -16,12 +16,11 @@ use crate::report::{MetricsWriter, Progress};
 use crate::stage::stop;
 use crate::train::clock::Clock;
 use crate::train::means::Means;
-use crate::train::order;
+use crate::train::order::{self, Batches};
 use crate::{Error, Result};
 
 /// Progress is made safe at least this often, whatever `everySteps` says.
 pub(crate) const LONGEST_UNSAVED: Duration = Duration::from_mins(1);
-const RNG: &str = "rng";
 
 /// What is learnt from: a loss over items.
 pub trait Task {
@@ -52,7 +51,7 @@ struct State {
 
 /// The step that a run in `work` would continue from: for opening the metrics at the same place.
 pub fn resume_step(work: &Path, training: &Training) -> Result<Option<i64>> {
-    Ok(Checkpoints::new(work, training.checkpoint.keep).newest::<State>()?.map(|c| c.state.step))
+    Checkpoints::new(work, training.checkpoint.keep).newest_step()
 }
 
 /// Trains `params` on a task. `groups`: items that stay side by side, as the pairs of a prompt.
@@ -72,15 +71,15 @@ pub fn train(
     let mut step = 0;
     if let Some(checkpoint) = checkpoints.newest::<State>()? {
         optimizer.restore(&checkpoint.tensors)?;
-        let rng = checkpoint.tensors.get(RNG).ok_or_else(|| Error::Data(format!("checkpoint: '{RNG}' is missing")))?;
-        plumbline_torch::set_rng_state(rng).map_err(|e| Error::Data(e.to_string()))?;
+        checkpoint.restore_generator()?;
         step = checkpoint.state.step;
     }
     outlets.progress.stage("Training", total);
     outlets.progress.advance(step);
+    let mut batches = Batches::new(groups, training.batch_size, training.seed);
     let mut saved = Instant::now();
     while step < total {
-        let batch = order::batch(groups, training.batch_size, training.seed, step);
+        let batch = batches.step(step);
         let weight: f64 = batch.iter().map(|&i| task.weight(i)).sum();
         let mut means = Means::default();
         for micro in batch.chunks(training.micro_batch_size as usize) {
@@ -103,10 +102,8 @@ pub fn train(
         let stopping = stop::requested();
         let due = step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
         if due || stopping || step == total {
-            let mut tensors = optimizer.state();
-            tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
             outlets.metrics.sync()?;
-            checkpoints.save(step, &State { step }, &tensors)?;
+            checkpoints.save(step, &State { step }, optimizer.state())?;
             outlets.clock.save()?;
             saved = Instant::now();
         }

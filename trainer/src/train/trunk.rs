@@ -4,7 +4,7 @@
 use tch::Tensor;
 
 use crate::model::decoder::Decoder;
-use crate::model::packed::Packed;
+use crate::model::packed::{Packed, passes};
 
 /// Tokens read in one forward pass.
 const PASS_TOKENS: usize = 2048;
@@ -25,19 +25,12 @@ impl Trunk {
             return None;
         }
         let mut states = Vec::with_capacity(sequences.len());
-        let mut start = 0;
-        while start < sequences.len() {
-            let (mut end, mut read) = (start, 0);
-            while end < sequences.len() && (end == start || read + sequences[end].as_ref().len() <= PASS_TOKENS) {
-                read += sequences[end].as_ref().len();
-                end += 1;
-            }
-            let batch = Packed::new(&sequences[start..end]);
+        for pass in passes(sequences.iter().map(|s| s.as_ref().len()), PASS_TOKENS) {
+            let batch = Packed::new(&sequences[pass]);
             let found = decoder.frozen_states(&batch)?;
             let rows = batch.starts().into_iter().zip(&batch.lengths);
             // A copy: a view would keep the whole pass in memory.
             states.extend(rows.map(|(from, &n)| found.narrow(0, from, n).copy()));
-            start = end;
         }
         Some(Self(states))
     }

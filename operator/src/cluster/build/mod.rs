@@ -103,7 +103,8 @@ fn metadata(request: &Request, name: String) -> ObjectMeta {
             name: resource.metadata.name.clone(),
             uid: request.uid.to_owned(),
             controller: Some(true),
-            block_owner_deletion: Some(true),
+            // To block an owner's deletion takes a permission of its own on some clusters, and helps nobody here.
+            block_owner_deletion: None,
         }]),
         ..ObjectMeta::default()
     }

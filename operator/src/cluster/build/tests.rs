@@ -12,6 +12,7 @@ fn settings() -> Settings {
         accelerator_resource: "nvidia.com/gpu".into(),
         progress_url: Some("http://plumbline.plumbline.svc:8090".into()),
         finished_job_seconds: 3600,
+        look_again_seconds: 300,
     }
 }
 

@@ -14,13 +14,14 @@ use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use plumbline_crds::{Kind, Spec};
 
 use crate::data::prompts;
+use crate::files::write_json;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section};
 use crate::stage::evaluate::{Evaluation, Side, evaluate};
-use crate::stage::reward::{RewardModel, input_path, read_pairs, write_json};
+use crate::stage::reward::{RewardModel, input_path, read_pairs};
 use crate::train::clock::Clock;
 use crate::{Error, Result};
 
@@ -81,6 +82,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         message: evaluation.headline(),
         artifact: None,
         metrics: Vec::new(),
+        inputs: Vec::new(),
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),

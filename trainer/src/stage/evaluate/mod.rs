@@ -2,7 +2,6 @@
 //! training never saw.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ use crate::stage::reward::{RewardModel, input_path};
 use crate::stage::stop;
 use crate::stage::tune::key_of;
 use crate::train::responses::response_logprobs;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 mod finished;
 mod show;
@@ -80,15 +79,7 @@ struct KeptResponses {
     /// Hash of what was asked and of whom; other responses are not taken for these.
     asked: String,
     /// `[prompts][samples]`.
-    responses: Vec<Vec<Kept>>,
-}
-
-/// A response that is kept.
-#[derive(Clone, Deserialize, Serialize)]
-struct Kept {
-    tokens: Vec<i64>,
-    text: String,
-    ended: bool,
+    responses: Vec<Vec<Response>>,
 }
 
 /// Compares two models. `trained_on`: ids of the prompts that training used; a held-out prompt among them is an error.
@@ -122,9 +113,9 @@ pub fn evaluate(
     let identity = identity(run, wanted, &prompts)?;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;
-    let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Kept>>> {
+    let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Response>>> {
         let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
-        if let Some(kept) = read_kept(&path)?.filter(|kept| kept.asked == identity) {
+        if let Some(kept) = files::kept::<KeptResponses>(&path)?.filter(|kept| kept.asked == identity) {
             return Ok(kept.responses);
         }
         progress.stage(stage, total);
@@ -132,10 +123,9 @@ pub fn evaluate(
             progress.advance(done as i64);
             if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let found = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
-        let responses = found.into_iter().map(|r| r.into_iter().map(Kept::from).collect()).collect();
+        let responses = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
         let kept = KeptResponses { asked: identity.clone(), responses };
-        write_kept(&path, &kept)?;
+        files::keep(&path, &kept)?;
         Ok(kept.responses)
     };
     let texts_before = respond(before, "before", "Sampling before")?;
@@ -151,7 +141,7 @@ pub fn evaluate(
     let sequences: Vec<Sequence> = asked
         .iter()
         .zip(&texts_after)
-        .flat_map(|(p, r)| r.iter().map(|k| Sequence { prompt: p.tokens.clone(), response: k.tokens.clone() }))
+        .flat_map(|(p, responses)| responses.iter().map(|r| sequence(p, r)))
         .filter(|s| !s.response.is_empty())
         .collect();
     let kl = mean_kl(before, after, &sequences);
@@ -211,12 +201,6 @@ impl Evaluation {
     }
 }
 
-impl From<Response> for Kept {
-    fn from(r: Response) -> Self {
-        Self { ended: r.finish != Finish::Length, tokens: r.tokens, text: r.text }
-    }
-}
-
 /// A hash of everything that decides the responses.
 fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> Result<String> {
     let digest = |role: &str| run.input(role).map_or(String::new(), |i| i.digest.clone());
@@ -226,20 +210,8 @@ fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> 
     Ok(id::of(&parts))
 }
 
-fn read_kept(path: &Path) -> Result<Option<KeptResponses>> {
-    match fs::read(path) {
-        Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::store(path, &e)),
-    }
-}
-
-fn write_kept(path: &Path, kept: &KeptResponses) -> Result<()> {
-    let text = serde_json::to_vec(kept).map_err(|e| Error::Failed(e.to_string()))?;
-    let aside = path.with_extension("writing");
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).map_err(|e| Error::store(path, &e))
+fn sequence(prompt: &PromptTokens, response: &Response) -> Sequence {
+    Sequence { prompt: prompt.tokens.clone(), response: response.tokens.clone() }
 }
 
 /// KL(after || before) a response by K1, on responses that the model after sampled.
@@ -256,28 +228,24 @@ impl Measured {
     fn new(
         prompts: &[PromptTokens],
         conversations: &[bool],
-        kept: Vec<Vec<Kept>>,
+        responses: Vec<Vec<Response>>,
         lexicons: &[(String, Vader)],
         reward: Option<&RewardModel>,
     ) -> Self {
-        let all: Vec<&Kept> = kept.iter().flatten().collect();
+        let all: Vec<&Response> = responses.iter().flatten().collect();
         let count = all.len().max(1) as f64;
-        let texts: Vec<&str> = all.iter().map(|k| k.text.as_str()).collect();
+        let texts: Vec<&str> = all.iter().map(|r| r.text.as_str()).collect();
         let rewards = reward.map(|model| {
             let tokens: Vec<Vec<i64>> = prompts
                 .iter()
                 .zip(conversations)
-                .zip(&kept)
+                .zip(&responses)
                 .flat_map(|((p, &conversation), responses)| {
-                    responses.iter().map(move |k| {
-                        // As in training: an end token belongs to the text only where it closes a turn.
-                        let end = k.tokens.len() - usize::from(k.ended && !conversation && k.tokens.len() > 1);
-                        [p.tokens.as_slice(), &k.tokens[..end]].concat()
-                    })
+                    responses.iter().map(move |r| sequence(p, r).text_tokens(r.finish, conversation))
                 })
                 .collect();
             let mut scores = model.score(&tokens).into_iter();
-            kept.iter().map(|r| scores.by_ref().take(r.len()).collect()).collect()
+            responses.iter().map(|r| scores.by_ref().take(r.len()).collect()).collect()
         });
         Self {
             lexicons: lexicons
@@ -285,10 +253,10 @@ impl Measured {
                 .map(|(name, v)| (name.clone(), texts.iter().map(|t| v.compound(t)).sum::<f64>() / count))
                 .collect(),
             diversity: diversity(&texts),
-            length: all.iter().map(|k| k.tokens.len() as f64).sum::<f64>() / count,
-            ended: all.iter().filter(|k| k.ended).count() as f64 / count,
+            length: all.iter().map(|r| r.tokens.len() as f64).sum::<f64>() / count,
+            ended: all.iter().filter(|r| r.finish != Finish::Length).count() as f64 / count,
             rewards,
-            texts: kept.into_iter().map(|r| r.into_iter().map(|k| k.text).collect()).collect(),
+            texts: responses.into_iter().map(|of_prompt| of_prompt.into_iter().map(|r| r.text).collect()).collect(),
         }
     }
 

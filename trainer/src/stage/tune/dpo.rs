@@ -2,13 +2,12 @@
 //! once; a response that takes part in several pairs of a micro-batch is read once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use plumbline_crds::policy_tuning::{Dpo, DpoLabels, PolicyTuningSpec};
+use plumbline_crds::policy_tuning::{Dpo, PolicyTuningSpec};
 use plumbline_crds::run::RunDocument;
+use plumbline_crds::training::LabelKind;
 
 use crate::data::preference::Preference;
 use crate::data::tokens::{self, Sequence};
@@ -23,7 +22,7 @@ use crate::train::means::Means;
 use crate::train::responses::{ResponseBatch, split};
 use crate::train::supervised::{self, Outlets, Task};
 use crate::train::trunk::Trunk;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Sequences that the reference reads in one pass.
 const REFERENCE_SEQUENCES: usize = 32;
@@ -101,8 +100,8 @@ impl PairData {
             };
             let (chosen, rejected) = (number(chosen), number(rejected));
             let preference = match settings.labels {
-                DpoLabels::Hard => hard(record.p),
-                DpoLabels::Soft => record.p,
+                LabelKind::Hard => hard(record.p),
+                LabelKind::Soft => record.p,
             };
             by_prompt.entry(&record.prompt_id).or_default().push(data.pairs.len());
             data.pairs.push(Pair { chosen, rejected, preference });
@@ -120,7 +119,7 @@ fn reference_logprobs(
     trunk: Option<&Trunk>,
 ) -> Result<Vec<f64>> {
     let path = outlets.work.join("reference-logprobs.json");
-    if let Some(kept) = read_kept(&path)?.filter(|kept| kept.len() == sequences.len()) {
+    if let Some(kept) = files::kept::<Vec<f64>>(&path)?.filter(|kept| kept.len() == sequences.len()) {
         return Ok(kept);
     }
     outlets.progress.stage("Reference", sequences.len() as i64);
@@ -136,20 +135,8 @@ fn reference_logprobs(
             return Err(Error::Interrupted);
         }
     }
-    let aside = path.with_extension("writing");
-    let text = serde_json::to_vec(&sums).map_err(|e| Error::Failed(e.to_string()))?;
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(|e| Error::store(&path, &e))?;
+    files::keep(&path, &sums)?;
     Ok(sums)
-}
-
-fn read_kept(path: &Path) -> Result<Option<Vec<f64>>> {
-    match fs::read(path) {
-        Ok(text) => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::store(path, &e)),
-    }
 }
 
 struct PairTask<'a> {

@@ -1,7 +1,6 @@
 //! `tune`: the SFT model and a reward model or preference data -> a tuned model, then the evidence that it is better.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde_json::json;
@@ -14,6 +13,7 @@ use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::training::AdapterSave;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
+use crate::files::{fresh_folder, write_json};
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
 use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
@@ -24,7 +24,7 @@ use crate::model::lora;
 use crate::model::trainable::make_trainable;
 use crate::report::{MetricsWriter, Progress, Report, Section};
 use crate::stage::evaluate::{self, Side};
-use crate::stage::reward::{RewardModel, fresh_folder, input_path, write_json};
+use crate::stage::reward::{RewardModel, input_path};
 use crate::train::clock::Clock;
 use crate::train::supervised::{Outlets, resume_step};
 use crate::{Error, Result};
@@ -101,6 +101,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         message: evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), evaluate::Evaluation::headline),
         artifact: Some(manifest.artifact_ref(&run.output)),
         metrics: progress.metrics().to_vec(),
+        inputs: Vec::new(),
         counts: BTreeMap::new(),
         bias: BTreeMap::new(),
         agreement: BTreeMap::new(),
@@ -161,7 +162,6 @@ impl Policy {
 
     /// Writes a folder that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, the value head beside it.
     fn save(&self, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e))?;
         match &spec.training.adapter {
             Some(adapter) if adapter.save == AdapterSave::Adapter => {
                 let base_model = run.input("policyModel").map_or("", |i| i.name.as_str());
@@ -171,7 +171,7 @@ impl Policy {
                 write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(&self.decoder))?;
                 let mut config = self.decoder.config.raw.clone();
                 config.insert("torch_dtype".into(), json!("float32"));
-                write_json(&folder.join("config.json"), &config.into())?;
+                write_json(&folder.join("config.json"), &config)?;
             }
         }
         if let Some(head) = &self.value_head {

@@ -32,13 +32,12 @@ use crate::stage::stop;
 use crate::stage::tune::rollout::{RolloutPrompt, Sample, measure};
 use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
-use crate::train::order;
+use crate::train::order::{self, Batches};
 use crate::train::responses::{ResponseBatch, to_f64};
 use crate::train::supervised::{LONGEST_UNSAVED, Outlets};
 use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
-const RNG: &str = "rng";
 /// Prefix of the parameters as they were at the last rollout within the guard's limits.
 const GOOD: &str = "good/";
 
@@ -76,21 +75,19 @@ pub(super) fn train(
     tch::manual_seed(training.seed);
     if let Some(checkpoint) = checkpoints.newest::<State>()? {
         optimizer.restore(&checkpoint.tensors)?;
-        let missing = |name: &str| Error::Data(format!("checkpoint: '{name}' is missing"));
-        let rng = checkpoint.tensors.get(RNG).ok_or_else(|| missing(RNG))?;
-        plumbline_torch::set_rng_state(rng).map_err(|e| Error::Data(e.to_string()))?;
+        checkpoint.restore_generator()?;
         for (name, tensor) in &mut good {
-            let saved = checkpoint.tensors.get(&format!("{GOOD}{name}")).ok_or_else(|| missing(name))?;
-            *tensor = saved.copy();
+            *tensor = checkpoint.tensor(&format!("{GOOD}{name}"))?.copy();
         }
         state = checkpoint.state;
     }
 
     outlets.progress.stage("Tuning", total);
     outlets.progress.advance(state.step);
+    let mut batches = Batches::new(&groups, spec.rollout.prompts_per_step, training.seed);
     let mut saved = Instant::now();
     while state.step < total {
-        let chosen = order::batch(&groups, spec.rollout.prompts_per_step, training.seed, state.step);
+        let chosen = batches.step(state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
         let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
         let experience = Experience::new(&samples, &settings, state.kl_coefficient);
@@ -141,10 +138,9 @@ pub(super) fn train(
         let due = state.step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
         if due || stopping || state.step == total {
             let mut tensors = optimizer.state();
-            tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
             tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
             outlets.metrics.sync()?;
-            checkpoints.save(state.step, &state, &tensors)?;
+            checkpoints.save(state.step, &state, tensors)?;
             outlets.clock.save()?;
             saved = Instant::now();
         }
@@ -214,7 +210,7 @@ fn roll_out(
     Ok(measure(policy, reward, sampled, temperature(spec)))
 }
 
-/// The first eight bytes of a prompt's id, which is a hash.
+/// Seeds a prompt's samples: FNV-1a of its id.
 pub(crate) fn key_of(id: &str) -> u64 {
     id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

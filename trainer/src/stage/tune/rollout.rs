@@ -2,10 +2,12 @@
 
 use crate::data::tokens::Sequence;
 use crate::generate::Finish;
+use crate::model::heads::token_logprobs;
 use crate::model::linear::Adapters;
+use crate::model::packed::passes;
 use crate::stage::reward::RewardModel;
 use crate::stage::tune::Policy;
-use crate::train::responses::{ResponseBatch, parts, split};
+use crate::train::responses::{ResponseBatch, SCORING_TOKENS, split};
 use crate::train::trunk::Trunk;
 
 /// A prompt to sample from.
@@ -47,16 +49,14 @@ pub(super) fn measure(
     let trunk = Trunk::new(&policy.decoder, &tokens);
     let before = policy.before();
     let (mut old, mut values, mut entropy, mut reference) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut next = 0;
-    for part in parts(&sequences) {
-        let items: Vec<usize> = (next..next + part.len()).collect();
-        next += part.len();
-        let batch = ResponseBatch::new(part).with_frozen_states(trunk.as_ref().map(|t| t.gather(&items)));
+    for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
+        let states = trunk.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
+        let batch = ResponseBatch::new(&sequences[pass]).with_frozen_states(states);
         // The reference shares the trunk only when it is this decoder without its adapters.
         let found = batch.logprobs(before.model, before.adapters, temperature);
         reference.extend(split(&found.logprobs, &batch.counts));
         let hidden = batch.hidden(&policy.decoder, Adapters::On);
-        let found = crate::model::heads::token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature);
+        let found = token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature);
         old.extend(split(&found.logprobs, &batch.counts));
         entropy.extend(split(&found.entropy, &batch.counts));
         if let Some(head) = &policy.value_head {
@@ -64,17 +64,8 @@ pub(super) fn measure(
         }
     }
     values.resize_with(sequences.len(), Vec::new);
-    // The reward model learnt from texts, in which an end token stands only where it closes a turn.
-    let scored: Vec<Vec<i64>> = sampled
-        .iter()
-        .map(|(sequence, finish, conversation)| {
-            let mut tokens = sequence.tokens();
-            if *finish == Finish::Eos && !conversation && sequence.response.len() > 1 {
-                tokens.pop();
-            }
-            tokens
-        })
-        .collect();
+    let scored: Vec<Vec<i64>> =
+        sampled.iter().map(|(sequence, finish, conversation)| sequence.text_tokens(*finish, *conversation)).collect();
     let scores = reward.score(&scored);
     let measured = old.into_iter().zip(reference).zip(values).zip(entropy).zip(scores);
     let samples = sampled

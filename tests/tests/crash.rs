@@ -1,0 +1,133 @@
+//! The operator is killed after each of its writes in turn (Sun et al., 2022, "intermediate states"). Whatever it was doing,
+//! the next one must end in the same state, with the same number of Jobs ever made.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+
+use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
+use plumbline_crds::conditions::Reason;
+use plumbline_tests::cluster::Exit;
+use plumbline_tests::operator::{Operator, Scene, resource};
+use plumbline_tests::proxy::Proxy;
+use serde_json::{Value, json};
+
+type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// The three resources, one after the other.
+fn chain(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async {
+        for kind in [PolicyTuning, RewardModel, PreferenceDataset] {
+            scene.apply(&resource(kind, "r", &json!({}))).await;
+        }
+        for (kind, digest) in [(PreferenceDataset, "sha256:d"), (RewardModel, "sha256:r"), (PolicyTuning, "sha256:p")] {
+            scene.succeed(kind, "r", digest).await;
+            scene.until_reason(kind, "r", Reason::Completed).await;
+        }
+    })
+}
+
+/// Suspended in the middle, resumed, and made; then the spec is changed, and made again.
+fn suspended_and_changed(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async {
+        for kind in Kind::ALL {
+            scene.apply(&resource(kind, "r", &alone(kind))).await;
+            let pod = scene.pod(kind, "r").await;
+            scene.node.run(&pod).await;
+            let job = scene.job(kind, "r").await;
+            scene.change(kind, "r", json!({"suspend": true})).await;
+            scene.until_reason(kind, "r", Reason::Suspended).await;
+            scene.let_end(&pod).await;
+            scene.until_gone(&job).await;
+            scene.change(kind, "r", json!({"suspend": false})).await;
+            scene.succeed(kind, "r", "sha256:1").await;
+            scene.until_reason(kind, "r", Reason::Completed).await;
+            scene.change(kind, "r", json!({"output": {"uri": "pvc://results/other"}})).await;
+            scene.succeed(kind, "r", "sha256:2").await;
+            scene.until_reason(kind, "r", Reason::Completed).await;
+        }
+    })
+}
+
+/// Fails for good, and is deleted while another runs.
+fn failed_and_deleted(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async {
+        for kind in Kind::ALL {
+            scene.apply(&resource(kind, "r", &alone(kind))).await;
+            let pod = scene.pod(kind, "r").await;
+            scene.node.run(&pod).await;
+            scene.node.end(&pod, Exit { code: 3, reason: "Error", message: "" }).await;
+            scene.until_reason(kind, "r", Reason::DataInvalid).await;
+            scene.apply(&resource(kind, "s", &alone(kind))).await;
+            let job = scene.job(kind, "s").await;
+            scene.node.pod(&job).await;
+            scene.delete(kind, "s").await;
+            scene.until_gone(&job).await;
+        }
+    })
+}
+
+/// What a resource of a kind is made from when it stands alone.
+fn alone(kind: Kind) -> Value {
+    match kind {
+        PreferenceDataset => json!({}),
+        RewardModel => json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}}),
+        PolicyTuning => json!({
+            "method": "DPO", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}
+        }),
+    }
+}
+
+/// How a scenario ended.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    state: Value,
+    jobs_made: usize,
+}
+
+/// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once.
+async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcome, Vec<String>) {
+    let scene = Scene::new(name).await;
+    let proxy = Proxy::start(&scene.account().await, fatal, None).await;
+    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
+    let restarts = async {
+        loop {
+            proxy.fatal_write().await;
+            operator.kill();
+            proxy.revive();
+            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
+        }
+    };
+    tokio::select! {
+        () = scenario(&scene) => {}
+        () = restarts => {}
+    }
+    // What is still to be written after the last thing that people see.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    (Outcome { state: scene.state().await, jobs_made: scene.jobs_made() }, proxy.writes())
+}
+
+async fn killed_after_every_write(name: &str, scenario: Scenario) {
+    let (expected, writes) = play(name, scenario, BTreeSet::new()).await;
+    assert!(writes.len() > 10, "{writes:#?}");
+    for number in 1..=writes.len() {
+        let (outcome, _) = play(name, scenario, [number].into()).await;
+        assert_eq!(outcome, expected, "killed after write {number}, {}", writes[number - 1]);
+    }
+    println!("{name}: {} writes, killed after each", writes.len());
+}
+
+#[tokio::test]
+async fn the_chain_ends_the_same_wherever_the_operator_is_killed() {
+    killed_after_every_write("crash-chain", chain).await;
+}
+
+#[tokio::test]
+async fn suspensions_and_changes_end_the_same_wherever_the_operator_is_killed() {
+    killed_after_every_write("crash-suspend", suspended_and_changed).await;
+}
+
+#[tokio::test]
+async fn failures_and_deletions_end_the_same_wherever_the_operator_is_killed() {
+    killed_after_every_write("crash-fail", failed_and_deleted).await;
+}
