@@ -17,11 +17,8 @@ use serde_json::json;
 use tower::{Layer, Service};
 
 /// Shorter than in operation, longer than a busy machine takes for an answer.
-const TIMING: Timing = Timing {
-    lease: Duration::from_secs(6),
-    renew_deadline: Duration::from_secs(4),
-    retry: Duration::from_millis(250),
-};
+const TIMING: Timing =
+    Timing { lease: Duration::from_secs(6), renew_deadline: Duration::from_secs(4), retry: Duration::from_millis(250) };
 const NAME: &str = "plumbline";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,9 +227,14 @@ where
     }
 
     fn call(&mut self, request: axum::http::Request<Body>) -> Self::Future {
-        if self.off.load(Ordering::SeqCst) {
-            return Box::pin(std::future::pending());
-        }
-        Box::pin(self.inner.call(request))
+        let answer = (!self.off.load(Ordering::SeqCst)).then(|| self.inner.call(request));
+        Box::pin(async move {
+            match answer {
+                Some(answer) => answer.await,
+                None => loop {
+                    std::future::pending::<()>().await;
+                },
+            }
+        })
     }
 }

@@ -35,7 +35,9 @@ fn text(reason: Reason) -> Option<Text> {
         Reason::Suspended => normal("Suspend", "Suspended; it holds nothing and goes on where it stopped"),
         Reason::Unschedulable => warning("Schedule", "No node fits; the condition Ready says why"),
         Reason::ImagePullFailed => warning("PullImage", "The image of the trainer cannot be pulled"),
-        Reason::ConfigInvalid => warning("CreateContainer", "A Secret, a ConfigMap or a key that the pod needs is missing"),
+        Reason::ConfigInvalid => {
+            warning("CreateContainer", "A Secret, a ConfigMap or a key that the pod needs is missing")
+        }
         Reason::ChildCreationFailed => warning("CreateChild", "The API server refused an object of the run"),
         Reason::Running => normal("Run", "The run is under way"),
         Reason::Retrying => warning("Retry", "An attempt failed and is tried again"),
@@ -67,7 +69,8 @@ mod tests {
     use serde_json::json;
 
     fn ready(status: &str, reason: &str, message: &str) -> Status {
-        let ready = json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": ""});
+        let ready =
+            json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": ""});
         serde_json::from_value(json!({"conditions": [ready]})).unwrap()
     }
 

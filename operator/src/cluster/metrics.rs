@@ -102,7 +102,8 @@ impl Metrics {
             registered(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
         };
         let run_buckets = [1.0, 5.0, 15.0, 30.0].map(|n| n * MINUTE).into_iter();
-        let run_buckets: Vec<f64> = run_buckets.chain([1.0, 3.0, 6.0, 12.0, 24.0, 72.0, 168.0].map(|n| n * HOUR)).collect();
+        let run_buckets: Vec<f64> =
+            run_buckets.chain([1.0, 3.0, 6.0, 12.0, 24.0, 72.0, 168.0].map(|n| n * HOUR)).collect();
         let delay_buckets = [1.0, 5.0, 15.0, MINUTE, 5.0 * MINUTE, 15.0 * MINUTE, HOUR, 6.0 * HOUR, 24.0 * HOUR];
         let cost = Opts::new("plumbline_judge_cost_total", "Money that judges cost, as their manifests price them.");
         Ok(Self {
@@ -278,7 +279,8 @@ fn increase(before: i64, after: i64) -> u64 {
 /// What each of the retries has grown by. Only reasons of the closed list: whoever may write a status may not add labels.
 fn grown(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<(String, u64)> {
     let known = |reason: &str| serde_json::from_value::<Reason>(reason.into()).is_ok();
-    let more = |(reason, now): (&String, &i64)| (reason.clone(), increase(before.get(reason).copied().unwrap_or(0), *now));
+    let more =
+        |(reason, now): (&String, &i64)| (reason.clone(), increase(before.get(reason).copied().unwrap_or(0), *now));
     after.iter().filter(|(reason, _)| known(reason)).map(more).filter(|(_, more)| *more > 0).collect()
 }
 
@@ -306,8 +308,10 @@ mod tests {
         let idle = Status::default();
         let job = |retries, seconds| serde_json::json!({"name": "a", "attempt": 1, "retries": retries, "activeSeconds": seconds});
         let none = serde_json::json!({});
-        let started = status(serde_json::json!({"observedGeneration": 1, "startTime": "2026-01-01T00:00:05Z", "job": job(none.clone(), 0),
-            "conditions": succeeded("Unknown", "Running")}));
+        let started = status(
+            serde_json::json!({"observedGeneration": 1, "startTime": "2026-01-01T00:00:05Z", "job": job(none.clone(), 0),
+            "conditions": succeeded("Unknown", "Running")}),
+        );
         let progressed = status(serde_json::json!({"observedGeneration": 1, "startTime": "2026-01-01T00:00:05Z",
             "job": job(serde_json::json!({"OutOfMemory": 1, "made-up": 3}), 50), "acceleratorSeconds": 100,
             "cost": {"requests": 7, "promptTokens": 70, "completionTokens": 14, "amount": "0.5", "currency": "EUR"},
@@ -352,22 +356,33 @@ mod tests {
             assert_eq!(lines(&metrics, name), Vec::<String>::new());
         }
         metrics.status_changed(Kind::PolicyTuning, "", &before, &of("2026-01-02T00:00:00Z", "b", 20));
-        assert_eq!(lines(&metrics, "plumbline_accelerator"), [r#"plumbline_accelerator_seconds_total{kind="PolicyTuning"} 20"#]);
-        assert_eq!(lines(&metrics, "plumbline_retries"), [r#"plumbline_retries_total{kind="PolicyTuning",reason="Hung"} 2"#]);
+        assert_eq!(
+            lines(&metrics, "plumbline_accelerator"),
+            [r#"plumbline_accelerator_seconds_total{kind="PolicyTuning"} 20"#]
+        );
+        assert_eq!(
+            lines(&metrics, "plumbline_retries"),
+            [r#"plumbline_retries_total{kind="PolicyTuning",reason="Hung"} 2"#]
+        );
     }
 
     #[test]
     fn no_metric_has_a_label_for_names() {
         let metrics = Metrics::new().unwrap();
-        let after = Status { metrics: vec![Metric { name: "secret-name".into(), value: "1".into() }], ..Status::default() };
+        let after =
+            Status { metrics: vec![Metric { name: "secret-name".into(), value: "1".into() }], ..Status::default() };
         metrics.status_changed(Kind::PreferenceDataset, "", &Status::default(), &after);
         metrics.reconciled(Kind::PreferenceDataset, Duration::from_millis(3));
         metrics.reconcile_failed(Kind::PreferenceDataset, "Conflict");
         metrics.progress_posted(PostOutcome::WrongAudience);
         let resources = vec![(Kind::RewardModel, Reason::Running); 2];
-        let text = metrics.text(&Snapshot { resources, leader: true, watch_event_age: Duration::from_secs(3) }).unwrap();
+        let text =
+            metrics.text(&Snapshot { resources, leader: true, watch_event_age: Duration::from_secs(3) }).unwrap();
         assert!(text.contains(r#"plumbline_resources{kind="RewardModel",reason="Running"} 2"#), "{text}");
-        assert!(text.contains("plumbline_leader 1\n") && text.contains("plumbline_watch_event_age_seconds 3\n"), "{text}");
+        assert!(
+            text.contains("plumbline_leader 1\n") && text.contains("plumbline_watch_event_age_seconds 3\n"),
+            "{text}"
+        );
         assert!(text.contains(r#"plumbline_progress_posts_total{outcome="wrong_audience"} 1"#), "{text}");
         let allowed = ["kind", "error", "reason", "outcome", "type", "currency", "verb", "resource", "code", "le"];
         let labels = regex::Regex::new(r#"([a-z]+)=""#).unwrap();

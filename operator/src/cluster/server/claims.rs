@@ -148,7 +148,8 @@ mod tests {
     }
 
     fn metadata(uid: &str, api_version: &str, kind: &str, controller: bool) -> serde_json::Value {
-        let owner = json!({"apiVersion": api_version, "kind": kind, "name": "o", "uid": "ou", "controller": controller});
+        let owner =
+            json!({"apiVersion": api_version, "kind": kind, "name": "o", "uid": "ou", "controller": controller});
         json!({"metadata": {"name": "x", "uid": uid, "ownerReferences": [owner]}})
     }
 

@@ -56,15 +56,16 @@ struct Answer {
 impl Pods {
     /// The path.
     pub fn router(self) -> Router {
-        Router::new()
-            .route("/v1/progress", post(report))
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .with_state(self)
+        Router::new().route("/v1/progress", post(report)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(self)
     }
 
     async fn receive(&self, peer: IpAddr, request: Request) -> Result<(), Answer> {
         if !self.claim.is_held() {
-            return Err(answer(PostOutcome::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "this operator does not lead"));
+            return Err(answer(
+                PostOutcome::Unavailable,
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this operator does not lead",
+            ));
         }
         let token = bearer(request.headers()).map_err(refused)?;
         let owner = self.verifier.owner(&token, peer).await.map_err(refused)?;
@@ -111,7 +112,8 @@ async fn report(State(pods): State<Pods>, Extension(Peer(peer)): Extension<Peer>
 /// The token in `Authorization: Bearer` (RFC 6750, 2.1).
 fn bearer(headers: &HeaderMap) -> Result<String, Refusal> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let token =
+        header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match token.map(|(_, token)| token.trim()).filter(|token| !token.is_empty()) {
         Some(token) => Ok(token.to_owned()),
         None => Err(Refusal::Unauthenticated("there is none".into())),
