@@ -5,17 +5,27 @@
 //! (IO in)    (pure)     (pure)  (pure)  (IO out)  (pure, then one patch)
 //! ```
 
+pub mod api_metrics;
 pub mod apply;
 pub mod build;
 pub mod context;
 pub mod controller;
 pub mod dependents;
+pub mod events;
 pub mod kinds;
+pub mod leader;
+pub mod logging;
+pub mod metrics;
 pub mod observe;
 pub mod outcome;
 pub mod places;
+pub mod progress;
+pub mod publish;
+pub mod pulse;
 pub mod rbac;
 pub mod reconcile;
+pub mod resources;
 pub mod run;
+pub mod server;
 pub mod settings;
 pub mod times;

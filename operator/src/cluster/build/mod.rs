@@ -16,6 +16,7 @@ use plumbline_crds::{API_VERSION, Kind, Resource};
 
 pub use config_map::{MAX_DOCUMENT, run_document};
 pub use names::{base_name, service_account_name};
+pub use pod::AUDIENCE;
 
 use super::places::Place;
 use super::settings::Settings;

@@ -28,7 +28,7 @@ use crate::secrets::variable;
 /// Port of the first judge that is served.
 pub(super) const JUDGE_PORT: u16 = 8461;
 /// Audience of the token that a pod proves itself with to the operator, and to nobody else.
-pub(in crate::cluster) const AUDIENCE: &str = "plumbline.dev/progress";
+pub const AUDIENCE: &str = "plumbline.dev/progress";
 
 const RUN_FOLDER: &str = "/etc/plumbline/run";
 const TOKEN_FOLDER: &str = "/var/run/secrets/plumbline";

@@ -1,0 +1,97 @@
+//! The event that a change of status is worth. Computes only.
+//!
+//! Repeats of an event are counted by the API server under its type, reason and action; the note stays the first one. So
+//! a note says what the reason always means, and what differs from time to time stands in the condition's message.
+
+use kube::runtime::events::{Event, EventType};
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::status::Status;
+
+/// The event, if the leading reason changed to something that people want to know of.
+pub fn event(before: &Status, after: &Status) -> Option<Event> {
+    let reason = after.leading_reason();
+    if reason == before.leading_reason() {
+        return None;
+    }
+    let Text { type_, action, note } = text(reason)?;
+    Some(Event { type_, reason: reason.as_str(), note: Some(note.into()), action: action.into(), secondary: None })
+}
+
+struct Text {
+    type_: EventType,
+    action: &'static str,
+    note: &'static str,
+}
+
+fn text(reason: Reason) -> Option<Text> {
+    let of = |type_, action, note| Some(Text { type_, action, note });
+    let normal = |action, note| of(EventType::Normal, action, note);
+    let warning = |action, note| of(EventType::Warning, action, note);
+    match reason {
+        Reason::ReferenceNotFound => warning("Wait", "Something that the spec refers to does not exist"),
+        Reason::ReferenceNotReady => normal("Wait", "Something that the spec refers to has no artifact yet"),
+        Reason::SpecInvalid => warning("Validate", "The spec is not valid; the condition Stalled says where"),
+        Reason::QuotaPending => normal("Wait", "Waits in a queue for quota"),
+        Reason::Suspended => normal("Suspend", "Suspended; it holds nothing and goes on where it stopped"),
+        Reason::Unschedulable => warning("Schedule", "No node fits; the condition Ready says why"),
+        Reason::ImagePullFailed => warning("PullImage", "The image of the trainer cannot be pulled"),
+        Reason::ConfigInvalid => {
+            warning("CreateContainer", "A Secret, a ConfigMap or a key that the pod needs is missing")
+        }
+        Reason::ChildCreationFailed => warning("CreateChild", "The API server refused an object of the run"),
+        Reason::Running => normal("Run", "The run is under way"),
+        Reason::Retrying => warning("Retry", "An attempt failed and is tried again"),
+        Reason::OutOfMemory => warning("Run", "The host ran out of memory"),
+        Reason::AcceleratorOutOfMemory => warning("Run", "The accelerator ran out of memory"),
+        Reason::NodeDisruption => warning("Run", "The pod was taken from its node"),
+        Reason::TrainerConfigRejected => warning("Run", "The trainer refused its configuration"),
+        Reason::DataInvalid => warning("Run", "Data is broken, or is not what its digest says"),
+        Reason::JudgeUnavailable => warning("Judge", "A judge does not answer"),
+        Reason::JudgeRejected => warning("Judge", "A judge refuses to work; check key, quota and model"),
+        Reason::BudgetExhausted => warning("Judge", "The budget for judges is spent"),
+        Reason::Hung => warning("Run", "The run made no progress for too long"),
+        Reason::JobDeleted => warning("Run", "Somebody else deleted the Job of the run"),
+        Reason::ArtifactUploadFailed => warning("Store", "The artifact could not be stored"),
+        Reason::DeadlineExceeded => warning("Run", "The run took longer than its deadline"),
+        Reason::GateFailed => warning("Evaluate", "A quality gate of the spec was not met"),
+        Reason::RewardHackingSuspected => warning("Run", "A guard against reward hacking stopped the run"),
+        Reason::TrainerFailed => warning("Run", "The trainer failed; its log says why"),
+        Reason::InputChanged => normal("Compare", "An input changed since the artifact was made"),
+        Reason::Completed => normal("Finish", "The artifact is there"),
+        // They lead only for a moment, or never.
+        Reason::Pending | Reason::InputsResolved | Reason::InputsUnchanged | Reason::NotFailed => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ready(status: &str, reason: &str, message: &str) -> Status {
+        let ready =
+            json!({"type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": ""});
+        serde_json::from_value(json!({"conditions": [ready]})).unwrap()
+    }
+
+    #[test]
+    fn an_event_tells_of_a_new_leading_reason_and_only_once() {
+        let (running, done) = (ready("False", "Running", ""), ready("True", "Completed", ""));
+        let event_of = |before: &Status, after: &Status| event(before, after).map(|e| (e.reason, e.type_));
+        assert_eq!(event_of(&Status::default(), &running), Some(("Running".into(), EventType::Normal)));
+        assert_eq!(event_of(&running, &done), Some(("Completed".into(), EventType::Normal)));
+        assert_eq!(event_of(&done, &done), None);
+        let failed = ready("False", "GateFailed", "");
+        assert_eq!(event_of(&running, &failed), Some(("GateFailed".into(), EventType::Warning)));
+        assert_eq!(event_of(&done, &Status::default()), None, "nothing is known yet: nothing to tell");
+    }
+
+    #[test]
+    fn what_moves_stays_out_of_the_note() {
+        let start = Status::default();
+        let first = event(&start, &ready("False", "Retrying", "attempt 1 of 3")).unwrap();
+        let second = event(&start, &ready("False", "Retrying", "attempt 2 of 3")).unwrap();
+        assert_eq!(first.note, second.note);
+        assert!(!first.note.unwrap().contains('1'));
+    }
+}

@@ -1,0 +1,82 @@
+//! A server of HTTP/1.1 that nobody can hold up: connections are bounded in number, and closed when a request does not
+//! come in time. Talks to sockets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower::Service;
+
+/// Connections at once. Others wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 1024;
+/// For the head of a request, from the moment it may come: also the longest that a connection idles.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a head. The token in it has one or two thousand.
+const MAX_HEAD: usize = 32 * 1024;
+/// For a whole connection, so that a client that does not read its answer holds none for ever.
+const MAX_LIFE: Duration = Duration::from_mins(10);
+/// For open requests when the server stops.
+const LAST_MOMENTS: Duration = Duration::from_secs(5);
+/// After the system had no socket to give.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// Serves until `stop`, then answers what is open and returns.
+pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = async {
+            let permit = connections.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = &mut stop => break,
+        };
+        let (stream, peer): (_, SocketAddr) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(RECOVERY).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
+            router.clone().call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Ok(Err(error)) = tokio::time::timeout(MAX_LIFE, connection).await {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(LAST_MOMENTS, graceful.shutdown()).await.is_err() {
+        tracing::debug!("connections were still open when the server ended");
+    }
+}
