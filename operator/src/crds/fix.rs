@@ -8,11 +8,13 @@ use serde_json::{Map, Value, json};
 const DESCRIBED_ONCE: usize = 1500;
 /// The longest string where the type states no bound of its own: without one, CEL rules cannot be costed.
 const MAX_LENGTH: u64 = 1024;
+/// The largest whole number that every JSON reader holds exactly: 2^53 - 1.
+const MAX_INTEGER: i64 = 9_007_199_254_740_991;
 
 /// Fixes the schema of a whole resource.
 pub(super) fn root(schema: &mut Value) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
-    for (name, property) in properties.iter_mut() {
+    for property in properties.values_mut() {
         each(property, &mut |schema| {
             defaults_of_objects(schema);
             lists(schema);
@@ -20,10 +22,26 @@ pub(super) fn root(schema: &mut Value) {
             numbers(schema);
             schema.remove("nullable");
         });
-        describe_once(property, name, &mut HashMap::new());
     }
     if let Some(status) = properties.get_mut("status") {
         status_defaults(status);
+        each(status, &mut counts);
+    }
+    for property in properties.values_mut() {
+        each(property, &mut ranges);
+    }
+    properties.insert("metadata".into(), json!({"type": "object", "properties": {"name": name()}}));
+}
+
+/// The name of a resource. The names of its children add up to 11 characters and must stay DNS labels of at most 63.
+pub(crate) fn name() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": 52, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
+}
+
+/// Describes once what stands in several places.
+pub(super) fn describe_once(schema: &mut Value) {
+    for (name, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        describe_first(property, name, &mut HashMap::new());
     }
 }
 
@@ -68,11 +86,9 @@ fn strings(schema: &mut Map<String, Value>) {
     }
 }
 
-/// API servers know `int64`; `double` and `uint*` only make them warn. Bounds of integers are printed as integers.
+/// API servers take an integer for an `int64` anyway; of `double` and `uint*` they only warn. Bounds of integers are printed as integers.
 fn numbers(schema: &mut Map<String, Value>) {
-    if schema.get("format").is_some_and(|f| f != "int64") {
-        schema.remove("format");
-    }
+    schema.remove("format");
     for key in ["minimum", "maximum"] {
         if let Some(bound) = schema.get_mut(key)
             && let Some(number) = bound.as_f64()
@@ -84,8 +100,24 @@ fn numbers(schema: &mut Map<String, Value>) {
     }
 }
 
+/// Numbers of a status count something where the type states no bounds of its own, up to what JSON holds exactly.
+fn counts(schema: &mut Map<String, Value>) {
+    if schema.get("type") == Some(&json!("integer")) {
+        schema.entry("minimum").or_insert(json!(0));
+        schema.entry("maximum").or_insert(json!(MAX_INTEGER));
+    }
+}
+
+/// `kubectl explain` shows descriptions and no bounds.
+fn ranges(schema: &mut Map<String, Value>) {
+    let (Some(least), Some(most)) = (schema.get("minimum"), schema.get("maximum")) else { return };
+    let range = if most == MAX_INTEGER { format!("At least {least}.") } else { format!("From {least} to {most}.") };
+    let described = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+    schema.insert("description".into(), format!("{described} {range}").trim_start().into());
+}
+
 /// A large type that stands in several places is described at the first of them; the others point there.
-fn describe_once(schema: &mut Value, path: &str, seen: &mut HashMap<String, String>) {
+fn describe_first(schema: &mut Value, path: &str, seen: &mut HashMap<String, String>) {
     let Some(object) = schema.as_object_mut() else { return };
     if object.contains_key("properties") {
         let key = object["properties"].to_string();
@@ -106,11 +138,11 @@ fn describe_once(schema: &mut Value, path: &str, seen: &mut HashMap<String, Stri
     }
     if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
         for (name, property) in properties.iter_mut() {
-            describe_once(property, &format!("{path}.{name}"), seen);
+            describe_first(property, &format!("{path}.{name}"), seen);
         }
     }
     if let Some(items) = object.get_mut("items") {
-        describe_once(items, &format!("{path}[]"), seen);
+        describe_first(items, &format!("{path}[]"), seen);
     }
 }
 

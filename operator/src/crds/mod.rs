@@ -1,6 +1,7 @@
 //! The CustomResourceDefinitions, printed from the types of `plumbline_crds`. Computes only.
 
 mod fix;
+mod rules;
 mod yaml;
 
 use kube::CustomResourceExt;
@@ -30,6 +31,8 @@ pub fn definition(kind: Kind) -> Result<Value, CrdError> {
     let mut crd = serde_json::to_value(crd)?;
     let schema = crd.pointer_mut(SCHEMA).ok_or(CrdError::NoSchema { kind })?;
     fix::root(schema);
+    rules::insert(kind, schema)?;
+    fix::describe_once(schema);
     Ok(crd)
 }
 
@@ -49,6 +52,14 @@ pub enum CrdError {
     NoSchema {
         /// The kind.
         kind: Kind,
+    },
+    /// A rule hangs on a field that is not there.
+    #[error("{kind}: a rule speaks of {path}, which the types do not have")]
+    NoField {
+        /// The kind.
+        kind: Kind,
+        /// Path of the field.
+        path: String,
     },
     /// It is no JSON.
     #[error("the generated CRD cannot be written as JSON: {0}")]

@@ -26,13 +26,13 @@ fn entry(value: &Value, indent: usize, text: &mut String) {
     match value {
         Value::Object(map) if !is_leaf(value) => {
             text.push('\n');
-            block(map, indent + 2, text);
+            block(map, indent + 1, text);
         }
         Value::Array(items) if !is_leaf(value) => {
             text.push('\n');
             for item in items {
-                let _ = write!(text, "{:indent$}-", "", indent = indent + 2);
-                entry(item, indent + 2, text);
+                let _ = write!(text, "{:indent$}-", "", indent = indent + 1);
+                entry(item, indent + 1, text);
             }
         }
         leaf => {
@@ -62,11 +62,13 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// A string, quoted as JSON (which YAML reads) unless it cannot be taken for anything else.
+/// A string, quoted as JSON (which YAML reads) unless it cannot be taken for anything else, in a list or mapping on one
+/// line either.
 fn scalar(text: &str) -> String {
     let plain = text.len() > 1
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || " -./()'`+=;".contains(c))
+        && !text.ends_with(' ')
         && !["true", "false", "null", "yes", "no", "on", "off"].contains(&text.to_lowercase().as_str());
     if plain { text.to_owned() } else { Value::from(text).to_string() }
 }

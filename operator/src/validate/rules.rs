@@ -90,7 +90,7 @@ fn reward(spec: &RewardModelSpec, found: &mut Findings) {
 }
 
 /// Measures that every evaluation reports; a lexicon of the same name would take their place.
-const MEASURES: [&str; 5] = ["reward", "distinct_2", "repetition_rate", "length", "ended"];
+pub(crate) const MEASURES: [&str; 5] = ["reward", "distinct_2", "repetition_rate", "length", "ended"];
 
 fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
     revision(Some(&spec.policy_model), "spec.policyModel", found);
