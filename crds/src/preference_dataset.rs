@@ -204,7 +204,7 @@ pub struct Review {
     pub sample_fraction: f64,
     /// Rules that send prompts to people first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub route: Vec<Route>,
     /// Labels that people gave.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -163,7 +163,7 @@ pub struct Adapter {
     pub dropout: f64,
     /// Projections that get an adapter. Default: all seven.
     #[serde(default = "default_targets")]
-    #[schemars(length(min = 1, max = 7))]
+    #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
     /// Give adapters to the last this many layers only; the layers below are then not part of the backward pass.
     /// Default: all layers.

@@ -20,6 +20,7 @@ pub(super) fn root(schema: &mut Value) {
             lists(schema);
             strings(schema);
             numbers(schema);
+            descriptions(schema);
             schema.remove("nullable");
         });
     }
@@ -34,7 +35,7 @@ pub(super) fn root(schema: &mut Value) {
 }
 
 /// The name of a resource. The names of its children add up to 11 characters and must stay DNS labels of at most 63.
-pub(crate) fn name() -> Value {
+pub(super) fn name() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 52, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
 }
 
@@ -83,6 +84,13 @@ fn strings(schema: &mut Map<String, Value>) {
     // An optional enum carries null among its values, where the field is simply left out.
     if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut) {
         values.retain(|v| !v.is_null());
+    }
+}
+
+/// The line breaks of a doc comment are not those of a terminal.
+fn descriptions(schema: &mut Map<String, Value>) {
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace('\n', " ");
     }
 }
 

@@ -122,7 +122,7 @@ fn unchanged_while_it_runs(schema: &Value, rules: &mut Rules) {
                     &format!("spec.{field}"),
                     Reason::Forbidden,
                     format!("!has(oldSelf.status.job) || has(oldSelf.status.completionTime) || oldSelf.spec.suspend || self.spec.?{optional} == oldSelf.spec.?{optional}"),
-                    "the started run is made from this; set spec.suspend to true first, then change it, which starts a new run",
+                    "the started run is made from this; set spec.suspend: true first, then change it, which starts a new run",
                 );
             }
         }
@@ -311,8 +311,8 @@ fn location(at: &str, rules: &mut Rules) {
         at,
         "",
         Reason::Invalid,
-        "self.matches('^(file:///|(hf|s3|gs|az)://|[^:/][^:]*$)')",
-        "expected file:///absolute/path or a path relative to the manifest; change the URI",
+        "self.matches('^(file:///|(hf|s3|gs|az)://)') || !self.matches('^/|://')",
+        "expected file:///absolute/path or a path relative to the manifest; change it",
     );
 }
 

@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-/// A value as YAML: a mapping that holds no further mapping stands on one line, in flow style.
+/// A mapping that holds further mappings stands on one line when it is no longer than this.
+const LINE: usize = 160;
+
+/// A value as YAML: a mapping that holds no further mapping, or a short one, stands on one line, in flow style.
 pub(super) fn print(value: &Value) -> String {
     let mut text = String::new();
     match value {
@@ -24,7 +27,7 @@ fn block(map: &Map<String, Value>, indent: usize, text: &mut String) {
 /// What follows a `key:` or a `-`.
 fn entry(value: &Value, indent: usize, text: &mut String) {
     match value {
-        Value::Object(map) if !is_leaf(value) => {
+        Value::Object(map) if !is_leaf(value) && flow(value).len() > LINE => {
             text.push('\n');
             block(map, indent + 1, text);
         }
