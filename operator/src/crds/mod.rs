@@ -149,8 +149,9 @@ mod tests {
             assert!(elsewhere || description.len() > 4 && description.ends_with('.'), "{path}: {description:?}");
             assert!(!description.contains('\n'), "{path}: a line break");
             let elsewhere = elsewhere || description.contains("Fields as in `");
-            if let (Some(least), false) = (schema["minimum"].as_f64(), elsewhere) {
-                let range = description.contains(&format!(" {least} to ")) || description.contains("At least ");
+            if schema["minimum"].is_number() && !elsewhere {
+                let from = format!("From {} to ", schema["minimum"]);
+                let range = description.contains(&from) || description.contains("At least ");
                 assert!(range, "{path}: {description} has no range");
             }
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {

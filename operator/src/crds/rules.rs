@@ -290,7 +290,7 @@ fn judge(at: &str, rules: &mut Rules) {
         "examples",
         Reason::Invalid,
         "!has(self.examples) || self.examples.all(e, e.answer in (has(self.answers) ? self.answers : self.mode == 'Pairwise' ? ['A', 'B'] : ['yes', 'no']))",
-        "expected one of the judge's answers in each example (without answers: A or B for Pairwise, yes or no for Pointwise); write one of them",
+        "expected one of the judge's answers in each example (by default A or B, for Pointwise yes or no); write one of them",
     );
 }
 
