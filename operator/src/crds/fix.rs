@@ -39,10 +39,12 @@ pub(super) fn name() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 52, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
 }
 
-/// Describes once what stands in several places.
+/// Describes a large type that stands in several places at one of them; the others point there.
 pub(super) fn describe_once(schema: &mut Value) {
     for (name, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
-        describe_first(property, name, &mut HashMap::new());
+        let mut places = HashMap::new();
+        find_places(property, name, &mut places);
+        point_elsewhere(property, name, &places);
     }
 }
 
@@ -124,33 +126,42 @@ fn ranges(schema: &mut Map<String, Value>) {
     schema.insert("description".into(), format!("{described} {range}").trim_start().into());
 }
 
-/// A large type that stands in several places is described at the first of them; the others point there.
-fn describe_first(schema: &mut Value, path: &str, seen: &mut HashMap<String, String>) {
-    let Some(object) = schema.as_object_mut() else { return };
-    if object.contains_key("properties") {
-        let key = object["properties"].to_string();
-        if let Some(first) = seen.get(&key) {
-            let own = object.get("description").and_then(Value::as_str).unwrap_or_default();
-            let description = format!("{own} Fields as in `{first}`.");
-            each(schema, &mut |s| {
-                s.remove("description");
-            });
-            if let Some(object) = schema.as_object_mut() {
-                object.insert("description".into(), json!(description.trim_start()));
-            }
-            return;
-        }
-        if key.len() > DESCRIBED_ONCE {
-            seen.insert(key, path.to_owned());
+/// Notes where each large type stands, by its fields: in the least deep place, the first of several.
+fn find_places(schema: &Value, path: &str, places: &mut HashMap<String, String>) {
+    if schema["properties"].is_object() {
+        let fields = schema["properties"].to_string();
+        let depth = |path: &str| path.matches('.').count();
+        if fields.len() > DESCRIBED_ONCE && places.get(&fields).is_none_or(|known| depth(path) < depth(known)) {
+            places.insert(fields, path.to_owned());
         }
     }
-    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
-        for (name, property) in properties.iter_mut() {
-            describe_first(property, &format!("{path}.{name}"), seen);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        find_places(property, &format!("{path}.{name}"), places);
+    }
+    if let Some(items) = schema.get("items") {
+        find_places(items, &format!("{path}[]"), places);
+    }
+}
+
+/// Leaves the words of a large type at its own place only; elsewhere they point there.
+fn point_elsewhere(schema: &mut Value, path: &str, places: &HashMap<String, String>) {
+    if let Some(place) = places.get(&schema["properties"].to_string()).filter(|place| *place != path) {
+        let own = schema["description"].as_str().unwrap_or_default();
+        let description = format!("{own} Fields as in `{place}`.");
+        each(schema, &mut |s| {
+            s.remove("description");
+        });
+        if let Some(object) = schema.as_object_mut() {
+            object.insert("description".into(), description.trim_start().into());
         }
+        return;
+    }
+    let Some(object) = schema.as_object_mut() else { return };
+    for (name, property) in object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        point_elsewhere(property, &format!("{path}.{name}"), places);
     }
     if let Some(items) = object.get_mut("items") {
-        describe_first(items, &format!("{path}[]"), seen);
+        point_elsewhere(items, &format!("{path}[]"), places);
     }
 }
 
