@@ -3,7 +3,8 @@
 //! same in Rust; `tests/tests/admission.rs` holds the two against each other on a real API server. Computes only.
 //!
 //! In CEL, `self` is the value that a rule hangs on and `oldSelf` what it was before an update. A field with a default is
-//! always there; of any other, `has(self.field)` is asked first.
+//! always there; of any other, `has(self.field)` is asked first. An API server tries the rules of an object with a default on
+//! that default before it fills it, so rules over such an object's fields hang above it.
 
 use plumbline_crds::Kind;
 use serde_json::{Map, Value, json};
@@ -104,27 +105,32 @@ fn one_of(fields: &[&str]) -> String {
 
 /// What a run is made from, which is what its digest is taken of, may not change under it.
 fn unchanged_while_it_runs(schema: &Value, rules: &mut Rules) {
-    let free = |field: &str| NOT_PART.contains(&format!("/{}", field.replace('.', "/")).as_str());
-    let names = |schema: &Value| -> Vec<String> {
-        schema["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
-    };
     let spec = &schema["properties"]["spec"];
-    for field in names(spec) {
+    for (name, field) in spec["properties"].as_object().into_iter().flatten() {
         // A part of a field that may change frees that part only.
-        let inner = NOT_PART.iter().any(|free| free.starts_with(&format!("/{field}/")));
-        let parts = if inner { names(&spec["properties"][&field]) } else { Vec::new() };
-        let parts = parts.iter().map(|part| format!("{field}.{part}"));
-        for field in if inner { parts.collect() } else { vec![field] } {
-            if !free(&field) {
-                let optional = field.replace('.', ".?");
-                rules.push(
-                    "",
-                    &format!("spec.{field}"),
-                    Reason::Forbidden,
-                    format!("!has(oldSelf.status.job) || has(oldSelf.status.completionTime) || oldSelf.spec.suspend || self.spec.?{optional} == oldSelf.spec.?{optional}"),
-                    "the started run is made from this; set spec.suspend: true first, then change it, which starts a new run",
-                );
+        let parted = NOT_PART.iter().any(|free| free.starts_with(&format!("/{name}/")));
+        let parts = field["properties"].as_object().into_iter().flatten().filter(|_| parted);
+        let parts = parts.map(|(part, schema)| (format!("{name}.{part}"), schema, &field["required"]));
+        let whole = (!parted).then(|| (name.clone(), field, &spec["required"]));
+        for (path, field, required) in whole.into_iter().chain(parts) {
+            if NOT_PART.contains(&format!("/{}", path.replace('.', "/")).as_str()) {
+                continue;
             }
+            let name = path.rsplit('.').next().unwrap_or_default();
+            let always = !field["default"].is_null() || required.as_array().is_some_and(|r| r.contains(&name.into()));
+            let equal = format!("self.spec.{path} == oldSelf.spec.{path}");
+            let unchanged = if always {
+                equal
+            } else {
+                format!("(has(self.spec.{path}) ? has(oldSelf.spec.{path}) && {equal} : !has(oldSelf.spec.{path}))")
+            };
+            rules.push(
+                "",
+                &format!("spec.{path}"),
+                Reason::Forbidden,
+                format!("!has(oldSelf.status.job) || has(oldSelf.status.completionTime) || oldSelf.spec.suspend || {unchanged}"),
+                "the started run is made from this; set spec.suspend: true first, then a change starts a new run",
+            );
         }
     }
 }
@@ -135,7 +141,7 @@ fn dataset(rules: &mut Rules) {
     location("spec.responses.uri", rules);
     rules.exactly_one("spec.generator", &["model", "endpoint"]);
     model("spec.generator.model", rules);
-    sampling("spec.generator.sampling", rules);
+    sampling("spec.generator", "sampling", rules);
     judge("spec.judges[]", rules);
     location("spec.review.labelsFrom.uri", rules);
     rules.push(
@@ -149,7 +155,7 @@ fn dataset(rules: &mut Rules) {
         "spec",
         "judges",
         Reason::Invalid,
-        "!has(self.budget.maxCost) || self.judges.filter(j, has(j.endpoint) && has(j.price)).all(j, self.judges.filter(k, has(k.endpoint) && has(k.price)).all(k, j.price.currency == k.price.currency))",
+        "!has(self.budget.maxCost) || self.judges.all(j, !has(j.endpoint) || !has(j.price) || self.judges.all(k, !has(k.endpoint) || !has(k.price) || j.price.currency == k.price.currency))",
         "expected prices in one currency, as budget.maxCost is set; give all prices in one",
     );
 }
@@ -178,7 +184,7 @@ fn tuning(schema: &Value, rules: &mut Rules) {
         "self.method in ['SFT', 'DPO'] || self.rollout.sampling.maxNewTokens < self.training.maxLength",
         "expected less than training.maxLength, which has to hold the prompt too; lower it or raise maxLength",
     );
-    sampling("spec.rollout.sampling", rules);
+    sampling("spec", "rollout.sampling", rules);
     let measures = MEASURES.map(|name| format!("'{name}'")).join(", ");
     rules.push(
         "spec.evaluation.lexicons[]",
@@ -188,16 +194,17 @@ fn tuning(schema: &Value, rules: &mut Rules) {
         format!("expected a name that no other measure has ({}); rename it", MEASURES.join(", ")),
     );
     location("spec.evaluation.lexicons[].uri", rules);
-    sampling("spec.evaluation.sampling", rules);
+    sampling("spec.evaluation", "sampling", rules);
     prompts("spec.evaluation.prompts", rules);
     judge("spec.evaluation.judge", rules);
     model("spec.dpo.referenceModel", rules);
     judge("spec.guard.heldOutJudge", rules);
 }
 
-fn sampling(at: &str, rules: &mut Rules) {
-    let holds = "self.minNewTokens <= self.maxNewTokens";
-    rules.push(at, "minNewTokens", Reason::Invalid, holds, "expected at most maxNewTokens; lower it");
+fn sampling(at: &str, field: &str, rules: &mut Rules) {
+    let holds = format!("self.{field}.minNewTokens <= self.{field}.maxNewTokens");
+    let field = format!("{field}.minNewTokens");
+    rules.push(at, &field, Reason::Invalid, holds, "expected at most maxNewTokens; lower it");
 }
 
 /// What each method learns from, and the fields that only some methods read.
@@ -250,9 +257,9 @@ fn unset(path: &str, schema: &Value) -> String {
 }
 
 fn training(rules: &mut Rules) {
-    let holds = "self.microBatchSize <= self.batchSize";
+    let holds = "self.training.microBatchSize <= self.training.batchSize";
     let message = "expected at most batchSize; lower it or raise batchSize";
-    rules.push("spec.training", "microBatchSize", Reason::Invalid, holds, message);
+    rules.push("spec", "training.microBatchSize", Reason::Invalid, holds, message);
 }
 
 fn prompts(at: &str, rules: &mut Rules) {
