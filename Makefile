@@ -9,13 +9,16 @@ GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := .cache/models/smollm2-135m
 WORK_DIR := .plumbline
 
-.PHONY: help setup build model quickstart quickstart-dpo test lint generate fixture parity clean
+.PHONY: help setup setup-tests build model quickstart quickstart-dpo test lint generate fixture parity clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
 
 setup: ## Bring in libtorch and the quickstart's inputs (0.7 GB to download, 1.3 GB on disk; minutes)
 	@scripts/setup.sh
+
+setup-tests: ## Also bring in the Kubernetes that tests start, built from its source (Go; 1 GB to download; minutes, once)
+	@scripts/setup.sh --tests
 
 build: setup ## Build both programs, optimised
 	cargo build --release --locked --bins
@@ -29,7 +32,7 @@ quickstart: model ## Align a small model on this machine: AI labels, reward mode
 quickstart-dpo: model ## The same labels, DPO in place of reward model and PPO
 	$(RELEASE)/plumbline run -f examples/quickstart/dataset.yaml -f examples/quickstart-dpo --work-dir $(WORK_DIR)
 
-test: lint ## Formatting, lints and all tests
+test: setup-tests lint ## Formatting, lints and all tests
 	OMP_NUM_THREADS=1 cargo test --workspace --locked
 
 lint: setup ## Formatting and lints only

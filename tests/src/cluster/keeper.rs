@@ -1,0 +1,92 @@
+//! The processes of a cluster, which end with the process that started them. Talks to processes.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::programs::cluster_keeper;
+
+/// The pipes to a `cluster_keeper`, which ends everything when they close.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    folder: PathBuf,
+    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+}
+
+/// A process that a keeper started. It goes on when this value is dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: Pid,
+    log: PathBuf,
+}
+
+impl Keeper {
+    /// With a new folder for the files of its processes.
+    pub(super) fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("plumbline-cluster-").tempdir().unwrap().keep();
+        // In a group of its own, Ctrl-C ends the test first and the keeper has time to clean up.
+        let mut child = Command::new(cluster_keeper())
+            .arg(&folder)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pipes = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { folder, pipes: Mutex::new(pipes) }
+    }
+
+    /// The folder that is removed at the end.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts a program; its output goes to `<name>.log`.
+    pub(super) fn run(&self, name: &str, program: &Path, args: &[String]) -> Process {
+        assert!(program.exists(), "{} is missing; `make setup-tests` builds it", program.display());
+        let log = self.folder.join(format!("{name}.log"));
+        let mut command = vec![log.to_str().unwrap(), program.to_str().unwrap()];
+        command.extend(args.iter().map(String::as_str));
+        let line = serde_json::to_string(&command).unwrap();
+        let mut answer = String::new();
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(pipes.0, "{line}").unwrap();
+        pipes.1.read_line(&mut answer).unwrap();
+        let pid = answer.trim().parse().unwrap_or_else(|_| panic!("{name} was not started: {answer:?}"));
+        Process { pid: Pid::from_raw(pid).unwrap(), log }
+    }
+}
+
+impl Process {
+    /// Its process id.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Fails with the end of its log if it has ended.
+    pub(super) fn assert_alive(&self) {
+        if !is_alive(self.pid()) {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(20)..].join("\n");
+            panic!("{} says why the process ended:\n{end}", self.log.display());
+        }
+    }
+
+    /// Ends it at once. Its keeper has not reaped it, so the id is still its own.
+    pub(super) fn kill(&self) {
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+}
+
+/// Whether a process runs; one that ended and was not reaped yet does not.
+pub fn is_alive(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state comes after the name, which is in brackets and may hold anything.
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
+}

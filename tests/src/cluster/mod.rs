@@ -1,0 +1,118 @@
+//! A real Kubernetes for tests, without nodes: etcd, the API server and the controller manager that `make setup-tests` builds.
+//!
+//! The API server checks schemas, CEL rules and permissions; the controllers make a Job's pods, judge how it ended and
+//! collect what has lost its owner. What is played is the node: [`FakeNode`] writes what the scheduler and the kubelet would.
+//!
+//! | question | file |
+//! |---|---|
+//! | What runs, with which settings? | `control_plane`, `certificates` |
+//! | Why is nothing left behind? | `keeper`, `bin/cluster_keeper` |
+//! | Where does a test work? | `namespace` |
+//! | How does a pod run, wait, end or get lost? | `pods` |
+//! | Who asked the API server for what? | `audit` |
+
+mod audit;
+mod certificates;
+mod control_plane;
+mod keeper;
+mod namespace;
+mod pods;
+mod wait;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kube::Client;
+
+pub use audit::{AuditLine, ObjectRef, Requests, ResponseStatus, User};
+pub use control_plane::ApiServer;
+pub use keeper::is_alive;
+pub use namespace::Namespace;
+pub use pods::{Exit, FakeNode, NODE};
+pub use wait::until;
+
+use crate::programs::text;
+use control_plane::ControlPlane;
+use keeper::Process;
+
+/// The CRDs as they are shipped.
+const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
+
+/// A control plane with the CRDs of this repository.
+#[derive(Debug)]
+pub struct Cluster {
+    plane: ControlPlane,
+    server: ApiServer,
+    controllers: Process,
+    others: AtomicUsize,
+}
+
+impl Cluster {
+    /// The cluster of this process. The first use starts it, which takes seconds; it ends with the process.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let plane = ControlPlane::start();
+        let server = plane.start_api_server("apiserver");
+        let run = |args: &[&str]| {
+            let output = server.kubectl(args);
+            assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
+        };
+        run(&["apply", "-f", CRDS]);
+        run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+        let controllers = plane.start_controller_manager(&server);
+        Self { plane, server, controllers, others: AtomicUsize::new(1) }
+    }
+
+    /// A client of an administrator. It belongs to the runtime that it was made in: each test makes its own.
+    pub async fn client(&self) -> Client {
+        self.server.client().await
+    }
+
+    /// The kubeconfig of an administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.server.kubeconfig()
+    }
+
+    /// Runs kubectl as an administrator.
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        self.server.kubectl(args)
+    }
+
+    /// A new namespace whose name begins with `prefix`, once pods can be made in it.
+    pub async fn namespace(&'static self, prefix: &str) -> Namespace {
+        self.controllers.assert_alive();
+        Namespace::create(self, prefix).await
+    }
+
+    /// What the API server was asked so far. A line is written just before the end of its answer is sent.
+    pub fn audit(&self) -> Vec<AuditLine> {
+        self.server.audit()
+    }
+
+    /// How many such requests the API server has answered.
+    pub fn count(&self, requests: Requests<'_>) -> usize {
+        self.audit().iter().filter(|line| requests.matches(line)).count()
+    }
+
+    /// Another API server on the same etcd, without anything that asks it. It ends when it is dropped.
+    pub fn start_another_api_server(&self) -> ApiServer {
+        let number = self.others.fetch_add(1, Ordering::Relaxed) + 1;
+        self.plane.start_api_server(&format!("apiserver-{number}"))
+    }
+
+    /// The process ids of etcd, the API server and the controller manager.
+    pub fn pids(&self) -> [i32; 3] {
+        [self.plane.etcd_pid(), self.server.pid(), self.controllers.pid()]
+    }
+
+    /// The folder of certificates, logs and data; it is removed at the end.
+    pub fn folder(&self) -> &Path {
+        self.plane.folder()
+    }
+}

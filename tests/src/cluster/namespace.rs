@@ -1,0 +1,116 @@
+//! A namespace for one test and the service accounts in it. Talks to the API server.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::{Client, ResourceExt};
+
+use super::Cluster;
+use super::certificates::Credentials;
+use super::control_plane::client_of;
+use super::pods::FakeNode;
+use super::wait::until;
+
+/// A namespace, deleted with all that is in it when the value is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    cluster: &'static Cluster,
+    name: String,
+}
+
+impl Namespace {
+    /// Waits for the service account that pods need.
+    pub(super) async fn create(cluster: &'static Cluster, prefix: &str) -> Self {
+        let client = cluster.client().await;
+        let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
+        let object = NamespaceObject { metadata, ..NamespaceObject::default() };
+        let made = Api::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let namespace = Self { cluster, name: made.name_any() };
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, &namespace.name);
+        let what = format!("{} has a service account", namespace.name);
+        until(&what, async || accounts.get_opt("default").await.unwrap()).await;
+        namespace
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its resources of a kind, for an administrator.
+    pub async fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.cluster.client().await, &self.name)
+    }
+
+    /// The node that its pods run on.
+    pub async fn node(&self) -> FakeNode {
+        FakeNode::new(self.api().await)
+    }
+
+    /// A client with the permissions of a service account.
+    pub async fn client_for(&self, service_account: &str) -> Client {
+        client_of(&self.kubeconfig_for(service_account).await).await
+    }
+
+    /// The kubeconfig of a service account, for a program.
+    pub async fn kubeconfig_for(&self, service_account: &str) -> PathBuf {
+        let token = self.token(service_account, None).await;
+        let user = format!("{}.{service_account}", self.name);
+        self.cluster.server.write_kubeconfig(&user, &Credentials::Token(&token))
+    }
+
+    /// A service account's token for an audience; without one, for the API server.
+    pub async fn token(&self, service_account: &str, audience: Option<&str>) -> String {
+        self.request_token(service_account, audience, None).await
+    }
+
+    /// The token that a kubelet would put into a pod: of the pod's service account, worth nothing once the pod is gone.
+    pub async fn pod_token(&self, pod: &Pod, audience: &str) -> String {
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.name_any()),
+            uid: pod.uid(),
+        };
+        let spec = pod.spec.as_ref().unwrap();
+        let account = spec.service_account_name.as_deref().unwrap_or("default");
+        self.request_token(account, Some(audience), Some(bound)).await
+    }
+
+    async fn request_token(&self, account: &str, audience: Option<&str>, to: Option<BoundObjectReference>) -> String {
+        let accounts: Api<ServiceAccount> = self.api().await;
+        let audiences = audience.map(|a| vec![a.to_owned()]).unwrap_or_default();
+        let spec = TokenRequestSpec { audiences, bound_object_ref: to, expiration_seconds: Some(3600) };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
+        answer.status.unwrap().token
+    }
+}
+
+impl Drop for Namespace {
+    /// Pods first and by force, as no kubelet will say that they ended.
+    fn drop(&mut self) {
+        let (cluster, name) = (self.cluster, self.name.clone());
+        let deleted = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let client = cluster.client().await;
+                let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
+                let now = DeleteParams::default().grace_period(0);
+                pods.delete_collection(&now, &ListParams::default()).await.map_err(std::io::Error::other)?;
+                let namespaces: Api<NamespaceObject> = Api::all(client);
+                namespaces.delete(&name, &DeleteParams::default()).await.map_err(std::io::Error::other)
+            })
+        });
+        // A test that fails says why it failed, and not that its namespace could not be deleted either.
+        if !std::thread::panicking() {
+            deleted.join().unwrap().unwrap();
+        }
+    }
+}
