@@ -44,7 +44,12 @@ fn every_kind(cases: &mut Cases) {
     let exists = json!({"key": "k", "operator": "Exists", "value": "v"});
     cases.add("a value that is not read", &toleration(exists), &format!("{at}.value"), "expected no value");
     let seconds = json!({"key": "k", "effect": "NoSchedule", "tolerationSeconds": 1});
-    cases.add("seconds that are not read", &toleration(seconds), &format!("{at}.tolerationSeconds"), "only with effect");
+    cases.add(
+        "seconds that are not read",
+        &toleration(seconds),
+        &format!("{at}.tolerationSeconds"),
+        "only with effect",
+    );
     let effect = json!({"key": "k", "effect": "NoRun"});
     cases.add("an unknown effect", &toleration(effect), &format!("{at}.effect"), "\"NoExecute\"");
     let both = json!({"name": "A", "value": "v", "secretKeyRef": {"name": "s", "key": "k"}});
