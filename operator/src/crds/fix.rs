@@ -108,6 +108,11 @@ fn numbers(schema: &mut Map<String, Value>) {
             *bound = json!(number as i64);
         }
     }
+    // An API server compares a number without a fraction with the bound without its fraction: 0 would pass for 0.5.
+    if let Some(least) = schema.get("minimum").filter(|least| least.is_f64()) {
+        let rule = json!({"rule": format!("self >= {least}"), "message": format!("expected at least {least}; raise it")});
+        schema.insert("x-kubernetes-validations".into(), json!([rule]));
+    }
 }
 
 /// Numbers of a status count something where the type states no bounds of its own, up to what JSON holds exactly.

@@ -210,7 +210,7 @@ fn sampling(at: &str, field: &str, rules: &mut Rules) {
 /// What each method learns from, and the fields that only some methods read.
 fn method(schema: &Value, rules: &mut Rules) {
     let (sft, dpo, ppo) = ("self.method == 'SFT'", "self.method == 'DPO'", "self.method == 'PPO'");
-    let (samples, others) = ((SAMPLES, "a method that samples"), ("self.method in ['SFT', 'DPO']", "SFT and DPO"));
+    let (samples, others) = ((SAMPLES, "methods that sample"), ("self.method in ['SFT', 'DPO']", "SFT and DPO"));
     let mut needed = |field: &str, by: (&str, &str)| {
         let message = format!("expected {field} for {}; add it", by.1);
         rules.push("spec", field, Reason::Required, format!("!({}) || has(self.{field})", by.0), message);
@@ -219,7 +219,7 @@ fn method(schema: &Value, rules: &mut Rules) {
     needed("prompts", samples);
     needed("dataset", (sft, "method SFT"));
     let mut read = |field: &str, unset: &str, by: (&str, &str)| {
-        let message = format!("expected no {field}, which only {} reads; remove it or change method", by.1);
+        let message = format!("expected no {field}, which is for {} only; remove it or change method", by.1);
         rules.push("spec", field, Reason::Forbidden, format!("{unset} || {}", by.0), message);
     };
     for (field, by) in [

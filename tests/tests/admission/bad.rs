@@ -74,7 +74,8 @@ fn dataset(cases: &mut Cases) {
     let same = json!({"name": "words", "lexicon": {"uri": "l"}});
     cases.add("judges of one name", &[("/spec/judges", json!([same, same]))], "spec.judges[1]", "Duplicate value");
     judge(cases, "/spec/judges/0");
-    cases.field("a confidence that no label misses", "/spec/pairs/minConfidence", json!(0.4), "0.5");
+    cases.field("a confidence that no label misses", "/spec/pairs/minConfidence", json!(0.4), "to 0.5");
+    cases.field("a confidence without a fraction", "/spec/pairs/minConfidence", json!(0), "expected at least 0.5");
     cases.field("no pair", "/spec/pairs/perPrompt", json!(0), "to 1");
     cases.field("an unknown order", "/spec/order/policy", json!("Twice"), "\"Sampled\"");
     cases.field("a share in percent", "/spec/order/sampleFraction", json!(20), "to 1");
@@ -110,12 +111,12 @@ fn tuning(cases: &mut Cases) {
     model(cases, "/spec/policyModel");
     training(cases);
     cases.field("nothing to learn from", "/spec/rewardModelRef", Value::Null, "expected rewardModelRef for method PPO");
-    cases.field("nothing to sample from", "/spec/prompts", Value::Null, "expected prompts for a method that samples");
-    cases.field("data that is not read", "/spec/datasetRef", json!({"name": "d"}), "only method DPO reads");
-    cases.field("data that is not read", "/spec/dataset", json!({"uri": "d"}), "only SFT and DPO reads");
-    cases.field("settings of DPO", "/spec/dpo", json!({}), "only method DPO reads");
+    cases.field("nothing to sample from", "/spec/prompts", Value::Null, "expected prompts for methods that sample");
+    cases.field("data that is not read", "/spec/datasetRef", json!({"name": "d"}), "which is for method DPO only");
+    cases.field("data that is not read", "/spec/dataset", json!({"uri": "d"}), "which is for SFT and DPO only");
+    cases.field("settings of DPO", "/spec/dpo", json!({}), "which is for method DPO only");
     let other = [("/spec/method", json!("RLOO")), ("/spec/ppo", json!({}))];
-    cases.add("settings of PPO", &other, "spec.ppo", "only method PPO reads");
+    cases.add("settings of PPO", &other, "spec.ppo", "which is for method PPO only");
     prompts(cases, "/spec/prompts");
     let long = json!(1024);
     let path = "/spec/rollout/sampling/maxNewTokens";
@@ -139,6 +140,8 @@ fn tuning(cases: &mut Cases) {
     evaluation(cases, "a bare path", "lexicons", nowhere, "lexicons[0].uri", "expected file:///absolute/path");
     let short = json!({"minNewTokens": 2, "maxNewTokens": 1});
     evaluation(cases, "more than all", "sampling", short, "sampling.minNewTokens", "expected at most maxNewTokens");
+    let none = json!({"topP": 0});
+    evaluation(cases, "nothing to sample from", "sampling", none, "sampling.topP", "expected at least 1e-6");
     prompts(cases, "/spec/evaluation/prompts");
     judge(cases, "/spec/evaluation/judge");
     judge(cases, "/spec/guard/heldOutJudge");
@@ -152,13 +155,13 @@ fn data_methods(cases: &mut Cases) {
     let sft = [("/spec/method", json!("SFT")), ("/spec/datasetRef", Value::Null)];
     cases.add("no texts", &sft, "spec.dataset", "expected dataset for method SFT");
     location(cases, "/spec/dataset/uri");
-    cases.field("a reward", "/spec/rewardModelRef", json!({"name": "r"}), "only a method that samples reads");
-    cases.field("prompts", "/spec/prompts", json!({"inline": ["p"]}), "only a method that samples reads");
-    cases.field("settings of PPO", "/spec/ppo", json!({}), "only method PPO reads");
+    cases.field("a reward", "/spec/rewardModelRef", json!({"name": "r"}), "which is for methods that sample only");
+    cases.field("prompts", "/spec/prompts", json!({"inline": ["p"]}), "which is for methods that sample only");
+    cases.field("settings of PPO", "/spec/ppo", json!({}), "which is for method PPO only");
     let rollout = [("/spec/rollout/sampling/temperature", json!(0.5))];
-    cases.add("a rollout", &rollout, "spec.rollout", "only a method that samples reads");
+    cases.add("a rollout", &rollout, "spec.rollout", "which is for methods that sample only");
     let steps = [("/spec/rollout/promptsPerStep", json!(63))];
-    cases.add("a rollout", &steps, "spec.rollout", "only a method that samples reads");
+    cases.add("a rollout", &steps, "spec.rollout", "which is for methods that sample only");
     cases.field("half of the labels wrong", "/spec/dpo/labelSmoothing", json!(0.6), "0.5");
     model(cases, "/spec/dpo/referenceModel");
 }
@@ -182,13 +185,15 @@ fn sampling(cases: &mut Cases, at: &str) {
     let hot = [(at, json!({"temperature": 11}))];
     cases.add("too hot", &hot, &format!("{path}.temperature"), "to 10");
     let none = [(at, json!({"topP": 0}))];
-    cases.add("nothing to sample from", &none, &format!("{path}.topP"), "1e-06");
+    cases.add("nothing to sample from", &none, &format!("{path}.topP"), "expected at least 1e-6");
 }
 
 fn training(cases: &mut Cases) {
     let batch = [("/spec/training/batchSize", json!(7))];
     cases.add("parts larger than the whole", &batch, "spec.training.microBatchSize", "expected at most batchSize");
     cases.field("a rate that diverges", "/spec/training/learningRate", json!(2), "to 1");
+    let norm = json!(0);
+    cases.field("no gradient", "/spec/training/optimizer/maxGradNorm", norm, "expected at least 1e-6");
     cases.field("a fraction of a pass", "/spec/training/epochs", json!(0.5), "integer");
     cases.field("an unknown precision", "/spec/training/precision", json!("bf16"), "\"BFloat16\"");
     let unknown = [("/spec/training/adapter", json!({"targets": ["q_projection"]}))];

@@ -93,8 +93,10 @@ fn check(case: &Case, error: &str) -> Result<(), String> {
     if error.is_empty() {
         return fault("it was not refused");
     }
-    let names = |line: &str| line.contains(&format!("{path}: ")) || line.contains(&format!("{path}\""));
-    if !error.lines().any(|line| names(line) && line.contains(words.as_str())) {
+    // What is said of one field ends where the next one is named.
+    let said = error.split_once(&format!("{path}: ")).and_then(|(_, said)| said.split(", spec.").next());
+    let unknown = words == "unknown field" && error.contains(&format!("unknown field \"{path}\""));
+    if !unknown && !said.is_some_and(|said| said.contains(words.as_str())) {
         return fault("the field is not named with these words");
     }
     if !validated(manifest).iter().any(|(found, _)| related(found, path)) {
