@@ -110,7 +110,8 @@ fn numbers(schema: &mut Map<String, Value>) {
     }
     // An API server compares a number without a fraction with the bound without its fraction: 0 would pass for 0.5.
     if let Some(least) = schema.get("minimum").filter(|least| least.is_f64()) {
-        let rule = json!({"rule": format!("self >= {least}"), "message": format!("expected at least {least}; raise it")});
+        let rule =
+            json!({"rule": format!("self >= {least}"), "message": format!("expected at least {least}; raise it")});
         schema.insert("x-kubernetes-validations".into(), json!([rule]));
     }
 }
@@ -131,12 +132,11 @@ fn ranges(schema: &mut Map<String, Value>) {
     schema.insert("description".into(), format!("{described} {range}").trim_start().into());
 }
 
-/// Notes where each large type stands, by its fields: in the least deep place, the first of several.
+/// Notes where each large type stands, by its fields: in the place of the shortest path.
 fn find_places(schema: &Value, path: &str, places: &mut HashMap<String, String>) {
     if schema["properties"].is_object() {
         let fields = schema["properties"].to_string();
-        let depth = |path: &str| path.matches('.').count();
-        if fields.len() > DESCRIBED_ONCE && places.get(&fields).is_none_or(|known| depth(path) < depth(known)) {
+        if fields.len() > DESCRIBED_ONCE && places.get(&fields).is_none_or(|known| path.len() < known.len()) {
             places.insert(fields, path.to_owned());
         }
     }

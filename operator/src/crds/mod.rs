@@ -155,6 +155,12 @@ mod tests {
                 assert!(range, "{path}: {description} has no range");
             }
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                let plain = property["minimum"].is_number() || property["enum"].is_array();
+                let required = schema["required"].as_array().is_some_and(|r| r.contains(&name.as_str().into()));
+                if plain && !required && !elsewhere && path.starts_with("spec") {
+                    let described = property["description"].as_str().unwrap_or_default();
+                    assert!(described.contains("Default"), "{path}.{name}: {described} says nothing of a default");
+                }
                 check(property, &format!("{path}.{name}"), elsewhere);
             }
             if schema["items"]["properties"].is_object() {
