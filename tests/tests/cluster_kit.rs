@@ -274,15 +274,9 @@ async fn the_audit_log_counts_each_write_once() {
     let namespace = cluster.namespace("audit").await;
     let maps: Api<ConfigMap> = namespace.api().await;
     let within = |verb, resource| Requests { verb, resource, namespace: namespace.name(), ..Requests::default() };
-    for n in 0..3 {
-        let apply = PatchParams::apply("test");
-        maps.patch(
-            "a",
-            &apply,
-            &Patch::Apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"n": n.to_string()}})),
-        )
-        .await
-        .unwrap();
+    for n in ["0", "1", "2"] {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"n": n}});
+        maps.patch("a", &PatchParams::apply("test"), &Patch::Apply(map)).await.unwrap();
     }
     maps.get("a").await.unwrap();
     until("three writes are in the log", async || (cluster.count(within("patch", "configmaps")) == 3).then_some(()))
@@ -331,8 +325,8 @@ fn a_killed_test_leaves_no_process_and_no_file_behind() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(victim.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let found = lines.filter_map(|line| line.strip_prefix(VICTIM).map(str::to_owned)).next();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let found = lines.find_map(|line| line.strip_prefix(VICTIM).map(str::to_owned));
     let (pids, folder): ([i32; 3], String) = serde_json::from_str(&found.expect("a cluster")).unwrap();
     assert!(pids.iter().all(|pid| is_alive(*pid)) && Path::new(&folder).exists());
     victim.kill().unwrap();

@@ -59,9 +59,10 @@ impl Authority {
     }
 }
 
-/// The key that service account tokens are signed with, as PEM.
-pub(super) fn signing_key() -> String {
-    KeyPair::generate().unwrap().serialize_pem()
+/// The public and the private key of service account tokens, as PEM.
+pub(super) fn signing_keys() -> (String, String) {
+    let keys = KeyPair::generate().unwrap();
+    (keys.public_key_pem(), keys.serialize_pem())
 }
 
 /// How a user of a kubeconfig proves who it is.

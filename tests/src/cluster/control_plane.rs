@@ -11,7 +11,7 @@ use kube::{Client, Config};
 use serde_json::Value;
 
 use super::audit::{self, AuditLine};
-use super::certificates::{Authority, Certified, Credentials, kubeconfig, signing_key};
+use super::certificates::{Authority, Certified, Credentials, kubeconfig, signing_keys};
 use super::keeper::{Keeper, Process};
 use super::wait::{PATIENCE, PAUSE};
 
@@ -54,7 +54,9 @@ impl ControlPlane {
             write(&format!("{stem}.key"), &pair.key);
         };
         write("ca.crt", &authority.pem());
-        write("accounts.key", &signing_key());
+        let (public, private) = signing_keys();
+        write("accounts.pub", &public);
+        write("accounts.key", &private);
         write("audit-policy.yaml", &audit::policy().to_string());
         write_pair("server", &authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"]));
         write_pair("admin", &authority.client("admin", Some("system:masters")));
@@ -91,7 +93,7 @@ impl ControlPlane {
             file("client-ca-file", "ca.crt"),
             "--authorization-mode=RBAC".to_owned(),
             format!("--service-account-issuer={ISSUER}"),
-            file("service-account-key-file", "accounts.key"),
+            file("service-account-key-file", "accounts.pub"),
             file("service-account-signing-key-file", "accounts.key"),
             file("audit-policy-file", "audit-policy.yaml"),
             file("audit-log-path", &format!("{name}.audit")),

@@ -4,18 +4,18 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::programs::cluster_keeper;
 
-/// The pipes to a `cluster_keeper`, which ends everything when they close.
+/// A `cluster_keeper`, which ends everything when the pipe to it closes.
 #[derive(Debug)]
 pub(super) struct Keeper {
     folder: PathBuf,
-    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+    process: Mutex<(Child, BufReader<ChildStdout>)>,
 }
 
 /// A process that a keeper started. It goes on when this value is dropped.
@@ -37,8 +37,8 @@ impl Keeper {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let pipes = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Self { folder, pipes: Mutex::new(pipes) }
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self { folder, process: Mutex::new((child, answers)) }
     }
 
     /// The folder that is removed at the end.
@@ -54,11 +54,19 @@ impl Keeper {
         command.extend(args.iter().map(String::as_str));
         let line = serde_json::to_string(&command).unwrap();
         let mut answer = String::new();
-        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(pipes.0, "{line}").unwrap();
-        pipes.1.read_line(&mut answer).unwrap();
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let (child, answers) = &mut *process;
+        writeln!(child.stdin.as_ref().unwrap(), "{line}").unwrap();
+        answers.read_line(&mut answer).unwrap();
         let pid = answer.trim().parse().unwrap_or_else(|_| panic!("{name} was not started: {answer:?}"));
         Process { pid: Pid::from_raw(pid).unwrap(), log }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Closes the pipe first.
+        let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).0.wait();
     }
 }
 

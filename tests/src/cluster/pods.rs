@@ -121,7 +121,7 @@ impl FakeNode {
         self.write(pod, with(status, phase, &conditions)).await
     }
 
-    /// Somebody drains the node: the API server itself marks the pod as disrupted and as to be deleted.
+    /// Somebody drains the node of a pod that runs: the API server itself marks it as disrupted and as to be deleted.
     pub async fn evict(&self, pod: &Pod) -> Pod {
         self.pods.evict(&pod.name_any(), &EvictParams::default()).await.unwrap();
         self.pods.get(&pod.name_any()).await.unwrap()
@@ -156,7 +156,7 @@ impl FakeNode {
         let now = DeleteParams::default().grace_period(0).preconditions(this);
         self.pods.delete(&name, &now).await.unwrap();
         until(&format!("{name} is gone"), async || {
-            self.pods.get_opt(&name).await.unwrap().filter(|p| p.uid() == pod.uid()).is_none().then_some(())
+            self.pods.get_opt(&name).await.unwrap().is_none_or(|p| p.uid() != pod.uid()).then_some(())
         })
         .await;
     }
@@ -176,8 +176,7 @@ impl FakeNode {
                 ..ObjectReference::default()
             },
         };
-        let body = serde_json::to_vec(&binding).unwrap();
-        let _: Value = self.pods.create_subresource("binding", &name, &PostParams::default(), body).await.unwrap();
+        let _: Value = self.pods.create_subresource("binding", &name, &PostParams::default(), &binding).await.unwrap();
     }
 
     /// Conditions are merged by their type; the other lists are replaced.
