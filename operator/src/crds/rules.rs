@@ -331,7 +331,7 @@ fn compute(rules: &mut Rules) {
             "",
             Reason::Invalid,
             "self.all(name, isQuantity(self[name]))",
-            "expected quantities such as 500m, 8 or 16Gi; correct the ones that are not",
+            "expected quantities such as 500m, 8 or 16Gi; correct the others",
         );
     }
     let toleration = "spec.compute.tolerations[]";

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 /// A mapping that holds further mappings stands on one line when it is no longer than this.
-const LINE: usize = 300;
+const LINE: usize = 400;
 
 /// A value as YAML: a mapping that holds no further mapping, or a short one, stands on one line, in flow style.
 pub(super) fn print(value: &Value) -> String {
