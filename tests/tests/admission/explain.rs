@@ -16,7 +16,7 @@ fn kubectl_explain_describes_each_field_with_its_default_and_range() {
         ("policytuning", "A tuned model, with the evidence that it is better"),
         ("poltune.spec.ppo.klCoefficient", "in the reward. Default 0.05. From 0 to 100."),
         ("policytuning.spec.training.learningRate", "Peak learning rate. Default 1e-5. From 0 to 1."),
-        ("policytuning.spec.method", "enum: SFT, DPO, PPO"),
+        ("policytuning.spec.method", "ENUM: SFT DPO PPO"),
         ("rewardm.spec.gates.minAccuracy", "From 0 to 1."),
         (
             "preferencedataset.spec.judges.limits.timeoutSeconds",

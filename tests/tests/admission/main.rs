@@ -117,11 +117,11 @@ async fn bad_manifests_are_refused_by_the_api_server_with_the_field_and_what_to_
             fs::write(file, case.manifest.to_string()).unwrap();
         }
         let (succeeded, made, said) = apply(&namespace, folder.path());
-        assert!(!succeeded && made.is_empty(), "{kind}: {made}");
         let errors = errors_of(&files, &said);
         let faults: Vec<String> =
             cases.iter().zip(&errors).filter_map(|(case, error)| check(case, error).err()).collect();
         assert!(faults.is_empty(), "{kind}: {} of {} cases:\n{}", faults.len(), cases.len(), faults.join("\n"));
+        assert!(!succeeded && made.is_empty(), "{kind}: {made}");
         let (_, stored, _) = kubectl(&namespace, &["get", "rlaif", "-o", "name"]);
         assert_eq!(stored, "", "{kind}: something bad was stored");
 

@@ -115,7 +115,8 @@ impl<'a> Object<'a> {
     }
 
     fn is_refused(&self, field: &str, spec: &Value) {
-        let error = self.try_change(spec).unwrap_err();
+        let changed = self.try_change(spec);
+        let error = changed.err().unwrap_or_else(|| panic!("{}: a change of {field} was not refused", self.kind));
         let expected =
             format!("spec.{field}: Forbidden: the started run is made from this; set spec.suspend: true first");
         assert!(error.contains(&expected), "{}: {field}: {error}", self.kind);
