@@ -37,10 +37,11 @@ impl Operator {
         let log = tempfile::Builder::new().prefix("operator-").suffix(".log").tempfile().unwrap().keep().unwrap().1;
         let file = File::create(&log).unwrap();
         let child = Command::new(plumbline())
-            .args(["operator", "--namespace", namespace.name(), "--trainer-image", "trainer:test"])
+            .args(["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()])
+            .args(["--trainer-image", "trainer:test", "--lease-seconds", "1"])
+            .args(["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
-            .env("RUST_LOG", "info,kube=warn")
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -52,6 +53,31 @@ impl Operator {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Where it listens for `people and probes`, or for `pods`.
+    pub async fn address(&self, whom: &str) -> String {
+        until(&format!("the operator listens for {whom}"), async || {
+            self.log().lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                let listens = line["message"] == format!("listens for {whom}");
+                listens.then(|| line["address"].as_str().unwrap().to_owned())
+            })
+        })
+        .await
+    }
+
+    /// Asks for something that people see, as `/metrics`.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address("people and probes").await);
+        let answer = reqwest::get(url).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Asks it to stop, as a kubelet does, and waits until it has.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
     }
 
     /// Ends it as a kill -9 would.

@@ -22,6 +22,7 @@ use super::dependents::Referent;
 use super::kinds;
 use super::places::Place;
 use super::settings::Settings;
+use super::times::timestamp;
 use crate::inputs::{self, From, Wanted};
 use crate::validate::document::locations;
 use crate::validate::rules;
@@ -33,6 +34,8 @@ pub struct Seen {
     pub resource: Resource,
     /// Its UID.
     pub uid: String,
+    /// When it was created (RFC 3339).
+    pub created: String,
     /// Its status; the default before the first visit.
     pub previous: Status,
     /// Whether it is being deleted.
@@ -81,6 +84,17 @@ pub enum ObserveError {
     },
 }
 
+impl ObserveError {
+    /// The variant, as metrics call it.
+    pub fn variant(&self) -> &'static str {
+        match self {
+            Self::Api(kube::Error::Api(_)) => "refused",
+            Self::Api(_) => "unreachable",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+}
+
 /// Reads a resource; nothing if it is gone.
 pub async fn resource(
     client: &Client,
@@ -91,12 +105,13 @@ pub async fn resource(
 ) -> Result<Option<Seen>, ObserveError> {
     let Some(object) = kinds::api(client, kind, namespace).get_opt(name).await? else { return Ok(None) };
     let uid = object.metadata.uid.clone().unwrap_or_default();
+    let created = object.metadata.creation_timestamp.as_ref().map(timestamp).unwrap_or_default();
     let deleting = object.metadata.deletion_timestamp.is_some();
     let unreadable = |source| ObserveError::Unreadable { kind, name: name.to_owned(), source };
     let mut resource: Resource = serde_json::to_value(&object).and_then(serde_json::from_value).map_err(unreadable)?;
     let previous = resource.status.take().unwrap_or_default();
     let problems = problems(&resource, settings);
-    Ok(Some(Seen { resource, uid, previous, deleting, problems }))
+    Ok(Some(Seen { resource, uid, created, previous, deleting, problems }))
 }
 
 /// Whether a resource is still the one that was seen. A Job that is missing may be missing because its resource was deleted
