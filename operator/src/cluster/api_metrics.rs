@@ -69,7 +69,9 @@ where
             to.metrics.api_request(call.verb, &call.resource, code);
             if matches!(call.verb, "list" | "watch") && code == Some(200) {
                 let kind = Kind::ALL.into_iter().find(|k| call.group == GROUP && call.resource == k.plural());
-                kind.into_iter().for_each(|kind| to.pulse.beat(kind));
+                if let Some(kind) = kind {
+                    to.pulse.beat(kind);
+                }
             }
             answer
         })
