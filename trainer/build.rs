@@ -1,4 +1,4 @@
-//! Lets the binary and the tests find libtorch without LD_LIBRARY_PATH.
+//! Lets the binary and the tests find libtorch without LD_LIBRARY_PATH. The tests' package uses it too.
 fn main() {
     // The folder behind the symlinks: libtorch finds the CUDA runtime relative to its real place.
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
@@ -7,5 +7,5 @@ fn main() {
     {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
     }
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=../trainer/build.rs");
 }

@@ -34,7 +34,7 @@ pub struct Compute {
     pub tolerations: Vec<Toleration>,
     /// Further environment variables.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,
     /// Trainer image. Default: the operator's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,21 +42,21 @@ pub struct Compute {
     pub image: Option<String>,
     /// Secrets to pull the image with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub image_pull_secrets: Vec<SecretRef>,
     /// Service account of the pod. Default: one without permissions, made for the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
-    /// Priority class.
+    /// Priority class of the pod. Default: the cluster's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// Runtime class.
+    /// Runtime class of the pod. Default: the cluster's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub runtime_class_name: Option<String>,
-    /// Kueue queue to wait in.
+    /// Kueue queue to wait in. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub queue_name: Option<String>,
@@ -109,21 +109,21 @@ pub struct Resources {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Toleration {
-    /// Taint key. Default: all keys, with `operator: Exists`.
+    /// Taint key. Default: all keys, which needs `operator: Exists`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 316))]
     pub key: Option<String>,
     /// Equal or Exists. Default Equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("enum" = ["Equal", "Exists"]))]
     pub operator: Option<String>,
-    /// Taint value.
+    /// Taint value, of operator Equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub value: Option<String>,
     /// NoSchedule, PreferNoSchedule or NoExecute. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
     pub effect: Option<String>,
     /// Seconds a NoExecute taint is tolerated. Default: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,18 +131,18 @@ pub struct Toleration {
     pub toleration_seconds: Option<i64>,
 }
 
-/// An environment variable: `value` or `valueFrom`.
+/// An environment variable: `value` or `secretKeyRef`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnvVar {
-    /// Name.
+    /// Name of the variable.
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
-    /// Plain value.
+    /// Plain value, instead of `secretKeyRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub value: Option<String>,
-    /// A Secret key as the value.
+    /// A Secret key as the value, instead of `value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeyRef>,
 }

@@ -30,7 +30,7 @@ pub struct Judge {
     pub api: JudgeApi,
     /// What is judged, with an optional rubric. Default: helpful, honest, harmless in one sentence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub criteria: Vec<Criterion>,
     /// Whether the judge reasons before it decides. Default None.
     #[serde(default)]
@@ -38,7 +38,7 @@ pub struct Judge {
     /// Built-in question templates by name (`builtin:pairwise-v1`); several are varied by a hash of the pair. Default:
     /// the newest built-in template of the mode.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 80), regex(pattern = "^builtin:[a-z0-9-]+$")))]
+    #[schemars(length(max = 16), inner(length(max = 80), regex(pattern = "^builtin:[a-z0-9-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub templates: Vec<String>,
     /// A question template of your own (Jinja; variables `prompt`, `response` or `response_a` and `response_b`,
     /// `criteria`, `examples`), instead of `templates`.

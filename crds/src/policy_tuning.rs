@@ -39,7 +39,7 @@ pub struct PolicyTuningSpec {
     /// The RewardModel to learn from (methods that sample).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model_ref: Option<NameRef>,
-    /// The PreferenceDataset to learn from (DPO); also a reward source to compare with.
+    /// The PreferenceDataset to learn from (DPO).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset_ref: Option<NameRef>,
     /// Preference data (DPO) or texts (SFT) from elsewhere.
@@ -54,13 +54,13 @@ pub struct PolicyTuningSpec {
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
-    /// Settings of PPO.
+    /// Settings of PPO. Default: those below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppo: Option<Ppo>,
-    /// Settings of the DPO family.
+    /// Settings of the DPO family. Default: those below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dpo: Option<Dpo>,
-    /// When to stop against reward hacking.
+    /// When to stop against reward hacking. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
     /// How the tuned model is compared with the one it was made from. Default: not at all.
@@ -69,7 +69,7 @@ pub struct PolicyTuningSpec {
     /// Where the model goes.
     #[serde(default)]
     pub output: Output,
-    /// The pod.
+    /// The pod: threads, resources, where it may run, retries.
     #[serde(default)]
     pub compute: Compute,
     /// Stop and hold nothing; work goes on where it stopped when this is false again. Default false.
@@ -267,11 +267,11 @@ pub enum DpoLoss {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Guard {
-    /// Largest KL divergence to the policy model, in nats a response.
+    /// Largest KL divergence to the policy model, in nats a response. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 10000.0))]
     pub max_kl: Option<f64>,
-    /// Smallest mean entropy of the policy, in nats a token.
+    /// Smallest mean entropy of the policy, in nats a token. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 100.0))]
     pub min_entropy: Option<f64>,

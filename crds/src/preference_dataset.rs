@@ -68,7 +68,7 @@ pub struct PreferenceDatasetSpec {
     /// Where the dataset goes.
     #[serde(default)]
     pub output: Output,
-    /// The pod.
+    /// The pod: threads, resources, where it may run, retries.
     #[serde(default)]
     pub compute: Compute,
     /// Stop and hold nothing; work goes on where it stopped when this is false again. Default false.
@@ -204,7 +204,7 @@ pub struct Review {
     pub sample_fraction: f64,
     /// Rules that send prompts to people first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub route: Vec<Route>,
     /// Labels that people gave.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,19 +245,19 @@ pub enum RouteTarget {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DatasetGates {
-    /// At least this many labelled pairs.
+    /// At least this many labelled pairs. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub min_pairs: Option<i64>,
-    /// At most this share of pairs whose two orders disagree.
+    /// At most this share of pairs whose two orders disagree. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_conflict_rate: Option<f64>,
-    /// At most this share of replies without a verdict.
+    /// At most this share of replies without a verdict. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_unparsed_rate: Option<f64>,
-    /// At least this agreement with people (Cohen's kappa).
+    /// At least this agreement with people (Cohen's kappa). Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1.0, max = 1.0))]
     pub min_human_kappa: Option<f64>,
@@ -267,11 +267,11 @@ pub struct DatasetGates {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Budget {
-    /// Money, in the currency of the judges' prices.
+    /// Money, in the currency of the judges' prices. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000_000.0))]
     pub max_cost: Option<f64>,
-    /// Requests.
+    /// Requests to judges. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000_000_i64))]
     pub max_requests: Option<i64>,

@@ -42,7 +42,7 @@ pub struct RewardModelSpec {
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
-    /// The loss.
+    /// The Bradley-Terry loss.
     #[serde(default)]
     pub loss: RewardLoss,
     /// What must hold for the model to be used.
@@ -55,7 +55,7 @@ pub struct RewardModelSpec {
     /// Where the model goes.
     #[serde(default)]
     pub output: Output,
-    /// The pod.
+    /// The pod: threads, resources, where it may run, retries.
     #[serde(default)]
     pub compute: Compute,
     /// Stop and hold nothing; work goes on where it stopped when this is false again. Default false.
@@ -87,11 +87,11 @@ impl Default for RewardLoss {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RewardGates {
-    /// At least this held-out pair accuracy.
+    /// At least this held-out pair accuracy. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_accuracy: Option<f64>,
-    /// At most this expected calibration error.
+    /// At most this expected calibration error. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_calibration_error: Option<f64>,

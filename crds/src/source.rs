@@ -37,8 +37,7 @@ pub struct KeyRef {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSource {
-    /// Where the folder is. On a cluster `pvc://claim/path`, or `file:///path` in the trainer's image. Outside a cluster
-    /// `file:///path`, or a path relative to the manifest.
+    /// Where the folder is: `pvc://claim/path` on a cluster; elsewhere `file:///path`, or relative to the manifest.
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
     /// Revision (branch, tag or commit) of a hub repository. Only with `hf://`.

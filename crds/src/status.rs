@@ -187,7 +187,7 @@ pub struct JobRef {
     pub uid: Option<String>,
     /// Attempts so far.
     pub attempt: i64,
-    /// Seconds that the run has taken so far, without the time it was suspended.
+    /// Seconds that the run took, without the time it was suspended.
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
     /// Attempts that ended early, by reason.

@@ -12,6 +12,7 @@ pub struct Training {
     #[schemars(range(min = 1, max = 1000))]
     pub epochs: i64,
     /// Stop after this many optimiser steps (of a method that samples: rollouts), whatever `epochs` says.
+    /// Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_steps: Option<i64>,
@@ -33,7 +34,7 @@ pub struct Training {
     pub max_length: i64,
     /// Number format of the frozen weights and of activations; trained weights are always Float32. Default Float32.
     pub precision: Precision,
-    /// Train a low-rank adapter instead of all weights.
+    /// Train a low-rank adapter instead of all weights. Default: all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Adapter>,
     /// Recompute activations in the backward pass to save memory. Default Disabled.
@@ -146,7 +147,7 @@ pub enum Switch {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Adapter {
-    /// Kind of adapter.
+    /// Kind of adapter. Default Lora.
     #[serde(rename = "type", default)]
     pub kind: AdapterType,
     /// Rank. Default 16.
@@ -163,7 +164,7 @@ pub struct Adapter {
     pub dropout: f64,
     /// Projections that get an adapter. Default: all seven.
     #[serde(default = "default_targets")]
-    #[schemars(length(min = 1, max = 7))]
+    #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
     /// Give adapters to the last this many layers only; the layers below are then not part of the backward pass.
     /// Default: all layers.

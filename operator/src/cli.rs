@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use plumbline_crds::Kind;
 use plumbline_crds::exit_code::ExitCode as Code;
 use plumbline_crds::unsupported::Target;
+use tracing_subscriber::EnvFilter;
 
+use crate::cluster::logging;
 use crate::cluster::settings::Settings;
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
@@ -54,7 +56,7 @@ enum Command {
         trainer: Option<PathBuf>,
     },
     /// Make what the resources of a cluster describe, until it is asked to stop.
-    Operator(Settings),
+    Operator(Box<Settings>),
     /// Print the CustomResourceDefinitions.
     Crds {
         /// Write one file each into this folder instead.
@@ -83,13 +85,12 @@ struct Place {
 /// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .init();
+    if matches!(cli.command, Command::Operator(_)) {
+        logging::init();
+    } else {
+        let level = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(level).init();
+    }
     ExitCode::from(match cli.command {
         Command::Validate { manifests, allow_missing_references, cluster } => {
             let target = if cluster { Target::Cluster } else { Target::Laptop };
@@ -97,7 +98,7 @@ pub fn main() -> ExitCode {
         }
         Command::Plan { manifests, place } => plan_command(manifests, place),
         Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
-        Command::Operator(settings) => operator_command(settings),
+        Command::Operator(settings) => operator_command(*settings),
         Command::Crds { out } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),
     })
@@ -156,7 +157,10 @@ fn operator_command(settings: Settings) -> u8 {
     };
     match runtime.block_on(cluster::run::run(settings)) {
         Ok(()) => Code::Done.number(),
-        Err(error) => fail(&error, Code::Failed),
+        Err(error) => {
+            tracing::error!("{error}");
+            Code::Failed.number()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 /// Fields of a spec that say how a run is done and not what it makes. A raised budget goes on with the answers that are
 /// paid for already.
-const NOT_PART: [&str; 4] = ["/budget", "/compute", "/suspend", "/output/credentialsSecretRef"];
+pub(crate) const NOT_PART: [&str; 4] = ["/budget", "/compute", "/suspend", "/output/credentialsSecretRef"];
 
 /// The name of the run of a spec over inputs: `<base>-<spec>-<inputs>`, eight hexadecimal digits of a digest each. Where
 /// a judge is served, how much compute there is and whether the run is suspended make no difference.

@@ -14,6 +14,7 @@ use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::status::Status;
 use plumbline_operator::cluster::build::{MANAGED_BY, MANAGED_BY_LABEL};
 use plumbline_operator::cluster::kinds::api;
+use plumbline_operator::cluster::outcome::is_finished;
 use plumbline_operator::cluster::rbac;
 use serde_json::{Value, json};
 
@@ -36,10 +37,11 @@ impl Operator {
         let log = tempfile::Builder::new().prefix("operator-").suffix(".log").tempfile().unwrap().keep().unwrap().1;
         let file = File::create(&log).unwrap();
         let child = Command::new(plumbline())
-            .args(["operator", "--namespace", namespace.name(), "--trainer-image", "trainer:test"])
+            .args(["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()])
+            .args(["--trainer-image", "trainer:test", "--lease-seconds", "1"])
+            .args(["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
-            .env("RUST_LOG", "info,kube=warn")
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -51,6 +53,31 @@ impl Operator {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Where it listens for `people and probes`, or for `pods`.
+    pub async fn address(&self, whom: &str) -> String {
+        until(&format!("the operator listens for {whom}"), async || {
+            self.log().lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                let listens = line["message"] == format!("listens for {whom}");
+                listens.then(|| line["address"].as_str().unwrap().to_owned())
+            })
+        })
+        .await
+    }
+
+    /// Asks for something that people see, as `/metrics`.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address("people and probes").await);
+        let answer = reqwest::get(url).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Asks it to stop, as a kubelet does, and waits until it has.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
     }
 
     /// Ends it as a kill -9 would.
@@ -186,7 +213,7 @@ impl Scene {
         until(&format!("{kind}/{name} has a Job"), async || {
             let job = self.status(kind, name).await.job?.name;
             let found = self.jobs().await.into_iter().find(|j| j.name_any() == job)?;
-            found.metadata.deletion_timestamp.is_none().then_some(job)
+            (found.metadata.deletion_timestamp.is_none() && !is_finished(&found)).then_some(job)
         })
         .await
     }
@@ -245,7 +272,8 @@ impl Scene {
         }
         let maps: Api<ConfigMap> = self.namespace.api().await;
         for map in maps.list(&ours).await.unwrap() {
-            state[format!("ConfigMap/{}", map.name_any())] = json!(map.data);
+            let text = json!(map.data).to_string().replace(self.namespace.name(), "NAMESPACE");
+            state[format!("ConfigMap/{}", map.name_any())] = json!(text);
         }
         let accounts: Api<ServiceAccount> = self.namespace.api().await;
         for account in accounts.list(&ours).await.unwrap() {

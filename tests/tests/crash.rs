@@ -5,12 +5,17 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
+use futures::StreamExt;
+
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
 use plumbline_tests::operator::{Operator, Scene, resource};
 use plumbline_tests::proxy::Proxy;
 use serde_json::{Value, json};
+
+/// Operators at a time: each waits most of the time.
+const AT_ONCE: usize = 4;
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -107,12 +112,27 @@ async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcom
     (Outcome { state: scene.state().await, jobs_made: scene.jobs_made() }, proxy.writes())
 }
 
+/// The objects that differ, as they are and as they should be.
+fn differences(found: &Value, expected: &Value) -> Vec<String> {
+    let names: BTreeSet<&String> = [found, expected].into_iter().flat_map(|v| v.as_object().unwrap().keys()).collect();
+    let differs = names.into_iter().filter(|name| found[*name] != expected[*name]);
+    differs.map(|name| format!("{name}: {} instead of {}", found[name], expected[name])).collect()
+}
+
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
     let (expected, writes) = play(name, scenario, BTreeSet::new()).await;
     assert!(writes.len() > 10, "{writes:#?}");
-    for number in 1..=writes.len() {
-        let (outcome, _) = play(name, scenario, [number].into()).await;
-        assert_eq!(outcome, expected, "killed after write {number}, {}", writes[number - 1]);
+    let killed = (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await.0) });
+    let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
+    while let Some((number, outcome)) = outcomes.next().await {
+        let differs = differences(&outcome.state, &expected.state);
+        assert!(
+            differs.is_empty() && outcome.jobs_made == expected.jobs_made,
+            "killed after write {number}, {}: {} Jobs were made, not {}; {differs:#?}",
+            writes[number - 1],
+            outcome.jobs_made,
+            expected.jobs_made,
+        );
     }
     println!("{name}: {} writes, killed after each", writes.len());
 }

@@ -3,7 +3,7 @@
 //! Everything is named and owned before it is made, so that doing it twice does it once.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
 use kube::api::{DeleteParams, LogParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use plumbline_crds::status::Status;
@@ -108,7 +108,7 @@ pub async fn expire(client: &Client, namespace: &str, job: &Job, seconds: i32) -
     gone(api.patch(&job.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ()))
 }
 
-/// Writes the status of a resource, whole.
+/// Writes the status of a resource, whole. False where the resource is gone or another one of its name is there.
 pub async fn write_status(
     client: &Client,
     kind: Kind,
@@ -116,13 +116,28 @@ pub async fn write_status(
     name: &str,
     uid: &str,
     status: &Status,
-) -> Result<(), kube::Error> {
-    // With its UID: another resource of the same name must not get it.
+) -> Result<bool, kube::Error> {
     let object = json!({
         "apiVersion": API_VERSION, "kind": kind.to_string(), "metadata": {"name": name, "uid": uid}, "status": status,
     });
     let params = PatchParams::apply(STATUS_MANAGER).force();
-    gone(kinds::api(client, kind, namespace).patch_status(name, &params, &Patch::Apply(&object)).await.map(|_| ()))
+    match kinds::api(client, kind, namespace).patch_status(name, &params, &Patch::Apply(&object)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A resource as events refer to it.
+pub fn reference(kind: Kind, namespace: &str, name: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(API_VERSION.into()),
+        kind: Some(kind.to_string()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
+    }
 }
 
 /// The last lines that the trainer of a pod printed, where the node still has them.

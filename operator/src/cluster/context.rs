@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use kube::Client;
-use kube::runtime::events::Recorder;
 
 use super::dependents::Dependents;
+use super::metrics::Metrics;
+use super::progress::Latest;
+use super::publish::Publisher;
+use super::pulse::Pulse;
+use super::resources::Resources;
 use super::settings::Settings;
 
 /// The world of the operator.
@@ -16,8 +20,16 @@ pub struct Context {
     pub settings: Settings,
     /// Who waits for what.
     pub dependents: Dependents,
+    /// How every resource stands.
+    pub resources: Arc<Resources>,
+    /// What running stages said last.
+    pub latest: Arc<Latest>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// That the controllers work.
+    pub pulse: Arc<Pulse>,
     /// Events.
-    pub recorder: Recorder,
+    pub publisher: Publisher,
 }
 
 /// A context shared by the controllers.

@@ -1,13 +1,13 @@
 //! What makes a resource be visited: its own changes, those of its Jobs and pods, and those of what it names. Talks to the
 //! API server: watches, by metadata alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
@@ -21,12 +21,16 @@ use plumbline_crds::policy_tuning::PolicyTuning;
 use plumbline_crds::preference_dataset::PreferenceDataset;
 use plumbline_crds::reward_model::RewardModel;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Receiver;
+use tracing::Instrument;
 
 use super::build::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
 use super::context::{Context, Shared};
 use super::dependents::{Id, Referent};
 use super::kinds::OfKind;
+use super::logging;
 use super::observe::ObserveError;
+use super::progress::Owner;
 use super::reconcile::reconcile;
 
 /// Visits at a time, of a kind.
@@ -57,15 +61,20 @@ impl Watched for ConfigMap {}
 impl Watched for PersistentVolumeClaim {}
 
 /// Runs the controllers of the three kinds until `stop` ends; visits that have begun are finished.
-pub async fn run(context: Shared, stop: impl Future<Output = ()> + Clone + Send + Sync + 'static) {
+/// `asked`: resources that have progress to write, by kind.
+pub async fn run(
+    context: Shared,
+    mut asked: BTreeMap<Kind, Receiver<Owner>>,
+    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
+) {
     let dataset = |name| Referent::Resource(Kind::PreferenceDataset, name);
-    let datasets = controller::<PreferenceDataset>(&context, stop.clone());
+    let datasets = controller::<PreferenceDataset>(&context, &mut asked, stop.clone());
     let datasets = naming::<_, PersistentVolumeClaim>(datasets, &context, Referent::Claim);
     let datasets = naming::<_, ConfigMap>(datasets, &context, Referent::ConfigMap);
-    let rewards = controller::<RewardModel>(&context, stop.clone());
+    let rewards = controller::<RewardModel>(&context, &mut asked, stop.clone());
     let rewards = naming::<_, PersistentVolumeClaim>(rewards, &context, Referent::Claim);
     let rewards = naming::<_, PreferenceDataset>(rewards, &context, dataset);
-    let tunings = controller::<PolicyTuning>(&context, stop);
+    let tunings = controller::<PolicyTuning>(&context, &mut asked, stop);
     let tunings = naming::<_, PersistentVolumeClaim>(tunings, &context, Referent::Claim);
     let tunings = naming::<_, ConfigMap>(tunings, &context, Referent::ConfigMap);
     let tunings = naming::<_, PreferenceDataset>(tunings, &context, dataset);
@@ -76,6 +85,7 @@ pub async fn run(context: Shared, stop: impl Future<Output = ()> + Clone + Send 
 /// The controller of a kind: visits for its own changes and for those of its Jobs and pods.
 fn controller<K: OfKind + Watched>(
     context: &Context,
+    asked: &mut BTreeMap<Kind, Receiver<Owner>>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Controller<PartialObjectMeta<K>> {
     let (reader, writer) = reflector::store();
@@ -88,10 +98,18 @@ fn controller<K: OfKind + Watched>(
         .predicate_filter(spec_changed, PredicateConfig::default());
     let ours = format!("{MANAGED_BY_LABEL}={MANAGED_BY},{KIND_LABEL}={}", K::KIND);
     let own = watcher::Config::default().labels(&ours);
+    let asked = asked.remove(&K::KIND);
+    let asked = stream::unfold(asked, |asked| async {
+        let mut asked = asked?;
+        let owner = asked.recv().await?;
+        Some((ObjectRef::new(&owner.name).within(&owner.namespace), Some(asked)))
+    });
     Controller::for_stream(changes, reader)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .watches(api::<Job>(context), own.clone(), |object| labelled(&object))
         .watches(api::<Pod>(context), own, |object| labelled(&object))
+        // A stream that ended would end the controller.
+        .reconcile_on(asked.chain(stream::pending()))
         .graceful_shutdown_on(stop)
 }
 
@@ -141,9 +159,17 @@ fn spec_changed<K>(object: &PartialObjectMeta<K>) -> Option<u64> {
 async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>, context: &Shared) {
     let visit = |object: Arc<PartialObjectMeta<K>>, context: Shared| async move {
         let id = Id { namespace: object.namespace().unwrap_or_default(), kind: K::KIND, name: object.name_any() };
-        reconcile(&context, &id).await
+        let span = logging::span(id.kind, &id.namespace, &id.name);
+        let begun = Instant::now();
+        let visit = reconcile(&context, &id).instrument(span).await;
+        context.metrics.reconciled(K::KIND, begun.elapsed());
+        context.pulse.beat(K::KIND);
+        visit
     };
-    let again = |_: Arc<PartialObjectMeta<K>>, _: &ObserveError, _: Shared| Next::requeue(AGAIN);
+    let again = |_: Arc<PartialObjectMeta<K>>, error: &ObserveError, context: Shared| {
+        context.metrics.reconcile_failed(K::KIND, error.variant());
+        Next::requeue(AGAIN)
+    };
     let visits = controller.run(visit, again, context.clone());
     visits
         .for_each(|visit| async {
@@ -160,4 +186,5 @@ async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>
 fn forget(kind: Kind, name: &str, namespace: Option<String>, context: &Context) {
     let id = Id { namespace: namespace.unwrap_or_default(), kind, name: name.to_owned() };
     context.dependents.set(&id, BTreeSet::new());
+    context.resources.remove(&id);
 }

@@ -22,6 +22,7 @@ use super::dependents::Referent;
 use super::kinds;
 use super::places::Place;
 use super::settings::Settings;
+use super::times::timestamp;
 use crate::inputs::{self, From, Wanted};
 use crate::validate::document::locations;
 use crate::validate::rules;
@@ -33,6 +34,8 @@ pub struct Seen {
     pub resource: Resource,
     /// Its UID.
     pub uid: String,
+    /// When it was created (RFC 3339).
+    pub created: String,
     /// Its status; the default before the first visit.
     pub previous: Status,
     /// Whether it is being deleted.
@@ -81,6 +84,17 @@ pub enum ObserveError {
     },
 }
 
+impl ObserveError {
+    /// The variant, as metrics call it.
+    pub fn variant(&self) -> &'static str {
+        match self {
+            Self::Api(kube::Error::Api(_)) => "refused",
+            Self::Api(_) => "unreachable",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+}
+
 /// Reads a resource; nothing if it is gone.
 pub async fn resource(
     client: &Client,
@@ -91,12 +105,24 @@ pub async fn resource(
 ) -> Result<Option<Seen>, ObserveError> {
     let Some(object) = kinds::api(client, kind, namespace).get_opt(name).await? else { return Ok(None) };
     let uid = object.metadata.uid.clone().unwrap_or_default();
+    let created = object.metadata.creation_timestamp.as_ref().map(timestamp).unwrap_or_default();
     let deleting = object.metadata.deletion_timestamp.is_some();
     let unreadable = |source| ObserveError::Unreadable { kind, name: name.to_owned(), source };
     let mut resource: Resource = serde_json::to_value(&object).and_then(serde_json::from_value).map_err(unreadable)?;
     let previous = resource.status.take().unwrap_or_default();
     let problems = problems(&resource, settings);
-    Ok(Some(Seen { resource, uid, previous, deleting, problems }))
+    Ok(Some(Seen { resource, uid, created, previous, deleting, problems }))
+}
+
+/// Whether a resource is still the one that was seen. A Job that is missing may be missing because its resource was deleted
+/// after it had been read: asked after the Job, this tells.
+pub async fn is_current(client: &Client, seen: &Seen) -> Result<bool, kube::Error> {
+    let metadata = &seen.resource.metadata;
+    let api = kinds::api(client, seen.resource.kind, metadata.namespace.as_deref().unwrap_or_default());
+    let found = api.get_metadata_opt(&metadata.name).await?.map(|object| object.metadata);
+    Ok(found.is_some_and(|m| {
+        m.uid.as_ref() == Some(&seen.uid) && m.generation == metadata.generation && m.deletion_timestamp.is_none()
+    }))
 }
 
 /// What is wrong with a spec on a cluster, beyond what the API server checks itself.

@@ -86,8 +86,12 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
 
 /// The pod that failed last.
 pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
-    let ended = |pod: &&Pod| terminated(pod).and_then(|t| t.finished_at.clone()).map(|t| t.0);
-    pods.iter().filter(|p| phase(p) == "Failed").max_by_key(ended)
+    // Ends are told to the second, and a pod that was lost may have none.
+    let order = |pod: &&Pod| {
+        let ended = terminated(pod).and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
+        (ended, pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
+    };
+    pods.iter().filter(|p| phase(p) == "Failed").max_by_key(order)
 }
 
 /// Whether a Job is over.

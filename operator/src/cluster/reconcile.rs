@@ -2,17 +2,19 @@
 //! whether it is the first visit or the thousandth: what was done is read from the cluster, never remembered.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::runtime::controller::Action as Next;
+use kube::runtime::events::{Event, EventType};
 use plumbline_crds::Resource;
-use plumbline_crds::conditions::Reason;
+use plumbline_crds::conditions::{ConditionType, Reason};
 use plumbline_crds::status::{InputRef, JobRef, Status};
 
 use super::apply::{self, Made};
 use super::build::{self, Input, Request};
 use super::context::Context;
 use super::dependents::Id;
+use super::events;
 use super::observe::{self, Found, ObserveError, Seen, Work};
 use super::outcome;
 use super::places::Place;
@@ -20,10 +22,17 @@ use super::settings::Settings;
 use super::times::now;
 use crate::digest;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
-use crate::status::status;
+use crate::redact::redact;
+use crate::status::{status, with_progress};
 
+/// What was seen is not so any more: it is looked at again at once.
+const CHANGED: Duration = Duration::from_millis(100);
 /// What the API server refused may be allowed later.
 const REFUSED: Duration = Duration::from_secs(30);
+/// Lines of a log that an event shows.
+const LOG_LINES: i64 = 20;
+/// The longest note of an event, in characters (`events.k8s.io/v1` Event allows 1 KiB; these may have several bytes).
+const MOST_NOTE: usize = 250;
 /// Something has to go first; its going is an event, unless it belonged to somebody else.
 const IN_THE_WAY: Duration = Duration::from_secs(5);
 
@@ -46,6 +55,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     let Some(seen) = seen.filter(|s| !s.deleting) else {
         // Its children are owned by it: the cluster removes them. Outputs stay.
         context.dependents.set(id, BTreeSet::new());
+        context.resources.remove(id);
         return Ok(Next::await_change());
     };
     let output = output(&seen.resource, &context.settings);
@@ -66,9 +76,13 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
         rerun: Rerun::SpecChange,
     };
     let mut decision = plan(&observed);
+    if starts(decision.action) && !observe::is_current(&context.client, &world.seen).await? {
+        return Ok(Next::requeue(CHANGED));
+    }
     let next = act(context, id, &world, &mut decision).await?;
     let mut status = status(&observed, &decision, &world.now);
     account(&mut status, &world);
+    let status = tell(context, &world, status);
     record(context, id, &world, &status).await?;
     if matches!(decision.phase, Phase::Done | Phase::Failed | Phase::Spoilt)
         && let Some(work) = &world.work
@@ -148,6 +162,10 @@ impl World {
 
 fn lineage(input: &Input) -> InputRef {
     InputRef { role: input.role.clone(), name: input.name.clone(), digest: input.digest.clone() }
+}
+
+fn starts(action: Action) -> bool {
+    matches!(action, Action::Start | Action::Continue(_) | Action::Retry(_))
 }
 
 fn again(context: &Context) -> Next {
@@ -232,14 +250,61 @@ fn account(status: &mut Status, world: &World) {
     }
 }
 
-/// Writes a status that says something new.
+/// Adds what the running stage said last, when that is due.
+fn tell(context: &Context, world: &World, status: Status) -> Status {
+    let uid = &world.seen.uid;
+    if !matches!(world.run, Run::Running(_)) {
+        context.latest.forget(uid);
+        return status;
+    }
+    let job = world.job.as_ref().and_then(|job| job.uid.as_deref()).unwrap_or_default();
+    match context.latest.take(uid, job, Instant::now()) {
+        Some(report) => with_progress(status, &report),
+        None => status,
+    }
+}
+
+/// Writes a status that says something new, and lets people know.
 async fn record(context: &Context, id: &Id, world: &World, status: &Status) -> Result<(), ObserveError> {
-    if same(&world.seen.previous, status) {
+    context.resources.set(id, status.leading_reason());
+    let previous = &world.seen.previous;
+    if same(previous, status) {
         return Ok(());
     }
     let Id { namespace, kind, name } = id;
-    apply::write_status(&context.client, *kind, namespace, name, &world.seen.uid, status).await?;
+    if !apply::write_status(&context.client, *kind, namespace, name, &world.seen.uid, status).await? {
+        return Ok(());
+    }
+    context.metrics.status_changed(*kind, &world.seen.created, previous, status);
+    let reference = apply::reference(*kind, namespace, name, &world.seen.uid);
+    if let Some(event) = events::event(previous, status) {
+        tracing::info!(reason = event.reason, "{}", status.condition(ConditionType::Ready).map_or("", |c| &c.message));
+        context.publisher.publish(&event, &reference).await;
+    }
+    if let Some(event) = log_of_failure(context, world, status).await {
+        context.publisher.publish(&event, &reference).await;
+    }
     Ok(())
+}
+
+/// The end of the log of a run that failed for good, as an event: the pod may be gone when somebody looks.
+async fn log_of_failure(context: &Context, world: &World, status: &Status) -> Option<Event> {
+    let failed = |status: &Status| status.is_true(ConditionType::Stalled);
+    if !failed(status) || failed(&world.seen.previous) {
+        return None;
+    }
+    let pod = outcome::last_failed(&world.work.as_ref()?.pods)?;
+    let namespace = world.seen.resource.metadata.namespace.as_deref().unwrap_or_default();
+    let tail = apply::log_tail(&context.client, namespace, pod, LOG_LINES).await?;
+    let tail = redact(&tail, &[]);
+    let start = tail.char_indices().rev().nth(MOST_NOTE).map_or(0, |(at, _)| at);
+    Some(Event {
+        type_: EventType::Warning,
+        reason: "TrainerLog".into(),
+        note: Some(tail[start..].to_owned()),
+        action: "Run".into(),
+        secondary: None,
+    })
 }
 
 /// Whether two statuses differ at most in how long something has run: a clock that ticks is no news.

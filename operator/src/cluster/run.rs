@@ -1,15 +1,28 @@
-//! `plumbline operator`: starts everything, and ends everything when it is asked to. Talks to the API server.
+//! `plumbline operator`: starts everything, and ends everything when it is asked to. Talks to the API server and to sockets.
+//!
+//! Several may run: all answer probes, one leads and acts. Whoever loses the lead ends; its successor adopts what runs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use futures::FutureExt;
-use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::client::ClientBuilder;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::api_metrics::ApiMetrics;
 use super::context::Context;
 use super::controller;
 use super::dependents::Dependents;
+use super::leader::{Election, Lost};
+use super::metrics::Metrics;
+use super::progress::Latest;
+use super::publish::Publisher;
+use super::pulse::Pulse;
+use super::rbac;
+use super::resources::Resources;
+use super::server::{self, PATIENCE, People, Pods, Triggers, Verifier};
 use super::settings::Settings;
 
 /// Why the operator ends.
@@ -23,27 +36,93 @@ pub enum OperatorError {
     /// The API server.
     #[error(transparent)]
     Api(#[from] kube::Error),
+    /// Another operator may lead now.
+    #[error("{0}; this one ends, so that two never act at once")]
+    Lost(#[from] Lost),
+    /// An address cannot be listened on.
+    #[error("{address}: {source}; free the port, or give another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The operating system.
     #[error("signals cannot be received: {0}")]
     Signals(#[from] std::io::Error),
+    /// A fault of this program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
-/// Runs until SIGTERM or Ctrl-C.
+/// Runs until SIGTERM or Ctrl-C, or until the lead is lost.
 pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let config = kube::Config::infer().await.map_err(|e| OperatorError::NoCluster(e.to_string()))?;
-    let client = Client::try_from(config)?;
+    let own_namespace = settings.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let metrics = Arc::new(Metrics::new()?);
+    let (pulse, resources, latest) = (Arc::<Pulse>::default(), Arc::<Resources>::default(), Arc::<Latest>::default());
+    let layer = ApiMetrics::new(metrics.clone(), pulse.clone());
+    let client = ClientBuilder::try_from(config)?.with_layer(&layer).build();
+    let stop = stop()?.shared();
+
+    let identity = std::env::var("POD_NAME").unwrap_or_else(|_| "plumbline".into());
+    let mut election = Election::new(client.clone(), &own_namespace, rbac::NAME, &identity, settings.timing());
+    let (triggers, asked) = Triggers::new();
+    let people = People {
+        metrics: metrics.clone(),
+        claim: election.claim(),
+        pulse: pulse.clone(),
+        patience: PATIENCE,
+        resources: resources.clone(),
+    };
+    let pods = Pods {
+        verifier: Arc::new(Verifier::new(client.clone())),
+        latest: latest.clone(),
+        triggers,
+        metrics: metrics.clone(),
+        claim: election.claim(),
+    };
+    listen("people and probes", settings.addresses.metrics_address, people.router(), stop.clone()).await?;
+    listen("pods", settings.addresses.progress_address, pods.router(), stop.clone()).await?;
+
+    tokio::select! {
+        () = election.acquire() => {}
+        () = stop.clone() => return Ok(()),
+    }
+    tracing::info!(identity = election.identity(), "leads");
+    pulse.beat_all();
+    let publisher = Publisher::new(client.clone(), &identity);
+    let dependents = Dependents::default();
+    let context =
+        Arc::new(Context { client, settings, dependents, resources, latest, metrics, pulse, publisher });
+    tokio::select! {
+        () = controller::run(context, asked, stop) => {}
+        lost = election.hold() => return Err(lost.into()),
+    }
+    // Every visit has ended: nothing is written after this.
+    election.release().await;
+    Ok(())
+}
+
+/// Ends when the process is asked to stop.
+fn stop() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async move {
+    Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::info!("asked to stop");
-    };
-    let reporter = Reporter { controller: "plumbline".into(), instance: std::env::var("POD_NAME").ok() };
-    let context = Context {
-        recorder: Recorder::new(client.clone(), reporter),
-        client,
-        settings,
-        dependents: Dependents::default(),
-    };
-    controller::run(Arc::new(context), stop.shared()).await;
+    })
+}
+
+async fn listen(
+    whom: &str,
+    address: SocketAddr,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), OperatorError> {
+    let failed = |source| OperatorError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "listens for {whom}");
+    tokio::spawn(server::serve(listener, router, stop));
     Ok(())
 }

@@ -1,5 +1,10 @@
 //! What whoever installs the operator decides: the arguments of `plumbline operator`. Computes only.
 
+use std::time::Duration;
+
+use super::leader::Timing;
+use super::server::Addresses;
+
 /// Settings of an installation.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
@@ -25,4 +30,21 @@ pub struct Settings {
     /// Seconds after which a resource on which something happens is looked at again, should an event have been lost.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub look_again_seconds: u64,
+    /// Namespace of the Lease that decides which of several operators acts [default: the operator's own].
+    #[arg(long, value_name = "NAME")]
+    pub lease_namespace: Option<String>,
+    /// Seconds after which another operator takes over from one that is not heard of.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_seconds: u64,
+    /// Where it listens.
+    #[command(flatten)]
+    pub addresses: Addresses,
+}
+
+impl Settings {
+    /// How leadership is kept: renewed well before it ends for others, and tried for often.
+    pub fn timing(&self) -> Timing {
+        let lease = Duration::from_secs(self.lease_seconds);
+        Timing { lease, renew_deadline: lease.mul_f64(2.0 / 3.0), retry: lease.mul_f64(2.0 / 15.0) }
+    }
 }

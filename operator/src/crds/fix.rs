@@ -8,22 +8,43 @@ use serde_json::{Map, Value, json};
 const DESCRIBED_ONCE: usize = 1500;
 /// The longest string where the type states no bound of its own: without one, CEL rules cannot be costed.
 const MAX_LENGTH: u64 = 1024;
+/// The largest whole number that every JSON reader holds exactly: 2^53 - 1.
+const MAX_INTEGER: i64 = 9_007_199_254_740_991;
 
 /// Fixes the schema of a whole resource.
 pub(super) fn root(schema: &mut Value) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
-    for (name, property) in properties.iter_mut() {
+    for property in properties.values_mut() {
         each(property, &mut |schema| {
             defaults_of_objects(schema);
             lists(schema);
             strings(schema);
             numbers(schema);
+            descriptions(schema);
             schema.remove("nullable");
         });
-        describe_once(property, name, &mut HashMap::new());
     }
     if let Some(status) = properties.get_mut("status") {
         status_defaults(status);
+        each(status, &mut counts);
+    }
+    for property in properties.values_mut() {
+        each(property, &mut ranges);
+    }
+    properties.insert("metadata".into(), json!({"type": "object", "properties": {"name": name()}}));
+}
+
+/// The name of a resource. The names of its children add up to 11 characters and must stay DNS labels of at most 63.
+pub(super) fn name() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": 52, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
+}
+
+/// Describes a large type that stands in several places at one of them; the others point there.
+pub(super) fn describe_once(schema: &mut Value) {
+    for (name, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        let mut places = HashMap::new();
+        find_places(property, name, &mut places);
+        point_elsewhere(property, name, &places);
     }
 }
 
@@ -68,11 +89,16 @@ fn strings(schema: &mut Map<String, Value>) {
     }
 }
 
-/// API servers know `int64`; `double` and `uint*` only make them warn. Bounds of integers are printed as integers.
-fn numbers(schema: &mut Map<String, Value>) {
-    if schema.get("format").is_some_and(|f| f != "int64") {
-        schema.remove("format");
+/// The line breaks of a doc comment are not those of a terminal.
+fn descriptions(schema: &mut Map<String, Value>) {
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace('\n', " ");
     }
+}
+
+/// API servers take an integer for an `int64` anyway; of `double` and `uint*` they only warn. Bounds of integers are printed as integers.
+fn numbers(schema: &mut Map<String, Value>) {
+    schema.remove("format");
     for key in ["minimum", "maximum"] {
         if let Some(bound) = schema.get_mut(key)
             && let Some(number) = bound.as_f64()
@@ -82,35 +108,65 @@ fn numbers(schema: &mut Map<String, Value>) {
             *bound = json!(number as i64);
         }
     }
+    // An API server compares a number without a fraction with the bound without its fraction: 0 would pass for 0.5.
+    if let Some(least) = schema.get("minimum").filter(|least| least.is_f64()) {
+        let rule =
+            json!({"rule": format!("self >= {least}"), "message": format!("expected at least {least}; raise it")});
+        schema.insert("x-kubernetes-validations".into(), json!([rule]));
+    }
 }
 
-/// A large type that stands in several places is described at the first of them; the others point there.
-fn describe_once(schema: &mut Value, path: &str, seen: &mut HashMap<String, String>) {
-    let Some(object) = schema.as_object_mut() else { return };
-    if object.contains_key("properties") {
-        let key = object["properties"].to_string();
-        if let Some(first) = seen.get(&key) {
-            let own = object.get("description").and_then(Value::as_str).unwrap_or_default();
-            let description = format!("{own} Fields as in `{first}`.");
-            each(schema, &mut |s| {
-                s.remove("description");
-            });
-            if let Some(object) = schema.as_object_mut() {
-                object.insert("description".into(), json!(description.trim_start()));
-            }
-            return;
-        }
-        if key.len() > DESCRIBED_ONCE {
-            seen.insert(key, path.to_owned());
+/// Numbers of a status count something where the type states no bounds of its own, up to what JSON holds exactly.
+fn counts(schema: &mut Map<String, Value>) {
+    if schema.get("type") == Some(&json!("integer")) {
+        schema.entry("minimum").or_insert(json!(0));
+        schema.entry("maximum").or_insert(json!(MAX_INTEGER));
+    }
+}
+
+/// `kubectl explain` shows descriptions and no bounds.
+fn ranges(schema: &mut Map<String, Value>) {
+    let (Some(least), Some(most)) = (schema.get("minimum"), schema.get("maximum")) else { return };
+    let range = if most == MAX_INTEGER { format!("At least {least}.") } else { format!("From {least} to {most}.") };
+    let described = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+    schema.insert("description".into(), format!("{described} {range}").trim_start().into());
+}
+
+/// Notes where each large type stands, by its fields: in the place of the shortest path.
+fn find_places(schema: &Value, path: &str, places: &mut HashMap<String, String>) {
+    if schema["properties"].is_object() {
+        let fields = schema["properties"].to_string();
+        if fields.len() > DESCRIBED_ONCE && places.get(&fields).is_none_or(|known| path.len() < known.len()) {
+            places.insert(fields, path.to_owned());
         }
     }
-    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
-        for (name, property) in properties.iter_mut() {
-            describe_once(property, &format!("{path}.{name}"), seen);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        find_places(property, &format!("{path}.{name}"), places);
+    }
+    if let Some(items) = schema.get("items") {
+        find_places(items, &format!("{path}[]"), places);
+    }
+}
+
+/// Leaves the words of a large type at its own place only; elsewhere they point there.
+fn point_elsewhere(schema: &mut Value, path: &str, places: &HashMap<String, String>) {
+    if let Some(place) = places.get(&schema["properties"].to_string()).filter(|place| *place != path) {
+        let own = schema["description"].as_str().unwrap_or_default();
+        let description = format!("{own} Fields as in `{place}`.");
+        each(schema, &mut |s| {
+            s.remove("description");
+        });
+        if let Some(object) = schema.as_object_mut() {
+            object.insert("description".into(), description.trim_start().into());
         }
+        return;
+    }
+    let Some(object) = schema.as_object_mut() else { return };
+    for (name, property) in object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        point_elsewhere(property, &format!("{path}.{name}"), places);
     }
     if let Some(items) = object.get_mut("items") {
-        describe_once(items, &format!("{path}[]"), seen);
+        point_elsewhere(items, &format!("{path}[]"), places);
     }
 }
 

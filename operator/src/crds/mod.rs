@@ -1,6 +1,7 @@
 //! The CustomResourceDefinitions, printed from the types of `plumbline_crds`. Computes only.
 
 mod fix;
+mod rules;
 mod yaml;
 
 use kube::CustomResourceExt;
@@ -30,6 +31,8 @@ pub fn definition(kind: Kind) -> Result<Value, CrdError> {
     let mut crd = serde_json::to_value(crd)?;
     let schema = crd.pointer_mut(SCHEMA).ok_or(CrdError::NoSchema { kind })?;
     fix::root(schema);
+    rules::insert(kind, schema)?;
+    fix::describe_once(schema);
     Ok(crd)
 }
 
@@ -37,6 +40,11 @@ pub fn definition(kind: Kind) -> Result<Value, CrdError> {
 pub fn spec_schema(kind: Kind) -> Result<Value, CrdError> {
     let crd = definition(kind)?;
     crd.pointer(&format!("{SCHEMA}/properties/spec")).cloned().ok_or(CrdError::NoSchema { kind })
+}
+
+/// The schema of `metadata.name`.
+pub fn name_schema() -> Value {
+    fix::name()
 }
 
 const SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema";
@@ -49,6 +57,14 @@ pub enum CrdError {
     NoSchema {
         /// The kind.
         kind: Kind,
+    },
+    /// A rule hangs on a field that is not there.
+    #[error("{kind}: a rule speaks of {path}, which the types do not have")]
+    NoField {
+        /// The kind.
+        kind: Kind,
+        /// Path of the field.
+        path: String,
     },
     /// It is no JSON.
     #[error("the generated CRD cannot be written as JSON: {0}")]
@@ -96,10 +112,16 @@ mod tests {
         }
     }
 
+    /// The schemas of a kind's `spec` and `status`.
+    fn both(kind: Kind) -> [(Value, &'static str); 2] {
+        let crd = definition(kind).unwrap();
+        ["spec", "status"].map(|name| (crd.pointer(&format!("{SCHEMA}/properties/{name}")).unwrap().clone(), name))
+    }
+
     #[test]
-    fn every_list_string_and_number_of_a_spec_is_bounded() {
-        for kind in Kind::ALL {
-            each_schema(&spec_schema(kind).unwrap(), "spec", &mut |schema, path| match schema["type"].as_str() {
+    fn every_list_map_string_and_number_is_bounded() {
+        for (schema, name) in Kind::ALL.into_iter().flat_map(both) {
+            each_schema(&schema, name, &mut |schema, path| match schema["type"].as_str() {
                 Some("array") => {
                     assert!(schema["maxItems"].is_u64(), "{path}: no maxItems");
                     assert!(schema["x-kubernetes-list-type"].is_string(), "{path}: no list type");
@@ -110,9 +132,77 @@ mod tests {
                 Some("integer" | "number") => {
                     assert!(schema["minimum"].is_number() && schema["maximum"].is_number(), "{path}: no bounds");
                 }
-                Some("object" | "boolean") => {}
+                Some("object") => {
+                    let bounded = schema["properties"].is_object() || schema["maxProperties"].is_u64();
+                    assert!(bounded, "{path}: no maxProperties");
+                }
+                Some("boolean") => {}
                 other => panic!("{path}: type {other:?}"),
             });
+        }
+    }
+
+    #[test]
+    fn kubectl_explain_has_words_for_every_field_and_the_range_of_every_number() {
+        fn check(schema: &Value, path: &str, elsewhere: bool) {
+            let description = schema["description"].as_str().unwrap_or_default();
+            assert!(elsewhere || description.len() > 4 && description.ends_with('.'), "{path}: {description:?}");
+            assert!(!description.contains('\n'), "{path}: a line break");
+            let elsewhere = elsewhere || description.contains("Fields as in `");
+            if schema["minimum"].is_number() && !elsewhere {
+                let from = format!("From {} to ", schema["minimum"]);
+                let range = description.contains(&from) || description.contains("At least ");
+                assert!(range, "{path}: {description} has no range");
+            }
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                let plain = property["minimum"].is_number() || property["enum"].is_array();
+                let required = schema["required"].as_array().is_some_and(|r| r.contains(&name.as_str().into()));
+                if plain && !required && !elsewhere && path.starts_with("spec") {
+                    let described = property["description"].as_str().unwrap_or_default();
+                    assert!(described.contains("Default"), "{path}.{name}: {described} says nothing of a default");
+                }
+                check(property, &format!("{path}.{name}"), elsewhere);
+            }
+            if schema["items"]["properties"].is_object() {
+                check(&schema["items"], &format!("{path}[]"), elsewhere);
+            }
+        }
+        for (schema, name) in Kind::ALL.into_iter().flat_map(both) {
+            check(&schema, name, false);
+        }
+    }
+
+    /// Where each rule hangs, and the rule.
+    fn rules_of(kind: Kind) -> Vec<(String, Value)> {
+        let crd = definition(kind).unwrap();
+        let mut found = Vec::new();
+        each_schema(crd.pointer(SCHEMA).unwrap(), "", &mut |schema, path| {
+            let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+            found.extend(rules.map(|rule| (path.to_owned(), rule.clone())));
+        });
+        found
+    }
+
+    #[test]
+    fn every_rule_says_what_is_wrong_and_what_to_do() {
+        for (path, rule) in Kind::ALL.into_iter().flat_map(rules_of) {
+            assert!(rule["message"].as_str().is_some_and(|m| m.contains("; ")), "{path}: {rule}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_is_made_from_is_fixed_while_it_runs_and_nothing_else_is() {
+        for kind in Kind::ALL {
+            let rules = rules_of(kind);
+            let fixed = |field: &str| {
+                let path = format!(".spec.{field}");
+                rules.iter().any(|(at, rule)| at.is_empty() && rule["fieldPath"] == *path)
+            };
+            for field in spec_schema(kind).unwrap()["properties"].as_object().unwrap().keys() {
+                let free = ["budget", "compute", "suspend", "output"].contains(&field.as_str());
+                assert_eq!(fixed(field), !free, "{kind}: {field}");
+            }
+            assert!(fixed("output.uri") && !fixed("output.credentialsSecretRef"), "{kind}");
         }
     }
 
@@ -122,10 +212,10 @@ mod tests {
             let crd = definition(kind).unwrap();
             each_schema(crd.pointer(SCHEMA).unwrap(), "", &mut |schema, path| {
                 assert!(schema["type"].is_string(), "{path}: no type");
-                for key in ["anyOf", "oneOf", "allOf", "$ref", "nullable"] {
+                assert!(schema["format"].is_null(), "{path}: {}", schema["format"]);
+                for key in ["anyOf", "oneOf", "allOf", "$ref", "nullable", "x-kubernetes-preserve-unknown-fields"] {
                     assert!(schema[key].is_null(), "{path}: {key} must not be there");
                 }
-                assert!(matches!(schema["format"].as_str(), None | Some("int64")), "{path}: {}", schema["format"]);
             });
         }
     }

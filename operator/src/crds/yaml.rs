@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-/// A value as YAML: a mapping that holds no further mapping stands on one line, in flow style.
+/// A mapping that holds further mappings stands on one line when it is no longer than this.
+const LINE: usize = 400;
+
+/// A value as YAML: a mapping that holds no further mapping, or a short one, stands on one line, in flow style.
 pub(super) fn print(value: &Value) -> String {
     let mut text = String::new();
     match value {
@@ -24,15 +27,15 @@ fn block(map: &Map<String, Value>, indent: usize, text: &mut String) {
 /// What follows a `key:` or a `-`.
 fn entry(value: &Value, indent: usize, text: &mut String) {
     match value {
-        Value::Object(map) if !is_leaf(value) => {
+        Value::Object(map) if !is_leaf(value) && flow(value).len() > LINE => {
             text.push('\n');
-            block(map, indent + 2, text);
+            block(map, indent + 1, text);
         }
         Value::Array(items) if !is_leaf(value) => {
             text.push('\n');
             for item in items {
-                let _ = write!(text, "{:indent$}-", "", indent = indent + 2);
-                entry(item, indent + 2, text);
+                let _ = write!(text, "{:indent$}-", "", indent = indent + 1);
+                entry(item, indent + 1, text);
             }
         }
         leaf => {
@@ -62,11 +65,13 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// A string, quoted as JSON (which YAML reads) unless it cannot be taken for anything else.
+/// A string, quoted as JSON (which YAML reads) unless it cannot be taken for anything else, in a list or mapping on one
+/// line either.
 fn scalar(text: &str) -> String {
     let plain = text.len() > 1
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || " -./()'`+=;".contains(c))
+        && !text.ends_with(' ')
         && !["true", "false", "null", "yes", "no", "on", "off"].contains(&text.to_lowercase().as_str());
     if plain { text.to_owned() } else { Value::from(text).to_string() }
 }

@@ -103,7 +103,6 @@ fn envelope(kind: Option<Kind>) -> Json {
     // A CRD that cannot be printed is found by the tests of `crds`; here it would mean that any spec passes to serde.
     let spec = kind.and_then(|k| crds::spec_schema(k).ok()).unwrap_or(json!({}));
     let kinds: Vec<String> = Kind::ALL.iter().map(ToString::to_string).collect();
-    let name = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
     let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});
     json!({
         "type": "object",
@@ -115,9 +114,8 @@ fn envelope(kind: Option<Kind>) -> Json {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    // Names of children add up to 11 characters and must stay DNS labels of at most 63.
-                    "name": {"type": "string", "minLength": 1, "maxLength": 52, "pattern": name},
-                    "namespace": {"type": "string", "minLength": 1, "maxLength": 63, "pattern": name},
+                    "name": crds::name_schema(),
+                    "namespace": {"type": "string", "minLength": 1, "maxLength": 63, "pattern": crds::name_schema()["pattern"]},
                     "labels": texts,
                     "annotations": texts,
                     "generation": {"type": "integer"},

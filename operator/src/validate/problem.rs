@@ -56,7 +56,7 @@ pub(super) fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> 
 }
 
 /// `A, B or C`.
-pub(super) fn alternatives(names: &[&str]) -> String {
+pub(crate) fn alternatives(names: &[&str]) -> String {
     match names {
         [] => "nothing".into(),
         [one] => (*one).to_owned(),

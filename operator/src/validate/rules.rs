@@ -1,6 +1,7 @@
 //! What must hold between the fields of one spec, and what a schema alone cannot say. Computes only.
 
 use plumbline_crds::Spec;
+use plumbline_crds::compute::Compute;
 use plumbline_crds::judge::{Judge, JudgeMode};
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
 use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
@@ -19,6 +20,7 @@ pub fn check(spec: &Spec, target: Target) -> Vec<Finding> {
         Spec::RewardModel(spec) => reward(spec, &mut found),
         Spec::PolicyTuning(spec) => tuning(spec, &mut found),
     }
+    compute(spec.compute(), &mut found);
     for field in unsupported::unsupported(spec, target) {
         found.push(field.path, format!("what is set here is not supported yet; {}", field.instead));
     }
@@ -91,7 +93,7 @@ fn reward(spec: &RewardModelSpec, found: &mut Findings) {
 }
 
 /// Measures that every evaluation reports; a lexicon of the same name would take their place.
-const MEASURES: [&str; 5] = ["reward", "distinct_2", "repetition_rate", "length", "ended"];
+pub(crate) const MEASURES: [&str; 5] = ["reward", "distinct_2", "repetition_rate", "length", "ended"];
 
 fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
     revision(Some(&spec.policy_model), "spec.policyModel", found);
@@ -270,6 +272,57 @@ fn revision(model: Option<&ModelSource>, path: &str, found: &mut Findings) {
     }
 }
 
+fn compute(compute: &Compute, found: &mut Findings) {
+    let resources = compute.resources.clone().unwrap_or_default();
+    for (field, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (name, quantity) in quantities.iter().filter(|(_, quantity)| !is_quantity(quantity)) {
+            found.push(
+                format!("spec.compute.resources.{field}.{name}"),
+                format!("expected a quantity such as 500m, 8 or 16Gi, found \"{quantity}\"; correct it"),
+            );
+        }
+    }
+    for (i, toleration) in compute.tolerations.iter().enumerate() {
+        let path = format!("spec.compute.tolerations[{i}]");
+        let exists = toleration.operator.as_deref() == Some("Exists");
+        if toleration.key.as_ref().is_none_or(String::is_empty) && !exists {
+            found.push(
+                format!("{path}.operator"),
+                "expected Exists for a toleration without a key, found another; write `operator: Exists` or add `key`",
+            );
+        }
+        if toleration.value.is_some() && exists {
+            found.push(
+                format!("{path}.value"),
+                "expected no value with operator Exists, found one; remove one of the two",
+            );
+        }
+        if toleration.toleration_seconds.is_some() && toleration.effect.as_deref() != Some("NoExecute") {
+            found.push(
+                format!("{path}.tolerationSeconds"),
+                "expected tolerationSeconds only with effect NoExecute, found another; write that effect or remove it",
+            );
+        }
+    }
+    for (i, variable) in compute.env.iter().enumerate() {
+        let fields = [("value", variable.value.is_some()), ("secretKeyRef", variable.secret_key_ref.is_some())];
+        found.at_most_one(&format!("spec.compute.env[{i}]"), &fields);
+    }
+}
+
+/// Whether Kubernetes reads a text as a quantity: a decimal number and a binary suffix, a decimal one or an exponent.
+fn is_quantity(text: &str) -> bool {
+    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let (number, suffix) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let decimal = number.contains(|c: char| c.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let exponent = |e: &str| {
+        let digits = e.strip_prefix(['+', '-']).unwrap_or(e);
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "n", "u", "m", "k", "M", "G", "T", "P", "E"];
+    decimal && (suffixes.contains(&suffix) || suffix.strip_prefix(['e', 'E']).is_some_and(exponent))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,6 +426,39 @@ mod tests {
         assert_eq!(found.len(), 4, "{found:?}");
         assert!(found.iter().any(|f| f.starts_with("spec.judges[0].examples[0].response: expected response")));
         assert!(found.iter().any(|f| f.contains("answers (yes or no), found \"A\"")));
+    }
+
+    #[test]
+    fn quantities_are_those_of_kubernetes() {
+        for text in ["1", "0.5", ".5", "5.", "500m", "16Gi", "1e3", "2E-2", "+1", "100M", "3E"] {
+            assert!(is_quantity(text), "{text}");
+        }
+        for text in ["", ".", "Gi", "8 Gi", "8GB", "1.2.3", "1e", "1ki", "lots", "1,5"] {
+            assert!(!is_quantity(text), "{text}");
+        }
+        let found = reward_with(&json!({"compute": {"resources": {"limits": {"memory": "8GB"}}}}));
+        assert!(found.len() == 1 && found[0].starts_with("spec.compute.resources.limits.memory: "), "{found:?}");
+    }
+
+    #[test]
+    fn a_toleration_is_one_that_kubernetes_takes() {
+        let tolerations = |toleration: Value| reward_with(&json!({"compute": {"tolerations": [toleration]}}));
+        assert_eq!(tolerations(json!({"operator": "Exists"})), [""; 0]);
+        assert_eq!(
+            tolerations(json!({"key": "k", "value": "v", "effect": "NoExecute", "tolerationSeconds": 9})),
+            [""; 0]
+        );
+        for (toleration, field) in [
+            (json!({"operator": "Equal", "value": "v"}), "operator"),
+            (json!({"key": "k", "operator": "Exists", "value": "v"}), "value"),
+            (json!({"key": "k", "tolerationSeconds": 9}), "tolerationSeconds"),
+        ] {
+            let found = tolerations(toleration);
+            assert!(
+                found.len() == 1 && found[0].starts_with(&format!("spec.compute.tolerations[0].{field}: ")),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

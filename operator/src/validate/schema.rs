@@ -128,6 +128,9 @@ fn list(schema: &Json, node: &Node, items: &[Node], path: &str, findings: &mut V
     for key in schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Json::as_str) {
         unique(items, key, path, findings);
     }
+    if schema["x-kubernetes-list-type"] == "set" {
+        distinct(items, path, findings);
+    }
     // A list without some of its items would say something else: rules must not see it.
     (findings.len() == before && (least..=most).contains(&length)).then_some(Json::Array(kept))
 }
@@ -141,6 +144,18 @@ fn unique(items: &[Node], key: &str, path: &str, findings: &mut Vec<Located>) {
                 "expected each `{key}` once, found \"{name}\" here and at {path}[{first}]; rename one of the two"
             );
             findings.push(Located { line: item.line, finding: Finding::new(format!("{path}[{i}].{key}"), message) });
+        }
+    }
+}
+
+fn distinct(items: &[Node], path: &str, findings: &mut Vec<Located>) {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (i, item) in items.iter().enumerate() {
+        let Some(text) = item.text() else { continue };
+        if let Some(first) = seen.insert(text, i) {
+            let message =
+                format!("expected each item once, found \"{text}\" here and at {path}[{first}]; remove one of the two");
+            findings.push(Located { line: item.line, finding: Finding::new(format!("{path}[{i}]"), message) });
         }
     }
 }
@@ -284,6 +299,7 @@ mod tests {
             "name": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
             "labels": {"type": "object", "maxProperties": 1, "additionalProperties": {"type": "string"}},
             "answers": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}},
+            "targets": {"type": "array", "maxItems": 4, "x-kubernetes-list-type": "set", "items": {"type": "string"}},
             "judges": {"type": "array", "maxItems": 4, "x-kubernetes-list-map-keys": ["name"],
                        "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
         }})
@@ -325,6 +341,7 @@ mod tests {
             ("method: PPO\nanswers: [yes, \"no\"]", "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\""),
             ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add some"),
             ("method: PPO\nlabels: {a: b, c: d}", "2: spec.labels: expected at most 1 entries, found 2; remove some"),
+            ("method: PPO\ntargets: [x, z, x]", "2: spec.targets[2]: expected each item once, found \"x\" here and at spec.targets[0]; remove one of the two"),
             ("method: PPO\njudges:\n- name: a\n- name: a", "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two"),
         ];
         for (text, expected) in cases {

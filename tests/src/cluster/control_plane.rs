@@ -22,7 +22,7 @@ const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/b
 const ISSUER: &str = "https://kubernetes.default.svc";
 
 /// Controllers that change something a test can see. The scheduler and the kubelet are played by `FakeNode`.
-const CONTROLLERS: &str = "job-controller,garbage-collector-controller,ttl-after-finished-controller,\
+const CONTROLLERS: &str = "resourcequota-controller,job-controller,garbage-collector-controller,ttl-after-finished-controller,\
     namespace-controller,serviceaccount-controller";
 
 /// etcd and the files that every API server of the cluster shares.

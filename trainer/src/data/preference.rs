@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::jsonl::{self, Next};
-use super::{Content, Message};
+use super::{Content, Message, prompts};
 use crate::{Error, Result};
+
+/// Share of the prompts of a plain JSONL file that is kept for validation.
+const FILE_VALIDATION_FRACTION: f64 = 0.05;
 
 /// A labelled pair.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -64,6 +67,17 @@ fn certain() -> f64 {
     1.0
 }
 
+/// What a probability votes for: 1 above one half, 0 below, and 0.5 at one half.
+pub fn vote(p: f64) -> f64 {
+    if p > 0.5 {
+        1.0
+    } else if p < 0.5 {
+        0.0
+    } else {
+        0.5
+    }
+}
+
 /// The two parts of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
@@ -89,6 +103,15 @@ impl Split {
     pub fn stem(self) -> String {
         format!("data/{}-00000", self.name())
     }
+}
+
+/// The training and the validation records of a dataset's folder, or of a JSONL file, which is split by prompt.
+pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
+    if path.is_dir() {
+        return Ok((read_split(path, Split::Train)?, read_split(path, Split::Validation)?));
+    }
+    let all = read_file(path)?;
+    Ok(all.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
 }
 
 /// Reads a split of a dataset's folder (`data/<split>-*.jsonl`, in order of name). Empty if the split has no file.

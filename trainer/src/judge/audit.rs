@@ -12,6 +12,7 @@ use super::question::{Comparison, Use};
 use super::stats::{clustered_mean, correlation};
 use super::verdict::Verdict;
 use crate::data::id;
+use crate::data::preference::vote;
 use crate::measure::{self, Estimate};
 
 /// An audit of a judge on one set of comparisons.
@@ -161,17 +162,6 @@ fn position(judged: &Judged, clusters: &[u64]) -> Option<Position> {
         conflict_rate: measure::clustered_mean(&conflicts),
         kappa: kappa(&pairs),
     })
-}
-
-/// 1, 0 or 1/2: what a probability votes for.
-fn vote(p: f64) -> f64 {
-    if p > 0.5 {
-        1.0
-    } else if p < 0.5 {
-        0.0
-    } else {
-        0.5
-    }
 }
 
 /// Cohen's kappa (1960) of the two orders' votes for response a, ties left out.

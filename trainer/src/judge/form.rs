@@ -232,12 +232,13 @@ fn explain(error: &minijinja::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
 
-    fn form(extra: &Value) -> Result<Form> {
+    /// The form of a judge with these fields.
+    pub(in crate::judge) fn form(extra: &Value) -> Result<Form> {
         let mut judge = json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}});
         for (key, value) in extra.as_object().unwrap() {
             judge[key] = value.clone();

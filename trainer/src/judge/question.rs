@@ -112,18 +112,11 @@ impl Form {
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::super::form::BUILTIN;
+    use super::super::form::tests::form;
     use super::*;
-
-    fn form(extra: &Value) -> Result<Form> {
-        let mut judge = json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}});
-        for (key, value) in extra.as_object().unwrap() {
-            judge[key] = value.clone();
-        }
-        Form::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]")
-    }
 
     fn plan(form: &Form, pairs: &[(&str, &str, &str)]) -> Plan {
         let prompts: Vec<Content> = pairs.iter().map(|(p, ..)| Content::Text((*p).into())).collect();

@@ -20,10 +20,36 @@ pub fn logits(decoder: &Decoder, hidden: &Tensor) -> Tensor {
     hidden.linear(&weight, None::<&Tensor>).to_kind(Kind::Float)
 }
 
-/// Log-probabilities of `targets` (`[rows]`, Int64) under softmax(logits / temperature) of `hidden` (`[rows, hidden]`).
-pub fn token_logprobs(decoder: &Decoder, hidden: &Tensor, targets: &Tensor, temperature: f64) -> TokenLogProbs {
+/// Tokens that are not sampled in some rows.
+#[derive(Debug)]
+pub struct Barred<'a> {
+    /// Token ids.
+    pub tokens: &'a [i64],
+    /// `[n]`, Int64: the rows.
+    pub rows: Tensor,
+}
+
+/// A logit that leaves no probability, and no NaN in an entropy as minus infinity would.
+const BARRED: f64 = -1e9;
+
+/// Log-probabilities of `targets` (`[rows]`, Int64) under softmax(logits / temperature) of `hidden` (`[rows, hidden]`), where
+/// barred tokens have no probability.
+pub fn token_logprobs(
+    decoder: &Decoder,
+    hidden: &Tensor,
+    targets: &Tensor,
+    temperature: f64,
+    barred: Option<&Barred>,
+) -> TokenLogProbs {
     let logits = logits(decoder, hidden);
-    let logits = if (temperature - 1.0).abs() < 1e-12 { logits } else { logits / temperature };
+    let mut logits = if (temperature - 1.0).abs() < 1e-12 { logits } else { logits / temperature };
+    if let Some(barred) = barred {
+        let columns = Tensor::from_slice(barred.tokens);
+        let mut mask = logits.zeros_like().detach().to_kind(Kind::Bool);
+        let _ =
+            mask.index_put_(&[Some(barred.rows.unsqueeze(-1)), Some(columns.unsqueeze(0))], &Tensor::from(true), false);
+        logits = logits.masked_fill(&mask, BARRED);
+    }
     let all = logits.log_softmax(-1, Kind::Float);
     let entropy = tch::no_grad(|| -(all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float));
     let logprobs = all.gather(-1, &targets.unsqueeze(-1), false).squeeze_dim(-1);
@@ -63,5 +89,31 @@ impl ScalarHead {
     /// `[rows, hidden]` -> `[rows]`, Float32.
     pub fn forward(&self, hidden: &Tensor) -> Tensor {
         hidden.to_kind(Kind::Float).linear(&(&self.trained * self.scale), None::<&Tensor>).squeeze_dim(-1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::decoder::tests::random;
+
+    #[test]
+    fn a_barred_token_gives_its_probability_to_the_others_and_only_where_it_is_barred() {
+        let decoder = random(5);
+        let hidden = Tensor::randn([2, decoder.config.hidden_size], (Kind::Float, Device::Cpu));
+        let of = |target: i64, barred: Option<&Barred>| {
+            let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[target; 2]), 0.7, barred);
+            (Vec::<f32>::try_from(found.logprobs).unwrap(), Vec::<f32>::try_from(found.entropy).unwrap())
+        };
+        let end = 4;
+        let barred = Barred { tokens: &[end], rows: Tensor::from_slice(&[1i64]) };
+        let (free, entropy) = of(9, None);
+        let (kept, entropy_kept) = of(9, Some(&barred));
+        let (ends, _) = of(end, None);
+        assert_eq!(kept[0], free[0], "the first row is free");
+        assert!((kept[1] - (free[1] - (1.0 - ends[1].exp()).ln())).abs() < 1e-5, "{kept:?} {free:?} {ends:?}");
+        assert!(of(end, Some(&barred)).0[1] < -1e8);
+        assert_eq!(entropy_kept[0], entropy[0]);
+        assert!(entropy_kept[1].is_finite() && entropy_kept[1] != entropy[1]);
     }
 }

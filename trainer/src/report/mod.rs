@@ -119,6 +119,14 @@ impl Report {
         self.summary.insert(name.into(), value);
     }
 
+    /// Adds the seconds of work by part: for people, and as numbers for programs.
+    pub fn timings(&mut self, seconds: &BTreeMap<String, f64>) {
+        self.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
+        for (part, value) in seconds {
+            self.number(format!("{SECONDS}{part}"), *value);
+        }
+    }
+
     /// Writes `report.json`, `report.html`, `summary.json` and `README.md` into a folder that exists.
     ///
     /// # Errors

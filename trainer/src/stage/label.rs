@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::preference_dataset::{Generator, PreferenceDatasetSpec};
 use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::{Kind, Spec};
 
+use super::run::{input_path, publish};
 use super::stop;
 use crate::data::preference::{self, Preference, Split};
 use crate::data::prompts::{self, Prompt};
@@ -119,10 +118,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         report.number(name, value.parse().unwrap_or(f64::NAN));
     }
     let seconds = clock.seconds()?;
-    report.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
-    for (part, value) in &seconds {
-        report.number(format!("seconds.{part}"), *value);
-    }
+    report.timings(&seconds);
     write(&folders, &parts, (prompts, &responses), &judged.plan.questions, &report)?;
 
     let failed = dataset::failed_gates(&spec.gates, &audit, records.len() as i64);
@@ -137,29 +133,18 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
             .map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
         return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
     }
-    let name = document.resource.metadata.name.clone();
-    let made = artifact::publish(
-        &folders.staging,
-        &folders.output,
-        &Kind::PreferenceDataset.to_string(),
-        &name,
-        document.lineage(),
-        Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    )?;
+    let artifact = publish(document, &folders.staging)?;
     progress.metric("pairs", records.len() as f64);
     progress.finish();
     Ok(StageResult {
-        reason: Reason::Completed,
-        message: report.title.clone(),
-        artifact: Some(made.artifact_ref(&document.output)),
+        artifact: Some(artifact),
         metrics: progress.metrics().to_vec(),
-        inputs: Vec::new(),
         counts: in_status(counts),
         bias: in_status(bias),
         agreement: in_status(agreement),
-        evaluation: BTreeMap::new(),
         cost: Some(judged.cost),
         seconds,
+        ..StageResult::new(Reason::Completed, report.title)
     })
 }
 
@@ -173,18 +158,12 @@ struct Folders {
     work: PathBuf,
     journal: PathBuf,
     staging: PathBuf,
-    output: PathBuf,
 }
 
 impl Folders {
     fn new(document: &RunDocument) -> Self {
         let work = PathBuf::from(&document.work);
-        Self {
-            journal: work.join("journal"),
-            staging: work.join("staging"),
-            output: PathBuf::from(&document.output),
-            work,
-        }
+        Self { journal: work.join("journal"), staging: work.join("staging"), work }
     }
 }
 
@@ -213,11 +192,8 @@ fn go_on() -> Result<()> {
 }
 
 fn load(document: &RunDocument, generator: &Generator) -> Result<(Decoder, Tokenizer)> {
-    let input = document
-        .input("generator.model")
-        .ok_or_else(|| Error::Config("the run document has no input for spec.generator.model".into()))?;
-    let path = Path::new(&input.path);
-    Ok((ModelFolder::open(path)?.decoder(generator.precision)?, Tokenizer::load(path)?))
+    let path = input_path(document, "generator.model")?;
+    Ok((ModelFolder::open(&path)?.decoder(generator.precision)?, Tokenizer::load(&path)?))
 }
 
 fn sample(

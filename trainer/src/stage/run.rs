@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use plumbline_crds::artifact;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
+use plumbline_crds::status::ArtifactRef;
 
 use super::tell::Teller;
 use super::termination;
@@ -73,6 +74,26 @@ fn check_inputs(document: &mut RunDocument) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The path of an input that the spec requires.
+pub(crate) fn input_path(run: &RunDocument, role: &str) -> Result<PathBuf> {
+    run.input(role)
+        .map(|i| PathBuf::from(&i.path))
+        .ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
+}
+
+/// Makes a folder the artifact of a run.
+pub(crate) fn publish(run: &RunDocument, staging: &Path) -> Result<ArtifactRef> {
+    let manifest = artifact::publish(
+        staging,
+        Path::new(&run.output),
+        &run.resource.kind.to_string(),
+        &run.resource.metadata.name,
+        run.lineage(),
+        jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )?;
+    Ok(manifest.artifact_ref(&run.output))
 }
 
 /// CPU threads: as asked, or the CPUs that the process may use.

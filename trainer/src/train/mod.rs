@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod means;
 pub mod order;
+pub mod pairs;
 pub mod responses;
 pub mod supervised;
 pub mod trunk;

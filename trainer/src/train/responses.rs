@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use crate::data::tokens::Sequence;
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
-use crate::model::heads::{TokenLogProbs, token_logprobs};
+use crate::model::heads::{Barred, TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;
 use crate::model::packed::{Packed, passes};
 
@@ -60,7 +60,14 @@ impl ResponseBatch {
 
     /// Log-probabilities of the response tokens, `[response tokens]`.
     pub fn logprobs(&self, decoder: &Decoder, adapters: Adapters, temperature: f64) -> TokenLogProbs {
-        token_logprobs(decoder, &self.hidden(decoder, adapters), &self.targets, temperature)
+        token_logprobs(decoder, &self.hidden(decoder, adapters), &self.targets, temperature, None)
+    }
+
+    /// The tokens that were not sampled as the first `least` of each response; nothing if there are none.
+    pub fn barred<'a>(&self, tokens: &'a [i64], least: i64) -> Option<Barred<'a>> {
+        let positions = self.counts.iter().flat_map(|&n| 0..n);
+        let rows: Vec<i64> = positions.zip(0..).filter(|(t, _)| *t < least).map(|(_, row)| row).collect();
+        (!rows.is_empty() && !tokens.is_empty()).then(|| Barred { tokens, rows: Tensor::from_slice(&rows) })
     }
 
     /// Sums a value a response token over each sequence, `[sequences]`.
@@ -131,5 +138,15 @@ mod tests {
         assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [3, 4, 6]);
         let sums = batch.sum_by_sequence(&Tensor::from_slice(&[1.0f32, 2.0, 5.0]));
         assert_eq!(Vec::<f32>::try_from(sums).unwrap(), [3.0, 5.0]);
+    }
+
+    #[test]
+    fn tokens_are_barred_in_the_first_tokens_of_each_response() {
+        let (a, b) = (sequence(&[1], &[5, 6, 7]), sequence(&[1, 2], &[8]));
+        let batch = ResponseBatch::new(&[&a, &b]);
+        let rows = |least| batch.barred(&[0], least).map(|b| Vec::<i64>::try_from(b.rows).unwrap());
+        assert_eq!(rows(2), Some(vec![0, 1, 3]));
+        assert_eq!(rows(0), None);
+        assert!(batch.barred(&[], 2).is_none());
     }
 }

@@ -1,19 +1,19 @@
 //! What a run's objects must hold, kind by kind.
 
+use clap::Parser;
 use serde_json::{Value, json};
 
 use super::*;
 
+#[derive(clap::Parser)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+}
+
 fn settings() -> Settings {
-    Settings {
-        namespace: None,
-        trainer_image: Some("registry.example/trainer:1".into()),
-        artifact_root: None,
-        accelerator_resource: "nvidia.com/gpu".into(),
-        progress_url: Some("http://plumbline.plumbline.svc:8090".into()),
-        finished_job_seconds: 3600,
-        look_again_seconds: 300,
-    }
+    let arguments = ["plumbline", "--trainer-image=registry.example/trainer:1", "--progress-url=http://plumbline:8090"];
+    Arguments::parse_from(arguments).settings
 }
 
 fn dataset(change: &Value) -> Resource {

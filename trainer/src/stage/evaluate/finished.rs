@@ -13,7 +13,7 @@ use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use plumbline_crds::{Kind, Spec};
 
-use crate::data::prompts;
+use crate::data::{preference, prompts};
 use crate::files::write_json;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
@@ -21,7 +21,8 @@ use crate::load::tokenizer::Tokenizer;
 use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section};
 use crate::stage::evaluate::{Evaluation, Side, evaluate};
-use crate::stage::reward::{RewardModel, input_path, read_pairs};
+use crate::stage::reward::RewardModel;
+use crate::stage::run::input_path;
 use crate::train::clock::Clock;
 use crate::{Error, Result};
 
@@ -77,18 +78,12 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let seconds = clock.seconds()?;
     write(work, run, spec, &manifest, &evaluation, &seconds)?;
     progress.finish();
+    let message = evaluation.headline();
     Ok(StageResult {
-        reason: Reason::Completed,
-        message: evaluation.headline(),
-        artifact: None,
-        metrics: Vec::new(),
-        inputs: Vec::new(),
-        counts: BTreeMap::new(),
-        bias: BTreeMap::new(),
-        agreement: BTreeMap::new(),
         evaluation: evaluation.status(),
         cost: evaluation.cost,
         seconds,
+        ..StageResult::new(Reason::Completed, message)
     })
 }
 
@@ -124,7 +119,7 @@ fn apart(run: &RunDocument, manifest: &Manifest) -> RunDocument {
 fn trained_on(run: &RunDocument, spec: &PolicyTuningSpec) -> Result<Vec<String>> {
     if spec.method == Method::Dpo {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
-        return Ok(read_pairs(&input_path(run, role)?)?.0.into_iter().map(|r| r.prompt_id).collect());
+        return Ok(preference::read(&input_path(run, role)?)?.0.into_iter().map(|r| r.prompt_id).collect());
     }
     match &spec.prompts {
         None => Ok(Vec::new()),

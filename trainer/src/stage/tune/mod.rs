@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::json;
 use tch::Tensor;
 
-use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
 use plumbline_crds::run::{RunDocument, StageResult};
@@ -23,8 +22,9 @@ use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
 use crate::report::{MetricsWriter, Progress, Report, Section};
-use crate::stage::evaluate::{self, Side};
-use crate::stage::reward::{RewardModel, input_path};
+use crate::stage::evaluate::{self, Evaluation, Side};
+use crate::stage::reward::RewardModel;
+use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
 use crate::train::supervised::{Outlets, resume_step};
 use crate::{Error, Result};
@@ -87,27 +87,16 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let seconds = clock.seconds()?;
     let report = report(run, spec, &trained, evaluation.as_ref(), &metrics, &seconds)?;
     report.write(&staging)?;
-    let manifest = artifact::publish(
-        &staging,
-        Path::new(&run.output),
-        &run.resource.kind.to_string(),
-        &run.resource.metadata.name,
-        run.lineage(),
-        jiff::Timestamp::now().to_string(),
-    )?;
+    let artifact = publish(run, &staging)?;
     progress.finish();
+    let message = evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), Evaluation::headline);
     Ok(StageResult {
-        reason: Reason::Completed,
-        message: evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), evaluate::Evaluation::headline),
-        artifact: Some(manifest.artifact_ref(&run.output)),
+        artifact: Some(artifact),
         metrics: progress.metrics().to_vec(),
-        inputs: Vec::new(),
-        counts: BTreeMap::new(),
-        bias: BTreeMap::new(),
-        agreement: BTreeMap::new(),
-        evaluation: evaluation.as_ref().map(evaluate::Evaluation::status).unwrap_or_default(),
+        evaluation: evaluation.as_ref().map(Evaluation::status).unwrap_or_default(),
         cost: evaluation.and_then(|e| e.cost),
         seconds,
+        ..StageResult::new(Reason::Completed, message)
     })
 }
 
@@ -186,7 +175,7 @@ fn report(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
     trained: &Trained,
-    evaluation: Option<&evaluate::Evaluation>,
+    evaluation: Option<&Evaluation>,
     metrics: &MetricsWriter,
     seconds: &BTreeMap<String, f64>,
 ) -> Result<Report> {
@@ -218,10 +207,7 @@ fn report(
     for (title, unit, names) in CURVES {
         report.sections.extend(Section::curves(title, unit, &history, names));
     }
-    report.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
-    for (part, value) in seconds {
-        report.number(format!("seconds.{part}"), *value);
-    }
+    report.timings(seconds);
     for role in ["rewardModelRef", "datasetRef"] {
         if let Some(input) = run.input(role) {
             report.upstream.extend(Report::read(Path::new(&input.path))?);

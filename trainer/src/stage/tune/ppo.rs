@@ -24,12 +24,11 @@ use crate::generate::{Finish, PromptTokens, generate};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::kl::kl;
 use crate::loss::ppo::{clipped, policy_loss, value_loss};
-use crate::model::heads::token_logprobs;
 use crate::model::linear::Adapters;
 use crate::optim::{AdamW, schedule};
 use crate::stage::reward::RewardModel;
 use crate::stage::stop;
-use crate::stage::tune::rollout::{RolloutPrompt, Sample, measure};
+use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
 use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
 use crate::train::order::{self, Batches};
@@ -105,7 +104,7 @@ pub(super) fn train(
         update(
             policy,
             &mut optimizer,
-            spec,
+            (spec, &Behaviour::new(&spec.rollout.sampling, tokenizer)),
             &settings,
             (&samples, trunk.as_ref()),
             &experience,
@@ -207,18 +206,12 @@ fn roll_out(
             })
         })
         .collect();
-    Ok(measure(policy, reward, sampled, temperature(spec)))
+    Ok(measure(policy, reward, sampled, &Behaviour::new(&spec.rollout.sampling, tokenizer)))
 }
 
 /// Seeds a prompt's samples: FNV-1a of its id.
 pub(crate) fn key_of(id: &str) -> u64 {
     id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Log-probabilities are of the distribution that is sampled from.
-fn temperature(spec: &PolicyTuningSpec) -> f64 {
-    let t = spec.rollout.sampling.temperature;
-    if t > 0.0 { t } else { 1.0 }
 }
 
 /// What a rollout teaches. Lists have one entry a sample, inner ones one a response token.
@@ -306,7 +299,7 @@ fn whiten_all(rows: &mut [Vec<f64>], keep_mean: bool) {
 fn update(
     policy: &Policy,
     optimizer: &mut AdamW,
-    spec: &PolicyTuningSpec,
+    (spec, behaviour): (&PolicyTuningSpec, &Behaviour),
     settings: &Ppo,
     (samples, trunk): (&[Sample], Option<&Trunk>),
     experience: &Experience,
@@ -326,7 +319,7 @@ fn update(
                 let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
                 let batch = ResponseBatch::new(&sequences).with_frozen_states(trunk.map(|t| t.gather(micro)));
                 let hidden = batch.hidden(&policy.decoder, Adapters::Training);
-                let found = token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature(spec));
+                let found = behaviour.logprobs(&policy.decoder, &batch, &hidden);
                 let values = head.forward(&hidden);
                 let column = |rows: &dyn Fn(usize) -> Vec<f64>| {
                     let flat: Vec<f32> = micro.iter().flat_map(|&i| rows(i)).map(|x| x as f32).collect();

@@ -1,8 +1,13 @@
 //! A rollout: responses sampled from the policy, with what every RL algorithm needs of them.
 
+use plumbline_crds::source::Sampling;
+use tch::Tensor;
+
 use crate::data::tokens::Sequence;
 use crate::generate::Finish;
-use crate::model::heads::token_logprobs;
+use crate::load::tokenizer::Tokenizer;
+use crate::model::decoder::Decoder;
+use crate::model::heads::{TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;
 use crate::model::packed::passes;
 use crate::stage::reward::RewardModel;
@@ -18,6 +23,29 @@ pub(super) struct RolloutPrompt {
     pub tokens: Vec<i64>,
     /// Whether the end token is part of a response's text (a conversation's turn) or only ends it (plain text).
     pub conversation: bool,
+}
+
+/// The distribution that a rollout samples from. Ratios and divergences are of this one: under the model's own
+/// distribution an end token that is never sampled would take probability from the others, pass for a smaller divergence,
+/// and be rewarded for it.
+pub(super) struct Behaviour<'a> {
+    temperature: f64,
+    /// Tokens that end a response, and how many tokens it has before one of them may be sampled.
+    end_tokens: &'a [i64],
+    least: i64,
+}
+
+impl<'a> Behaviour<'a> {
+    pub(super) fn new(sampling: &Sampling, tokenizer: &'a Tokenizer) -> Self {
+        let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
+        Self { temperature, end_tokens: tokenizer.eos_ids(), least: sampling.min_new_tokens }
+    }
+
+    /// Log-probabilities of a batch's response tokens, by the hidden states that predict them.
+    pub(super) fn logprobs(&self, decoder: &Decoder, batch: &ResponseBatch, hidden: &Tensor) -> TokenLogProbs {
+        let barred = batch.barred(self.end_tokens, self.least);
+        token_logprobs(decoder, hidden, &batch.targets, self.temperature, barred.as_ref())
+    }
 }
 
 /// One sampled response. Lists have one entry a response token.
@@ -41,7 +69,7 @@ pub(super) fn measure(
     policy: &Policy,
     reward: &RewardModel,
     sampled: Vec<(Sequence, Finish, bool)>,
-    temperature: f64,
+    behaviour: &Behaviour,
 ) -> (Vec<Sample>, Option<Trunk>) {
     let _no_grad = tch::no_grad_guard();
     let sequences: Vec<&Sequence> = sampled.iter().map(|(s, _, _)| s).collect();
@@ -53,10 +81,10 @@ pub(super) fn measure(
         let states = trunk.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
         let batch = ResponseBatch::new(&sequences[pass]).with_frozen_states(states);
         // The reference shares the trunk only when it is this decoder without its adapters.
-        let found = batch.logprobs(before.model, before.adapters, temperature);
+        let found = behaviour.logprobs(before.model, &batch, &batch.hidden(before.model, before.adapters));
         reference.extend(split(&found.logprobs, &batch.counts));
         let hidden = batch.hidden(&policy.decoder, Adapters::On);
-        let found = token_logprobs(&policy.decoder, &hidden, &batch.targets, temperature);
+        let found = behaviour.logprobs(&policy.decoder, &batch, &hidden);
         old.extend(split(&found.logprobs, &batch.counts));
         entropy.extend(split(&found.entropy, &batch.counts));
         if let Some(head) = &policy.value_head {

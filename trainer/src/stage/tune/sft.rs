@@ -9,7 +9,7 @@ use crate::data::texts;
 use crate::data::tokens::Sequence;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::linear::Adapters;
-use crate::stage::reward::input_path;
+use crate::stage::run::input_path;
 use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
 use crate::train::responses::ResponseBatch;

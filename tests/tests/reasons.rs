@@ -1,0 +1,222 @@
+//! Each reason that the operator reads from the cluster, brought about on a real API server: condition, message, event,
+//! metric.
+
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, ListParams};
+use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
+use plumbline_crds::conditions::ConditionStatus::{False, True, Unknown};
+use plumbline_crds::conditions::ConditionType::{Ready, Reconciling, Stalled, Succeeded};
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::status::Status;
+use plumbline_tests::cluster::{Exit, until};
+use plumbline_tests::operator::{Operator, Scene, condition, resource};
+use serde_json::{Value, json};
+
+const KIND: Kind = RewardModel;
+
+/// A reward model that waits for nothing.
+fn reward(name: &str, change: &Value) -> Value {
+    let mut spec = json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}});
+    for (key, value) in change.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    resource(KIND, name, &spec)
+}
+
+/// What people see of a resource that says `reason`: the words of its message, an event, and the gauge.
+async fn seen(scene: &Scene, operator: &Operator, kind: Kind, name: &str, reason: Reason, words: &str) -> Status {
+    let mut message = String::new();
+    let status = until(&format!("{kind}/{name} says {reason:?}: {words}"), async || {
+        let status = scene.until_reason(kind, name, reason).await;
+        message.clone_from(&status.condition(Ready)?.message);
+        message.contains(words).then_some(status)
+    })
+    .await;
+    let events: Api<Event> = scene.namespace.api().await;
+    until(&format!("an event {reason:?} of {name}"), async || {
+        let found = events.list(&ListParams::default()).await.unwrap();
+        found
+            .into_iter()
+            .find(|e| {
+                e.reason.as_deref() == Some(&reason.as_str())
+                    && e.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(name))
+            })
+            .map(|_| ())
+    })
+    .await;
+    let gauge = format!("plumbline_resources{{kind=\"{kind}\",reason=\"{}\"}}", reason.as_str());
+    let (code, text) = operator.get("/metrics").await;
+    assert_eq!(code, 200);
+    assert!(text.lines().any(|l| l.starts_with(&gauge)), "no {gauge} in {text}");
+    status
+}
+
+#[tokio::test]
+async fn what_a_resource_waits_for_is_named() {
+    let scene = Scene::new("waits").await;
+    let operator = scene.operator().await;
+    let see = async |kind, name, reason, words| seen(&scene, &operator, kind, name, reason, words).await;
+
+    scene.apply(&resource(KIND, "ref", &json!({"datasetRef": {"name": "nobody"}}))).await;
+    let status = see(KIND, "ref", Reason::ReferenceNotFound, "PreferenceDataset/nobody").await;
+    assert_eq!((condition(&status, Reconciling).0, condition(&status, Stalled).0), (True, False));
+    scene.apply(&resource(PreferenceDataset, "nobody", &json!({"suspend": true}))).await;
+    see(PreferenceDataset, "nobody", Reason::Suspended, "spec.suspend").await;
+    see(KIND, "ref", Reason::ReferenceNotReady, "PreferenceDataset/nobody").await;
+
+    scene.apply(&reward("claim", &json!({"baseModel": {"uri": "pvc://elsewhere/sft"}}))).await;
+    see(KIND, "claim", Reason::ReferenceNotFound, "PersistentVolumeClaim/elsewhere").await;
+    scene.create_claim("elsewhere").await;
+    scene.until_reason(KIND, "claim", Reason::Running).await;
+
+    let prompts = json!({"prompts": {"configMapRef": {"name": "prompts", "key": "p.txt"}}, "rewardModelRef": {"name": "ref"}});
+    scene.apply(&resource(PolicyTuning, "map", &prompts)).await;
+    see(PolicyTuning, "map", Reason::ReferenceNotFound, "ConfigMap/prompts").await;
+    scene.kubectl(&["create", "configmap", "prompts", "--from-literal=other=x"]);
+    scene.kubectl(&["patch", "configmap", "prompts", "-p", r#"{"data":{"p.txt":"a"}}"#]);
+    see(PolicyTuning, "map", Reason::ReferenceNotReady, "RewardModel/ref").await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_pod_from_running_is_named() {
+    let scene = Scene::new("obstacles").await;
+    let operator = scene.operator().await;
+    let see = async |name, reason, words| seen(&scene, &operator, KIND, name, reason, words).await;
+    scene.apply(&reward("pod", &json!({}))).await;
+    let pod = scene.pod(KIND, "pod").await;
+    scene.node.unschedulable(&pod, "0/3 nodes are available: 3 Insufficient memory.").await;
+    see("pod", Reason::Unschedulable, "Insufficient memory").await;
+    scene.node.waiting(&pod, "trainer", "ImagePullBackOff", "Back-off pulling image \"trainer:test\"").await;
+    see("pod", Reason::ImagePullFailed, "trainer:test").await;
+    scene.node.waiting(&pod, "trainer", "CreateContainerConfigError", "secret \"keys\" not found").await;
+    let status = see("pod", Reason::ConfigInvalid, "secret \"keys\" not found").await;
+    assert_eq!(condition(&status, Succeeded).0, Unknown, "it can still become well");
+    scene.node.run(&pod).await;
+    see("pod", Reason::Running, "attempt 1").await;
+
+    scene.apply(&reward("queue", &json!({"compute": {"queueName": "team-a"}}))).await;
+    let job = scene.job(KIND, "queue").await;
+    // Kueue's webhook does this when it creates the Job.
+    scene.kubectl(&["patch", "job", &job, "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
+    see("queue", Reason::QuotaPending, "team-a").await;
+    scene.kubectl(&["patch", "job", &job, "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#]);
+    scene.until_reason(KIND, "queue", Reason::Running).await;
+
+    let quota = r#"{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"none"},"spec":{"hard":{"count/jobs.batch":"0"}}}"#;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), quota).unwrap();
+    scene.kubectl(&["create", "-f", file.path().to_str().unwrap()]);
+    scene.apply(&reward("refused", &json!({}))).await;
+    see("refused", Reason::ChildCreationFailed, "quota").await;
+}
+
+#[tokio::test]
+async fn how_a_run_failed_is_named() {
+    let scene = Scene::new("failures").await;
+    let operator = scene.operator().await;
+    let once = json!({"compute": {"maxRetries": 0}});
+    let said = |reason: &str, message: &str| json!({"reason": reason, "message": message}).to_string();
+    let cases: [(&str, i32, &str, String, Reason, &str); 11] = [
+        ("config", 2, "Error", said("TrainerConfigRejected", "spec.x is wrong"), Reason::TrainerConfigRejected, "spec.x is wrong"),
+        ("data", 3, "Error", String::new(), Reason::DataInvalid, "exit code 3"),
+        ("judge", 4, "Error", said("JudgeUnavailable", "no answer"), Reason::JudgeUnavailable, "no answer"),
+        ("store", 5, "Error", said("ArtifactUploadFailed", "disk full"), Reason::ArtifactUploadFailed, "disk full"),
+        ("gpu", 6, "Error", said("AcceleratorOutOfMemory", "tried to allocate"), Reason::AcceleratorOutOfMemory, "allocate"),
+        ("key", 7, "Error", said("JudgeRejected", "401"), Reason::JudgeRejected, "401"),
+        ("budget", 8, "Error", said("BudgetExhausted", "50 USD are spent"), Reason::BudgetExhausted, "50 USD"),
+        ("gate", 9, "Error", said("GateFailed", "accuracy 0.4"), Reason::GateFailed, "accuracy 0.4"),
+        ("hack", 10, "Error", said("RewardHackingSuspected", "KL 70"), Reason::RewardHackingSuspected, "KL 70"),
+        ("memory", 137, "OOMKilled", String::new(), Reason::OutOfMemory, "resources.limits"),
+        ("crash", 139, "Error", String::new(), Reason::TrainerFailed, "signal 11"),
+    ];
+    for (name, code, reason, message, expected, words) in &cases {
+        scene.apply(&reward(name, &once)).await;
+        let pod = scene.pod(KIND, name).await;
+        scene.node.run(&pod).await;
+        scene.node.end(&pod, Exit { code: *code, reason, message }).await;
+        let status = seen(&scene, &operator, KIND, name, *expected, words).await;
+        assert_eq!(condition(&status, Succeeded), (False, *expected));
+        assert_eq!(condition(&status, Stalled), (True, *expected));
+        assert_eq!(condition(&status, Reconciling).0, False);
+        assert!(status.completion_time.is_some());
+    }
+    assert_eq!(scene.jobs_made(), cases.len(), "what failed for good is not tried again");
+}
+
+#[tokio::test]
+async fn disruptions_do_not_count_and_failures_are_tried_again_as_often_as_allowed() {
+    let scene = Scene::new("retries").await;
+    let operator = scene.operator().await;
+    scene.apply(&reward("r", &json!({"compute": {"maxRetries": 1}}))).await;
+    for _ in 0..2 {
+        let pod = scene.pod(KIND, "r").await;
+        scene.node.run(&pod).await;
+        scene.node.evict_by_kubelet(&pod, "the node was low on memory").await;
+    }
+    let pod = scene.pod(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.node.end(&pod, Exit { code: 4, reason: "Error", message: "" }).await;
+    seen(&scene, &operator, KIND, "r", Reason::Retrying, "JudgeUnavailable").await;
+    let pod = scene.pod(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.node.end(&pod, Exit { code: 4, reason: "Error", message: "" }).await;
+    let status = scene.until_reason(KIND, "r", Reason::JudgeUnavailable).await;
+    let job = status.job.unwrap();
+    let retries = [("NodeDisruption".to_owned(), 2), ("JudgeUnavailable".to_owned(), 2)].into();
+    assert_eq!((job.attempt, job.retries), (4, retries));
+    let (_, metrics) = operator.get("/metrics").await;
+    let counted = r#"plumbline_retries_total{kind="RewardModel",reason="NodeDisruption"} 2"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_deletes_is_made_again_and_a_deadline_is_a_deadline() {
+    let scene = Scene::new("deleted").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward("r", &json!({}))).await;
+    let job = scene.job(KIND, "r").await;
+    let first = scene.node.pod(&job).await;
+    scene.kubectl(&["delete", "job", &job, "--wait=false", "--cascade=background"]);
+    let status = until("the deleted Job is counted", async || {
+        let status = scene.status(KIND, "r").await;
+        let job = status.job.clone()?;
+        job.retries.contains_key("JobDeleted").then_some((status, job))
+    })
+    .await;
+    assert_eq!((status.1.attempt, condition(&status.0, Succeeded).0), (2, Unknown));
+    let pod = scene.pod(KIND, "r").await;
+    assert_ne!(pod.metadata.uid, first.metadata.uid);
+
+    scene.apply(&reward("late", &json!({"compute": {"deadlineSeconds": 1}}))).await;
+    let pod = scene.pod(KIND, "late").await;
+    scene.node.run(&pod).await;
+    scene.let_end(&pod).await;
+    let status = scene.until_reason(KIND, "late", Reason::DeadlineExceeded).await;
+    assert_eq!(condition(&status, Stalled), (True, Reason::DeadlineExceeded));
+}
+
+#[tokio::test]
+async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when_corrected() {
+    let scene = Scene::new("invalid").await;
+    let operator = scene.operator().await;
+    let bad: [(&str, Value, &str); 10] = [
+        ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
+        ("b", json!({"baseModel": {"uri": "hf://org/model"}}), "spec.baseModel.uri: hf:// is not supported yet"),
+        ("c", json!({"output": {"uri": "file:///out"}}), "spec.output.uri: expected a place that outlives the pod"),
+        ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
+        ("e", json!({"output": {"uri": "s3://bucket/x"}}), "spec.output.uri: s3:// is not supported yet"),
+        ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
+        ("g", json!({"compute": {"nodes": 2}}), "spec.compute.nodes: what is set here is not supported yet"),
+        ("h", json!({"compute": {"accelerators": 1}}), "spec.compute.accelerators"),
+        ("i", json!({"baseModel": {"uri": "pvc://models/../other"}}), "spec.baseModel.uri"),
+        ("j", json!({"output": {"uri": "pvc://results/x", "credentialsSecretRef": {"name": "c"}}}), "credentialsSecretRef"),
+    ];
+    for (name, change, words) in &bad {
+        scene.apply(&reward(name, change)).await;
+        let status = seen(&scene, &operator, KIND, name, Reason::SpecInvalid, words).await;
+        assert_eq!(condition(&status, Stalled).0, True);
+    }
+    assert_eq!(scene.jobs_made(), 0);
+    scene.change(KIND, "a", json!({"baseModel": {"uri": "pvc://models/sft"}})).await;
+    scene.until_reason(KIND, "a", Reason::Running).await;
+}

@@ -1,0 +1,119 @@
+//! The reward model: a decoder with a scalar head, which reads the hidden state of a text's last token. Computes, and reads
+//! and writes folders.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use plumbline_crds::reward_model::RewardModelSpec;
+use plumbline_crds::training::Precision;
+
+use crate::Result;
+use crate::files::write_json;
+use crate::load::hugging_face::{ModelFolder, copy_tokenizer, read_object, write_safetensors};
+use crate::load::tokenizer::Tokenizer;
+use crate::model::attention::Context;
+use crate::model::decoder::Decoder;
+use crate::model::heads::ScalarHead;
+use crate::model::linear::Adapters;
+use crate::model::lora;
+use crate::model::packed::{Packed, passes};
+use crate::model::trainable::make_trainable;
+
+/// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
+pub(crate) const HEAD: &str = "score.weight";
+/// Tokens scored in one forward pass when nothing is learnt.
+const SCORING_TOKENS: usize = 4096;
+
+/// A decoder with a scalar head in place of its language-model head.
+pub struct RewardModel {
+    pub(super) decoder: Decoder,
+    head: ScalarHead,
+    config: Map<String, Value>,
+}
+
+impl RewardModel {
+    /// The base model with a head that scores everything 0.
+    pub(super) fn from_base(folder: &Path, spec: &RewardModelSpec) -> Result<Self> {
+        let opened = ModelFolder::open(folder)?;
+        let decoder = opened.decoder(spec.training.precision)?;
+        let head = ScalarHead::zero(decoder.config.hidden_size);
+        Ok(Self { config: decoder.config.raw.clone(), decoder, head })
+    }
+
+    /// A saved reward model.
+    pub fn load(folder: &Path, precision: Precision) -> Result<Self> {
+        let opened = ModelFolder::open(folder)?;
+        let decoder = opened.decoder(precision)?;
+        let weight = opened.tensor(HEAD, &[1, decoder.config.hidden_size], Kind::Float)?;
+        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead::from_weight(weight) })
+    }
+
+    /// What is trained, by name.
+    pub(super) fn make_trainable(&mut self, spec: &RewardModelSpec) -> BTreeMap<String, Tensor> {
+        let mut params = make_trainable(&mut self.decoder, &spec.training);
+        // A language-model head takes no part in a score.
+        self.decoder.lm_head = None;
+        params.remove("lm_head.weight");
+        params.insert(HEAD.into(), self.head.trained.shallow_clone());
+        params
+    }
+
+    /// One score a sequence, `[sequences]`; from what the frozen layers computed for them, if that is known.
+    pub(super) fn forward<S: AsRef<[i64]>>(
+        &self,
+        sequences: &[S],
+        frozen_states: Option<Tensor>,
+        adapters: Adapters,
+    ) -> Tensor {
+        let batch = Packed::new(sequences);
+        let hidden = match frozen_states {
+            Some(states) => self.decoder.forward_from(states, &batch, adapters),
+            None => self.decoder.forward(&batch, &mut Context::Whole, adapters),
+        };
+        self.head.forward(&hidden.index_select(0, &batch.last_rows()))
+    }
+
+    /// One score a sequence, without gradients, in bounded memory.
+    pub fn score<S: AsRef<[i64]>>(&self, sequences: &[S]) -> Vec<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let mut scores = Vec::with_capacity(sequences.len());
+        for pass in passes(sequences.iter().map(|s| s.as_ref().len()), SCORING_TOKENS) {
+            let found = self.forward(&sequences[pass], None, Adapters::On);
+            scores.extend((0..found.size()[0]).map(|i| found.double_value(&[i])));
+        }
+        scores
+    }
+
+    /// Writes a folder that `AutoModelForSequenceClassification` loads.
+    pub(super) fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+        let mut weights = lora::merged_weights(&self.decoder);
+        weights.insert(HEAD.into(), self.head.weight());
+        write_safetensors(&folder.join("model.safetensors"), &weights)?;
+        let mut config = self.config.clone();
+        let mistral = config.get("model_type").is_some_and(|family| family == "mistral");
+        let family = if mistral { "Mistral" } else { "Llama" };
+        config.insert("architectures".into(), json!([format!("{family}ForSequenceClassification")]));
+        config.insert("num_labels".into(), json!(1));
+        config.insert("id2label".into(), json!({"0": "LABEL_0"}));
+        config.insert("label2id".into(), json!({"LABEL_0": 0}));
+        config.insert("torch_dtype".into(), json!("float32"));
+        // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
+        // and would not be read where it closes a turn.
+        let padding = tokenizer.padding();
+        config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
+        write_json(&folder.join("config.json"), &config)?;
+        copy_tokenizer(base, folder)?;
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let path = folder.join(name);
+            if path.exists() {
+                let mut object = read_object(&path)?;
+                object.insert("pad_token".into(), json!(padding.map(|(token, _)| token)));
+                write_json(&path, &object)?;
+            }
+        }
+        Ok(())
+    }
+}

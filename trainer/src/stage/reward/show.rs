@@ -1,0 +1,89 @@
+//! What `reward` found, as numbers and as a report. Reads the reports of its inputs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use plumbline_crds::Kind;
+use plumbline_crds::reward_model::RewardModelSpec;
+use plumbline_crds::run::RunDocument;
+
+use crate::Result;
+use crate::report::{MetricsWriter, Number, Report, Section};
+use crate::stage::reward::{Data, Evaluated};
+
+impl Evaluated {
+    /// The numbers under stable names.
+    pub(super) fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let c = &self.held_out;
+        let mut numbers = vec![
+            ("accuracy", c.accuracy),
+            ("log_loss", c.log_loss),
+            ("calibration_error", c.ece),
+            ("pairs", c.pairs as f64),
+            ("length_correlation", self.length_correlation),
+        ];
+        numbers.extend(self.reference.map(|(accuracy, _)| ("reference_accuracy", accuracy)));
+        numbers
+    }
+}
+
+/// The report of a run.
+pub(super) fn report(
+    run: &RunDocument,
+    spec: &RewardModelSpec,
+    data: &Data,
+    found: &Evaluated,
+    metrics: &MetricsWriter,
+    seconds: &BTreeMap<String, f64>,
+) -> Result<Report> {
+    let name = &run.resource.metadata.name;
+    let mut report = Report::new(Kind::RewardModel, name, format!("Reward model {name}"));
+    report.card.base_model = Some(spec.base_model.uri.clone());
+    report.fact("Base model", &spec.base_model.uri);
+    report.fact("Preference data", spec.dataset_ref.as_ref().map_or("a file", |r| &r.name));
+    report.fact("Loss", "Bradley-Terry on the judge's probabilities; a scalar head on the last token of a response");
+    for (name, value) in found.numbers() {
+        report.number(name, value);
+    }
+    let c = &found.held_out;
+    let split = if data.validation.pairs.is_empty() {
+        "training pairs (the dataset has no validation split)"
+    } else {
+        "held-out pairs"
+    };
+    let mut rows = vec![
+        Number::new("Accuracy against the judge", c.accuracy)
+            .percent()
+            .reference(0.5)
+            .note(format!("{} {split}", c.pairs)),
+        Number::new("Log-loss", c.log_loss).reference(std::f64::consts::LN_2).note("nats a pair; ln 2 says nothing"),
+        Number::new("Calibration error", c.ece).note("expected, 10 bins of equal mass"),
+        Number::new("Correlation with length", found.length_correlation)
+            .reference(0.0)
+            .note("of score differences with differences in tokens"),
+    ];
+    if let Some((accuracy, texts)) = found.reference {
+        rows.push(
+            Number::new("Accuracy on reference labels", accuracy)
+                .percent()
+                .reference(0.5)
+                .note(format!("{texts} labelled texts, split at the median score")),
+        );
+    }
+    report.sections.push(Section::Numbers { title: "Held-out results".into(), rows });
+    let left_out = data.left_out();
+    if left_out > 0 {
+        report.sections.push(Section::Notice {
+            title: "Pairs left out".into(),
+            text: format!("{left_out} pairs are longer than {} tokens and were left out.", data.longest),
+        });
+    }
+    let history = metrics.history()?;
+    report.sections.extend(Section::curves("Loss", "nats a pair", &history, &["loss"]));
+    report.sections.extend(Section::curves("Accuracy", "share of pairs", &history, &["accuracy"]));
+    report.timings(seconds);
+    if let Some(input) = run.input("datasetRef") {
+        report.upstream.extend(Report::read(Path::new(&input.path))?);
+    }
+    Ok(report)
+}

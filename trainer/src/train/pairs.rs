@@ -1,0 +1,137 @@
+//! Preference pairs as tokens: each distinct prompt and response once, pairs by the numbers of their sequences. Pure but
+//! for the tokenizer.
+
+use std::collections::{BTreeMap, HashMap};
+
+use plumbline_crds::training::LabelKind;
+use tch::Tensor;
+
+use crate::Result;
+use crate::data::preference::{Preference, vote};
+use crate::data::tokens::{self, Sequence};
+use crate::load::tokenizer::Tokenizer;
+
+/// A pair, by the numbers of its sequences.
+pub struct Pair {
+    /// The preferred sequence.
+    pub chosen: usize,
+    /// The other.
+    pub rejected: usize,
+    /// Probability that chosen is better, 0..=1.
+    pub preference: f64,
+    /// The record's margin (log-odds); 0 where it has none.
+    pub margin: f64,
+}
+
+/// The pairs of some records.
+#[derive(Default)]
+pub struct Pairs {
+    /// Every distinct prompt and response. The same tokens cut elsewhere are another sequence.
+    pub sequences: Vec<Sequence>,
+    /// In order of the records.
+    pub pairs: Vec<Pair>,
+    /// Numbers of the pairs of each prompt.
+    pub groups: Vec<Vec<usize>>,
+    /// Records of which a side is not usable.
+    pub left_out: usize,
+}
+
+impl Pairs {
+    /// Tokenises records. A record counts when both its sequences are `usable`.
+    pub fn new(
+        records: &[Preference],
+        tokenizer: &Tokenizer,
+        labels: LabelKind,
+        usable: impl Fn(&Sequence) -> bool,
+    ) -> Result<Self> {
+        let mut found = Self::default();
+        let mut numbers: HashMap<Sequence, usize> = HashMap::new();
+        let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for record in records {
+            let side = |response| tokens::sequence(tokenizer, &record.prompt, response);
+            let (chosen, rejected) = (side(&record.chosen)?, side(&record.rejected)?);
+            if !usable(&chosen) || !usable(&rejected) {
+                found.left_out += 1;
+                continue;
+            }
+            let mut number = |sequence: Sequence| {
+                *numbers.entry(sequence).or_insert_with_key(|sequence| {
+                    found.sequences.push(sequence.clone());
+                    found.sequences.len() - 1
+                })
+            };
+            let (chosen, rejected) = (number(chosen), number(rejected));
+            let preference = match labels {
+                LabelKind::Soft => record.p,
+                LabelKind::Hard => vote(record.p),
+            };
+            by_prompt.entry(&record.prompt_id).or_default().push(found.pairs.len());
+            found.pairs.push(Pair { chosen, rejected, preference, margin: record.margin.unwrap_or(0.0) });
+        }
+        found.groups = by_prompt.into_values().collect();
+        Ok(found)
+    }
+
+    /// Tokens of each sequence.
+    pub fn tokens(&self) -> Vec<Vec<i64>> {
+        self.sequences.iter().map(Sequence::tokens).collect()
+    }
+
+    /// Some of the pairs, by number.
+    pub fn batch(&self, items: &[usize]) -> PairBatch<'_> {
+        PairBatch::new(items.iter().map(|&i| &self.pairs[i]).collect())
+    }
+}
+
+/// Pairs that are computed together: a sequence that takes part in several of them is read once.
+pub struct PairBatch<'a> {
+    /// The pairs.
+    pub pairs: Vec<&'a Pair>,
+    /// Numbers of the distinct sequences, ascending: the rows of what is computed.
+    pub sequences: Vec<usize>,
+    /// `[pairs]`: the row of each pair's chosen sequence.
+    pub chosen: Tensor,
+    /// `[pairs]`: the row of each pair's rejected sequence.
+    pub rejected: Tensor,
+}
+
+impl<'a> PairBatch<'a> {
+    /// Puts pairs together.
+    pub fn new(pairs: Vec<&'a Pair>) -> Self {
+        let mut sequences: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
+        sequences.sort_unstable();
+        sequences.dedup();
+        let rows = |side: fn(&Pair) -> usize| {
+            let rows: Vec<i64> =
+                pairs.iter().map(|p| sequences.binary_search(&side(p)).unwrap_or_default() as i64).collect();
+            Tensor::from_slice(&rows)
+        };
+        Self { chosen: rows(|p| p.chosen), rejected: rows(|p| p.rejected), sequences, pairs }
+    }
+
+    /// A value of each pair, `[pairs]`, Float32.
+    pub fn column(&self, value: impl Fn(&Pair) -> f64) -> Tensor {
+        Tensor::from_slice(&self.pairs.iter().map(|p| value(p) as f32).collect::<Vec<_>>())
+    }
+
+    /// A value of each distinct sequence, taken to the two sides of each pair: (`[pairs]`, `[pairs]`).
+    pub fn sides(&self, of_sequence: &Tensor) -> (Tensor, Tensor) {
+        (of_sequence.index_select(0, &self.chosen), of_sequence.index_select(0, &self.rejected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_of_several_pairs_is_one_row() {
+        let pair = |chosen, rejected| Pair { chosen, rejected, preference: 1.0, margin: 0.0 };
+        let (a, b) = (pair(7, 2), pair(2, 9));
+        let batch = PairBatch::new(vec![&a, &b]);
+        assert_eq!(batch.sequences, [2, 7, 9]);
+        let (chosen, rejected) = batch.sides(&Tensor::from_slice(&[0.2f32, 0.7, 0.9]));
+        assert_eq!(Vec::<f32>::try_from(chosen).unwrap(), [0.7, 0.2]);
+        assert_eq!(Vec::<f32>::try_from(rejected).unwrap(), [0.2, 0.9]);
+    }
+}
