@@ -122,7 +122,8 @@ fn differences(found: &Value, expected: &Value) -> Vec<String> {
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
     let (expected, writes) = play(name, scenario, BTreeSet::new()).await;
     assert!(writes.len() > 10, "{writes:#?}");
-    let killed = (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await.0) });
+    let killed =
+        (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await.0) });
     let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
     while let Some((number, outcome)) = outcomes.next().await {
         let differs = differences(&outcome.state, &expected.state);
