@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::StreamExt;
 
@@ -11,9 +12,13 @@ use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
 use plumbline_tests::operator::{Operator, Scene, resource};
-use plumbline_tests::proxy::Proxy;
+use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
 
+/// It looks again this often without being told.
+const LOOKS: [&str; 2] = ["--look-again-seconds", "2"];
+/// A scenario takes a few seconds. One that takes this long does not end.
+const ENDLESS: Duration = Duration::from_secs(40);
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 4;
 
@@ -91,16 +96,16 @@ struct Outcome {
 }
 
 /// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once.
-async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcome, Vec<String>) {
+async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>, fault: Option<Fault>) -> (Outcome, Vec<String>) {
     let scene = Scene::new(name).await;
-    let proxy = Proxy::start(&scene.account().await, fatal, None).await;
-    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
+    let proxy = Proxy::start(&scene.account().await, fatal, fault).await;
+    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
     let restarts = async {
         loop {
             proxy.fatal_write().await;
             operator.kill();
             proxy.revive();
-            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
+            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
         }
     };
     tokio::select! {
@@ -108,7 +113,7 @@ async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcom
         () = restarts => {}
     }
     // What is still to be written after the last thing that people see.
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
     (Outcome { state: scene.state().await, jobs_made: scene.jobs_made() }, proxy.writes())
 }
 
@@ -120,10 +125,10 @@ fn differences(found: &Value, expected: &Value) -> Vec<String> {
 }
 
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
-    let (expected, writes) = play(name, scenario, BTreeSet::new()).await;
+    let (expected, writes) = play(name, scenario, BTreeSet::new(), None).await;
     assert!(writes.len() > 10, "{writes:#?}");
     let killed =
-        (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await.0) });
+        (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into(), None).await.0) });
     let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
     while let Some((number, outcome)) = outcomes.next().await {
         let differs = differences(&outcome.state, &expected.state);
@@ -151,4 +156,27 @@ async fn suspensions_and_changes_end_the_same_wherever_the_operator_is_killed() 
 #[tokio::test]
 async fn failures_and_deletions_end_the_same_wherever_the_operator_is_killed() {
     killed_after_every_write("crash-fail", failed_and_deleted).await;
+}
+
+#[tokio::test]
+async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
+    let (expected, _) = play("unobserved", chain, BTreeSet::new(), None).await;
+    for resource in ["jobs", "pods", "preferencedatasets", "rewardmodels"] {
+        let (outcome, _) = play("unobserved", chain, BTreeSet::new(), Some(Fault::Unobserved(resource))).await;
+        assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "without events of {resource}");
+        assert_eq!(outcome.jobs_made, expected.jobs_made, "without events of {resource}");
+    }
+}
+
+#[tokio::test]
+async fn planted_faults_are_found() {
+    let (expected, _) = play("planted", chain, BTreeSet::new(), None).await;
+    for fault in [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus] {
+        let played = tokio::time::timeout(ENDLESS, play("planted", chain, BTreeSet::new(), Some(fault.clone()))).await;
+        let found = match &played {
+            Ok((outcome, _)) => *outcome != expected,
+            Err(_) => true,
+        };
+        assert!(found, "{fault:?} ends as if nothing were wrong");
+    }
 }
