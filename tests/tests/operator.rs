@@ -54,7 +54,8 @@ async fn three_resources_in_the_wrong_order_become_ready_in_the_right_one() {
         if let Some(next) = next {
             scene.until_reason(next, "helpful", Reason::Running).await;
         }
-        seen += &format!("\n{}", table(&scene));
+        seen.push('\n');
+        seen.push_str(&table(&scene));
     }
     let golden = include_str!("golden/chain.txt");
     assert_eq!(seen, golden, "the tables, from the first to the last");

@@ -147,6 +147,7 @@ fn slim<K>(object: &mut PartialObjectMeta<K>) {
     object.metadata.annotations = None;
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of a predicate")]
 fn spec_changed<K>(object: &PartialObjectMeta<K>) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     let metadata = &object.metadata;
@@ -161,7 +162,7 @@ async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>
         let id = Id { namespace: object.namespace().unwrap_or_default(), kind: K::KIND, name: object.name_any() };
         let span = logging::span(id.kind, &id.namespace, &id.name);
         let begun = Instant::now();
-        let visit = reconcile(&context, &id).instrument(span).await;
+        let visit = Box::pin(reconcile(&context, &id)).instrument(span).await;
         context.metrics.reconciled(K::KIND, begun.elapsed());
         context.pulse.beat(K::KIND);
         visit

@@ -26,7 +26,7 @@ pub fn run(job: &Job, pods: &[Pod]) -> Run {
     }
     match finished(job) {
         Some(Finished::Complete) => Run::Ended(Box::new(success(pods))),
-        Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, reason, message))),
+        Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
         None => Run::Running(obstacle(job, pods)),
     }
 }
@@ -124,7 +124,7 @@ fn success(pods: &[Pod]) -> End {
 }
 
 /// A Job has tried again itself, so its failure is the last.
-fn failure(job: &Job, pods: &[Pod], reason: String, message: String) -> End {
+fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     if reason == "DeadlineExceeded" {
         let deadline = job.spec.as_ref().and_then(|s| s.active_deadline_seconds).unwrap_or_default();
         let said = format!(
@@ -271,7 +271,7 @@ mod tests {
 
     const NOW: &str = "2026-01-01T01:00:00Z";
 
-    fn job(status: Value) -> Job {
+    fn job(status: &Value) -> Job {
         serde_json::from_value(json!({
             "metadata": {"name": "r-reward-1-2", "uid": "u"}, "status": status,
             "spec": {"template": {}, "activeDeadlineSeconds": 60},
@@ -280,11 +280,11 @@ mod tests {
     }
 
     fn failed_job(reason: &str) -> Job {
-        job(json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [
+        job(&json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [
             {"type": "Failed", "status": "True", "reason": reason, "lastTransitionTime": "2026-01-01T00:10:00Z"}]}))
     }
 
-    fn pod(status: Value) -> Pod {
+    fn pod(status: &Value) -> Pod {
         let annotations = json!({"plumbline.dev/accelerators": "2"});
         serde_json::from_value(json!({"metadata": {"name": "p", "annotations": annotations}, "status": status}))
             .unwrap()
@@ -292,7 +292,7 @@ mod tests {
 
     fn ended(code: i32, reason: &str, message: &Value, at: &str) -> Pod {
         let terminated = json!({"exitCode": code, "reason": reason, "message": message, "finishedAt": at});
-        pod(json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "startTime": "2026-01-01T00:00:00Z",
+        pod(&json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "startTime": "2026-01-01T00:00:00Z",
             "containerStatuses": [{"name": "trainer", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"terminated": terminated}}]}))
     }
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_complete_job_gives_what_its_trainer_left_to_say() {
         let said = json!({"reason": "Completed", "message": "done", "evaluation": {"accuracy": "0.7"}}).to_string();
-        let complete = job(json!({"conditions": [{"type": "Complete", "status": "True"}]}));
+        let complete = job(&json!({"conditions": [{"type": "Complete", "status": "True"}]}));
         let end = end(run(&complete, &[failed(1, "Error"), ended(0, "Completed", &json!(said), NOW)]));
         assert_eq!((end.exit, end.last), (Exit::Code(0), true));
         assert_eq!(end.result.unwrap().evaluation["accuracy"], "0.7");
@@ -317,10 +317,10 @@ mod tests {
 
     #[test]
     fn each_way_to_fail_has_its_reason() {
-        let disrupted = pod(json!({"phase": "Failed", "conditions": [
+        let disrupted = pod(&json!({"phase": "Failed", "conditions": [
             {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"}]}));
         let said = json!({"reason": "GateFailed", "message": "accuracy 0.4 is below 0.7"}).to_string();
-        let cases = [
+        let cases = vec![
             (failed_job("PodFailurePolicy"), failed(2, "Error"), Reason::TrainerConfigRejected, "exit code 2"),
             (failed_job("PodFailurePolicy"), ended(9, "Error", &json!(said), NOW), Reason::GateFailed, "below 0.7"),
             (failed_job("BackoffLimitExceeded"), failed(137, "OOMKilled"), Reason::OutOfMemory, "limits"),
@@ -347,10 +347,10 @@ mod tests {
     #[test]
     fn what_keeps_a_run_from_running_is_named_with_what_to_do() {
         let waiting = |reason: &str, message: &str| {
-            pod(json!({"phase": "Pending", "containerStatuses": [{"name": "trainer", "image": "", "imageID": "",
+            pod(&json!({"phase": "Pending", "containerStatuses": [{"name": "trainer", "image": "", "imageID": "",
                 "ready": false, "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]}))
         };
-        let unschedulable = pod(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+        let unschedulable = pod(&json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]}));
         let cases = [
             (waiting("ImagePullBackOff", "no such image"), Reason::ImagePullFailed, "no such image"),
@@ -363,17 +363,21 @@ mod tests {
             (failed(1, "Error"), Reason::Retrying, "exit code 1"),
         ];
         for (pod, reason, words) in cases {
-            let Run::Running(Some(obstacle)) = run(&job(json!({})), &[pod]) else { panic!("{reason:?}") };
+            let Run::Running(Some(obstacle)) = run(&job(&json!({})), &[pod]) else { panic!("{reason:?}") };
             assert_eq!(obstacle.reason, reason);
             assert!(obstacle.message.contains(words), "{}", obstacle.message);
         }
         let starting = waiting("ContainerCreating", "");
-        assert_eq!(run(&job(json!({})), &[starting]), Run::Running(None), "a pod that is being started is no obstacle");
+        assert_eq!(
+            run(&job(&json!({})), &[starting]),
+            Run::Running(None),
+            "a pod that is being started is no obstacle"
+        );
     }
 
     #[test]
     fn a_queued_job_waits_for_quota() {
-        let mut job = job(json!({}));
+        let mut job = job(&json!({}));
         job.spec.as_mut().unwrap().suspend = Some(true);
         let obstacle = |job: &Job| match run(job, &[]) {
             Run::Running(Some(obstacle)) => obstacle,
@@ -386,7 +390,7 @@ mod tests {
 
     #[test]
     fn attempts_retries_and_seconds_count_on_from_the_jobs_before() {
-        let mut job = job(json!({"startTime": "2026-01-01T00:30:00Z"}));
+        let mut job = job(&json!({"startTime": "2026-01-01T00:30:00Z"}));
         let before = json!({"name": "x", "attempt": 3, "retries": {"JobDeleted": 1}, "activeSeconds": 100});
         job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
         let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], NOW);
@@ -398,7 +402,7 @@ mod tests {
     #[test]
     fn a_job_that_gave_up_counts_the_pods_that_failed_and_none_more() {
         let attempts = |job: &Job, pods: &[Pod]| counted(job, pods, NOW).attempt;
-        assert_eq!(attempts(&job(json!({})), &[]), 1);
+        assert_eq!(attempts(&job(&json!({})), &[]), 1);
         assert_eq!(attempts(&failed_job("BackoffLimitExceeded"), &[failed(1, ""), failed(1, "")]), 2);
         assert_eq!(
             counted(&failed_job("PodFailurePolicy"), &[], NOW).active_seconds,
@@ -409,9 +413,9 @@ mod tests {
 
     #[test]
     fn accelerators_count_from_the_start_of_a_pod_to_its_end() {
-        let running = pod(json!({"phase": "Running", "startTime": "2026-01-01T00:59:00Z"}));
+        let running = pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:59:00Z"}));
         assert_eq!(
-            accelerator_seconds(&job(json!({})), &[failed(1, ""), running, pod(json!({}))], NOW),
+            accelerator_seconds(&job(&json!({})), &[failed(1, ""), running, pod(&json!({}))], NOW),
             2 * (600 + 60)
         );
     }

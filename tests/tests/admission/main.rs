@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::Kind;
+use plumbline_crds::unsupported::Target;
 use plumbline_operator::crds;
 use plumbline_operator::manifest::read::Source;
 use plumbline_operator::validate::references::Elsewhere;
@@ -38,7 +39,7 @@ fn apply(namespace: &Namespace, path: &Path) -> (bool, String, String) {
 fn validated(manifest: &Value) -> Vec<(String, String)> {
     let source = Source { name: "m.yaml".into(), folder: "/m".into(), text: manifest.to_string() };
     let elsewhere = Elsewhere { anything: true, ..Elsewhere::default() };
-    let problems = validate(&[source], &elsewhere).err().unwrap_or_default();
+    let problems = validate(&[source], &elsewhere, Target::Laptop).err().unwrap_or_default();
     problems.into_iter().map(|problem| (problem.path, problem.message)).collect()
 }
 

@@ -110,10 +110,10 @@ mod tests {
         let (free, entropy) = of(9, None);
         let (kept, entropy_kept) = of(9, Some(&barred));
         let (ends, _) = of(end, None);
-        assert_eq!(kept[0], free[0], "the first row is free");
+        let equal = |a: f32, b: f32| (a - b).abs() < 1e-6;
+        assert!(equal(kept[0], free[0]) && equal(entropy_kept[0], entropy[0]), "the first row is free");
         assert!((kept[1] - (free[1] - (1.0 - ends[1].exp()).ln())).abs() < 1e-5, "{kept:?} {free:?} {ends:?}");
         assert!(of(end, Some(&barred)).0[1] < -1e8);
-        assert_eq!(entropy_kept[0], entropy[0]);
-        assert!(entropy_kept[1].is_finite() && entropy_kept[1] != entropy[1]);
+        assert!(entropy_kept[1].is_finite() && !equal(entropy_kept[1], entropy[1]));
     }
 }
