@@ -76,7 +76,8 @@ impl Operator {
 
     /// Asks it to stop, as a kubelet does, and waits until it has.
     pub fn stop(&mut self) -> std::process::ExitStatus {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
+            .unwrap();
         self.child.wait().unwrap()
     }
 

@@ -1,5 +1,6 @@
 //! The operator is killed after each of its writes in turn (Sun et al., 2022, "intermediate states"). Whatever it was doing,
-//! the next one must end in the same state, with the same number of Jobs ever made.
+//! the next one must end in the same state, with the same number of Jobs ever made; and no status on the way may mislead the
+//! tools that wait for it.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -10,6 +11,7 @@ use futures::StreamExt;
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
+use plumbline_tests::gitops::{Record, judge};
 use plumbline_tests::operator::{Operator, Scene, resource};
 use plumbline_tests::proxy::Proxy;
 use serde_json::{Value, json};
@@ -90,9 +92,11 @@ struct Outcome {
     jobs_made: usize,
 }
 
-/// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once.
-async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcome, Vec<String>) {
+/// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once. Gives also
+/// the writes, and every resource as it was served on the way.
+async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcome, Vec<String>, Vec<Value>) {
     let scene = Scene::new(name).await;
+    let record = Record::start(&scene).await;
     let proxy = Proxy::start(&scene.account().await, fatal, None).await;
     let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
     let restarts = async {
@@ -109,7 +113,8 @@ async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcom
     }
     // What is still to be written after the last thing that people see.
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
-    (Outcome { state: scene.state().await, jobs_made: scene.jobs_made() }, proxy.writes())
+    let outcome = Outcome { state: scene.state().await, jobs_made: scene.jobs_made() };
+    (outcome, proxy.writes(), record.finish(&scene).await)
 }
 
 /// The objects that differ, as they are and as they should be.
@@ -120,11 +125,12 @@ fn differences(found: &Value, expected: &Value) -> Vec<String> {
 }
 
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
-    let (expected, writes) = play(name, scenario, BTreeSet::new()).await;
+    let (expected, writes, mut served) = play(name, scenario, BTreeSet::new()).await;
     assert!(writes.len() > 10, "{writes:#?}");
-    let killed = (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await.0) });
+    let killed = (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await) });
     let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
-    while let Some((number, outcome)) = outcomes.next().await {
+    while let Some((number, (outcome, _, objects))) = outcomes.next().await {
+        served.extend(objects);
         let differs = differences(&outcome.state, &expected.state);
         assert!(
             differs.is_empty() && outcome.jobs_made == expected.jobs_made,
@@ -134,7 +140,8 @@ async fn killed_after_every_write(name: &str, scenario: Scenario) {
             expected.jobs_made,
         );
     }
-    println!("{name}: {} writes, killed after each", writes.len());
+    let verdicts = judge(&served);
+    println!("{name}: {} writes, killed after each; {} statuses: {verdicts:?}", writes.len(), served.len());
 }
 
 #[tokio::test]

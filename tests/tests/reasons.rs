@@ -69,7 +69,8 @@ async fn what_a_resource_waits_for_is_named() {
     scene.create_claim("elsewhere").await;
     scene.until_reason(KIND, "claim", Reason::Running).await;
 
-    let prompts = json!({"prompts": {"configMapRef": {"name": "prompts", "key": "p.txt"}}, "rewardModelRef": {"name": "ref"}});
+    let prompts =
+        json!({"prompts": {"configMapRef": {"name": "prompts", "key": "p.txt"}}, "rewardModelRef": {"name": "ref"}});
     scene.apply(&resource(PolicyTuning, "map", &prompts)).await;
     see(PolicyTuning, "map", Reason::ReferenceNotFound, "ConfigMap/prompts").await;
     scene.kubectl(&["create", "configmap", "prompts", "--from-literal=other=x"]);
@@ -117,11 +118,25 @@ async fn how_a_run_failed_is_named() {
     let once = json!({"compute": {"maxRetries": 0}});
     let said = |reason: &str, message: &str| json!({"reason": reason, "message": message}).to_string();
     let cases: [(&str, i32, &str, String, Reason, &str); 11] = [
-        ("config", 2, "Error", said("TrainerConfigRejected", "spec.x is wrong"), Reason::TrainerConfigRejected, "spec.x is wrong"),
+        (
+            "config",
+            2,
+            "Error",
+            said("TrainerConfigRejected", "spec.x is wrong"),
+            Reason::TrainerConfigRejected,
+            "spec.x is wrong",
+        ),
         ("data", 3, "Error", String::new(), Reason::DataInvalid, "exit code 3"),
         ("judge", 4, "Error", said("JudgeUnavailable", "no answer"), Reason::JudgeUnavailable, "no answer"),
         ("store", 5, "Error", said("ArtifactUploadFailed", "disk full"), Reason::ArtifactUploadFailed, "disk full"),
-        ("gpu", 6, "Error", said("AcceleratorOutOfMemory", "tried to allocate"), Reason::AcceleratorOutOfMemory, "allocate"),
+        (
+            "gpu",
+            6,
+            "Error",
+            said("AcceleratorOutOfMemory", "tried to allocate"),
+            Reason::AcceleratorOutOfMemory,
+            "allocate",
+        ),
         ("key", 7, "Error", said("JudgeRejected", "401"), Reason::JudgeRejected, "401"),
         ("budget", 8, "Error", said("BudgetExhausted", "50 USD are spent"), Reason::BudgetExhausted, "50 USD"),
         ("gate", 9, "Error", said("GateFailed", "accuracy 0.4"), Reason::GateFailed, "accuracy 0.4"),
@@ -209,7 +224,11 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         ("g", json!({"compute": {"nodes": 2}}), "spec.compute.nodes: what is set here is not supported yet"),
         ("h", json!({"compute": {"accelerators": 1}}), "spec.compute.accelerators"),
         ("i", json!({"baseModel": {"uri": "pvc://models/../other"}}), "spec.baseModel.uri"),
-        ("j", json!({"output": {"uri": "pvc://results/x", "credentialsSecretRef": {"name": "c"}}}), "credentialsSecretRef"),
+        (
+            "j",
+            json!({"output": {"uri": "pvc://results/x", "credentialsSecretRef": {"name": "c"}}}),
+            "credentialsSecretRef",
+        ),
     ];
     for (name, change, words) in &bad {
         scene.apply(&reward(name, change)).await;

@@ -93,8 +93,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     pulse.beat_all();
     let publisher = Publisher::new(client.clone(), &identity);
     let dependents = Dependents::default();
-    let context =
-        Arc::new(Context { client, settings, dependents, resources, latest, metrics, pulse, publisher });
+    let context = Arc::new(Context { client, settings, dependents, resources, latest, metrics, pulse, publisher });
     tokio::select! {
         () = controller::run(context, asked, stop) => {}
         lost = election.hold() => return Err(lost.into()),
