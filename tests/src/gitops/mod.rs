@@ -22,15 +22,16 @@ pub use rules::{Verdict, wrong};
 /// Has every object judged, and ends the test if a tool reads one of them wrongly. Gives how often each verdict was given.
 pub fn judge(objects: &[Value]) -> BTreeMap<Verdict, usize> {
     let mut counts = BTreeMap::new();
-    let mut findings = Vec::new();
+    let mut found = Vec::new();
     for (object, verdict) in objects.iter().zip(verdicts(objects)) {
-        for finding in wrong(object, &verdict) {
+        let findings = wrong(object, &verdict);
+        if !findings.is_empty() {
             let (metadata, status) = (&object["metadata"], &object["status"]);
             let (kind, name, generation) = (&object["kind"], &metadata["name"], &metadata["generation"]);
-            findings.push(format!("{kind}/{name} of generation {generation}: {finding}; its status: {status}"));
+            found.push(format!("{kind}/{name} of generation {generation}: {}; {status}", findings.join("; ")));
         }
         *counts.entry(verdict).or_insert(0) += 1;
     }
-    assert!(findings.is_empty(), "{} of {} statuses are read wrongly: {findings:#?}", findings.len(), objects.len());
+    assert!(found.is_empty(), "{} of {} statuses are read wrongly: {found:#?}", found.len(), objects.len());
     counts
 }
