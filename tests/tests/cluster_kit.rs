@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as NamespaceObject, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use plumbline_crds::preference_dataset::PreferenceDataset;
 use plumbline_tests::chain;
-use plumbline_tests::cluster::{Cluster, Exit, NODE, Namespace, Requests, is_alive, until};
+use plumbline_tests::cluster::{Cluster, Exit, FakeNode, NODE, Namespace, Requests, is_alive, until};
 use plumbline_tests::programs::{code, text};
 use serde_json::{Value, json};
 
@@ -141,31 +141,55 @@ async fn a_pod_out_of_memory_is_replaced_and_counted() {
     assert_eq!(jobs.get("j").await.unwrap().status.unwrap().failed, Some(1));
 }
 
-#[tokio::test]
-async fn disrupted_pods_are_replaced_and_not_counted() {
-    let namespace = Cluster::shared().namespace("disrupted").await;
+/// A Job whose first pod runs and is disrupted: another one takes its place, and the limit of one retry is untouched.
+async fn survives(prefix: &str, disrupt: impl AsyncFnOnce(&FakeNode, Pod)) {
+    let namespace = Cluster::shared().namespace(prefix).await;
     let node = namespace.node().await;
     let jobs = create(&namespace, &job("j")).await;
-
-    let evicted = node.evict(&node.run(&node.pod("j").await).await).await;
-    assert_eq!(pod_condition(&evicted, "DisruptionTarget").unwrap().1, "EvictionByEvictionAPI");
-    assert!(evicted.metadata.deletion_timestamp.is_some());
-    assert_eq!(node.pods("j").await.len(), 1, "its kubelet has not confirmed yet");
-    node.end(&evicted, Exit { code: 75, reason: "Error", message: "" }).await;
-    node.remove(&evicted).await;
-
-    let preempted = node.preempt(&node.run(&node.pod("j").await).await).await;
-    assert_eq!(pod_condition(&preempted, "DisruptionTarget").unwrap().1, "PreemptionByScheduler");
-    node.end(&preempted, Exit { code: 143, reason: "Error", message: "" }).await;
-    node.remove(&preempted).await;
-
-    let pressed = node.evict_by_kubelet(&node.run(&node.pod("j").await).await, "low on memory").await;
-    assert_eq!(pressed.status.as_ref().unwrap().reason.as_deref(), Some("Evicted"));
-
-    node.succeed(&node.pod("j").await, "").await;
+    let first = node.run(&node.pod("j").await).await;
+    let uid = first.uid();
+    disrupt(&node, first).await;
+    let second = node.pod("j").await;
+    assert_ne!(second.uid(), uid);
+    node.succeed(&second, "").await;
     let _ = condition(&jobs, "j", "Complete").await;
-    let status = jobs.get("j").await.unwrap().status.unwrap();
-    assert_eq!(status.failed.unwrap_or(0), 0, "with a limit of one retry, three disruptions are none");
+    assert_eq!(jobs.get("j").await.unwrap().status.unwrap().failed.unwrap_or(0), 0, "a disruption is no failure");
+}
+
+#[tokio::test]
+async fn an_evicted_pod_ends_when_its_kubelet_says_so_and_is_replaced_uncounted() {
+    survives("evicted", async |node, pod| {
+        let pod = node.evict(&pod).await;
+        assert_eq!(pod_condition(&pod, "DisruptionTarget").unwrap().1, "EvictionByEvictionAPI");
+        assert!(pod.metadata.deletion_timestamp.is_some());
+        assert_eq!(node.pods("j").await.len(), 1, "its kubelet has not confirmed yet");
+        node.end(&pod, Exit { code: 75, reason: "Error", message: "" }).await;
+        node.remove(&pod).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_preempted_pod_is_replaced_uncounted() {
+    survives("preempted", async |node, pod| {
+        let pod = node.preempt(&pod).await;
+        assert_eq!(pod_condition(&pod, "DisruptionTarget").unwrap().1, "PreemptionByScheduler");
+        assert!(pod.metadata.deletion_timestamp.is_some());
+        node.end(&pod, Exit { code: 143, reason: "Error", message: "" }).await;
+        node.remove(&pod).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_its_kubelet_evicts_is_replaced_uncounted() {
+    survives("pressed", async |node, pod| {
+        let pod = node.evict_by_kubelet(&pod, "low on memory").await;
+        assert_eq!(pod_condition(&pod, "DisruptionTarget").unwrap().1, "TerminationByKubelet");
+        assert_eq!(pod.status.unwrap().reason.as_deref(), Some("Evicted"));
+        assert!(pod.metadata.deletion_timestamp.is_none());
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -203,6 +227,19 @@ async fn a_child_goes_when_its_owner_is_deleted_and_no_other() {
     datasets.delete("owner", &DeleteParams::background()).await.unwrap();
     until("the child is gone", async || maps.get_opt("child").await.unwrap().is_none().then_some(())).await;
     assert!(maps.get_opt("stranger").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_its_test_though_a_pod_still_runs_in_it() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("left").await;
+    let node = namespace.node().await;
+    let _ = create(&namespace, &job("j")).await;
+    node.run(&node.pod("j").await).await;
+    let name = namespace.name().to_owned();
+    drop(namespace);
+    let namespaces: Api<NamespaceObject> = Api::all(cluster.client().await);
+    until("the namespace is gone", async || namespaces.get_opt(&name).await.unwrap().is_none().then_some(())).await;
 }
 
 /// What the API server makes of a token.
@@ -287,6 +324,12 @@ async fn the_audit_log_counts_each_write_once() {
     let writes: Vec<_> = lines.iter().filter(|l| l.is_write() && l.object_ref.name == "a").collect();
     assert_eq!(writes.len(), 3);
     assert!(writes.iter().all(|l| l.user.username == "admin"));
+
+    let output = cluster.kubectl(&["create", "configmap", "b", "-n", namespace.name()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let by_kubectl = Requests { user_agent: "kubectl/", ..within("create", "configmaps") };
+    until("kubectl's write is in the log", async || (cluster.count(by_kubectl) == 1).then_some(())).await;
+    assert_eq!(cluster.count(Requests { user_agent: "kubectl/", ..within("patch", "configmaps") }), 0);
     assert_eq!(writes.iter().map(|l| l.response_status.code).collect::<Vec<_>>(), [201, 200, 200]);
 }
 

@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 
 use axum::http::{Method, Request, Response, Uri};
 use futures::future::BoxFuture;
+use kube::client::ClientBuilder;
+use kube::{Client, Config};
 use plumbline_crds::{GROUP, Kind};
 use tower::{Layer, Service};
 
@@ -14,7 +16,7 @@ use super::pulse::Pulse;
 /// Counts each request by verb, resource and code, and takes a granted list or watch of one of the three kinds for a sign
 /// of life of its controller.
 ///
-/// It goes on the outside of the client's stack (`ClientBuilder::with_layer`): a request that the client repeats by itself
+/// It is on the outside of the client's stack: a request that the client repeats by itself
 /// counts once, with its last answer.
 #[derive(Clone, Debug)]
 pub struct ApiMetrics {
@@ -26,6 +28,11 @@ impl ApiMetrics {
     /// A layer that counts into `metrics`.
     pub fn new(metrics: Arc<Metrics>, pulse: Arc<Pulse>) -> Self {
         Self { metrics, pulse }
+    }
+
+    /// A client whose requests are counted.
+    pub fn client(&self, config: Config) -> kube::Result<Client> {
+        Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
     }
 }
 
@@ -69,7 +76,9 @@ where
             to.metrics.api_request(call.verb, &call.resource, code);
             if matches!(call.verb, "list" | "watch") && code == Some(200) {
                 let kind = Kind::ALL.into_iter().find(|k| call.group == GROUP && call.resource == k.plural());
-                kind.into_iter().for_each(|kind| to.pulse.beat(kind));
+                if let Some(kind) = kind {
+                    to.pulse.beat(kind);
+                }
             }
             answer
         })

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
@@ -94,23 +95,25 @@ impl Namespace {
 }
 
 impl Drop for Namespace {
-    /// Pods first and by force, as no kubelet will say that they ended.
     fn drop(&mut self) {
         let (cluster, name) = (self.cluster, self.name.clone());
         let deleted = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let client = cluster.client().await;
-                let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
-                let now = DeleteParams::default().grace_period(0);
-                pods.delete_collection(&now, &ListParams::default()).await.map_err(std::io::Error::other)?;
-                let namespaces: Api<NamespaceObject> = Api::all(client);
-                namespaces.delete(&name, &DeleteParams::default()).await.map_err(std::io::Error::other)
-            })
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { delete(cluster.client().await, &name).await })
         });
         // A test that fails says why it failed, and not that its namespace could not be deleted either.
         if !std::thread::panicking() {
             deleted.join().unwrap().unwrap();
         }
     }
+}
+
+/// The namespace first, so that nobody makes anything new in it. It would wait for its pods, they for a kubelet to say that
+/// they ended, and once they are gone by force, for their Job to count them: so both are deleted here.
+async fn delete(client: Client, name: &str) -> kube::Result<()> {
+    let (everything, background) = (ListParams::default(), DeleteParams::background());
+    Api::<NamespaceObject>::all(client.clone()).delete(name, &background).await?;
+    Api::<Job>::namespaced(client.clone(), name).delete_collection(&background, &everything).await?;
+    Api::<Pod>::namespaced(client, name).delete_collection(&background.grace_period(0), &everything).await?;
+    Ok(())
 }

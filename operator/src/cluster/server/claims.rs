@@ -143,6 +143,8 @@ mod tests {
         serde_json::from_value(review).unwrap()
     }
 
+    type Change = fn(&mut serde_json::Value);
+
     fn known(name: &str, uid: &str) -> Known {
         Known { namespace: "team".into(), name: name.into(), uid: uid.into() }
     }
@@ -156,7 +158,6 @@ mod tests {
     #[test]
     fn a_token_leads_to_its_pod_only_with_our_audience_and_the_claims_of_a_pod() {
         assert_eq!(pod_of(&review(|_| {})), Ok(known("p", "u")));
-        type Change = fn(&mut serde_json::Value);
         let cases: [(Change, PostOutcome); 9] = [
             (|r| r["authenticated"] = json!(false), PostOutcome::Unauthenticated),
             (|r| *r = json!({"error": "token has expired"}), PostOutcome::Unauthenticated),

@@ -36,6 +36,10 @@ pub(super) struct Peer(pub(super) IpAddr);
 
 /// Serves until `stop`, then answers what is open and returns.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+    serve_within(HEAD_TIMEOUT, listener, router, stop).await;
+}
+
+async fn serve_within(head_timeout: Duration, listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
@@ -64,7 +68,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(head_timeout)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
@@ -78,5 +82,56 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
     drop(listener);
     if tokio::time::timeout(LAST_MOMENTS, graceful.shutdown()).await.is_err() {
         tracing::debug!("connections were still open when the server ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Extension;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+
+    const SHORT: Duration = Duration::from_millis(200);
+
+    async fn talk(to: SocketAddr, text: &str) -> String {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // Until the server closes the connection.
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn start() -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router =
+            Router::new().route("/", get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }));
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move { drop(stopped.await) };
+        (address, stop, tokio::spawn(serve_within(SHORT, listener, router, stopped)))
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_come_in_time_is_not_waited_for() {
+        let (address, _stop, _served) = start().await;
+        let start = std::time::Instant::now();
+        talk(address, "GET / HTTP/1.1\r\nhost: x\r\n").await;
+        assert!(start.elapsed() >= SHORT && start.elapsed() < HEAD_TIMEOUT, "{:?}", start.elapsed());
+        let answer = talk(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("127.0.0.1"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_it_is_asked_to_and_idle_connections_with_it() {
+        let (address, stop, served) = start().await;
+        let idle = TcpStream::connect(address).await.unwrap();
+        stop.send(()).unwrap();
+        served.await.unwrap();
+        drop(idle);
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }

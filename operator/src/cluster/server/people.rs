@@ -68,9 +68,10 @@ async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
 
 /// Only the leader is ready, so that the Service of the progress address leads to it.
 async fn readyz(State(people): State<Arc<People>>) -> impl IntoResponse {
-    match people.claim.is_held() {
-        true => (StatusCode::OK, "leads\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "waits for the lead\n"),
+    if people.claim.is_held() {
+        (StatusCode::OK, "leads\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "waits for the lead\n")
     }
 }
 

@@ -67,8 +67,8 @@ impl Pods {
                 "this operator does not lead",
             ));
         }
-        let token = bearer(request.headers()).map_err(refused)?;
-        let owner = self.verifier.owner(&token, peer).await.map_err(refused)?;
+        let token = bearer(request.headers()).map_err(|refusal| refused(&refusal))?;
+        let owner = self.verifier.owner(&token, peer).await.map_err(|refusal| refused(&refusal))?;
         let report = progress::read(&body(request).await?);
         let report = report.map_err(|error| answer(PostOutcome::Malformed, StatusCode::BAD_REQUEST, error))?;
         match self.latest.offer(&owner, report, Instant::now()) {
@@ -137,7 +137,7 @@ async fn body(request: Request) -> Result<Bytes, Answer> {
     }
 }
 
-fn refused(refusal: Refusal) -> Answer {
+fn refused(refusal: &Refusal) -> Answer {
     answer(refusal.outcome(), refusal.code(), refusal.to_string())
 }
 
