@@ -101,7 +101,11 @@ async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcom
     let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
     let restarts = async {
         loop {
-            proxy.fatal_write().await;
+            // On a busy machine one may lose its lease and end by itself: a Deployment would start it again too.
+            tokio::select! {
+                () = proxy.fatal_write() => {}
+                () = operator.ended() => {}
+            }
             operator.kill();
             proxy.revive();
             operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);

@@ -74,8 +74,9 @@ impl Record {
         for kind in Kind::ALL {
             for object in scene.api(kind).list(&ListParams::default()).await.unwrap() {
                 let version = &whole(kind, &object)["metadata"]["resourceVersion"];
+                let is_it = |o: &Value| o["metadata"]["resourceVersion"] == *version;
                 until(&format!("{kind} of version {version} is in the record"), async || {
-                    self.objects().iter().any(|o| o["metadata"]["resourceVersion"] == *version).then_some(())
+                    self.kept.lock().unwrap().objects.iter().any(is_it).then_some(())
                 })
                 .await;
             }
