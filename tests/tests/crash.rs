@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
@@ -18,6 +18,10 @@ use serde_json::{Value, json};
 
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 4;
+/// Between two looks at how a scenario ended.
+const LOOK: Duration = Duration::from_millis(700);
+/// What has not become as it should be after this long never will.
+const UNSETTLED: Duration = Duration::from_secs(20);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -92,9 +96,14 @@ struct Outcome {
     jobs_made: usize,
 }
 
-/// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once. Gives also
-/// the writes, and every resource as it was served on the way.
-async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcome, Vec<String>, Vec<Value>) {
+/// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once, until it has
+/// ended as `expected`, or clearly otherwise. Gives also the writes, and every resource as it was served on the way.
+async fn play(
+    name: &str,
+    scenario: Scenario,
+    fatal: BTreeSet<usize>,
+    expected: Option<&Outcome>,
+) -> (Outcome, Vec<String>, Vec<Value>) {
     let scene = Scene::new(name).await;
     let record = Record::start(&scene).await;
     let proxy = Proxy::start(&scene.account().await, fatal, None).await;
@@ -111,14 +120,33 @@ async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>) -> (Outcom
             operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
         }
     };
-    tokio::select! {
-        () = scenario(&scene) => {}
-        () = restarts => {}
-    }
-    // What is still to be written after the last thing that people see.
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
-    let outcome = Outcome { state: scene.state().await, jobs_made: scene.jobs_made() };
+    let played = async {
+        scenario(&scene).await;
+        settled(&scene, expected).await
+    };
+    let outcome = tokio::select! {
+        outcome = played => outcome,
+        () = restarts => unreachable!("restarts have no end"),
+    };
     (outcome, proxy.writes(), record.finish(&scene).await)
+}
+
+/// How a scenario ended, with what is still written after the last thing that people see.
+async fn settled(scene: &Scene, expected: Option<&Outcome>) -> Outcome {
+    let deadline = Instant::now() + UNSETTLED;
+    let mut last = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let outcome = Outcome { state: scene.state().await, jobs_made: scene.jobs_made() };
+        let settled = match expected {
+            Some(expected) => *expected == outcome,
+            None => last.as_ref() == Some(&outcome),
+        };
+        if settled || Instant::now() > deadline {
+            return outcome;
+        }
+        last = Some(outcome);
+    }
 }
 
 /// The objects that differ, as they are and as they should be.
@@ -129,9 +157,11 @@ fn differences(found: &Value, expected: &Value) -> Vec<String> {
 }
 
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
-    let (expected, writes, mut served) = play(name, scenario, BTreeSet::new()).await;
+    let (expected, writes, mut served) = play(name, scenario, BTreeSet::new(), None).await;
     assert!(writes.len() > 10, "{writes:#?}");
-    let killed = (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into()).await) });
+    let wanted = Some(&expected);
+    let killed =
+        (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into(), wanted).await) });
     let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
     while let Some((number, (outcome, _, objects))) = outcomes.next().await {
         served.extend(objects);
