@@ -25,7 +25,8 @@ pub fn verdicts(objects: &[Value]) -> Vec<Verdict> {
         .spawn()
         .unwrap_or_else(|error| panic!("{CHECKER}: {error}; run `make setup-tests`"));
     let mut questions = child.stdin.take().unwrap();
-    let lines: String = objects.iter().map(|object| format!("{}\n", json!({"object": object}))).collect();
+    let lines: Vec<String> = objects.iter().map(|object| json!({"object": object}).to_string()).collect();
+    let lines = lines.join("\n");
     // Beside the answers: both pipes are smaller than what goes through them.
     let asking = std::thread::spawn(move || questions.write_all(lines.as_bytes()));
     let output = child.wait_with_output().unwrap();
