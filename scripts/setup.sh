@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings in everything that a build and the quickstart need, from the package registries, into .cache; with --tests also
-# the Kubernetes that tests start.
+# the Kubernetes that tests start and the checker of their statuses.
 # It can be cut at any time and run again; what is there is kept. With PLUMBLINE_CACHE=FOLDER, .cache is a link to that
 # folder, so that several clones share one.
 set -euo pipefail
@@ -21,5 +21,8 @@ exec 9>"$CACHE/lock"
 flock 9
 scripts/install_libtorch.sh
 scripts/fetch_inputs.sh
-if [ "${1:-}" = --tests ]; then scripts/install_cluster.sh; fi
+if [ "${1:-}" = --tests ]; then
+    scripts/install_cluster.sh
+    scripts/install_gitops.sh
+fi
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

@@ -90,6 +90,13 @@ impl Operator {
         self.child.wait().unwrap();
     }
 
+    /// Waits until it has ended by itself, as it does when it is kept from renewing its lease.
+    pub async fn ended(&mut self) {
+        while self.child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -1,16 +1,17 @@
 //! The operator is killed after each of its writes in turn (Sun et al., 2022, "intermediate states"). Whatever it was doing,
-//! the next one must end in the same state, with the same number of Jobs ever made.
+//! the next one must end in the same state, with the same number of Jobs ever made; and no status on the way may mislead the
+//! tools that wait for it.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
+use plumbline_tests::gitops::{Record, judge};
 use plumbline_tests::operator::{Operator, Scene, resource};
 use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
@@ -21,6 +22,10 @@ const LOOKS: [&str; 2] = ["--look-again-seconds", "2"];
 const ENDLESS: Duration = Duration::from_secs(40);
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 4;
+/// Between two looks at how a scenario ended.
+const LOOK: Duration = Duration::from_millis(700);
+/// What has not become as it should be after this long never will.
+const UNSETTLED: Duration = Duration::from_secs(20);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -95,26 +100,72 @@ struct Outcome {
     jobs_made: usize,
 }
 
-/// Plays a scenario while the operator is killed after the writes of these numbers, and started again at once.
-async fn play(name: &str, scenario: Scenario, fatal: BTreeSet<usize>, fault: Option<Fault>) -> (Outcome, Vec<String>) {
+/// What happens to the operator.
+#[derive(Default)]
+struct Trouble {
+    /// It is killed after the writes of these numbers (the first is 1).
+    killed_after: BTreeSet<usize>,
+    /// It has a fault.
+    fault: Option<Fault>,
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::default() }
+    }
+}
+
+/// Plays a scenario while the operator has trouble, and is started again at once where that ends it, until the scenario has
+/// ended as `expected`, or clearly otherwise. Gives also the writes, and every resource as it was served on the way.
+async fn play(
+    name: &str,
+    scenario: Scenario,
+    trouble: Trouble,
+    expected: Option<&Outcome>,
+) -> (Outcome, Vec<String>, Vec<Value>) {
     let scene = Scene::new(name).await;
-    let proxy = Proxy::start(&scene.account().await, fatal, fault).await;
+    let record = Record::start(&scene).await;
+    let proxy = Proxy::start(&scene.account().await, trouble.killed_after, trouble.fault).await;
     let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
     let restarts = async {
         loop {
-            proxy.fatal_write().await;
+            // On a busy machine one may lose its lease and end by itself: a Deployment would start it again too.
+            tokio::select! {
+                () = proxy.fatal_write() => {}
+                () = operator.ended() => {}
+            }
             operator.kill();
             proxy.revive();
             operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
         }
     };
-    tokio::select! {
-        () = scenario(&scene) => {}
-        () = restarts => {}
+    let played = async {
+        scenario(&scene).await;
+        settled(&scene, expected).await
+    };
+    let outcome = tokio::select! {
+        outcome = played => outcome,
+        () = restarts => unreachable!("restarts have no end"),
+    };
+    (outcome, proxy.writes(), record.finish(&scene).await)
+}
+
+/// How a scenario ended, with what is still written after the last thing that people see.
+async fn settled(scene: &Scene, expected: Option<&Outcome>) -> Outcome {
+    let deadline = Instant::now() + UNSETTLED;
+    let mut last = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let outcome = Outcome { state: scene.state().await, jobs_made: scene.jobs_made() };
+        let settled = match expected {
+            Some(expected) => *expected == outcome,
+            None => last.as_ref() == Some(&outcome),
+        };
+        if settled || Instant::now() > deadline {
+            return outcome;
+        }
+        last = Some(outcome);
     }
-    // What is still to be written after the last thing that people see.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    (Outcome { state: scene.state().await, jobs_made: scene.jobs_made() }, proxy.writes())
 }
 
 /// The objects that differ, as they are and as they should be.
@@ -125,12 +176,16 @@ fn differences(found: &Value, expected: &Value) -> Vec<String> {
 }
 
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
-    let (expected, writes) = play(name, scenario, BTreeSet::new(), None).await;
+    let (expected, writes, mut served) = play(name, scenario, Trouble::default(), None).await;
     assert!(writes.len() > 10, "{writes:#?}");
-    let killed =
-        (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into(), None).await.0) });
+    let wanted = Some(&expected);
+    let killed = (1..=writes.len()).map(|number| async move {
+        let trouble = Trouble { killed_after: [number].into(), fault: None };
+        (number, play(name, scenario, trouble, wanted).await)
+    });
     let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
-    while let Some((number, outcome)) = outcomes.next().await {
+    while let Some((number, (outcome, _, objects))) = outcomes.next().await {
+        served.extend(objects);
         let differs = differences(&outcome.state, &expected.state);
         assert!(
             differs.is_empty() && outcome.jobs_made == expected.jobs_made,
@@ -140,7 +195,8 @@ async fn killed_after_every_write(name: &str, scenario: Scenario) {
             expected.jobs_made,
         );
     }
-    println!("{name}: {} writes, killed after each", writes.len());
+    let verdicts = judge(&served);
+    println!("{name}: {} writes, killed after each; {} statuses: {verdicts:?}", writes.len(), served.len());
 }
 
 #[tokio::test]
@@ -160,9 +216,9 @@ async fn failures_and_deletions_end_the_same_wherever_the_operator_is_killed() {
 
 #[tokio::test]
 async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
-    let (expected, _) = play("unobserved", chain, BTreeSet::new(), None).await;
+    let (expected, ..) = play("unobserved", chain, Trouble::default(), None).await;
     for resource in ["jobs", "pods", "preferencedatasets", "rewardmodels"] {
-        let (outcome, _) = play("unobserved", chain, BTreeSet::new(), Some(Fault::Unobserved(resource))).await;
+        let (outcome, ..) = play("unobserved", chain, Fault::Unobserved(resource).into(), Some(&expected)).await;
         assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "without events of {resource}");
         assert_eq!(outcome.jobs_made, expected.jobs_made, "without events of {resource}");
     }
@@ -170,13 +226,10 @@ async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
 
 #[tokio::test]
 async fn planted_faults_are_found() {
-    let (expected, _) = play("planted", chain, BTreeSet::new(), None).await;
+    let (expected, ..) = play("planted", chain, Trouble::default(), None).await;
     for fault in [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus] {
-        let played = tokio::time::timeout(ENDLESS, play("planted", chain, BTreeSet::new(), Some(fault.clone()))).await;
-        let found = match &played {
-            Ok((outcome, _)) => *outcome != expected,
-            Err(_) => true,
-        };
+        let played = play("planted", chain, fault.clone().into(), None);
+        let found = tokio::time::timeout(ENDLESS, played).await.map_or(true, |(outcome, ..)| outcome != expected);
         assert!(found, "{fault:?} ends as if nothing were wrong");
     }
 }

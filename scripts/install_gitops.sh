@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Builds the checker that reads statuses as GitOps tools do (tests/gitops) from source into .cache/cluster/bin. A step of its
+# own, so that a change of it does not build Kubernetes again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+definition=(scripts/install_gitops.sh tests/gitops/go.mod tests/gitops/go.sum tests/gitops/*.go)
+program=$CACHE/cluster/bin/gitops-checker
+if is_done gitops "${definition[@]}" && [ -x "$program" ]; then exit 0; fi
+
+say "gitops: building the checker of statuses from source (a minute on two cores)"
+mkdir -p "$CACHE/cluster/bin"
+out=$(cd "$CACHE/cluster/bin" && pwd -P)
+(cd tests/gitops && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$out/gitops-checker.partial" .)
+mv "$program.partial" "$program"
+mark_done gitops "${definition[@]}"
