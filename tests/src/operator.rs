@@ -36,13 +36,10 @@ impl Operator {
     pub fn start(namespace: &Namespace, kubeconfig: &std::path::Path, arguments: &[&str]) -> Self {
         let log = tempfile::Builder::new().prefix("operator-").suffix(".log").tempfile().unwrap().keep().unwrap().1;
         let file = File::create(&log).unwrap();
-        // A successor of one that was killed need not wait long, unless a test is about that.
-        let short = if arguments.contains(&"--lease-seconds") { &[][..] } else { &["--lease-seconds", "1"] };
         let child = Command::new(plumbline())
             .args(["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()])
             .args(["--trainer-image", "trainer:test"])
             .args(["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"])
-            .args(short)
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())

@@ -16,8 +16,8 @@ use plumbline_tests::operator::{Operator, Scene, resource};
 use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
 
-/// It looks again this often without being told.
-const LOOKS: [&str; 2] = ["--look-again-seconds", "2"];
+/// It looks again soon without being told, and need not wait long for the lease of the one that was killed.
+const QUICK: [&str; 4] = ["--look-again-seconds", "2", "--lease-seconds", "1"];
 /// A scenario takes a few seconds. One that takes this long does not end.
 const ENDLESS: Duration = Duration::from_secs(40);
 /// Operators at a time: each waits most of the time.
@@ -126,7 +126,7 @@ async fn play(
     let scene = Scene::new(name).await;
     let record = Record::start(&scene).await;
     let proxy = Proxy::start(&scene.account().await, trouble.killed_after, trouble.fault).await;
-    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
+    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
     let restarts = async {
         loop {
             // On a busy machine one may lose its lease and end by itself: a Deployment would start it again too.
@@ -136,7 +136,7 @@ async fn play(
             }
             operator.kill();
             proxy.revive();
-            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
+            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
         }
     };
     let played = async {
