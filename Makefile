@@ -9,7 +9,7 @@ GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := .cache/models/smollm2-135m
 WORK_DIR := .plumbline
 
-.PHONY: help setup setup-tests build model quickstart quickstart-dpo test lint generate fixture parity clean
+.PHONY: help setup setup-tests build model quickstart quickstart-dpo test lint generate fixture parity bench-operator clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -49,6 +49,10 @@ fixture: setup ## Make the tests' tiny model, prompts and pairs again (39 MB to 
 
 parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
 	scripts/parity.sh $(RELEASE)/plumbline-trainer $(MODEL)
+
+bench-operator: setup-tests ## Many resources at once on a real API server: times, requests, memory
+	cargo build --release --locked --bins
+	cargo run --release --locked --package plumbline-tests --bin bench_operator -- 1000
 
 clean: ## Remove builds and runs; .cache stays (remove it by hand to download again)
 	cargo clean

@@ -10,8 +10,8 @@ use plumbline_crds::exit_code::ExitCode as Code;
 use plumbline_crds::unsupported::Target;
 use tracing_subscriber::EnvFilter;
 
-use crate::cluster::logging;
 use crate::cluster::settings::Settings;
+use crate::cluster::{logging, rbac};
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
 use crate::validate::references::Elsewhere;
@@ -57,6 +57,15 @@ enum Command {
     },
     /// Make what the resources of a cluster describe, until it is asked to stop.
     Operator(Box<Settings>),
+    /// Print the service account of the operator and what it may do.
+    Rbac {
+        /// Namespace that the operator runs in.
+        #[arg(long, value_name = "NAME", default_value = "plumbline")]
+        namespace: String,
+        /// Allow it to work in this namespace alone [default: in all].
+        #[arg(long, value_name = "NAME")]
+        watched: Option<String>,
+    },
     /// Print the CustomResourceDefinitions.
     Crds {
         /// Write one file each into this folder instead.
@@ -99,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Plan { manifests, place } => plan_command(manifests, place),
         Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
         Command::Operator(settings) => operator_command(*settings),
+        Command::Rbac { namespace, watched } => rbac_command(&namespace, watched.as_deref()),
         Command::Crds { out } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),
     })
@@ -162,6 +172,19 @@ fn operator_command(settings: Settings) -> u8 {
             Code::Failed.number()
         }
     }
+}
+
+fn rbac_command(namespace: &str, watched: Option<&str>) -> u8 {
+    for manifest in rbac::manifests(namespace, watched) {
+        let text = match serde_yaml::to_string(&manifest) {
+            Ok(text) => text,
+            Err(error) => return fail(&error, Code::Failed),
+        };
+        if write!(std::io::stdout(), "---\n{text}").is_err() {
+            break;
+        }
+    }
+    Code::Done.number()
 }
 
 fn crds_command(out: Option<&Path>) -> u8 {

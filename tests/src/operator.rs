@@ -22,7 +22,7 @@ use crate::cluster::{Cluster, FakeNode, Namespace, Requests, until};
 use crate::programs::{plumbline, text};
 
 /// Name of the operator's service account.
-pub const OPERATOR: &str = "plumbline-operator";
+pub const OPERATOR: &str = rbac::NAME;
 
 /// A running operator. It is ended when the value is dropped.
 #[derive(Debug)]
@@ -36,10 +36,13 @@ impl Operator {
     pub fn start(namespace: &Namespace, kubeconfig: &std::path::Path, arguments: &[&str]) -> Self {
         let log = tempfile::Builder::new().prefix("operator-").suffix(".log").tempfile().unwrap().keep().unwrap().1;
         let file = File::create(&log).unwrap();
+        // A successor of one that was killed need not wait long, unless a test is about that.
+        let short = if arguments.contains(&"--lease-seconds") { &[][..] } else { &["--lease-seconds", "1"] };
         let child = Command::new(plumbline())
             .args(["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()])
-            .args(["--trainer-image", "trainer:test", "--lease-seconds", "1"])
+            .args(["--trainer-image", "trainer:test"])
             .args(["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"])
+            .args(short)
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
@@ -141,22 +144,28 @@ impl Scene {
         Operator::start(&self.namespace, &self.account().await, &[])
     }
 
-    /// A kubeconfig of the operator's service account.
+    /// A kubeconfig of the operator's service account, which may do what its manifests say.
     pub async fn account(&self) -> PathBuf {
         let namespace = self.namespace.name();
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": OPERATOR}});
-        self.apply_any(&ApiResource::erase::<ServiceAccount>(&()), Some(namespace), &account).await;
-        let mut rules = rbac::rules();
-        rules.extend(rbac::own_rules());
-        let role = rbac::role(rbac::NAME, Some(namespace), &rules);
-        let binding = rbac::binding(&role, Some(namespace), (namespace, OPERATOR));
-        self.apply_any(&ApiResource::erase::<Role>(&()), Some(namespace), &role).await;
-        self.apply_any(&ApiResource::erase::<RoleBinding>(&()), Some(namespace), &binding).await;
-        // Cluster-wide objects are shared by tests: each has names of its own.
-        let role = rbac::role(&format!("{}-{namespace}", rbac::NAME), None, &rbac::cluster_rules());
-        let binding = rbac::binding(&role, None, (namespace, OPERATOR));
-        self.apply_any(&ApiResource::erase::<ClusterRole>(&()), None, &role).await;
-        self.apply_any(&ApiResource::erase::<ClusterRoleBinding>(&()), None, &binding).await;
+        for mut manifest in rbac::manifests(namespace, Some(namespace)) {
+            let resource = match manifest["kind"].as_str().unwrap() {
+                "ServiceAccount" => ApiResource::erase::<ServiceAccount>(&()),
+                "Role" => ApiResource::erase::<Role>(&()),
+                "RoleBinding" => ApiResource::erase::<RoleBinding>(&()),
+                "ClusterRole" => ApiResource::erase::<ClusterRole>(&()),
+                _ => ApiResource::erase::<ClusterRoleBinding>(&()),
+            };
+            let within = manifest["metadata"]["namespace"].as_str().map(str::to_owned);
+            if within.is_none() {
+                // Objects of the whole cluster are shared by tests: each has names of its own.
+                let own = |name: &Value| json!(format!("{}-{namespace}", name.as_str().unwrap()));
+                manifest["metadata"]["name"] = own(&manifest["metadata"]["name"]);
+                if manifest["roleRef"].is_object() {
+                    manifest["roleRef"]["name"] = own(&manifest["roleRef"]["name"]);
+                }
+            }
+            self.apply_any(&resource, within.as_deref(), &manifest).await;
+        }
         self.namespace.kubeconfig_for(OPERATOR).await
     }
 

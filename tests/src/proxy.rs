@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{Response, StatusCode};
+use axum::http::{Method, Response, StatusCode};
 use kube::config::Kubeconfig;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -33,14 +34,43 @@ struct Shared {
     fatal: BTreeSet<usize>,
     died: Notify,
     dead: AtomicBool,
-    /// Events of watches of this resource are held back.
-    silenced: Option<String>,
+    fault: Option<Fault>,
+}
+
+/// What is made of the operator on its way: a fault that it could have, planted to see that tests find it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It hears nothing of this resource: no event of a watch arrives. This one it has to live with.
+    Unobserved(&'static str),
+    /// It gives its Jobs names that it does not find again.
+    RandomNames,
+    /// It lets a Job vanish as soon as it is finished, before it has written down how it ended.
+    ForgottenResult,
+    /// It takes statuses for written that are not.
+    LostStatus,
+}
+
+impl Fault {
+    fn bend(&self, method: &Method, path: &str, body: &mut Value) {
+        if *method != Method::POST || !path.contains("/jobs") {
+            return;
+        }
+        match self {
+            Self::RandomNames => {
+                let tail = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+                body["metadata"]["name"] =
+                    json!(format!("{}-{tail}", &body["metadata"]["name"].as_str().unwrap()[..20]));
+            }
+            Self::ForgottenResult => body["spec"]["ttlSecondsAfterFinished"] = json!(0),
+            Self::Unobserved(_) | Self::LostStatus => {}
+        }
+    }
 }
 
 impl Proxy {
     /// In front of the API server of a kubeconfig with a token. Each write whose number is in `fatal` is done, and its answer
     /// lost: [`Self::fatal_write`] ends then.
-    pub async fn start(kubeconfig: &Path, fatal: BTreeSet<usize>, silenced: Option<&str>) -> Self {
+    pub async fn start(kubeconfig: &Path, fatal: BTreeSet<usize>, fault: Option<Fault>) -> Self {
         let mut config = Kubeconfig::read_from(kubeconfig).unwrap();
         let cluster = config.clusters[0].cluster.as_mut().unwrap();
         cluster.certificate_authority_data = None;
@@ -60,7 +90,7 @@ impl Proxy {
             fatal,
             died: Notify::new(),
             dead: AtomicBool::new(false),
-            silenced: silenced.map(str::to_owned),
+            fault,
         });
         let router = Router::new().fallback(forward).with_state(shared.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -102,13 +132,25 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     if shared.dead.load(Ordering::SeqCst) {
         return refused("the client is dead");
     }
-    let watched = shared.silenced.as_ref().filter(|s| path.contains("watch=true") && path.contains(&format!("/{s}?")));
-    if watched.is_some() {
+    if let Some(Fault::Unobserved(resource)) = shared.fault
+        && path.contains("watch=true")
+        && path.contains(&format!("/{resource}?"))
+    {
         std::future::pending::<()>().await;
     }
-    let body = to_bytes(body, 10_000_000).await.unwrap();
+    let mut body = to_bytes(body, 10_000_000).await.unwrap();
+    if shared.fault == Some(Fault::LostStatus) && path.contains("/status?") {
+        return Response::new(Body::from(body));
+    }
+    if let Some(fault) = &shared.fault
+        && let Ok(mut object) = serde_json::from_slice(&body)
+    {
+        fault.bend(&parts.method, &path, &mut object);
+        body = object.to_string().into();
+    }
     let mut headers = parts.headers;
     headers.remove("host");
+    headers.remove("content-length");
     let url = format!("{}{path}", shared.upstream);
     let sent = shared.client.request(parts.method.clone(), url).headers(headers).body(body).send().await;
     let Ok(answer) = sent else { return refused("the API server does not answer") };

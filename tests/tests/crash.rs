@@ -13,9 +13,13 @@ use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
 use plumbline_tests::gitops::{Record, judge};
 use plumbline_tests::operator::{Operator, Scene, resource};
-use plumbline_tests::proxy::Proxy;
+use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
 
+/// It looks again this often without being told.
+const LOOKS: [&str; 2] = ["--look-again-seconds", "2"];
+/// A scenario takes a few seconds. One that takes this long does not end.
+const ENDLESS: Duration = Duration::from_secs(40);
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 4;
 /// Between two looks at how a scenario ended.
@@ -102,12 +106,13 @@ async fn play(
     name: &str,
     scenario: Scenario,
     fatal: BTreeSet<usize>,
+    fault: Option<Fault>,
     expected: Option<&Outcome>,
 ) -> (Outcome, Vec<String>, Vec<Value>) {
     let scene = Scene::new(name).await;
     let record = Record::start(&scene).await;
-    let proxy = Proxy::start(&scene.account().await, fatal, None).await;
-    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
+    let proxy = Proxy::start(&scene.account().await, fatal, fault).await;
+    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
     let restarts = async {
         loop {
             // On a busy machine one may lose its lease and end by itself: a Deployment would start it again too.
@@ -117,7 +122,7 @@ async fn play(
             }
             operator.kill();
             proxy.revive();
-            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &[]);
+            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &LOOKS);
         }
     };
     let played = async {
@@ -157,11 +162,11 @@ fn differences(found: &Value, expected: &Value) -> Vec<String> {
 }
 
 async fn killed_after_every_write(name: &str, scenario: Scenario) {
-    let (expected, writes, mut served) = play(name, scenario, BTreeSet::new(), None).await;
+    let (expected, writes, mut served) = play(name, scenario, BTreeSet::new(), None, None).await;
     assert!(writes.len() > 10, "{writes:#?}");
     let wanted = Some(&expected);
-    let killed =
-        (1..=writes.len()).map(|number| async move { (number, play(name, scenario, [number].into(), wanted).await) });
+    let killed = (1..=writes.len())
+        .map(|number| async move { (number, play(name, scenario, [number].into(), None, wanted).await) });
     let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
     while let Some((number, (outcome, _, objects))) = outcomes.next().await {
         served.extend(objects);
@@ -191,4 +196,30 @@ async fn suspensions_and_changes_end_the_same_wherever_the_operator_is_killed() 
 #[tokio::test]
 async fn failures_and_deletions_end_the_same_wherever_the_operator_is_killed() {
     killed_after_every_write("crash-fail", failed_and_deleted).await;
+}
+
+#[tokio::test]
+async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
+    let (expected, _, mut served) = play("unobserved", chain, BTreeSet::new(), None, None).await;
+    for resource in ["jobs", "pods", "preferencedatasets", "rewardmodels"] {
+        let fault = Some(Fault::Unobserved(resource));
+        let (outcome, _, objects) = play("unobserved", chain, BTreeSet::new(), fault, Some(&expected)).await;
+        served.extend(objects);
+        assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "without events of {resource}");
+        assert_eq!(outcome.jobs_made, expected.jobs_made, "without events of {resource}");
+    }
+    judge(&served);
+}
+
+#[tokio::test]
+async fn planted_faults_are_found() {
+    let (expected, ..) = play("planted", chain, BTreeSet::new(), None, None).await;
+    for fault in [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus] {
+        let played = play("planted", chain, BTreeSet::new(), Some(fault.clone()), None);
+        let found = match tokio::time::timeout(ENDLESS, played).await {
+            Ok((outcome, ..)) => outcome != expected,
+            Err(_) => true,
+        };
+        assert!(found, "{fault:?} ends as if nothing were wrong");
+    }
 }

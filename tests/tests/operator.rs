@@ -102,3 +102,31 @@ async fn a_suspended_run_holds_nothing_and_goes_on_as_the_same_run() {
         assert_eq!(again.retries, [].into(), "a suspension is no failure");
     }
 }
+
+#[tokio::test]
+async fn an_input_that_changed_makes_its_dependents_outdated_and_nothing_is_made_anew_unasked() {
+    let scene = Scene::new("outdated").await;
+    let _operator = scene.operator().await;
+    for kind in [PreferenceDataset, RewardModel] {
+        scene.apply(&resource(kind, "r", &json!({}))).await;
+        scene.succeed(kind, "r", "sha256:1").await;
+        scene.until_reason(kind, "r", Reason::Completed).await;
+    }
+    scene.change(PreferenceDataset, "r", json!({"pairs": {"perPrompt": 5}})).await;
+    scene.succeed(PreferenceDataset, "r", "sha256:2").await;
+    let outdated = plumbline_tests::cluster::until("the reward model is outdated", async || {
+        let status = scene.status(RewardModel, "r").await;
+        (condition(&status, Outdated) == (True, Reason::InputChanged)).then_some(status)
+    })
+    .await;
+    assert_eq!(condition(&outdated, Ready), (True, Reason::Completed), "what it made is still there");
+    assert!(outdated.condition(Outdated).unwrap().message.contains("datasetRef"));
+    assert_eq!(outdated.inputs[0].digest, "sha256:1", "what it was made from does not change");
+    assert_eq!(scene.jobs_made(), 3, "the dataset twice, the reward model once");
+
+    scene.change(RewardModel, "r", json!({"training": {"epochs": 2}})).await;
+    scene.succeed(RewardModel, "r", "sha256:3").await;
+    let renewed = scene.until_reason(RewardModel, "r", Reason::Completed).await;
+    assert_eq!(condition(&renewed, Outdated).0, False);
+    assert_eq!(renewed.inputs[0].digest, "sha256:2");
+}

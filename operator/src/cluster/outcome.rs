@@ -13,6 +13,7 @@ use plumbline_crds::status::JobRef;
 use super::build::job::{self, QUEUE_LABEL, TRAINER};
 use super::times::{seconds_between, timestamp};
 use crate::plan::{End, Exit, Obstacle, Run};
+use crate::redact::redact;
 
 /// The signal of an exit code of 128 and more, as shells and container runtimes report it.
 const SIGNALLED: i32 = 128;
@@ -224,8 +225,10 @@ fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     trainer.or_else(|| containers(pod).find(ended))?.state.as_ref()?.terminated.as_ref()
 }
 
+/// What the trainer left to say, without what looks like a key: the operator cannot know the values themselves.
 fn result(pod: &Pod) -> Option<StageResult> {
-    serde_json::from_str(terminated(pod)?.message.as_deref()?).ok()
+    let said: StageResult = serde_json::from_str(terminated(pod)?.message.as_deref()?).ok()?;
+    Some(StageResult { message: redact(&said.message, &[]), ..said })
 }
 
 /// Killed by the kernel for its memory, also where the runtime says only that it was killed.

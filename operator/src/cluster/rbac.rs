@@ -49,6 +49,23 @@ pub fn own_rules() -> Vec<Rule> {
     vec![Rule { group: "coordination.k8s.io", resources: vec!["leases".into()], verbs: &["get", "create", "update"] }]
 }
 
+/// Everything that an installation needs of RBAC: the operator's account in `namespace`, and its permissions everywhere, or
+/// in `watched` alone.
+pub fn manifests(namespace: &str, watched: Option<&str>) -> Vec<Value> {
+    let account = (namespace, NAME);
+    let works = role(NAME, watched, &rules());
+    let reviews = role(&format!("{NAME}-token-reviews"), None, &cluster_rules());
+    let leads = role(&format!("{NAME}-leads"), Some(namespace), &own_rules());
+    let bindings = [
+        binding(&works, watched, account),
+        binding(&reviews, None, account),
+        binding(&leads, Some(namespace), account),
+    ];
+    let metadata = json!({"name": NAME, "namespace": namespace});
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+    [account, works, reviews, leads].into_iter().chain(bindings).collect()
+}
+
 /// The role that holds rules: a ClusterRole, or a Role in a namespace.
 pub fn role(name: &str, namespace: Option<&str>, rules: &[Rule]) -> Value {
     let rules: Vec<Value> =

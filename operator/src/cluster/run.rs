@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures::FutureExt;
@@ -24,6 +25,10 @@ use super::rbac;
 use super::resources::Resources;
 use super::server::{self, PATIENCE, People, Pods, Triggers, Verifier};
 use super::settings::Settings;
+
+/// For visits that have begun when the operator is asked to stop. One that is broken off is made again by whoever leads
+/// next. A controller that is stopped before its first list has come does not end by itself.
+const LAST_VISITS: Duration = Duration::from_secs(10);
 
 /// Why the operator ends.
 #[derive(Debug, thiserror::Error)]
@@ -94,11 +99,16 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let publisher = Publisher::new(client.clone(), &identity);
     let dependents = Dependents::default();
     let context = Arc::new(Context { client, settings, dependents, resources, latest, metrics, pulse, publisher });
+    let last_moment = async {
+        stop.clone().await;
+        tokio::time::sleep(LAST_VISITS).await;
+    };
     tokio::select! {
-        () = controller::run(context, asked, stop) => {}
+        () = controller::run(context, asked, stop.clone()) => {}
+        () = last_moment => tracing::warn!("visits that did not end in time are broken off"),
         lost = election.hold() => return Err(lost.into()),
     }
-    // Every visit has ended: nothing is written after this.
+    // Nothing is written after this.
     election.release().await;
     Ok(())
 }
