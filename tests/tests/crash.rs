@@ -25,7 +25,7 @@ const AT_ONCE: usize = 4;
 /// Between two looks at how a scenario ended.
 const LOOK: Duration = Duration::from_millis(700);
 /// What has not become as it should be after this long never will.
-const UNSETTLED: Duration = Duration::from_secs(20);
+const UNSETTLED: Duration = Duration::from_mins(1);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
