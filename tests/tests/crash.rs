@@ -17,15 +17,15 @@ use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
 
 /// It looks again soon without being told, and need not wait long for the lease of the one that was killed.
-const QUICK: [&str; 4] = ["--look-again-seconds", "2", "--lease-seconds", "1"];
+const QUICK: [&str; 4] = ["--look-again-seconds", "2", "--lease-seconds", "3"];
 /// A scenario takes a few seconds. One that takes this long does not end.
-const ENDLESS: Duration = Duration::from_secs(40);
+const ENDLESS: Duration = Duration::from_secs(50);
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 4;
 /// Between two looks at how a scenario ended.
 const LOOK: Duration = Duration::from_millis(700);
 /// What has not become as it should be after this long never will.
-const UNSETTLED: Duration = Duration::from_secs(20);
+const UNSETTLED: Duration = Duration::from_mins(1);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
