@@ -64,7 +64,7 @@ def train(trainer: str, folder: Path, resource: dict, inputs: dict[str, Path]) -
     paths = inputs | {"dataset": PREFERENCES}
     document = {
         "resource": resource,
-        "inputs": [{"role": r, "name": str(p), "path": str(p), "digest": "sha256:not-checked"} for r, p in paths.items()],
+        "inputs": [{"role": r, "name": str(p), "path": str(p), "digest": ""} for r, p in paths.items()],
         "output": str(folder / "artifact"),
         "work": str(folder / "work"),
     }
