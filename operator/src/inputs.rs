@@ -7,6 +7,7 @@ use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::source::{NameRef, PromptSource};
+use plumbline_crds::training::Precision;
 use plumbline_crds::{Kind, Spec};
 
 /// An input that a spec names.
@@ -85,6 +86,19 @@ pub fn judges(spec: &Spec) -> Vec<(String, &Judge)> {
             let judge = spec.evaluation.as_ref().and_then(|e| e.judge.as_ref());
             judge.map(|judge| ("evaluation.judge".to_owned(), judge)).into_iter().collect()
         }
+    }
+}
+
+/// The number format that a judge is served in, as the trainer's command line writes it: that of the stage's own model.
+pub fn judge_precision(spec: &Spec) -> &'static str {
+    let precision = match spec {
+        Spec::PreferenceDataset(spec) => spec.generator.as_ref().map(|g| g.precision).unwrap_or_default(),
+        Spec::RewardModel(spec) => spec.training.precision,
+        Spec::PolicyTuning(spec) => spec.training.precision,
+    };
+    match precision {
+        Precision::Float32 => "float32",
+        Precision::BFloat16 => "bfloat16",
     }
 }
 

@@ -367,6 +367,17 @@ pub fn resource(kind: Kind, name: &str, change: &Value) -> Value {
     json!({"apiVersion": plumbline_crds::API_VERSION, "kind": kind.to_string(), "metadata": {"name": name}, "spec": spec})
 }
 
+/// What [`resource`] has to change where a resource stands alone, without others that it refers to.
+pub fn alone(kind: Kind) -> Value {
+    match kind {
+        Kind::PreferenceDataset => json!({}),
+        Kind::RewardModel => json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}}),
+        Kind::PolicyTuning => json!({
+            "method": "DPO", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}
+        }),
+    }
+}
+
 /// The status of a condition with its reason.
 pub fn condition(status: &Status, kind: ConditionType) -> (ConditionStatus, Reason) {
     let condition = status.condition(kind).unwrap_or_else(|| panic!("{kind:?} is not set: {status:?}"));

@@ -8,15 +8,15 @@ use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_operator::cluster::build::AUDIENCE;
 use plumbline_tests::cluster::{AuditLine, until};
-use plumbline_tests::operator::{Operator, Scene, resource};
+use plumbline_tests::operator::{Operator, Scene, alone, resource};
 use serde_json::json;
 
 const FINISHED: usize = 200;
 const RUNNING: usize = 20;
 const QUIET: Duration = Duration::from_mins(1);
 
-fn alone(name: &str) -> serde_json::Value {
-    resource(RewardModel, name, &json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}}))
+fn reward(name: &str) -> serde_json::Value {
+    resource(RewardModel, name, &alone(RewardModel))
 }
 
 /// Writes of the operator so far: not leases, and not reviews of tokens, which change nothing.
@@ -35,7 +35,7 @@ async fn nothing_is_written_while_nothing_changes() {
     let names: Vec<String> = (0..FINISHED + RUNNING).map(|i| format!("r{i}")).collect();
     futures::stream::iter(&names)
         .for_each_concurrent(16, |name| async {
-            scene.apply(&alone(name)).await;
+            scene.apply(&reward(name)).await;
             let pod = scene.pod(RewardModel, name).await;
             scene.node.run(&pod).await;
         })
@@ -60,7 +60,7 @@ async fn nothing_is_written_while_nothing_changes() {
 async fn progress_is_written_at_most_every_fifteen_seconds() {
     let scene = Scene::new("rate").await;
     let operator = scene.operator().await;
-    scene.apply(&alone("r")).await;
+    scene.apply(&reward("r")).await;
     let pod = scene.pod(RewardModel, "r").await;
     scene.node.run(&pod).await;
     scene.until_reason(RewardModel, "r", Reason::Running).await;

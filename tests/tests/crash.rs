@@ -12,7 +12,7 @@ use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Exit;
 use plumbline_tests::gitops::{Record, judge};
-use plumbline_tests::operator::{Operator, Scene, resource};
+use plumbline_tests::operator::{Operator, Scene, alone, resource};
 use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
 
@@ -80,17 +80,6 @@ fn failed_and_deleted(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
             scene.until_gone(&job).await;
         }
     })
-}
-
-/// What a resource of a kind is made from when it stands alone.
-fn alone(kind: Kind) -> Value {
-    match kind {
-        PreferenceDataset => json!({}),
-        RewardModel => json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}}),
-        PolicyTuning => json!({
-            "method": "DPO", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}
-        }),
-    }
 }
 
 /// How a scenario ended.

@@ -5,11 +5,11 @@ use kube::api::{Api, ListParams, PostParams};
 use plumbline_crds::Kind::{self, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::{Exit, until};
-use plumbline_tests::operator::{Scene, resource};
+use plumbline_tests::operator::{Scene, alone, resource};
 use serde_json::{Value, json};
 
-fn alone(name: &str) -> Value {
-    resource(RewardModel, name, &json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}}))
+fn reward(name: &str) -> Value {
+    resource(RewardModel, name, &alone(RewardModel))
 }
 
 fn file(content: &Value) -> tempfile::NamedTempFile {
@@ -22,7 +22,7 @@ fn file(content: &Value) -> tempfile::NamedTempFile {
 async fn applying_the_same_manifest_again_changes_nothing_in_any_phase() {
     let scene = Scene::new("again").await;
     let _operator = scene.operator().await;
-    let manifest = file(&alone("r"));
+    let manifest = file(&reward("r"));
     let path = manifest.path().to_str().unwrap();
     let version = async || scene.api(RewardModel).get("r").await.unwrap().metadata.resource_version;
     let unchanged = async |when: &str| {
@@ -55,7 +55,7 @@ async fn what_is_deleted_leaves_nothing_behind_in_any_phase() {
     scene.apply(&resource(RewardModel, "waiting", &json!({}))).await;
     scene.until_reason(RewardModel, "waiting", Reason::ReferenceNotFound).await;
     for name in ["pending", "running", "failed", "finished", "suspended"] {
-        scene.apply(&alone(name)).await;
+        scene.apply(&reward(name)).await;
         let pod = scene.pod(RewardModel, name).await;
         if name != "pending" {
             scene.node.run(&pod).await;

@@ -4,7 +4,7 @@ use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::ConditionStatus::{False, True, Unknown};
 use plumbline_crds::conditions::ConditionType::{InputsReady, Outdated, Ready, Reconciling, Stalled, Succeeded};
 use plumbline_crds::conditions::Reason;
-use plumbline_tests::operator::{Scene, condition, resource};
+use plumbline_tests::operator::{Scene, alone, condition, resource};
 use serde_json::json;
 
 /// NAME READY STATUS PROGRESS METRIC of every resource, as `kubectl get rlaif` shows them.
@@ -64,17 +64,6 @@ async fn three_resources_in_the_wrong_order_become_ready_in_the_right_one() {
     assert_eq!(digests, [("policyModel", "sha256:m"), ("rewardModelRef", "sha256:r")], "what it was made from");
     assert_eq!(scene.jobs().await.len(), 3, "one Job each");
     drop(operator);
-}
-
-/// Where a resource of a kind stands alone, without the resources that it refers to.
-fn alone(kind: Kind) -> serde_json::Value {
-    match kind {
-        PreferenceDataset => json!({}),
-        RewardModel => json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}}),
-        PolicyTuning => json!({
-            "method": "DPO", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}
-        }),
-    }
 }
 
 #[tokio::test]

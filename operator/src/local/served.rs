@@ -7,10 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use plumbline_crds::Spec;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::ServedJudge;
-use plumbline_crds::training::Precision;
 
 use super::process::{self, Process, SERVER_PATIENCE};
 use super::stage::{self, Stage};
@@ -43,7 +41,7 @@ pub async fn start(stage: &Stage) -> io::Result<Result<Vec<Served>, End>> {
         stage::remove(&files.port)?;
         let mut process = process::spawn(
             &stage.trainer,
-            &arguments(&input.path, &judge.name, precision(&stage.resource.spec), &files.port),
+            &arguments(&input.path, &judge.name, inputs::judge_precision(&stage.resource.spec), &files.port),
             &files.log,
             &files.lock,
         )?;
@@ -89,23 +87,10 @@ impl Files {
     }
 }
 
-fn arguments(model: &str, name: &str, precision: Precision, port_file: &Path) -> Vec<OsString> {
-    let precision = match precision {
-        Precision::Float32 => "float32",
-        Precision::BFloat16 => "bfloat16",
-    };
+fn arguments(model: &str, name: &str, precision: &str, port_file: &Path) -> Vec<OsString> {
     let fixed = ["serve", "--model", model, "--host", "127.0.0.1", "--port", "0"];
     let given = ["--name", name, "--precision", precision, "--port-file"];
     fixed.into_iter().chain(given).map(OsString::from).chain([port_file.into()]).collect()
-}
-
-/// A judge runs in the number format of the stage's own model.
-fn precision(spec: &Spec) -> Precision {
-    match spec {
-        Spec::PreferenceDataset(spec) => spec.generator.as_ref().map(|g| g.precision).unwrap_or_default(),
-        Spec::RewardModel(spec) => spec.training.precision,
-        Spec::PolicyTuning(spec) => spec.training.precision,
-    }
 }
 
 /// The port that the server listens on, once it is ready.

@@ -8,8 +8,7 @@ use futures::StreamExt;
 use plumbline_crds::Kind::PolicyTuning;
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::cluster::Requests;
-use plumbline_tests::operator::{Operator, Scene, resource};
-use serde_json::json;
+use plumbline_tests::operator::{Operator, Scene, alone, resource};
 
 /// Requests of this program at a time.
 const AT_ONCE: usize = 16;
@@ -22,10 +21,9 @@ async fn main() {
     operator.address("pods").await;
     let idle = memory(&operator, "VmRSS");
     let names: Vec<String> = (0..many).map(|i| format!("p{i}")).collect();
-    let alone = json!({"method": "DPO", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}});
 
     let begun = Instant::now();
-    each(&names, async |name| scene.apply(&resource(PolicyTuning, name, &alone)).await).await;
+    each(&names, async |name| scene.apply(&resource(PolicyTuning, name, &alone(PolicyTuning))).await).await;
     let applied = begun.elapsed();
     while scene.jobs().await.len() < many {
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -12,10 +12,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use plumbline_crds::Resource;
 use plumbline_crds::artifact::hex;
 use plumbline_crds::source::KeyRef;
-use plumbline_crds::training::Precision;
-use plumbline_crds::{Resource, Spec};
 use sha2::{Digest, Sha256};
 
 use super::config_map::{DOCUMENT, served_judges};
@@ -115,7 +114,7 @@ fn judges(request: &Request) -> Vec<Container> {
             "--name".into(),
             judge.model.clone(),
             "--precision".into(),
-            precision(&request.resource.spec).into(),
+            inputs::judge_precision(&request.resource.spec).into(),
         ]);
         Container {
             command: Some(vec!["plumbline-trainer".into()]),
@@ -154,19 +153,6 @@ fn container(name: &str, request: &Request) -> Container {
             ..SecurityContext::default()
         }),
         ..Container::default()
-    }
-}
-
-/// A judge runs in the number format of the stage's own model.
-fn precision(spec: &Spec) -> &'static str {
-    let precision = match spec {
-        Spec::PreferenceDataset(spec) => spec.generator.as_ref().map(|g| g.precision).unwrap_or_default(),
-        Spec::RewardModel(spec) => spec.training.precision,
-        Spec::PolicyTuning(spec) => spec.training.precision,
-    };
-    match precision {
-        Precision::Float32 => "float32",
-        Precision::BFloat16 => "bfloat16",
     }
 }
 
