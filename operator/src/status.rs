@@ -26,7 +26,8 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
         && matches!(decision.action, Action::Finish | Action::Fail)
         && matches!(decision.phase, Phase::Done | Phase::Failed)
     {
-        status.completion_time = Some(now.to_owned());
+        // A Job that has ended is seen again at every visit; it ended once.
+        status.completion_time.get_or_insert_with(|| now.to_owned());
         if let Some(result) = &end.result {
             take_result(&mut status, result);
         }

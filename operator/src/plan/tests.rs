@@ -332,3 +332,18 @@ fn a_failed_run_that_is_asked_for_again_keeps_its_name_and_starts_counting_anew(
     assert_eq!((decision.job.name.clone(), decision.job.attempt), (name, 1), "its checkpoint is still good");
     assert!(decision.job.retries.is_empty());
 }
+
+#[test]
+fn an_end_that_is_seen_again_changes_nothing_of_the_status() {
+    for code in [0, 3] {
+        let mut world = World::started();
+        world.run = ended(code);
+        world.artifact = if code == 0 { Artifact::Verified(artifact("sha256:a")) } else { Artifact::Absent };
+        world.visit(T0);
+        let status = world.status.clone();
+        assert_eq!(status.completion_time.as_deref(), Some(T0));
+        world.run = ended(code);
+        world.visit(T1);
+        assert_eq!(world.status, status);
+    }
+}
