@@ -27,8 +27,12 @@ pub fn cluster_keeper() -> PathBuf {
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // A test is target/<profile>/deps/<name>-<hash>.
-        let folder = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
+        // A test is target/<profile>/deps/<name>-<hash>, a program target/<profile>/<name>.
+        let mut folder = std::env::current_exe().unwrap();
+        folder.pop();
+        if folder.ends_with("deps") {
+            folder.pop();
+        }
         let profile = match folder.file_name().unwrap().to_str().unwrap() {
             "debug" => "dev",
             other => other,

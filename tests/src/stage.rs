@@ -21,8 +21,7 @@ pub struct Made {
 pub fn run(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Made {
     let resource: Resource = serde_json::from_value(manifest.clone()).unwrap();
     let stage = resource.kind.stage();
-    let input =
-        |(role, path): &(&str, PathBuf)| json!({"role": role, "name": role, "path": path, "digest": ""});
+    let input = |(role, path): &(&str, PathBuf)| json!({"role": role, "name": role, "path": path, "digest": ""});
     let (artifact, work) = (root.join("artifact"), root.join("work"));
     let document: RunDocument = serde_json::from_value(json!({
         "resource": resource, "inputs": inputs.iter().map(input).collect::<Vec<_>>(), "output": artifact, "work": work,
