@@ -2,8 +2,6 @@
 //!
 //! The Job tells that a run ended, its pods tell why (`batch/v1` JobStatus, `core/v1` PodStatus).
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use plumbline_crds::conditions::Reason;
@@ -258,15 +256,10 @@ fn elapsed(job: &Job, now: &str) -> i64 {
     seconds_between(&timestamp(start), &end.map_or_else(|| now.to_owned(), timestamp))
 }
 
-/// Failures by reason, without those that were nobody's fault.
-pub fn failures(retries: &BTreeMap<String, i64>) -> i64 {
-    let innocent = [Reason::NodeDisruption, Reason::Suspended, Reason::JobDeleted].map(Reason::as_str);
-    retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::ending;
     use serde_json::{Value, json};
 
     const NOW: &str = "2026-01-01T01:00:00Z";
@@ -396,7 +389,7 @@ mod tests {
         let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], NOW);
         assert_eq!((counted.attempt, counted.active_seconds), (5, 100 + 1800));
         assert_eq!(counted.retries, [("JobDeleted".to_owned(), 1), ("JudgeUnavailable".to_owned(), 2)].into());
-        assert_eq!(failures(&counted.retries), 2);
+        assert_eq!(ending::failures(&counted), 2);
     }
 
     #[test]

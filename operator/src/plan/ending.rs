@@ -73,9 +73,10 @@ pub fn counted(job: &JobRef, end: &End) -> JobRef {
     job
 }
 
-/// Ends that count against `compute.maxRetries`.
+/// Ends that count against `compute.maxRetries`: those that were somebody's fault.
 pub fn failures(job: &JobRef) -> i64 {
-    job.retries.iter().filter(|(reason, _)| **reason != Reason::Suspended.as_str()).map(|(_, n)| n).sum()
+    let innocent = [Reason::Suspended, Reason::NodeDisruption, Reason::JobDeleted].map(Reason::as_str);
+    job.retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
 }
 
 /// Interruptions, which do not.

@@ -10,7 +10,7 @@ use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::status::JobRef;
 
 use super::{Request, labels, metadata, pod};
-use crate::cluster::outcome::failures;
+use crate::plan::ending::failures;
 
 /// Name of the container that does the work.
 pub const TRAINER: &str = "trainer";
@@ -44,7 +44,7 @@ pub(super) fn job(request: &Request) -> Job {
         spec: Some(JobSpec {
             completions: Some(1),
             parallelism: Some(1),
-            backoff_limit: Some((compute.max_retries - failures(&before.retries)).max(0) as i32),
+            backoff_limit: Some((compute.max_retries - failures(before)).max(0) as i32),
             active_deadline_seconds: compute.deadline_seconds.map(|most| (most - before.active_seconds).max(1)),
             pod_failure_policy: Some(failure_policy()),
             // Two pods of a run must never hold one work folder.
