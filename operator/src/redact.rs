@@ -1,5 +1,7 @@
 //! Takes what looks like a key out of text that people will see. Computes only.
 
+use std::sync::LazyLock;
+
 use regex::Regex;
 
 /// Forms that keys are written in. The first group, where there is one, stays.
@@ -12,16 +14,17 @@ const KEYS: [&str; 6] = [
     r"(://[^/\s:@]+:)[^/\s@]+@",
 ];
 
+/// Compiled once: a status is looked through at every visit of its resource.
+static COMPILED: LazyLock<Vec<Regex>> = LazyLock::new(|| KEYS.iter().filter_map(|k| Regex::new(k).ok()).collect());
+
 /// The text without the given secrets and without anything that has the form of a key.
 pub fn redact(text: &str, secrets: &[String]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|s| !s.is_empty()) {
         text = text.replace(secret.as_str(), "[redacted]");
     }
-    for pattern in KEYS {
-        if let Ok(regex) = Regex::new(pattern) {
-            text = regex.replace_all(&text, "${1}[redacted]").into_owned();
-        }
+    for regex in COMPILED.iter() {
+        text = regex.replace_all(&text, "${1}[redacted]").into_owned();
     }
     text
 }
