@@ -13,7 +13,7 @@ use crate::generate::sampler::{Uniforms, sample};
 use crate::model::attention::Context;
 use crate::model::cache::{Cache, Prefix};
 use crate::model::decoder::Decoder;
-use crate::model::heads;
+use crate::model::heads::{self, Barred};
 use crate::model::linear::Adapters;
 use crate::model::packed::Packed;
 use crate::{Error, Result};
@@ -375,9 +375,7 @@ fn without_end(logits: &Tensor, jobs: &[Active], eos_ids: &[i64]) -> Option<Tens
         return None;
     }
     let masked = logits.copy();
-    for eos in eos_ids {
-        let _ = masked.select(1, *eos).index_fill_(0, &Tensor::from_slice(&rows), f64::NEG_INFINITY);
-    }
+    Barred { tokens: eos_ids, rows: Tensor::from_slice(&rows) }.apply(&masked);
     Some(masked)
 }
 

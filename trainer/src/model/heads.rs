@@ -29,6 +29,15 @@ pub struct Barred<'a> {
     pub rows: Tensor,
 }
 
+impl Barred<'_> {
+    /// Takes all probability from the barred tokens of logits, `[rows, vocab]`, in place.
+    pub fn apply(&self, logits: &Tensor) {
+        for token in self.tokens {
+            let _ = logits.select(1, *token).index_fill_(0, &self.rows, BARRED);
+        }
+    }
+}
+
 /// A logit that leaves no probability, and no NaN in an entropy as minus infinity would.
 const BARRED: f64 = -1e9;
 
@@ -42,13 +51,9 @@ pub fn token_logprobs(
     barred: Option<&Barred>,
 ) -> TokenLogProbs {
     let logits = logits(decoder, hidden);
-    let mut logits = if (temperature - 1.0).abs() < 1e-12 { logits } else { logits / temperature };
+    let logits = if (temperature - 1.0).abs() < 1e-12 { logits } else { logits / temperature };
     if let Some(barred) = barred {
-        let columns = Tensor::from_slice(barred.tokens);
-        let mut mask = logits.zeros_like().detach().to_kind(Kind::Bool);
-        let _ =
-            mask.index_put_(&[Some(barred.rows.unsqueeze(-1)), Some(columns.unsqueeze(0))], &Tensor::from(true), false);
-        logits = logits.masked_fill(&mask, BARRED);
+        barred.apply(&logits);
     }
     let all = logits.log_softmax(-1, Kind::Float);
     let entropy = tch::no_grad(|| -(all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float));
@@ -115,5 +120,22 @@ mod tests {
         assert!((kept[1] - (free[1] - (1.0 - ends[1].exp()).ln())).abs() < 1e-5, "{kept:?} {free:?} {ends:?}");
         assert!(of(end, Some(&barred)).0[1] < -1e8);
         assert!(entropy_kept[1].is_finite() && !equal(entropy_kept[1], entropy[1]));
+    }
+
+    #[test]
+    fn what_is_learnt_says_nothing_of_a_barred_token() {
+        let decoder = random(5);
+        let hidden = Tensor::randn([1, decoder.config.hidden_size], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let barred = Barred { tokens: &[4], rows: Tensor::from_slice(&[0i64]) };
+        let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[9i64]), 1.0, Some(&barred));
+        found.logprobs.sum(Kind::Float).backward();
+        // By hand: the row of the target less the mean row, under the distribution without the barred token.
+        let weight = decoder.head_weight().detach().to_kind(Kind::Float);
+        let open = Tensor::from_slice(&(0..weight.size()[0]).filter(|t| *t != 4).collect::<Vec<i64>>());
+        let rows = weight.index_select(0, &open);
+        let p = hidden.detach().linear(&rows, None::<&Tensor>).softmax(-1, Kind::Float);
+        let expected = weight.get(9) - p.matmul(&rows).squeeze_dim(0);
+        let difference = (hidden.grad().squeeze_dim(0) - expected).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "{difference}");
     }
 }
