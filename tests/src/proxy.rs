@@ -35,6 +35,8 @@ struct Shared {
     died: Notify,
     dead: AtomicBool,
     fault: Option<Fault>,
+    /// What has met its conflict.
+    disputed: Mutex<BTreeSet<String>>,
 }
 
 /// What is made of the operator on its way: a fault that it could have, planted to see that tests find it.
@@ -42,6 +44,8 @@ struct Shared {
 pub enum Fault {
     /// It hears nothing of this resource: no event of a watch arrives. This one it has to live with.
     Unobserved(&'static str),
+    /// Its first change of each Job and of each status meets a conflict, and is not done. This one, too, it has to live with.
+    Conflicts,
     /// It gives its Jobs names that it does not find again.
     RandomNames,
     /// It lets a Job vanish as soon as it is finished, before it has written down how it ended.
@@ -62,7 +66,7 @@ impl Fault {
                     json!(format!("{}-{tail}", &body["metadata"]["name"].as_str().unwrap()[..20]));
             }
             Self::ForgottenResult => body["spec"]["ttlSecondsAfterFinished"] = json!(0),
-            Self::Unobserved(_) | Self::LostStatus => {}
+            Self::Unobserved(_) | Self::Conflicts | Self::LostStatus => {}
         }
     }
 }
@@ -91,6 +95,7 @@ impl Proxy {
             died: Notify::new(),
             dead: AtomicBool::new(false),
             fault,
+            disputed: Mutex::default(),
         });
         let router = Router::new().fallback(forward).with_state(shared.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -141,6 +146,15 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let mut body = to_bytes(body, 10_000_000).await.unwrap();
     if shared.fault == Some(Fault::LostStatus) && path.contains("/status?") {
         return Response::new(Body::from(body));
+    }
+    if shared.fault == Some(Fault::Conflicts) && parts.method == Method::PATCH {
+        let what = path.split('?').next().unwrap_or_default().to_owned();
+        let first =
+            (what.contains("/jobs/") || what.ends_with("/status")) && shared.disputed.lock().unwrap().insert(what);
+        if first {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "message": "changed meanwhile", "code": 409});
+            return Response::builder().status(StatusCode::CONFLICT).body(Body::from(status.to_string())).unwrap();
+        }
     }
     if let Some(fault) = &shared.fault
         && let Ok(mut object) = serde_json::from_slice(&body)

@@ -214,6 +214,14 @@ async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
 }
 
 #[tokio::test]
+async fn conflicts_delay_a_chain_and_change_nothing_of_it() {
+    let (expected, ..) = play("conflicts", chain, Trouble::default(), None).await;
+    let (outcome, ..) = play("conflicts", chain, Fault::Conflicts.into(), Some(&expected)).await;
+    assert_eq!(differences(&outcome.state, &expected.state), [""; 0]);
+    assert_eq!(outcome.jobs_made, expected.jobs_made);
+}
+
+#[tokio::test]
 async fn planted_faults_are_found() {
     let (expected, ..) = play("planted", chain, Trouble::default(), None).await;
     for fault in [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus] {

@@ -33,24 +33,30 @@ pub enum Made {
     Refused(String),
 }
 
-/// Makes what a run consists of. A Job is created once and never changed: queues and people may.
+/// Makes what a run consists of. What the API server refuses is for people to see to; any other error is a fault, which
+/// passes.
 pub async fn make(client: &Client, namespace: &str, uid: &str, children: &Children) -> Result<Made, kube::Error> {
-    if let Some(account) = &children.service_account
-        && let Err(refused) = applied(apply(client, namespace, account).await, "ServiceAccount")?
-    {
-        return Ok(refused);
+    match make_all(client, namespace, uid, children).await {
+        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() || status.code == 413 => {
+            Ok(Made::Refused(format!("the API server refuses an object of the run: {}", status.message)))
+        }
+        made => made,
     }
-    if let Err(refused) = applied(apply::<ConfigMap>(client, namespace, &children.config_map).await, "ConfigMap")? {
-        return Ok(refused);
+}
+
+/// A Job is created once and never changed: queues and people may.
+async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Children) -> Result<Made, kube::Error> {
+    if let Some(account) = &children.service_account {
+        apply(client, namespace, account).await?;
     }
+    apply(client, namespace, &children.config_map).await?;
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     match api.create(&params, &children.job).await {
-        Ok(job) => Ok(Made::Job(Box::new(job))),
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
             existing(&api, uid, &children.job.name_any()).await
         }
-        Err(error) => refusal(error, "Job"),
+        created => created.map(|job| Made::Job(Box::new(job))),
     }
 }
 
@@ -108,7 +114,7 @@ pub async fn expire(client: &Client, namespace: &str, job: &Job, seconds: i32) -
     gone(api.patch(&job.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ()))
 }
 
-/// Writes the status of a resource, whole. False where the resource is gone or another one of its name is there.
+/// Writes the status of a resource, whole. False where the resource is gone.
 pub async fn write_status(
     client: &Client,
     kind: Kind,
@@ -123,7 +129,7 @@ pub async fn write_status(
     let params = PatchParams::apply(STATUS_MANAGER).force();
     match kinds::api(client, kind, namespace).patch_status(name, &params, &Patch::Apply(&object)).await {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -147,7 +153,7 @@ pub async fn log_tail(client: &Client, namespace: &str, pod: &Pod, lines: i64) -
     api.logs(&pod.name_any(), &params).await.ok().filter(|text| !text.is_empty())
 }
 
-async fn apply<K>(client: &Client, namespace: &str, object: &K) -> Result<K, kube::Error>
+async fn apply<K>(client: &Client, namespace: &str, object: &K) -> Result<(), kube::Error>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -156,30 +162,14 @@ where
         + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    api.patch(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await
+    api.patch(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(|_| ())
 }
 
-/// Tells a refusal, which people have to see to, from a fault, which passes.
-fn applied<K>(result: Result<K, kube::Error>, what: &str) -> Result<Result<(), Made>, kube::Error> {
-    match result {
-        Ok(_) => Ok(Ok(())),
-        Err(error) => refusal(error, what).map(Err),
-    }
-}
-
-fn refusal(error: kube::Error, what: &str) -> Result<Made, kube::Error> {
-    match error {
-        kube::Error::Api(status) if status.is_forbidden() || status.is_invalid() || status.code == 413 => {
-            Ok(Made::Refused(format!("the API server refuses the {what}: {}", status.message)))
-        }
-        error => Err(error),
-    }
-}
-
-/// What is gone already, or was replaced, needs no deleting and no writing.
+/// What is gone already needs no deleting and no writing. One that was replaced meanwhile is another: the visit fails, and
+/// the next one sees it.
 fn gone(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         other => other,
     }
 }

@@ -83,7 +83,9 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     let mut status = status(&observed, &decision, &world.now);
     account(&mut status, &world);
     let status = tell(context, &world, status);
-    record(context, id, &world, &status).await?;
+    if !record(context, id, &world, &status).await? {
+        return Ok(Next::await_change());
+    }
     if matches!(decision.phase, Phase::Done | Phase::Failed | Phase::Spoilt)
         && let Some(work) = &world.work
     {
@@ -264,16 +266,16 @@ fn tell(context: &Context, world: &World, status: Status) -> Status {
     }
 }
 
-/// Writes a status that says something new, and lets people know.
-async fn record(context: &Context, id: &Id, world: &World, status: &Status) -> Result<(), ObserveError> {
+/// Writes a status that says something new, and lets people know. False where the resource is gone.
+async fn record(context: &Context, id: &Id, world: &World, status: &Status) -> Result<bool, ObserveError> {
     context.resources.set(id, status.leading_reason());
     let previous = &world.seen.previous;
     if same(previous, status) {
-        return Ok(());
+        return Ok(true);
     }
     let Id { namespace, kind, name } = id;
     if !apply::write_status(&context.client, *kind, namespace, name, &world.seen.uid, status).await? {
-        return Ok(());
+        return Ok(false);
     }
     context.metrics.status_changed(*kind, &world.seen.created, previous, status);
     let reference = apply::reference(*kind, namespace, name, &world.seen.uid);
@@ -284,7 +286,7 @@ async fn record(context: &Context, id: &Id, world: &World, status: &Status) -> R
     if let Some(event) = log_of_failure(context, world, status).await {
         context.publisher.publish(&event, &reference).await;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The end of the log of a run that failed for good, as an event: the pod may be gone when somebody looks.
