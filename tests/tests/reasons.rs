@@ -2,6 +2,7 @@
 //! metric.
 
 use k8s_openapi::api::events::v1::Event;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::ConditionStatus::{False, True, Unknown};
@@ -191,7 +192,11 @@ async fn a_job_that_somebody_deletes_is_made_again_and_a_deadline_is_a_deadline(
     scene.apply(&reward("r", &json!({}))).await;
     let job = scene.job(KIND, "r").await;
     let first = scene.node.pod(&job).await;
+    scene.node.run(&first).await;
     scene.kubectl(&["delete", "job", &job, "--wait=false", "--cascade=background"]);
+    scene.until_reason(KIND, "r", Reason::Pending).await;
+    assert!(scene.jobs().await.is_empty(), "two trainers must not write the same folder");
+    scene.let_end(&first).await;
     let status = until("the deleted Job is counted", async || {
         let status = scene.status(KIND, "r").await;
         let job = status.job.clone()?;
@@ -208,6 +213,26 @@ async fn a_job_that_somebody_deletes_is_made_again_and_a_deadline_is_a_deadline(
     scene.let_end(&pod).await;
     let status = scene.until_reason(KIND, "late", Reason::DeadlineExceeded).await;
     assert_eq!(condition(&status, Stalled), (True, Reason::DeadlineExceeded));
+}
+
+#[tokio::test]
+async fn a_resource_that_is_made_again_waits_for_the_pods_of_the_one_before() {
+    let scene = Scene::new("again").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward("r", &json!({}))).await;
+    let first = scene.pod(KIND, "r").await;
+    scene.node.run(&first).await;
+    let job = scene.job(KIND, "r").await;
+    scene.delete(KIND, "r").await;
+    scene.until_gone(&job).await;
+    scene.apply(&reward("r", &json!({}))).await;
+    let status = scene.until_reason(KIND, "r", Reason::Pending).await;
+    let message = &status.condition(Ready).unwrap().message;
+    assert!(message.contains(&first.name_any()), "{message}");
+    assert_eq!(scene.jobs_made(), 1);
+    scene.let_end(&first).await;
+    scene.until_reason(KIND, "r", Reason::Running).await;
+    assert_eq!(scene.jobs_made(), 2);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use plumbline_crds::unsupported::Target;
 use plumbline_crds::{Kind, Resource};
 use sha2::{Digest, Sha256};
 
-use super::build::Input;
+use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
 use super::dependents::Referent;
 use super::kinds;
 use super::places::Place;
@@ -225,4 +225,20 @@ pub async fn work(client: &Client, namespace: &str, job: &str) -> Result<Option<
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&of_job).await?.items;
     Ok(Some(Work { job, pods }))
+}
+
+/// A pod of an earlier run of a resource that has not ended yet. A Job that somebody deletes is gone before its pods are, and
+/// two trainers would write the same folder.
+pub async fn left_over(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    name: &str,
+) -> Result<Option<String>, kube::Error> {
+    let ours = ListParams::default()
+        .labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{KIND_LABEL}={kind},{NAME_LABEL}={name}"))
+        .fields("status.phase!=Succeeded,status.phase!=Failed")
+        .limit(1);
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace).list_metadata(&ours).await?.items;
+    Ok(pods.into_iter().find_map(|pod| pod.metadata.name))
 }

@@ -207,6 +207,12 @@ async fn forget_last(context: &Context, id: &Id, world: &World, decision: &Decis
 
 async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
     let (Some(found), Some(output)) = (&world.found, &world.output) else { return Ok(again(context)) };
+    let previous = world.seen.previous.job.clone().unwrap_or_default();
+    if let Some(pod) = observe::left_over(&context.client, &id.namespace, id.kind, &id.name).await? {
+        let what = format!("pod {pod} of the last run has not ended yet; this starts when it has");
+        hold(decision, previous, Reason::Pending, what);
+        return Ok(Next::requeue(IN_THE_WAY));
+    }
     let children = build::children(&Request {
         resource: &world.seen.resource,
         uid: &world.seen.uid,
@@ -220,7 +226,6 @@ async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decisio
         output,
         settings: &context.settings,
     });
-    let previous = world.seen.previous.job.clone().unwrap_or_default();
     match apply::make(&context.client, &id.namespace, &world.seen.uid, &children).await? {
         Made::Job(job) => {
             decision.job.uid.clone_from(&job.metadata.uid);
