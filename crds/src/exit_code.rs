@@ -28,13 +28,15 @@ pub enum ExitCode {
     GateFailed = 9,
     /// A guard against reward hacking stopped the run.
     RewardHacking = 10,
+    /// The stage stood still and was ended. Trying again continues from its last checkpoint.
+    Hung = 11,
     /// Stopped by SIGTERM or SIGINT after making progress safe. Trying again continues.
     Interrupted = 75,
 }
 
 impl ExitCode {
     /// Every code, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Done,
         Self::Failed,
         Self::Config,
@@ -46,6 +48,7 @@ impl ExitCode {
         Self::BudgetExhausted,
         Self::GateFailed,
         Self::RewardHacking,
+        Self::Hung,
         Self::Interrupted,
     ];
 
@@ -73,13 +76,14 @@ impl ExitCode {
             Self::BudgetExhausted => Reason::BudgetExhausted,
             Self::GateFailed => Reason::GateFailed,
             Self::RewardHacking => Reason::RewardHackingSuspected,
+            Self::Hung => Reason::Hung,
             Self::Interrupted => Reason::Suspended,
         }
     }
 
     /// Whether running the same thing again can end differently.
     pub fn retryable(self) -> bool {
-        matches!(self, Self::Failed | Self::JudgeUnavailable | Self::StoreUnavailable | Self::Interrupted)
+        matches!(self, Self::Failed | Self::JudgeUnavailable | Self::StoreUnavailable | Self::Hung | Self::Interrupted)
     }
 }
 

@@ -118,7 +118,7 @@ async fn how_a_run_failed_is_named() {
     let operator = scene.operator().await;
     let once = json!({"compute": {"maxRetries": 0}});
     let said = |reason: &str, message: &str| json!({"reason": reason, "message": message}).to_string();
-    let cases: [(&str, i32, &str, String, Reason, &str); 11] = [
+    let cases: [(&str, i32, &str, String, Reason, &str); 12] = [
         (
             "config",
             2,
@@ -142,6 +142,7 @@ async fn how_a_run_failed_is_named() {
         ("budget", 8, "Error", said("BudgetExhausted", "50 USD are spent"), Reason::BudgetExhausted, "50 USD"),
         ("gate", 9, "Error", said("GateFailed", "accuracy 0.4"), Reason::GateFailed, "accuracy 0.4"),
         ("hack", 10, "Error", said("RewardHackingSuspected", "KL 70"), Reason::RewardHackingSuspected, "KL 70"),
+        ("hang", 11, "Error", said("Hung", "no progress for 1800 s"), Reason::Hung, "1800 s"),
         ("memory", 137, "OOMKilled", String::new(), Reason::OutOfMemory, "resources.limits"),
         ("crash", 139, "Error", String::new(), Reason::TrainerFailed, "signal 11"),
     ];

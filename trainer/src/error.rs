@@ -32,6 +32,9 @@ pub enum Error {
     /// A guard against reward hacking stopped the run.
     #[error("{0}")]
     RewardHacking(String),
+    /// The stage stood still.
+    #[error("{0}")]
+    Hung(String),
     /// Asked to stop; progress is safe.
     #[error("stopped as asked; run it again to continue")]
     Interrupted,
@@ -56,6 +59,7 @@ impl Error {
             Self::AcceleratorOutOfMemory(_) => ExitCode::AcceleratorOutOfMemory,
             Self::Gate(_) => ExitCode::GateFailed,
             Self::RewardHacking(_) => ExitCode::RewardHacking,
+            Self::Hung(_) => ExitCode::Hung,
             Self::Interrupted => ExitCode::Interrupted,
             Self::Failed(_) => ExitCode::Failed,
         }

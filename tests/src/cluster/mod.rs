@@ -23,8 +23,10 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use kube::Client;
+use plumbline_crds::{API_VERSION, Kind};
 
 pub use audit::{AuditLine, ObjectRef, Requests, ResponseStatus, User};
 pub use control_plane::ApiServer;
@@ -39,6 +41,8 @@ use keeper::Process;
 
 /// The CRDs as they are shipped.
 const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
+/// The longest that the API server takes to describe a new kind.
+const DESCRIBED: Duration = Duration::from_mins(1);
 
 /// A control plane with the CRDs of this repository.
 #[derive(Debug)]
@@ -65,6 +69,7 @@ impl Cluster {
         };
         run(&["apply", "-f", CRDS]);
         run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+        until_described(&server);
         let controllers = plane.start_controller_manager(&server);
         Self { plane, server, controllers, others: AtomicUsize::new(1) }
     }
@@ -114,5 +119,19 @@ impl Cluster {
     /// The folder of certificates, logs and data; it is removed at the end.
     pub fn folder(&self) -> &Path {
         self.plane.folder()
+    }
+}
+
+/// Kinds are served before they are described: `kubectl explain` and the validation of `kubectl apply` need both.
+fn until_described(server: &ApiServer) {
+    let path = format!("/openapi/v3/apis/{API_VERSION}");
+    let deadline = Instant::now() + DESCRIBED;
+    loop {
+        let described = text(&server.kubectl(&["get", "--raw", &path]).stdout);
+        if Kind::ALL.iter().all(|kind| described.contains(&format!("/{}/{{name}}", kind.plural()))) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never: {path} describes the three kinds");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }

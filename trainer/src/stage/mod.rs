@@ -1,6 +1,8 @@
 //! The stages: what each subcommand does, from top to bottom.
 
+mod beside;
 pub mod evaluate;
+mod hang;
 pub mod import;
 pub mod inspect;
 pub mod label;

@@ -10,8 +10,7 @@ use plumbline_crds::artifact;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
 use plumbline_crds::status::ArtifactRef;
 
-use super::tell::Teller;
-use super::termination;
+use super::{hang, tell, termination};
 use crate::{Error, Result, files};
 
 /// The longest message of a result, in characters: a condition's message holds no more.
@@ -37,24 +36,32 @@ pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> 
     let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
-    let teller = Teller::start(work);
+    let (teller, in_work) = (tell::start(work), work.clone());
+    let watch = hang::watch(work, move |error| leave_failure(&in_work, error));
     let ended = caught(|| {
         check_inputs(&mut document)?;
         let result = stage(&document)?;
         Ok(StageResult { inputs: document.lineage(), ..result })
     });
-    drop(teller);
-    let file = work.join(RESULT_FILE);
+    drop((teller, watch));
     match ended {
-        Ok(result) => files::keep(&file, &result).and_then(|()| termination::write(&result)),
+        Ok(result) => leave(work, &result),
         Err(error) => {
-            let failure = failure(work, &error);
-            // The stage's own error is the one that matters.
-            let told = files::keep(&file, &failure).and_then(|()| termination::write(&failure));
-            told.unwrap_or_else(|e| tracing::warn!("{e}"));
+            leave_failure(work, &error);
             Err(error)
         }
     }
+}
+
+/// Leaves a result for whoever started the stage.
+fn leave(work: &Path, result: &StageResult) -> Result<()> {
+    files::keep(&work.join(RESULT_FILE), result)?;
+    termination::write(result)
+}
+
+/// Leaves the result of a stage that failed. The stage's own error is the one that matters.
+fn leave_failure(work: &Path, error: &Error) {
+    leave(work, &failure(work, error)).unwrap_or_else(|e| tracing::warn!("{e}"));
 }
 
 /// Takes the digests that nobody could take before, and refuses an artifact that is not the one that was meant.

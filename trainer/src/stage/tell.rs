@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use plumbline_crds::run::PROGRESS_FILE;
+
+use super::beside::Beside;
 
 /// Environment variable with the base URL of the operator.
 const URL: &str = "PLUMBLINE_PROGRESS_URL";
@@ -23,35 +23,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How soon a stage that ends is noticed.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A thread that tells, until this is dropped.
-pub struct Teller {
-    done: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Teller {
-    /// Starts telling of a work folder, if whoever started the stage wants to be told.
-    pub fn start(work: &Path) -> Option<Self> {
-        let (url, token) = (std::env::var(URL).ok()?, PathBuf::from(std::env::var_os(TOKEN)?));
-        let file = work.join(PROGRESS_FILE);
-        let done = Arc::new(AtomicBool::new(false));
-        let ending = done.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let thread = thread::spawn(move || match runtime {
-            Ok(runtime) => runtime.block_on(tell(&url, &token, &file, &ending)),
-            Err(error) => tracing::warn!("the operator is not told of progress: {error}"),
-        });
-        Some(Self { done, thread: Some(thread) })
-    }
-}
-
-impl Drop for Teller {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Starts telling of a work folder, if whoever started the stage wants to be told.
+pub fn start(work: &Path) -> Option<Beside> {
+    let (url, token) = (std::env::var(URL).ok()?, PathBuf::from(std::env::var_os(TOKEN)?));
+    let file = work.join(PROGRESS_FILE);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Some(Beside::start(move |done| match runtime {
+        Ok(runtime) => runtime.block_on(tell(&url, &token, &file, done)),
+        Err(error) => tracing::warn!("the operator is not told of progress: {error}"),
+    }))
 }
 
 async fn tell(url: &str, token: &Path, file: &Path, done: &AtomicBool) {
