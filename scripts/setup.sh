@@ -24,5 +24,6 @@ scripts/fetch_inputs.sh
 if [ "${1:-}" = --tests ]; then
     scripts/install_cluster.sh
     scripts/install_gitops.sh
+    scripts/install_store.sh
 fi
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

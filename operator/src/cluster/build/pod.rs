@@ -249,7 +249,7 @@ fn volumes(request: &Request) -> Vec<Volume> {
                 ..volume
             },
             Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
-            Place::Hub(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
+            Place::Remote(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
             Place::Image(_) => continue,
         };
         named.insert(name, volume);
@@ -302,7 +302,7 @@ fn volume_name(place: &Place) -> Option<String> {
     let (prefix, name) = match place {
         Place::Claim { claim, .. } => ("claim", claim),
         Place::ConfigMap { name, .. } => ("input", name),
-        Place::Hub(_) => return Some(FETCHED.into()),
+        Place::Remote(_) => return Some(FETCHED.into()),
         Place::Image(_) => return None,
     };
     if name.len() <= 50 && !name.contains('.') {
