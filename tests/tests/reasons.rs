@@ -110,6 +110,10 @@ async fn what_keeps_a_pod_from_running_is_named() {
     scene.kubectl(&["create", "-f", file.path().to_str().unwrap()]);
     scene.apply(&reward("refused", &json!({}))).await;
     see("refused", Reason::ChildCreationFailed, "quota").await;
+    scene.kubectl(&["patch", "quota", "none", "-p", r#"{"spec":{"hard":{"count/jobs.batch":null,"pods":"0"}}}"#]);
+    see("refused", Reason::ChildCreationFailed, "the cluster refuses the pod: exceeded quota: none").await;
+    scene.kubectl(&["delete", "quota", "none"]);
+    scene.until_reason(KIND, "refused", Reason::Running).await;
 }
 
 #[tokio::test]
