@@ -27,7 +27,7 @@ const STALE_STEP: usize = 5;
 /// Between two looks at how a scenario ended.
 const LOOK: Duration = Duration::from_millis(700);
 /// What has not become as it should be after this long never will.
-const UNSETTLED: Duration = Duration::from_mins(1);
+const UNSETTLED: Duration = Duration::from_mins(3);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 

@@ -3,7 +3,7 @@
 //! The Job tells that a run ended, its pods tell why (`batch/v1` JobStatus, `core/v1` PodStatus).
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::status::JobRef;
@@ -231,11 +231,13 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     init.chain(status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten())
 }
 
-/// How the trainer's container ended; a container that did not end well before it, as a judge, where the trainer never ran.
+/// How the trainer's container ended; where the trainer never ran, how one before it ended badly, as a judge.
 fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    let ended = |status: &&ContainerStatus| matches!(&status.state, Some(ContainerState { terminated: Some(_), .. }));
-    let trainer = containers(pod).filter(ended).find(|s| s.name == TRAINER);
-    trainer.or_else(|| containers(pod).find(ended))?.state.as_ref()?.terminated.as_ref()
+    fn end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+        status.state.as_ref()?.terminated.as_ref()
+    }
+    let trainer = containers(pod).find(|s| s.name == TRAINER).and_then(end);
+    trainer.or_else(|| containers(pod).filter_map(end).find(|t| t.exit_code != 0))
 }
 
 /// What the trainer left to say, without what looks like a key: the operator cannot know the values themselves.
@@ -417,6 +419,22 @@ mod tests {
             600,
             "until it failed, not until now"
         );
+    }
+
+    #[test]
+    fn a_pod_whose_trainer_never_ran_failed_by_what_ended_badly_before_it() {
+        let container = |name: &str, code: i32, message: &Value| {
+            let state = json!({"terminated": {"exitCode": code, "message": message}});
+            json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+        };
+        let said = json!({"reason": "DataInvalid", "message": "no such repository"}).to_string();
+        let fetch = container("fetch", 3, &json!(said));
+        let failed = pod(&json!({"phase": "Failed", "initContainerStatuses": [fetch]}));
+        assert_eq!(why_failed(&failed).1, "no such repository");
+        let fetched = container("fetch", 0, &json!(null));
+        let judge = container("judge-0", 3, &json!(null));
+        let failed = pod(&json!({"phase": "Failed", "initContainerStatuses": [fetched, judge]}));
+        assert!(why_failed(&failed).1.contains("exit code 3"), "{:?}", why_failed(&failed));
     }
 
     #[test]
