@@ -194,8 +194,10 @@ fn environment(request: &Request) -> Vec<EnvVar> {
         variables.push(plain("PLUMBLINE_PROGRESS_TOKEN", &format!("{TOKEN_FOLDER}/token")));
     }
     variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(variable(&key), &key)));
-    let own = request.resource.spec.compute().env.iter();
-    variables.extend(own.map(|v| match &v.secret_key_ref {
+    // What a resource says itself comes in place of what is said for all.
+    let own = &request.resource.spec.compute().env;
+    variables.retain(|variable| own.iter().all(|v| v.name != variable.name));
+    variables.extend(own.iter().map(|v| match &v.secret_key_ref {
         Some(key) => from_secret(v.name.clone(), key),
         None => plain(&v.name, v.value.as_deref().unwrap_or_default()),
     }));
