@@ -103,6 +103,10 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + '_ {
 
 /// Reads the manifest of a folder and checks every file's presence, size and digest.
 pub fn verify(folder: &Path) -> Result<Manifest, ArtifactError> {
+    verify_telling(folder, &|| {})
+}
+
+fn verify_telling(folder: &Path, told: &dyn Fn()) -> Result<Manifest, ArtifactError> {
     let manifest = read_manifest(folder)?;
     for entry in &manifest.files {
         let altered = |what: String| ArtifactError::Altered { path: folder.to_owned(), file: entry.path.clone(), what };
@@ -115,7 +119,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, ArtifactError> {
         if found != entry.size {
             return Err(altered(format!("has {found} bytes where the manifest says {}", entry.size)));
         }
-        let sha256 = sha256_file(&path)?;
+        let sha256 = sha256_file(&path, told)?;
         if sha256 != entry.sha256 {
             return Err(altered(format!("has sha256 {sha256} where the manifest says {}", entry.sha256)));
         }
@@ -154,7 +158,7 @@ pub fn publish(
     inputs: Vec<InputRef>,
     created_time: String,
 ) -> Result<Manifest, ArtifactError> {
-    let files = list_files(staging)?;
+    let files = list_files(staging, &|| {})?;
     let manifest = Manifest {
         schema_version: 1,
         kind: kind.to_owned(),
@@ -201,10 +205,18 @@ fn remove(folder: &Path) -> Result<(), ArtifactError> {
 /// The digest of an input: of a folder with a manifest, the manifest's after verification; of another folder, of its
 /// files as a manifest would list them; of a file, of its bytes. Always `sha256:` and 64 hexadecimal digits.
 pub fn digest_path(path: &Path) -> Result<String, ArtifactError> {
-    if path.is_dir() {
-        if path.join(MANIFEST).exists() { Ok(verify(path)?.digest) } else { Ok(digest_of(&list_files(path)?)) }
+    digest_path_telling(path, &|| {})
+}
+
+/// The same; `told` is called whenever another piece has been read, of a MiB at most.
+pub fn digest_path_telling(path: &Path, told: &dyn Fn()) -> Result<String, ArtifactError> {
+    if !path.is_dir() {
+        return Ok(format!("sha256:{}", sha256_file(path, told)?));
+    }
+    if path.join(MANIFEST).exists() {
+        Ok(verify_telling(path, told)?.digest)
     } else {
-        Ok(format!("sha256:{}", sha256_file(path)?))
+        Ok(digest_of(&list_files(path, told)?))
     }
 }
 
@@ -222,7 +234,7 @@ pub fn digest_of(files: &[FileEntry]) -> String {
 }
 
 /// Every file below a folder but the manifest, in order of path.
-fn list_files(folder: &Path) -> Result<Vec<FileEntry>, ArtifactError> {
+fn list_files(folder: &Path, told: &dyn Fn()) -> Result<Vec<FileEntry>, ArtifactError> {
     let mut files = Vec::new();
     let mut pending = vec![folder.to_owned()];
     while let Some(dir) = pending.pop() {
@@ -237,14 +249,14 @@ fn list_files(folder: &Path) -> Result<Vec<FileEntry>, ArtifactError> {
                 continue;
             }
             let size = fs::metadata(&path).map_err(io_error(&path))?.len();
-            files.push(FileEntry { path: relative, size, sha256: sha256_file(&path)? });
+            files.push(FileEntry { path: relative, size, sha256: sha256_file(&path, told)? });
         }
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }
 
-fn sha256_file(path: &Path) -> Result<String, ArtifactError> {
+fn sha256_file(path: &Path, told: &dyn Fn()) -> Result<String, ArtifactError> {
     let mut file = File::open(path).map_err(io_error(path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
@@ -254,6 +266,7 @@ fn sha256_file(path: &Path) -> Result<String, ArtifactError> {
             return Ok(hex(&hasher.finalize()));
         }
         hasher.update(&buffer[..n]);
+        told();
     }
 }
 

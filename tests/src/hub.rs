@@ -42,14 +42,18 @@ pub struct HubState {
     pub breaks: usize,
     /// As many of the next answers are 503.
     pub unavailable: usize,
-    /// `path` or `path from BYTE` of every file that was asked for.
+    /// Branches and tags have moved on, to a commit of which no file can be had.
+    pub moved: bool,
+    /// `revision NAME`, and `path` or `path from BYTE` of every file that was asked for.
     pub asked: Vec<String>,
-    /// Sent in place of what a file holds.
+    /// Sent in place of what weights hold.
     pub altered: Option<Vec<u8>>,
 }
 
 /// The commit that every revision is at.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The commit that every branch and tag is at when it has moved.
+const MOVED: &str = "fedcba9876543210fedcba9876543210fedcba98";
 
 impl Hub {
     /// Serves repositories: `models/org/name` or `datasets/org/name`, and their folders.
@@ -88,10 +92,14 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let parts: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
     let folder = |kind: &str, org: &str, name: &str| shared.repositories.get(&format!("{kind}/{org}/{name}"));
     match parts.as_slice() {
-        ["api", kind, org, name, "revision", _] => match folder(kind, org, name) {
-            Some(folder) => plain(StatusCode::OK, &listing(folder)),
-            None => plain(StatusCode::NOT_FOUND, "no such repository"),
-        },
+        ["api", kind, org, name, "revision", revision] => {
+            let moved = state.moved && *revision != COMMIT;
+            state.asked.push(format!("revision {revision}"));
+            match folder(kind, org, name) {
+                Some(folder) => plain(StatusCode::OK, &listing(folder, if moved { MOVED } else { COMMIT })),
+                None => plain(StatusCode::NOT_FOUND, "no such repository"),
+            }
+        }
         ["datasets", org, name, "resolve", COMMIT, path @ ..] => {
             file(&mut state, folder("datasets", org, name), &path.join("/"), request.headers())
         }
@@ -102,7 +110,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
 }
 
-fn listing(folder: &PathBuf) -> String {
+fn listing(folder: &PathBuf, commit: &str) -> String {
     let files = fs::read_dir(folder).unwrap().map(|entry| {
         let path = entry.unwrap().path();
         let digest = artifact::digest_path(&path).unwrap();
@@ -111,14 +119,14 @@ fn listing(folder: &PathBuf) -> String {
         let size = fs::metadata(&path).unwrap().len();
         json!({"rfilename": path.file_name().unwrap().to_str().unwrap(), "size": size, "lfs": lfs})
     });
-    json!({"sha": COMMIT, "siblings": files.collect::<Vec<_>>()}).to_string()
+    json!({"sha": commit, "siblings": files.collect::<Vec<_>>()}).to_string()
 }
 
 fn file(state: &mut HubState, folder: Option<&PathBuf>, path: &str, headers: &HeaderMap) -> Response<Body> {
     let Some(Ok(mut content)) = folder.map(|f| fs::read(f.join(path))) else {
         return plain(StatusCode::NOT_FOUND, "no such file");
     };
-    if let Some(other) = &state.altered {
+    if let Some(other) = state.altered.as_ref().filter(|_| path.ends_with(".safetensors")) {
         content.clone_from(other);
     }
     let from =

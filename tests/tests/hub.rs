@@ -2,14 +2,16 @@
 //! the hub holds becomes an input.
 
 use std::fs;
+use std::process::Command;
 
 use plumbline_crds::Kind;
 use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::fixture;
-use plumbline_tests::hub::Hub;
+use plumbline_tests::hub::{COMMIT, Hub};
 use plumbline_tests::place::Place;
+use plumbline_tests::programs::{code, text, trainer};
 use serde_json::{Value, json};
 
 const REWARD: (Kind, &str) = (Kind::RewardModel, "reward");
@@ -114,12 +116,36 @@ fn weights_that_are_not_those_of_the_repository_become_nothing() {
     hub.state().altered = Some(vec![0; usize::try_from(size).unwrap()]);
     let place = place(&hub, reward(&json!({"uri": "hf://org/tiny"})));
     let message = failure(&place, 3, Reason::DataInvalid);
-    assert!(message.contains("expected"), "{message}");
+    assert!(message.contains("model.safetensors") && message.contains("expected sha256:"), "{message}");
     hub.state().altered = None;
     let _ = place.run().well();
     let fetched = fs::read_dir(place.path("work/inputs")).unwrap().next().unwrap().unwrap().path();
     let weights = |folder: &std::path::Path| artifact::digest_path(&folder.join("model.safetensors")).unwrap();
     assert_eq!(weights(&fetched), weights(&fixture::tiny()));
+}
+
+#[test]
+fn a_run_that_lost_its_inputs_goes_on_with_the_commit_that_it_began_with() {
+    let hub = Hub::start(&tiny(), None);
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    let input = json!({"role": "baseModel", "name": "m", "path": model, "source": "hf://org/tiny"});
+    let document = json!({
+        "resource": reward(&json!({"uri": "hf://org/tiny"})), "inputs": [input],
+        "output": folder.path().join("out"), "work": folder.path().join("work"),
+    });
+    let run = folder.path().join("run.yaml");
+    fs::write(&run, serde_yaml::to_string(&document).unwrap()).unwrap();
+    for _ in 0..2 {
+        let mut fetch = Command::new(trainer());
+        let ended = fetch.args(["fetch", "--run"]).arg(&run).env("HF_ENDPOINT", hub.address()).output().unwrap();
+        assert_eq!(code(&ended), 0, "{}", text(&ended.stderr));
+        // The volume is gone with its pod, and the branch moves on.
+        fs::remove_dir_all(&model).unwrap();
+        hub.state().moved = true;
+    }
+    let asked = hub.state().asked.clone();
+    assert!(asked.contains(&"revision main".to_owned()) && asked.contains(&format!("revision {COMMIT}")), "{asked:?}");
 }
 
 #[test]

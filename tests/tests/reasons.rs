@@ -114,6 +114,13 @@ async fn what_keeps_a_pod_from_running_is_named() {
     see("refused", Reason::ChildCreationFailed, "the cluster refuses the pod: exceeded quota: none").await;
     scene.kubectl(&["delete", "quota", "none"]);
     scene.until_reason(KIND, "refused", Reason::Running).await;
+    // The same when it is the second pod that is refused.
+    scene.kubectl(&["create", "quota", "none", "--hard=pods=0"]);
+    let pod = scene.pod(KIND, "refused").await;
+    scene.node.run(&pod).await;
+    scene.node.end(&pod, Exit { code: 1, reason: "Error", message: "" }).await;
+    see("refused", Reason::Retrying, "TrainerFailed").await;
+    see("refused", Reason::ChildCreationFailed, "the cluster refuses the pod").await;
 }
 
 #[tokio::test]

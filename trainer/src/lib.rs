@@ -11,10 +11,12 @@
 //! | How are inputs brought here that are elsewhere? | `store` |
 //! | How does a judge become a label? | `judge` |
 //! | How is a model served to judges? | `serve` |
+//! | Does a process get on? | `alive` |
 //! | What is measured before and after? | `measure` |
 //! | Where do metrics, curves and reports come from? | `report` |
 
 pub mod advantage;
+pub mod alive;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

@@ -1,38 +1,70 @@
-//! A stage that stands still ends itself with a result that says so.
+//! A stage that stands still ends itself and says why, whatever it is that does not answer.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 use std::fs;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::run::{RESULT_FILE, StageResult};
 use serde_json::json;
 
-#[test]
-fn a_stage_that_stands_still_ends_itself_and_says_why() {
-    let folder = tempfile::tempdir().unwrap();
-    // A storage that does not answer: nobody ever writes into this pipe.
-    let (pipe, work, told) =
-        (folder.path().join("pairs.jsonl"), folder.path().join("work"), folder.path().join("told"));
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+/// A file on a storage that does not answer: nobody is ever at the other end of the pipe.
+fn pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// Runs a stage whose data does not answer.
+fn run(folder: &Path, seconds: &str) -> (ExitStatus, PathBuf) {
+    let (data, told) = (folder.join("pairs.jsonl"), folder.join("told"));
+    pipe(&data);
     let document = json!({
         "resource": {"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel", "metadata": {"name": "r"},
             "spec": {"dataset": {"uri": "pairs.jsonl"}, "baseModel": {"uri": "model"}}},
-        "inputs": [{"role": "dataset", "name": "pairs.jsonl", "path": pipe, "digest": ""}],
-        "output": folder.path().join("out"), "work": work,
+        "inputs": [{"role": "dataset", "name": "pairs.jsonl", "path": data, "digest": ""}],
+        "output": folder.join("out"), "work": folder.join("work"),
     });
-    let run = folder.path().join("run.yaml");
+    let run = folder.join("run.yaml");
     fs::write(&run, serde_yaml::to_string(&document).unwrap()).unwrap();
     let status = Command::new(env!("CARGO_BIN_EXE_plumbline-trainer"))
         .args(["reward", "--run"])
         .arg(&run)
-        .env("PLUMBLINE_HUNG_SECONDS", "2")
+        .env("PLUMBLINE_HUNG_SECONDS", seconds)
         .env("PLUMBLINE_TERMINATION_LOG", &told)
         .status()
         .unwrap();
+    (status, told)
+}
+
+#[track_caller]
+fn assert_says_so(file: &Path) {
+    let result: StageResult = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(result.reason, Reason::Hung);
+    assert!(result.message.starts_with("nothing was read, received or computed for 2 s"), "{}", result.message);
+}
+
+#[test]
+fn a_stage_that_stands_still_ends_itself_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let (status, told) = run(folder.path(), "2");
     assert_eq!(status.code(), Some(11));
-    for file in [work.join(RESULT_FILE), told] {
-        let result: StageResult = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-        assert_eq!(result.reason, Reason::Hung);
-        assert!(result.message.starts_with("no progress for 2 s (before its first step)"), "{}", result.message);
-    }
+    assert_says_so(&told);
+    assert_says_so(&folder.path().join("work").join(RESULT_FILE));
+}
+
+#[test]
+fn it_ends_also_where_its_own_folder_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("work")).unwrap();
+    pipe(&folder.path().join("work").join(format!("{RESULT_FILE}.new")));
+    let (status, told) = run(folder.path(), "2");
+    assert!(!status.success());
+    assert_says_so(&told);
+}
+
+#[test]
+fn a_limit_that_is_no_number_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(folder.path(), "2m").0.code(), Some(2));
 }

@@ -228,18 +228,26 @@ pub async fn work(client: &Client, namespace: &str, job: &str, now: &str) -> Res
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&of_job).await?.items;
     let mut refusal = None;
-    if pods.is_empty() && outcome::should_have_pods(&job, now) {
-        refusal = why_refused(client, namespace, &job).await?;
+    if outcome::lacks_a_pod(&job, &pods, now) {
+        refusal = why_refused(client, namespace, &job, outcome::last_end(&pods).as_deref()).await?;
     }
     Ok(Some(Work { job, pods, refusal }))
 }
 
-/// Why the pods of a Job cannot be made: the Job controller says it in an event and nowhere else.
-async fn why_refused(client: &Client, namespace: &str, job: &Job) -> Result<Option<String>, kube::Error> {
+/// Why the next pod of a Job cannot be made: the Job controller says it in an event and nowhere else. `since`: when the last
+/// pod ended; what was said before is over (RFC 3339).
+async fn why_refused(
+    client: &Client,
+    namespace: &str,
+    job: &Job,
+    since: Option<&str>,
+) -> Result<Option<String>, kube::Error> {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let failed = ListParams::default().fields(&format!("involvedObject.uid={uid},reason=FailedCreate"));
     let events = Api::<Event>::namespaced(client.clone(), namespace).list(&failed).await?.items;
     let last = events.into_iter().max_by_key(|e| e.last_timestamp.as_ref().map(|t| t.0));
+    let said = |e: &Event| e.last_timestamp.as_ref().map(timestamp);
+    let last = last.filter(|e| since.is_none_or(|since| said(e).is_some_and(|said| said.as_str() >= since)));
     Ok(last.and_then(|event| event.message).map(|message| {
         // What comes before is the name of a pod, another one each time.
         message.split_once(" is forbidden: ").map_or(message.clone(), |(_, why)| why.to_owned())

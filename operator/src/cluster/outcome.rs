@@ -19,7 +19,7 @@ const SIGKILL: i32 = 9;
 /// Seconds within which a Job has its pods.
 const TIME_FOR_PODS: i64 = 3;
 
-/// How the run of a Job stands. `refusal`: why it has no pods.
+/// How the run of a Job stands. `refusal`: why it has no pod that could run.
 pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
     if job.metadata.deletion_timestamp.is_some() {
         return Run::Stopping;
@@ -27,7 +27,7 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
     match finished(job) {
         Some(Finished::Complete) => Run::Ended(Box::new(success(pods))),
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
-        None => Run::Running(obstacle(job, pods).or_else(|| refusal.map(refused))),
+        None => Run::Running(refusal.map(refused).or_else(|| obstacle(job, pods))),
     }
 }
 
@@ -145,12 +145,26 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     End { exit: Exit::Code(1), result: Some(result), last: true }
 }
 
-/// Whether a Job has had the time to make its pods, and nothing that is known keeps it from it.
-pub fn should_have_pods(job: &Job, now: &str) -> bool {
+/// Whether a Job has no pod that could run, and is not kept from making one by its own suspension or end.
+pub fn may_lack_a_pod(job: &Job, pods: &[Pod]) -> bool {
     let suspended = job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
+    let waits = suspended || is_finished(job) || job.metadata.deletion_timestamp.is_some();
+    !waits && !pods.iter().any(is_active)
+}
+
+/// The same, when it has had the time to make one.
+pub fn lacks_a_pod(job: &Job, pods: &[Pod], now: &str) -> bool {
     let made = job.metadata.creation_timestamp.as_ref().map(timestamp);
-    let age = made.map_or(0, |made| seconds_between(&made, now));
-    !suspended && !is_finished(job) && job.metadata.deletion_timestamp.is_none() && age >= TIME_FOR_PODS
+    may_lack_a_pod(job, pods) && made.is_some_and(|made| seconds_between(&made, now) >= TIME_FOR_PODS)
+}
+
+/// When the last pod of a Job ended (RFC 3339).
+pub fn last_end(pods: &[Pod]) -> Option<String> {
+    pods.iter().filter_map(|pod| terminated(pod)?.finished_at.as_ref()).max_by_key(|t| t.0).map(timestamp)
+}
+
+fn is_active(pod: &Pod) -> bool {
+    matches!(phase(pod), "Pending" | "Running" | "")
 }
 
 fn refused(why: &str) -> Obstacle {
@@ -160,7 +174,7 @@ fn refused(why: &str) -> Obstacle {
 
 /// What keeps a run that was started from running, most decisive first.
 fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
-    let active: Vec<&Pod> = pods.iter().filter(|p| matches!(phase(p), "Pending" | "Running" | "")).collect();
+    let active: Vec<&Pod> = pods.iter().filter(|p| is_active(p)).collect();
     if let Some(obstacle) =
         active.iter().find_map(|pod| waiting(pod)).or_else(|| active.iter().find_map(|pod| unschedulable(pod)))
     {

@@ -179,7 +179,9 @@ async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision)
     let client = &context.client;
     match decision.action {
         // A pod that cannot be made is no change that could be heard of.
-        Action::Watch if world.work.as_ref().is_some_and(|w| w.pods.is_empty()) => Ok(Next::requeue(IN_THE_WAY)),
+        Action::Watch if world.work.as_ref().is_some_and(|w| outcome::may_lack_a_pod(&w.job, &w.pods)) => {
+            Ok(Next::requeue(IN_THE_WAY))
+        }
         Action::Wait | Action::Watch => Ok(again(context)),
         Action::Finish | Action::Skip | Action::Fail => Ok(Next::await_change()),
         Action::Stop => {

@@ -24,8 +24,8 @@ pub struct Settings {
     /// Base URL of this operator that pods send their progress to [default: they send none].
     #[arg(long, value_name = "URL")]
     pub progress_url: Option<String>,
-    /// Seconds without progress after which a run is ended, to go on from its last checkpoint; where its steps are long, 20
-    /// of them if that is more. 0: never.
+    /// Seconds in which nothing is read, received or computed after which a run is ended, to go on from its last
+    /// checkpoint. 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub hung_seconds: u64,
     /// Seconds that a finished Job is kept, for its log.

@@ -58,6 +58,7 @@ pub async fn run(
     // The result of an earlier attempt must not pass for this one's.
     remove(&stage.work.join(RESULT_FILE))?;
     if stage.inputs.iter().any(|input| input.source.is_some()) {
+        remove(&stage.work.join(FETCH).join(RESULT_FILE))?;
         let exit = step(stage, FETCH, &[], interrupt, on_progress).await?;
         if exit != Exit::Code(0) {
             return Ok(End { exit, result: result(&stage.work.join(FETCH)), last: false });

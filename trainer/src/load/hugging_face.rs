@@ -17,7 +17,7 @@ use plumbline_crds::training::Precision;
 use crate::model::config::Config;
 use crate::model::decoder::{Decoder, Layer};
 use crate::model::linear::Linear;
-use crate::{Error, Result};
+use crate::{Error, Result, alive};
 
 /// An open model folder.
 pub struct ModelFolder {
@@ -53,6 +53,7 @@ impl ModelFolder {
 
     /// A tensor of a given shape, in a given kind.
     pub fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
+        alive::beat();
         let Some(&shard) = self.index.get(name) else {
             return Err(Error::Data(format!(
                 "{}: tensor '{name}' is missing; the folder does not hold the model its config.json describes",
@@ -123,6 +124,7 @@ impl ModelFolder {
 /// Writes tensors as one safetensors file, in order of name, each in its own kind. One tensor's bytes are in memory at a
 /// time.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    alive::beat();
     let saved = tensors
         .iter()
         .map(|(name, t)| {

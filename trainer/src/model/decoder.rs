@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::training::AdapterTarget;
 
+use crate::alive;
 use crate::model::attention::{Context, attend};
 use crate::model::config::Config;
 use crate::model::linear::{Adapters, Linear};
@@ -138,6 +139,7 @@ impl Decoder {
         let cos = self.rotary.0.index_select(0, &batch.positions);
         let sin = self.rotary.1.index_select(0, &batch.positions);
         for index in range {
+            alive::beat();
             x = self.layer(index, &x, batch, context, adapters, (&cos, &sin));
         }
         x

@@ -1,10 +1,12 @@
 //! Brings the inputs of a run here that are not on a file system. What is here already stays as it is.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use plumbline_crds::conditions::Reason;
+use plumbline_crds::hub::HubUri;
 use plumbline_crds::remote::Remote;
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use reqwest::Url;
@@ -13,16 +15,19 @@ use crate::report::progress::Progress;
 use crate::store::bucket;
 use crate::store::download::{Expected, Source};
 use crate::store::hub::Hub;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Folder below the work folder that this leaves its result in.
 pub const FOLDER: &str = "fetch";
+/// File in it with the commits that a run has begun with, by URI.
+const COMMITS_FILE: &str = "commits.json";
 /// Progress is told in these.
 const MIB: u64 = 1 << 20;
 
 /// Runs it.
 pub fn run(document: &RunDocument) -> Result<StageResult> {
-    let progress = RefCell::new(Progress::new(&Path::new(&document.work).join(FOLDER))?);
+    let work = Path::new(&document.work).join(FOLDER);
+    let (progress, mut begun) = (RefCell::new(Progress::new(&work)?), Begun::of(&work)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))?;
     let mut fetched = 0;
@@ -32,40 +37,69 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
             continue;
         }
         tracing::info!(uri, "is fetched");
-        runtime.block_on(fetch(input, uri, &progress)).map_err(|e| e.within(&format!("spec.{}: {uri}", input.role)))?;
+        let fetched_now = runtime.block_on(fetch(input, uri, &mut begun, &progress));
+        fetched_now.map_err(|e| e.within(&format!("spec.{}: {uri}", input.role)))?;
         fetched += 1;
     }
     Ok(StageResult::new(Reason::Completed, format!("{fetched} inputs fetched")))
 }
 
-async fn fetch(input: &ResolvedInput, uri: &str, progress: &RefCell<Progress>) -> Result<()> {
+async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &RefCell<Progress>) -> Result<()> {
     let remote = Remote::of(uri).unwrap_or_else(|| Err(format!("expected a URI to fetch from, found \"{uri}\"")));
     let remote = remote.map_err(Error::Config)?;
-    let total = RefCell::new(0);
-    let told = |here: u64, all: u64| {
-        let mut progress = progress.borrow_mut();
-        if total.replace(all) != all {
-            progress.stage("Fetching", all.div_ceil(MIB) as i64);
-        }
-        progress.advance((here / MIB) as i64);
-    };
     let path = Path::new(&input.path);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
     }
+    // A web server does not say beforehand how much there will be.
+    let (total, here) = (Cell::new(None), Cell::new(0));
+    let told = |bytes: u64, all: u64| {
+        let mut progress = progress.borrow_mut();
+        if total.replace(Some(all)) != Some(all) {
+            progress.stage("Fetching", all.div_ceil(MIB) as i64);
+        }
+        progress.advance((bytes / MIB) as i64);
+    };
     match &remote {
-        Remote::Hub(uri) => Hub::from_env()?.fetch(uri, path, &told).await?,
+        Remote::Hub(uri) => {
+            let hub = Hub::from_env()?;
+            let listing = hub.list(uri, begun.commit(uri)).await?;
+            begun.keep(uri, &listing.sha)?;
+            hub.fetch(uri, &listing, path, &told).await?;
+        }
         Remote::Store(uri) => bucket::fetch(uri, path, &told).await?,
         Remote::Web(uri) => {
             let url = Url::parse(uri).map_err(|e| Error::Config(e.to_string()))?;
-            let here = Cell::new(0);
             let arrived = |bytes| {
                 here.set(here.get() + bytes);
-                told(here.get(), here.get());
+                told(here.get(), 0);
             };
             Source::new(None)?.file(&url, path, &Expected { size: None, sha256: None }, arrived).await?;
         }
     }
     progress.borrow_mut().finish();
     Ok(())
+}
+
+/// The commits that a run has begun with: when its pod is lost, the next one fetches the same ones.
+struct Begun {
+    file: PathBuf,
+    commits: BTreeMap<String, String>,
+}
+
+impl Begun {
+    fn of(work: &Path) -> Result<Self> {
+        let file = work.join(COMMITS_FILE);
+        let commits = files::kept(&file)?.unwrap_or_default();
+        Ok(Self { file, commits })
+    }
+
+    fn commit(&self, uri: &HubUri) -> Option<&str> {
+        self.commits.get(&uri.to_string()).map(String::as_str)
+    }
+
+    fn keep(&mut self, uri: &HubUri, commit: &str) -> Result<()> {
+        self.commits.insert(uri.to_string(), commit.to_owned());
+        files::keep(&self.file, &self.commits)
+    }
 }

@@ -1,6 +1,7 @@
 //! What the stages of the chain have in common: a run document goes in, a result comes out, and whoever started the
 //! process finds out what happened. Talks to the work folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocumen
 use plumbline_crds::status::ArtifactRef;
 
 use super::{hang, tell, termination};
-use crate::{Error, Result, files};
+use crate::{Error, Result, alive, files};
 
+/// File below `work` with the digests of the inputs that a run began with, by role.
+const INPUTS_FILE: &str = "inputs.json";
 /// The longest message of a result, in characters: a condition's message holds no more.
 const MOST_MESSAGE: usize = 1024;
 
@@ -34,7 +37,8 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
     prepare(args, folder, |document| {
         let mut document = document.clone();
-        check_inputs(&mut document)?;
+        let work = Path::new(&document.work).join(folder);
+        check_inputs(&mut document, &work)?;
         let result = stage(&document)?;
         Ok(StageResult { inputs: document.lineage(), ..result })
     })
@@ -46,8 +50,9 @@ pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) ->
     let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
-    let (teller, in_work) = (tell::start(work), work.clone());
-    let watch = hang::watch(work, move |error| leave_failure(&in_work, error));
+    let in_work = work.clone();
+    let watch = hang::watch(move |error| leave_failure(&in_work, error))?;
+    let teller = tell::start(work);
     let ended = caught(|| stage(&document));
     drop((teller, watch));
     match ended {
@@ -59,10 +64,11 @@ pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) ->
     }
 }
 
-/// Leaves a result for whoever started the stage.
+/// Leaves a result for whoever started the stage; first where no storage can keep it from being left.
 fn leave(work: &Path, result: &StageResult) -> Result<()> {
+    let told = termination::write(result);
     files::keep(&work.join(RESULT_FILE), result)?;
-    termination::write(result)
+    told
 }
 
 /// Leaves the result of a stage that failed. The stage's own error is the one that matters.
@@ -70,12 +76,24 @@ fn leave_failure(work: &Path, error: &Error) {
     leave(work, &failure(work, error)).unwrap_or_else(|e| tracing::warn!("{e}"));
 }
 
-/// Takes the digests that nobody could take before, and refuses an artifact that is not the one that was meant.
-fn check_inputs(document: &mut RunDocument) -> Result<()> {
+/// Takes the digests that nobody could take before, and refuses an artifact that is not the one that was meant, and an input
+/// that is not what this run began with: half a result of each would be neither.
+fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
+    let file = work.join(INPUTS_FILE);
+    let begun_with: BTreeMap<String, String> = files::kept(&file)?.unwrap_or_default();
+    let mut taken = begun_with.clone();
     for input in &mut document.inputs {
         let path = Path::new(&input.path);
         if input.digest.is_empty() {
-            input.digest = artifact::digest_path(path).map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
+            let digest = artifact::digest_path_telling(path, &alive::beat);
+            input.digest = digest.map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
+            if let Some(before) = begun_with.get(&input.role).filter(|before| **before != input.digest) {
+                return Err(Error::Data(format!(
+                    "spec.{}: expected what this run began with, {before}, found {}; restore it, or change the spec to begin anew",
+                    input.role, input.digest
+                )));
+            }
+            taken.insert(input.role.clone(), input.digest.clone());
         } else if path.join(artifact::MANIFEST).is_file() {
             let found = artifact::read_manifest(path)?.digest;
             if found != input.digest {
@@ -86,7 +104,7 @@ fn check_inputs(document: &mut RunDocument) -> Result<()> {
             }
         }
     }
-    Ok(())
+    if taken == begun_with { Ok(()) } else { files::keep(&file, &taken) }
 }
 
 /// The path of an input that the spec requires.
@@ -218,6 +236,23 @@ mod tests {
         let error = run(&document(folder.path()), out_of_range).unwrap_err();
         assert!(matches!(&error, Error::Failed(line) if line.starts_with("index out of range")), "{error:?}");
         assert!(!error.to_string().contains("frame") && !error.to_string().contains('/'), "no stack, no path: {error}");
+    }
+
+    #[test]
+    fn a_run_does_not_go_on_with_another_input_than_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let (args, data) = (document(folder.path()), folder.path().join("data.jsonl"));
+        let text = fs::read_to_string(&args.run).unwrap();
+        let input = json!([{"role": "dataset", "name": "d", "path": data, "digest": ""}]).to_string();
+        fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
+        fs::write(&data, "one").unwrap();
+        run(&args, |_| Ok(done())).unwrap();
+        run(&args, |_| Ok(done())).unwrap();
+        fs::write(&data, "two").unwrap();
+        let error = run(&args, |_| panic!("it must not begin")).unwrap_err();
+        assert!(
+            matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected what this run began with"))
+        );
     }
 
     #[test]

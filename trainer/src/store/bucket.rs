@@ -8,11 +8,12 @@ use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
-use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{Error as StoreError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 use plumbline_crds::artifact::{self, hex};
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 
+use super::finish;
 use crate::stage::stop;
 use crate::{Error, Result};
 
@@ -55,7 +56,7 @@ pub async fn fetch(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<(
         fs::remove_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
         return Err(error.into());
     }
-    fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
+    finish(&aside, path)
 }
 
 /// The store of a URI as the environment says how to reach it, and the key in it.
@@ -74,10 +75,12 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
         Err(StoreError::NotFound { .. }) => {}
         Err(error) => return Err(failed(&error)),
     }
-    // A key that ends in a slash is how some tools write an empty folder.
-    let below = store.list(Some(key)).try_filter(|object| std::future::ready(object.location != *key));
-    let mut objects: Vec<ObjectMeta> = below.try_collect().await.map_err(|e| failed(&e))?;
+    let mut objects: Vec<ObjectMeta> = store.list(Some(key)).try_collect().await.map_err(|e| failed(&e))?;
     objects.sort_by(|a, b| a.location.cmp(&b.location));
+    // A key that ends in a slash, and holds nothing, is how some tools write a folder.
+    let keys: Vec<Key> = objects.iter().map(|o| o.location.clone()).collect();
+    let is_folder = |o: &ObjectMeta| keys.iter().any(|k| *k != o.location && k.prefix_matches(&o.location));
+    objects.retain(|o| o.size > 0 || !(o.location == *key || is_folder(o)));
     if objects.is_empty() {
         return Err(Error::Data("expected an object or objects below this key, found none; correct the URI".into()));
     }
@@ -99,7 +102,9 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
         fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
     }
     let aside = target.with_added_extension("part");
-    let mut content = store.get(&object.location).await.map_err(|e| failed(&e))?.into_stream();
+    // What is overwritten meanwhile is not what was listed.
+    let listed = GetOptions { if_match: object.e_tag.clone(), ..GetOptions::default() };
+    let mut content = store.get_opts(&object.location, listed).await.map_err(|e| failed(&e))?.into_stream();
     let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
     let mut size = 0;
     while let Some(chunk) = content.try_next().await.map_err(|e| failed(&e))? {
@@ -123,6 +128,7 @@ fn failed(error: &StoreError) -> Error {
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
             "the store refuses to give {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
         )),
+        StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
         other => {
             let words: String = other.to_string().lines().next().unwrap_or_default().chars().take(MOST_WORDS).collect();
             Error::Store(format!("the store does not answer: {words}"))

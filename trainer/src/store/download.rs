@@ -1,24 +1,28 @@
 //! Brings one file here over HTTP. What has arrived is kept: after a broken connection, and after a kill, it goes on from
 //! there (RFC 9110, range requests). Talks to the network and to the file system.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plumbline_crds::artifact;
-use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
+use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
-use crate::judge::retry::backoff;
+use crate::judge::retry::{PATIENCE, backoff};
 use crate::stage::stop;
-use crate::{Error, Result};
+use crate::{Error, Result, alive};
 
 /// Attempts without a byte between them that are made in all.
 const ATTEMPTS: u32 = 6;
 const CONNECT: Duration = Duration::from_secs(10);
 /// The longest silence of a server in the middle of an answer.
 const SILENCE: Duration = Duration::from_mins(1);
+
+/// How soon being asked to stop is noticed while waiting.
+const SLICE: Duration = Duration::from_millis(200);
 
 /// What is known of a file before it is here.
 #[derive(Clone, Debug)]
@@ -74,11 +78,16 @@ impl Source {
     /// attempts or the file cannot be written.
     pub async fn file(&self, url: &Url, path: &Path, expected: &Expected<'_>, told: impl Fn(u64)) -> Result<()> {
         let aside = path.with_added_extension("part");
+        if expected.sha256.is_none() && expected.size.is_none() && aside.exists() {
+            // Nothing would tell that it is the beginning of something else.
+            fs::remove_file(&aside).map_err(|e| Error::store(&aside, &e))?;
+        }
+        let version = Cell::new(None);
         let here = || fs::metadata(&aside).map_or(0, |m| m.len());
         loop {
             let before = here();
             told(before);
-            repeat(url, async || self.go_on(url, &aside, here(), &told).await, here).await?;
+            repeat(url, async || self.go_on(url, &aside, here(), &version, &told).await, here).await?;
             let Err(error) = check(&aside, expected) else { break };
             fs::remove_file(&aside).map_err(|e| Error::store(&aside, &e))?;
             // What was here may have been the beginning of something else: it is brought once more, as a whole.
@@ -90,15 +99,41 @@ impl Source {
         fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
     }
 
-    async fn go_on(&self, url: &Url, aside: &Path, here: u64, told: &impl Fn(u64)) -> Result<(), Failure> {
-        let request = self.get(url);
-        let request = if here > 0 { request.header(RANGE, format!("bytes={here}-")) } else { request };
+    /// One attempt. `version`: how the server calls what it sends, so that a rest is a rest of the same.
+    async fn go_on(
+        &self,
+        url: &Url,
+        aside: &Path,
+        here: u64,
+        version: &Cell<Option<HeaderValue>>,
+        told: &impl Fn(u64),
+    ) -> Result<(), Failure> {
+        let mut request = self.get(url);
+        if here > 0 {
+            request = request.header(RANGE, format!("bytes={here}-"));
+            let known = version.take();
+            if let Some(tag) = &known {
+                request = request.header(IF_RANGE, tag);
+            }
+            version.set(known);
+        }
         let answer = request.send().await;
-        if answer.as_ref().is_ok_and(|a| a.status() == StatusCode::RANGE_NOT_SATISFIABLE) {
-            // All of it is here.
-            return Ok(());
+        let all = |answer: &Response| {
+            let total = format!("bytes */{here}");
+            answer.headers().get(CONTENT_RANGE).is_none_or(|range| range.as_bytes() == total.as_bytes())
+        };
+        if let Ok(answer) = &answer
+            && answer.status() == StatusCode::RANGE_NOT_SATISFIABLE
+        {
+            if all(answer) {
+                return Ok(());
+            }
+            fs::remove_file(aside).map_err(|e| Failure::Final(Error::store(aside, &e)))?;
+            return Err(Failure::Passing { why: format!("{}: it was changed meanwhile", place(url)), wait: None });
         }
         let mut answer = accepted(answer, url)?;
+        // A weak tag (RFC 9110, 8.8.1) says too little for this.
+        version.set(answer.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned());
         let from = format!("bytes {here}-");
         let goes_on = answer.headers().get(CONTENT_RANGE).is_some_and(|r| r.as_bytes().starts_with(from.as_bytes()));
         let store = |e: std::io::Error| Failure::Final(Error::store(aside, &e));
@@ -140,9 +175,16 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
             return Err(Error::Store(format!("{why}; given up after {ATTEMPTS} attempts; run it again to go on")));
         }
         tracing::warn!("{why}; tried again");
-        tokio::time::sleep(backoff(url.path(), failed, wait)).await;
-        if stop::requested() {
-            return Err(Error::Interrupted);
+        if let Some(wait) = wait.filter(|wait| *wait > PATIENCE) {
+            return Err(Error::Store(format!("{why} and asks to wait for {} s; run it again then", wait.as_secs())));
+        }
+        let until = Instant::now() + backoff(url.path(), failed, wait);
+        while Instant::now() < until {
+            if stop::requested() {
+                return Err(Error::Interrupted);
+            }
+            alive::beat();
+            tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
 }
@@ -166,6 +208,10 @@ fn accepted(answer: reqwest::Result<Response>, url: &Url) -> Result<Response, Fa
 }
 
 fn passing(error: &reqwest::Error, url: &Url) -> Failure {
+    if error.is_builder() {
+        let what = "the request cannot be made; check that the token holds nothing but the token";
+        return Failure::Final(Error::Config(format!("{}: {what}", place(url))));
+    }
     let why = if error.is_timeout() { "no answer in time" } else { "the connection broke" };
     Failure::Passing { why: format!("{}: {why}", place(url)), wait: None }
 }

@@ -9,6 +9,7 @@ use plumbline_crds::hub::HubUri;
 use reqwest::Url;
 
 use super::download::{Expected, Source};
+use super::finish;
 use super::listing::{Listing, RemoteFile};
 use crate::{Error, Result};
 
@@ -35,7 +36,8 @@ impl Hub {
     /// # Errors
     /// `Config` for an address that is none.
     pub fn from_env() -> Result<Self> {
-        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        // A Secret that was made from a file ends in a line break.
+        let set = |name| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let endpoint = set(ENDPOINT).unwrap_or_else(|| PUBLIC.to_owned());
         let endpoint = Url::parse(&endpoint).ok().filter(|url| !url.cannot_be_a_base()).ok_or_else(|| {
             Error::Config(format!("{ENDPOINT}: expected the address of a hub, found \"{endpoint}\"; correct it"))
@@ -43,37 +45,44 @@ impl Hub {
         Ok(Self { endpoint, source: Source::new(set(TOKEN))? })
     }
 
+    /// What a repository holds at a commit, or at the revision that the URI names.
+    ///
+    /// # Errors
+    /// See [`Source::text`].
+    pub async fn list(&self, uri: &HubUri, commit: Option<&str>) -> Result<Listing> {
+        let (kind, repository, revision) = match uri {
+            HubUri::Model { repository, revision } => ("models", repository, revision),
+            HubUri::DatasetFile { repository, revision, .. } => ("datasets", repository, revision),
+        };
+        let mut url = self.url(&["api", kind], repository, &["revision"], commit.unwrap_or(revision), "");
+        url.set_query(Some("blobs=true"));
+        let listing = self.source.text(&url).await?;
+        serde_json::from_str(&listing)
+            .map_err(|e| Error::Data(format!("expected what the hub says of a repository, found {e}")))
+    }
+
     /// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that
     /// there will be, whenever there are more.
     ///
     /// # Errors
     /// See [`Source::file`].
-    pub async fn fetch(&self, uri: &HubUri, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
-        let (kind, repository, revision) = match uri {
-            HubUri::Model { repository, revision } => ("models", repository, revision),
-            HubUri::DatasetFile { repository, revision, .. } => ("datasets", repository, revision),
-        };
-        let mut url = self.url(&["api", kind], repository, &["revision"], revision, "");
-        url.set_query(Some("blobs=true"));
-        let listing = self.source.text(&url).await?;
-        let listing: Listing = serde_json::from_str(&listing)
-            .map_err(|e| Error::Data(format!("{uri}: expected what the hub says of a repository, found {e}")))?;
+    pub async fn fetch(&self, uri: &HubUri, listing: &Listing, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
         // A branch that has moved on in between must not give half of each.
         let short: String = listing.sha.chars().filter(char::is_ascii_alphanumeric).take(SHORT).collect();
         let aside = path.with_added_extension(short);
         match uri {
-            HubUri::Model { .. } => {
+            HubUri::Model { repository, .. } => {
                 fs::create_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
                 let files = listing.model()?;
                 let place = |file: &RemoteFile| aside.join(&file.path);
                 self.files(&[], repository, &listing.sha, &files, place, told).await?;
             }
-            HubUri::DatasetFile { path, .. } => {
+            HubUri::DatasetFile { repository, path, .. } => {
                 let file = listing.file(path)?;
                 self.files(&["datasets"], repository, &listing.sha, &[file], |_| aside.clone(), told).await?;
             }
         }
-        fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
+        finish(&aside, path)
     }
 
     async fn files(

@@ -11,3 +11,23 @@ pub mod bucket;
 pub mod download;
 pub mod hub;
 pub mod listing;
+
+use std::fs;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// What was brought to `aside` is whole: it goes to `path`, and what was begun there of other versions goes.
+fn finish(aside: &Path, path: &Path) -> Result<()> {
+    fs::rename(aside, path).map_err(|e| Error::store(path, &e))?;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let begun = format!("{}.", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&begun) {
+            let old = entry.path();
+            // It takes room and does no harm.
+            let _ = if old.is_dir() { fs::remove_dir_all(old) } else { fs::remove_file(old) };
+        }
+    }
+    Ok(())
+}
