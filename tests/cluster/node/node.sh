@@ -37,12 +37,12 @@ network)
     ;;
 
 node)
-    # Containers see what the kubelet mounts later.
-    mount --make-rshared /
+    # Containers see what the kubelet mounts later. Until /run is ours, mount must not write there.
+    mount --no-mtab --make-rshared /
+    mount --no-mtab -t tmpfs tmpfs /run
+    mount -t tmpfs tmpfs /opt
     mount --bind "$programs" /srv
     mount --bind "$folder/var" /var
-    mount -t tmpfs tmpfs /run
-    mount -t tmpfs tmpfs /opt
     # The kubelet sets these, which are the whole machine's: it sets copies.
     for name in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
         kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do

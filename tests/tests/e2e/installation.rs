@@ -1,0 +1,173 @@
+//! Plumbline on a cluster, and a team's namespace on it. Talks to kubectl and files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use plumbline_crds::status::Status;
+use plumbline_operator::cluster::rbac;
+use plumbline_tests::cluster::NodeCluster;
+use plumbline_tests::fixture;
+use serde_json::{Value, json};
+
+/// The namespace of the runs.
+pub const TEAM: &str = "team";
+/// The namespace of the operator.
+const SYSTEM: &str = "plumbline";
+/// Where pods find the operator; there is no DNS.
+const SERVICE: &str = "10.96.0.80";
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// How long something may take that takes a second.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The operator in a pod, and a namespace with the claims `models` and `results`.
+pub struct Installation<'a> {
+    cluster: &'a NodeCluster,
+    results: PathBuf,
+}
+
+impl<'a> Installation<'a> {
+    /// Brings in the images, installs the operator and waits until it leads.
+    pub fn new(cluster: &'a NodeCluster) -> Self {
+        let repository = Path::new(REPOSITORY);
+        for image in ["operator", "trainer"] {
+            cluster.import(&repository.join(format!(".cache/images/{image}.tar")));
+        }
+        cluster.kubectl(&["apply", "-f", repository.join("crds").to_str().unwrap()]);
+        for namespace in [SYSTEM, TEAM] {
+            let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+            let metadata = json!({"name": namespace, "labels": labels});
+            cluster.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]);
+        }
+        cluster.apply(&rbac::manifests(SYSTEM, None));
+        cluster.apply(&operator());
+        let [models, results] = ["models", "results"].map(|name| cluster.claim(TEAM, name));
+        let copied = Command::new("cp").arg("-rT").arg(fixture::path("")).arg(&models).status().unwrap();
+        assert!(copied.success());
+        cluster.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/plumbline", "--timeout=120s"]);
+        Self { cluster, results }
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl(&[&["-n", TEAM], arguments].concat())
+    }
+
+    /// Applies resources.
+    pub fn apply(&self, manifests: &[Value]) {
+        let in_namespace = |manifest: &Value| {
+            let mut manifest = manifest.clone();
+            manifest["metadata"]["namespace"] = json!(TEAM);
+            manifest
+        };
+        self.cluster.apply(&manifests.iter().map(in_namespace).collect::<Vec<_>>());
+    }
+
+    /// Waits for a resource as people do.
+    pub fn until_ready(&self, resource: &str, most: Duration) -> Status {
+        let timeout = format!("--timeout={}s", most.as_secs());
+        let arguments = ["-n", TEAM, "wait", "--for=condition=Ready", resource, &timeout];
+        if !self.cluster.try_kubectl(&arguments).status.success() {
+            self.explain();
+            panic!("{resource} did not become ready");
+        }
+        let object: Value = serde_json::from_str(&self.kubectl(&["get", resource, "-o", "json"])).unwrap();
+        serde_json::from_value(object["status"].clone()).unwrap()
+    }
+
+    /// Prints what tells why nothing goes on.
+    fn explain(&self) {
+        eprintln!("{}", self.kubectl(&["get", "rlaif,jobs,pods", "-o", "wide"]));
+        eprintln!("{}", self.kubectl(&["describe", "rlaif,pods"]));
+        eprintln!("{}", self.cluster.kubectl(&["-n", SYSTEM, "logs", "deployment/plumbline", "--tail=40"]));
+    }
+
+    /// Where this machine has an artifact.
+    pub fn artifact(&self, uri: &str) -> PathBuf {
+        self.results.join(uri.strip_prefix("pvc://results/").unwrap())
+    }
+
+    /// A metric of the operator, summed over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let path = format!("/api/v1/namespaces/{SYSTEM}/services/plumbline:metrics/proxy/metrics");
+        let text = self.cluster.kubectl(&["get", "--raw", &path]);
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Deletes a resource with what it made.
+    pub fn forget(&self, resource: &str) {
+        let object: Value = serde_json::from_str(&self.kubectl(&["get", resource, "-o", "json"])).unwrap();
+        let artifact = self.artifact(object["status"]["artifact"]["uri"].as_str().unwrap());
+        self.kubectl(&["delete", resource, "--timeout=120s"]);
+        for folder in [&work(&artifact), &artifact] {
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+
+    /// Waits until a reward model is trained for so many steps.
+    pub fn until_step(&self, name: &str, steps: usize) {
+        let work = work(&self.results.join(TEAM).join("rewardmodels").join(name));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let runs = fs::read_dir(&work).into_iter().flatten().flatten();
+            let lines = runs.map(|run| fs::read_to_string(run.path().join("metrics.jsonl")).unwrap_or_default());
+            if lines.map(|text| text.lines().count()).sum::<usize>() >= steps {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never: step {steps} of {name}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Takes a resource's pod away, as a node that is lost would.
+    pub fn lose_pod(&self, name: &str) {
+        let selector = format!("plumbline.dev/name={name}");
+        self.kubectl(&["delete", "pod", "--force", "--grace-period=0", "-l", &selector]);
+    }
+}
+
+/// The folder beside an artifact with what its runs need to go on.
+fn work(artifact: &Path) -> PathBuf {
+    artifact.with_file_name(format!(".{}.work", artifact.file_name().unwrap().to_str().unwrap()))
+}
+
+/// The operator, and the Service that pods reach it by.
+fn operator() -> [Value; 2] {
+    let labels = json!({"app.kubernetes.io/name": "plumbline"});
+    let version = env!("CARGO_PKG_VERSION");
+    let probe = |path: &str| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": 2});
+    let container = json!({
+        "name": "operator",
+        "image": format!("plumbline.dev/operator:{version}"),
+        "args": [
+            "operator",
+            format!("--trainer-image=plumbline.dev/trainer:{version}"),
+            "--artifact-root=pvc://results",
+            format!("--progress-url=http://{SERVICE}:8090"),
+        ],
+        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "ports": [{"name": "metrics", "containerPort": 8080}, {"name": "progress", "containerPort": 8090}],
+        "livenessProbe": probe("/healthz"),
+        "readinessProbe": probe("/readyz"),
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+            // Any user will do: nothing of the image is written to, or readable by one user only.
+            "runAsUser": 1_234_567, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    });
+    let spec = json!({
+        "selector": {"matchLabels": labels},
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": {"serviceAccountName": rbac::NAME, "containers": [container]},
+        },
+    });
+    let metadata = json!({"name": "plumbline", "namespace": SYSTEM});
+    let ports = json!([{"name": "metrics", "port": 8080}, {"name": "progress", "port": 8090}]);
+    [
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
+            "spec": {"selector": labels, "clusterIP": SERVICE, "ports": ports}}),
+    ]
+}
