@@ -12,7 +12,7 @@ use plumbline_tests::fixture;
 use serde_json::{Value, json};
 
 /// The namespace of the runs.
-pub const TEAM: &str = "team";
+pub(crate) const TEAM: &str = "team";
 /// The namespace of the operator.
 const SYSTEM: &str = "plumbline";
 /// Where pods find the operator; there is no DNS.
@@ -22,14 +22,14 @@ const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The operator in a pod, and a namespace with the claims `models` and `results`.
-pub struct Installation<'a> {
+pub(crate) struct Installation<'a> {
     cluster: &'a NodeCluster,
     results: PathBuf,
 }
 
 impl<'a> Installation<'a> {
     /// Brings in the images, installs the operator and waits until it leads.
-    pub fn new(cluster: &'a NodeCluster) -> Self {
+    pub(crate) fn new(cluster: &'a NodeCluster) -> Self {
         let repository = Path::new(REPOSITORY);
         for image in ["operator", "trainer"] {
             cluster.import(&repository.join(format!(".cache/images/{image}.tar")));
@@ -54,7 +54,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Applies resources.
-    pub fn apply(&self, manifests: &[Value]) {
+    pub(crate) fn apply(&self, manifests: &[Value]) {
         let in_namespace = |manifest: &Value| {
             let mut manifest = manifest.clone();
             manifest["metadata"]["namespace"] = json!(TEAM);
@@ -64,7 +64,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Waits for a resource as people do.
-    pub fn until_ready(&self, resource: &str, most: Duration) -> Status {
+    pub(crate) fn until_ready(&self, resource: &str, most: Duration) -> Status {
         let timeout = format!("--timeout={}s", most.as_secs());
         let arguments = ["-n", TEAM, "wait", "--for=condition=Ready", resource, &timeout];
         if !self.cluster.try_kubectl(&arguments).status.success() {
@@ -83,12 +83,12 @@ impl<'a> Installation<'a> {
     }
 
     /// Where this machine has an artifact.
-    pub fn artifact(&self, uri: &str) -> PathBuf {
+    pub(crate) fn artifact(&self, uri: &str) -> PathBuf {
         self.results.join(uri.strip_prefix("pvc://results/").unwrap())
     }
 
     /// A metric of the operator, summed over its labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let path = format!("/api/v1/namespaces/{SYSTEM}/services/plumbline:metrics/proxy/metrics");
         let text = self.cluster.kubectl(&["get", "--raw", &path]);
         let lines = text.lines().filter(|line| line.starts_with(name));
@@ -96,7 +96,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Deletes a resource with what it made.
-    pub fn forget(&self, resource: &str) {
+    pub(crate) fn forget(&self, resource: &str) {
         let object: Value = serde_json::from_str(&self.kubectl(&["get", resource, "-o", "json"])).unwrap();
         let artifact = self.artifact(object["status"]["artifact"]["uri"].as_str().unwrap());
         self.kubectl(&["delete", resource, "--timeout=120s"]);
@@ -106,7 +106,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Waits until a reward model is trained for so many steps.
-    pub fn until_step(&self, name: &str, steps: usize) {
+    pub(crate) fn until_step(&self, name: &str, steps: usize) {
         let work = work(&self.results.join(TEAM).join("rewardmodels").join(name));
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -121,7 +121,7 @@ impl<'a> Installation<'a> {
     }
 
     /// Takes a resource's pod away, as a node that is lost would.
-    pub fn lose_pod(&self, name: &str) {
+    pub(crate) fn lose_pod(&self, name: &str) {
         let selector = format!("plumbline.dev/name={name}");
         self.kubectl(&["delete", "pod", "--force", "--grace-period=0", "-l", &selector]);
     }

@@ -24,7 +24,7 @@ const FOLDERS: [&str; 8] = [
 
 /// One look at it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     interfaces: BTreeSet<String>,
     mounts: BTreeSet<String>,
     routes: BTreeSet<String>,
@@ -34,7 +34,7 @@ pub struct Machine {
 
 impl Machine {
     /// What there is now.
-    pub fn look() -> Self {
+    pub(crate) fn look() -> Self {
         let lines = |file: &str| fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect();
         let interfaces = fs::read_dir("/sys/class/net").unwrap();
         Self {
@@ -47,7 +47,7 @@ impl Machine {
     }
 
     /// Waits until there is nothing more and nothing less, and no process or control group of the cluster in `folder`.
-    pub fn until_the_same(&self, folder: &Path) {
+    pub(crate) fn until_the_same(&self, folder: &Path) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = left_of(folder);
