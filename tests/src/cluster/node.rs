@@ -101,11 +101,16 @@ impl NodeCluster {
 
     /// Brings in an image, a tar with an OCI layout.
     pub fn import(&self, image: &Path) {
+        self.containerd(&["images", "import", image.to_str().unwrap()]);
+    }
+
+    /// Runs containerd's client on the node, to a good end.
+    pub fn containerd(&self, args: &[&str]) {
         let socket = inside(self.plane.folder()).join("containerd.sock");
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(image);
+        command.arg("--address").arg(socket).args(["--namespace", "k8s.io"]).args(args);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}: {}", image.display(), text(&output.stderr));
+        assert!(output.status.success(), "ctr {args:?}: {}", text(&output.stderr));
     }
 
     /// Makes a PersistentVolumeClaim that everybody may write to; gives the folder of this machine that it is.

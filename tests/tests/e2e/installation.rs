@@ -87,49 +87,53 @@ impl<'a> Installation<'a> {
         self.results.join(uri.strip_prefix("pvc://results/").unwrap())
     }
 
-    /// A metric of the operator, summed over its labels.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
+    /// The lines of a metric of the operator.
+    pub(crate) fn metrics(&self, name: &str) -> String {
         let path = format!("/api/v1/namespaces/{SYSTEM}/services/plumbline:metrics/proxy/metrics");
         let text = self.cluster.kubectl(&["get", "--raw", &path]);
-        let lines = text.lines().filter(|line| line.starts_with(name));
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        text.lines().filter(|line| line.starts_with(name)).map(|line| format!("{line}\n")).collect()
     }
 
-    /// Deletes a resource with what it made.
-    pub(crate) fn forget(&self, resource: &str) {
+    /// Deletes a resource with what it made, and applies it again; waits until it is trained for so many steps.
+    pub(crate) fn begin_again(&self, resource: &str, manifest: &Value, steps: usize) {
         let object: Value = serde_json::from_str(&self.kubectl(&["get", resource, "-o", "json"])).unwrap();
         let artifact = self.artifact(object["status"]["artifact"]["uri"].as_str().unwrap());
+        let work = artifact.with_file_name(format!(".{}.work", object["metadata"]["name"].as_str().unwrap()));
         self.kubectl(&["delete", resource, "--timeout=120s"]);
-        for folder in [&work(&artifact), &artifact] {
+        for folder in [&work, &artifact] {
             fs::remove_dir_all(folder).unwrap();
         }
-    }
-
-    /// Waits until a reward model is trained for so many steps.
-    pub(crate) fn until_step(&self, name: &str, steps: usize) {
-        let work = work(&self.results.join(TEAM).join("rewardmodels").join(name));
+        self.apply(std::slice::from_ref(manifest));
         let deadline = Instant::now() + PATIENCE;
         loop {
             let runs = fs::read_dir(&work).into_iter().flatten().flatten();
-            let lines = runs.map(|run| fs::read_to_string(run.path().join("metrics.jsonl")).unwrap_or_default());
-            if lines.map(|text| text.lines().count()).sum::<usize>() >= steps {
+            let metrics = runs.map(|run| fs::read_to_string(run.path().join("metrics.jsonl")).unwrap_or_default());
+            if metrics.map(|text| text.lines().count()).sum::<usize>() >= steps {
                 return;
             }
-            assert!(Instant::now() < deadline, "never: step {steps} of {name}");
+            assert!(Instant::now() < deadline, "never: step {steps} of {resource}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Takes a resource's pod away, as a node that is lost would.
-    pub(crate) fn lose_pod(&self, name: &str) {
+    /// The pod that was made last for a resource.
+    pub(crate) fn pod(&self, name: &str) -> String {
         let selector = format!("plumbline.dev/name={name}");
-        self.kubectl(&["delete", "pod", "--force", "--grace-period=0", "-l", &selector]);
+        let sorted = "--sort-by=.metadata.creationTimestamp";
+        let pods = self.kubectl(&["get", "pods", "-l", &selector, sorted, "-o", "jsonpath={.items[*].metadata.name}"]);
+        pods.split_whitespace().last().unwrap().to_owned()
     }
-}
 
-/// The folder beside an artifact with what its runs need to go on.
-fn work(artifact: &Path) -> PathBuf {
-    artifact.with_file_name(format!(".{}.work", artifact.file_name().unwrap().to_str().unwrap()))
+    /// Deletes a pod as people do who will not wait.
+    pub(crate) fn take_away(&self, pod: &str) {
+        self.kubectl(&["delete", "pod", pod, "--force", "--grace-period=0"]);
+    }
+
+    /// Ends the trainer of a pod as the kernel does that has no memory left.
+    pub(crate) fn kill_trainer(&self, pod: &str) {
+        let id = self.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}"]);
+        self.cluster.containerd(&["tasks", "kill", "--signal", "SIGKILL", id.strip_prefix("containerd://").unwrap()]);
+    }
 }
 
 /// The operator, and the Service that pods reach it by.

@@ -4,13 +4,17 @@
 mod installation;
 mod machine;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plumbline_crds::artifact;
 use plumbline_crds::status::Status;
 use plumbline_tests::cluster::NodeCluster;
-use plumbline_tests::programs::text;
+use plumbline_tests::programs::{local_cluster, text};
 use plumbline_tests::{chain, fixture};
 use serde_json::{Value, json};
 
@@ -30,20 +34,28 @@ fn judge() -> Value {
 
 /// A short chain on what lies in the claim `models`, in the order in which it cannot run.
 fn manifests() -> [Value; 3] {
-    let retries = json!({"compute": {"maxRetries": 3}});
-    let short =
-        json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 2}, "evaluation": {"samplesPerPrompt": 1}});
+    // Longer than the 5 s after which a pod first tells of its progress.
+    let short = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 8}, "evaluation": {"samplesPerPrompt": 1},
+        "compute": {"maxRetries": 1}});
     let manifests = [
         chain::with(chain::ppo("ppo", "reward"), &short),
-        chain::with(chain::reward("reward", "data"), &retries),
+        chain::reward("reward", "data"),
         chain::with(chain::dataset("data", &judge()), &json!({"prompts": {"limit": 48}})),
     ];
     let here = fixture::uri("");
     manifests.map(|m| serde_json::from_str(&m.to_string().replace(here.trim_end_matches('/'), "pvc://models")).unwrap())
 }
 
+/// There is one node at a time.
+static NODE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    NODE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_chain_runs_in_restricted_pods_and_ends_the_same_when_a_pod_is_lost_and_nothing_is_left_of_the_cluster() {
+    let _alone = alone();
     let before = Machine::look();
     let started = Instant::now();
     let said = |what: &str| eprintln!("{:6.1} s  {what}", started.elapsed().as_secs_f64());
@@ -60,28 +72,54 @@ fn a_chain_runs_in_restricted_pods_and_ends_the_same_when_a_pod_is_lost_and_noth
         digests.push(verified(&installed, resource, &status));
         said(&format!("{resource} is ready"));
     }
-    let progress = installed.metric("plumbline_progress_posts_total{outcome=\"accepted\"}");
-    assert!(progress > 0.0, "pods tell of their progress");
 
-    // Again, and the pod is lost in the middle.
-    installed.forget("rewardmodel/reward");
-    installed.apply(&manifests()[1..2]);
-    installed.until_step("reward", 6);
-    installed.lose_pod("reward");
-    said("the pod of the reward model is lost");
+    // Again, and in the middle a pod is taken away: it is asked to stop, and another one goes on. That is no failure.
+    installed.begin_again("rewardmodel/reward", &manifests()[1], 6);
+    let lost = installed.pod("reward");
+    installed.take_away(&lost);
     let status = installed.until_ready("rewardmodel/reward", STAGE);
-    said("rewardmodel/reward is ready again");
+    said("rewardmodel/reward is ready again, by a second pod");
     assert_eq!(
         verified(&installed, "rewardmodel/reward", &status),
         digests[1],
         "a lost pod changes nothing of the result"
     );
-    assert!(status.job.is_some_and(|job| job.attempt > 1), "the loss is counted");
+    assert_ne!(installed.pod("reward"), lost);
+    assert_eq!(status.job.map(|job| job.retries), Some(BTreeMap::new()));
+
+    // And a trainer that is killed outright: that is one.
+    installed.begin_again("policytuning/ppo", &manifests()[0], 4);
+    installed.kill_trainer(&installed.pod("ppo"));
+    let status = installed.until_ready("policytuning/ppo", STAGE);
+    said("policytuning/ppo is ready again, by a second attempt");
+    assert_eq!(verified(&installed, "policytuning/ppo", &status), digests[2], "nor does a kill");
+    assert_eq!(status.job.unwrap().attempt, 2);
+
+    let told = installed.metrics("plumbline_progress_posts_total");
+    assert!(told.contains(r#"outcome="accepted""#), "pods tell of their progress: {told}");
 
     let folder = cluster.folder().to_owned();
     drop(cluster);
     said("the cluster is down");
     before.until_the_same(&folder);
+}
+
+#[test]
+fn a_cluster_that_is_killed_leaves_nothing_behind() {
+    let _alone = alone();
+    let before = Machine::look();
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(local_cluster()).arg(folder.path()).spawn().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    while !kubeconfig.exists() {
+        assert!(program.try_wait().unwrap().is_none(), "it has ended before it was ready");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let made = fs::canonicalize(kubeconfig).unwrap().parent().unwrap().to_owned();
+    assert_ne!(Machine::look(), before, "a node is seen from outside");
+    program.kill().unwrap();
+    program.wait().unwrap();
+    before.until_the_same(&made);
 }
 
 /// The digest in a status is that of the artifact, which is what its manifest says.
