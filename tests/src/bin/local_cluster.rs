@@ -19,7 +19,9 @@ async fn main() {
     let mut interrupt = signal(SignalKind::interrupt()).unwrap();
 
     let cluster = NodeCluster::start_in(&folder);
-    arguments.for_each(|image| cluster.import(&image));
+    for image in arguments {
+        cluster.import(&image);
+    }
     let mut shown: Vec<(PathBuf, PathBuf)> =
         ["models", "results"].map(|name| (cluster.claim("default", name), folder.join(name))).into();
     // The last: who waits for it finds everything.

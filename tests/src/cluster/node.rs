@@ -175,7 +175,9 @@ fn prepare(folder: &Path) -> PathBuf {
 fn wait_until(what: &str, processes: &[&Process], mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        processes.iter().for_each(|process| process.assert_alive());
+        for process in processes {
+            process.assert_alive();
+        }
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(PAUSE);
     }

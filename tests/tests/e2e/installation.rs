@@ -91,7 +91,7 @@ impl<'a> Installation<'a> {
     pub(crate) fn metrics(&self, name: &str) -> String {
         let path = format!("/api/v1/namespaces/{SYSTEM}/services/plumbline:metrics/proxy/metrics");
         let text = self.cluster.kubectl(&["get", "--raw", &path]);
-        text.lines().filter(|line| line.starts_with(name)).map(|line| format!("{line}\n")).collect()
+        text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
     }
 
     /// Deletes a resource with what it made, and applies it again; waits until it is trained for so many steps.
