@@ -1,6 +1,6 @@
 """Builds the images of the operator and of the trainer (CPU). Usage: build.py PROGRAMS PACKAGES OUT [PREFIX]
 
-PROGRAMS: folder with `plumbline` and `plumbline-trainer`, built. PACKAGES: folder with the unpacked torch and nvidia wheels.
+PROGRAMS: folder with `plumbline` and `plumbline-trainer`, built. PACKAGES: folder with the unpacked wheels of torch and CUDA.
 OUT gets operator.tar, trainer.tar, and for each what it is made of, as *.cdx.json. Run it from the repository's root.
 """
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import debian
@@ -38,8 +39,26 @@ BASE_PACKAGES = {
 TORCH_PACKAGES = {"libstdc++6": ["usr/lib/x86_64-linux-gnu/libstdc++.so.6*"]}
 
 
+@dataclass(frozen=True)
+class Image:
+    """What differs between the images."""
+
+    name: str
+    description: str
+    # The program's file, and its path in the image.
+    program: str
+    path: str
+    torch: bool
+
+
+IMAGES = [
+    Image("operator", "Runs RLAIF on Kubernetes", "plumbline", "plumbline", torch=False),
+    Image("trainer", "One stage of a run, on CPU", "plumbline-trainer", "usr/bin/plumbline-trainer", torch=True),
+]
+
+
 class Debian:
-    """The pinned packages, and which of them were used."""
+    """The pinned packages."""
 
     def __init__(self, cache: Path) -> None:
         self.cache, self.pins = cache, debian.read_pins(Path("images/debian.txt"))
@@ -49,11 +68,13 @@ class Debian:
 
     def unpack(self, packages: dict[str, list[str]], tree: oci.Tree) -> None:
         for name, patterns in packages.items():
-            debian.unpack(self.fetch(name), [*patterns, f"usr/share/doc/{name}/copyright", f"usr/share/doc/{name}"], tree)
+            licence = [f"usr/share/doc/{name}/copyright", f"usr/share/doc/{name}"]
+            debian.unpack(self.fetch(name), patterns + licence, tree)
 
     def components(self, names: list[str]) -> list[dict]:
-        suffix = "?arch=amd64&distro=debian-12"
-        return [sbom.component("deb", f"debian/{name}", self.pins[name][0], qualifiers=suffix) for name in sorted(names)]
+        pins = [(name, self.pins[name][0]) for name in sorted(names)]
+        system = "?arch=amd64&distro=debian-12"
+        return [sbom.component("deb", f"debian/{name}", version, qualifiers=system) for name, version in pins]
 
 
 def base(packages: Debian) -> oci.Tree:
@@ -62,7 +83,8 @@ def base(packages: Debian) -> oci.Tree:
     packages.unpack(BASE_PACKAGES, tree)
     package = packages.fetch("ca-certificates")
     certificates = debian.read(package, ["usr/share/ca-certificates/mozilla/*.crt"])
-    tree.file("etc/ssl/certs/ca-certificates.crt", b"".join(pem for _, pem in sorted(certificates, key=lambda c: c[0].name)))
+    bundle = b"".join(pem for _, pem in sorted(certificates, key=lambda certificate: certificate[0].name))
+    tree.file("etc/ssl/certs/ca-certificates.crt", bundle)
     packages.unpack({"ca-certificates": []}, tree)
     users = [("root", 0, "/root"), ("nonroot", USER, "/tmp")]
     tree.file("etc/passwd", "".join(f"{n}:x:{i}:{i}:{n}:{home}:/sbin/nologin\n" for n, i, home in users).encode())
@@ -78,9 +100,9 @@ def libtorch(packages: Debian, wheels: Path) -> oci.Tree:
     packages.unpack(TORCH_PACKAGES, tree)
     for name in TORCH_LIBRARIES:
         tree.file(f"{TORCH}/{name}", wheels / name, 0o755)
-    (licences,) = wheels.glob("torch-*.dist-info/licenses")
-    for name in ("LICENSE", "NOTICE"):
-        tree.file(f"{TORCH}/torch/{name}", licences / name)
+    for licence in sorted(wheels.glob("*.dist-info/**/*")):
+        if re.match("licen[cs]e|notice", licence.name, re.IGNORECASE) and licence.is_file():
+            tree.file(f"{TORCH}/{licence.relative_to(wheels)}", licence)
     return tree
 
 
@@ -99,11 +121,11 @@ def torch_components(wheels: Path) -> list[dict]:
 
 
 def check_libraries(image: str, trees: list[oci.Tree]) -> None:
-    """Every library that a program or library names is in the image; the loader would say so, but at the start of a run."""
+    """Every library that a program or library names is in the image. The loader would say so only when a run starts."""
     entries = {path: content for tree in trees for path, (_, content) in tree.entries.items()}
     names = {Path(path).name for path in entries}
     for path, content in entries.items():
-        if not isinstance(content, Path) or content.open("rb").read(4) != b"\x7fELF":
+        if not isinstance(content, Path) or not is_elf(content):
             continue
         printed = subprocess.run(["readelf", "--dynamic", content], check=True, capture_output=True, text=True).stdout
         missing = set(re.findall(r"\(NEEDED\).*\[(.+)\]", printed)) - names
@@ -111,16 +133,25 @@ def check_libraries(image: str, trees: list[oci.Tree]) -> None:
             sys.exit(f"error: {image}: /{path} needs {', '.join(sorted(missing))}; add it to images/build.py")
 
 
-def config(title: str, description: str, entrypoint: str, environment: list[str], version: str) -> dict:
-    labels = {"title": title, "description": description, "version": version, "licenses": "Apache-2.0"}
-    changed = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True).stdout
-    if not changed:
+def is_elf(file: Path) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(4) == b"\x7fELF"
+
+
+def config(image: Image, version: str) -> dict:
+    """How a container of it runs (image-spec, `config`). A build of changed sources names no commit."""
+    title = f"Plumbline {image.name}"
+    labels = {"title": title, "description": image.description, "version": version, "licenses": "Apache-2.0"}
+    if not subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True).stdout:
         head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
         labels["revision"] = head.strip()
+    environment = ["PATH=/usr/bin", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"]
+    if image.torch:
+        environment.append(f"LD_LIBRARY_PATH=/{TORCH}/torch/lib")
     return {
         "User": f"{USER}:{USER}",
-        "Entrypoint": [entrypoint],
-        "Env": ["PATH=/usr/bin", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt", *environment],
+        "Entrypoint": [f"/{image.path}"],
+        "Env": environment,
         "WorkingDir": "/",
         "Labels": {f"org.opencontainers.image.{name}": value for name, value in labels.items()},
     }
@@ -133,26 +164,23 @@ def main(programs: Path, wheels: Path, out: Path, prefix: str) -> None:
     common, torch = base(packages), libtorch(packages, wheels)
     in_common = packages.components([*BASE_PACKAGES, "ca-certificates"])
     in_torch = packages.components(list(TORCH_PACKAGES)) + torch_components(wheels)
-
-    def build(image: str, crate: str, below: list[oci.Tree], parts: list[dict], file: Path, path: str, config: dict) -> None:
-        bom = sbom.document(f"{prefix}/{image}", version, parts + sbom.crates(crate))
-        (out / f"{image}.cdx.json").write_bytes(bom)
-        trees = [*below, program(file, path, bom)]
-        check_libraries(image, trees)
+    used = set()
+    for image in IMAGES:
+        name = f"{prefix}/plumbline-{image.name}"
+        parts = in_common + (in_torch if image.torch else []) + sbom.crates(f"plumbline-{image.name}")
+        bom = sbom.document(name, version, parts)
+        (out / f"{image.name}.cdx.json").write_bytes(bom)
+        # What changes seldom is below what changes often: of a new build only the last layer is pulled.
+        trees = [common, *([torch] if image.torch else []), program(programs / image.program, image.path, bom)]
+        check_libraries(name, trees)
         layers = [oci.make_layer(tree, out / "layers") for tree in trees]
-        digest = oci.write_image(out / f"{image}.tar", f"{prefix}/{image}:{version}", layers, config)
+        used.update(layer.file for layer in layers)
+        digest = oci.write_image(out / f"{image.name}.tar", f"{name}:{version}", layers, config(image, version))
         sizes = " + ".join(f"{layer.size / 1e6:.1f}" for layer in layers)
         unpacked = sum(entry.size for tree in trees for entry, _ in tree.entries.values()) / 1e6
-        print(f"  {prefix}/{image}:{version} {digest}\n    {sizes} MB compressed, {unpacked:.0f} MB unpacked")
-
-    operator = config("Plumbline operator", "Runs RLAIF on Kubernetes", "/plumbline", [], version)
-    build("operator", "plumbline-operator", [common], in_common, programs / "plumbline", "plumbline", operator)
-    found = [f"LD_LIBRARY_PATH=/{TORCH}/torch/lib"]
-    trainer = config("Plumbline trainer", "One stage of a run, on CPU", "/usr/bin/plumbline-trainer", found, version)
-    build(
-        "trainer", "plumbline-trainer", [common, torch], in_common + in_torch,
-        programs / "plumbline-trainer", "usr/bin/plumbline-trainer", trainer,
-    )
+        print(f"  {name}:{version} {digest}\n    {sizes} MB compressed, {unpacked:.0f} MB unpacked")
+    for old in set((out / "layers").iterdir()) - used:
+        old.unlink()
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def fetch(name: str, version: str, sha256: str, folder: Path) -> Path:
         new = [path for path in set(folder.iterdir()) - before if path.suffix == ".deb"]
         if done.returncode or len(new) != 1:
             sys.exit(
-                f"error: {name} {version} cannot be downloaded: {done.stderr.strip()}\n"
-                "run `apt-get update` on a Debian 12 machine; if Debian has replaced this version, pin the new one in images/debian.txt"
+                f"error: {name} {version} cannot be downloaded: {done.stderr.strip()}\nrun `apt-get update` on a Debian 12 "
+                "machine; if Debian has replaced this version, pin the new one in images/debian.txt"
             )
         found = hashlib.sha256(new[0].read_bytes()).hexdigest()
         if found != sha256:
@@ -52,7 +52,7 @@ def read(package: Path, patterns: list[str]) -> list[tuple[tarfile.TarInfo, byte
 
 
 def unpack(package: Path, patterns: list[str], tree: Tree) -> None:
-    """Puts the files and links whose path matches a pattern into a tree, and the package's description where scanners look."""
+    """Puts what matches a pattern into a tree, and the package's description where scanners look for it."""
     for member, content in read(package, patterns):
         path = member.name[2:]
         if member.issym():

@@ -1,5 +1,7 @@
-"""Container images as OCI layouts in tars (image-spec 1.1). The same content gives the same bytes: entries are sorted, and
-nothing in them tells a time, a user or a path of this machine. Talks to files."""
+"""Container images as OCI layouts in tars (image-spec 1.1). Talks to files.
+
+The same content gives the same bytes: entries are sorted, and nothing in them tells a time, a user or a path of this machine.
+"""
 
 import gzip
 import hashlib
@@ -109,7 +111,8 @@ def write_image(out: Path, name: str, layers: list[Layer], config: dict) -> str:
         "mediaType": f"{IMAGE_SPEC}.manifest.v1+json",
         "config": blob("config.v1", {"architecture": "amd64", "os": "linux", "config": config, "rootfs": rootfs}),
         "layers": [
-            {"mediaType": f"{IMAGE_SPEC}.layer.v1.tar+gzip", "digest": layer.digest, "size": layer.size} for layer in layers
+            {"mediaType": f"{IMAGE_SPEC}.layer.v1.tar+gzip", "digest": layer.digest, "size": layer.size}
+            for layer in layers
         ],
     }
     described = blob("manifest.v1", manifest)

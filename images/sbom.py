@@ -6,15 +6,16 @@ import subprocess
 
 def crates(package: str) -> list[dict]:
     """Every crate that is compiled into a package of the workspace, and this package."""
-    command = ["cargo", "tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none", "--no-dedupe"]
-    command += ["--target", "x86_64-unknown-linux-gnu", "--format", "{p}|{l}"]
+    command = ["cargo", "tree", "--locked", "--package", package, "--target", "x86_64-unknown-linux-gnu"]
+    command += ["--edges", "normal", "--prefix", "none", "--no-dedupe", "--format", "{p}|{l}"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found = {}
     for line in lines:
         crate, licence = line.split("|")
         name, version = crate.split()[:2]
         found[name, version] = licence
-    return [component("cargo", name, version.removeprefix("v"), licence) for (name, version), licence in sorted(found.items())]
+    parts = sorted(found.items())
+    return [component("cargo", name, version.removeprefix("v"), licence) for (name, version), licence in parts]
 
 
 def component(ecosystem: str, name: str, version: str, licence: str = "", qualifiers: str = "") -> dict:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings in what a cluster with a node has beside the control plane (install_cluster.sh): kubelet, scheduler and proxy, built
-# from source into .cache/cluster/node, the image of a pod's first process, and Debian's containerd.
+# Brings in what a cluster with a node has beside the control plane (install_cluster.sh): kubelet, scheduler, proxy and DNS
+# server, built from source into .cache/cluster/node, the image of a pod's first process, and Debian's containerd.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
@@ -19,14 +19,17 @@ if [ "${#missing[@]}" -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive $install --yes --quiet=2 >/dev/null
 fi
 
-definition=(scripts/install_node.sh tests/cluster/go.mod tests/cluster/go.sum tests/cluster/node/pause.c images/oci.py)
+definition=(scripts/install_node.sh tests/cluster/{go.mod,go.sum,dns/*,node/pause.c} images/oci.py)
 out=$CACHE/cluster/node
 if is_done node "${definition[@]}" && [ -d "$out" ]; then exit 0; fi
 
-say "node: building kubelet, scheduler and proxy from source into $out (a minute after \`make setup-tests\`)"
+say "node: building kubelet, scheduler, proxy and DNS server from source into $out (3 minutes after \`make setup-tests\`)"
 rm -rf "$out.partial"
 mkdir -p "$out.partial"
 build_kubernetes "$out.partial" kubelet kube-proxy kube-scheduler
+say "  coredns"
+folder=$(cd "$out.partial" && pwd -P)
+(cd tests/cluster/dns && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$folder/coredns" .)
 gcc -static -O2 -s -o "$out.partial/pause" tests/cluster/node/pause.c
 PYTHONPATH=images PYTHONDONTWRITEBYTECODE=1 python3 - "$out.partial" <<'PYTHON'
 import sys

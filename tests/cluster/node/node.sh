@@ -2,7 +2,7 @@
 # One node, in namespaces of its own: what it mounts, routes and starts is gone with them, however it ends.
 # Usage: node.sh FOLDER PROGRAMS
 #   FOLDER    FOLDER/var is the node's /var; its control groups are called as FOLDER is
-#   PROGRAMS  has kubelet, kube-proxy and pause.tar
+#   PROGRAMS  has kubelet, kube-proxy, coredns and pause.tar
 # The servers of the cluster stay outside and meet it on a pair of interfaces: plumb0 there, eth0 here.
 set -euo pipefail
 
@@ -65,6 +65,7 @@ node)
     /srv/kubelet --config="$configuration/kubelet.yaml" --kubeconfig="$configuration/kubelet.kubeconfig" \
         --hostname-override=node --node-ip="$node" --cgroup-root="/$cgroup" >/var/log/kubelet.log 2>&1 &
     /srv/kube-proxy --config="$configuration/kube-proxy.yaml" >/var/log/kube-proxy.log 2>&1 &
+    /srv/coredns -conf "$configuration/Corefile" >/var/log/coredns.log 2>&1 &
     wait -n
     echo "a program of the node has ended; $folder/var/log tells which and why" >&2
     exit 1

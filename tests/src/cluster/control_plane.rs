@@ -65,7 +65,7 @@ impl ControlPlane {
             &authority.server(&[&address.to_string(), API_SERVICE, "localhost", "kubernetes.default.svc"]),
         );
         write_pair("admin", &authority.client("admin", Some("system:masters")));
-        for component in ["controller-manager", "scheduler", "proxy"] {
+        for component in ["controller-manager", "scheduler", "proxy", "dns"] {
             write_pair(component, &authority.client(&format!("system:kube-{component}"), None));
         }
         write_pair("kubelet", &authority.kubelet(node::NAME, node::ADDRESS));

@@ -56,7 +56,9 @@ impl NodeCluster {
         wait_until("the node's network", &[&node], || TcpListener::bind((HOST, 0)).is_ok());
 
         let server = plane.start_api_server("apiserver");
-        for user in ["kubelet", "kube-proxy"] {
+        server.run_kubectl(&["create", "clusterrolebinding", "dns", "--clusterrole=view", "--user=system:kube-dns"]);
+        // The node waits for the last.
+        for user in ["kubelet", "coredns", "kube-proxy"] {
             let stem = Path::new(INSIDE).join(user);
             let config = kubeconfig(server.url(), &Path::new(INSIDE).join("ca.crt"), &Credentials::Certificate(&stem));
             fs::write(files.join(format!("{user}.kubeconfig")), config.to_string()).unwrap();
@@ -157,13 +159,15 @@ fn prepare(folder: &Path) -> PathBuf {
         fs::create_dir_all(folder.join("var").join(made)).unwrap();
     }
     symlink("/run", folder.join("var/run")).unwrap();
-    for file in ["containerd.toml", "bridge.conflist", "kubelet.yaml", "kube-proxy.yaml"] {
+    for file in ["containerd.toml", "bridge.conflist", "kubelet.yaml", "kube-proxy.yaml", "Corefile"] {
         fs::copy(Path::new(CONFIGURATION).join(file), files.join(file)).unwrap();
     }
     for (file, name) in [
         ("ca.crt", "ca.crt"),
         ("kubelet.crt", "kubelet.crt"),
         ("kubelet.key", "kubelet.key"),
+        ("dns.crt", "coredns.crt"),
+        ("dns.key", "coredns.key"),
         ("proxy.crt", "kube-proxy.crt"),
         ("proxy.key", "kube-proxy.key"),
     ] {

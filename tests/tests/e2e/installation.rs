@@ -15,8 +15,6 @@ use serde_json::{Value, json};
 pub(crate) const TEAM: &str = "team";
 /// The namespace of the operator.
 const SYSTEM: &str = "plumbline";
-/// Where pods find the operator; there is no DNS.
-const SERVICE: &str = "10.96.0.80";
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// How long something may take that takes a second.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -143,12 +141,12 @@ fn operator() -> [Value; 2] {
     let probe = |path: &str| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": 2});
     let container = json!({
         "name": "operator",
-        "image": format!("plumbline.dev/operator:{version}"),
+        "image": format!("plumbline.dev/plumbline-operator:{version}"),
         "args": [
             "operator",
-            format!("--trainer-image=plumbline.dev/trainer:{version}"),
+            format!("--trainer-image=plumbline.dev/plumbline-trainer:{version}"),
             "--artifact-root=pvc://results",
-            format!("--progress-url=http://{SERVICE}:8090"),
+            format!("--progress-url=http://plumbline.{SYSTEM}.svc:8090"),
         ],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "ports": [{"name": "metrics", "containerPort": 8080}, {"name": "progress", "containerPort": 8090}],
@@ -172,6 +170,6 @@ fn operator() -> [Value; 2] {
     [
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}),
         json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
-            "spec": {"selector": labels, "clusterIP": SERVICE, "ports": ports}}),
+            "spec": {"selector": labels, "ports": ports}}),
     ]
 }
