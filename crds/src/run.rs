@@ -55,6 +55,9 @@ pub struct ResolvedInput {
     /// takes the digest itself.
     #[serde(default)]
     pub digest: String,
+    /// Where `plumbline-trainer fetch` brings it from, if it is not on a file system: an `hf://` URI with its revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// A judge's model, served.

@@ -2,11 +2,12 @@
 //!
 //! A role is the path of the spec field that names the input, without `spec.`: `judges[0].model`, `rewardModelRef`.
 
+use plumbline_crds::hub;
 use plumbline_crds::judge::Judge;
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
 use plumbline_crds::reward_model::RewardModelSpec;
-use plumbline_crds::source::{NameRef, PromptSource};
+use plumbline_crds::source::{ModelSource, NameRef, PromptSource};
 use plumbline_crds::training::Precision;
 use plumbline_crds::{Kind, Spec};
 
@@ -42,7 +43,7 @@ pub enum From {
         /// Its name.
         name: String,
     },
-    /// A file or folder.
+    /// A file or folder; on the hub with its revision.
     Uri(String),
     /// A key of a ConfigMap.
     ConfigMap {
@@ -109,6 +110,15 @@ impl List {
         self.0.extend(uri.map(|uri| Wanted { role: role.into(), from: From::Uri(uri.clone()), shape }));
     }
 
+    /// A model with its revision, where it has one.
+    fn model(&mut self, role: impl Into<String>, model: Option<&ModelSource>) {
+        let uri = model.map(|m| match &m.revision {
+            Some(revision) if m.uri.starts_with(hub::SCHEME) => format!("{}@{}", m.uri, revision.replace('/', "%2F")),
+            _ => m.uri.clone(),
+        });
+        self.uri(role, Shape::Folder, uri.as_ref());
+    }
+
     fn resource(&mut self, role: &str, kind: Kind, reference: Option<&NameRef>) {
         self.0.extend(reference.map(|r| Wanted {
             role: role.into(),
@@ -127,7 +137,7 @@ impl List {
     }
 
     fn judge(&mut self, role: &str, judge: &Judge) {
-        self.uri(format!("{role}.model"), Shape::Folder, judge.model.as_ref().map(|m| &m.uri));
+        self.model(format!("{role}.model"), judge.model.as_ref());
         self.uri(format!("{role}.lexicon"), Shape::File, judge.lexicon.as_ref().map(|l| &l.uri));
     }
 }
@@ -135,7 +145,7 @@ impl List {
 fn dataset(spec: &PreferenceDatasetSpec, list: &mut List) {
     list.prompts("prompts", &spec.prompts);
     let model = spec.generator.as_ref().and_then(|g| g.model.as_ref());
-    list.uri("generator.model", Shape::Folder, model.map(|m| &m.uri));
+    list.model("generator.model", model);
     for (i, judge) in spec.judges.iter().enumerate() {
         list.judge(&format!("judges[{i}]"), judge);
     }
@@ -144,12 +154,12 @@ fn dataset(spec: &PreferenceDatasetSpec, list: &mut List) {
 fn reward(spec: &RewardModelSpec, list: &mut List) {
     list.resource("datasetRef", Kind::PreferenceDataset, spec.dataset_ref.as_ref());
     list.uri("dataset", Shape::FileOrFolder, spec.dataset.as_ref().map(|d| &d.uri));
-    list.uri("baseModel", Shape::Folder, Some(&spec.base_model.uri));
+    list.model("baseModel", Some(&spec.base_model));
     list.uri("referenceLabels", Shape::File, spec.reference_labels.as_ref().map(|d| &d.uri));
 }
 
 fn tuning(spec: &PolicyTuningSpec, list: &mut List) {
-    list.uri("policyModel", Shape::Folder, Some(&spec.policy_model.uri));
+    list.model("policyModel", Some(&spec.policy_model));
     list.resource("rewardModelRef", Kind::RewardModel, spec.reward_model_ref.as_ref());
     list.resource("datasetRef", Kind::PreferenceDataset, spec.dataset_ref.as_ref());
     list.uri("dataset", Shape::FileOrFolder, spec.dataset.as_ref().map(|d| &d.uri));

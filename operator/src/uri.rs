@@ -2,8 +2,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use plumbline_crds::artifact::hex;
+use plumbline_crds::hub::HubUri;
+use sha2::{Digest, Sha256};
+
 /// Stores that the API names and nothing reads yet.
-const NOT_YET: [&str; 4] = ["hf", "s3", "gs", "az"];
+const NOT_YET: [&str; 3] = ["s3", "gs", "az"];
 
 /// The absolute path of a URI: `file:///absolute/path`, or a path relative to `folder`, the manifest's own.
 ///
@@ -36,6 +40,15 @@ pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
     Ok(tidy(&folder.join(uri)))
 }
 
+/// The name of the file or folder that an input is fetched to. A file keeps its own name: its ending says what it holds.
+pub fn fetched_name(uri: &str) -> String {
+    let digest = hex(&Sha256::digest(uri.as_bytes())[..8]);
+    match HubUri::parse(uri) {
+        Ok(HubUri::DatasetFile { path, .. }) => format!("{digest}-{}", path.rsplit('/').next().unwrap_or_default()),
+        _ => digest,
+    }
+}
+
 /// A path without `.` and `..`, by its text alone: the digest of a run must not depend on how a path is written.
 fn tidy(path: &Path) -> PathBuf {
     let mut tidy = PathBuf::new();
@@ -65,7 +78,7 @@ mod tests {
 
     #[test]
     fn stores_that_nothing_reads_yet_are_refused_by_name() {
-        for uri in ["hf://org/model", "s3://bucket/key", "gs://bucket/key", "az://container/key"] {
+        for uri in ["s3://bucket/key", "gs://bucket/key", "az://container/key"] {
             let error = local_path(uri, Path::new("/")).unwrap_err();
             assert!(error.contains(&uri[..5]) && error.contains("not supported yet"), "{error}");
         }

@@ -3,6 +3,7 @@
 //! | question | file |
 //! |---|---|
 //! | Who answers in place of a judge, with planted quality and faults? | `judge_sim` |
+//! | Who answers in place of the Hugging Face hub? | `hub` |
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
 //! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
@@ -13,6 +14,7 @@ pub mod chain;
 pub mod cluster;
 pub mod fixture;
 pub mod gitops;
+pub mod hub;
 pub mod judge_sim;
 pub mod operator;
 pub mod place;

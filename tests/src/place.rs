@@ -20,12 +20,13 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Manifests in a folder of their own.
 pub struct Place {
     folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Place {
     /// Writes manifests into a new folder.
     pub fn new(manifests: &[Value]) -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
+        let place = Self { folder: tempfile::tempdir().unwrap(), environment: Vec::new() };
         place.write(manifests);
         place
     }
@@ -34,6 +35,11 @@ impl Place {
     pub fn write(&self, manifests: &[Value]) {
         let documents: Vec<String> = manifests.iter().map(|m| serde_yaml::to_string(m).unwrap()).collect();
         fs::write(self.path("run.yaml"), documents.join("---\n")).unwrap();
+    }
+
+    /// Runs get an environment variable.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// A path below the folder.
@@ -50,6 +56,7 @@ impl Place {
         let mut command = Command::new(plumbline());
         command.arg("run").arg("-f").arg(self.path("run.yaml")).arg("--work-dir").arg(self.path("work"));
         command.env("OMP_NUM_THREADS", "1").env_remove("RUST_LOG").process_group(0);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

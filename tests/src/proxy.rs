@@ -1,21 +1,25 @@
 //! Stands between the operator and the API server: sees every request, and can end the operator at a chosen one. Talks to
 //! sockets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
+
+/// How late events come from an API server that lags behind.
+const LATE: Duration = Duration::from_secs(3);
 
 /// A proxy for one operator. It ends when the value is dropped.
 #[derive(Debug)]
@@ -37,6 +41,10 @@ struct Shared {
     fault: Option<Fault>,
     /// What has met its conflict.
     disputed: Mutex<BTreeSet<String>>,
+    revived: AtomicBool,
+    stale_lists: AtomicUsize,
+    /// The first answers to lists that watches begin with, by path.
+    first_lists: Mutex<BTreeMap<String, (HeaderMap, Bytes)>>,
 }
 
 /// What is made of the operator on its way: a fault that it could have, planted to see that tests find it.
@@ -46,6 +54,9 @@ pub enum Fault {
     Unobserved(&'static str),
     /// Its first change of each Job and of each status meets a conflict, and is not done. This one, too, it has to live with.
     Conflicts,
+    /// What it lists of its watches after a restart is as old as its first start, and events come late: its API server lags
+    /// behind. With this one, too, it has to live.
+    Stale,
     /// It gives its Jobs names that it does not find again.
     RandomNames,
     /// It lets a Job vanish as soon as it is finished, before it has written down how it ended.
@@ -66,7 +77,7 @@ impl Fault {
                     json!(format!("{}-{tail}", &body["metadata"]["name"].as_str().unwrap()[..20]));
             }
             Self::ForgottenResult => body["spec"]["ttlSecondsAfterFinished"] = json!(0),
-            Self::Unobserved(_) | Self::Conflicts | Self::LostStatus => {}
+            Self::Unobserved(_) | Self::Conflicts | Self::Stale | Self::LostStatus => {}
         }
     }
 }
@@ -96,6 +107,9 @@ impl Proxy {
             dead: AtomicBool::new(false),
             fault,
             disputed: Mutex::default(),
+            revived: AtomicBool::new(false),
+            stale_lists: AtomicUsize::new(0),
+            first_lists: Mutex::default(),
         });
         let router = Router::new().fallback(forward).with_state(shared.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -114,7 +128,13 @@ impl Proxy {
 
     /// Whoever asked was ended, and another one takes over.
     pub fn revive(&self) {
+        self.shared.revived.store(true, Ordering::SeqCst);
         self.shared.dead.store(false, Ordering::SeqCst);
+    }
+
+    /// How many lists were answered as they had been before a restart.
+    pub fn stale_lists(&self) -> usize {
+        self.shared.stale_lists.load(Ordering::SeqCst)
     }
 
     /// Every write that was done so far, as `POST /path`.
@@ -142,6 +162,17 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         && path.contains(&format!("/{resource}?"))
     {
         std::future::pending::<()>().await;
+    }
+    let begins_watch = shared.fault == Some(Fault::Stale) && path.contains("limit=500") && !path.contains("watch=true");
+    if shared.fault == Some(Fault::Stale) && shared.revived.load(Ordering::SeqCst) {
+        let first = shared.first_lists.lock().unwrap().get(&path).cloned();
+        if let Some((headers, body)) = first.filter(|_| begins_watch) {
+            shared.stale_lists.fetch_add(1, Ordering::SeqCst);
+            return response(StatusCode::OK, &headers, Body::from(body));
+        }
+        if path.contains("watch=true") {
+            tokio::time::sleep(LATE).await;
+        }
     }
     let mut body = to_bytes(body, 10_000_000).await.unwrap();
     if shared.fault == Some(Fault::LostStatus) && path.contains("/status?") {
@@ -182,13 +213,21 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             std::future::pending::<()>().await;
         }
     }
-    let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers() {
-        if name != "transfer-encoding" {
-            response = response.header(name, value);
-        }
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    if begins_watch && status.is_success() {
+        let Ok(body) = answer.bytes().await else { return refused("the API server does not answer") };
+        shared.first_lists.lock().unwrap().entry(path).or_insert_with(|| (headers.clone(), body.clone()));
+        return response(status, &headers, Body::from(body));
     }
-    response.body(Body::from_stream(answer.bytes_stream())).unwrap()
+    response(status, &headers, Body::from_stream(answer.bytes_stream()))
+}
+
+fn response(status: StatusCode, headers: &HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers.clone();
+    response.headers_mut().remove("transfer-encoding");
+    response
 }
 
 fn refused(why: &str) -> Response<Body> {

@@ -22,10 +22,12 @@ const QUICK: [&str; 4] = ["--look-again-seconds", "2", "--lease-seconds", "3"];
 const ENDLESS: Duration = Duration::from_secs(50);
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 4;
+/// Of the writes of a scenario, those after which the operator is killed and starts with a stale view.
+const STALE_STEP: usize = 5;
 /// Between two looks at how a scenario ended.
 const LOOK: Duration = Duration::from_millis(700);
 /// What has not become as it should be after this long never will.
-const UNSETTLED: Duration = Duration::from_mins(1);
+const UNSETTLED: Duration = Duration::from_mins(3);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -114,6 +116,7 @@ async fn play(
 ) -> (Outcome, Vec<String>, Vec<Value>) {
     let scene = Scene::new(name).await;
     let record = Record::start(&scene).await;
+    let stale = trouble.fault == Some(Fault::Stale);
     let proxy = Proxy::start(&scene.account().await, trouble.killed_after, trouble.fault).await;
     let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
     let restarts = async {
@@ -136,6 +139,7 @@ async fn play(
         outcome = played => outcome,
         () = restarts => unreachable!("restarts have no end"),
     };
+    assert_eq!(stale, proxy.stale_lists() > 0);
     (outcome, proxy.writes(), record.finish(&scene).await)
 }
 
@@ -210,6 +214,23 @@ async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
         let (outcome, ..) = play("unobserved", chain, Fault::Unobserved(resource).into(), Some(&expected)).await;
         assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "without events of {resource}");
         assert_eq!(outcome.jobs_made, expected.jobs_made, "without events of {resource}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_that_starts_again_with_a_stale_view_ends_the_same() {
+    for (name, scenario) in [("stale-chain", chain as Scenario), ("stale-fail", failed_and_deleted)] {
+        let (expected, writes, _) = play(name, scenario, Trouble::default(), None).await;
+        let wanted = Some(&expected);
+        let killed = (1..=writes.len()).step_by(STALE_STEP).map(|number| async move {
+            let trouble = Trouble { killed_after: [number].into(), fault: Some(Fault::Stale) };
+            (number, play(name, scenario, trouble, wanted).await.0)
+        });
+        let outcomes: Vec<(usize, Outcome)> = futures::stream::iter(killed).buffer_unordered(AT_ONCE).collect().await;
+        for (number, outcome) in outcomes {
+            assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "{name}, killed after write {number}");
+            assert_eq!(outcome.jobs_made, expected.jobs_made, "{name}, killed after write {number}");
+        }
     }
 }
 

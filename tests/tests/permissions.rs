@@ -68,6 +68,9 @@ async fn the_operator_is_refused_nothing_and_granted_nothing_that_it_does_not_us
     .await;
     scene.node.end(&pod, Exit { code: 3, reason: "Error", message: "" }).await;
     scene.until_reason(RewardModel, "r", Reason::DataInvalid).await;
+    scene.kubectl(&["create", "quota", "none", "--hard=pods=0"]);
+    scene.apply(&resource(PreferenceDataset, "refused", &json!({}))).await;
+    scene.until_reason(PreferenceDataset, "refused", Reason::ChildCreationFailed).await;
     scene.delete(PreferenceDataset, "r").await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert!(operator.stop().success());

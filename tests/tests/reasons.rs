@@ -110,6 +110,10 @@ async fn what_keeps_a_pod_from_running_is_named() {
     scene.kubectl(&["create", "-f", file.path().to_str().unwrap()]);
     scene.apply(&reward("refused", &json!({}))).await;
     see("refused", Reason::ChildCreationFailed, "quota").await;
+    scene.kubectl(&["patch", "quota", "none", "-p", r#"{"spec":{"hard":{"count/jobs.batch":null,"pods":"0"}}}"#]);
+    see("refused", Reason::ChildCreationFailed, "the cluster refuses the pod: exceeded quota: none").await;
+    scene.kubectl(&["delete", "quota", "none"]);
+    scene.until_reason(KIND, "refused", Reason::Running).await;
 }
 
 #[tokio::test]
@@ -242,7 +246,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
     let operator = scene.operator().await;
     let bad: [(&str, Value, &str); 10] = [
         ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
-        ("b", json!({"baseModel": {"uri": "hf://org/model"}}), "spec.baseModel.uri: hf:// is not supported yet"),
+        ("b", json!({"baseModel": {"uri": "s3://bucket/model"}}), "spec.baseModel.uri: s3:// is not supported yet"),
         ("c", json!({"output": {"uri": "file:///out"}}), "spec.output.uri: expected a place that outlives the pod"),
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
         ("e", json!({"output": {"uri": "s3://bucket/x"}}), "spec.output.uri: s3:// is not supported yet"),
@@ -264,4 +268,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
     assert_eq!(scene.jobs_made(), 0);
     scene.change(KIND, "a", json!({"baseModel": {"uri": "pvc://models/sft"}})).await;
     scene.until_reason(KIND, "a", Reason::Running).await;
+    scene.change(KIND, "b", json!({"baseModel": {"uri": "hf://org/model"}})).await;
+    let pod = scene.pod(KIND, "b").await;
+    assert_eq!(pod.spec.unwrap().init_containers.unwrap()[0].name, "fetch");
 }

@@ -65,6 +65,18 @@ impl Error {
         }
     }
 
+    /// The same error, with the place where it happened before its message.
+    #[must_use]
+    pub fn within(self, place: &str) -> Self {
+        let at = |message: String| format!("{place}: {message}");
+        match self {
+            Self::Config(message) => Self::Config(at(message)),
+            Self::Data(message) => Self::Data(at(message)),
+            Self::Store(message) => Self::Store(at(message)),
+            other => other,
+        }
+    }
+
     /// An error of reading or writing our own files.
     pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
         Self::Store(format!("{}: {error}", path.display()))

@@ -8,6 +8,7 @@
 //! | How does the decoder compute? | `model` |
 //! | How is text sampled? | `generate` |
 //! | How are models read and written? | `load` |
+//! | How are inputs brought here that are elsewhere? | `store` |
 //! | How does a judge become a label? | `judge` |
 //! | How is a model served to judges? | `serve` |
 //! | What is measured before and after? | `measure` |
@@ -28,6 +29,7 @@ pub mod optim;
 pub mod report;
 pub mod serve;
 pub mod stage;
+pub mod store;
 pub mod train;
 
 pub use error::{Error, Result};

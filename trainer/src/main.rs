@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use plumbline_trainer::Result;
-use plumbline_trainer::stage::{evaluate, import, inspect, label, reward, run, serve, stop, tune};
+use plumbline_trainer::stage::{evaluate, fetch, import, inspect, label, reward, run, serve, stop, tune};
 use tracing_subscriber::EnvFilter;
 
 /// Makes preference data, reward models and tuned policies: one stage a process.
@@ -30,6 +30,8 @@ enum Log {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Bring the inputs of a run here that are not on a file system.
+    Fetch(run::RunArgs),
     /// Sample responses, ask judges which is better, and write preference data.
     Label(run::RunArgs),
     /// Train a scalar reward model on preference data.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: &Command) -> Result<()> {
     match command {
+        Command::Fetch(args) => run::prepare(args, fetch::FOLDER, fetch::run),
         Command::Label(args) => run::run(args, label::run),
         Command::Reward(args) => run::run(args, reward::run),
         Command::Tune(args) => run::run(args, tune::run),

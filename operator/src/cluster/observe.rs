@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use plumbline_crds::artifact::hex;
@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
 use super::dependents::Referent;
 use super::kinds;
+use super::outcome;
 use super::places::Place;
 use super::settings::Settings;
 use super::times::timestamp;
@@ -51,6 +52,8 @@ pub struct Work {
     pub job: Job,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// Why it has none, where the cluster refuses them.
+    pub refusal: Option<String>,
 }
 
 /// What a resource is made from.
@@ -218,13 +221,29 @@ async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Fou
     Ok(())
 }
 
-/// The Job of a name, with its pods; nothing if there is none.
-pub async fn work(client: &Client, namespace: &str, job: &str) -> Result<Option<Work>, kube::Error> {
+/// The Job of a name, with its pods; nothing if there is none. `now` in RFC 3339.
+pub async fn work(client: &Client, namespace: &str, job: &str, now: &str) -> Result<Option<Work>, kube::Error> {
     let Some(job) = Api::<Job>::namespaced(client.clone(), namespace).get_opt(job).await? else { return Ok(None) };
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&of_job).await?.items;
-    Ok(Some(Work { job, pods }))
+    let mut refusal = None;
+    if pods.is_empty() && outcome::should_have_pods(&job, now) {
+        refusal = why_refused(client, namespace, &job).await?;
+    }
+    Ok(Some(Work { job, pods, refusal }))
+}
+
+/// Why the pods of a Job cannot be made: the Job controller says it in an event and nowhere else.
+async fn why_refused(client: &Client, namespace: &str, job: &Job) -> Result<Option<String>, kube::Error> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let failed = ListParams::default().fields(&format!("involvedObject.uid={uid},reason=FailedCreate"));
+    let events = Api::<Event>::namespaced(client.clone(), namespace).list(&failed).await?.items;
+    let last = events.into_iter().max_by_key(|e| e.last_timestamp.as_ref().map(|t| t.0));
+    Ok(last.and_then(|event| event.message).map(|message| {
+        // What comes before is the name of a pod, another one each time.
+        message.split_once(" is forbidden: ").map_or(message.clone(), |(_, why)| why.to_owned())
+    }))
 }
 
 /// A pod of an earlier run of a resource that has not ended yet. A Job that somebody deletes is gone before its pods are, and

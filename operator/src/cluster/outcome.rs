@@ -3,7 +3,7 @@
 //! The Job tells that a run ended, its pods tell why (`batch/v1` JobStatus, `core/v1` PodStatus).
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::status::JobRef;
@@ -16,16 +16,18 @@ use crate::redact::redact;
 /// The signal of an exit code of 128 and more, as shells and container runtimes report it.
 const SIGNALLED: i32 = 128;
 const SIGKILL: i32 = 9;
+/// Seconds within which a Job has its pods.
+const TIME_FOR_PODS: i64 = 3;
 
-/// How the run of a Job stands. `now` in RFC 3339.
-pub fn run(job: &Job, pods: &[Pod]) -> Run {
+/// How the run of a Job stands. `refusal`: why it has no pods.
+pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
     if job.metadata.deletion_timestamp.is_some() {
         return Run::Stopping;
     }
     match finished(job) {
         Some(Finished::Complete) => Run::Ended(Box::new(success(pods))),
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
-        None => Run::Running(obstacle(job, pods)),
+        None => Run::Running(obstacle(job, pods).or_else(|| refusal.map(refused))),
     }
 }
 
@@ -143,6 +145,19 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     End { exit: Exit::Code(1), result: Some(result), last: true }
 }
 
+/// Whether a Job has had the time to make its pods, and nothing that is known keeps it from it.
+pub fn should_have_pods(job: &Job, now: &str) -> bool {
+    let suspended = job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
+    let made = job.metadata.creation_timestamp.as_ref().map(timestamp);
+    let age = made.map_or(0, |made| seconds_between(&made, now));
+    !suspended && !is_finished(job) && job.metadata.deletion_timestamp.is_none() && age >= TIME_FOR_PODS
+}
+
+fn refused(why: &str) -> Obstacle {
+    let message = format!("the cluster refuses the pod: {why}; it is made as soon as it may be");
+    Obstacle { reason: Reason::ChildCreationFailed, message }
+}
+
 /// What keeps a run that was started from running, most decisive first.
 fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
     let active: Vec<&Pod> = pods.iter().filter(|p| matches!(phase(p), "Pending" | "Running" | "")).collect();
@@ -216,11 +231,13 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     init.chain(status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten())
 }
 
-/// How the trainer's container ended; a container that did not end well before it, as a judge, where the trainer never ran.
+/// How the trainer's container ended; where the trainer never ran, how one before it ended badly, as a judge.
 fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    let ended = |status: &&ContainerStatus| matches!(&status.state, Some(ContainerState { terminated: Some(_), .. }));
-    let trainer = containers(pod).filter(ended).find(|s| s.name == TRAINER);
-    trainer.or_else(|| containers(pod).find(ended))?.state.as_ref()?.terminated.as_ref()
+    fn end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+        status.state.as_ref()?.terminated.as_ref()
+    }
+    let trainer = containers(pod).find(|s| s.name == TRAINER).and_then(end);
+    trainer.or_else(|| containers(pod).filter_map(end).find(|t| t.exit_code != 0))
 }
 
 /// What the trainer left to say, without what looks like a key: the operator cannot know the values themselves.
@@ -303,7 +320,7 @@ mod tests {
     fn a_complete_job_gives_what_its_trainer_left_to_say() {
         let said = json!({"reason": "Completed", "message": "done", "evaluation": {"accuracy": "0.7"}}).to_string();
         let complete = job(&json!({"conditions": [{"type": "Complete", "status": "True"}]}));
-        let end = end(run(&complete, &[failed(1, "Error"), ended(0, "Completed", &json!(said), NOW)]));
+        let end = end(run(&complete, &[failed(1, "Error"), ended(0, "Completed", &json!(said), NOW)], None));
         assert_eq!((end.exit, end.last), (Exit::Code(0), true));
         assert_eq!(end.result.unwrap().evaluation["accuracy"], "0.7");
     }
@@ -324,7 +341,7 @@ mod tests {
             (failed_job("BackoffLimitExceeded"), disrupted, Reason::NodeDisruption, "preempted"),
         ];
         for (job, pod, reason, words) in cases {
-            let end = end(run(&job, &[pod]));
+            let end = end(run(&job, &[pod], None));
             let (found, message) = end.explain();
             assert_eq!(found, reason, "{message}");
             assert!(message.contains(words) && end.last, "{message}");
@@ -333,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_failure_without_pods_still_says_what_the_job_says() {
-        let end = end(run(&failed_job("BackoffLimitExceeded"), &[]));
+        let end = end(run(&failed_job("BackoffLimitExceeded"), &[], None));
         assert!(end.explain().1.contains("BackoffLimitExceeded"), "{:?}", end.explain());
     }
 
@@ -356,13 +373,13 @@ mod tests {
             (failed(1, "Error"), Reason::Retrying, "exit code 1"),
         ];
         for (pod, reason, words) in cases {
-            let Run::Running(Some(obstacle)) = run(&job(&json!({})), &[pod]) else { panic!("{reason:?}") };
+            let Run::Running(Some(obstacle)) = run(&job(&json!({})), &[pod], None) else { panic!("{reason:?}") };
             assert_eq!(obstacle.reason, reason);
             assert!(obstacle.message.contains(words), "{}", obstacle.message);
         }
         let starting = waiting("ContainerCreating", "");
         assert_eq!(
-            run(&job(&json!({})), &[starting]),
+            run(&job(&json!({})), &[starting], None),
             Run::Running(None),
             "a pod that is being started is no obstacle"
         );
@@ -372,7 +389,7 @@ mod tests {
     fn a_queued_job_waits_for_quota() {
         let mut job = job(&json!({}));
         job.spec.as_mut().unwrap().suspend = Some(true);
-        let obstacle = |job: &Job| match run(job, &[]) {
+        let obstacle = |job: &Job| match run(job, &[], None) {
             Run::Running(Some(obstacle)) => obstacle,
             other => panic!("{other:?}"),
         };
@@ -405,6 +422,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_whose_trainer_never_ran_failed_by_what_ended_badly_before_it() {
+        let container = |name: &str, code: i32, message: &Value| {
+            let state = json!({"terminated": {"exitCode": code, "message": message}});
+            json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+        };
+        let said = json!({"reason": "DataInvalid", "message": "no such repository"}).to_string();
+        let fetch = container("fetch", 3, &json!(said));
+        let failed = pod(&json!({"phase": "Failed", "initContainerStatuses": [fetch]}));
+        assert_eq!(why_failed(&failed).1, "no such repository");
+        let fetched = container("fetch", 0, &json!(null));
+        let judge = container("judge-0", 3, &json!(null));
+        let failed = pod(&json!({"phase": "Failed", "initContainerStatuses": [fetched, judge]}));
+        assert!(why_failed(&failed).1.contains("exit code 3"), "{:?}", why_failed(&failed));
+    }
+
+    #[test]
     fn accelerators_count_from_the_start_of_a_pod_to_its_end() {
         let running = pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:59:00Z"}));
         assert_eq!(
@@ -417,6 +450,6 @@ mod tests {
     fn a_job_that_is_being_deleted_is_stopping_whatever_else_it_says() {
         let mut job = failed_job("BackoffLimitExceeded");
         job.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
-        assert_eq!(run(&job, &[]), Run::Stopping);
+        assert_eq!(run(&job, &[], None), Run::Stopping);
     }
 }

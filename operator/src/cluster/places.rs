@@ -4,14 +4,20 @@
 //! |---|---|
 //! | `pvc://claim/path` | `/var/lib/plumbline/claims/<claim>/<path>`: a PersistentVolumeClaim of the same namespace |
 //! | `file:///path` | `/path`: part of the trainer's image; for inputs only, as it is gone with the pod |
+//! | `hf://organisation/model`, `hf://datasets/...` | `/var/lib/plumbline/inputs/<digest of the URI>`, fetched before the run; for inputs only |
 //! | a key of a ConfigMap | `/etc/plumbline/inputs/<name>/<key>` |
 
 use std::fmt;
 
+use plumbline_crds::hub::{self, HubUri};
+
+use crate::uri::fetched_name;
+
 /// Stores that the API names and nothing reads yet.
-const NOT_YET: [&str; 4] = ["hf", "s3", "gs", "az"];
+const NOT_YET: [&str; 3] = ["s3", "gs", "az"];
 const CLAIMS: &str = "/var/lib/plumbline/claims";
 const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
+const FETCHED: &str = "/var/lib/plumbline/inputs";
 
 /// A place that a pod can reach.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +29,8 @@ pub enum Place {
         /// Path in it, without a slash at either end; empty for its root.
         path: String,
     },
+    /// A URI of the hub.
+    Hub(String),
     /// An absolute path of the trainer's image.
     Image(String),
     /// A key of a ConfigMap.
@@ -48,6 +56,9 @@ impl Place {
                     "expected file:///absolute/path, found \"{uri}\"; write three slashes and the whole path"
                 )),
             };
+        }
+        if uri.starts_with(hub::SCHEME) {
+            return HubUri::parse(uri).map(|_| Self::Hub(uri.to_owned()));
         }
         let Some(rest) = uri.strip_prefix("pvc://") else { return Err(unknown(uri)) };
         let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -79,6 +90,7 @@ impl Place {
         match self {
             Self::Claim { claim, path } if path.is_empty() => format!("{CLAIMS}/{claim}"),
             Self::Claim { claim, path } => format!("{CLAIMS}/{claim}/{path}"),
+            Self::Hub(uri) => format!("{FETCHED}/{}", fetched_name(uri)),
             Self::Image(path) => path.clone(),
             Self::ConfigMap { name, key } => format!("{CONFIG_MAPS}/{name}/{key}"),
         }
@@ -88,8 +100,17 @@ impl Place {
     pub fn mount(&self) -> Option<String> {
         match self {
             Self::Claim { claim, .. } => Some(format!("{CLAIMS}/{claim}")),
+            Self::Hub(_) => Some(FETCHED.to_owned()),
             Self::Image(_) => None,
             Self::ConfigMap { name, .. } => Some(format!("{CONFIG_MAPS}/{name}")),
+        }
+    }
+
+    /// Where it is fetched from, if it is.
+    pub fn source(&self) -> Option<&str> {
+        match self {
+            Self::Hub(uri) => Some(uri),
+            _ => None,
         }
     }
 
@@ -126,6 +147,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim { claim, path } => write!(f, "pvc://{claim}/{path}"),
+            Self::Hub(uri) => f.write_str(uri),
             Self::Image(path) => write!(f, "file://{path}"),
             Self::ConfigMap { name, key } => write!(f, "ConfigMap/{name} key {key}"),
         }
@@ -150,7 +172,9 @@ fn unknown(uri: &str) -> String {
             "{scheme}:// is not supported yet; copy the data to a PersistentVolumeClaim and name it by pvc://claim/path"
         ),
         Some((scheme, _)) => {
-            format!("expected pvc://claim/path or file:///path, found the scheme {scheme}://; change the URI")
+            format!(
+                "expected pvc://claim/path, hf://organisation/name or file:///path, found the scheme {scheme}://; change the URI"
+            )
         }
         None => format!(
             "expected pvc://claim/path or file:///path, found \"{uri}\"; paths relative to a manifest mean nothing on a cluster"
@@ -194,7 +218,7 @@ mod tests {
 
     #[test]
     fn stores_that_nothing_reads_yet_are_refused_by_name() {
-        for uri in ["hf://org/model", "s3://bucket/key", "gs://bucket/key", "az://container/key"] {
+        for uri in ["s3://bucket/key", "gs://bucket/key", "az://container/key"] {
             assert!(Place::of_input(uri).unwrap_err().contains("not supported yet"), "{uri}");
         }
         assert!(Place::of_input("../models/sft").unwrap_err().contains("relative"));

@@ -35,6 +35,8 @@ pub fn rules() -> Vec<Rule> {
         core("configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
         core("serviceaccounts", &["create", "patch"]),
         core("persistentvolumeclaims", &["get", "list", "watch"]),
+        // Why a Job cannot make its pods is told nowhere else.
+        core("events", &["list"]),
         Rule { group: "events.k8s.io", resources: vec!["events".into()], verbs: &["create", "patch"] },
     ]
 }

@@ -103,9 +103,9 @@ async fn observe(context: &Context, id: &Id, seen: Seen, output: Option<Place>) 
     }
     let mut world = World { seen, output, found, work: None, run: Run::None, job: None, base_name, now: now() };
     for name in world.job_names() {
-        let work = observe::work(&context.client, &id.namespace, &name).await?;
+        let work = observe::work(&context.client, &id.namespace, &name, &world.now).await?;
         if let Some(work) = work.filter(|w| apply::is_owned_by(&w.job, &world.seen.uid)) {
-            world.run = with_uri(outcome::run(&work.job, &work.pods), world.output.as_ref());
+            world.run = with_uri(outcome::run(&work.job, &work.pods, work.refusal.as_deref()), world.output.as_ref());
             world.job = Some(outcome::counted(&work.job, &work.pods, &world.now));
             world.work = Some(work);
             break;
@@ -178,6 +178,8 @@ fn again(context: &Context) -> Next {
 async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
     let client = &context.client;
     match decision.action {
+        // A pod that cannot be made is no change that could be heard of.
+        Action::Watch if world.work.as_ref().is_some_and(|w| w.pods.is_empty()) => Ok(Next::requeue(IN_THE_WAY)),
         Action::Wait | Action::Watch => Ok(again(context)),
         Action::Finish | Action::Skip | Action::Fail => Ok(Next::await_change()),
         Action::Stop => {

@@ -46,6 +46,7 @@ pub fn output_folder(manifest: &Manifest, work_dir: &WorkDir) -> PathBuf {
 
 fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
     let From::Uri(uri) = &wanted.from else { return None };
+    // What is to be fetched need not be here.
     let path = uri::local_path(uri, &manifest.folder).ok()?;
     let (expected, there) = match wanted.shape {
         Shape::File => ("a file", path.is_file()),

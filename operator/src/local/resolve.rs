@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use plumbline_crds::Kind;
 use plumbline_crds::artifact::ArtifactError;
 use plumbline_crds::conditions::ConditionType;
+use plumbline_crds::hub;
 use plumbline_crds::run::ResolvedInput;
 use plumbline_crds::status::InputRef;
 
@@ -45,6 +46,12 @@ pub fn resolve(
     let (mut found, mut waiting) = (Vec::new(), Vec::new());
     for wanted in inputs::wanted(&manifest.resource.spec) {
         let (name, path) = match &wanted.from {
+            From::Uri(uri) if uri.starts_with(hub::SCHEME) => {
+                let path = text(&work_dir.fetched(uri));
+                let (role, name) = (wanted.role.clone(), uri.clone());
+                found.push(ResolvedInput { role, source: Some(name.clone()), name, path, digest: String::new() });
+                continue;
+            }
             From::Uri(text) => {
                 // Validation refused everything else.
                 let Ok(path) = uri::local_path(text, &manifest.folder) else { continue };
@@ -68,7 +75,7 @@ pub fn resolve(
             role: wanted.role.clone(),
             source,
         })?;
-        found.push(ResolvedInput { role: wanted.role, name, path: text(&path), digest });
+        found.push(ResolvedInput { role: wanted.role, name, path: text(&path), digest, source: None });
     }
     let inputs =
         if waiting.is_empty() { Inputs::Ready(found.iter().map(lineage).collect()) } else { Inputs::NotReady(waiting) };

@@ -21,6 +21,8 @@ use crate::plan::{End, Exit};
 const TICK: Duration = Duration::from_millis(250);
 /// What the stage writes to its standard output and error, of every attempt.
 pub(super) const LOG_FILE: &str = "log.txt";
+/// The trainer's subcommand that brings inputs here, and the folder below the work folder that it writes to.
+const FETCH: &str = "fetch";
 /// Held by the trainer while it lives.
 const LOCK_FILE: &str = "trainer.lock";
 
@@ -55,6 +57,12 @@ pub async fn run(
     end_leftovers(&stage.work).await?;
     // The result of an earlier attempt must not pass for this one's.
     remove(&stage.work.join(RESULT_FILE))?;
+    if stage.inputs.iter().any(|input| input.source.is_some()) {
+        let exit = step(stage, FETCH, &[], interrupt, on_progress).await?;
+        if exit != Exit::Code(0) {
+            return Ok(End { exit, result: result(&stage.work.join(FETCH)), last: false });
+        }
+    }
     let mut served = tokio::select! {
         served = served::start(stage) => match served? {
             Ok(served) => served,
@@ -62,7 +70,7 @@ pub async fn run(
         },
         () = interrupt.wait() => return Ok(interrupted()),
     };
-    let exit = train(stage, &mut served, interrupt, on_progress).await;
+    let exit = step(stage, stage.resource.kind.stage(), &served, interrupt, on_progress).await;
     for judge in &mut served {
         judge.process.stop(SERVER_PATIENCE).await?;
     }
@@ -87,29 +95,32 @@ pub(super) fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-async fn train(
+/// Runs a subcommand of the trainer on the run document.
+async fn step(
     stage: &Stage,
-    served: &mut [Served],
+    subcommand: &str,
+    served: &[Served],
     interrupt: &mut Interrupt,
     on_progress: &mut dyn FnMut(&ProgressReport),
 ) -> io::Result<Exit> {
+    let folder = if subcommand == FETCH { stage.work.join(FETCH) } else { stage.work.clone() };
     let document = stage.work.join("run.yaml");
     write_atomically(&document, run_document(stage, served)?.as_bytes())?;
-    let mut trainer = start(stage, &document)?;
+    let mut trainer = start(stage, subcommand, &document)?;
     let mut last = None;
     let exit = loop {
         tokio::select! {
             exit = trainer.wait() => break exit?,
             () = interrupt.wait() => break trainer.stop(STAGE_PATIENCE).await?,
-            () = tokio::time::sleep(TICK) => report(&stage.work, &mut last, on_progress),
+            () = tokio::time::sleep(TICK) => report(&folder, &mut last, on_progress),
         }
     };
-    report(&stage.work, &mut last, on_progress);
+    report(&folder, &mut last, on_progress);
     Ok(exit)
 }
 
-fn start(stage: &Stage, document: &Path) -> io::Result<Process> {
-    let arguments = [OsString::from(stage.resource.kind.stage()), "--run".into(), document.into()];
+fn start(stage: &Stage, subcommand: &str, document: &Path) -> io::Result<Process> {
+    let arguments = [OsString::from(subcommand), "--run".into(), document.into()];
     let (log, lock) = (stage.work.join(LOG_FILE), stage.work.join(LOCK_FILE));
     process::spawn(&stage.trainer, &arguments, &log, &lock)
 }

@@ -5,6 +5,7 @@
 //! digests.json                        digests of inputs that have not changed since
 //! <plural>/<name>/resource.yaml       the resource with its status
 //! <plural>/<name>/run-<digests>/      what the stage reads and leaves behind (`work` of its run document)
+//! inputs/<digest of a URI>            an input that was fetched
 //! artifacts/<plural>/<name>/          the artifact, unless spec.output.uri says otherwise
 //! ```
 
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 use plumbline_crds::{Kind, Resource};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+use crate::uri::fetched_name;
 
 /// The work folder.
 #[derive(Debug)]
@@ -97,6 +100,11 @@ impl WorkDir {
     /// Where an artifact goes by default.
     pub fn artifact_folder(&self, kind: Kind, name: &str) -> PathBuf {
         self.root.join("artifacts").join(kind.plural()).join(name)
+    }
+
+    /// Where an input is kept that is fetched from elsewhere.
+    pub fn fetched(&self, uri: &str) -> PathBuf {
+        self.root.join("inputs").join(fetched_name(uri))
     }
 
     fn resource_file(&self, kind: Kind, name: &str) -> PathBuf {

@@ -1,5 +1,6 @@
 //! One document: the envelope that Kubernetes gives every object, and the spec in it. Computes only.
 
+use plumbline_crds::hub::{self, HubUri};
 use plumbline_crds::unsupported::Target;
 use plumbline_crds::{API_VERSION, Kind, Metadata, Resource, Spec};
 use serde_json::{Value as Json, json};
@@ -9,7 +10,7 @@ use super::rules;
 use super::schema::{self, Located};
 use crate::cluster::places::Place;
 use crate::crds;
-use crate::inputs;
+use crate::inputs::{self, Shape};
 use crate::manifest::yaml::{Node, Value};
 use crate::uri;
 
@@ -132,7 +133,8 @@ fn envelope(kind: Option<Kind>) -> Json {
 
 /// URIs that cannot be read or written where the resource is to be run.
 pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<Finding> {
-    let input = |uri: &str| match target {
+    let input = |uri: &str, shape: Shape| match target {
+        _ if uri.starts_with(hub::SCHEME) => hub_input(uri, shape).err(),
         Target::Laptop => uri::local_path(uri, folder).err(),
         Target::Cluster => Place::of_input(uri).err(),
     };
@@ -141,11 +143,24 @@ pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<F
         Target::Cluster => Place::of_output(uri).err(),
     };
     let inputs = inputs::wanted(spec).into_iter().filter_map(|wanted| match &wanted.from {
-        inputs::From::Uri(uri) => Some(Finding::new(wanted.path(), input(uri)?)),
+        inputs::From::Uri(uri) => Some(Finding::new(wanted.path(), input(uri, wanted.shape)?)),
         inputs::From::Resource { .. } | inputs::From::ConfigMap { .. } => None,
     });
     let outputs = spec.output().uri.iter().filter_map(|uri| Some(Finding::new("spec.output.uri", output(uri)?)));
     inputs.chain(outputs).collect()
+}
+
+/// What a URI of the hub has to be where something of this shape is expected.
+fn hub_input(uri: &str, shape: Shape) -> Result<(), String> {
+    match (HubUri::parse(uri)?.is_folder(), shape) {
+        (true, Shape::File | Shape::FileOrFolder) => {
+            Err(format!("expected a file, as hf://datasets/organisation/name/file.jsonl, found \"{uri}\"; correct it"))
+        }
+        (false, Shape::Folder) => {
+            Err(format!("expected a model, as hf://organisation/model, found \"{uri}\"; correct it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether one path is the other or lies below it.
@@ -176,11 +191,11 @@ mod tests {
     #[test]
     fn the_envelope_is_checked_with_the_spec() {
         let found = faults(
-            "apiVersion: plumbline.dev/v1\nkind: RewardModel\nmetadata: {Name: r}\nspec:\n  datasetRef: {name: d}\n  baseModel: {uri: hf://o/m}\n",
+            "apiVersion: plumbline.dev/v1\nkind: RewardModel\nmetadata: {Name: r}\nspec:\n  datasetRef: {name: d}\n  baseModel: {uri: s3://o/m}\n",
         );
         assert_eq!(found.len(), 4, "{found:#?}");
         assert!(found[1].contains("metadata.name: expected a name"), "{}", found[1]);
-        assert!(found[3].contains("spec.baseModel.uri: hf:// is not supported yet"), "{}", found[3]);
+        assert!(found[3].contains("spec.baseModel.uri: s3:// is not supported yet"), "{}", found[3]);
     }
 
     #[test]

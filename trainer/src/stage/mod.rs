@@ -2,6 +2,7 @@
 
 mod beside;
 pub mod evaluate;
+pub mod fetch;
 mod hang;
 pub mod import;
 pub mod inspect;

@@ -32,17 +32,23 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 /// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
 /// stage left in the work folder stays.
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    let mut document = read(&args.run)?;
+    prepare(args, folder, |document| {
+        let mut document = document.clone();
+        check_inputs(&mut document)?;
+        let result = stage(&document)?;
+        Ok(StageResult { inputs: document.lineage(), ..result })
+    })
+}
+
+/// Runs what comes before a stage: its inputs may not be there yet. Otherwise as [`run_in`].
+pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+    let document = read(&args.run)?;
     let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     let (teller, in_work) = (tell::start(work), work.clone());
     let watch = hang::watch(work, move |error| leave_failure(&in_work, error));
-    let ended = caught(|| {
-        check_inputs(&mut document)?;
-        let result = stage(&document)?;
-        Ok(StageResult { inputs: document.lineage(), ..result })
-    });
+    let ended = caught(|| stage(&document));
     drop((teller, watch));
     match ended {
         Ok(result) => leave(work, &result),

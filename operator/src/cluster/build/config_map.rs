@@ -35,6 +35,7 @@ pub fn run_document(request: &Request) -> RunDocument {
         name: input.name.clone(),
         path: input.place.path(),
         digest: input.digest.clone(),
+        source: input.place.source().map(str::to_owned),
     });
     RunDocument {
         inputs: inputs.collect(),

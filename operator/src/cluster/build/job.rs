@@ -46,7 +46,7 @@ pub(super) fn job(request: &Request) -> Job {
             parallelism: Some(1),
             backoff_limit: Some((compute.max_retries - failures(before)).max(0) as i32),
             active_deadline_seconds: compute.deadline_seconds.map(|most| (most - before.active_seconds).max(1)),
-            pod_failure_policy: Some(failure_policy()),
+            pod_failure_policy: Some(failure_policy(pod::fetches(request))),
             // Two pods of a run must never hold one work folder.
             pod_replacement_policy: Some("Failed".into()),
             template: PodTemplateSpec { metadata: Some(template), spec: Some(pod::spec(request)) },
@@ -76,11 +76,11 @@ pub fn accelerators(pod: &Pod) -> i64 {
 
 /// By the trainer's exit codes: what cannot end differently fails at once, what was nobody's fault does not count, and
 /// the rest counts against the retries.
-fn failure_policy() -> PodFailurePolicy {
-    let codes = |action: &str, codes: Vec<i32>| PodFailurePolicyRule {
+fn failure_policy(fetches: bool) -> PodFailurePolicy {
+    let codes = |container: &str, action: &str, codes: Vec<i32>| PodFailurePolicyRule {
         action: action.into(),
         on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
-            container_name: Some(TRAINER.into()),
+            container_name: Some(container.into()),
             operator: "In".into(),
             values: codes,
         }),
@@ -89,18 +89,20 @@ fn failure_policy() -> PodFailurePolicy {
     let numbers = |wanted: fn(&ExitCode) -> bool| -> Vec<i32> {
         ExitCode::ALL.iter().filter(|c| wanted(c)).map(|c| i32::from(c.number())).collect()
     };
-    PodFailurePolicy {
-        rules: vec![
-            codes("FailJob", numbers(|c| !c.retryable() && *c != ExitCode::Done)),
-            codes("Ignore", numbers(|c| *c == ExitCode::Interrupted)),
-            PodFailurePolicyRule {
-                action: "Ignore".into(),
-                on_exit_codes: None,
-                on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
-                    type_: "DisruptionTarget".into(),
-                    status: "True".into(),
-                }]),
-            },
-        ],
-    }
+    let disrupted = PodFailurePolicyRule {
+        action: "Ignore".into(),
+        on_exit_codes: None,
+        on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+            type_: "DisruptionTarget".into(),
+            status: "True".into(),
+        }]),
+    };
+    let containers = [TRAINER].into_iter().chain(fetches.then_some(pod::FETCH));
+    let by_code = containers.flat_map(|container| {
+        [
+            codes(container, "FailJob", numbers(|c| !c.retryable() && *c != ExitCode::Done)),
+            codes(container, "Ignore", numbers(|c| *c == ExitCode::Interrupted)),
+        ]
+    });
+    PodFailurePolicy { rules: by_code.chain([disrupted]).collect() }
 }

@@ -29,6 +29,10 @@ pub(super) const JUDGE_PORT: u16 = 8461;
 /// Audience of the token that a pod proves itself with to the operator, and to nobody else.
 pub const AUDIENCE: &str = "plumbline.dev/progress";
 
+/// Name of the container that fetches inputs, and the trainer's subcommand for it.
+pub(super) const FETCH: &str = "fetch";
+/// Name of the volume that they are fetched to.
+const FETCHED: &str = "fetched";
 const RUN_FOLDER: &str = "/etc/plumbline/run";
 const TOKEN_FOLDER: &str = "/var/run/secrets/plumbline";
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -62,7 +66,8 @@ pub(super) fn spec(request: &Request) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
-        init_containers: Some(judges(request)).filter(|judges| !judges.is_empty()),
+        init_containers: Some(fetch(request).into_iter().chain(judges(request)).collect::<Vec<_>>())
+            .filter(|containers| !containers.is_empty()),
         containers: vec![trainer(request)],
         volumes: Some(volumes(request)),
         node_selector: Some(compute.node_selector.clone()).filter(|s| !s.is_empty()),
@@ -99,6 +104,26 @@ fn trainer(request: &Request) -> Container {
         volume_mounts: Some(mounts),
         ..container(TRAINER, request)
     }
+}
+
+/// Brings inputs into the pod that are not on a volume: before the judges start, which may need them.
+fn fetch(request: &Request) -> Option<Container> {
+    fetches(request).then(|| {
+        let trainer = trainer(request);
+        let writable = |m: VolumeMount| if m.name == FETCHED { mount(FETCHED, &m.mount_path, false) } else { m };
+        Container {
+            name: FETCH.into(),
+            args: Some(vec![FETCH.into(), "--run".into(), format!("{RUN_FOLDER}/{DOCUMENT}")]),
+            resources: Some(resources(request, 0)),
+            volume_mounts: trainer.volume_mounts.clone().map(|mounts| mounts.into_iter().map(writable).collect()),
+            ..trainer
+        }
+    })
+}
+
+/// Whether something has to be fetched.
+pub(super) fn fetches(request: &Request) -> bool {
+    request.inputs.iter().any(|input| input.place.source().is_some())
 }
 
 /// Native sidecars: they start before the trainer, and end when it has.
@@ -224,6 +249,7 @@ fn volumes(request: &Request) -> Vec<Volume> {
                 ..volume
             },
             Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
+            Place::Hub(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
             Place::Image(_) => continue,
         };
         named.insert(name, volume);
@@ -276,6 +302,7 @@ fn volume_name(place: &Place) -> Option<String> {
     let (prefix, name) = match place {
         Place::Claim { claim, .. } => ("claim", claim),
         Place::ConfigMap { name, .. } => ("input", name),
+        Place::Hub(_) => return Some(FETCHED.into()),
         Place::Image(_) => return None,
     };
     if name.len() <= 50 && !name.contains('.') {

@@ -37,10 +37,14 @@ fn input(role: &str, place: Place) -> Input {
 }
 
 fn built(resource: &Resource, job: &JobRef) -> Children {
+    built_with(resource, job, "pvc://models/judge")
+}
+
+fn built_with(resource: &Resource, job: &JobRef, judge: &str) -> Children {
     let inputs = [
         input("prompts", Place::ConfigMap { name: "prompts".into(), key: "p.jsonl".into() }),
         input("generator.model", Place::of_input("pvc://models/sft").unwrap()),
-        input("judges[0].model", Place::of_input("pvc://models/judge").unwrap()),
+        input("judges[0].model", Place::of_input(judge).unwrap()),
     ];
     let output = Place::of_output("pvc://results/helpful").unwrap();
     let settings = settings();
@@ -132,6 +136,25 @@ fn a_judge_with_a_model_is_a_native_sidecar_that_the_run_document_points_at() {
     assert_eq!(document["output"], "/var/lib/plumbline/claims/results/helpful");
     assert_eq!(document["work"], "/var/lib/plumbline/claims/results/.helpful.work/helpful-label-00000000-11111111");
     assert_eq!(document["resource"]["metadata"], json!({"name": "helpful", "namespace": "team"}));
+}
+
+#[test]
+fn inputs_of_a_hub_are_fetched_before_the_judges_start_and_only_read_after_that() {
+    let job = serde_json::to_value(built_with(&dataset(&json!({})), &first(), "hf://org/judge").job).unwrap();
+    let pod = &job["spec"]["template"]["spec"];
+    let init = pod["initContainers"].as_array().unwrap();
+    assert_eq!((&init[0]["name"], &init[1]["name"]), (&json!("fetch"), &json!("judge-0")));
+    assert_eq!(init[0]["restartPolicy"], Value::Null, "it has to end before the next one starts");
+    assert_eq!(init[0]["args"], json!(["fetch", "--run", "/etc/plumbline/run/run.yaml"]));
+    assert_eq!(init[0]["env"], pod["containers"][0]["env"], "it may need the same credentials");
+    let fetched = |container: &Value| {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        mounts.iter().find(|m| m["name"] == "fetched").map(|m| m["readOnly"] == true).unwrap()
+    };
+    assert_eq!([&init[0], &init[1], &pod["containers"][0]].map(fetched), [false, true, true]);
+    let rules = job["spec"]["podFailurePolicy"]["rules"].as_array().unwrap();
+    let of: Vec<&Value> = rules.iter().map(|r| &r["onExitCodes"]["containerName"]).collect();
+    assert_eq!(of, [&json!("trainer"), &json!("trainer"), &json!("fetch"), &json!("fetch"), &Value::Null]);
 }
 
 #[test]

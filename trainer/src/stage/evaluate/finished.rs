@@ -111,6 +111,7 @@ fn apart(run: &RunDocument, manifest: &Manifest) -> RunDocument {
         name: manifest.name.clone(),
         path: run.output.clone(),
         digest: manifest.digest.clone(),
+        source: None,
     });
     apart
 }

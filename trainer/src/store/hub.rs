@@ -1,0 +1,136 @@
+//! Brings a model or a file of a dataset here from the Hugging Face hub, or from a server that speaks its protocol. Talks to
+//! the network and to the file system.
+
+use std::fs;
+use std::path::Path;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use plumbline_crds::hub::HubUri;
+use reqwest::Url;
+
+use super::download::{Expected, Source};
+use super::listing::{Listing, RemoteFile};
+use crate::{Error, Result};
+
+/// Environment variable with the hub's address, as huggingface_hub reads it.
+const ENDPOINT: &str = "HF_ENDPOINT";
+/// Environment variable with the token to ask with, as huggingface_hub reads it.
+const TOKEN: &str = "HF_TOKEN";
+const PUBLIC: &str = "https://huggingface.co";
+/// Files at a time: one connection seldom fills a line.
+const AT_ONCE: usize = 4;
+/// Digits of a commit that a folder is named by.
+const SHORT: usize = 12;
+
+/// A hub.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    endpoint: Url,
+    source: Source,
+}
+
+impl Hub {
+    /// The one that the environment names.
+    ///
+    /// # Errors
+    /// `Config` for an address that is none.
+    pub fn from_env() -> Result<Self> {
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = set(ENDPOINT).unwrap_or_else(|| PUBLIC.to_owned());
+        let endpoint = Url::parse(&endpoint).ok().filter(|url| !url.cannot_be_a_base()).ok_or_else(|| {
+            Error::Config(format!("{ENDPOINT}: expected the address of a hub, found \"{endpoint}\"; correct it"))
+        })?;
+        Ok(Self { endpoint, source: Source::new(set(TOKEN))? })
+    }
+
+    /// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that
+    /// there will be, whenever there are more.
+    ///
+    /// # Errors
+    /// See [`Source::file`].
+    pub async fn fetch(&self, uri: &HubUri, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
+        let (kind, repository, revision) = match uri {
+            HubUri::Model { repository, revision } => ("models", repository, revision),
+            HubUri::DatasetFile { repository, revision, .. } => ("datasets", repository, revision),
+        };
+        let mut url = self.url(&["api", kind], repository, &["revision"], revision, "");
+        url.set_query(Some("blobs=true"));
+        let listing = self.source.text(&url).await?;
+        let listing: Listing = serde_json::from_str(&listing)
+            .map_err(|e| Error::Data(format!("{uri}: expected what the hub says of a repository, found {e}")))?;
+        // A branch that has moved on in between must not give half of each.
+        let short: String = listing.sha.chars().filter(char::is_ascii_alphanumeric).take(SHORT).collect();
+        let aside = path.with_added_extension(short);
+        match uri {
+            HubUri::Model { .. } => {
+                fs::create_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
+                let files = listing.model()?;
+                let place = |file: &RemoteFile| aside.join(&file.path);
+                self.files(&[], repository, &listing.sha, &files, place, told).await?;
+            }
+            HubUri::DatasetFile { path, .. } => {
+                if let Some(parent) = aside.parent() {
+                    fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+                }
+                let file = listing.file(path)?;
+                self.files(&["datasets"], repository, &listing.sha, &[file], |_| aside.clone(), told).await?;
+            }
+        }
+        fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
+    }
+
+    async fn files(
+        &self,
+        kind: &[&str],
+        repository: &str,
+        commit: &str,
+        files: &[RemoteFile],
+        place: impl Fn(&RemoteFile) -> std::path::PathBuf,
+        told: &impl Fn(u64, u64),
+    ) -> Result<()> {
+        let total: u64 = files.iter().filter_map(|f| f.size).sum();
+        let here = std::cell::Cell::new(0);
+        let arrived = |bytes: u64| {
+            here.set(here.get() + bytes);
+            told(here.get(), total);
+        };
+        let one = async |file: &RemoteFile| {
+            let path = place(file);
+            if let Ok(found) = fs::metadata(&path) {
+                arrived(found.len());
+                return Ok(());
+            }
+            let url = self.url(kind, repository, &["resolve"], commit, &file.path);
+            let expected = Expected { size: file.size, sha256: file.lfs.as_ref().map(|l| l.sha256.as_str()) };
+            self.source.file(&url, &path, &expected, arrived).await
+        };
+        stream::iter(files).map(one).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// `<endpoint>/<before>/<repository>/<middle>/<revision>/<path>`.
+    fn url(&self, before: &[&str], repository: &str, middle: &[&str], revision: &str, path: &str) -> Url {
+        let mut url = self.endpoint.clone();
+        // A revision may hold slashes, which are written %2F; any other sign is escaped here.
+        let revision = revision.replace("%2F", "/");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(before).extend(repository.split('/')).extend(middle).push(&revision);
+            segments.extend(path.split('/').filter(|part| !part.is_empty()));
+        }
+        url
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_hub_below_any_endpoint() {
+        let hub = |endpoint: &str| Hub { endpoint: Url::parse(endpoint).unwrap(), source: Source::new(None).unwrap() };
+        for endpoint in ["http://127.0.0.1:1/mirror/", "http://127.0.0.1:1/mirror"] {
+            let url = hub(endpoint).url(&["datasets"], "org/name", &["resolve"], "refs%2Fpr%2F1", "data/a b.jsonl");
+            let expected = "http://127.0.0.1:1/mirror/datasets/org/name/resolve/refs%2Fpr%2F1/data/a%20b.jsonl";
+            assert_eq!(url.as_str(), expected);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the hub says of a repository, and what of it is wanted. Computes only.
+//!
+//! Source: the hub's API, `GET /api/models/<repository>/revision/<revision>?blobs=true` (huggingface_hub, `HfApi.repo_info`
+//! with `files_metadata`).
+
+use plumbline_crds::artifact;
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+/// Endings of the files that a model consists of: configuration, weights, tokenizer, chat template.
+const MODEL_FILES: [&str; 5] = [".json", ".safetensors", ".txt", ".model", ".jinja"];
+const WEIGHTS: &str = ".safetensors";
+/// The same weights once more, in the format of one maker's own programs.
+const CONSOLIDATED: &str = "consolidated";
+
+/// A repository at a commit.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Listing {
+    /// The commit.
+    pub sha: String,
+    /// Its files.
+    pub siblings: Vec<RemoteFile>,
+}
+
+/// A file of a repository.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Path in the repository.
+    #[serde(rename = "rfilename")]
+    pub path: String,
+    /// Bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// What is known of a large file.
+    #[serde(default)]
+    pub lfs: Option<Lfs>,
+}
+
+/// A file in large-file storage.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Lfs {
+    /// Digest, hexadecimal.
+    pub sha256: String,
+}
+
+impl Listing {
+    /// The files of a model. One that was made here and published is a model like others: its manifest speaks of reports,
+    /// which are not needed, and of a README that somebody may have changed since.
+    ///
+    /// # Errors
+    /// `Data` where there are no weights that can be loaded.
+    pub fn model(&self) -> Result<Vec<RemoteFile>> {
+        let wanted = |path: &str| {
+            let is_of_model = MODEL_FILES.iter().any(|end| path.ends_with(end));
+            is_of_model && !path.contains('/') && !path.starts_with(CONSOLIDATED) && path != artifact::MANIFEST
+        };
+        let files: Vec<RemoteFile> = self.siblings.iter().filter(|f| wanted(&f.path)).cloned().collect();
+        let has = |end: &str| files.iter().any(|f| f.path.ends_with(end));
+        if !has(WEIGHTS) || !has("config.json") {
+            let found: Vec<&str> = self.siblings.iter().map(|f| f.path.as_str()).take(8).collect();
+            return Err(Error::Data(format!(
+                "expected a repository with config.json and *.safetensors, found {}; convert the model, or name another",
+                found.join(", ")
+            )));
+        }
+        Ok(files)
+    }
+
+    /// One file.
+    ///
+    /// # Errors
+    /// `Data` where it is not there.
+    pub fn file(&self, path: &str) -> Result<RemoteFile> {
+        let found = self.siblings.iter().find(|f| f.path == path).cloned();
+        found.ok_or_else(|| {
+            Error::Data(format!("expected the file {path} in the repository, found none; correct the path"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn listing(paths: &[&str]) -> Listing {
+        let files: Vec<_> = paths.iter().map(|p| json!({"rfilename": p, "size": 3})).collect();
+        serde_json::from_value(json!({"sha": "c0ffee", "siblings": files, "likes": 7})).unwrap()
+    }
+
+    #[test]
+    fn a_model_is_its_configuration_weights_and_tokenizer_and_nothing_twice() {
+        let all = listing(&[
+            ".gitattributes",
+            "README.md",
+            "manifest.json",
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "merges.txt",
+            "pytorch_model.bin",
+            "consolidated.safetensors",
+            "onnx/model.onnx",
+            "original/params.json",
+            "chat_template.jinja",
+        ]);
+        let paths: Vec<String> = all.model().unwrap().into_iter().map(|f| f.path).collect();
+        assert_eq!(paths, ["config.json", "model.safetensors", "tokenizer.json", "merges.txt", "chat_template.jinja"]);
+    }
+
+    #[test]
+    fn a_repository_without_weights_that_can_be_loaded_is_refused_by_what_is_in_it() {
+        let error = listing(&["config.json", "pytorch_model.bin"]).model().unwrap_err().to_string();
+        assert!(error.contains("safetensors") && error.contains("pytorch_model.bin"), "{error}");
+        assert!(listing(&["a.jsonl"]).file("b.jsonl").unwrap_err().to_string().contains("b.jsonl"));
+    }
+}
