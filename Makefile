@@ -13,7 +13,7 @@ WORK_DIR := .plumbline
 .PHONY: cluster-up cluster-down e2e bench-operator clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
 
 setup: ## Bring in libtorch and the quickstart's inputs (0.7 GB to download, 1.3 GB on disk; minutes)
 	@scripts/setup.sh

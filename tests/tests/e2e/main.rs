@@ -35,7 +35,7 @@ fn judge() -> Value {
 /// A short chain on what lies in the claim `models`, in the order in which it cannot run.
 fn manifests() -> [Value; 3] {
     // Longer than the 5 s after which a pod first tells of its progress.
-    let short = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 8}, "evaluation": {"samplesPerPrompt": 1},
+    let short = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 16}, "evaluation": {"samplesPerPrompt": 1},
         "compute": {"maxRetries": 1}});
     let manifests = [
         chain::with(chain::ppo("ppo", "reward"), &short),
