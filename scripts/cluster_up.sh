@@ -21,7 +21,7 @@ for image in operator trainer; do
     if [ -f "$CACHE/images/$image.tar" ]; then images+=("$CACHE/images/$image.tar"); fi
 done
 # In a session of its own, Ctrl-C in this terminal does not end it.
-setsid "${CARGO_TARGET_DIR:-target}/release/local_cluster" "$folder" "${images[@]}" >"$folder/log" 2>&1 </dev/null &
+RUST_BACKTRACE=0 setsid "${CARGO_TARGET_DIR:-target}/release/local_cluster" "$folder" "${images[@]}" >"$folder/log" 2>&1 </dev/null &
 echo $! >"$folder/pid"
 until [ -e "$folder/kubeconfig" ]; do
     kill -0 "$(cat "$folder/pid")" 2>/dev/null || fail "the cluster has ended: $(tail -n 25 "$folder/log")"
