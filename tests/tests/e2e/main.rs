@@ -34,12 +34,13 @@ fn judge() -> Value {
 
 /// A short chain on what lies in the claim `models`, in the order in which it cannot run.
 fn manifests() -> [Value; 3] {
-    // Longer than the 5 s after which a pod first tells of its progress.
-    let short = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 16}, "evaluation": {"samplesPerPrompt": 1},
+    // Long enough to be disturbed, and PPO longer than the 5 s after which a pod first tells of its progress.
+    let longer = json!({"training": {"epochs": 6}});
+    let tuned = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 16}, "evaluation": {"samplesPerPrompt": 1},
         "compute": {"maxRetries": 1}});
     let manifests = [
-        chain::with(chain::ppo("ppo", "reward"), &short),
-        chain::reward("reward", "data"),
+        chain::with(chain::ppo("ppo", "reward"), &tuned),
+        chain::with(chain::reward("reward", "data"), &longer),
         chain::with(chain::dataset("data", &judge()), &json!({"prompts": {"limit": 48}})),
     ];
     let here = fixture::uri("");
