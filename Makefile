@@ -44,8 +44,10 @@ lint: setup ## Formatting and lints only
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --package plumbline-tests --test e2e --locked -- -D warnings
 
-generate: setup ## Write the files that are generated from the code: the CRDs
+generate: setup ## Write the files that are generated: the CRDs from the code, the chart's README from its values
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
+	cp crds/*.yaml charts/plumbline/files/crds/
+	scripts/chart_readme.py
 
 fixture: setup ## Make the tests' tiny model, prompts and pairs again (39 MB to download; minutes)
 	@scripts/fetch_texts.sh

@@ -36,12 +36,13 @@ elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
 fi
 
 go=$(sed -n 's/^go //p' tests/cluster/go.mod)
-if [ "${1:-}" = --tests ] && ! is_done cluster scripts/install_cluster.sh tests/cluster/go.mod tests/cluster/go.sum; then
+built() { is_done "$1" "scripts/install_$1.sh" "tests/$1/go.mod" "tests/$1/go.sum"; }
+if [ "${1:-}" = --tests ] && ! { built cluster && built helm; }; then
     if ! command -v go >/dev/null; then
-        missing "go is missing; Go $go or newer builds the Kubernetes that the tests start (https://go.dev/dl)"
+        missing "go is missing; Go $go or newer builds the Kubernetes and the Helm of the tests (https://go.dev/dl)"
     elif ! found=$(cd tests/cluster && go env GOVERSION 2>&1) ||
         [ "$(printf '%s\n' "go$go" "$found" | sort -V | head -n 1)" != "go$go" ]; then
-        missing "go is ${found#go}; Go $go or newer builds the Kubernetes that the tests start (https://go.dev/dl)"
+        missing "go is ${found#go}; Go $go or newer builds the Kubernetes and the Helm of the tests (https://go.dev/dl)"
     fi
 fi
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings in everything that a build and the quickstart need, from the package registries, into .cache; with --tests also
-# the Kubernetes that tests start and the checker of their statuses.
+# the Kubernetes that tests start, the checker of their statuses, and Helm.
 # It can be cut at any time and run again; what is there is kept. With PLUMBLINE_CACHE=FOLDER, .cache is a link to that
 # folder, so that several clones share one.
 set -euo pipefail
@@ -24,5 +24,7 @@ scripts/fetch_inputs.sh
 if [ "${1:-}" = --tests ]; then
     scripts/install_cluster.sh
     scripts/install_gitops.sh
+    scripts/install_store.sh
+    scripts/install_helm.sh
 fi
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

@@ -10,7 +10,7 @@
 //! | What may I write for a dataset, a reward model, a tuned policy? | `preference_dataset`, `reward_model`, `policy_tuning` |
 //! | ... for a judge, training, the pod? | `judge`, `training`, `compute` |
 //! | What does `status` hold? | `status`, `conditions` |
-//! | What is an `hf://` URI? | `hub` |
+//! | Which URIs are fetched from elsewhere? | `remote`, `hub` |
 //! | What does the trainer read and leave behind? | `run`, `artifact`, `exit_code` |
 //! | Which fields does nothing act on yet? | `unsupported` |
 
@@ -24,6 +24,7 @@ pub mod hub;
 pub mod judge;
 pub mod policy_tuning;
 pub mod preference_dataset;
+pub mod remote;
 pub mod resource;
 pub mod reward_model;
 pub mod run;

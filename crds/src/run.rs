@@ -55,7 +55,7 @@ pub struct ResolvedInput {
     /// takes the digest itself.
     #[serde(default)]
     pub digest: String,
-    /// Where `plumbline-trainer fetch` brings it from, if it is not on a file system: an `hf://` URI with its revision.
+    /// Where `plumbline-trainer fetch` brings it from, if it is not on a file system: as `hf://org/model@revision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }

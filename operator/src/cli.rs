@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use plumbline_crds::Kind;
@@ -11,7 +12,7 @@ use plumbline_crds::unsupported::Target;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::settings::Settings;
-use crate::cluster::{logging, rbac};
+use crate::cluster::{logging, rbac, ready};
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
 use crate::validate::references::Elsewhere;
@@ -57,6 +58,15 @@ enum Command {
     },
     /// Make what the resources of a cluster describe, until it is asked to stop.
     Operator(Box<Settings>),
+    /// Wait until an operator says that it leads.
+    Ready {
+        /// Its metrics address. Where a Service leads to several operators, one of them has to lead.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: String,
+        /// How long to wait.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout_seconds: u64,
+    },
     /// Print the service account of the operator and what it may do.
     Rbac {
         /// Namespace that the operator runs in.
@@ -108,6 +118,12 @@ pub fn main() -> ExitCode {
         Command::Plan { manifests, place } => plan_command(manifests, place),
         Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
         Command::Operator(settings) => operator_command(*settings),
+        Command::Ready { address, timeout_seconds } => {
+            match ready::wait(&address, Duration::from_secs(timeout_seconds)) {
+                Ok(()) => Code::Done.number(),
+                Err(error) => fail(&error, Code::Failed),
+            }
+        }
         Command::Rbac { namespace, watched } => rbac_command(&namespace, watched.as_deref()),
         Command::Crds { out } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),

@@ -3,10 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use plumbline_crds::artifact::hex;
-use plumbline_crds::hub::HubUri;
+use plumbline_crds::remote::Remote;
 use sha2::{Digest, Sha256};
 
-/// Stores that the API names and nothing reads yet.
+/// Stores that the API names and nothing writes to yet.
 const NOT_YET: [&str; 3] = ["s3", "gs", "az"];
 
 /// The absolute path of a URI: `file:///absolute/path`, or a path relative to `folder`, the manifest's own.
@@ -25,7 +25,7 @@ pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
     if let Some((scheme, _)) = uri.split_once("://") {
         if NOT_YET.contains(&scheme) {
             return Err(format!(
-                "{scheme}:// is not supported yet; copy the data and name it by file:///absolute/path or a path relative to the manifest"
+                "{scheme}:// is not supported yet; nothing is written to stores: write file:///absolute/path or a path relative to the manifest"
             ));
         }
         return Err(format!(
@@ -40,11 +40,11 @@ pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
     Ok(tidy(&folder.join(uri)))
 }
 
-/// The name of the file or folder that an input is fetched to. A file keeps its own name: its ending says what it holds.
+/// The name of the file or folder that an input is fetched to. It keeps its own name: an ending says what a file holds.
 pub fn fetched_name(uri: &str) -> String {
     let digest = hex(&Sha256::digest(uri.as_bytes())[..8]);
-    match HubUri::parse(uri) {
-        Ok(HubUri::DatasetFile { path, .. }) => format!("{digest}-{}", path.rsplit('/').next().unwrap_or_default()),
+    match Remote::of(uri) {
+        Some(Ok(remote)) => format!("{digest}-{}", remote.name()),
         _ => digest,
     }
 }

@@ -24,7 +24,7 @@ fn read(path: &str) -> String {
 fn documents() -> Vec<String> {
     let docs = fs::read_dir(root().join("docs")).unwrap();
     let names = docs.map(|e| format!("docs/{}", e.unwrap().file_name().into_string().unwrap()));
-    let own = ["README.md", "CONTRIBUTING.md"].map(str::to_owned).into_iter();
+    let own = ["README.md", "CONTRIBUTING.md", "charts/plumbline/README.md"].map(str::to_owned).into_iter();
     own.chain(names.filter(|n| Path::new(n).extension().is_some_and(|e| e == "md"))).collect()
 }
 

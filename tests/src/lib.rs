@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Who answers in place of a judge, with planted quality and faults? | `judge_sim` |
 //! | Who answers in place of the Hugging Face hub? | `hub` |
+//! | Which S3 server do runs talk to? | `store` |
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
 //! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
@@ -21,4 +22,5 @@ pub mod place;
 pub mod programs;
 pub mod proxy;
 pub mod stage;
+pub mod store;
 pub mod text;

@@ -1,7 +1,7 @@
 //! The real operator on the kit's cluster, in a namespace of its own. Talks to processes and to the API server.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::batch::v1::Job;
@@ -33,13 +33,18 @@ pub struct Operator {
 
 impl Operator {
     /// Starts one for a namespace, with further arguments.
-    pub fn start(namespace: &Namespace, kubeconfig: &std::path::Path, arguments: &[&str]) -> Self {
+    pub fn start(namespace: &Namespace, kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let own = ["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()];
+        let image = ["--trainer-image", "trainer:test"];
+        let addresses = ["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"];
+        Self::run(kubeconfig, &[&own[..], &image, &addresses, arguments].concat())
+    }
+
+    /// Starts one with these arguments and no others.
+    pub fn run(kubeconfig: &Path, arguments: &[&str]) -> Self {
         let log = tempfile::Builder::new().prefix("operator-").suffix(".log").tempfile().unwrap().keep().unwrap().1;
         let file = File::create(&log).unwrap();
         let child = Command::new(plumbline())
-            .args(["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()])
-            .args(["--trainer-image", "trainer:test"])
-            .args(["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"])
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())

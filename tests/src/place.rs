@@ -208,6 +208,12 @@ impl Running<'_> {
         assert_eq!(child.wait().unwrap().code(), None, "it ended before it was killed");
     }
 
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        let started = Instant::now();
+        Ended { output: self.child.take().unwrap().wait_with_output().unwrap(), took: started.elapsed() }
+    }
+
     /// Asks the executor to stop, as `kubectl delete pod` or `kill` would, and waits for its end.
     pub fn terminate(mut self) -> Ended {
         let started = Instant::now();

@@ -96,7 +96,7 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_what_runs() {
     until("the first leads", async || leads(&first).await.then_some(())).await;
     let second = Operator::start(&scene.namespace, &account, &["--lease-seconds", "3"]);
     assert_eq!(first.get("/readyz").await.0, 200);
-    assert_eq!(second.get("/readyz").await.0, 503, "progress must not be sent to one that does not act");
+    assert_eq!(second.get("/readyz").await.0, 503, "only the one that acts says that it is ready to");
     for kind in [PolicyTuning, RewardModel, PreferenceDataset] {
         scene.apply(&resource(kind, "r", &json!({}))).await;
     }

@@ -132,7 +132,7 @@ async fn a_failure_is_known_at_once_and_forgotten_with_the_spec_that_failed() {
     scene.succeed(RewardModel, "r", "sha256:r").await;
     scene.until_reason(RewardModel, "r", Reason::Completed).await;
 
-    scene.apply(&reward("invalid", &json!({"baseModel": {"uri": "s3://bucket/model"}}))).await;
+    scene.apply(&reward("invalid", &json!({"baseModel": {"uri": "s3://bucket"}}))).await;
     scene.until_reason(RewardModel, "invalid", Reason::SpecInvalid).await;
     scene.apply(&resource(RewardModel, "waits", &json!({"datasetRef": {"name": "nobody"}}))).await;
     scene.until_reason(RewardModel, "waits", Reason::ReferenceNotFound).await;

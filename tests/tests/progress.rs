@@ -152,7 +152,10 @@ async fn only_the_leader_takes_reports() {
     let pod = site.space.node().await.pod("own-run").await;
     let token = site.space.pod_token(&pod, AUDIENCE).await;
     site.election.release().await;
-    assert_eq!(site.post(Some(&token), &report(1)).await, 503);
+    let request = reqwest::Client::new().post(&site.url).json(&report(1)).bearer_auth(&token);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["connection"], "close", "on this one the next report would come here again");
     assert_eq!(site.counted("unavailable"), 1);
     assert!(site.reports.try_recv().is_err());
 }

@@ -246,7 +246,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
     let operator = scene.operator().await;
     let bad: [(&str, Value, &str); 10] = [
         ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
-        ("b", json!({"baseModel": {"uri": "s3://bucket/model"}}), "spec.baseModel.uri: s3:// is not supported yet"),
+        ("b", json!({"baseModel": {"uri": "s3://bucket"}}), "spec.baseModel.uri: expected a URI as s3://bucket/folder"),
         ("c", json!({"output": {"uri": "file:///out"}}), "spec.output.uri: expected a place that outlives the pod"),
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
         ("e", json!({"output": {"uri": "s3://bucket/x"}}), "spec.output.uri: s3:// is not supported yet"),

@@ -23,6 +23,7 @@ pub mod progress;
 pub mod publish;
 pub mod pulse;
 pub mod rbac;
+pub mod ready;
 pub mod reconcile;
 pub mod resources;
 pub mod run;

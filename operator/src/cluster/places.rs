@@ -4,17 +4,15 @@
 //! |---|---|
 //! | `pvc://claim/path` | `/var/lib/plumbline/claims/<claim>/<path>`: a PersistentVolumeClaim of the same namespace |
 //! | `file:///path` | `/path`: part of the trainer's image; for inputs only, as it is gone with the pod |
-//! | `hf://organisation/model`, `hf://datasets/...` | `/var/lib/plumbline/inputs/<digest of the URI>`, fetched before the run; for inputs only |
+//! | `hf://`, `s3://`, `gs://`, `az://`, `https://` | `/var/lib/plumbline/inputs/<digest of the URI>-<name>`, fetched before the run; for inputs only |
 //! | a key of a ConfigMap | `/etc/plumbline/inputs/<name>/<key>` |
 
 use std::fmt;
 
-use plumbline_crds::hub::{self, HubUri};
+use plumbline_crds::remote::Remote;
 
 use crate::uri::fetched_name;
 
-/// Stores that the API names and nothing reads yet.
-const NOT_YET: [&str; 3] = ["s3", "gs", "az"];
 const CLAIMS: &str = "/var/lib/plumbline/claims";
 const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
 const FETCHED: &str = "/var/lib/plumbline/inputs";
@@ -29,8 +27,8 @@ pub enum Place {
         /// Path in it, without a slash at either end; empty for its root.
         path: String,
     },
-    /// A URI of the hub.
-    Hub(String),
+    /// A URI that is fetched from.
+    Remote(String),
     /// An absolute path of the trainer's image.
     Image(String),
     /// A key of a ConfigMap.
@@ -57,8 +55,8 @@ impl Place {
                 )),
             };
         }
-        if uri.starts_with(hub::SCHEME) {
-            return HubUri::parse(uri).map(|_| Self::Hub(uri.to_owned()));
+        if let Some(remote) = Remote::of(uri) {
+            return remote.map(|_| Self::Remote(uri.to_owned()));
         }
         let Some(rest) = uri.strip_prefix("pvc://") else { return Err(unknown(uri)) };
         let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -81,6 +79,10 @@ impl Place {
             Self::Claim { claim, .. } => {
                 Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
             }
+            Self::Remote(_) => {
+                let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
+                Err(format!("{scheme}:// is not supported yet; nothing is written to stores: write pvc://claim/folder"))
+            }
             _ => Err(format!("expected a place that outlives the pod, found \"{uri}\"; write pvc://claim/folder")),
         }
     }
@@ -90,7 +92,7 @@ impl Place {
         match self {
             Self::Claim { claim, path } if path.is_empty() => format!("{CLAIMS}/{claim}"),
             Self::Claim { claim, path } => format!("{CLAIMS}/{claim}/{path}"),
-            Self::Hub(uri) => format!("{FETCHED}/{}", fetched_name(uri)),
+            Self::Remote(uri) => format!("{FETCHED}/{}", fetched_name(uri)),
             Self::Image(path) => path.clone(),
             Self::ConfigMap { name, key } => format!("{CONFIG_MAPS}/{name}/{key}"),
         }
@@ -100,7 +102,7 @@ impl Place {
     pub fn mount(&self) -> Option<String> {
         match self {
             Self::Claim { claim, .. } => Some(format!("{CLAIMS}/{claim}")),
-            Self::Hub(_) => Some(FETCHED.to_owned()),
+            Self::Remote(_) => Some(FETCHED.to_owned()),
             Self::Image(_) => None,
             Self::ConfigMap { name, .. } => Some(format!("{CONFIG_MAPS}/{name}")),
         }
@@ -109,7 +111,7 @@ impl Place {
     /// Where it is fetched from, if it is.
     pub fn source(&self) -> Option<&str> {
         match self {
-            Self::Hub(uri) => Some(uri),
+            Self::Remote(uri) => Some(uri),
             _ => None,
         }
     }
@@ -147,7 +149,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim { claim, path } => write!(f, "pvc://{claim}/{path}"),
-            Self::Hub(uri) => f.write_str(uri),
+            Self::Remote(uri) => f.write_str(uri),
             Self::Image(path) => write!(f, "file://{path}"),
             Self::ConfigMap { name, key } => write!(f, "ConfigMap/{name} key {key}"),
         }
@@ -168,9 +170,6 @@ fn tidy(path: &str) -> bool {
 
 fn unknown(uri: &str) -> String {
     match uri.split_once("://") {
-        Some((scheme, _)) if NOT_YET.contains(&scheme) => format!(
-            "{scheme}:// is not supported yet; copy the data to a PersistentVolumeClaim and name it by pvc://claim/path"
-        ),
         Some((scheme, _)) => {
             format!(
                 "expected pvc://claim/path, hf://organisation/name or file:///path, found the scheme {scheme}://; change the URI"
@@ -217,10 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn stores_that_nothing_reads_yet_are_refused_by_name() {
-        for uri in ["s3://bucket/key", "gs://bucket/key", "az://container/key"] {
-            assert!(Place::of_input(uri).unwrap_err().contains("not supported yet"), "{uri}");
+    fn what_is_fetched_has_a_place_of_its_own_and_nothing_is_written_to_it() {
+        for uri in
+            ["hf://org/model", "s3://bucket/models/sft", "gs://bucket/key", "az://container/key", "https://host/a.txt"]
+        {
+            let place = Place::of_input(uri).unwrap();
+            assert_eq!((place.source(), place.mount().as_deref()), (Some(uri), Some("/var/lib/plumbline/inputs")));
+            assert!(place.path().starts_with("/var/lib/plumbline/inputs/"), "{}", place.path());
+            assert!(place.path().ends_with(uri.rsplit('/').next().unwrap()), "{}", place.path());
+            assert!(Place::of_output(uri).unwrap_err().contains("not supported yet"), "{uri}");
         }
         assert!(Place::of_input("../models/sft").unwrap_err().contains("relative"));
+        assert!(Place::of_input("ftp://host/a").unwrap_err().contains("ftp://"));
     }
 }

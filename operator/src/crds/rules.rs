@@ -318,8 +318,8 @@ fn location(at: &str, rules: &mut Rules) {
         at,
         "",
         Reason::Invalid,
-        "self.matches('^(file:///|(pvc|hf|s3|gs|az)://)') || !self.matches('^/|://')",
-        "expected pvc://claim/path, file:///absolute/path or a path relative to the manifest; change it",
+        "self.matches('^(file:///|(pvc|hf|s3|gs|az|https?)://)') || !self.matches('^/|://')",
+        "expected pvc://, hf://, s3://, https://, file:/// or a relative path; change it",
     );
 }
 

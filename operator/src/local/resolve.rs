@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use plumbline_crds::Kind;
 use plumbline_crds::artifact::ArtifactError;
 use plumbline_crds::conditions::ConditionType;
-use plumbline_crds::hub;
+use plumbline_crds::remote::Remote;
 use plumbline_crds::run::ResolvedInput;
 use plumbline_crds::status::InputRef;
 
@@ -46,7 +46,7 @@ pub fn resolve(
     let (mut found, mut waiting) = (Vec::new(), Vec::new());
     for wanted in inputs::wanted(&manifest.resource.spec) {
         let (name, path) = match &wanted.from {
-            From::Uri(uri) if uri.starts_with(hub::SCHEME) => {
+            From::Uri(uri) if Remote::of(uri).is_some() => {
                 let path = text(&work_dir.fetched(uri));
                 let (role, name) = (wanted.role.clone(), uri.clone());
                 found.push(ResolvedInput { role, source: Some(name.clone()), name, path, digest: String::new() });

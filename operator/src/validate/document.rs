@@ -1,6 +1,6 @@
 //! One document: the envelope that Kubernetes gives every object, and the spec in it. Computes only.
 
-use plumbline_crds::hub::{self, HubUri};
+use plumbline_crds::remote::Remote;
 use plumbline_crds::unsupported::Target;
 use plumbline_crds::{API_VERSION, Kind, Metadata, Resource, Spec};
 use serde_json::{Value as Json, json};
@@ -134,7 +134,7 @@ fn envelope(kind: Option<Kind>) -> Json {
 /// URIs that cannot be read or written where the resource is to be run.
 pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<Finding> {
     let input = |uri: &str, shape: Shape| match target {
-        _ if uri.starts_with(hub::SCHEME) => hub_input(uri, shape).err(),
+        _ if Remote::of(uri).is_some() => remote_input(uri, shape).err(),
         Target::Laptop => uri::local_path(uri, folder).err(),
         Target::Cluster => Place::of_input(uri).err(),
     };
@@ -150,13 +150,14 @@ pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<F
     inputs.chain(outputs).collect()
 }
 
-/// What a URI of the hub has to be where something of this shape is expected.
-fn hub_input(uri: &str, shape: Shape) -> Result<(), String> {
-    match (HubUri::parse(uri)?.is_folder(), shape) {
-        (true, Shape::File | Shape::FileOrFolder) => {
+/// What a URI to fetch from has to be where something of this shape is expected.
+fn remote_input(uri: &str, shape: Shape) -> Result<(), String> {
+    let Some(remote) = Remote::of(uri).transpose()? else { return Ok(()) };
+    match (remote.is_file(), shape) {
+        (Some(false), Shape::File | Shape::FileOrFolder) => {
             Err(format!("expected a file, as hf://datasets/organisation/name/file.jsonl, found \"{uri}\"; correct it"))
         }
-        (false, Shape::Folder) => {
+        (Some(true), Shape::Folder) => {
             Err(format!("expected a model, as hf://organisation/model, found \"{uri}\"; correct it"))
         }
         _ => Ok(()),
@@ -191,11 +192,11 @@ mod tests {
     #[test]
     fn the_envelope_is_checked_with_the_spec() {
         let found = faults(
-            "apiVersion: plumbline.dev/v1\nkind: RewardModel\nmetadata: {Name: r}\nspec:\n  datasetRef: {name: d}\n  baseModel: {uri: s3://o/m}\n",
+            "apiVersion: plumbline.dev/v1\nkind: RewardModel\nmetadata: {Name: r}\nspec:\n  datasetRef: {name: d}\n  baseModel: {uri: s3://o}\n",
         );
         assert_eq!(found.len(), 4, "{found:#?}");
         assert!(found[1].contains("metadata.name: expected a name"), "{}", found[1]);
-        assert!(found[3].contains("spec.baseModel.uri: s3:// is not supported yet"), "{}", found[3]);
+        assert!(found[3].contains("spec.baseModel.uri: expected a URI as s3://"), "{}", found[3]);
     }
 
     #[test]

@@ -137,14 +137,7 @@ fn tuning(cases: &mut Cases) {
     let lexicons = |name: &str, uri: &str| json!([{"name": name, "uri": uri}]);
     let (taken, nowhere) = (lexicons("reward", "l"), lexicons("l", "/l"));
     evaluation(cases, "a name that is taken", "lexicons", taken, "lexicons[0].name", "that no other measure has");
-    evaluation(
-        cases,
-        "a bare path",
-        "lexicons",
-        nowhere,
-        "lexicons[0].uri",
-        "expected pvc://claim/path, file:///absolute/path",
-    );
+    evaluation(cases, "a bare path", "lexicons", nowhere, "lexicons[0].uri", "expected pvc://, hf://, s3://");
     let short = json!({"minNewTokens": 2, "maxNewTokens": 1});
     evaluation(cases, "more than all", "sampling", short, "sampling.minNewTokens", "expected at most maxNewTokens");
     let none = json!({"topP": 0});
@@ -182,12 +175,7 @@ fn prompts(cases: &mut Cases, at: &str) {
     let empty = [(at, json!({"inline": [""]}))];
     cases.add("an empty prompt", &empty, &format!("{path}.inline[0]"), "at least 1 chars");
     let nowhere = [(at, json!({"uri": "ftp://p"}))];
-    cases.add(
-        "a place that cannot be read",
-        &nowhere,
-        &format!("{path}.uri"),
-        "expected pvc://claim/path, file:///absolute/path",
-    );
+    cases.add("a place that cannot be read", &nowhere, &format!("{path}.uri"), "expected pvc://, hf://, s3://");
 }
 
 fn sampling(cases: &mut Cases, at: &str) {
@@ -224,7 +212,7 @@ fn model(cases: &mut Cases, at: &str) {
 
 fn location(cases: &mut Cases, at: &str) {
     for (what, uri) in [("a bare path", "/data"), ("two slashes", "file://data"), ("an unknown scheme", "ftp://data")] {
-        cases.field(what, at, json!(uri), "expected pvc://claim/path, file:///absolute/path");
+        cases.field(what, at, json!(uri), "expected pvc://, hf://, s3://");
     }
     cases.field("an empty URI", at, json!(""), "at least 1 chars");
 }
@@ -252,9 +240,9 @@ fn judge(cases: &mut Cases, at: &str) {
     let revision = json!({"name": "j", "model": {"uri": "m", "revision": "main"}});
     add("a revision of a file", revision, ".model.revision", "only with an hf:// URI");
     let model = json!({"name": "j", "model": {"uri": "/m"}});
-    add("a bare path", model, ".model.uri", "expected pvc://claim/path, file:///absolute/path");
+    add("a bare path", model, ".model.uri", "expected pvc://, hf://, s3://");
     let lexicon = good(&[("lexicon", json!({"uri": "/l"}))]);
-    add("a bare path", lexicon, ".lexicon.uri", "expected pvc://claim/path, file:///absolute/path");
+    add("a bare path", lexicon, ".lexicon.uri", "expected pvc://, hf://, s3://");
     let url = json!({"name": "j", "endpoint": {"url": "api.example.com", "model": "m"}});
     add("a URL without a scheme", url, ".endpoint.url", "https?");
     add("equal answers", good(&[("answers", json!(["x", "x"]))]), ".answers", "expected two different answers");

@@ -108,6 +108,8 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
         Kind::RewardModel => allowed.extend([
             with(&[("/spec/datasetRef", Value::Null), ("/spec/dataset", json!({"uri": "data"}))]),
             with(&[("/spec/baseModel", hub)]),
+            with(&[("/spec/baseModel/uri", json!("s3://bucket/models/sft"))]),
+            with(&[("/spec/datasetRef", Value::Null), ("/spec/dataset", json!({"uri": "https://host/pairs.jsonl"}))]),
             with(&[("/spec/training", json!({"batchSize": 8, "microBatchSize": 8}))]),
         ]),
         Kind::PolicyTuning => {

@@ -1,13 +1,17 @@
 //! Brings the inputs of a run here that are not on a file system. What is here already stays as it is.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fs;
 use std::path::Path;
 
 use plumbline_crds::conditions::Reason;
-use plumbline_crds::hub::HubUri;
+use plumbline_crds::remote::Remote;
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
+use reqwest::Url;
 
 use crate::report::progress::Progress;
+use crate::store::bucket;
+use crate::store::download::{Expected, Source};
 use crate::store::hub::Hub;
 use crate::{Error, Result};
 
@@ -35,7 +39,8 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
 }
 
 async fn fetch(input: &ResolvedInput, uri: &str, progress: &RefCell<Progress>) -> Result<()> {
-    let uri = HubUri::parse(uri).map_err(Error::Config)?;
+    let remote = Remote::of(uri).unwrap_or_else(|| Err(format!("expected a URI to fetch from, found \"{uri}\"")));
+    let remote = remote.map_err(Error::Config)?;
     let total = RefCell::new(0);
     let told = |here: u64, all: u64| {
         let mut progress = progress.borrow_mut();
@@ -44,7 +49,23 @@ async fn fetch(input: &ResolvedInput, uri: &str, progress: &RefCell<Progress>) -
         }
         progress.advance((here / MIB) as i64);
     };
-    Hub::from_env()?.fetch(&uri, Path::new(&input.path), &told).await?;
+    let path = Path::new(&input.path);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+    }
+    match &remote {
+        Remote::Hub(uri) => Hub::from_env()?.fetch(uri, path, &told).await?,
+        Remote::Store(uri) => bucket::fetch(uri, path, &told).await?,
+        Remote::Web(uri) => {
+            let url = Url::parse(uri).map_err(|e| Error::Config(e.to_string()))?;
+            let here = Cell::new(0);
+            let arrived = |bytes| {
+                here.set(here.get() + bytes);
+                told(here.get(), here.get());
+            };
+            Source::new(None)?.file(&url, path, &Expected { size: None, sha256: None }, arrived).await?;
+        }
+    }
     progress.borrow_mut().finish();
     Ok(())
 }

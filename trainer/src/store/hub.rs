@@ -69,9 +69,6 @@ impl Hub {
                 self.files(&[], repository, &listing.sha, &files, place, told).await?;
             }
             HubUri::DatasetFile { path, .. } => {
-                if let Some(parent) = aside.parent() {
-                    fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
-                }
                 let file = listing.file(path)?;
                 self.files(&["datasets"], repository, &listing.sha, &[file], |_| aside.clone(), told).await?;
             }

@@ -194,8 +194,10 @@ fn environment(request: &Request) -> Vec<EnvVar> {
         variables.push(plain("PLUMBLINE_PROGRESS_TOKEN", &format!("{TOKEN_FOLDER}/token")));
     }
     variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(variable(&key), &key)));
-    let own = request.resource.spec.compute().env.iter();
-    variables.extend(own.map(|v| match &v.secret_key_ref {
+    // What a resource says itself comes in place of what is said for all.
+    let own = &request.resource.spec.compute().env;
+    variables.retain(|variable| own.iter().all(|v| v.name != variable.name));
+    variables.extend(own.iter().map(|v| match &v.secret_key_ref {
         Some(key) => from_secret(v.name.clone(), key),
         None => plain(&v.name, v.value.as_deref().unwrap_or_default()),
     }));
@@ -249,7 +251,7 @@ fn volumes(request: &Request) -> Vec<Volume> {
                 ..volume
             },
             Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
-            Place::Hub(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
+            Place::Remote(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
             Place::Image(_) => continue,
         };
         named.insert(name, volume);
@@ -302,7 +304,7 @@ fn volume_name(place: &Place) -> Option<String> {
     let (prefix, name) = match place {
         Place::Claim { claim, .. } => ("claim", claim),
         Place::ConfigMap { name, .. } => ("input", name),
-        Place::Hub(_) => return Some(FETCHED.into()),
+        Place::Remote(_) => return Some(FETCHED.into()),
         Place::Image(_) => return None,
     };
     if name.len() <= 50 && !name.contains('.') {

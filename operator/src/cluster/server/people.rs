@@ -66,7 +66,7 @@ async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
     (StatusCode::OK, "ok\n".to_owned())
 }
 
-/// Only the leader is ready, so that the Service of the progress address leads to it.
+/// Only the leader is ready to act. No probe of a Deployment: its other pods would never be ready, and none be replaced.
 async fn readyz(State(people): State<Arc<People>>) -> impl IntoResponse {
     if people.claim.is_held() {
         (StatusCode::OK, "leads\n")

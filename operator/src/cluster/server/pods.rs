@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -104,7 +104,9 @@ async fn report(State(pods): State<Pods>, Extension(Peer(peer)): Extension<Peer>
             tracing::debug!(%peer, code = code.as_u16(), message, "a progress report was refused");
             let again = matches!(outcome, PostOutcome::RateLimited | PostOutcome::Unavailable);
             let again = again.then_some([(RETRY_AFTER, AGAIN_SECONDS)]);
-            (code, again, format!("{message}\n")).into_response()
+            // On a connection of its own, the next report may reach another operator: the one that leads.
+            let elsewhere = matches!(outcome, PostOutcome::Unavailable).then_some([(CONNECTION, "close")]);
+            (code, again, elsewhere, format!("{message}\n")).into_response()
         }
     }
 }

@@ -1,0 +1,113 @@
+//! A real S3 server over a folder: Versity's gateway, built by `make setup-tests`. Talks to processes.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::programs::plumbline;
+
+/// The bucket that there is.
+pub const BUCKET: &str = "align";
+/// The key that it takes.
+pub const ACCESS_KEY: &str = "tests";
+/// The secret of the key.
+pub const SECRET_KEY: &str = "s3cr3t-of-the-tests";
+
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/bin/versitygw");
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The server. It ends when the value is dropped.
+#[derive(Debug)]
+pub struct Store {
+    folder: tempfile::TempDir,
+    port: u16,
+    server: Option<Child>,
+}
+
+impl Store {
+    /// A store with an empty bucket, which is not up yet.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(BUCKET)).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { folder, port, server: None }
+    }
+
+    /// The same, up.
+    pub fn start() -> Self {
+        let mut store = Self::new();
+        store.up();
+        store
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn up(&mut self) {
+        let address = self.address();
+        // Tied to this process, it ends with the test however that ends.
+        let server = Command::new(plumbline())
+            .args(["tied", "--parent", &std::process::id().to_string(), "--", PROGRAM])
+            .args(["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", &address, "--quiet", "posix"])
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.server = Some(server);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < deadline, "the S3 server does not come up; was `make setup-tests` run?");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How runs reach it.
+    pub fn environment(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ENDPOINT_URL", format!("http://{}", self.address())),
+            ("AWS_ALLOW_HTTP", "true".into()),
+            ("AWS_REGION", "us-east-1".into()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+        ]
+    }
+
+    /// Where an object lies on the disk.
+    pub fn path(&self, key: &str) -> PathBuf {
+        self.folder.path().join(BUCKET).join(key)
+    }
+
+    /// Copies a file, or the files of a folder, to a key.
+    pub fn put(&self, from: &Path, key: &str) {
+        let to = self.path(key);
+        if from.is_file() {
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(from, to).unwrap();
+            return;
+        }
+        for entry in fs::read_dir(from).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            self.put(&from.join(&name), &format!("{key}/{name}"));
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Runs Helm on the chart of this repository. Talks to processes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use plumbline_tests::programs::text;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What `make setup-tests` builds from `tests/helm`.
+const HELM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/bin/helm");
+/// The chart as it is shipped.
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/plumbline");
+/// The release of every test.
+pub(crate) const RELEASE: &str = "plumbline";
+
+/// Helm with folders of its own, and without a cluster unless it is given one.
+pub(crate) struct Helm {
+    home: TempDir,
+    kubeconfig: PathBuf,
+}
+
+impl Helm {
+    /// Without a cluster.
+    pub(crate) fn offline() -> Self {
+        Self::on(Path::new("/dev/null"))
+    }
+
+    /// On the cluster of a kubeconfig.
+    pub(crate) fn on(kubeconfig: &Path) -> Self {
+        Self { home: tempfile::tempdir().unwrap(), kubeconfig: kubeconfig.to_owned() }
+    }
+
+    /// Runs it.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        let folder = |name: &str| self.home.path().join(name);
+        Command::new(HELM)
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HELM_CACHE_HOME", folder("cache"))
+            .env("HELM_CONFIG_HOME", folder("config"))
+            .env("HELM_DATA_HOME", folder("data"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("{HELM}: {error}; run `make setup-tests`"))
+    }
+
+    /// What it says when all is well.
+    pub(crate) fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "helm {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// A file of values, for `--values`. It is there as long as this Helm.
+    pub(crate) fn file(&self, values: &Value) -> String {
+        let file = tempfile::Builder::new().suffix(".json").tempfile_in(self.home.path()).unwrap();
+        std::fs::write(file.path(), values.to_string()).unwrap();
+        file.keep().unwrap().1.to_str().unwrap().to_owned()
+    }
+}
+
+/// The least values, with others on top.
+pub(crate) fn values(more: &Value) -> Value {
+    let mut values = json!({
+        "image": {"repository": "registry.test/plumbline-operator"},
+        "trainer": {"image": {"repository": "registry.test/plumbline-trainer"}},
+    });
+    merge(&mut values, more);
+    values
+}
+
+fn merge(into: &mut Value, more: &Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more.clone(),
+    }
+}
+
+/// Values in which everything that can be on is on, and every list and map has something in it.
+pub(crate) fn everything(namespace: &str) -> Value {
+    values(&json!({
+        "fullnameOverride": "aligner", "commonLabels": {"team": "alignment"}, "imagePullSecrets": [{"name": "pull"}],
+        "image": {"tag": "v1", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always"},
+        "trainer": {"image": {"tag": "v2", "digest": format!("sha256:{}", "b".repeat(64))}},
+        "watchedNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "acceleratorResource": "amd.com/gpu",
+        "hungSeconds": 1_000_000, "finishedJobSeconds": 1_000_001, "lookAgainSeconds": 1_000_002, "logLevel": "info,plumbline=debug",
+        "replicas": 3, "leaderElection": {"leaseSeconds": 30}, "progress": {"port": 9090},
+        "metrics": {
+            "port": 9080, "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+            "prometheusRule": {"enabled": true, "labels": {"release": "prometheus"}}, "dashboard": {"enabled": true},
+        },
+        "serviceAccount": {"name": "operator", "annotations": {"example.com/role": "operator"}},
+        "podDisruptionBudget": {"maxUnavailable": "50%"},
+        "networkPolicy": {"enabled": true, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
+        "resources": {"limits": {"cpu": "1"}}, "priorityClassName": "system-cluster-critical", "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}]}},
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+            {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"a": "b"}}},
+        ],
+        "podLabels": {"sidecar": "none"}, "podAnnotations": {"example.com/note": "x"},
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.test:3128"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/certs", "readOnly": true}],
+    }))
+}
+
+/// The objects that a release in a namespace has, that of `helm test` among them.
+pub(crate) fn render(namespace: &str, values: &Value) -> Vec<Value> {
+    let helm = Helm::offline();
+    let file = helm.file(values);
+    objects(&helm.says(&["template", RELEASE, CHART, "--namespace", namespace, "--values", &file]))
+}
+
+/// The documents of a YAML stream.
+pub(crate) fn objects(yaml: &str) -> Vec<Value> {
+    let documents = serde_yaml::Deserializer::from_str(yaml);
+    documents.map(|d| Value::deserialize(d).unwrap()).filter(|object| !object.is_null()).collect()
+}
+
+/// The one object of a kind.
+pub(crate) fn only<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let found: Vec<&Value> = objects.iter().filter(|object| object["kind"] == kind).collect();
+    assert_eq!(found.len(), 1, "one {kind} among {:?}", objects.iter().map(|o| &o["kind"]).collect::<Vec<_>>());
+    found[0]
+}
+
+/// The arguments of the operator in its Deployment.
+pub(crate) fn arguments(deployment: &Value) -> Vec<String> {
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["name"], "operator");
+    serde_json::from_value(container["args"].clone()).unwrap()
+}

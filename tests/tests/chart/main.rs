@@ -1,0 +1,18 @@
+//! The Helm chart, by the real Helm and a real API server: what it refuses, what it renders, and that what it installs is
+//! what the operator needs.
+//!
+//! | question | file |
+//! |---|---|
+//! | Which values are there, and which are refused? | `values` |
+//! | Are the CRDs and permissions those of the code? | `same` |
+//! | Does an API server take what is rendered, whatever the values? | `render` |
+//! | Do alerts, dashboard and monitors speak of what there is? | `monitoring` |
+//! | Install, upgrade, uninstall: does the operator work? | `release` |
+//! | How is Helm run? | `helm` |
+
+mod helm;
+mod monitoring;
+mod release;
+mod render;
+mod same;
+mod values;

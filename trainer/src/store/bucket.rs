@@ -1,0 +1,131 @@
+//! Brings an object, or all objects below a key, here from S3, Google Cloud Storage or Azure. Talks to the network and to the
+//! file system. Requests, credentials and retries are the library's (`object_store`).
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path as Key;
+use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
+use plumbline_crds::artifact::{self, hex};
+use reqwest::Url;
+use sha2::{Digest, Sha256};
+
+use crate::stage::stop;
+use crate::{Error, Result};
+
+/// What the environment variables begin with that say how stores are reached.
+const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+/// Objects at a time.
+const AT_ONCE: usize = 4;
+/// The longest part of a store's own words that a message repeats, in characters.
+const MOST_WORDS: usize = 200;
+
+/// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that there
+/// will be, whenever there are more.
+///
+/// # Errors
+/// `Data` where there is nothing, where the store refuses, or where an artifact is not whole; `Store` where the store does not
+/// answer after the library's retries, or the file system refuses.
+pub async fn fetch(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
+    let (store, key) = open(uri)?;
+    let objects = list(&store, &key).await?;
+    let aside = path.with_added_extension(state(&objects));
+    let (total, here) = (objects.iter().map(|o| o.size).sum(), Cell::new(0));
+    let arrived = |bytes: u64| {
+        here.set(here.get() + bytes);
+        told(here.get(), total);
+    };
+    let one = async |object: &ObjectMeta| {
+        let target =
+            match object.location.prefix_match(&key).map(|parts| parts.map(|p| p.as_ref().to_owned()).collect()) {
+                Some::<Vec<String>>(parts) if !parts.is_empty() => {
+                    parts.iter().fold(aside.clone(), |path, part| path.join(part))
+                }
+                _ => aside.clone(),
+            };
+        bring(&store, object, &target, &arrived).await
+    };
+    stream::iter(&objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    if aside.join(artifact::MANIFEST).is_file()
+        && let Err(error) = artifact::verify(&aside)
+    {
+        fs::remove_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
+        return Err(error.into());
+    }
+    fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
+}
+
+/// The store of a URI as the environment says how to reach it, and the key in it.
+fn open(uri: &str) -> Result<(Box<dyn ObjectStore>, Key)> {
+    let wrong =
+        |why: &dyn std::fmt::Display| Error::Config(format!("the store cannot be reached as it is set up: {why}"));
+    let url = Url::parse(uri).map_err(|e| wrong(&e))?;
+    let settings = std::env::vars().filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
+    object_store::parse_url_opts(&url, settings).map_err(|e| wrong(&e))
+}
+
+/// The object of a key, or those below it.
+async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
+    match store.head(key).await {
+        Ok(object) => return Ok(vec![object]),
+        Err(StoreError::NotFound { .. }) => {}
+        Err(error) => return Err(failed(&error)),
+    }
+    // A key that ends in a slash is how some tools write an empty folder.
+    let below = store.list(Some(key)).try_filter(|object| std::future::ready(object.location != *key));
+    let mut objects: Vec<ObjectMeta> = below.try_collect().await.map_err(|e| failed(&e))?;
+    objects.sort_by(|a, b| a.location.cmp(&b.location));
+    if objects.is_empty() {
+        return Err(Error::Data("expected an object or objects below this key, found none; correct the URI".into()));
+    }
+    Ok(objects)
+}
+
+/// What the objects are now, in a few digits: what has changed meanwhile must not be mixed with what it was.
+fn state(objects: &[ObjectMeta]) -> String {
+    let line = |o: &ObjectMeta| format!("{} {} {:?}\n", o.location, o.size, o.e_tag);
+    hex(&Sha256::digest(objects.iter().map(line).collect::<String>())[..6])
+}
+
+async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arrived: &impl Fn(u64)) -> Result<()> {
+    if let Ok(found) = fs::metadata(target) {
+        arrived(found.len());
+        return Ok(());
+    }
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+    }
+    let aside = target.with_added_extension("part");
+    let mut content = store.get(&object.location).await.map_err(|e| failed(&e))?.into_stream();
+    let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
+    let mut size = 0;
+    while let Some(chunk) = content.try_next().await.map_err(|e| failed(&e))? {
+        file.write_all(&chunk).map_err(|e| Error::store(&aside, &e))?;
+        size += chunk.len() as u64;
+        arrived(chunk.len() as u64);
+        if stop::requested() {
+            return Err(Error::Interrupted);
+        }
+    }
+    if size != object.size {
+        return Err(Error::Store(format!("{}: expected {} bytes, found {size}", object.location, object.size)));
+    }
+    file.sync_all().map_err(|e| Error::store(&aside, &e))?;
+    fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
+}
+
+fn failed(error: &StoreError) -> Error {
+    match error {
+        StoreError::NotFound { path, .. } => Error::Data(format!("expected an object at {path}, found none")),
+        StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
+            "the store refuses to give {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
+        )),
+        other => {
+            let words: String = other.to_string().lines().next().unwrap_or_default().chars().take(MOST_WORDS).collect();
+            Error::Store(format!("the store does not answer: {words}"))
+        }
+    }
+}
