@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use plumbline_crds::status::Status;
-use plumbline_operator::cluster::rbac;
 use plumbline_tests::cluster::NodeCluster;
 use plumbline_tests::fixture;
+use plumbline_tests::helm::{CHART, Helm, RELEASE};
 use serde_json::{Value, json};
 
 /// The namespace of the runs.
@@ -26,24 +26,25 @@ pub(crate) struct Installation<'a> {
 }
 
 impl<'a> Installation<'a> {
-    /// Brings in the images, installs the operator and waits until it leads.
+    /// Brings in the images, installs the chart and waits until its operator leads.
     pub(crate) fn new(cluster: &'a NodeCluster) -> Self {
         let repository = Path::new(REPOSITORY);
         for image in ["operator", "trainer"] {
             cluster.import(&repository.join(format!(".cache/images/{image}.tar")));
         }
-        cluster.kubectl(&["apply", "-f", repository.join("crds").to_str().unwrap()]);
         for namespace in [SYSTEM, TEAM] {
             let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
             let metadata = json!({"name": namespace, "labels": labels});
             cluster.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]);
         }
-        cluster.apply(&rbac::manifests(SYSTEM, None));
-        cluster.apply(&operator());
+        let helm = Helm::on(&cluster.kubeconfig());
+        let values = helm.file(&values());
+        let of_release = [RELEASE, "--namespace", SYSTEM, "--timeout", "2m"];
+        helm.says(&[&["install"], &of_release[..], &[CHART, "--values", &values, "--wait"]].concat());
+        helm.says(&[&["test"], &of_release[..]].concat());
         let [models, results] = ["models", "results"].map(|name| cluster.claim(TEAM, name));
         let copied = Command::new("cp").arg("-rT").arg(fixture::path("")).arg(&models).status().unwrap();
         assert!(copied.success());
-        cluster.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/plumbline", "--timeout=120s"]);
         Self { cluster, results }
     }
 
@@ -134,42 +135,15 @@ impl<'a> Installation<'a> {
     }
 }
 
-/// The operator, and the Service that pods reach it by.
-fn operator() -> [Value; 2] {
-    let labels = json!({"app.kubernetes.io/name": "plumbline"});
-    let version = env!("CARGO_PKG_VERSION");
-    let probe = |path: &str| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": 2});
-    let container = json!({
-        "name": "operator",
-        "image": format!("plumbline.dev/plumbline-operator:{version}"),
-        "args": [
-            "operator",
-            format!("--trainer-image=plumbline.dev/plumbline-trainer:{version}"),
-            "--artifact-root=pvc://results",
-            format!("--progress-url=http://plumbline.{SYSTEM}.svc:8090"),
-        ],
-        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-        "ports": [{"name": "metrics", "containerPort": 8080}, {"name": "progress", "containerPort": 8090}],
-        "livenessProbe": probe("/healthz"),
-        "readinessProbe": probe("/readyz"),
-        "securityContext": {
-            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
-            // Any user will do: nothing of the image is written to, or readable by one user only.
-            "runAsUser": 1_234_567, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    });
-    let spec = json!({
-        "selector": {"matchLabels": labels},
-        "template": {
-            "metadata": {"labels": labels},
-            "spec": {"serviceAccountName": rbac::NAME, "containers": [container]},
-        },
-    });
-    let metadata = json!({"name": "plumbline", "namespace": SYSTEM});
-    let ports = json!([{"name": "metrics", "port": 8080}, {"name": "progress", "port": 8090}]);
-    [
-        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}),
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
-            "spec": {"selector": labels, "ports": ports}}),
-    ]
+/// Values of the chart.
+fn values() -> Value {
+    json!({
+        "image": {"repository": "plumbline.dev/plumbline-operator"},
+        "trainer": {"image": {"repository": "plumbline.dev/plumbline-trainer"}},
+        "artifactRoot": "pvc://results",
+        // Of two, the one that waits would refuse half of the progress that is told in so short a time.
+        "replicas": 1,
+        // Any user will do: nothing of the image is written to, or readable by one user only.
+        "podSecurityContext": {"runAsUser": 1_234_567},
+    })
 }

@@ -1,5 +1,5 @@
-//! Everything as it is used: a Kubernetes with a node, the images, the operator in a pod with the permissions of its manifests,
-//! resources by kubectl, and real trainers. `make e2e` runs it, as root; it is not part of `cargo test`.
+//! Everything as it is used: a Kubernetes with a node, the images, the chart by Helm, resources by kubectl, and real trainers.
+//! `make e2e` runs it, as root; it is not part of `cargo test`.
 
 mod installation;
 mod machine;
