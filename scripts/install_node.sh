@@ -19,6 +19,9 @@ if [ "${#missing[@]}" -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive $install --yes --quiet=2 >/dev/null
 fi
 
+# As in setup.sh: two in one shared folder take turns.
+exec 9>"$CACHE/lock"
+flock 9
 definition=(scripts/install_node.sh tests/cluster/{go.mod,go.sum,dns/*,node/pause.c} images/oci.py)
 out=$CACHE/cluster/node
 if is_done node "${definition[@]}" && [ -d "$out" ]; then exit 0; fi
