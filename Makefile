@@ -9,16 +9,20 @@ GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := .cache/models/smollm2-135m
 WORK_DIR := .plumbline
 
-.PHONY: help setup setup-tests build model quickstart quickstart-dpo test lint generate fixture parity bench-operator clean
+.PHONY: help setup setup-tests setup-cluster build model quickstart quickstart-dpo test lint generate fixture parity images
+.PHONY: cluster-up cluster-down e2e bench-operator clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
 
 setup: ## Bring in libtorch and the quickstart's inputs (0.7 GB to download, 1.3 GB on disk; minutes)
 	@scripts/setup.sh
 
 setup-tests: ## Also bring in the Kubernetes that tests start, built from its source (Go; 1 GB to download; minutes, once)
 	@scripts/setup.sh --tests
+
+setup-cluster: setup-tests ## Also bring in a node: kubelet, scheduler and proxy from source, Debian's containerd (root installs it)
+	@scripts/install_node.sh
 
 build: setup ## Build both programs, optimised
 	cargo build --release --locked --bins
@@ -38,6 +42,7 @@ test: setup-tests lint ## Formatting, lints and all tests
 lint: setup ## Formatting and lints only
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --package plumbline-tests --test e2e --locked -- -D warnings
 
 generate: setup ## Write the files that are generated: the CRDs from the code, the chart's README from its values
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
@@ -51,6 +56,18 @@ fixture: setup ## Make the tests' tiny model, prompts and pairs again (39 MB to 
 
 parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
 	scripts/parity.sh $(RELEASE)/plumbline-trainer $(MODEL)
+
+images: setup ## Write the images of operator and trainer into .cache/images; needs no Docker
+	@scripts/build_images.sh
+
+cluster-up: setup-cluster ## Start a Kubernetes with one node on this machine, with the images if they are built (root)
+	@scripts/cluster_up.sh
+
+cluster-down: ## End it; nothing of it is left
+	@scripts/cluster_down.sh
+
+e2e: setup-cluster images ## Run a chain on such a cluster, in real pods (root; minutes)
+	cargo test --release --locked --package plumbline-tests --test e2e -- --nocapture
 
 bench-operator: setup-tests ## Many resources at once on a real API server: times, requests, memory
 	cargo build --release --locked --bins

@@ -47,3 +47,24 @@ run_pip() {
     TMPDIR=$(cd "$CACHE/tmp" && pwd) "$CACHE/python/bin/python" -m pip --disable-pip-version-check --no-input "$@"
     rm -rf "$CACHE/tmp"
 }
+
+# build_go FILE PACKAGE [FLAGS]: builds a program that tests/cluster/go.mod requires.
+build_go() {
+    local file
+    file=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
+    say "  $(basename "$1")"
+    (cd tests/cluster && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w ${3:-}" -o "$file" "$2")
+}
+
+# build_kubernetes FOLDER PROGRAM...: builds programs of Kubernetes, of the version in tests/cluster/go.mod.
+build_kubernetes() {
+    local folder=$1 version major minor stamp=k8s.io/component-base/version program
+    shift
+    version=$(cd tests/cluster && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+    IFS=. read -r major minor _ <<<"${version#v}"
+    # A server without these calls itself v0.0.0-master, and clients take it for one that can do nothing.
+    for program in "$@"; do
+        build_go "$folder/$program" "k8s.io/kubernetes/cmd/$program" \
+            "-X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor"
+    done
+}

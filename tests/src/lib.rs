@@ -9,12 +9,14 @@
 //! | Which manifests are run? | `chain` |
 //! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
 //! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
+//! | How is the chart installed? | `helm` |
 //! | How do GitOps tools read what was served? | `gitops` |
 
 pub mod chain;
 pub mod cluster;
 pub mod fixture;
 pub mod gitops;
+pub mod helm;
 pub mod hub;
 pub mod judge_sim;
 pub mod operator;

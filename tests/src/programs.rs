@@ -23,6 +23,11 @@ pub fn cluster_keeper() -> PathBuf {
     built().join("cluster_keeper")
 }
 
+/// `local_cluster`, which is a cluster with a node until it is ended.
+pub fn local_cluster() -> PathBuf {
+    built().join("local_cluster")
+}
+
 /// The folder that the programs are in.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

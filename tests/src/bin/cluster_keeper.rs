@@ -2,12 +2,17 @@
 //!
 //! `cluster_keeper FOLDER`: each line of standard input is a JSON list `[log file, program, argument...]` to start, which
 //! is answered by its process id. The kernel closes that pipe when the test ends, even by SIGKILL: then all of them are
-//! killed, and FOLDER, which holds their files, is removed.
+//! killed, and FOLDER, which holds their files, is removed, with the control groups that are called as it is: a node's.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::stdin;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the processes of a node may take to end after they are killed.
+const NODE_ENDS: Duration = Duration::from_secs(20);
 
 fn main() {
     let folder = std::env::args_os().nth(1).expect("usage: cluster_keeper FOLDER");
@@ -23,7 +28,34 @@ fn main() {
         let _ = child.kill();
         let _ = child.wait();
     }
+    remove_control_groups(Path::new(&folder).file_name().expect("a folder with a name"));
     fs::remove_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", Path::new(&folder).display()));
+}
+
+/// In every hierarchy that is mounted. Groups are busy until the kernel has ended the last process of the node.
+fn remove_control_groups(name: &OsStr) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let hierarchies = mounts.lines().filter_map(|line| {
+        let [_, folder, kind, ..] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        ["cgroup", "cgroup2"].contains(&kind).then(|| Path::new(folder).join(name))
+    });
+    let deadline = Instant::now() + NODE_ENDS;
+    for group in hierarchies {
+        while group.exists() && remove_group(&group).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A group goes after those in it. What else is in its folder belongs to the kernel, and goes with it.
+fn remove_group(group: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_group(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
 }
 
 /// Tied to this process, so that nothing is left behind even when the keeper is killed.

@@ -37,7 +37,7 @@ impl Authority {
     /// For a server that is reached under these names and addresses.
     pub(super) fn server(&self, names: &[&str]) -> Certified {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        self.sign(CertificateParams::new(names).unwrap(), "kube-apiserver", ExtendedKeyUsagePurpose::ServerAuth)
+        self.sign(CertificateParams::new(names).unwrap(), "kube-apiserver", vec![ExtendedKeyUsagePurpose::ServerAuth])
     }
 
     /// For a client: Kubernetes takes the user from the common name, and its group from the organization.
@@ -46,13 +46,21 @@ impl Authority {
         if let Some(group) = group {
             params.distinguished_name.push(DnType::OrganizationName, group);
         }
-        self.sign(params, user, ExtendedKeyUsagePurpose::ClientAuth)
+        self.sign(params, user, vec![ExtendedKeyUsagePurpose::ClientAuth])
     }
 
-    fn sign(&self, mut params: CertificateParams, name: &str, usage: ExtendedKeyUsagePurpose) -> Certified {
+    /// For the kubelet of a node, which is a client and a server.
+    pub(super) fn kubelet(&self, node: &str, address: &str) -> Certified {
+        let mut params = CertificateParams::new(vec![node.to_owned(), address.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params, &format!("system:node:{node}"), usages)
+    }
+
+    fn sign(&self, mut params: CertificateParams, name: &str, usages: Vec<ExtendedKeyUsagePurpose>) -> Certified {
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap().pem();
         Certified { certificate, key: key.serialize_pem() }

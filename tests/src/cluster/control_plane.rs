@@ -1,7 +1,7 @@
-//! Starts etcd, API servers and the controller manager. Talks to processes and files.
+//! Starts etcd, API servers, the controller manager and the scheduler. Talks to processes and files.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::audit::{self, AuditLine};
 use super::certificates::{Authority, Certified, Credentials, kubeconfig, signing_keys};
 use super::keeper::{Keeper, Process};
+use super::node;
 use super::wait::{PATIENCE, PAUSE};
+use crate::programs::text;
 
 /// What `make setup-tests` builds.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/bin");
@@ -21,9 +23,9 @@ const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/b
 /// The issuer of service account tokens, and the audience of a token that asks for none.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
-/// Controllers that change something a test can see. The scheduler and the kubelet are played by `FakeNode`.
-const CONTROLLERS: &str = "resourcequota-controller,job-controller,garbage-collector-controller,ttl-after-finished-controller,\
-    namespace-controller,serviceaccount-controller";
+/// Addresses of Services, and the first of them: the API server, for pods.
+const SERVICES: &str = "10.96.0.0/16";
+const API_SERVICE: &str = "10.96.0.1";
 
 /// etcd and the files that every API server of the cluster shares.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub(super) struct ControlPlane {
     keeper: Keeper,
     etcd: Process,
     etcd_url: String,
+    address: IpAddr,
 }
 
 /// An API server. One that a test started is ended when it is dropped.
@@ -43,9 +46,8 @@ pub struct ApiServer {
 }
 
 impl ControlPlane {
-    /// Writes certificates and starts etcd.
-    pub(super) fn start() -> Self {
-        let keeper = Keeper::start();
+    /// Writes certificates and starts etcd. The API server will listen on `address`.
+    pub(super) fn start(keeper: Keeper, address: IpAddr) -> Self {
         let folder = keeper.folder();
         let authority = Authority::new();
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
@@ -58,9 +60,15 @@ impl ControlPlane {
         write("accounts.pub", &public);
         write("accounts.key", &private);
         write("audit-policy.yaml", &audit::policy().to_string());
-        write_pair("server", &authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"]));
+        write_pair(
+            "server",
+            &authority.server(&[&address.to_string(), API_SERVICE, "localhost", "kubernetes.default.svc"]),
+        );
         write_pair("admin", &authority.client("admin", Some("system:masters")));
-        write_pair("controller-manager", &authority.client("system:kube-controller-manager", None));
+        for component in ["controller-manager", "scheduler", "proxy", "dns"] {
+            write_pair(component, &authority.client(&format!("system:kube-{component}"), None));
+        }
+        write_pair("kubelet", &authority.kubelet(node::NAME, node::ADDRESS));
 
         let [clients, peers] = free_ports();
         let etcd_url = format!("http://127.0.0.1:{clients}");
@@ -73,7 +81,7 @@ impl ControlPlane {
             "--log-level=warn".to_owned(),
         ];
         let etcd = keeper.run("etcd", &program("etcd"), &arguments);
-        Self { keeper, etcd, etcd_url }
+        Self { keeper, etcd, etcd_url, address }
     }
 
     /// Starts an API server on this etcd and waits until it is ready.
@@ -81,17 +89,21 @@ impl ControlPlane {
         let [port] = free_ports();
         let folder = self.keeper.folder();
         let file = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
-        let arguments = [
+        let mut arguments = vec![
             format!("--etcd-servers={}", self.etcd_url),
-            "--bind-address=127.0.0.1".to_owned(),
+            format!("--bind-address={}", self.address),
             format!("--secure-port={port}"),
-            // The address of the `kubernetes` Service may not be a loopback one, and nothing needs that Service.
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            format!("--service-cluster-ip-range={SERVICES}"),
             file("tls-cert-file", "server.crt"),
             file("tls-private-key-file", "server.key"),
             file("client-ca-file", "ca.crt"),
-            "--authorization-mode=RBAC".to_owned(),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            // Logs and commands go to the kubelet, as an administrator.
+            file("kubelet-client-certificate", "admin.crt"),
+            file("kubelet-client-key", "admin.key"),
+            file("kubelet-certificate-authority", "ca.crt"),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
             format!("--service-account-issuer={ISSUER}"),
             file("service-account-key-file", "accounts.pub"),
             file("service-account-signing-key-file", "accounts.key"),
@@ -100,8 +112,12 @@ impl ControlPlane {
             // A rotated log would lose lines.
             "--audit-log-maxsize=10000".to_owned(),
         ];
+        if self.address.is_loopback() {
+            // The address of the `kubernetes` Service may not be a loopback one, and only pods need that Service.
+            arguments.push("--endpoint-reconciler-type=none".to_owned());
+        }
         let process = self.keeper.run(name, &program("kube-apiserver"), &arguments);
-        let url = format!("https://127.0.0.1:{port}");
+        let url = format!("https://{}:{port}", self.address);
         let server = ApiServer { process, url, folder: folder.to_owned(), name: name.to_owned() };
         server.write_kubeconfig("admin", &Credentials::Certificate(&folder.join("admin")));
         let deadline = Instant::now() + PATIENCE;
@@ -114,13 +130,16 @@ impl ControlPlane {
         server
     }
 
-    /// Starts the controllers. The garbage collector looks for new kinds each 30 s only, so the CRDs come before it.
-    pub(super) fn start_controller_manager(&self, server: &ApiServer) -> Process {
-        let stem = self.keeper.folder().join("controller-manager");
+    /// Starts controllers. The garbage collector looks for new kinds each 30 s only, so the CRDs come before it.
+    pub(super) fn start_controller_manager(&self, server: &ApiServer, controllers: &str) -> Process {
+        let folder = self.keeper.folder();
+        let stem = folder.join("controller-manager");
         let config = server.write_kubeconfig("controller-manager", &Credentials::Certificate(&stem));
         let arguments = [
             format!("--kubeconfig={}", config.display()),
-            format!("--controllers={CONTROLLERS}"),
+            format!("--controllers={controllers}"),
+            // What pods are told to believe the API server by.
+            format!("--root-ca-file={}", folder.join("ca.crt").display()),
             // Each controller as a service account of its own: the roles are made for that.
             "--use-service-account-credentials".to_owned(),
             "--leader-elect=false".to_owned(),
@@ -130,6 +149,20 @@ impl ControlPlane {
             "--kube-api-burst=1000".to_owned(),
         ];
         self.keeper.run("controller-manager", &program("kube-controller-manager"), &arguments)
+    }
+
+    /// Starts the scheduler, a program of a node's.
+    pub(super) fn start_scheduler(&self, server: &ApiServer) -> Process {
+        let stem = self.keeper.folder().join("scheduler");
+        let config = server.write_kubeconfig("scheduler", &Credentials::Certificate(&stem));
+        let arguments =
+            [format!("--kubeconfig={}", config.display()), "--leader-elect=false".into(), "--secure-port=0".into()];
+        self.run("scheduler", &node::program("kube-scheduler"), &arguments)
+    }
+
+    /// Starts a further program, which ends with the others; its output goes to `<name>.log`.
+    pub(super) fn run(&self, name: &str, program: &Path, args: &[String]) -> Process {
+        self.keeper.run(name, program, args)
     }
 
     /// The folder of all files, removed at the end.
@@ -168,6 +201,13 @@ impl ApiServer {
             .unwrap()
     }
 
+    /// Runs kubectl as an administrator, to a good end; gives what it printed.
+    pub fn run_kubectl(&self, args: &[&str]) -> String {
+        let output = self.kubectl(args);
+        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// What it was asked so far. A line is written just before the end of its answer is sent.
     pub fn audit(&self) -> Vec<AuditLine> {
         audit::read(&self.folder.join(format!("{}.audit", self.name)))
@@ -176,6 +216,11 @@ impl ApiServer {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.process.pid()
+    }
+
+    /// Where it is reached.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Writes a kubeconfig for a user.

@@ -26,9 +26,9 @@ pub(super) struct Process {
 }
 
 impl Keeper {
-    /// With a new folder for the files of its processes.
-    pub(super) fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("plumbline-cluster-").tempdir().unwrap().keep();
+    /// With a new folder, in another one, for the files of its processes.
+    pub(super) fn start_in(parent: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("plumbline-cluster-").tempdir_in(parent).unwrap().keep();
         // In a group of its own, Ctrl-C ends the test first and the keeper has time to clean up.
         let mut child = Command::new(cluster_keeper())
             .arg(&folder)

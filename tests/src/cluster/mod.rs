@@ -2,6 +2,7 @@
 //!
 //! The API server checks schemas, CEL rules and permissions; the controllers make a Job's pods, judge how it ended and
 //! collect what has lost its owner. What is played is the node: [`FakeNode`] writes what the scheduler and the kubelet would.
+//! [`NodeCluster`] has a real one, on which containers run; it takes root, and `make setup-cluster`.
 //!
 //! | question | file |
 //! |---|---|
@@ -9,6 +10,7 @@
 //! | Why is nothing left behind? | `keeper`, `bin/cluster_keeper` |
 //! | Where does a test work? | `namespace` |
 //! | How does a pod run, wait, end or get lost? | `pods` |
+//! | What is a cluster with a real node? | `node`, `tests/cluster/node` |
 //! | Who asked the API server for what? | `audit` |
 
 mod audit;
@@ -16,9 +18,11 @@ mod certificates;
 mod control_plane;
 mod keeper;
 mod namespace;
+mod node;
 mod pods;
 mod wait;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::OnceLock;
@@ -32,15 +36,19 @@ pub use audit::{AuditLine, ObjectRef, Requests, ResponseStatus, User};
 pub use control_plane::ApiServer;
 pub use keeper::is_alive;
 pub use namespace::Namespace;
+pub use node::{INTERFACE, NodeCluster};
 pub use pods::{Exit, FakeNode, NODE};
 pub use wait::until;
 
 use crate::programs::text;
 use control_plane::ControlPlane;
-use keeper::Process;
+use keeper::{Keeper, Process};
 
 /// The CRDs as they are shipped.
 const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
+/// Controllers that change something a test can see. The scheduler and the kubelet are played by `FakeNode`.
+const CONTROLLERS: &str = "resourcequota-controller,job-controller,garbage-collector-controller,ttl-after-finished-controller,\
+    namespace-controller,serviceaccount-controller";
 /// The longest that the API server takes to describe a new kind.
 const DESCRIBED: Duration = Duration::from_mins(1);
 
@@ -61,16 +69,12 @@ impl Cluster {
     }
 
     fn start() -> Self {
-        let plane = ControlPlane::start();
+        let plane = ControlPlane::start(Keeper::start_in(&std::env::temp_dir()), Ipv4Addr::LOCALHOST.into());
         let server = plane.start_api_server("apiserver");
-        let run = |args: &[&str]| {
-            let output = server.kubectl(args);
-            assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        };
-        run(&["apply", "-f", CRDS]);
-        run(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+        server.run_kubectl(&["apply", "-f", CRDS]);
+        server.run_kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
         until_described(&server);
-        let controllers = plane.start_controller_manager(&server);
+        let controllers = plane.start_controller_manager(&server, CONTROLLERS);
         Self { plane, server, controllers, others: AtomicUsize::new(1) }
     }
 

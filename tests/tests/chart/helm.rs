@@ -1,65 +1,8 @@
-//! Runs Helm on the chart of this repository. Talks to processes.
+//! What Helm makes of the chart, and values to make it from. Talks to Helm.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-use plumbline_tests::programs::text;
+pub(crate) use plumbline_tests::helm::{CHART, Helm, RELEASE};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// What `make setup-tests` builds from `tests/helm`.
-const HELM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/bin/helm");
-/// The chart as it is shipped.
-pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/plumbline");
-/// The release of every test.
-pub(crate) const RELEASE: &str = "plumbline";
-
-/// Helm with folders of its own, and without a cluster unless it is given one.
-pub(crate) struct Helm {
-    home: TempDir,
-    kubeconfig: PathBuf,
-}
-
-impl Helm {
-    /// Without a cluster.
-    pub(crate) fn offline() -> Self {
-        Self::on(Path::new("/dev/null"))
-    }
-
-    /// On the cluster of a kubeconfig.
-    pub(crate) fn on(kubeconfig: &Path) -> Self {
-        Self { home: tempfile::tempdir().unwrap(), kubeconfig: kubeconfig.to_owned() }
-    }
-
-    /// Runs it.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        let folder = |name: &str| self.home.path().join(name);
-        Command::new(HELM)
-            .args(arguments)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HELM_CACHE_HOME", folder("cache"))
-            .env("HELM_CONFIG_HOME", folder("config"))
-            .env("HELM_DATA_HOME", folder("data"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| panic!("{HELM}: {error}; run `make setup-tests`"))
-    }
-
-    /// What it says when all is well.
-    pub(crate) fn says(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "helm {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    /// A file of values, for `--values`. It is there as long as this Helm.
-    pub(crate) fn file(&self, values: &Value) -> String {
-        let file = tempfile::Builder::new().suffix(".json").tempfile_in(self.home.path()).unwrap();
-        std::fs::write(file.path(), values.to_string()).unwrap();
-        file.keep().unwrap().1.to_str().unwrap().to_owned()
-    }
-}
 
 /// The least values, with others on top.
 pub(crate) fn values(more: &Value) -> Value {
