@@ -66,5 +66,7 @@ fn it_ends_also_where_its_own_folder_does_not_answer() {
 #[test]
 fn a_limit_that_is_no_number_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(run(folder.path(), "2m").0.code(), Some(2));
+    let (status, told) = run(folder.path(), "2m");
+    assert_eq!(status.code(), Some(2));
+    assert!(fs::read_to_string(told).unwrap().contains("PLUMBLINE_HUNG_SECONDS: expected whole seconds"));
 }

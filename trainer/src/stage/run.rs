@@ -50,10 +50,11 @@ pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) ->
     let work = &Path::new(&document.work).join(folder);
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
-    let in_work = work.clone();
-    let watch = hang::watch(move |error| leave_failure(&in_work, error))?;
-    let teller = tell::start(work);
-    let ended = caught(|| stage(&document));
+    let (teller, in_work) = (tell::start(work), work.clone());
+    let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
+        Ok(watch) => (watch, caught(|| stage(&document))),
+        Err(error) => (None, Err(error)),
+    };
     drop((teller, watch));
     match ended {
         Ok(result) => leave(work, &result),

@@ -13,7 +13,9 @@ use plumbline_crds::artifact::{self, hex};
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 
+use super::download::{ATTEMPTS, pause};
 use super::finish;
+use crate::judge::retry::backoff;
 use crate::stage::stop;
 use crate::{Error, Result};
 
@@ -29,8 +31,24 @@ const MOST_WORDS: usize = 200;
 ///
 /// # Errors
 /// `Data` where there is nothing, where the store refuses, or where an artifact is not whole; `Store` where the store does not
-/// answer after the library's retries, or the file system refuses.
+/// answer after all attempts, or the file system refuses.
 pub async fn fetch(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
+    let mut failed = 0;
+    loop {
+        match attempt(uri, path, told).await {
+            // The library tries each request again for two seconds or more; a store that is started anew takes longer.
+            Err(Error::Store(why)) if failed + 1 < ATTEMPTS => {
+                failed += 1;
+                tracing::warn!("{why}; tried again");
+                pause(backoff(uri, failed, None)).await?;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// One attempt: what is whole of an earlier one stays.
+async fn attempt(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
     let (store, key) = open(uri)?;
     let objects = list(&store, &key).await?;
     let aside = path.with_added_extension(state(&objects));

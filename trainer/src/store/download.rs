@@ -16,7 +16,7 @@ use crate::stage::stop;
 use crate::{Error, Result, alive};
 
 /// Attempts without a byte between them that are made in all.
-const ATTEMPTS: u32 = 6;
+pub(super) const ATTEMPTS: u32 = 6;
 const CONNECT: Duration = Duration::from_secs(10);
 /// The longest silence of a server in the middle of an answer.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -178,15 +178,21 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
         if let Some(wait) = wait.filter(|wait| *wait > PATIENCE) {
             return Err(Error::Store(format!("{why} and asks to wait for {} s; run it again then", wait.as_secs())));
         }
-        let until = Instant::now() + backoff(url.path(), failed, wait);
-        while Instant::now() < until {
-            if stop::requested() {
-                return Err(Error::Interrupted);
-            }
-            alive::beat();
-            tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
-        }
+        pause(backoff(url.path(), failed, wait)).await?;
     }
+}
+
+/// Waits; less long where the process is asked to stop.
+pub(super) async fn pause(time: Duration) -> Result<()> {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        if stop::requested() {
+            return Err(Error::Interrupted);
+        }
+        alive::beat();
+        tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+    Ok(())
 }
 
 /// An answer that says yes.
