@@ -1,13 +1,29 @@
 //! What `kubectl explain` tells. Talks to a real API server.
 
+use std::time::{Duration, Instant};
+
 use plumbline_tests::cluster::Cluster;
 use plumbline_tests::programs::text;
 
+/// How long an API server may take until every way of asking it describes a new kind. Its index of descriptions is made anew
+/// some time after the descriptions themselves.
+const DESCRIBED: Duration = Duration::from_mins(1);
+
 fn explain(args: &[&str]) -> String {
-    let output = Cluster::shared().kubectl(&[&["explain"], args].concat());
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    // Lines are wrapped; what is looked for may stand on two of them.
-    text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
+    let deadline = Instant::now() + DESCRIBED;
+    loop {
+        // What was once found missing must not be remembered.
+        let cache = tempfile::tempdir().unwrap();
+        let cache = format!("--cache-dir={}", cache.path().display());
+        let output = Cluster::shared().kubectl(&[&["explain", &cache], args].concat());
+        if output.status.success() {
+            // Lines are wrapped; what is looked for may stand on two of them.
+            return text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+        }
+        let said = text(&output.stderr);
+        assert!(said.contains("couldn't find resource") && Instant::now() < deadline, "{args:?}: {said}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[test]
