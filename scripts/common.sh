@@ -48,12 +48,14 @@ run_pip() {
     rm -rf "$CACHE/tmp"
 }
 
-# build_go FILE PACKAGE [FLAGS]: builds a program that tests/cluster/go.mod requires.
+# build_go MODULE FILE PACKAGE [FLAGS]: builds a program that MODULE/go.mod requires. A cut leaves no half of it.
 build_go() {
     local file
-    file=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
-    say "  $(basename "$1")"
-    (cd tests/cluster && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w ${3:-}" -o "$file" "$2")
+    mkdir -p "$(dirname "$2")"
+    file=$(cd "$(dirname "$2")" && pwd -P)/$(basename "$2")
+    say "  $(basename "$2")"
+    (cd "$1" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w ${4:-}" -o "$file.partial" "$3")
+    mv "$file.partial" "$file"
 }
 
 # build_kubernetes FOLDER PROGRAM...: builds programs of Kubernetes, of the version in tests/cluster/go.mod.
@@ -64,7 +66,7 @@ build_kubernetes() {
     IFS=. read -r major minor _ <<<"${version#v}"
     # A server without these calls itself v0.0.0-master, and clients take it for one that can do nothing.
     for program in "$@"; do
-        build_go "$folder/$program" "k8s.io/kubernetes/cmd/$program" \
+        build_go tests/cluster "$folder/$program" "k8s.io/kubernetes/cmd/$program" \
             "-X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor"
     done
 }

@@ -12,7 +12,7 @@ if is_done cluster "${definition[@]}" && [ -d "$bin" ]; then exit 0; fi
 say "cluster: building Kubernetes and its etcd from source into $bin (1 GB to download; 8 minutes on two cores)"
 rm -rf "$bin.partial"
 mkdir -p "$bin.partial"
-build_go "$bin.partial/etcd" go.etcd.io/etcd/server/v3
+build_go tests/cluster "$bin.partial/etcd" go.etcd.io/etcd/server/v3
 build_kubernetes "$bin.partial" kube-apiserver kube-controller-manager kubectl
 rm -rf "$bin"
 mv "$bin.partial" "$bin"

@@ -10,8 +10,5 @@ program=$CACHE/cluster/bin/gitops-checker
 if is_done gitops "${definition[@]}" && [ -x "$program" ]; then exit 0; fi
 
 say "gitops: building the checker of statuses from source (a minute on two cores)"
-mkdir -p "$CACHE/cluster/bin"
-out=$(cd "$CACHE/cluster/bin" && pwd -P)
-(cd tests/gitops && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$out/gitops-checker.partial" .)
-mv "$program.partial" "$program"
+build_go tests/gitops "$program" .
 mark_done gitops "${definition[@]}"

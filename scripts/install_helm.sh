@@ -15,12 +15,9 @@ version=$(version_of helm.sh/helm/v3)
 IFS=. read -r _ minor _ <<<"$(version_of k8s.io/client-go)"
 say "helm: building Helm $version from source (2 minutes on two cores)"
 module=helm.sh/helm/v3
-flags="-s -w -X $module/internal/version.version=$version"
+flags="-X $module/internal/version.version=$version"
 for package in chartutil lint/rules; do
     flags+=" -X $module/pkg/$package.k8sVersionMajor=1 -X $module/pkg/$package.k8sVersionMinor=$minor"
 done
-mkdir -p "$CACHE/cluster/bin"
-out=$(cd "$CACHE/cluster/bin" && pwd -P)
-(cd tests/helm && CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$out/helm.partial" "$module/cmd/helm")
-mv "$program.partial" "$program"
+build_go tests/helm "$program" "$module/cmd/helm" "$flags"
 mark_done helm "${definition[@]}"

@@ -30,9 +30,7 @@ say "node: building kubelet, scheduler, proxy and DNS server from source into $o
 rm -rf "$out.partial"
 mkdir -p "$out.partial"
 build_kubernetes "$out.partial" kubelet kube-proxy kube-scheduler
-say "  coredns"
-folder=$(cd "$out.partial" && pwd -P)
-(cd tests/cluster/dns && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$folder/coredns" .)
+build_go tests/cluster/dns "$out.partial/coredns" .
 gcc -static -O2 -s -o "$out.partial/pause" tests/cluster/node/pause.c
 PYTHONPATH=images PYTHONDONTWRITEBYTECODE=1 python3 - "$out.partial" <<'PYTHON'
 import sys

@@ -10,8 +10,5 @@ program=$CACHE/cluster/bin/versitygw
 if is_done store "${definition[@]}" && [ -x "$program" ]; then exit 0; fi
 
 say "store: building the S3 server of the tests from source (2 minutes on two cores)"
-mkdir -p "$CACHE/cluster/bin"
-out=$(cd "$CACHE/cluster/bin" && pwd -P)
-(cd tests/store && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$out/versitygw.partial" github.com/versity/versitygw/cmd/versitygw)
-mv "$program.partial" "$program"
+build_go tests/store "$program" github.com/versity/versitygw/cmd/versitygw
 mark_done store "${definition[@]}"
