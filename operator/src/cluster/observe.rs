@@ -52,7 +52,7 @@ pub struct Work {
     pub job: Job,
     /// Its pods.
     pub pods: Vec<Pod>,
-    /// Why it has none, where the cluster refuses them.
+    /// Why it has none that could run, where the cluster refuses the next.
     pub refusal: Option<String>,
 }
 

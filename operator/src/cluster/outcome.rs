@@ -147,8 +147,7 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
 
 /// Whether a Job has no pod that could run, and is not kept from making one by its own suspension or end.
 pub fn may_lack_a_pod(job: &Job, pods: &[Pod]) -> bool {
-    let suspended = job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
-    let waits = suspended || is_finished(job) || job.metadata.deletion_timestamp.is_some();
+    let waits = is_suspended(job) || is_finished(job) || job.metadata.deletion_timestamp.is_some();
     !waits && !pods.iter().any(is_active)
 }
 
@@ -161,6 +160,10 @@ pub fn lacks_a_pod(job: &Job, pods: &[Pod], now: &str) -> bool {
 /// When the last pod of a Job ended (RFC 3339).
 pub fn last_end(pods: &[Pod]) -> Option<String> {
     pods.iter().filter_map(|pod| terminated(pod)?.finished_at.as_ref()).max_by_key(|t| t.0).map(timestamp)
+}
+
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false)
 }
 
 fn is_active(pod: &Pod) -> bool {
@@ -180,8 +183,7 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
     {
         return Some(obstacle);
     }
-    let suspended = job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
-    if suspended {
+    if is_suspended(job) {
         let queue = job.metadata.labels.as_ref().and_then(|l| l.get(QUEUE_LABEL));
         let message = match queue {
             Some(queue) => format!("waits in the queue {queue} for quota"),
