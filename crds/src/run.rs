@@ -24,6 +24,9 @@ pub struct RunDocument {
     pub output: String,
     /// Folder that survives a restart: journal, checkpoints, progress, result.
     pub work: String,
+    /// Where the two are kept if not on a file system that outlives the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StorePlaces>,
 }
 
 impl RunDocument {
@@ -39,6 +42,17 @@ impl RunDocument {
             .map(|i| InputRef { role: i.role.clone(), name: i.name.clone(), digest: i.digest.clone() })
             .collect()
     }
+}
+
+/// Places in a store of objects: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StorePlaces {
+    /// Where the artifact is written to when it is complete.
+    pub artifact: String,
+    /// Where the work folder is kept while the stage runs, and continued from. Absent where it survives by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<String>,
 }
 
 /// An input, resolved.

@@ -142,7 +142,7 @@ pub struct Output {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
-    /// Secret with the store's credentials.
+    /// Secret with the store's credentials: every key becomes an environment variable (`AWS_ACCESS_KEY_ID`, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 }

@@ -35,10 +35,10 @@ pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
         Spec::RewardModel(s) => reward(s, &mut list),
         Spec::PolicyTuning(s) => tuning(s, &mut list),
     }
-    list.check(
+    list.on_laptop(
         spec.output().credentials_secret_ref.is_some(),
         "spec.output.credentialsSecretRef",
-        "leave it out: only folders can be written to",
+        "set the variables (AWS_ACCESS_KEY_ID, ...) where you start `plumbline run`",
     );
     list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
     list.check(spec.compute().accelerators > 0, "spec.compute.accelerators", "run on the CPU (0)");

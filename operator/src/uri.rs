@@ -6,9 +6,6 @@ use plumbline_crds::artifact::hex;
 use plumbline_crds::remote::Remote;
 use sha2::{Digest, Sha256};
 
-/// Stores that the API names and nothing writes to yet.
-const NOT_YET: [&str; 3] = ["s3", "gs", "az"];
-
 /// The absolute path of a URI: `file:///absolute/path`, or a path relative to `folder`, the manifest's own.
 ///
 /// # Errors
@@ -23,11 +20,6 @@ pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
         return Ok(tidy(Path::new(path)));
     }
     if let Some((scheme, _)) = uri.split_once("://") {
-        if NOT_YET.contains(&scheme) {
-            return Err(format!(
-                "{scheme}:// is not supported yet; nothing is written to stores: write file:///absolute/path or a path relative to the manifest"
-            ));
-        }
         return Err(format!(
             "expected file:///absolute/path or a path relative to the manifest, found the scheme {scheme}://; change the URI"
         ));
@@ -38,6 +30,11 @@ pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
         ));
     }
     Ok(tidy(&folder.join(uri)))
+}
+
+/// Whether artifacts are written to a store of objects there.
+pub fn is_store(uri: &str) -> bool {
+    matches!(Remote::of(uri), Some(Ok(Remote::Store(_))))
 }
 
 /// The name of the file or folder that an input is fetched to. It keeps its own name: an ending says what a file holds.
@@ -77,11 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn stores_that_nothing_reads_yet_are_refused_by_name() {
-        for uri in ["s3://bucket/key", "gs://bucket/key", "az://container/key"] {
-            let error = local_path(uri, Path::new("/")).unwrap_err();
-            assert!(error.contains(&uri[..5]) && error.contains("not supported yet"), "{error}");
-        }
+    fn stores_are_told_from_other_places() {
+        assert!(["s3://bucket/key", "gs://bucket/key/", "az://container/a/b"].into_iter().all(is_store));
+        assert!(!["s3://bucket", "hf://org/model", "https://host/a", "file:///a", "a"].into_iter().any(is_store));
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused_by_name() {
         assert!(local_path("ftp://host", Path::new("/")).unwrap_err().contains("ftp://"));
         assert!(local_path("file://data", Path::new("/")).unwrap_err().contains("three slashes"));
         assert!(local_path("/data", Path::new("/")).unwrap_err().contains("write file:///data"));

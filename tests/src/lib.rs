@@ -4,10 +4,10 @@
 //! |---|---|
 //! | Who answers in place of a judge, with planted quality and faults? | `judge_sim` |
 //! | Who answers in place of the Hugging Face hub? | `hub` |
-//! | Which S3 server do runs talk to? | `store` |
+//! | Which S3 server do runs talk to, and over which line? | `store`, `line` |
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
-//! | How are the real programs run, and killed? | `programs`, `place`, and `stage` for one stage alone |
+//! | How are the real programs run, and killed? | `programs`, `place`, `stage` for one stage alone, `pod` for one that keeps its run in a store |
 //! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 //! | How is the chart installed? | `helm` |
 //! | How do GitOps tools read what was served? | `gitops` |
@@ -19,8 +19,10 @@ pub mod gitops;
 pub mod helm;
 pub mod hub;
 pub mod judge_sim;
+pub mod line;
 pub mod operator;
 pub mod place;
+pub mod pod;
 pub mod programs;
 pub mod proxy;
 pub mod stage;

@@ -64,8 +64,13 @@ impl Store {
 
     /// How runs reach it.
     pub fn environment(&self) -> [(&'static str, String); 5] {
+        self.environment_over(&self.address())
+    }
+
+    /// How runs reach it over a line that begins there.
+    pub fn environment_over(&self, address: &str) -> [(&'static str, String); 5] {
         [
-            ("AWS_ENDPOINT_URL", format!("http://{}", self.address())),
+            ("AWS_ENDPOINT_URL", format!("http://{address}")),
             ("AWS_ALLOW_HTTP", "true".into()),
             ("AWS_REGION", "us-east-1".into()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
@@ -92,7 +97,16 @@ impl Store {
         }
     }
 
-    fn address(&self) -> String {
+    /// Ends it, as a crash does. What it holds stays.
+    pub fn down(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }

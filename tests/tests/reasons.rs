@@ -254,9 +254,13 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
     let bad: [(&str, Value, &str); 10] = [
         ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
         ("b", json!({"baseModel": {"uri": "s3://bucket"}}), "spec.baseModel.uri: expected a URI as s3://bucket/folder"),
-        ("c", json!({"output": {"uri": "file:///out"}}), "spec.output.uri: expected a place that outlives the pod"),
+        (
+            "c",
+            json!({"output": {"uri": "file:///out"}}),
+            "spec.output.uri: expected a place to write to that outlives the pod",
+        ),
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
-        ("e", json!({"output": {"uri": "s3://bucket/x"}}), "spec.output.uri: s3:// is not supported yet"),
+        ("e", json!({"output": {"uri": "hf://org/x"}}), "spec.output.uri: expected a place to write to"),
         ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
         ("g", json!({"compute": {"nodes": 2}}), "spec.compute.nodes: what is set here is not supported yet"),
         ("h", json!({"compute": {"accelerators": 1}}), "spec.compute.accelerators"),
@@ -264,7 +268,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         (
             "j",
             json!({"output": {"uri": "pvc://results/x", "credentialsSecretRef": {"name": "c"}}}),
-            "credentialsSecretRef",
+            "spec.output.credentialsSecretRef: expected an output in a store",
         ),
     ];
     for (name, change, words) in &bad {

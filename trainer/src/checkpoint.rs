@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use tch::Tensor;
 
 use crate::load::hugging_face::{read_safetensors, write_safetensors};
+use crate::store::keeper;
 use crate::{Error, Result};
 
 const TENSORS: &str = "state.safetensors";
@@ -75,6 +76,7 @@ impl Checkpoints {
             let path = self.folder.join(format!("step-{old:09}"));
             fs::remove_dir_all(&path).map_err(|e| io(&path, &e))?;
         }
+        keeper::checkpoint();
         Ok(())
     }
 

@@ -8,15 +8,16 @@
 //! | How does the decoder compute? | `model` |
 //! | How is text sampled? | `generate` |
 //! | How are models read and written? | `load` |
-//! | How are inputs brought here that are elsewhere? | `store` |
+//! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
 //! | How does a judge become a label? | `judge` |
 //! | How is a model served to judges? | `serve` |
-//! | Does a process get on? | `alive` |
+//! | Does a process get on? How long does it wait before it tries again? | `alive`, `backoff` |
 //! | What is measured before and after? | `measure` |
 //! | Where do metrics, curves and reports come from? | `report` |
 
 pub mod advantage;
 pub mod alive;
+pub mod backoff;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

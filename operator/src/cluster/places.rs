@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `pvc://claim/path` | `/var/lib/plumbline/claims/<claim>/<path>`: a PersistentVolumeClaim of the same namespace |
 //! | `file:///path` | `/path`: part of the trainer's image; for inputs only, as it is gone with the pod |
-//! | `hf://`, `s3://`, `gs://`, `az://`, `https://` | `/var/lib/plumbline/inputs/<digest of the URI>-<name>`, fetched before the run; for inputs only |
+//! | `hf://`, `s3://`, `gs://`, `az://`, `https://` | `/var/lib/plumbline/inputs/<digest of the URI>-<name>`, fetched before the run |
+//! | `s3://`, `gs://`, `az://` as an output | `/var/lib/plumbline/output/<name>`, written to the store by the trainer |
 //! | a key of a ConfigMap | `/etc/plumbline/inputs/<name>/<key>` |
 
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::uri::fetched_name;
 const CLAIMS: &str = "/var/lib/plumbline/claims";
 const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
 const FETCHED: &str = "/var/lib/plumbline/inputs";
+const OUTPUT: &str = "/var/lib/plumbline/output";
 
 /// A place that a pod can reach.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +31,8 @@ pub enum Place {
     },
     /// A URI that is fetched from.
     Remote(String),
+    /// A URI of a store that is written to.
+    Store(String),
     /// An absolute path of the trainer's image.
     Image(String),
     /// A key of a ConfigMap.
@@ -79,11 +83,12 @@ impl Place {
             Self::Claim { claim, .. } => {
                 Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
             }
-            Self::Remote(_) => {
-                let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
-                Err(format!("{scheme}:// is not supported yet; nothing is written to stores: write pvc://claim/folder"))
+            Self::Remote(uri) if matches!(Remote::of(&uri), Some(Ok(Remote::Store(_)))) => {
+                Ok(Self::Store(uri.trim_end_matches('/').to_owned()))
             }
-            _ => Err(format!("expected a place that outlives the pod, found \"{uri}\"; write pvc://claim/folder")),
+            _ => Err(format!(
+                "expected a place to write to that outlives the pod, found \"{uri}\"; write pvc://claim/folder or s3://bucket/folder"
+            )),
         }
     }
 
@@ -93,6 +98,7 @@ impl Place {
             Self::Claim { claim, path } if path.is_empty() => format!("{CLAIMS}/{claim}"),
             Self::Claim { claim, path } => format!("{CLAIMS}/{claim}/{path}"),
             Self::Remote(uri) => format!("{FETCHED}/{}", fetched_name(uri)),
+            Self::Store(uri) => format!("{OUTPUT}/{}", last_part(uri)),
             Self::Image(path) => path.clone(),
             Self::ConfigMap { name, key } => format!("{CONFIG_MAPS}/{name}/{key}"),
         }
@@ -103,6 +109,7 @@ impl Place {
         match self {
             Self::Claim { claim, .. } => Some(format!("{CLAIMS}/{claim}")),
             Self::Remote(_) => Some(FETCHED.to_owned()),
+            Self::Store(_) => Some(OUTPUT.to_owned()),
             Self::Image(_) => None,
             Self::ConfigMap { name, .. } => Some(format!("{CONFIG_MAPS}/{name}")),
         }
@@ -112,6 +119,14 @@ impl Place {
     pub fn source(&self) -> Option<&str> {
         match self {
             Self::Remote(uri) => Some(uri),
+            _ => None,
+        }
+    }
+
+    /// Where it is written to, if that is a store.
+    pub fn store(&self) -> Option<&str> {
+        match self {
+            Self::Store(uri) => Some(uri),
             _ => None,
         }
     }
@@ -127,12 +142,13 @@ impl Place {
     /// The folder beside an output that holds what a run needs to go on after its pod is gone.
     #[must_use]
     pub fn work(&self, run: &str) -> Self {
+        let beside = |path: &str| {
+            let (parent, name) = path.rsplit_once('/').map_or((String::new(), path), |(p, n)| (format!("{p}/"), n));
+            format!("{parent}.{name}.work/{run}")
+        };
         match self {
-            Self::Claim { claim, path } => {
-                let (parent, name) =
-                    path.rsplit_once('/').map_or((String::new(), path.as_str()), |(p, n)| (format!("{p}/"), n));
-                Self::Claim { claim: claim.clone(), path: format!("{parent}.{name}.work/{run}") }
-            }
+            Self::Claim { claim, path } => Self::Claim { claim: claim.clone(), path: beside(path) },
+            Self::Store(uri) => Self::Store(beside(uri)),
             other => other.clone(),
         }
     }
@@ -149,11 +165,15 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim { claim, path } => write!(f, "pvc://{claim}/{path}"),
-            Self::Remote(uri) => f.write_str(uri),
+            Self::Remote(uri) | Self::Store(uri) => f.write_str(uri),
             Self::Image(path) => write!(f, "file://{path}"),
             Self::ConfigMap { name, key } => write!(f, "ConfigMap/{name} key {key}"),
         }
     }
+}
+
+fn last_part(uri: &str) -> &str {
+    uri.rsplit('/').next().unwrap_or_default()
 }
 
 /// A DNS-1123 subdomain, as names of claims are.
@@ -207,16 +227,19 @@ mod tests {
 
     #[test]
     fn an_output_outlives_its_pod_and_has_its_work_folder_beside_it() {
-        for uri in ["file:///out", "pvc://claim", "pvc://claim/", "s3://bucket/key", "out"] {
+        for uri in
+            ["file:///out", "pvc://claim", "pvc://claim/", "hf://org/model", "https://host/a", "s3://bucket", "out"]
+        {
             assert!(Place::of_output(uri).is_err(), "{uri}");
         }
         let work = |uri| Place::of_output(uri).unwrap().work("r-1").to_string();
         assert_eq!(work("pvc://claim/out"), "pvc://claim/.out.work/r-1");
         assert_eq!(work("pvc://claim/a/out"), "pvc://claim/a/.out.work/r-1");
+        assert_eq!(work("s3://bucket/a/out/"), "s3://bucket/a/.out.work/r-1");
     }
 
     #[test]
-    fn what_is_fetched_has_a_place_of_its_own_and_nothing_is_written_to_it() {
+    fn what_is_fetched_and_what_is_written_to_a_store_have_places_of_their_own() {
         for uri in
             ["hf://org/model", "s3://bucket/models/sft", "gs://bucket/key", "az://container/key", "https://host/a.txt"]
         {
@@ -224,8 +247,15 @@ mod tests {
             assert_eq!((place.source(), place.mount().as_deref()), (Some(uri), Some("/var/lib/plumbline/inputs")));
             assert!(place.path().starts_with("/var/lib/plumbline/inputs/"), "{}", place.path());
             assert!(place.path().ends_with(uri.rsplit('/').next().unwrap()), "{}", place.path());
-            assert!(Place::of_output(uri).unwrap_err().contains("not supported yet"), "{uri}");
         }
+        let output = Place::of_output("s3://bucket/models/sft/").unwrap();
+        assert_eq!((output.to_string().as_str(), output.source()), ("s3://bucket/models/sft", None));
+        assert_eq!(
+            (output.store(), output.path().as_str()),
+            (Some("s3://bucket/models/sft"), "/var/lib/plumbline/output/sft")
+        );
+        assert_eq!(output.work("r-1").path(), "/var/lib/plumbline/output/r-1");
+        assert_eq!(output.work("r-1").mount(), output.mount());
         assert!(Place::of_input("../models/sft").unwrap_err().contains("relative"));
         assert!(Place::of_input("ftp://host/a").unwrap_err().contains("ftp://"));
     }

@@ -15,7 +15,7 @@ pub struct Settings {
     #[arg(long, value_name = "IMAGE")]
     pub trainer_image: Option<String>,
     /// Where artifacts go when a resource names no spec.output.uri: `pvc://claim/folder`, a claim of this name in each
-    /// namespace.
+    /// namespace, or `s3://bucket/folder`.
     #[arg(long, value_name = "URI")]
     pub artifact_root: Option<String>,
     /// Name of the accelerator among the resources of a node.

@@ -21,6 +21,7 @@ use super::{RUN, RunError, now};
 use crate::plan::{Action, Decision, End, Exit, Observed, Phase, Rerun, Run, plan};
 use crate::redact::redact;
 use crate::status::{status, with_progress};
+use crate::uri;
 use crate::validate::Manifest;
 
 /// Least time between two writes of a running resource.
@@ -119,6 +120,7 @@ impl Executor {
             resource,
             inputs: observation.resolved,
             output: output_folder(manifest, &self.work_dir),
+            store: manifest.resource.spec.output().uri.clone().filter(|uri| uri::is_store(uri)),
             work,
         };
         self.record(&stage.resource, status.clone())?;

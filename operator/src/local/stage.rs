@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use plumbline_crds::Resource;
 use plumbline_crds::exit_code::ExitCode;
-use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, ResolvedInput, RunDocument, StageResult};
+use plumbline_crds::run::{
+    PROGRESS_FILE, ProgressReport, RESULT_FILE, ResolvedInput, RunDocument, StageResult, StorePlaces,
+};
 
 use super::interrupt::Interrupt;
 use super::process::{self, Process, SERVER_PATIENCE, STAGE_PATIENCE};
@@ -37,6 +39,8 @@ pub struct Stage {
     pub inputs: Vec<ResolvedInput>,
     /// Where the artifact goes.
     pub output: PathBuf,
+    /// The store that it is written to as well, if one.
+    pub store: Option<String>,
     /// The folder that survives.
     pub work: PathBuf,
 }
@@ -133,6 +137,8 @@ fn run_document(stage: &Stage, served: &[Served]) -> io::Result<String> {
         served_judges: served.iter().map(|s| s.judge.clone()).collect(),
         output: stage.output.to_string_lossy().into_owned(),
         work: stage.work.to_string_lossy().into_owned(),
+        // The work folder of a laptop outlives the process.
+        store: stage.store.clone().map(|artifact| StorePlaces { artifact, work: None }),
     };
     serde_yaml::to_string(&document).map_err(io::Error::other)
 }

@@ -138,9 +138,11 @@ pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<F
         Target::Laptop => uri::local_path(uri, folder).err(),
         Target::Cluster => Place::of_input(uri).err(),
     };
-    let output = |uri: &str| match target {
-        Target::Laptop => uri::local_path(uri, folder).err(),
-        Target::Cluster => Place::of_output(uri).err(),
+    let output = |uri: &str| match (Remote::of(uri), target) {
+        (Some(Ok(Remote::Store(_))), _) => None,
+        (Some(Err(why)), _) => Some(why),
+        (_, Target::Laptop) => uri::local_path(uri, folder).err(),
+        (_, Target::Cluster) => Place::of_output(uri).err(),
     };
     let inputs = inputs::wanted(spec).into_iter().filter_map(|wanted| match &wanted.from {
         inputs::From::Uri(uri) => Some(Finding::new(wanted.path(), input(uri, wanted.shape)?)),

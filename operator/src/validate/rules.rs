@@ -11,6 +11,7 @@ use plumbline_crds::training::Training;
 use plumbline_crds::unsupported::{self, Target};
 
 use super::problem::{Finding, alternatives};
+use crate::uri;
 
 /// Everything that is wrong between the fields of a spec, where it is to be run.
 pub fn check(spec: &Spec, target: Target) -> Vec<Finding> {
@@ -21,6 +22,13 @@ pub fn check(spec: &Spec, target: Target) -> Vec<Finding> {
         Spec::PolicyTuning(spec) => tuning(spec, &mut found),
     }
     compute(spec.compute(), &mut found);
+    let output = spec.output();
+    if output.credentials_secret_ref.is_some() && output.uri.as_ref().is_some_and(|uri| !uri::is_store(uri)) {
+        found.push(
+            "spec.output.credentialsSecretRef",
+            "expected an output in a store (s3://, gs://, az://), found another; leave it out, and give credentials of inputs as variables in spec.compute.env",
+        );
+    }
     for field in unsupported::unsupported(spec, target) {
         found.push(field.path, format!("what is set here is not supported yet; {}", field.instead));
     }

@@ -13,7 +13,7 @@
 //! | `pairs`: which responses are compared | `client`: one question over HTTP |
 //! | `form`, `question`: templates, what is asked | `limiter`: when it may be asked |
 //! | `wire`: the OpenAI protocol in JSON | `journal`: what was answered |
-//! | `classify`, `retry`: what a failed attempt means | `session`: all questions to one endpoint |
+//! | `classify`: what a failed attempt means | `session`: all questions to one endpoint |
 //! | `verdict`, `verdict_text`, `order`, `label`: what a reply means | `panel`: [`judge()`] and [`compare`] |
 //! | `audit`, `summary`: what is known about the judge | `runtime`: a judge of the spec, resolved |
 //! | `dataset`: labels as records, and the gates | |
@@ -33,7 +33,6 @@ pub mod order;
 pub mod pairs;
 pub mod panel;
 pub mod question;
-pub mod retry;
 pub mod runtime;
 mod session;
 pub mod stats;

@@ -15,10 +15,10 @@ use super::form::Form;
 use super::journal::Journal;
 use super::limiter::Limiter;
 use super::question::Question;
-use super::retry::{PATIENCE, backoff};
 use super::runtime::{JudgeRuntime, Target};
 use super::verdict::{self, Verdict};
 use super::wire::{self, Reply};
+use crate::backoff::{PATIENCE, backoff};
 use crate::{Error, Result};
 
 /// So many first questions without a usable answer, and the judge is not asked further.

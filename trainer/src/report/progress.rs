@@ -11,6 +11,7 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport};
 use plumbline_crds::status::{Cost, Metric, Progress as ProgressStatus};
 
 use super::decimal;
+use crate::store::keeper;
 use crate::{Result, alive, files};
 
 /// Least time between two writes within a stage.
@@ -54,6 +55,7 @@ impl Progress {
     /// Starts a stage of `total` units: `Generating`, `Judging`, `Training`, `Evaluating`.
     pub fn stage(&mut self, name: &str, total: i64) {
         alive::beat();
+        keeper::moment();
         self.report.progress = ProgressStatus { stage: name.to_owned(), total, ..ProgressStatus::default() };
         self.baseline = None;
         self.write();
@@ -63,6 +65,7 @@ impl Progress {
     /// Units of the stage that are done, in all. Written at most once a second.
     pub fn advance(&mut self, completed: i64) {
         alive::beat();
+        keeper::moment();
         let now = Instant::now();
         let (start, first) = *self.baseline.get_or_insert((now, completed));
         let progress = &mut self.report.progress;

@@ -12,6 +12,7 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocumen
 use plumbline_crds::status::ArtifactRef;
 
 use super::{hang, tell, termination};
+use crate::store::keeper;
 use crate::{Error, Result, alive, files};
 
 /// File below `work` with the digests of the inputs that a run began with, by role.
@@ -52,7 +53,7 @@ pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) ->
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     let (teller, in_work) = (tell::start(work), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
-        Ok(watch) => (watch, caught(|| stage(&document))),
+        Ok(watch) => (watch, caught(|| keeper::within(&document, || stage(&document)))),
         Err(error) => (None, Err(error)),
     };
     drop((teller, watch));

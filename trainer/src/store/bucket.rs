@@ -1,5 +1,5 @@
 //! Brings an object, or all objects below a key, here from S3, Google Cloud Storage or Azure. Talks to the network and to the
-//! file system. Requests, credentials and retries are the library's (`object_store`).
+//! file system.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -10,21 +10,17 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 use plumbline_crds::artifact::{self, hex};
-use reqwest::Url;
 use sha2::{Digest, Sha256};
 
 use super::download::{ATTEMPTS, pause};
 use super::finish;
-use crate::judge::retry::backoff;
+use super::reach::{failed, open};
+use crate::backoff::backoff;
 use crate::stage::stop;
 use crate::{Error, Result};
 
-/// What the environment variables begin with that say how stores are reached.
-const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 /// Objects at a time.
 const AT_ONCE: usize = 4;
-/// The longest part of a store's own words that a message repeats, in characters.
-const MOST_WORDS: usize = 200;
 
 /// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that there
 /// will be, whenever there are more.
@@ -50,7 +46,7 @@ pub async fn fetch(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<(
 /// One attempt: what is whole of an earlier one stays.
 async fn attempt(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
     let (store, key) = open(uri)?;
-    let objects = list(&store, &key).await?;
+    let objects = list(&*store, &key).await?;
     let aside = path.with_added_extension(state(&objects));
     let (total, here) = (objects.iter().map(|o| o.size).sum(), Cell::new(0));
     let arrived = |bytes: u64| {
@@ -65,7 +61,7 @@ async fn attempt(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()>
                 }
                 _ => aside.clone(),
             };
-        bring(&store, object, &target, &arrived).await
+        bring(&*store, object, &target, &arrived).await
     };
     stream::iter(&objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     if aside.join(artifact::MANIFEST).is_file()
@@ -75,15 +71,6 @@ async fn attempt(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()>
         return Err(error.into());
     }
     finish(&aside, path)
-}
-
-/// The store of a URI as the environment says how to reach it, and the key in it.
-fn open(uri: &str) -> Result<(Box<dyn ObjectStore>, Key)> {
-    let wrong =
-        |why: &dyn std::fmt::Display| Error::Config(format!("the store cannot be reached as it is set up: {why}"));
-    let url = Url::parse(uri).map_err(|e| wrong(&e))?;
-    let settings = std::env::vars().filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
-    object_store::parse_url_opts(&url, settings).map_err(|e| wrong(&e))
 }
 
 /// The object of a key, or those below it.
@@ -138,18 +125,4 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     }
     file.sync_all().map_err(|e| Error::store(&aside, &e))?;
     fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
-}
-
-fn failed(error: &StoreError) -> Error {
-    match error {
-        StoreError::NotFound { path, .. } => Error::Data(format!("expected an object at {path}, found none")),
-        StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
-            "the store refuses to give {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
-        )),
-        StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
-        other => {
-            let words: String = other.to_string().lines().next().unwrap_or_default().chars().take(MOST_WORDS).collect();
-            Error::Store(format!("the store does not answer: {words}"))
-        }
-    }
 }

@@ -11,7 +11,7 @@ use plumbline_crds::artifact;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
-use crate::judge::retry::{PATIENCE, backoff};
+use crate::backoff::{PATIENCE, backoff};
 use crate::stage::stop;
 use crate::{Error, Result, alive};
 

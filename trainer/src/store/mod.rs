@@ -1,4 +1,4 @@
-//! Inputs that are not on a file system.
+//! What is not on a file system: inputs that are fetched, results and work folders that are kept elsewhere.
 //!
 //! | question | file |
 //! |---|---|
@@ -6,11 +6,19 @@
 //! | How is a repository of the Hugging Face hub brought here? | `hub` |
 //! | How are objects of S3, Google Cloud Storage and Azure brought here? | `bucket` |
 //! | How is one file brought here, whatever happens on the way? | `download` |
+//! | How is an artifact written to a store? | `upload` |
+//! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `keeper` |
+//! | How is a store reached, and waited for? | `reach` |
 
 pub mod bucket;
 pub mod download;
 pub mod hub;
+mod index;
+pub mod keeper;
 pub mod listing;
+mod reach;
+mod snapshots;
+mod upload;
 
 use std::fs;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use plumbline_crds::Resource;
-use plumbline_crds::run::{ResolvedInput, RunDocument, ServedJudge};
+use plumbline_crds::run::{ResolvedInput, RunDocument, ServedJudge, StorePlaces};
 
 use super::pod::JUDGE_PORT;
 use super::{Request, metadata};
@@ -37,11 +37,17 @@ pub fn run_document(request: &Request) -> RunDocument {
         digest: input.digest.clone(),
         source: input.place.source().map(str::to_owned),
     });
+    let work = request.output.work(&request.job.name);
+    let store = request
+        .output
+        .store()
+        .map(|artifact| StorePlaces { artifact: artifact.to_owned(), work: work.store().map(str::to_owned) });
     RunDocument {
+        store,
         inputs: inputs.collect(),
         served_judges: served_judges(request).into_iter().map(|(judge, _)| judge).collect(),
         output: request.output.path(),
-        work: request.output.work(&request.job.name).path(),
+        work: work.path(),
         resource,
     }
 }

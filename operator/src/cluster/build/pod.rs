@@ -5,16 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    HTTPGetAction, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, Probe,
-    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext,
-    ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar,
+    EnvVarSource, HTTPGetAction, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
+    Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretEnvSource, SecretKeySelector,
+    SecurityContext, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use plumbline_crds::Resource;
 use plumbline_crds::artifact::hex;
-use plumbline_crds::source::KeyRef;
+use plumbline_crds::source::{KeyRef, SecretRef};
 use sha2::{Digest, Sha256};
 
 use super::config_map::{DOCUMENT, served_judges};
@@ -98,6 +98,7 @@ fn trainer(request: &Request) -> Container {
         command: Some(vec!["plumbline-trainer".into()]),
         args: Some(vec![request.resource.kind.stage().into(), "--run".into(), format!("{RUN_FOLDER}/{DOCUMENT}")]),
         env: Some(environment(request)),
+        env_from: request.resource.spec.output().credentials_secret_ref.as_ref().map(|secret| vec![all_of(secret)]),
         resources: Some(resources(request, request.resource.spec.compute().accelerators)),
         termination_message_path: Some(TERMINATION_LOG.into()),
         termination_message_policy: Some("File".into()),
@@ -212,6 +213,12 @@ fn api_keys(resource: &Resource) -> Vec<KeyRef> {
     keys.filter(|key| seen.insert((key.name.clone(), key.key.clone()))).collect()
 }
 
+/// Every key of a Secret as a variable.
+fn all_of(secret: &SecretRef) -> EnvFromSource {
+    let source = SecretEnvSource { name: secret.name.clone(), optional: None };
+    EnvFromSource { secret_ref: Some(source), ..EnvFromSource::default() }
+}
+
 fn plain(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
 }
@@ -251,7 +258,7 @@ fn volumes(request: &Request) -> Vec<Volume> {
                 ..volume
             },
             Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
-            Place::Remote(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
+            Place::Remote(_) | Place::Store(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
             Place::Image(_) => continue,
         };
         named.insert(name, volume);
@@ -305,6 +312,7 @@ fn volume_name(place: &Place) -> Option<String> {
         Place::Claim { claim, .. } => ("claim", claim),
         Place::ConfigMap { name, .. } => ("input", name),
         Place::Remote(_) => return Some(FETCHED.into()),
+        Place::Store(_) => return Some("output".into()),
         Place::Image(_) => return None,
     };
     if name.len() <= 50 && !name.contains('.') {

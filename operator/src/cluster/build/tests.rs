@@ -3,6 +3,8 @@
 use clap::Parser;
 use serde_json::{Value, json};
 
+use plumbline_crds::run::RunDocument;
+
 use super::*;
 
 #[derive(clap::Parser)]
@@ -41,12 +43,16 @@ fn built(resource: &Resource, job: &JobRef) -> Children {
 }
 
 fn built_with(resource: &Resource, job: &JobRef, judge: &str) -> Children {
+    built_to(resource, job, judge, "pvc://results/helpful")
+}
+
+fn built_to(resource: &Resource, job: &JobRef, judge: &str, output: &str) -> Children {
     let inputs = [
         input("prompts", Place::ConfigMap { name: "prompts".into(), key: "p.jsonl".into() }),
         input("generator.model", Place::of_input("pvc://models/sft").unwrap()),
         input("judges[0].model", Place::of_input(judge).unwrap()),
     ];
-    let output = Place::of_output("pvc://results/helpful").unwrap();
+    let output = Place::of_output(output).unwrap();
     let settings = settings();
     children(&Request {
         resource,
@@ -120,6 +126,33 @@ fn secrets_are_named_and_never_held() {
     assert_eq!(variable("PLAIN")["value"], "x");
     let hung: Vec<&Value> = env.iter().filter(|v| v["name"] == "PLUMBLINE_HUNG_SECONDS").collect();
     assert_eq!(hung, [&json!({"name": "PLUMBLINE_HUNG_SECONDS", "value": "7200"})], "said once");
+}
+
+#[test]
+fn what_goes_to_a_store_has_a_folder_of_the_pod_and_the_credentials_of_its_secret() {
+    let output = json!({"output": {"uri": "s3://align/helpful", "credentialsSecretRef": {"name": "store"}}});
+    let children = built_to(&dataset(&output), &first(), "hf://org/judge", "s3://align/helpful");
+    let document: RunDocument = serde_yaml::from_str(&children.config_map.data.unwrap()["run.yaml"]).unwrap();
+    assert_eq!(document.output, "/var/lib/plumbline/output/helpful");
+    let store = document.store.unwrap();
+    assert_eq!(store.artifact, "s3://align/helpful");
+    let name = children.job.metadata.name.clone().unwrap();
+    assert_eq!(store.work.unwrap(), format!("s3://align/.helpful.work/{name}"));
+    assert_eq!(document.work, format!("/var/lib/plumbline/output/{name}"));
+
+    let job = serde_json::to_value(&children.job).unwrap();
+    let pod = &job["spec"]["template"]["spec"];
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == "output").unwrap();
+    assert_eq!(volume["emptyDir"], json!({}));
+    let init = pod["initContainers"].as_array().unwrap();
+    for container in [&pod["containers"][0], &init[0]] {
+        assert_eq!(container["envFrom"], json!([{"secretRef": {"name": "store"}}]), "{}", container["name"]);
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let output = mounts.iter().find(|m| m["name"] == "output").unwrap();
+        assert_eq!((&output["mountPath"], &output["readOnly"]), (&json!("/var/lib/plumbline/output"), &Value::Null));
+    }
+    let judge = &init[1];
+    assert!(judge["name"] == "judge-0" && judge["envFrom"] == Value::Null, "a judge needs no credentials: {judge}");
 }
 
 #[test]

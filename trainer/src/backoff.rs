@@ -13,10 +13,10 @@ const BASE: f64 = 0.5;
 
 /// The wait after failed attempt `attempt` (1 is the first): uniform between nothing and an exponentially growing bound
 /// ("full jitter"; Brooker, AWS Architecture Blog, 2015), at most [`CAP`]. The server's Retry-After is the minimum: the
-/// jitter, of a second at most, comes on top, so that questions that wait together do not return together. Drawn by hash:
-/// the same question waits the same.
-pub fn backoff(question_id: &str, attempt: u32, retry_after: Option<Duration>) -> Duration {
-    let draw = id::unit(&["backoff", question_id, &attempt.to_string()]);
+/// jitter, of a second at most, comes on top, so that what waits together does not return together. Drawn by hash:
+/// the same `id` waits the same.
+pub fn backoff(id: &str, attempt: u32, retry_after: Option<Duration>) -> Duration {
+    let draw = id::unit(&["backoff", id, &attempt.to_string()]);
     let bound = (BASE * 2_f64.powi(attempt.saturating_sub(1).min(16) as i32)).min(CAP.as_secs_f64());
     match retry_after {
         Some(minimum) => minimum + Duration::from_secs_f64(draw * bound.min(1.0)),

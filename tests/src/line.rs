@@ -1,0 +1,89 @@
+//! A line to a server that can break in the middle of a request. Talks to sockets.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// The line. It takes connections as long as the process lives.
+pub struct Line {
+    address: String,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What breaks it, when it is sent to the server.
+    fatal: Mutex<Option<&'static str>>,
+    broken: AtomicBool,
+}
+
+impl Line {
+    /// A line to a server on this machine.
+    pub fn to(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let line = Self { address: listener.local_addr().unwrap().to_string(), state: Arc::default() };
+        let (state, server) = (line.state.clone(), server.to_owned());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // Dropped, it is closed at once.
+                if let (false, Ok(server)) = (state.broken.load(Ordering::SeqCst), TcpStream::connect(&server)) {
+                    connect(&client, &server, &state);
+                }
+            }
+        });
+        line
+    }
+
+    /// Where it begins.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// It breaks as soon as this is on its way to the server, of which half arrives.
+    pub fn break_at(&self, fatal: &'static str) {
+        *self.state.fatal.lock().unwrap() = Some(fatal);
+    }
+
+    /// Whether it is broken.
+    pub fn is_broken(&self) -> bool {
+        self.state.broken.load(Ordering::SeqCst)
+    }
+
+    /// It holds from now on.
+    pub fn mend(&self) {
+        *self.state.fatal.lock().unwrap() = None;
+        self.state.broken.store(false, Ordering::SeqCst);
+    }
+}
+
+fn connect(client: &TcpStream, server: &TcpStream, state: &Arc<State>) {
+    for (from, to, is_request) in [(client, server, true), (server, client, false)] {
+        let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), state.clone());
+        std::thread::spawn(move || {
+            pass(&from, &to, is_request.then_some(&*state));
+            let _ = from.shutdown(Shutdown::Both);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+fn pass(mut from: &TcpStream, mut to: &TcpStream, state: Option<&State>) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(size @ 1..) = from.read(&mut buffer) {
+        let sent = &buffer[..size];
+        if let Some(state) = state {
+            let fatal = *state.fatal.lock().unwrap();
+            if fatal.is_some_and(|fatal| sent.windows(fatal.len()).any(|w| w == fatal.as_bytes())) {
+                state.broken.store(true, Ordering::SeqCst);
+            }
+            if state.broken.load(Ordering::SeqCst) {
+                let _ = to.write_all(&sent[..size / 2]);
+                return;
+            }
+        }
+        if to.write_all(sent).is_err() {
+            return;
+        }
+    }
+}

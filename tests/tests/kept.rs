@@ -1,0 +1,297 @@
+//! Results and work folders in a store of objects, on a real S3 server: a pod that is lost is continued on another machine,
+//! ends with the same artifact, and pays for nothing twice; a store that is away delays and spoils nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use plumbline_crds::conditions::Reason;
+use plumbline_crds::exit_code::ExitCode;
+use plumbline_crds::run::StageResult;
+use plumbline_crds::{Kind, artifact};
+use plumbline_tests::chain::{self, with};
+use plumbline_tests::judge_sim::{Config, JudgeSim};
+use plumbline_tests::line::Line;
+use plumbline_tests::place::Place;
+use plumbline_tests::pod::{Pod, Run};
+use plumbline_tests::programs::{code, text};
+use plumbline_tests::store::{SECRET_KEY, Store};
+use plumbline_tests::{fixture, stage};
+use serde_json::{Value, json};
+
+const METRICS: &str = "metrics.jsonl";
+const REPLIES: &str = "journal/replies.jsonl";
+
+/// A reward model of the pairs of the fixtures, long enough to be disturbed.
+fn reward() -> Value {
+    let change = json!({"datasetRef": null, "dataset": {"uri": fixture::uri("pairs.jsonl")},
+        "training": {"epochs": 12, "checkpoint": {"everySteps": 2}}});
+    with(chain::reward("reward", ""), &change)
+}
+
+fn inputs() -> Vec<(&'static str, PathBuf)> {
+    vec![("dataset", fixture::path("pairs.jsonl")), ("baseModel", fixture::tiny())]
+}
+
+fn run(store: &Store, manifest: Value, inputs: Vec<(&'static str, PathBuf)>) -> Run {
+    Run {
+        manifest,
+        inputs,
+        artifact: "s3://align/results/it".into(),
+        work: "s3://align/results/.it.work/run-1".into(),
+        environment: store.environment().into(),
+    }
+}
+
+fn reward_run(store: &Store) -> Run {
+    run(store, reward(), inputs())
+}
+
+/// The digest of a run that was left alone, and is in a folder.
+fn undisturbed() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let made = stage::run(&reward(), &inputs(), folder.path());
+    artifact::verify(&made.artifact).unwrap().digest
+}
+
+/// The digest of the artifact in the store, every file of which is as its manifest says.
+fn stored(store: &Store) -> String {
+    artifact::verify(&store.path("results/it")).unwrap().digest
+}
+
+/// The number of pieces that the store holds of a work folder.
+fn pieces(store: &Store) -> usize {
+    fs::read_dir(store.path("results/.it.work/run-1/pieces")).map_or(0, Iterator::count)
+}
+
+/// The steps of the newest checkpoint in the store.
+fn checkpoint_kept(store: &Store) -> bool {
+    let index = fs::read_to_string(store.path("results/.it.work/run-1/index.json")).unwrap_or_default();
+    index.contains("checkpoints/step-")
+}
+
+fn well((result, output): (StageResult, Output)) -> String {
+    let said = text(&output.stderr);
+    assert_eq!((code(&output), result.reason), (0, Reason::Completed), "{said}");
+    assert!(!said.contains(SECRET_KEY), "{said}");
+    said
+}
+
+#[test]
+fn a_pod_that_is_lost_is_continued_on_another_machine_and_ends_with_the_same_artifact() {
+    let store = Store::start();
+    let run = reward_run(&store);
+    let mut pod = run.start();
+    pod.until("a checkpoint is kept", |_| checkpoint_kept(&store));
+    pod.lose();
+    let said = well(run.start().end());
+    assert!(said.contains("goes on from what was kept"), "{said}");
+    assert_eq!(stored(&store), undisturbed());
+    let index: Value =
+        serde_json::from_slice(&fs::read(store.path("results/.it.work/run-1/index.json")).unwrap()).unwrap();
+    let needed: BTreeSet<&str> = index["files"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|file| file["pieces"].as_array().unwrap())
+        .map(|piece| piece.as_str().unwrap())
+        .collect();
+    assert_eq!(pieces(&store), needed.len(), "what nothing needs any more is gone");
+}
+
+#[test]
+fn a_pod_that_is_asked_to_stop_keeps_what_it_has_and_the_next_one_goes_on_there() {
+    let store = Store::start();
+    let run = reward_run(&store);
+    let mut pod = run.start();
+    pod.until("some steps are done", |pod| pod.lines(METRICS) >= 5);
+    let done = pod.lines(METRICS);
+    let output = pod.stop();
+    assert_eq!(code(&output), i32::from(ExitCode::Interrupted.number()), "{}", text(&output.stderr));
+    let mut next = run.start();
+    next.until("it has what was done", |pod| pod.lines(METRICS) >= done);
+    well(next.end());
+    assert_eq!(stored(&store), undisturbed());
+}
+
+#[test]
+fn answers_that_were_kept_are_not_paid_for_again() {
+    let store = Store::start();
+    let sim = JudgeSim::start(Config { latency: Duration::from_millis(20), ..Config::default() });
+    let judge = json!({
+        "name": "sim", "endpoint": {"url": sim.url(), "model": "planted"}, "mode": "Pointwise",
+        "template": "{{ prompt }}{{ response }} quality={{ response | length / 20 - 3 }}", "limits": {"concurrency": 2},
+    });
+    let manifest = with(chain::dataset("data", &judge), &json!({"prompts": {"limit": 24}}));
+    let inputs = vec![("prompts", fixture::path("prompts.txt")), ("generator.model", fixture::tiny())];
+    let run = run(&store, manifest, inputs);
+    let mut pod = run.start();
+    pod.until("some answers are there", |pod| pod.lines(REPLIES) >= 20);
+    let output = pod.stop();
+    assert_eq!(code(&output), i32::from(ExitCode::Interrupted.number()), "{}", text(&output.stderr));
+    well(run.start().end());
+    let lines = fs::read_to_string(store.path("results/it").join(REPLIES)).unwrap();
+    assert_eq!(sim.answered(), lines.lines().count(), "as many questions were asked as there are answers");
+}
+
+#[test]
+fn a_store_that_is_away_for_a_minute_in_the_middle_of_an_upload_delays_it_and_nothing_else() {
+    let store = Store::start();
+    let line = Line::to(&store.address());
+    let mut run = reward_run(&store);
+    run.environment = store.environment_over(line.address()).into();
+    line.break_at("PUT /align/results/it/model.safetensors");
+    let mut pod = run.start();
+    pod.until("the line breaks", |_| line.is_broken());
+    assert!(!store.path("results/it").join(artifact::MANIFEST).exists(), "what is there in part is no artifact");
+    std::thread::sleep(Duration::from_mins(1));
+    pod.until("it is still there", |_| true);
+    line.mend();
+    well(pod.end());
+    assert_eq!(stored(&store), undisturbed());
+}
+
+#[test]
+fn training_goes_on_while_the_store_is_away() {
+    let mut store = Store::start();
+    let run = reward_run(&store);
+    let mut pod = run.start();
+    pod.until("a checkpoint is kept", |_| checkpoint_kept(&store));
+    store.down();
+    let before = pod.lines(METRICS);
+    pod.until("more steps are done", |pod| pod.lines(METRICS) >= before + 10);
+    store.up();
+    well(pod.end());
+    assert_eq!(stored(&store), undisturbed());
+}
+
+#[test]
+fn a_pod_that_was_taken_for_lost_undoes_nothing_of_what_its_successor_has_done() {
+    let store = Store::start();
+    let run = reward_run(&store);
+    let mut lost = run.start();
+    lost.until("a checkpoint is kept", |_| checkpoint_kept(&store));
+    lost.pause();
+    well(run.start().end());
+    let (digest, index) = (stored(&store), fs::read(store.path("results/.it.work/run-1/index.json")).unwrap());
+    lost.wake();
+    let (result, output) = lost.end();
+    assert_eq!(code(&output), i32::from(ExitCode::Failed.number()), "{}", text(&output.stderr));
+    assert!(result.message.contains("another one has written to it"), "{}", result.message);
+    assert_eq!(stored(&store), digest);
+    assert_eq!(fs::read(store.path("results/.it.work/run-1/index.json")).unwrap(), index);
+}
+
+#[test]
+fn a_new_artifact_takes_the_place_of_the_old_one_of_the_same_resource_and_of_no_other() {
+    let store = Store::start();
+    let mut run = reward_run(&store);
+    let short = |steps: i64| with(reward(), &json!({"training": {"maxSteps": steps}}));
+    run.manifest = short(1);
+    well(run.start().end());
+    let (first, old) = (stored(&store), store.path("results/it/of-an-earlier-version.txt"));
+    // As an earlier version might have written, which had one file more.
+    fs::write(&old, "x").unwrap();
+    let manifest = store.path("results/it/manifest.json");
+    let mut listed: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let entry = json!({"path": "of-an-earlier-version.txt", "size": 1, "sha256": "0"});
+    listed["files"].as_array_mut().unwrap().push(entry);
+    fs::write(&manifest, listed.to_string()).unwrap();
+    let notes = store.path("results/it/notes.txt");
+    fs::write(&notes, "of a person").unwrap();
+    run.manifest = short(2);
+    run.work = "s3://align/results/.it.work/run-2".into();
+    well(run.start().end());
+    assert_ne!(stored(&store), first);
+    assert!(!old.exists() && notes.exists(), "what is listed goes, what somebody put there stays");
+
+    run.manifest["metadata"]["name"] = json!("another");
+    let (result, output) = run.start().end();
+    assert_eq!(code(&output), i32::from(ExitCode::Config.number()));
+    assert!(result.message.starts_with("spec.output.uri: s3://align/results/it: expected"), "{}", result.message);
+    assert!(result.message.contains("RewardModel/another"), "{}", result.message);
+}
+
+/// Ends before anything is computed, and gives its message.
+fn refusal(pod: Pod) -> String {
+    let (result, output) = pod.end();
+    assert_eq!(code(&output), i32::from(ExitCode::Config.number()), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains("stage=\"Training\""), "{}", text(&output.stderr));
+    result.message
+}
+
+#[test]
+fn a_store_that_takes_nothing_is_told_before_anything_is_computed() {
+    let store = Store::start();
+    let mut run = reward_run(&store);
+    run.artifact = "s3://elsewhere/it".into();
+    let message = refusal(run.start());
+    assert!(message.starts_with("spec.output.uri: s3://elsewhere/it: ") && message.contains("bucket"), "{message}");
+    let mut run = reward_run(&store);
+    run.environment.push(("AWS_SECRET_ACCESS_KEY", "another".into()));
+    let message = refusal(run.start());
+    assert!(message.contains("refuses") && message.contains("credentials"), "{message}");
+    assert!(!message.contains("another"), "{message}");
+}
+
+#[test]
+fn the_report_of_a_run_that_does_not_meet_a_gate_is_where_its_message_says() {
+    let store = Store::start();
+    let mut run = reward_run(&store);
+    run.manifest = with(chain::dataset("data", &chain::words()), &json!({"gates": {"minPairs": 100_000}}));
+    run.inputs = vec![
+        ("prompts", fixture::path("prompts.txt")),
+        ("generator.model", fixture::tiny()),
+        ("judges[0].lexicon", fixture::path("words.tsv")),
+    ];
+    let (result, output) = run.start().end();
+    assert_eq!(code(&output), i32::from(ExitCode::GateFailed.number()), "{}", text(&output.stderr));
+    assert!(
+        result.message.ends_with("its report is in s3://align/results/.it.work/run-1/report"),
+        "{}",
+        result.message
+    );
+    let report = store.path("results/.it.work/run-1/report");
+    let data: Value = serde_json::from_slice(&fs::read(report.join("report.json")).unwrap()).unwrap();
+    assert_eq!(data["kind"], "PreferenceDataset");
+    assert!(report.join("report.html").exists());
+    assert!(!store.path("results/it").exists(), "what failed is no artifact");
+}
+
+#[test]
+fn a_work_folder_that_was_damaged_is_refused_by_name() {
+    let store = Store::start();
+    let run = reward_run(&store);
+    let mut pod = run.start();
+    pod.until("a checkpoint is kept", |_| checkpoint_kept(&store));
+    pod.lose();
+    for entry in fs::read_dir(store.path("results/.it.work/run-1/pieces")).unwrap() {
+        fs::write(entry.unwrap().path(), "nonsense").unwrap();
+    }
+    let (result, output) = run.start().end();
+    assert_eq!(code(&output), i32::from(ExitCode::Data.number()), "{}", text(&output.stderr));
+    assert!(result.message.contains("another content; delete it to begin the run anew"), "{}", result.message);
+}
+
+#[test]
+fn a_chain_on_a_laptop_brings_its_artifacts_to_the_store_too() {
+    let store = Store::start();
+    let output = |key: &str| json!({"output": {"uri": format!("s3://align/{key}")}});
+    let few = json!({"prompts": {"limit": 16}});
+    let manifests = [
+        with(with(chain::dataset("data", &chain::words()), &few), &output("team/data")),
+        with(chain::reward("reward", "data"), &output("team/reward/")),
+    ];
+    let mut place = Place::new(&manifests);
+    for (name, value) in store.environment() {
+        place.set_env(name, &value);
+    }
+    let _ = place.run().well();
+    for (kind, name) in [(Kind::PreferenceDataset, "data"), (Kind::RewardModel, "reward")] {
+        let there = artifact::verify(&store.path(&format!("team/{name}"))).unwrap();
+        assert_eq!(there, artifact::verify(&place.artifact(kind, name)).unwrap());
+    }
+    assert!(!Path::new(&store.path("team/.data.work")).exists(), "a laptop keeps its work folder itself");
+}

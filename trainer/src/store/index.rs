@@ -1,0 +1,98 @@
+//! What a work folder was at one moment: each file as the pieces that it consists of, named by their digests. Computes only.
+//!
+//! A piece is written once and never changed, and an index is replaced in one step, so that a store holds one moment or
+//! another whenever the process is killed. What has only grown since costs its last piece.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a piece; the last one of a file may be shorter.
+pub(super) const PIECE: u64 = 16 << 20;
+/// Version of this format.
+const VERSION: i64 = 1;
+
+/// A work folder at one moment.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Index {
+    /// Version of this format: 1.
+    schema_version: i64,
+    /// Its files, by path below the folder, with `/`.
+    pub(super) files: BTreeMap<String, Entry>,
+}
+
+/// A file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Bytes.
+    pub(super) size: u64,
+    /// The sha256 of each piece, hexadecimal, in order.
+    pub(super) pieces: Vec<String>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { schema_version: VERSION, files: BTreeMap::new() }
+    }
+}
+
+impl Index {
+    /// Reads what was written.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn read(text: &[u8]) -> Result<Self, String> {
+        let index: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        if index.schema_version != VERSION {
+            return Err(format!("expected version {VERSION}, found {}", index.schema_version));
+        }
+        for (path, entry) in &index.files {
+            if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+                return Err(format!("\"{path}\" is no path below a folder"));
+            }
+            if entry.pieces.len() as u64 != pieces(entry.size) {
+                return Err(format!("{path}: {} pieces do not make {} bytes", entry.pieces.len(), entry.size));
+            }
+        }
+        Ok(index)
+    }
+
+    /// Every piece that it needs.
+    pub(super) fn pieces(&self) -> BTreeSet<&str> {
+        self.files.values().flat_map(|entry| entry.pieces.iter().map(String::as_str)).collect()
+    }
+}
+
+/// How many pieces a file of so many bytes has.
+pub(super) fn pieces(size: u64) -> u64 {
+    size.div_ceil(PIECE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(path: &str, size: u64, pieces: usize) -> Vec<u8> {
+        let entry = Entry { size, pieces: vec!["ab".into(); pieces] };
+        serde_json::to_vec(&Index { files: [(path.to_owned(), entry)].into(), ..Index::default() }).unwrap()
+    }
+
+    #[test]
+    fn an_index_reads_back_and_names_each_piece_once() {
+        let index = Index::read(&text("a/b", PIECE + 1, 2)).unwrap();
+        assert_eq!(index.files["a/b"].size, PIECE + 1);
+        assert_eq!(index.pieces(), ["ab"].into());
+        assert!(Index::read(&text("empty", 0, 0)).is_ok());
+    }
+
+    #[test]
+    fn what_leads_out_of_the_folder_or_does_not_add_up_is_refused() {
+        for path in ["../a", "/a", "a//b", "a/./b", ""] {
+            assert!(Index::read(&text(path, 1, 1)).unwrap_err().contains("no path below"), "{path}");
+        }
+        assert!(Index::read(&text("a", PIECE + 1, 1)).unwrap_err().contains("do not make"));
+        assert!(Index::read(b"{\"schemaVersion\": 2, \"files\": {}}").unwrap_err().contains("expected version 1"));
+        assert!(Index::read(b"{").is_err());
+    }
+}

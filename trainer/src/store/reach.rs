@@ -1,0 +1,95 @@
+//! How a store of objects is reached, how long it is waited for, and what its refusals mean. Requests, credentials and the
+//! first retries are the library's (`object_store`).
+
+use std::fmt::Display;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use object_store::path::Path as Key;
+use object_store::{Error as StoreError, ObjectStore};
+use reqwest::Url;
+
+use crate::backoff::{PATIENCE, backoff};
+use crate::stage::stop;
+use crate::{Error, Result, alive};
+
+/// What the environment variables begin with that say how stores are reached.
+const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+/// Digest that S3 is given with everything it is to keep, and checks, unless the environment says otherwise.
+const CHECKSUM: (&str, &str) = ("AWS_CHECKSUM_ALGORITHM", "SHA256");
+/// The longest wait before a store is asked again.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long a store may be away once the process is asked to stop: a pod has two minutes to end.
+const STOPPING: Duration = Duration::from_secs(90);
+/// Least time between two signs of life while waiting.
+const SLICE: Duration = Duration::from_millis(200);
+/// The longest part of a store's own words that a message repeats, in characters.
+const MOST_WORDS: usize = 200;
+
+/// The store of a URI as the environment says how to reach it, and the key in it.
+pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
+    let wrong = |why: &dyn Display| Error::Config(format!("the store cannot be reached as it is set up: {why}"));
+    let url = Url::parse(uri).map_err(|e| wrong(&e))?;
+    let given = std::env::vars().filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
+    // A later setting comes in place of an earlier one.
+    let settings = [(CHECKSUM.0.to_owned(), CHECKSUM.1.to_owned())].into_iter().chain(given);
+    let (store, key) = object_store::parse_url_opts(&url, settings).map_err(|e| wrong(&e))?;
+    Ok((store.into(), key))
+}
+
+/// Tries until it works, or until it has not for too long. `id` draws the waits.
+///
+/// # Errors
+/// The last one; at once if it is another than `Store`.
+pub(super) async fn persist<T>(id: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+    let (begun, mut failed) = (Instant::now(), 0);
+    loop {
+        match attempt().await {
+            Err(Error::Store(why)) if !is_over(begun) => {
+                failed += 1;
+                tracing::warn!("{why}; tried again");
+                let until = Instant::now() + backoff(id, failed, None).min(WAIT);
+                while Instant::now() < until {
+                    alive::beat();
+                    tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
+                }
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Whether what was begun then is given up.
+fn is_over(begun: Instant) -> bool {
+    static ASKED: OnceLock<Instant> = OnceLock::new();
+    if stop::requested() { ASKED.get_or_init(Instant::now).elapsed() > STOPPING } else { begun.elapsed() > PATIENCE }
+}
+
+/// Why an object was not given.
+pub(super) fn failed(error: &StoreError) -> Error {
+    match error {
+        StoreError::NotFound { path, .. } => Error::Data(format!("expected an object at {path}, found none")),
+        StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
+            "the store refuses to give {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
+        )),
+        StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
+        other => Error::Store(format!("the store does not answer: {}", words(other))),
+    }
+}
+
+/// Why an object was not taken.
+pub(super) fn not_taken(error: &StoreError) -> Error {
+    match error {
+        StoreError::NotFound { .. } => {
+            Error::Config("expected a bucket or container that exists, found none; make it, or correct the URI".into())
+        }
+        StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Config(format!(
+            "the store refuses to take {path}; check the credentials (spec.output.credentialsSecretRef, or AWS_*, GOOGLE_* or AZURE_* in the environment) and what they allow"
+        )),
+        other => Error::Store(format!("the store does not take what is to be kept: {}", words(other))),
+    }
+}
+
+fn words(error: &StoreError) -> String {
+    error.to_string().lines().next().unwrap_or_default().chars().take(MOST_WORDS).collect()
+}

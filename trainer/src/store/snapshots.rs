@@ -1,0 +1,275 @@
+//! A work folder in a store of objects: one moment of it, replaced by later ones. Talks to the store and to the file system.
+//!
+//! ```text
+//! <key>/index.json        what the folder is (see `index`)
+//! <key>/pieces/<sha256>   its content
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path as Key;
+use object_store::{
+    Error as StoreError, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
+};
+use plumbline_crds::artifact::hex;
+use sha2::{Digest, Sha256};
+
+use super::index::{Entry, Index, PIECE, pieces};
+use super::reach::{failed, not_taken, open, persist};
+use crate::{Error, Result, alive};
+
+/// Pieces at a time.
+const AT_ONCE: usize = 4;
+
+/// A file as it was at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Frozen {
+    /// Path below the work folder, with `/`.
+    pub(super) path: String,
+    /// Where its content is: more may have been added since.
+    pub(super) file: PathBuf,
+    /// What tells whether it has changed.
+    pub(super) stamp: Stamp,
+}
+
+/// What tells whether a file has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Bytes that belong to the moment.
+    pub(super) size: u64,
+    /// When it was last written.
+    pub(super) modified: SystemTime,
+    /// Its number in the file system: a replaced file is another one.
+    pub(super) inode: u64,
+}
+
+/// The store's side of a work folder.
+pub(super) struct Snapshots {
+    uri: String,
+    store: Arc<dyn ObjectStore>,
+    key: Key,
+    /// What the store holds, and its version there; nothing before the first one.
+    index: Index,
+    version: Option<UpdateVersion>,
+    /// Pieces that the store has.
+    stored: BTreeSet<String>,
+    /// What files were when they were last looked at.
+    known: HashMap<String, (Stamp, Entry)>,
+}
+
+impl Snapshots {
+    /// Looks at what a store holds.
+    ///
+    /// # Errors
+    /// `Config` and `Data` where the store refuses or holds something else, `Store` where it does not answer.
+    pub(super) async fn open(uri: &str) -> Result<Self> {
+        let (store, key) = open(uri)?;
+        let mut snapshots = Self {
+            uri: uri.to_owned(),
+            store,
+            key,
+            index: Index::default(),
+            version: None,
+            stored: BTreeSet::new(),
+            known: HashMap::new(),
+        };
+        if let Some((index, version)) = persist(uri, async || snapshots.read().await).await? {
+            (snapshots.index, snapshots.version) = (index, Some(version));
+        }
+        // What an attempt that was killed had brought there need not be brought again.
+        snapshots.stored = persist(uri, async || snapshots.list().await).await?;
+        Ok(snapshots)
+    }
+
+    async fn read(&self) -> Result<Option<(Index, UpdateVersion)>> {
+        let found = match self.store.get(&self.index_key()).await {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(failed(&error)),
+        };
+        let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        let text = found.bytes().await.map_err(|e| failed(&e))?;
+        Ok(Some((Index::read(&text).map_err(|why| self.damaged(&why))?, version)))
+    }
+
+    async fn list(&self) -> Result<BTreeSet<String>> {
+        let folder = self.key.clone().join("pieces");
+        let names = self.store.list(Some(&folder)).map_ok(|o| o.location.filename().unwrap_or_default().to_owned());
+        names.try_collect().await.map_err(|e| failed(&e))
+    }
+
+    fn index_key(&self) -> Key {
+        self.key.clone().join("index.json")
+    }
+
+    fn piece_key(&self, sha256: &str) -> Key {
+        self.key.clone().join("pieces").join(sha256)
+    }
+
+    fn damaged(&self, why: &str) -> Error {
+        Error::Data(format!(
+            "{}: expected a work folder as a run keeps it, found another: {why}; delete it to begin the run anew",
+            self.uri
+        ))
+    }
+
+    /// Brings the files here that are not here as they were. Others stay.
+    pub(super) async fn restore(&mut self, work: &Path) -> Result<usize> {
+        let mut brought = 0;
+        for (path, entry) in &self.index.files {
+            let target = work.join(path);
+            if is_here(&target, entry)? {
+                continue;
+            }
+            let aside = target.with_added_extension("part");
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+            }
+            let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
+            let this = &*self;
+            let piece = |sha256: String| async move { persist(&sha256, async || this.piece(&sha256).await).await };
+            let mut content = stream::iter(entry.pieces.clone()).map(piece).buffered(AT_ONCE);
+            while let Some(piece) = content.next().await {
+                file.write_all(&piece?).map_err(|e| Error::store(&aside, &e))?;
+            }
+            file.sync_all().map_err(|e| Error::store(&aside, &e))?;
+            fs::rename(&aside, &target).map_err(|e| Error::store(&target, &e))?;
+            brought += 1;
+        }
+        Ok(brought)
+    }
+
+    async fn piece(&self, sha256: &str) -> Result<Vec<u8>> {
+        let found = match self.store.get_opts(&self.piece_key(sha256), GetOptions::default()).await {
+            Ok(found) => found.bytes().await.map_err(|e| failed(&e))?,
+            Err(StoreError::NotFound { .. }) => return Err(self.damaged(&format!("piece {sha256} is missing"))),
+            Err(error) => return Err(failed(&error)),
+        };
+        alive::beat();
+        if hex(&Sha256::digest(&found)) != sha256 {
+            return Err(self.damaged(&format!("piece {sha256} has another content")));
+        }
+        Ok(found.into())
+    }
+
+    /// Makes the store hold this moment.
+    ///
+    /// # Errors
+    /// `Config` where the store refuses, `Store` where it does not answer, or where another process has written since.
+    pub(super) async fn save(&mut self, files: &[Frozen]) -> Result<()> {
+        let mut index = Index::default();
+        for file in files {
+            let entry = match self.known.get(&file.path) {
+                Some((stamp, entry)) if *stamp == file.stamp => entry.clone(),
+                _ => self.bring(file).await?,
+            };
+            self.known.insert(file.path.clone(), (file.stamp, entry.clone()));
+            index.files.insert(file.path.clone(), entry);
+        }
+        if self.version.is_some() && index == self.index {
+            return Ok(());
+        }
+        self.version = Some(persist(&self.uri, async || self.write(&index).await).await?);
+        self.index = index;
+        self.known.retain(|path, _| self.index.files.contains_key(path));
+        self.forget().await;
+        Ok(())
+    }
+
+    /// Brings the pieces of a file there that are not there yet.
+    async fn bring(&mut self, file: &Frozen) -> Result<Entry> {
+        let size = file.stamp.size;
+        let piece = |number: u64| {
+            let stored = &*self;
+            async move {
+                let content = read(&file.file, number * PIECE, PIECE.min(size - number * PIECE))?;
+                let sha256 = hex(&Sha256::digest(&content));
+                alive::beat();
+                if !stored.stored.contains(&sha256) {
+                    let (key, payload) = (stored.piece_key(&sha256), PutPayload::from(content));
+                    let put = async || stored.store.put(&key, payload.clone()).await.map_err(|e| not_taken(&e));
+                    persist(&sha256, put).await?;
+                    alive::beat();
+                }
+                Ok(sha256)
+            }
+        };
+        let brought: Result<Vec<String>> =
+            stream::iter(0..pieces(size)).map(piece).buffered(AT_ONCE).try_collect().await;
+        let pieces = brought?;
+        self.stored.extend(pieces.iter().cloned());
+        Ok(Entry { size, pieces })
+    }
+
+    /// Replaces the index, if it is still the one that was read or written last: a pod that was taken for lost must not undo
+    /// what its successor has done.
+    async fn write(&self, index: &Index) -> Result<UpdateVersion> {
+        let text = serde_json::to_vec(index).map_err(|e| Error::Failed(e.to_string()))?;
+        let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
+        let key = self.index_key();
+        let put = |mode| self.store.put_opts(&key, text.clone().into(), PutOptions::from(mode));
+        let written = match put(mode).await {
+            // Some stores know no conditions.
+            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => put(PutMode::Overwrite).await,
+            written => written,
+        };
+        match written {
+            Ok(written) => Ok(UpdateVersion { e_tag: written.e_tag, version: written.version }),
+            Err(StoreError::Precondition { .. } | StoreError::AlreadyExists { .. }) => match self.read().await? {
+                // It was written, and only the answer was lost.
+                Some((found, version)) if found == *index => Ok(version),
+                _ => Err(Error::Failed(format!(
+                    "{}: expected the work folder as this process left it, found that another one has written to it; that one goes on",
+                    self.uri
+                ))),
+            },
+            Err(error) => Err(not_taken(&error)),
+        }
+    }
+
+    /// Removes pieces that nothing needs any more: they take room and do no harm.
+    async fn forget(&mut self) {
+        let needed = self.index.pieces();
+        let (kept, old): (BTreeSet<String>, BTreeSet<String>) =
+            std::mem::take(&mut self.stored).into_iter().partition(|piece| needed.contains(piece.as_str()));
+        self.stored = kept;
+        let old: Vec<_> = old.iter().map(|piece| Ok(self.piece_key(piece))).collect();
+        let keys = stream::iter(old).boxed();
+        if let Err(error) = self.store.delete_stream(keys).try_collect::<Vec<_>>().await {
+            tracing::warn!("pieces of earlier moments stay in the store: {error}");
+        }
+    }
+}
+
+/// Whether a file is what an index says.
+fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
+    match fs::metadata(target) {
+        Ok(found) if found.len() == entry.size => {}
+        Ok(_) => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::store(target, &error)),
+    }
+    for (number, sha256) in (0..).zip(&entry.pieces) {
+        let content = read(target, number * PIECE, PIECE.min(entry.size - number * PIECE))?;
+        if hex(&Sha256::digest(&content)) != *sha256 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn read(file: &Path, from: u64, size: u64) -> Result<Vec<u8>> {
+    let mut content = vec![0; size as usize];
+    let read = File::open(file).and_then(|mut f| {
+        f.seek(SeekFrom::Start(from))?;
+        f.read_exact(&mut content)
+    });
+    read.map_err(|e| Error::store(file, &e))?;
+    Ok(content)
+}

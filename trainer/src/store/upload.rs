@@ -1,0 +1,167 @@
+//! Writes an artifact to a store of objects: its manifest goes first and comes last, so that what is there is an artifact as a
+//! whole or none. Talks to the store and to the file system.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path as Key;
+use object_store::{
+    Attribute, Attributes, Error as StoreError, GetOptions, ObjectStore, ObjectStoreExt, PutMultipartOptions,
+    PutOptions, PutPayload, WriteMultipart,
+};
+use plumbline_crds::artifact::{self, FileEntry, MANIFEST, Manifest, RECORDS};
+
+use super::reach::{failed, not_taken, open, persist};
+use crate::{Error, Result, alive};
+
+/// Files at a time.
+const AT_ONCE: usize = 2;
+/// Bytes of a part of a file; what is not longer is written in one piece.
+const PART: usize = 16 << 20;
+/// Parts of a file at a time.
+const PARTS: usize = 4;
+/// Metadata of an object with the sha256 of its content: tells an attempt what an earlier one has brought.
+const SHA256: &str = "sha256";
+
+/// Whether an artifact of a resource (kind and name) can be written there.
+///
+/// # Errors
+/// `Config` where the store refuses, or where the artifact of another resource is; `Store` where it does not answer.
+pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
+    let (store, key) = open(uri)?;
+    persist(uri, async || former(&*store, &key, owner).await).await?;
+    let probe = key.join(".probe");
+    persist(uri, async || {
+        store.put(&probe, PutPayload::default()).await.map_err(|e| not_taken(&e))?;
+        store.delete(&probe).await.map_err(|e| not_taken(&e))
+    })
+    .await
+}
+
+/// Writes a folder that is an artifact.
+///
+/// # Errors
+/// As [`check`].
+pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) -> Result<()> {
+    let manifest = artifact::read_manifest(folder)?;
+    let (store, key) = open(uri)?;
+    let marker = key.clone().join(MANIFEST);
+    let path = folder.join(MANIFEST);
+    let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
+    let former = persist(uri, async || former(&*store, &key, owner).await).await?;
+    if former.as_ref() == Some(&manifest) {
+        return Ok(());
+    }
+    if former.is_some() {
+        // What is about to be overwritten in part is no artifact any more.
+        persist(uri, async || store.delete(&marker).await.map_err(|e| not_taken(&e))).await?;
+    }
+    let put = |entry: FileEntry| {
+        let (store, key) = (&store, &key);
+        async move { persist(&entry.path, async || file(store, key, folder, &entry).await).await }
+    };
+    stream::iter(manifest.files.clone()).map(put).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let needed: BTreeSet<&str> = manifest.files.iter().map(|f| f.path.as_str()).collect();
+    let old = former.iter().flat_map(|f| &f.files).filter(|f| !needed.contains(f.path.as_str()));
+    for entry in old {
+        match store.delete(&below(&key, &entry.path)).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(not_taken(&error)),
+        }
+    }
+    persist(uri, async || store.put(&marker, text.clone().into()).await.map_err(|e| not_taken(&e))).await?;
+    Ok(())
+}
+
+/// Writes what tells how an artifact was made, as far as it was written.
+///
+/// # Errors
+/// `Config` where the store refuses, `Store` where it does not answer.
+pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
+    let (store, key) = open(uri)?;
+    for name in RECORDS {
+        let Ok(content) = fs::read(folder.join(name)) else { continue };
+        let target = below(&key, name);
+        persist(uri, async || store.put(&target, content.clone().into()).await.map_err(|e| not_taken(&e))).await?;
+    }
+    Ok(())
+}
+
+/// The manifest of the artifact that is there.
+async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) -> Result<Option<Manifest>> {
+    let found = match store.get(&key.clone().join(MANIFEST)).await {
+        Ok(found) => found.bytes().await.map_err(|e| failed(&e))?,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(not_taken(&error)),
+    };
+    let manifest: Option<Manifest> = serde_json::from_slice(&found).ok();
+    match manifest {
+        Some(manifest) if (&manifest.kind, &manifest.name) == (&owner.0, &owner.1) => Ok(Some(manifest)),
+        _ => Err(Error::Config(format!(
+            "expected an empty folder or an artifact of {}/{}, found that of something else; choose another folder",
+            owner.0, owner.1
+        ))),
+    }
+}
+
+/// Brings one file there, unless it is there.
+async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &FileEntry) -> Result<()> {
+    let (target, source) = (below(key, &entry.path), folder.join(&entry.path));
+    let of_content = Attribute::Metadata(SHA256.into());
+    let head = GetOptions { head: true, ..GetOptions::default() };
+    match store.get_opts(&target, head).await {
+        Ok(found) => {
+            let is = found.attributes.get(&of_content).is_some_and(|sha256| **sha256 == *entry.sha256);
+            if is && found.meta.size == entry.size {
+                return Ok(());
+            }
+        }
+        Err(StoreError::NotFound { .. }) => {}
+        Err(error) => return Err(not_taken(&error)),
+    }
+    let attributes = Attributes::from_iter([(of_content, entry.sha256.clone())]);
+    if entry.size <= PART as u64 {
+        let content = fs::read(&source).map_err(|e| Error::store(&source, &e))?;
+        let options = PutOptions { attributes, ..PutOptions::default() };
+        store.put_opts(&target, content.into(), options).await.map_err(|e| not_taken(&e))?;
+    } else {
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+        let upload = store.put_multipart_opts(&target, options).await.map_err(|e| not_taken(&e))?;
+        let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
+        if let Err(error) = write(&mut writer, &source).await {
+            // Parts that belong to nothing are paid for.
+            let _ = writer.abort().await;
+            return Err(error);
+        }
+        writer.finish().await.map_err(|e| not_taken(&e))?;
+    }
+    let size = store.head(&target).await.map_err(|e| not_taken(&e))?.size;
+    if size == entry.size {
+        Ok(())
+    } else {
+        Err(Error::Store(format!("{target}: wrote {} bytes, found {size}", entry.size)))
+    }
+}
+
+async fn write(writer: &mut WriteMultipart, source: &Path) -> Result<()> {
+    let mut file = File::open(source).map_err(|e| Error::store(source, &e))?;
+    loop {
+        let mut part = Vec::with_capacity(PART);
+        file.by_ref().take(PART as u64).read_to_end(&mut part).map_err(|e| Error::store(source, &e))?;
+        alive::beat();
+        if part.is_empty() {
+            return Ok(());
+        }
+        writer.wait_for_capacity(PARTS).await.map_err(|e| not_taken(&e))?;
+        writer.put(part.into());
+    }
+}
+
+/// The key of a path below a key.
+fn below(key: &Key, path: &str) -> Key {
+    path.split('/').fold(key.clone(), Key::join)
+}
