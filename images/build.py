@@ -1,7 +1,8 @@
-"""Builds the images of the operator and of the trainer (CPU). Usage: build.py PROGRAMS PACKAGES OUT [PREFIX]
+"""Builds the images of the operator and of the trainer (CPU). Usage: build.py PROGRAMS CACHE OUT [PREFIX]
 
-PROGRAMS: folder with `plumbline` and `plumbline-trainer`, built. PACKAGES: folder with the unpacked wheels of torch and CUDA.
-OUT gets operator.tar, trainer.tar, and for each what it is made of, as *.cdx.json. Run it from the repository's root.
+PROGRAMS: folder with `plumbline` and `plumbline-trainer`, built in any profile. CACHE: folder whose `packages` are the
+unpacked wheels of torch and CUDA; packages of Debian are kept there too. OUT gets operator.tar, trainer.tar, and for each
+what it is made of, as *.cdx.json. Run it from the repository's root.
 """
 
 import re
@@ -106,6 +107,14 @@ def libtorch(packages: Debian, wheels: Path) -> oci.Tree:
     return tree
 
 
+def without_debug_info(program: Path, folder: Path) -> Path:
+    """A copy. Of a program that is not optimised, this is most of its size; names of functions stay, for backtraces."""
+    folder.mkdir(exist_ok=True)
+    copy = folder / program.name
+    subprocess.run(["strip", "--strip-debug", "-o", copy, program], check=True)
+    return copy
+
+
 def program(file: Path, path: str, bom: bytes) -> oci.Tree:
     """What changes with every build."""
     tree = oci.Tree()
@@ -157,10 +166,11 @@ def config(image: Image, version: str) -> dict:
     }
 
 
-def main(programs: Path, wheels: Path, out: Path, prefix: str) -> None:
+def main(programs: Path, cache: Path, out: Path, prefix: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    wheels = cache / "packages"
     version = tomllib.loads(Path("Cargo.toml").read_text())["workspace"]["package"]["version"]
-    packages = Debian(out / "debian")
+    packages = Debian(cache / "debian")
     common, torch = base(packages), libtorch(packages, wheels)
     in_common = packages.components([*BASE_PACKAGES, "ca-certificates"])
     in_torch = packages.components(list(TORCH_PACKAGES)) + torch_components(wheels)
@@ -170,8 +180,9 @@ def main(programs: Path, wheels: Path, out: Path, prefix: str) -> None:
         parts = in_common + (in_torch if image.torch else []) + sbom.crates(f"plumbline-{image.name}")
         bom = sbom.document(name, version, parts)
         (out / f"{image.name}.cdx.json").write_bytes(bom)
+        file = without_debug_info(programs / image.program, out / "programs")
         # What changes seldom is below what changes often: of a new build only the last layer is pulled.
-        trees = [common, *([torch] if image.torch else []), program(programs / image.program, image.path, bom)]
+        trees = [common, *([torch] if image.torch else []), program(file, image.path, bom)]
         check_libraries(name, trees)
         layers = [oci.make_layer(tree, out / "layers") for tree in trees]
         used.update(layer.file for layer in layers)

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// `plumbline`, with the trainer beside it.
 pub fn plumbline() -> PathBuf {
     built().join("plumbline")
@@ -28,6 +30,22 @@ pub fn local_cluster() -> PathBuf {
     built().join("local_cluster")
 }
 
+/// The folder of the images of these very programs, `operator.tar` and `trainer.tar`.
+pub fn images() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = built().join("images");
+        let output = Command::new("python3")
+            .args(["images/build.py".as_ref(), built(), ".cache".as_ref(), &folder])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .current_dir(REPOSITORY)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "the images cannot be built: {}", text(&output.stderr));
+        folder
+    })
+}
+
 /// The folder that the programs are in.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -45,7 +63,7 @@ fn built() -> &'static Path {
         let output = Command::new(env!("CARGO"))
             .args(["build", "--locked", "--workspace", "--bins", "--profile", profile, "--target-dir"])
             .arg(folder.parent().unwrap())
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+            .current_dir(REPOSITORY)
             .output()
             .unwrap();
         assert!(output.status.success(), "the programs cannot be built: {}", text(&output.stderr));

@@ -1,7 +1,7 @@
 //! Plumbline on a cluster, and a team's namespace on it. Talks to kubectl and files.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use plumbline_crds::status::Status;
 use plumbline_tests::cluster::NodeCluster;
 use plumbline_tests::fixture;
 use plumbline_tests::helm::{CHART, Helm, RELEASE};
+use plumbline_tests::programs::images;
 use serde_json::{Value, json};
 
 /// The namespace of the runs.
 pub(crate) const TEAM: &str = "team";
 /// The namespace of the operator.
 const SYSTEM: &str = "plumbline";
-const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// How long something may take that takes a second.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -28,9 +28,8 @@ pub(crate) struct Installation<'a> {
 impl<'a> Installation<'a> {
     /// Brings in the images, installs the chart and waits until its operator leads.
     pub(crate) fn new(cluster: &'a NodeCluster) -> Self {
-        let repository = Path::new(REPOSITORY);
-        for image in ["operator", "trainer"] {
-            cluster.import(&repository.join(format!(".cache/images/{image}.tar")));
+        for image in ["operator.tar", "trainer.tar"] {
+            cluster.import(&images().join(image));
         }
         for namespace in [SYSTEM, TEAM] {
             let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
