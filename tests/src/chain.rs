@@ -120,7 +120,8 @@ pub fn with(mut manifest: Value, changes: &Value) -> Value {
     manifest
 }
 
-fn merge(into: &mut Value, from: &Value) {
+/// Puts values on top of others: objects are merged, null removes, everything else replaces.
+pub fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

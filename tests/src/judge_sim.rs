@@ -1,4 +1,4 @@
-//! `judge-sim`: an OpenAI-compatible server with planted quality, biases and faults, on a free port of this machine.
+//! `judge-sim`: an OpenAI-compatible server with planted quality, biases and faults, on a port of this machine.
 //!
 //! A response carries its quality as `quality=<number>`. The judge knows it, the pipeline never reads it: what the pipeline
 //! says about quality and bias can be compared with what was planted. The log-odds of the first answer are
@@ -7,6 +7,7 @@
 //! - for one, `quality_weight * quality`.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -81,6 +82,7 @@ impl Config {
 
 /// A running judge. It stops when it is dropped.
 pub struct JudgeSim {
+    address: SocketAddr,
     url: String,
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
@@ -101,17 +103,25 @@ struct Log {
 }
 
 impl JudgeSim {
-    /// Starts a judge.
+    /// Starts a judge on a free port, for this machine alone.
     ///
     /// # Panics
     /// If the machine has no free port or thread.
-    #[allow(clippy::expect_used, reason = "a test kit without its server has nothing to test")]
     pub fn start(config: Config) -> Self {
+        Self::start_on((Ipv4Addr::LOCALHOST, 0).into(), config)
+    }
+
+    /// Starts a judge on an address, where pods may reach it, or where one was before.
+    ///
+    /// # Panics
+    /// If the address is taken, or the machine has no free thread.
+    #[allow(clippy::expect_used, reason = "a test kit without its server has nothing to test")]
+    pub fn start_on(address: SocketAddr, config: Config) -> Self {
         let shared = Arc::new(Shared { config, log: Mutex::default() });
         let (stop, stopped) = oneshot::channel();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a non-blocking listener");
-        let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+        let address = listener.local_addr().expect("an address");
         let app = Router::new()
             .route("/v1/chat/completions", post(answer))
             .route("/v1/completions", post(answer))
@@ -126,7 +136,12 @@ impl JudgeSim {
                 }
             });
         });
-        Self { url, shared, stop: Some(stop), thread: Some(thread) }
+        Self { address, url: format!("http://{address}/v1"), shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Base URL, with the version.

@@ -10,10 +10,13 @@
 //! | How are the real programs run, and killed? | `programs`, `place`, `stage` for one stage alone, `pod` for one that keeps its run in a store |
 //! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 //! | How is the chart installed? | `helm` |
+//! | What does TensorBoard see? | `events` |
+//! | What does Prometheus see? | `prometheus` |
 //! | How do GitOps tools read what was served? | `gitops` |
 
 pub mod chain;
 pub mod cluster;
+pub mod events;
 pub mod fixture;
 pub mod gitops;
 pub mod helm;
@@ -24,6 +27,7 @@ pub mod operator;
 pub mod place;
 pub mod pod;
 pub mod programs;
+pub mod prometheus;
 pub mod proxy;
 pub mod stage;
 pub mod store;

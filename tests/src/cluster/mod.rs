@@ -36,7 +36,7 @@ pub use audit::{AuditLine, ObjectRef, Requests, ResponseStatus, User};
 pub use control_plane::ApiServer;
 pub use keeper::is_alive;
 pub use namespace::Namespace;
-pub use node::{INTERFACE, NodeCluster};
+pub use node::{HOST, INTERFACE, NodeCluster};
 pub use pods::{Exit, FakeNode, NODE};
 pub use wait::until;
 

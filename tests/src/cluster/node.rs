@@ -20,7 +20,7 @@ use crate::programs::text;
 /// The machine's interface to the node; there is one node at a time.
 pub const INTERFACE: &str = "plumb0";
 /// Its address, where the API server listens: for this machine and for pods, and for nobody else.
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 /// The node's address.
 pub(super) const ADDRESS: &str = "10.213.0.2";
 /// The node's name.
@@ -38,7 +38,8 @@ const ACCELERATORS: &str = "8";
 #[derive(Debug)]
 pub struct NodeCluster {
     server: ApiServer,
-    processes: [Process; 3],
+    node: Process,
+    processes: [Process; 2],
     plane: ControlPlane,
 }
 
@@ -49,11 +50,7 @@ impl NodeCluster {
         fs::create_dir_all(parent).unwrap();
         let plane = ControlPlane::start(Keeper::start_in(&fs::canonicalize(parent).unwrap()), HOST.into());
         let files = prepare(plane.folder());
-        let programs =
-            fs::canonicalize(PROGRAMS).unwrap_or_else(|e| panic!("{PROGRAMS}: {e}; run `make setup-cluster`"));
-        let arguments = [plane.folder(), &programs].map(|p| p.display().to_string());
-        let node = plane.run("node", &Path::new(CONFIGURATION).join("node.sh"), &arguments);
-        wait_until("the node's network", &[&node], || TcpListener::bind((HOST, 0)).is_ok());
+        let node = start_node(&plane);
 
         let server = plane.start_api_server("apiserver");
         server.run_kubectl(&["create", "clusterrolebinding", "dns", "--clusterrole=view", "--user=system:kube-dns"]);
@@ -65,15 +62,34 @@ impl NodeCluster {
         }
         let controllers = plane.start_controller_manager(&server, "*");
         let scheduler = plane.start_scheduler(&server);
-        let cluster = Self { server, processes: [node, controllers, scheduler], plane };
-        cluster.until_ready();
+        let cluster = Self { server, node, processes: [controllers, scheduler], plane };
+        cluster.until_ready("");
         cluster
     }
 
-    fn until_ready(&self) {
-        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        wait_until("the node is ready", &self.processes.each_ref(), || {
-            text(&self.server.kubectl(&["get", "node", NAME, "-o", ready]).stdout) == "True"
+    /// Ends the node as a loss of power does, with every process on it, and starts it again on the same disk. Gives way once
+    /// its kubelet is heard of again; pods that are to run come after.
+    pub fn lose_power(&mut self) {
+        let last = self.heartbeat();
+        self.node.kill();
+        let interface = Path::new("/sys/class/net").join(INTERFACE);
+        wait_until("the node is gone", &[], || !interface.exists());
+        self.node = start_node(&self.plane);
+        self.until_ready(&last);
+    }
+
+    /// When the kubelet last said that the node is ready, if that is what it said.
+    fn heartbeat(&self) -> String {
+        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}"#;
+        let said = text(&self.server.kubectl(&["get", "node", NAME, "-o", ready]).stdout);
+        said.strip_prefix("True ").unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the kubelet says that the node is ready, after it last did.
+    fn until_ready(&self, last: &str) {
+        wait_until("the node is ready", &[&self.node, &self.processes[0], &self.processes[1]], || {
+            let heartbeat = self.heartbeat();
+            !heartbeat.is_empty() && heartbeat != last
         });
         let patch = json!({"status": {"capacity": {"nvidia.com/gpu": ACCELERATORS}}}).to_string();
         self.server.run_kubectl(&["patch", "node", NAME, "--subresource=status", "--type=merge", "-p", &patch]);
@@ -115,6 +131,16 @@ impl NodeCluster {
         assert!(output.status.success(), "ctr {args:?}: {}", text(&output.stderr));
     }
 
+    /// The process of a container that runs, by the container's id.
+    pub fn process(&self, container: &str) -> u32 {
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
+        let of_container = |pid: &u32| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.lines().any(|line| line.ends_with(container))
+        };
+        processes.into_iter().find(of_container).unwrap_or_else(|| panic!("{container} does not run"))
+    }
+
     /// Makes a PersistentVolumeClaim that everybody may write to; gives the folder of this machine that it is.
     pub fn claim(&self, namespace: &str, name: &str) -> PathBuf {
         let volume = format!("{namespace}-{name}");
@@ -141,6 +167,15 @@ impl NodeCluster {
     pub fn folder(&self) -> &Path {
         self.plane.folder()
     }
+}
+
+/// Starts the node of a cluster, up to its network.
+fn start_node(plane: &ControlPlane) -> Process {
+    let programs = fs::canonicalize(PROGRAMS).unwrap_or_else(|e| panic!("{PROGRAMS}: {e}; run `make setup-cluster`"));
+    let arguments = [plane.folder(), &programs].map(|p| p.display().to_string());
+    let node = plane.run("node", &Path::new(CONFIGURATION).join("node.sh"), &arguments);
+    wait_until("the node's network", &[&node], || TcpListener::bind((HOST, 0)).is_ok());
+    node
 }
 
 /// A program that `make setup-cluster` builds.

@@ -7,9 +7,11 @@
 //! | Are the CRDs and permissions those of the code? | `same` |
 //! | Does an API server take what is rendered, whatever the values? | `render` |
 //! | Do alerts, dashboard and monitors speak of what there is? | `monitoring` |
+//! | Does each alert fire when it should, and only then? | `alerts` |
 //! | Install, upgrade, uninstall: does the operator work? | `release` |
 //! | How is Helm run? | `helm` |
 
+mod alerts;
 mod helm;
 mod monitoring;
 mod release;

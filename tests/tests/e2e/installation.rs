@@ -1,33 +1,43 @@
-//! Plumbline on a cluster, and a team's namespace on it. Talks to kubectl and files.
+//! Plumbline on a cluster, and a team's namespace on it. Talks to Helm, kubectl and files.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use plumbline_crds::artifact;
 use plumbline_crds::status::Status;
+use plumbline_tests::chain::merge;
 use plumbline_tests::cluster::NodeCluster;
 use plumbline_tests::fixture;
 use plumbline_tests::helm::{CHART, Helm, RELEASE};
 use plumbline_tests::programs::images;
 use serde_json::{Value, json};
 
+use crate::chain::Made;
+
 /// The namespace of the runs.
 pub(crate) const TEAM: &str = "team";
 /// The namespace of the operator.
-const SYSTEM: &str = "plumbline";
+pub(crate) const SYSTEM: &str = "plumbline";
+/// The longest that a stage may take on a busy machine.
+const STAGE: Duration = Duration::from_mins(10);
 /// How long something may take that takes a second.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The operator in a pod, and a namespace with the claims `models` and `results`.
-pub(crate) struct Installation<'a> {
-    cluster: &'a NodeCluster,
+pub(crate) struct Installation {
+    pub(crate) cluster: NodeCluster,
+    /// What [`crate::chain::made`] made on it.
+    pub(crate) chain: OnceLock<Made>,
+    helm: Helm,
     results: PathBuf,
 }
 
-impl<'a> Installation<'a> {
+impl Installation {
     /// Brings in the images, installs the chart and waits until its operator leads.
-    pub(crate) fn new(cluster: &'a NodeCluster) -> Self {
+    pub(crate) fn new(cluster: NodeCluster) -> Self {
         for image in ["operator.tar", "trainer.tar"] {
             cluster.import(&images().join(image));
         }
@@ -36,22 +46,34 @@ impl<'a> Installation<'a> {
             let metadata = json!({"name": namespace, "labels": labels});
             cluster.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]);
         }
-        let helm = Helm::on(&cluster.kubeconfig());
-        let values = helm.file(&values());
-        let of_release = [RELEASE, "--namespace", SYSTEM, "--timeout", "2m"];
-        helm.says(&[&["install"], &of_release[..], &[CHART, "--values", &values, "--wait"]].concat());
-        helm.says(&[&["test"], &of_release[..]].concat());
         let [models, results] = ["models", "results"].map(|name| cluster.claim(TEAM, name));
         let copied = Command::new("cp").arg("-rT").arg(fixture::path("")).arg(&models).status().unwrap();
         assert!(copied.success());
-        Self { cluster, results }
+        let helm = Helm::on(&cluster.kubeconfig());
+        let installed = Self { cluster, chain: OnceLock::new(), helm, results };
+        installed.release("install", &json!({}));
+        installed.helm(&["test"], &[]);
+        installed
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> String {
+    /// `helm install` or `helm upgrade` with the values of all tests and some on top, until it is done.
+    pub(crate) fn release(&self, command: &str, more: &Value) -> String {
+        let mut all = values();
+        merge(&mut all, more);
+        self.helm(&[command], &[CHART, "--values", &self.helm.file(&all), "--wait"])
+    }
+
+    /// `helm COMMAND plumbline ARGUMENTS`, in the operator's namespace.
+    pub(crate) fn helm(&self, command: &[&str], arguments: &[&str]) -> String {
+        self.helm.says(&[command, &[RELEASE, "--namespace", SYSTEM, "--timeout", "2m"], arguments].concat())
+    }
+
+    /// Runs kubectl in the team's namespace, to a good end.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
         self.cluster.kubectl(&[&["-n", TEAM], arguments].concat())
     }
 
-    /// Applies resources.
+    /// Applies resources in the team's namespace.
     pub(crate) fn apply(&self, manifests: &[Value]) {
         let in_namespace = |manifest: &Value| {
             let mut manifest = manifest.clone();
@@ -61,16 +83,31 @@ impl<'a> Installation<'a> {
         self.cluster.apply(&manifests.iter().map(in_namespace).collect::<Vec<_>>());
     }
 
-    /// Waits for a resource as people do.
-    pub(crate) fn until_ready(&self, resource: &str, most: Duration) -> Status {
-        let timeout = format!("--timeout={}s", most.as_secs());
+    /// An object of the team's namespace.
+    pub(crate) fn get(&self, object: &str) -> Value {
+        serde_json::from_str(&self.kubectl(&["get", object, "-o", "json"])).unwrap()
+    }
+
+    /// The status of a resource.
+    pub(crate) fn status(&self, resource: &str) -> Status {
+        serde_json::from_value(self.get(resource)["status"].clone()).unwrap()
+    }
+
+    /// Waits for a resource as people do, and verifies what was made: the digest in its status is that of the artifact, which
+    /// is what its manifest says. Gives it.
+    pub(crate) fn until_ready(&self, resource: &str) -> (Status, String) {
+        let timeout = format!("--timeout={}s", STAGE.as_secs());
         let arguments = ["-n", TEAM, "wait", "--for=condition=Ready", resource, &timeout];
         if !self.cluster.try_kubectl(&arguments).status.success() {
             self.explain();
             panic!("{resource} did not become ready");
         }
-        let object: Value = serde_json::from_str(&self.kubectl(&["get", resource, "-o", "json"])).unwrap();
-        serde_json::from_value(object["status"].clone()).unwrap()
+        let status = self.status(resource);
+        let said = status.artifact.as_ref().unwrap();
+        let manifest = artifact::verify(&self.folder(&said.uri)).unwrap_or_else(|e| panic!("{resource}: {e}"));
+        assert_eq!(said.digest, manifest.digest, "{resource}");
+        assert_eq!(manifest.inputs, status.inputs, "{resource}: the artifact tells its lineage");
+        (status, manifest.digest)
     }
 
     /// Prints what tells why nothing goes on.
@@ -81,37 +118,37 @@ impl<'a> Installation<'a> {
     }
 
     /// Where this machine has an artifact.
-    pub(crate) fn artifact(&self, uri: &str) -> PathBuf {
+    pub(crate) fn folder(&self, uri: &str) -> PathBuf {
         self.results.join(uri.strip_prefix("pvc://results/").unwrap())
     }
 
-    /// The lines of a metric of the operator.
-    pub(crate) fn metrics(&self, name: &str) -> String {
+    /// The operator's metrics.
+    pub(crate) fn metrics(&self) -> String {
         let path = format!("/api/v1/namespaces/{SYSTEM}/services/plumbline:metrics/proxy/metrics");
-        let text = self.cluster.kubectl(&["get", "--raw", &path]);
-        text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
+        self.cluster.kubectl(&["get", "--raw", &path])
     }
 
-    /// Deletes a resource with what it made, and applies it again; waits until it is trained for so many steps.
-    pub(crate) fn begin_again(&self, resource: &str, manifest: &Value, steps: usize) {
-        let object: Value = serde_json::from_str(&self.kubectl(&["get", resource, "-o", "json"])).unwrap();
-        let artifact = self.artifact(object["status"]["artifact"]["uri"].as_str().unwrap());
-        let work = artifact.with_file_name(format!(".{}.work", object["metadata"]["name"].as_str().unwrap()));
+    /// Deletes a resource with what it made, and applies it again.
+    pub(crate) fn begin_again(&self, resource: &str, manifest: &Value) {
+        let artifact = self.folder(&self.status(resource).artifact.unwrap().uri);
         self.kubectl(&["delete", resource, "--timeout=120s"]);
-        for folder in [&work, &artifact] {
+        for folder in [self.work(resource), artifact] {
             fs::remove_dir_all(folder).unwrap();
         }
         self.apply(std::slice::from_ref(manifest));
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let runs = fs::read_dir(&work).into_iter().flatten().flatten();
-            let metrics = runs.map(|run| fs::read_to_string(run.path().join("metrics.jsonl")).unwrap_or_default());
-            if metrics.map(|text| text.lines().count()).sum::<usize>() >= steps {
-                return;
-            }
-            assert!(Instant::now() < deadline, "never: step {steps} of {resource}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    }
+
+    /// The folder in which the runs of a resource have theirs.
+    fn work(&self, resource: &str) -> PathBuf {
+        let (kind, name) = resource.split_once('/').unwrap();
+        self.results.join(TEAM).join(format!("{kind}s")).join(format!(".{name}.work"))
+    }
+
+    /// Waits until something holds for the folder that a run of a resource works in.
+    pub(crate) fn until_run(&self, resource: &str, what: &str, holds: impl Fn(&Path) -> bool) {
+        until(&format!("{resource}: {what}"), Duration::from_millis(5), || {
+            fs::read_dir(self.work(resource)).into_iter().flatten().flatten().any(|run| holds(&run.path()))
+        });
     }
 
     /// The pod that was made last for a resource.
@@ -122,20 +159,51 @@ impl<'a> Installation<'a> {
         pods.split_whitespace().last().unwrap().to_owned()
     }
 
+    /// The pod of the operator.
+    pub(crate) fn operator(&self) -> Value {
+        let selector = "app.kubernetes.io/name=plumbline";
+        let pods = self.cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", selector, "-o", "json"]);
+        let pods: Value = serde_json::from_str(&pods).unwrap();
+        assert_eq!(pods["items"].as_array().unwrap().len(), 1, "{pods}");
+        pods["items"][0].clone()
+    }
+
     /// Deletes a pod as people do who will not wait.
     pub(crate) fn take_away(&self, pod: &str) {
         self.kubectl(&["delete", "pod", pod, "--force", "--grace-period=0"]);
     }
 
-    /// Ends the trainer of a pod as the kernel does that has no memory left.
-    pub(crate) fn kill_trainer(&self, pod: &str) {
-        let id = self.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}"]);
-        self.cluster.containerd(&["tasks", "kill", "--signal", "SIGKILL", id.strip_prefix("containerd://").unwrap()]);
+    /// The id by which containerd knows a container of a pod, main or sidecar.
+    pub(crate) fn container(&self, pod: &str, name: &str) -> String {
+        let status = &self.get(&format!("pod/{pod}"))["status"];
+        let lists = ["containerStatuses", "initContainerStatuses"].map(|list| status[list].as_array());
+        let found = lists.into_iter().flatten().flatten().find(|container| container["name"] == name);
+        let id = found.and_then(|container| container["containerID"].as_str()?.strip_prefix("containerd://"));
+        id.unwrap_or_else(|| panic!("{pod} has no container {name} that has started: {status}")).to_owned()
+    }
+
+    /// Ends a container as the kernel does that has no memory left.
+    pub(crate) fn kill(&self, container: &str) {
+        self.cluster.containerd(&["tasks", "kill", "--signal", "SIGKILL", container]);
     }
 }
 
-/// Values of the chart.
-fn values() -> Value {
+/// Looks until something holds.
+pub(crate) fn until(what: &str, pause: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(pause);
+    }
+}
+
+/// The lines of a file; 0 while there is none.
+pub(crate) fn lines(file: &Path) -> usize {
+    fs::read(file).unwrap_or_default().split(|b| *b == b'\n').count() - 1
+}
+
+/// Values of the chart for all tests.
+pub(crate) fn values() -> Value {
     json!({
         "image": {"repository": "plumbline.dev/plumbline-operator"},
         "trainer": {"image": {"repository": "plumbline.dev/plumbline-trainer"}},

@@ -1,0 +1,157 @@
+//! A chain of all three kinds, left alone: what it makes, and in which pods. Talks to the cluster and files.
+
+use std::fs;
+
+use plumbline_tests::programs::text;
+use plumbline_tests::{chain, events, fixture};
+use serde_json::{Value, json};
+
+use crate::installation::{Installation, TEAM};
+use crate::node;
+
+/// What the chain has made: the resources, and the digests of their artifacts.
+pub(crate) struct Made {
+    pub(crate) digests: [String; 3],
+}
+
+pub(crate) const DATA: &str = "preferencedataset/data";
+pub(crate) const REWARD: &str = "rewardmodel/reward";
+pub(crate) const PPO: &str = "policytuning/ppo";
+
+/// A judge that is served from the tiny model, beside the trainer.
+fn judge() -> Value {
+    json!({
+        "name": "reader", "model": {"uri": "pvc://models/tiny"}, "mode": "Pointwise", "api": "Completion",
+        "template": "{{ prompt }}{{ response }} of the", "answers": [" United", " whale"],
+        // One at a time: the last digits of a probability depend on what it is computed together with. And not too fast, so
+        // that on every machine there are seconds in which to disturb it.
+        "limits": {"concurrency": 1, "requestsPerMinute": 2400},
+    })
+}
+
+/// The same manifest with what it names in the claim `models`, where the fixtures are.
+pub(crate) fn on_claim(manifest: &Value) -> Value {
+    let here = fixture::uri("");
+    serde_json::from_str(&manifest.to_string().replace(here.trim_end_matches('/'), "pvc://models")).unwrap()
+}
+
+/// The dataset of the chain.
+pub(crate) fn dataset() -> Value {
+    on_claim(&chain::with(chain::dataset("data", &judge()), &json!({"prompts": {"limit": 48}})))
+}
+
+/// Its reward model: long enough to be disturbed.
+pub(crate) fn reward() -> Value {
+    on_claim(&chain::with(chain::reward("reward", "data"), &json!({"training": {"epochs": 6}})))
+}
+
+/// Its policy: longer than the 5 s after which a pod first tells of its progress, and with an evaluation to be disturbed.
+pub(crate) fn ppo() -> Value {
+    let longer = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 16},
+        "evaluation": {"samplesPerPrompt": 8}, "compute": {"maxRetries": 1}});
+    on_claim(&chain::with(chain::ppo("ppo", "reward"), &longer))
+}
+
+/// Makes the chain, once for all tests: applied in the order in which it cannot run.
+pub(crate) fn made(installed: &Installation) -> &Made {
+    installed.chain.get_or_init(|| {
+        installed.apply(&[ppo(), reward(), dataset()]);
+        let digests = [DATA, REWARD, PPO].map(|resource| {
+            let (status, digest) = installed.until_ready(resource);
+            let job = status.job.unwrap();
+            assert_eq!((job.attempt, job.retries.len()), (1, 0), "{resource} was left alone");
+            digest
+        });
+        Made { digests }
+    })
+}
+
+/// The folder of an artifact of the chain.
+fn artifact(installed: &Installation, resource: &str) -> std::path::PathBuf {
+    installed.folder(&installed.status(resource).artifact.unwrap().uri)
+}
+
+#[test]
+fn a_chain_is_made_in_a_namespace_that_takes_restricted_pods_only_and_tells_of_its_progress() {
+    let installed = node::shared();
+    let loose = ["run", "loose", "--image=plumbline.dev/pause:1", "--namespace", TEAM];
+    let output = installed.cluster.try_kubectl(&loose);
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("violates PodSecurity \"restricted"), "{said}");
+
+    made(&installed);
+    let accepted = r#"plumbline_progress_posts_total{outcome="accepted"}"#;
+    let metrics = installed.metrics();
+    assert!(metrics.lines().any(|line| line.starts_with(accepted)), "{metrics}");
+}
+
+#[test]
+fn event_files_for_tensorboard_are_whole_and_hold_what_the_metrics_hold() {
+    let installed = node::shared();
+    made(&installed);
+    for resource in [REWARD, PPO] {
+        let folder = artifact(&installed, resource);
+        let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().contains("tfevents");
+        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).filter(|p| name(p)).collect();
+        assert_eq!(files.len(), 1, "{resource}: {files:?}");
+        let scalars = events::read(&fs::read(&files[0]).unwrap()).unwrap_or_else(|e| panic!("{resource}: {e}"));
+
+        let metrics = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+        let mut expected = Vec::new();
+        for line in metrics.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let step = line["step"].as_i64().unwrap();
+            let numbers = line.as_object().unwrap().iter().filter(|(name, _)| *name != "step");
+            expected.extend(numbers.filter_map(|(name, v)| Some((step, name.clone(), v.as_f64()? as f32))));
+        }
+        let found: Vec<_> = scalars.into_iter().map(|s| (s.step, s.tag, s.value)).collect();
+        assert!(expected.len() > 20, "{resource}: {expected:?}");
+        assert_eq!(found, expected, "{resource}");
+    }
+}
+
+#[test]
+fn a_report_is_one_page_that_loads_nothing() {
+    let installed = node::shared();
+    made(&installed);
+    for resource in [DATA, REWARD, PPO] {
+        let page = fs::read_to_string(artifact(&installed, resource).join("report.html")).unwrap();
+        let title = resource.split_once('/').unwrap().1;
+        assert!(page.trim_end().ends_with("</html>") && page.contains(title), "{resource}");
+        let loads = loaded(&page);
+        assert!(loads.is_empty(), "{resource}: {loads:?}");
+    }
+}
+
+/// What a browser would fetch to show a page: elements that do so, and addresses in attributes and styles. A link that a
+/// person may follow is none.
+fn loaded(page: &str) -> Vec<String> {
+    let page = page.to_lowercase();
+    let elements =
+        ["<script", "<link", "<iframe", "<object", "<embed", "<base", "<video", "<audio", "@import", "http-equiv"];
+    let after = |mark: &'static str| page.split(mark).skip(1).map(move |rest| (mark, rest));
+    let found = elements.into_iter().filter(|element| page.contains(element)).map(str::to_owned);
+    let addresses = [" src=", "srcset=", "xlink:href=", "background=", "poster=", "url("].into_iter().flat_map(after);
+    let addresses = addresses.filter_map(|(mark, rest)| {
+        let address = rest.trim_start_matches(['"', '\'']);
+        let within = address.starts_with('#') || address.starts_with("data:");
+        (!within).then(|| format!("{mark}{}", address.chars().take(60).collect::<String>()))
+    });
+    found.chain(addresses).collect()
+}
+
+#[test]
+fn what_a_page_would_load_is_found() {
+    assert_eq!(
+        loaded("<a href=\"https://example.com\">x</a><img src=\"data:image/png;base64,\"><use href=\"#a\"/>"),
+        [""; 0]
+    );
+    for page in [
+        "<script>x</script>",
+        "<img src='//example.com/x.png'>",
+        "<p style=\"background: url(x.png)\">",
+        "<LINK rel=x>",
+    ] {
+        assert_eq!(loaded(page).len(), 1, "{page}");
+    }
+}

@@ -1,0 +1,89 @@
+//! A Prometheus that finds the operator as the chart's PodMonitor says, and has the chart's alerts. Talks to the cluster and
+//! processes.
+
+use std::path::Path;
+
+use plumbline_tests::helm::{CHART, Helm, RELEASE};
+use plumbline_tests::programs::text;
+use plumbline_tests::prometheus::{Prometheus, promtool};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::installation::{Installation, SYSTEM, values};
+use crate::node;
+use crate::pods::alone;
+
+/// Starts it.
+pub(crate) fn watch(installed: &Installation) -> Prometheus {
+    let scrape = as_scraped(&pod_monitor(), &installed.cluster.kubeconfig());
+    Prometheus::start(&scrape, &Path::new(CHART).join("files/alerts.yaml"))
+}
+
+/// What the chart has for an operator of Prometheus.
+fn pod_monitor() -> Value {
+    let helm = Helm::offline();
+    let file = helm.file(&values());
+    let on = ["--set", "metrics.podMonitor.enabled=true", "--show-only", "templates/podmonitor.yaml"];
+    let rendered =
+        helm.says(&[&["template", RELEASE, CHART, "--namespace", SYSTEM, "--values", &file], &on[..]].concat());
+    Value::deserialize(serde_yaml::Deserializer::from_str(&rendered)).unwrap()
+}
+
+/// What the Prometheus Operator makes of a PodMonitor (its API reference, `PodMonitorSpec`): pods of the namespace by their
+/// labels, the containers' ports by their name, and labels that say where a sample is from.
+fn as_scraped(monitor: &Value, kubeconfig: &Path) -> Value {
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let keep = |source: String, value: &Value| json!({"action": "keep", "source_labels": [source], "regex": value});
+    let meta = |name: &str| format!("__meta_kubernetes_{name}");
+    let matched = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap().iter().map(|(label, value)| {
+        let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        keep(meta(&format!("pod_label_{label}")), value)
+    });
+    let named = keep(meta("pod_container_port_name"), &endpoint["port"]);
+    let labels = [("namespace", "namespace"), ("pod_name", "pod"), ("pod_container_name", "container")];
+    let labels = labels.map(|(source, label)| json!({"source_labels": [meta(source)], "target_label": label}));
+    json!({
+        "job_name": format!("{}/{}", monitor["metadata"]["namespace"], monitor["metadata"]["name"]),
+        "metrics_path": endpoint["path"],
+        "kubernetes_sd_configs": [
+            {"role": "pod", "kubeconfig_file": kubeconfig, "namespaces": {"names": [monitor["metadata"]["namespace"]]}}],
+        "relabel_configs": matched.chain([named]).chain(labels).collect::<Vec<_>>(),
+    })
+}
+
+#[test]
+fn prometheus_finds_the_operator_and_during_a_healthy_run_no_alert_is_even_pending() {
+    let installed = node::shared();
+    let prometheus = watch(&installed);
+    prometheus.until("plumbline_leader == 1");
+    assert_eq!(prometheus.query("up").len(), 1, "one operator, and by one of its ports");
+    let ended = r#"plumbline_runs_ended_total{kind="PolicyTuning",reason="Completed",namespace="plumbline"}"#;
+    let since = "count_over_time(plumbline_leader[1h])";
+    let count = |expression: &str| {
+        let found = prometheus.query(expression);
+        found.first().map_or(0.0, |series| series["value"][1].as_str().unwrap().parse::<f64>().unwrap())
+    };
+    let before = count(ended);
+    installed.apply(&[alone("watched", 4)]);
+    installed.until_ready("policytuning/watched");
+    prometheus.until(&format!("{ended} > {before}"));
+
+    // One look a second, from when it was found; before, there is indeed no leader.
+    let looks = count(since);
+    assert!(looks > 5.0, "{looks} looks");
+    assert_eq!(count("min_over_time(up[1h])"), 1.0);
+    let seconds = looks.floor() as u64 - 1;
+    let alerts = prometheus.query(&format!("count_over_time(ALERTS[{seconds}s])"));
+    assert!(alerts.is_empty(), "{alerts:?}");
+    for metric in ["plumbline_reconcile_seconds_count", "plumbline_run_seconds_sum", "plumbline_api_requests_total"] {
+        assert!(count(&format!("sum({metric})")) > 0.0, "{metric}");
+    }
+}
+
+#[test]
+fn the_operator_s_metrics_are_named_and_written_as_prometheus_asks() {
+    let installed = node::shared();
+    let output = promtool(&["check", "metrics"], &installed.metrics());
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
