@@ -44,8 +44,9 @@ lint: setup ## Formatting and lints only
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --package plumbline-tests --test e2e --locked -- -D warnings
 
-generate: setup ## Write the files that are generated: the CRDs from the code, the chart's README from its values
+generate: setup ## Write the files that are generated: the CRDs and their reference from the code, the chart's README from its values
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
+	cargo run --locked --package plumbline-operator --bin plumbline -- crds --reference docs/reference
 	cp crds/*.yaml charts/plumbline/files/crds/
 	scripts/chart_readme.py
 

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cluster::settings::Settings;
 use crate::cluster::{logging, rbac, ready};
+use crate::crds::reference;
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
 use crate::validate::references::Elsewhere;
@@ -81,6 +82,9 @@ enum Command {
         /// Write one file each into this folder instead.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// Write what each of their fields means into this folder instead, as Markdown.
+        #[arg(long, value_name = "DIR", conflicts_with = "out")]
+        reference: Option<PathBuf>,
     },
     /// Become a program that ends with its parent.
     #[command(hide = true)]
@@ -125,7 +129,8 @@ pub fn main() -> ExitCode {
             }
         }
         Command::Rbac { namespace, watched } => rbac_command(&namespace, watched.as_deref()),
-        Command::Crds { out } => crds_command(out.as_deref()),
+        Command::Crds { reference: Some(folder), .. } => reference_command(&folder),
+        Command::Crds { out, .. } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),
     })
 }
@@ -216,13 +221,31 @@ fn crds_command(out: Option<&Path>) -> u8 {
             }
             continue;
         };
-        let file = folder.join(crds::file_name(kind));
-        if let Err(error) = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, text)) {
-            return fail(&format!("{}: {error}", file.display()), Code::Failed);
+        if let Err(error) = write_file(folder, &crds::file_name(kind), &text) {
+            return fail(&error, Code::Failed);
         }
-        println!("{}", file.display());
     }
     Code::Done.number()
+}
+
+fn reference_command(folder: &Path) -> u8 {
+    let kinds = Kind::ALL.map(|kind| (reference::page_name(kind), reference::page(kind)));
+    for (name, page) in kinds.into_iter().chain([(reference::STATUS_PAGE.to_owned(), reference::status_page())]) {
+        let written = page.map_err(|error| error.to_string()).and_then(|text| write_file(folder, &name, &text));
+        if let Err(error) = written {
+            return fail(&error, Code::Failed);
+        }
+    }
+    Code::Done.number()
+}
+
+fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), String> {
+    let file = folder.join(name);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&file, text))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    println!("{}", file.display());
+    Ok(())
 }
 
 fn fail(error: &dyn std::fmt::Display, code: Code) -> u8 {

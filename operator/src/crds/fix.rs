@@ -9,7 +9,7 @@ const DESCRIBED_ONCE: usize = 1500;
 /// The longest string where the type states no bound of its own: without one, CEL rules cannot be costed.
 const MAX_LENGTH: u64 = 1024;
 /// The largest whole number that every JSON reader holds exactly: 2^53 - 1.
-const MAX_INTEGER: i64 = 9_007_199_254_740_991;
+pub(super) const MAX_INTEGER: i64 = 9_007_199_254_740_991;
 
 /// Fixes the schema of a whole resource.
 pub(super) fn root(schema: &mut Value) {

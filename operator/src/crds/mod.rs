@@ -1,6 +1,8 @@
 //! The CustomResourceDefinitions, printed from the types of `plumbline_crds`. Computes only.
 
 mod fix;
+pub mod reference;
+mod refused;
 mod rules;
 mod yaml;
 
