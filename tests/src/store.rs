@@ -1,7 +1,7 @@
 //! A real S3 server over a folder: Versity's gateway, built by `make setup-tests`. Talks to processes.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,22 +22,31 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Store {
     folder: tempfile::TempDir,
-    port: u16,
+    address: SocketAddr,
     server: Option<Child>,
 }
 
 impl Store {
-    /// A store with an empty bucket, which is not up yet.
+    /// A store with an empty bucket for this machine alone, which is not up yet.
     pub fn new() -> Self {
+        Self::at(Ipv4Addr::LOCALHOST)
+    }
+
+    fn at(host: Ipv4Addr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(BUCKET)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { folder, port, server: None }
+        let address = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
+        Self { folder, address, server: None }
     }
 
     /// The same, up.
     pub fn start() -> Self {
-        let mut store = Self::new();
+        Self::start_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// A store that is up, on an address where pods may reach it.
+    pub fn start_on(host: Ipv4Addr) -> Self {
+        let mut store = Self::at(host);
         store.up();
         store
     }
@@ -107,7 +116,7 @@ impl Store {
 
     /// Where it listens.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) const PPO: &str = "policytuning/ppo";
 /// A judge that is served from the tiny model, beside the trainer.
 fn judge() -> Value {
     json!({
-        "name": "reader", "model": {"uri": "pvc://models/tiny"}, "mode": "Pointwise", "api": "Completion",
+        "name": "reader", "model": {"uri": fixture::uri("tiny")}, "mode": "Pointwise", "api": "Completion",
         "template": "{{ prompt }}{{ response }} of the", "answers": [" United", " whale"],
         // One at a time: the last digits of a probability depend on what it is computed together with. And not too fast, so
         // that on every machine there are seconds in which to disturb it.
@@ -29,27 +29,41 @@ fn judge() -> Value {
     })
 }
 
+/// The same manifest with what it names of the fixtures elsewhere.
+pub(crate) fn at(place: &str, manifest: &Value) -> Value {
+    let here = fixture::uri("");
+    serde_json::from_str(&manifest.to_string().replace(here.trim_end_matches('/'), place)).unwrap()
+}
+
 /// The same manifest with what it names in the claim `models`, where the fixtures are.
 pub(crate) fn on_claim(manifest: &Value) -> Value {
-    let here = fixture::uri("");
-    serde_json::from_str(&manifest.to_string().replace(here.trim_end_matches('/'), "pvc://models")).unwrap()
+    at("pvc://models", manifest)
 }
 
 /// The dataset of the chain.
 pub(crate) fn dataset() -> Value {
-    on_claim(&chain::with(chain::dataset("data", &judge()), &json!({"prompts": {"limit": 48}})))
+    on_claim(&anywhere()[0])
 }
 
 /// Its reward model: long enough to be disturbed.
 pub(crate) fn reward() -> Value {
-    on_claim(&chain::with(chain::reward("reward", "data"), &json!({"training": {"epochs": 6}})))
+    on_claim(&anywhere()[1])
 }
 
 /// Its policy: longer than the 5 s after which a pod first tells of its progress, and with an evaluation to be disturbed.
 pub(crate) fn ppo() -> Value {
+    on_claim(&anywhere()[2])
+}
+
+/// The three, on the fixtures.
+pub(crate) fn anywhere() -> [Value; 3] {
     let longer = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 16},
         "evaluation": {"samplesPerPrompt": 8}, "compute": {"maxRetries": 1}});
-    on_claim(&chain::with(chain::ppo("ppo", "reward"), &longer))
+    [
+        chain::with(chain::dataset("data", &judge()), &json!({"prompts": {"limit": 48}})),
+        chain::with(chain::reward("reward", "data"), &json!({"training": {"epochs": 6}})),
+        chain::with(chain::ppo("ppo", "reward"), &longer),
+    ]
 }
 
 /// Makes the chain, once for all tests: applied in the order in which it cannot run.

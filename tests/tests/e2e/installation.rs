@@ -93,16 +93,21 @@ impl Installation {
         serde_json::from_value(self.get(resource)["status"].clone()).unwrap()
     }
 
-    /// Waits for a resource as people do, and verifies what was made: the digest in its status is that of the artifact, which
-    /// is what its manifest says. Gives it.
-    pub(crate) fn until_ready(&self, resource: &str) -> (Status, String) {
+    /// Waits for a resource as people do.
+    pub(crate) fn until(&self, resource: &str) -> Status {
         let timeout = format!("--timeout={}s", STAGE.as_secs());
         let arguments = ["-n", TEAM, "wait", "--for=condition=Ready", resource, &timeout];
         if !self.cluster.try_kubectl(&arguments).status.success() {
             self.explain();
             panic!("{resource} did not become ready");
         }
-        let status = self.status(resource);
+        self.status(resource)
+    }
+
+    /// The same, for an artifact on the claim `results`, which is verified: the digest in the status is that of the artifact,
+    /// which is what its manifest says. Gives it.
+    pub(crate) fn until_ready(&self, resource: &str) -> (Status, String) {
+        let status = self.until(resource);
         let said = status.artifact.as_ref().unwrap();
         let manifest = artifact::verify(&self.folder(&said.uri)).unwrap_or_else(|e| panic!("{resource}: {e}"));
         assert_eq!(said.digest, manifest.digest, "{resource}");

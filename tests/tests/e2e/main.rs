@@ -4,6 +4,7 @@
 //! | question | file |
 //! |---|---|
 //! | What does a chain make, and in which pods? | `chain`, `pods` |
+//! | And where results are in an S3 server? | `bucket` |
 //! | What if pods are lost or killed, or the node loses power? | `disturbed` |
 //! | What if a judge or the operator is away? | `away` |
 //! | Does Prometheus find the operator, and do the alerts stay silent? | `monitoring` |
@@ -12,6 +13,7 @@
 //! | Which cluster do tests share? | `node`, `installation` |
 
 mod away;
+mod bucket;
 mod chain;
 mod disturbed;
 mod installation;
