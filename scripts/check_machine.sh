@@ -36,8 +36,8 @@ elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
 fi
 
 go=$(sed -n 's/^go //p' tests/cluster/go.mod)
-built() { is_done "$1" "scripts/install_$1.sh" "tests/$1/go.mod" "tests/$1/go.sum"; }
-if [ "${1:-}" = --tests ] && ! { built cluster && built helm; }; then
+built() { is_done "$1" "scripts/install_${1%4}.sh" "tests/$1/go.mod" "tests/$1/go.sum"; }
+if [ "${1:-}" = --tests ] && ! { built cluster && built helm && built helm4; }; then
     if ! command -v go >/dev/null; then
         missing "go is missing; Go $go or newer builds the Kubernetes and the Helm of the tests (https://go.dev/dl)"
     elif ! found=$(cd tests/cluster && go env GOVERSION 2>&1) ||

@@ -1,4 +1,4 @@
-// Helm, as the chart's tests run it: built from its source by scripts/install_helm.sh.
+// Helm 3, as the chart's tests run it: built from its source by scripts/install_helm.sh.
 module plumbline.dev/tests/helm
 
 go 1.26.0

@@ -1,6 +1,6 @@
 //! What Helm makes of the chart, and values to make it from. Talks to Helm.
 
-pub(crate) use plumbline_tests::helm::{CHART, Helm, RELEASE};
+pub(crate) use plumbline_tests::helm::{CHART, Helm, RELEASE, Version};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -58,7 +58,12 @@ pub(crate) fn everything(namespace: &str) -> Value {
 
 /// The objects that a release in a namespace has, that of `helm test` among them.
 pub(crate) fn render(namespace: &str, values: &Value) -> Vec<Value> {
-    let helm = Helm::offline();
+    render_by(Version::V3, namespace, values)
+}
+
+/// The same by one Helm or the other.
+pub(crate) fn render_by(version: Version, namespace: &str, values: &Value) -> Vec<Value> {
+    let helm = Helm::offline(version);
     let file = helm.file(values);
     objects(&helm.says(&["template", RELEASE, CHART, "--namespace", namespace, "--values", &file]))
 }

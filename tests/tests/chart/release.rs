@@ -21,7 +21,7 @@ use plumbline_tests::programs::{code, plumbline, text};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::helm::{CHART, Helm, RELEASE, arguments, only, render, values};
+use crate::helm::{CHART, Helm, RELEASE, Version, arguments, only, render, values};
 
 /// An operator of the whole cluster would work in the namespaces of the other tests too.
 static ONE_OPERATOR: Mutex<()> = Mutex::const_new(());
@@ -38,7 +38,11 @@ struct Release<'a> {
 
 impl<'a> Release<'a> {
     fn new(scene: &'a Scene, more: &Value) -> Self {
-        let helm = Helm::on(&scene.cluster.kubeconfig());
+        Self::by(Version::V3, scene, more)
+    }
+
+    fn by(version: Version, scene: &'a Scene, more: &Value) -> Self {
+        let helm = Helm::on(&scene.cluster.kubeconfig(), version);
         let file = helm.file(&values(more));
         Self { scene, helm, file }
     }
@@ -118,12 +122,21 @@ fn earlier_chart(folder: &Path) -> String {
 
 #[tokio::test]
 async fn a_release_is_installed_works_is_upgraded_and_leaves_every_resource_behind() {
+    installed_upgraded_and_uninstalled_by(Version::V3).await;
+}
+
+#[tokio::test]
+async fn by_helm_4_it_is_the_same() {
+    installed_upgraded_and_uninstalled_by(Version::V4).await;
+}
+
+async fn installed_upgraded_and_uninstalled_by(version: Version) {
     let _alone = ONE_OPERATOR.lock().await;
     let scene = Scene::new("release").await;
     let elsewhere = Scene::new("release-runs").await;
     let space = scene.namespace.name();
     let crds: Api<CustomResourceDefinition> = Api::all(scene.client.clone());
-    let release = Release::new(&scene, &json!({}));
+    let release = Release::by(version, &scene, &json!({}));
 
     // The cluster of the tests has the CRDs already, from nobody's release.
     let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use plumbline_tests::cluster::Cluster;
 use plumbline_tests::programs::text;
 use serde_json::{Value, json};
 
-use crate::helm::{everything, only, render, values};
+use crate::helm::{Version, everything, only, render, render_by, values};
 
 /// Sets of values, each with what it is about.
 fn matrix(namespace: &str) -> Vec<(&'static str, Value)> {
@@ -46,6 +46,15 @@ fn matrix(namespace: &str) -> Vec<(&'static str, Value)> {
         ("as a part of another chart", values(&json!({"global": {"imageRegistry": "x"}, "enabled": true}))),
         ("long names", values(&json!({"nameOverride": "n".repeat(63), "fullnameOverride": "f".repeat(63)}))),
     ]
+}
+
+#[test]
+fn helm_4_renders_what_helm_3_renders() {
+    for (about, values) in matrix("team") {
+        let [three, four] = [Version::V3, Version::V4].map(|version| render_by(version, "team", &values));
+        assert!(three.len() > 4, "{about}");
+        assert_eq!(three, four, "{about}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use plumbline_tests::programs::text;
 use serde_json::{Value, json};
 
-use crate::helm::{CHART, Helm, everything, values};
+use crate::helm::{CHART, Helm, Version, everything, values};
 
 fn read(file: &str) -> String {
     fs::read_to_string(format!("{CHART}/{file}")).unwrap()
@@ -24,17 +24,18 @@ fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
 
 #[test]
 fn helm_lint_has_nothing_to_say() {
-    let helm = Helm::offline();
-    for values in [values(&json!({})), everything("team")] {
-        helm.says(&["lint", "--strict", CHART, "--values", &helm.file(&values)]);
+    for helm in [Version::V3, Version::V4].map(Helm::offline) {
+        for values in [values(&json!({})), everything("team")] {
+            helm.says(&["lint", "--strict", CHART, "--values", &helm.file(&values)]);
+        }
+        // The default values alone, as tools that know nothing of this chart lint it.
+        helm.says(&["lint", "--strict", CHART]);
     }
-    // The default values alone, as tools that know nothing of this chart lint it.
-    helm.says(&["lint", "--strict", CHART]);
 }
 
 #[test]
 fn what_is_no_value_is_refused_by_its_path() {
-    let helm = Helm::offline();
+    let helm = Helm::offline(Version::V3);
     let cases = [
         (json!({"replicaCount": 2}), vec!["additional properties 'replicaCount' not allowed"]),
         (json!({"image": {"name": "x"}}), vec!["'/image'", "additional properties 'name' not allowed"]),
@@ -83,7 +84,7 @@ fn what_is_no_value_is_refused_by_its_path() {
 
 #[test]
 fn an_older_kubernetes_is_refused() {
-    let helm = Helm::offline();
+    let helm = Helm::offline(Version::V3);
     let file = helm.file(&values(&json!({})));
     let on = |version: &str| helm.run(&["template", "r", CHART, "--values", &file, "--kube-version", version]);
     let said = text(&on("1.32.9").stderr);

@@ -11,7 +11,7 @@ use plumbline_crds::status::Status;
 use plumbline_tests::chain::merge;
 use plumbline_tests::cluster::NodeCluster;
 use plumbline_tests::fixture;
-use plumbline_tests::helm::{CHART, Helm, RELEASE};
+use plumbline_tests::helm::{CHART, Helm, RELEASE, Version};
 use plumbline_tests::programs::images;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ impl Installation {
         let [models, results] = ["models", "results"].map(|name| cluster.claim(TEAM, name));
         let copied = Command::new("cp").arg("-rT").arg(fixture::path("")).arg(&models).status().unwrap();
         assert!(copied.success());
-        let helm = Helm::on(&cluster.kubeconfig());
+        let helm = Helm::on(&cluster.kubeconfig(), Version::V3);
         let installed = Self { cluster, chain: OnceLock::new(), helm, results };
         installed.release("install", &json!({}));
         installed.helm(&["test"], &[]);
@@ -164,13 +164,15 @@ impl Installation {
         pods.split_whitespace().last().unwrap().to_owned()
     }
 
-    /// The pod of the operator.
+    /// The pod of the operator; one that is asked to end is none any more.
     pub(crate) fn operator(&self) -> Value {
         let selector = "app.kubernetes.io/name=plumbline";
         let pods = self.cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", selector, "-o", "json"]);
         let pods: Value = serde_json::from_str(&pods).unwrap();
-        assert_eq!(pods["items"].as_array().unwrap().len(), 1, "{pods}");
-        pods["items"][0].clone()
+        let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let pods: Vec<&Value> = pods["items"].as_array().unwrap().iter().filter(stays).collect();
+        assert_eq!(pods.len(), 1, "{pods:?}");
+        pods[0].clone()
     }
 
     /// Deletes a pod as people do who will not wait.

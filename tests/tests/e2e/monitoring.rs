@@ -1,9 +1,11 @@
-//! A Prometheus that finds the operator as the chart's PodMonitor says, and has the chart's alerts. Talks to the cluster and
+//! A Prometheus that asks the operator as the chart's PodMonitor says, and has the chart's alerts. Talks to the cluster and
 //! processes.
+//!
+//! Debian's Prometheus knows no Kubernetes: the test looks the pods up as the Prometheus Operator would.
 
 use std::path::Path;
 
-use plumbline_tests::helm::{CHART, Helm, RELEASE};
+use plumbline_tests::helm::{CHART, Helm, RELEASE, Version};
 use plumbline_tests::programs::text;
 use plumbline_tests::prometheus::{Prometheus, promtool};
 use serde::Deserialize;
@@ -15,13 +17,18 @@ use crate::pods::alone;
 
 /// Starts it.
 pub(crate) fn watch(installed: &Installation) -> Prometheus {
-    let scrape = as_scraped(&pod_monitor(), &installed.cluster.kubeconfig());
-    Prometheus::start(&scrape, &Path::new(CHART).join("files/alerts.yaml"))
+    let monitor = pod_monitor();
+    let labels = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap().iter();
+    let selector: Vec<String> = labels.map(|(label, value)| format!("{label}={}", value.as_str().unwrap())).collect();
+    let namespace = monitor["metadata"]["namespace"].as_str().unwrap();
+    let pods = ["-n", namespace, "get", "pods", "-l", &selector.join(","), "-o", "json"];
+    let pods: Value = serde_json::from_str(&installed.cluster.kubectl(&pods)).unwrap();
+    Prometheus::start(&as_scraped(&monitor, &pods), &Path::new(CHART).join("files/alerts.yaml"))
 }
 
 /// What the chart has for an operator of Prometheus.
 fn pod_monitor() -> Value {
-    let helm = Helm::offline();
+    let helm = Helm::offline(Version::V3);
     let file = helm.file(&values());
     let on = ["--set", "metrics.podMonitor.enabled=true", "--show-only", "templates/podmonitor.yaml"];
     let rendered =
@@ -29,26 +36,24 @@ fn pod_monitor() -> Value {
     Value::deserialize(serde_yaml::Deserializer::from_str(&rendered)).unwrap()
 }
 
-/// What the Prometheus Operator makes of a PodMonitor (its API reference, `PodMonitorSpec`): pods of the namespace by their
-/// labels, the containers' ports by their name, and labels that say where a sample is from.
-fn as_scraped(monitor: &Value, kubeconfig: &Path) -> Value {
+/// What the Prometheus Operator makes of a PodMonitor and the pods that it selects (its API reference, `PodMonitorSpec`): the
+/// containers' ports by their name, and labels that say where a sample is from.
+fn as_scraped(monitor: &Value, pods: &Value) -> Value {
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
-    let keep = |source: String, value: &Value| json!({"action": "keep", "source_labels": [source], "regex": value});
-    let meta = |name: &str| format!("__meta_kubernetes_{name}");
-    let matched = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap().iter().map(|(label, value)| {
-        let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        keep(meta(&format!("pod_label_{label}")), value)
-    });
-    let named = keep(meta("pod_container_port_name"), &endpoint["port"]);
-    let labels = [("namespace", "namespace"), ("pod_name", "pod"), ("pod_container_name", "container")];
-    let labels = labels.map(|(source, label)| json!({"source_labels": [meta(source)], "target_label": label}));
-    json!({
-        "job_name": format!("{}/{}", monitor["metadata"]["namespace"], monitor["metadata"]["name"]),
-        "metrics_path": endpoint["path"],
-        "kubernetes_sd_configs": [
-            {"role": "pod", "kubeconfig_file": kubeconfig, "namespaces": {"names": [monitor["metadata"]["namespace"]]}}],
-        "relabel_configs": matched.chain([named]).chain(labels).collect::<Vec<_>>(),
-    })
+    let mut targets = Vec::new();
+    for pod in pods["items"].as_array().unwrap() {
+        for container in pod["spec"]["containers"].as_array().unwrap() {
+            let ports = container["ports"].as_array().into_iter().flatten();
+            targets.extend(ports.filter(|port| port["name"] == endpoint["port"]).map(|port| {
+                let address = format!("{}:{}", pod["status"]["podIP"].as_str().unwrap(), port["containerPort"]);
+                let labels = json!({"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"],
+                    "container": container["name"]});
+                json!({"targets": [address], "labels": labels})
+            }));
+        }
+    }
+    let name = format!("{}/{}", monitor["metadata"]["namespace"], monitor["metadata"]["name"]);
+    json!({"job_name": name, "metrics_path": endpoint["path"], "static_configs": targets})
 }
 
 #[test]

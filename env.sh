@@ -1,0 +1,1 @@
+export CARGO_INCREMENTAL=0
