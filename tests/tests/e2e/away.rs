@@ -8,11 +8,10 @@ use plumbline_tests::cluster::HOST;
 use plumbline_tests::judge_sim::{Config, JudgeSim};
 use serde_json::{Value, json};
 
-use crate::chain::on_claim;
+use crate::chain::{REPLIES, lasting, on_claim};
 use crate::installation::{Installation, SYSTEM, lines, until};
 use crate::monitoring;
 use crate::node;
-use crate::pods::alone;
 
 /// How long the judge is away.
 const AWAY: Duration = Duration::from_secs(30);
@@ -70,9 +69,9 @@ fn an_operator_that_is_away_for_a_whole_run_is_missed_and_takes_its_result_when_
     let prometheus = monitoring::watch(&installed);
     prometheus.until("plumbline_leader == 1");
     let name = "unattended";
-    let resource = format!("policytuning/{name}");
-    installed.apply(&[alone(name, 4)]);
-    installed.until_run(&resource, "a step is done", |run| lines(&run.join("metrics.jsonl")) > 0);
+    let resource = format!("preferencedataset/{name}");
+    installed.apply(&[lasting(name, 12)]);
+    installed.until_run(&resource, "a question is answered", |run| lines(&run.join(REPLIES)) > 0);
     scale(&installed, 0);
     prometheus.until(r#"ALERTS{alertname="PlumblineNoLeader"}"#);
     let job = installed.status(&resource).job.unwrap();

@@ -14,18 +14,20 @@ pub(crate) struct Made {
     pub(crate) digests: [String; 3],
 }
 
+/// In the folder of a dataset's run, a line an answered question.
+pub(crate) const REPLIES: &str = "journal/replies.jsonl";
+
 pub(crate) const DATA: &str = "preferencedataset/data";
 pub(crate) const REWARD: &str = "rewardmodel/reward";
 pub(crate) const PPO: &str = "policytuning/ppo";
 
-/// A judge that is served from the tiny model, beside the trainer.
-fn judge() -> Value {
+/// A judge that is served from the tiny model, beside the trainer. It is asked one question at a time, as the last digits of a
+/// probability depend on what it is computed together with, and not too fast: on every machine there is time to disturb it.
+fn judge(questions_per_minute: u64) -> Value {
     json!({
         "name": "reader", "model": {"uri": fixture::uri("tiny")}, "mode": "Pointwise", "api": "Completion",
         "template": "{{ prompt }}{{ response }} of the", "answers": [" United", " whale"],
-        // One at a time: the last digits of a probability depend on what it is computed together with. And not too fast, so
-        // that on every machine there are seconds in which to disturb it.
-        "limits": {"concurrency": 1, "requestsPerMinute": 2400},
+        "limits": {"concurrency": 1, "requestsPerMinute": questions_per_minute},
     })
 }
 
@@ -45,6 +47,13 @@ pub(crate) fn dataset() -> Value {
     on_claim(&anywhere()[0])
 }
 
+/// A dataset that depends on nothing and takes some seconds, however fast the machine is.
+pub(crate) fn lasting(name: &str, seconds: u64) -> Value {
+    let (prompts, responses) = (16, 6);
+    let judge = judge(prompts * responses * 60 / seconds);
+    on_claim(&chain::with(chain::dataset(name, &judge), &json!({"prompts": {"limit": prompts}})))
+}
+
 /// Its reward model: long enough to be disturbed.
 pub(crate) fn reward() -> Value {
     on_claim(&anywhere()[1])
@@ -60,7 +69,7 @@ pub(crate) fn anywhere() -> [Value; 3] {
     let longer = json!({"rollout": {"promptsPerStep": 16}, "training": {"epochs": 16},
         "evaluation": {"samplesPerPrompt": 8}, "compute": {"maxRetries": 1}});
     [
-        chain::with(chain::dataset("data", &judge()), &json!({"prompts": {"limit": 48}})),
+        chain::with(chain::dataset("data", &judge(2400)), &json!({"prompts": {"limit": 48}})),
         chain::with(chain::reward("reward", "data"), &json!({"training": {"epochs": 6}})),
         chain::with(chain::ppo("ppo", "reward"), &longer),
     ]

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::chain::{self, DATA, PPO, REWARD, made};
+use crate::chain::{self, DATA, PPO, REPLIES, REWARD, made};
 use crate::installation::{Installation, lines};
 use crate::node;
 
-const REPLIES: &str = "journal/replies.jsonl";
 const METRICS: &str = "metrics.jsonl";
 
 fn undisturbed(installed: &Installation, resource: &str) -> String {

@@ -11,9 +11,9 @@ use plumbline_tests::prometheus::{Prometheus, promtool};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::chain::lasting;
 use crate::installation::{Installation, SYSTEM, values};
 use crate::node;
-use crate::pods::alone;
 
 /// Starts it.
 pub(crate) fn watch(installed: &Installation) -> Prometheus {
@@ -62,15 +62,15 @@ fn prometheus_finds_the_operator_and_during_a_healthy_run_no_alert_is_even_pendi
     let prometheus = watch(&installed);
     prometheus.until("plumbline_leader == 1");
     assert_eq!(prometheus.query("up").len(), 1, "one operator, and by one of its ports");
-    let ended = r#"plumbline_runs_ended_total{kind="PolicyTuning",reason="Completed",namespace="plumbline"}"#;
+    let ended = r#"plumbline_runs_ended_total{kind="PreferenceDataset",reason="Completed",namespace="plumbline"}"#;
     let since = "count_over_time(plumbline_leader[1h])";
     let count = |expression: &str| {
         let found = prometheus.query(expression);
         found.first().map_or(0.0, |series| series["value"][1].as_str().unwrap().parse::<f64>().unwrap())
     };
     let before = count(ended);
-    installed.apply(&[alone("watched", 4)]);
-    installed.until_ready("policytuning/watched");
+    installed.apply(&[lasting("watched", 10)]);
+    installed.until_ready("preferencedataset/watched");
     prometheus.until(&format!("{ended} > {before}"));
 
     // One look a second, from when it was found; before, there is indeed no leader.

@@ -5,26 +5,17 @@ use std::fs;
 use std::io::ErrorKind;
 use std::process::Command;
 
-use plumbline_tests::chain;
 use plumbline_tests::programs::text;
-use serde_json::{Value, json};
 
-use crate::chain::on_claim;
+use crate::chain::{REPLIES, lasting};
 use crate::installation::lines;
 use crate::node;
-
-/// A policy that depends on nothing and is tuned for some seconds.
-pub(crate) fn alone(name: &str, epochs: usize) -> Value {
-    let alone =
-        json!({"datasetRef": null, "dataset": {"uri": "pvc://models/pairs.jsonl"}, "training": {"epochs": epochs}});
-    on_claim(&chain::with(chain::dpo(name, "none"), &alone))
-}
 
 #[test]
 fn a_trainer_writes_to_its_claim_and_to_tmp_and_nothing_else_can_be_written_to() {
     let installed = node::shared();
-    installed.apply(&[alone("confined", 8)]);
-    installed.until_run("policytuning/confined", "a step is done", |run| lines(&run.join("metrics.jsonl")) > 0);
+    installed.apply(&[lasting("confined", 10)]);
+    installed.until_run("preferencedataset/confined", "a question is answered", |run| lines(&run.join(REPLIES)) > 0);
     let process = installed.cluster.process(&installed.container(&installed.pod("confined"), "trainer"));
     let of_process = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
 
@@ -55,5 +46,5 @@ fn a_trainer_writes_to_its_claim_and_to_tmp_and_nothing_else_can_be_written_to()
     assert_eq!(field("Uid:"), ["65532"; 4]);
     assert_eq!(field("CapEff:"), ["0000000000000000"]);
     assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), (vec!["1".to_owned()], vec!["2".to_owned()]));
-    installed.until_ready("policytuning/confined");
+    installed.until_ready("preferencedataset/confined");
 }

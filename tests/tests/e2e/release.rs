@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
+use crate::chain::{REPLIES, lasting};
 use crate::installation::lines;
 use crate::node;
-use crate::pods::alone;
 
 #[test]
 fn an_upgrade_replaces_the_operator_and_the_run_that_is_under_way_goes_on_untouched() {
     let installed = node::exclusive();
-    let resource = "policytuning/upgraded";
-    installed.apply(&[alone("upgraded", 16)]);
-    installed.until_run(resource, "a step is done", |run| lines(&run.join("metrics.jsonl")) > 0);
+    let resource = "preferencedataset/upgraded";
+    installed.apply(&[lasting("upgraded", 25)]);
+    installed.until_run(resource, "a question is answered", |run| lines(&run.join(REPLIES)) > 0);
     let job = installed.status(resource).job.unwrap();
     let job = format!("job/{}", job.name);
     let (before, pod, operator) = (installed.get(&job), installed.pod("upgraded"), installed.operator());
