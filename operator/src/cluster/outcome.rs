@@ -279,14 +279,18 @@ fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
 }
 
-/// Seconds from the start of a Job to its end, or to `now`.
-fn elapsed(job: &Job, now: &str) -> i64 {
-    let Some(status) = &job.status else { return 0 };
-    let Some(start) = &status.start_time else { return 0 };
+/// When a Job ended, which may be long before anybody looks at it (RFC 3339).
+pub fn end_time(job: &Job) -> Option<String> {
+    let status = job.status.as_ref()?;
     let conditions = status.conditions.iter().flatten();
     let over = conditions.filter(|c| c.status == "True").find_map(|c| c.last_transition_time.as_ref());
-    let end = status.completion_time.as_ref().or(over).or(job.metadata.deletion_timestamp.as_ref());
-    seconds_between(&timestamp(start), &end.map_or_else(|| now.to_owned(), timestamp))
+    status.completion_time.as_ref().or(over).or(job.metadata.deletion_timestamp.as_ref()).map(timestamp)
+}
+
+/// Seconds from the start of a Job to its end, or to `now`.
+fn elapsed(job: &Job, now: &str) -> i64 {
+    let Some(start) = job.status.as_ref().and_then(|status| status.start_time.as_ref()) else { return 0 };
+    seconds_between(&timestamp(start), &end_time(job).unwrap_or_else(|| now.to_owned()))
 }
 
 #[cfg(test)]
@@ -435,6 +439,16 @@ mod tests {
             600,
             "until it failed, not until now"
         );
+    }
+
+    #[test]
+    fn a_job_ended_when_it_was_complete_or_failed_and_one_that_runs_has_not() {
+        let at = |status: &Value| end_time(&job(status));
+        assert_eq!(at(&json!({"startTime": "2026-01-01T00:30:00Z"})), None);
+        let complete = json!({"completionTime": "2026-01-01T00:20:00Z", "conditions": [
+            {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:20:01Z"}]});
+        assert_eq!(at(&complete).as_deref(), Some("2026-01-01T00:20:00Z"));
+        assert_eq!(end_time(&failed_job("DeadlineExceeded")).as_deref(), Some("2026-01-01T00:10:00Z"));
     }
 
     #[test]

@@ -252,9 +252,15 @@ fn hold(decision: &mut Decision, previous: JobRef, reason: Reason, message: Stri
         Decision { action: Action::Wait, phase: Phase::Active, reason, message, job: previous, outdated: Vec::new() };
 }
 
-/// Counts what the run has held so far: never less than before, since pods that are gone cannot be counted again.
+/// Counts what the run has held so far: never less than before, since pods that are gone cannot be counted again. And dates
+/// its end by when it was, however late it is seen.
 fn account(status: &mut Status, world: &World) {
     let Some(work) = &world.work else { return };
+    if status.completion_time != world.seen.previous.completion_time
+        && let Some(end) = outcome::end_time(&work.job)
+    {
+        status.completion_time = Some(end);
+    }
     let held = outcome::accelerator_seconds(&work.job, &work.pods, &world.now);
     if world.seen.resource.spec.compute().accelerators > 0 {
         status.accelerator_seconds = Some(held.max(world.seen.previous.accelerator_seconds.unwrap_or(0)));

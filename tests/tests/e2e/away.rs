@@ -80,6 +80,8 @@ fn an_operator_that_is_away_for_a_whole_run_is_missed_and_takes_its_result_when_
     let before = installed.get(&job);
     assert_eq!(installed.status(&resource).artifact, None, "nobody has written its status");
 
+    // Longer than times are told apart by.
+    std::thread::sleep(Duration::from_secs(2));
     scale(&installed, 1);
     let (status, _) = installed.until_ready(&resource);
     let seconds = |time: &Value| time.as_str().unwrap().to_owned();
