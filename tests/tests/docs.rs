@@ -1,0 +1,137 @@
+//! The commands in the documents: each is run as it stands on a real API server, or says beside it why it is not.
+//!
+//! A block of `sh` is run by bash from the root of the repository, with the programs, kubectl and helm of the tests. What its
+//! document needs first is made in the same way for all: the namespace `plumbline`, and the CRDs unless the document itself
+//! installs them. `REGISTRY` is a registry that nobody asks, as no node is there. A block that is not run has a line before
+//! it: `<!-- not run here: REASON -->`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use plumbline_tests::cluster::Cluster;
+use plumbline_tests::programs::{plumbline, text};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const MARKER: &str = "<!-- not run here: ";
+/// What a document that installs the CRDs itself has in one of its blocks.
+const INSTALLS: [&str; 2] = ["helm install", "plumbline crds | kubectl apply"];
+
+/// A block of commands.
+#[derive(Debug, PartialEq, Eq)]
+struct Block {
+    line: usize,
+    commands: String,
+    /// Why it is not run.
+    reason: Option<String>,
+}
+
+/// Every block of commands of a document, in order.
+fn blocks(text: &str) -> Vec<Block> {
+    let lines: Vec<&str> = text.lines().collect();
+    let starts = lines.iter().enumerate().filter(|(_, line)| ["```sh", "```bash", "```console"].contains(&line.trim()));
+    let block = |(at, _): (usize, _)| {
+        let before = lines[..at].iter().rev().find(|line| !line.trim().is_empty());
+        let reason = before.and_then(|line| line.trim().strip_prefix(MARKER)?.strip_suffix(" -->"));
+        let commands: Vec<&str> = lines[at + 1..].iter().copied().take_while(|line| line.trim() != "```").collect();
+        Block { line: at + 1, commands: commands.join("\n"), reason: reason.map(str::to_owned) }
+    };
+    starts.map(block).collect()
+}
+
+/// The documents of this repository: in its root, in docs, of the chart and of the examples.
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders =
+        vec![PathBuf::from("docs"), PathBuf::from("charts"), PathBuf::from("examples"), PathBuf::from("tests/parity")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(Path::new(ROOT).join(&folder)).unwrap().map(Result::unwrap) {
+            let path = folder.join(entry.file_name());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.extend(["README.md", "CONTRIBUTING.md"].map(PathBuf::from));
+    found.sort();
+    found
+}
+
+/// Runs commands as a reader would who has pasted them.
+fn run(commands: &str) -> (bool, String) {
+    let programs = plumbline().parent().unwrap().display().to_string();
+    let folder = Path::new(ROOT).join(".cache/cluster/bin").display().to_string();
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", commands])
+        .current_dir(ROOT)
+        .env("PATH", format!("{programs}:{folder}:{}", std::env::var("PATH").unwrap()))
+        .env("KUBECONFIG", Cluster::shared().kubeconfig())
+        .env("HOME", home.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (output.status.success(), format!("{}{}", text(&output.stdout), text(&output.stderr)))
+}
+
+/// Runs commands that have to succeed.
+fn prepare(commands: &str) {
+    let (succeeded, said) = run(commands);
+    assert!(succeeded, "{commands}\n{said}");
+}
+
+/// Nothing of a document's commands is left for the next one.
+fn clean() {
+    prepare(
+        "helm uninstall plumbline --namespace plumbline --ignore-not-found >/dev/null
+        kubectl delete crd --all
+        kubectl delete secret,configmap,persistentvolumeclaim,resourcequota --all --namespace default
+        kubectl delete clusterrole,clusterrolebinding -l app.kubernetes.io/name=plumbline",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_in_the_documents_is_run_or_says_why_it_is_not() {
+    prepare("kubectl create namespace plumbline");
+    let (mut ran, mut marked) = (0, 0);
+    for document in documents() {
+        let blocks = blocks(&fs::read_to_string(Path::new(ROOT).join(&document)).unwrap());
+        marked += blocks.iter().filter(|block| block.reason.is_some()).count();
+        if blocks.iter().all(|block| block.reason.is_some()) {
+            continue;
+        }
+        clean();
+        let installs = |block: &Block| INSTALLS.iter().any(|command| block.commands.contains(command));
+        if !blocks.iter().any(|block| block.reason.is_none() && installs(block)) {
+            prepare("kubectl apply -f crds && kubectl wait --for=condition=Established crd --all --timeout=60s");
+        }
+        for block in blocks.iter().filter(|block| block.reason.is_none()) {
+            let commands = block.commands.replace("REGISTRY", "registry.test");
+            let (succeeded, said) = run(&commands);
+            assert!(succeeded, "{}:{}\n{commands}\n{said}", document.display(), block.line);
+            ran += 1;
+        }
+    }
+    assert!(ran > 15 && marked > 5, "{ran} blocks were run, and {marked} say why not");
+}
+
+#[test]
+fn a_reason_for_not_running_says_something_and_stands_before_a_block() {
+    for document in documents() {
+        let text = fs::read_to_string(Path::new(ROOT).join(&document)).unwrap();
+        let reasons: Vec<String> = blocks(&text).into_iter().filter_map(|block| block.reason).collect();
+        assert_eq!(text.matches(MARKER).count(), reasons.len(), "{}: a marker without a block", document.display());
+        assert!(reasons.iter().all(|reason| reason.len() > 10), "{}: {reasons:?}", document.display());
+    }
+}
+
+#[test]
+fn a_block_without_a_marker_is_run_whatever_stands_around_it() {
+    let text = "a\n```sh\none \\\n  two\n```\n<!-- not run here: it needs a node -->\n\n```console\nthree\n```\n```yaml\nfour\n```\n";
+    let found = blocks(text);
+    assert_eq!(found.len(), 2);
+    assert_eq!((found[0].commands.as_str(), &found[0].reason), ("one \\\n  two", &None));
+    assert_eq!(found[1].reason.as_deref(), Some("it needs a node"));
+}
