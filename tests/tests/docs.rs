@@ -1,7 +1,7 @@
 //! The commands in the documents: each is run as it stands on a real API server, or says beside it why it is not.
 //!
 //! A block of `sh` is run by bash from the root of the repository, with the programs, kubectl and helm of the tests. What its
-//! document needs first is made in the same way for all: the namespace `plumbline`, and the CRDs unless the document itself
+//! document needs first is made in the same way for all: the namespace `plumbline`, and the CRDs, unless the document itself
 //! installs them. `REGISTRY` is a registry that nobody asks, as no node is there. A block that is not run has a line before
 //! it: `<!-- not run here: REASON -->`.
 
@@ -17,6 +17,12 @@ const MARKER: &str = "<!-- not run here: ";
 /// What a document that installs the CRDs itself has in one of its blocks.
 const INSTALLS: [&str; 2] = ["helm install", "plumbline crds | kubectl apply"];
 
+/// Kinds are served before they are described.
+const DESCRIBED: &str = "for kind in preferencedataset rewardmodel policytuning; do
+    for i in {1..300}; do kubectl explain $kind.spec >/dev/null 2>&1 && break; sleep 0.2; done
+    kubectl explain $kind.spec >/dev/null
+done";
+
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
@@ -24,6 +30,12 @@ struct Block {
     commands: String,
     /// Why it is not run.
     reason: Option<String>,
+}
+
+impl Block {
+    fn installs(&self) -> bool {
+        INSTALLS.iter().any(|command| self.commands.contains(command))
+    }
 }
 
 /// Every block of commands of a document, in order.
@@ -82,39 +94,46 @@ fn prepare(commands: &str) {
     assert!(succeeded, "{commands}\n{said}");
 }
 
-/// Nothing of a document's commands is left for the next one.
-fn clean() {
-    prepare(
-        "helm uninstall plumbline --namespace plumbline --ignore-not-found >/dev/null
-        kubectl delete crd --all
-        kubectl delete secret,configmap,persistentvolumeclaim,resourcequota --all --namespace default
-        kubectl delete clusterrole,clusterrolebinding -l app.kubernetes.io/name=plumbline",
-    );
+/// A document whose commands are run, and what they install.
+struct Document {
+    path: PathBuf,
+    blocks: Vec<Block>,
+    installs: bool,
+}
+
+/// Those that install nothing first: they share the CRDs that the cluster has.
+fn to_run() -> Vec<Document> {
+    let read = |path: PathBuf| {
+        let mut blocks = blocks(&fs::read_to_string(Path::new(ROOT).join(&path)).unwrap());
+        blocks.retain(|block| block.reason.is_none());
+        let installs = blocks.iter().any(Block::installs);
+        Document { path, blocks, installs }
+    };
+    let mut documents: Vec<Document> = documents().into_iter().map(read).filter(|d| !d.blocks.is_empty()).collect();
+    documents.sort_by_key(|document| document.installs);
+    documents
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_in_the_documents_is_run_or_says_why_it_is_not() {
     prepare("kubectl create namespace plumbline");
-    let (mut ran, mut marked) = (0, 0);
-    for document in documents() {
-        let blocks = blocks(&fs::read_to_string(Path::new(ROOT).join(&document)).unwrap());
-        marked += blocks.iter().filter(|block| block.reason.is_some()).count();
-        if blocks.iter().all(|block| block.reason.is_some()) {
-            continue;
+    let documents = to_run();
+    for document in &documents {
+        if document.installs {
+            prepare("helm uninstall plumbline --namespace plumbline --ignore-not-found && kubectl delete crd --all");
         }
-        clean();
-        let installs = |block: &Block| INSTALLS.iter().any(|command| block.commands.contains(command));
-        if !blocks.iter().any(|block| block.reason.is_none() && installs(block)) {
-            prepare("kubectl apply -f crds && kubectl wait --for=condition=Established crd --all --timeout=60s");
-        }
-        for block in blocks.iter().filter(|block| block.reason.is_none()) {
+        for block in &document.blocks {
             let commands = block.commands.replace("REGISTRY", "registry.test");
             let (succeeded, said) = run(&commands);
-            assert!(succeeded, "{}:{}\n{commands}\n{said}", document.display(), block.line);
-            ran += 1;
+            assert!(succeeded, "{}:{}\n{commands}\n{said}", document.path.display(), block.line);
+            if block.installs() {
+                prepare(DESCRIBED);
+            }
         }
+        prepare("kubectl delete secret,configmap --all --namespace default");
     }
-    assert!(ran > 15 && marked > 5, "{ran} blocks were run, and {marked} say why not");
+    let ran: usize = documents.iter().map(|document| document.blocks.len()).sum();
+    assert!(ran > 15 && documents.iter().filter(|document| document.installs).count() == 3, "{ran} blocks were run");
 }
 
 #[test]
