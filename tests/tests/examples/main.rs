@@ -99,5 +99,5 @@ fn run(example: &Example) {
         let made = artifact::verify(&place.artifact(kind, name)).unwrap();
         assert_eq!(made.digest, status.artifact.unwrap().digest, "examples/{}: {name}", example.name);
     }
-    world.was_asked();
+    world.was_used(&manifests);
 }

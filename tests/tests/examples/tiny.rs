@@ -1,7 +1,7 @@
 //! Makes any example small enough for the tiny model and for seconds, in the same way for all. Computes only.
 //!
 //! What is changed: counts, lengths and steps are lowered to a limit; numbers are in Float32, with one thread; gates are taken
-//! out, as a tiny model meets none; a judge that is a model is asked what the tiny model can answer. Everything else stays as
+//! out, as a tiny model meets none; a pod and its credentials are those of the test; a judge that is a model is asked what the tiny model can answer. Everything else stays as
 //! it is written.
 
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ const LIMITS: [(&str, u64); 9] = [
     ("lastLayers", 2),
 ];
 /// Fields that a fixture has no use for.
-const LEFT_OUT: [&str; 4] = ["gates", "precision", "minConfidence", "compute"];
+const LEFT_OUT: [&str; 5] = ["gates", "precision", "minConfidence", "compute", "credentialsSecretRef"];
 
 /// The manifest, small.
 pub(crate) fn smaller(mut manifest: Value) -> Value {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use plumbline_crds::Resource;
 use plumbline_crds::hub::HubUri;
 use plumbline_crds::remote::Remote;
+use plumbline_crds::{Resource, artifact};
 use plumbline_operator::inputs::{From, Wanted, judges, wanted};
 use plumbline_operator::secrets::variable;
 use plumbline_tests::fixture;
@@ -162,8 +162,14 @@ impl World {
         hub.chain(store).chain(keys).collect()
     }
 
-    /// Nothing of it was there in vain.
-    pub(crate) fn was_asked(&self) {
+    /// Nothing of it was there in vain, and what an example writes to a bucket is there as a whole.
+    pub(crate) fn was_used(&self, manifests: &[Value]) {
+        for manifest in manifests {
+            let uri = manifest["spec"]["output"]["uri"].as_str().unwrap_or_default();
+            let Some(key) = uri.strip_prefix(&format!("s3://{BUCKET}/")) else { continue };
+            let made = self.store.get().unwrap().path(key);
+            artifact::verify(&made).unwrap_or_else(|e| panic!("{uri}: {e}"));
+        }
         assert!(self.hub.as_ref().is_none_or(|hub| !hub.state().asked.is_empty()), "no run asked the hub");
         assert!(self.judge.get().is_none_or(|judge| judge.answered() > 0), "no run asked the judge");
     }
