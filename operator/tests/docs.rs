@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use plumbline_crds::Kind;
@@ -20,12 +20,39 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Every document of the repository's own.
+/// Every document of the repository's own, by its path.
 fn documents() -> Vec<String> {
-    let docs = fs::read_dir(root().join("docs")).unwrap();
-    let names = docs.map(|e| format!("docs/{}", e.unwrap().file_name().into_string().unwrap()));
-    let own = ["README.md", "CONTRIBUTING.md", "charts/plumbline/README.md"].map(str::to_owned).into_iter();
-    own.chain(names.filter(|n| Path::new(n).extension().is_some_and(|e| e == "md"))).collect()
+    let mut found = ["README.md", "CONTRIBUTING.md", "charts/plumbline/README.md"].map(str::to_owned).to_vec();
+    let mut folders = vec!["docs".to_owned(), "examples".to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap().map(Result::unwrap) {
+            let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if Path::new(&path).extension().is_some_and(|e| e == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The links within the repository that stand in a document.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://"))
+}
+
+/// A path without `.` and `..`.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut tidy, part| {
+        match part {
+            Component::ParentDir => drop(tidy.pop()),
+            Component::CurDir => {}
+            part => tidy.push(part),
+        }
+        tidy
+    })
 }
 
 /// The rows of a document's tables that begin with `cell`.
@@ -89,6 +116,37 @@ fn every_metric_that_a_stage_logs_is_explained() {
     assert!(count > 30, "the sources log {count} metrics, fewer than they did");
 }
 
+#[test]
+fn every_metric_of_the_operator_is_explained() {
+    let text = read("docs/metrics.md");
+    let source = read("operator/src/cluster/metrics.rs");
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let names = quoted(source, "\"plumbline_");
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(text.contains(&format!("`plumbline_{name}`")), "docs/metrics.md does not explain plumbline_{name}");
+    }
+}
+
+#[test]
+fn every_document_is_reached_from_the_readme() {
+    let mut reached = BTreeSet::from([PathBuf::from("README.md")]);
+    let mut next = vec![PathBuf::from("README.md")];
+    while let Some(document) = next.pop() {
+        let text = read(document.to_str().unwrap());
+        for target in links(&text).filter_map(|target| target.split('#').next()).filter(|path| !path.is_empty()) {
+            let path = tidy(&document.parent().unwrap().join(target));
+            let is_document = path.extension().is_some_and(|e| e == "md");
+            if is_document && reached.insert(path.clone()) {
+                next.push(path);
+            }
+        }
+    }
+    for document in documents() {
+        assert!(reached.contains(Path::new(&document)), "no link leads from README.md to {document}");
+    }
+}
+
 /// The fenced blocks of a language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
@@ -133,14 +191,15 @@ fn every_link_within_the_repository_leads_somewhere() {
     for document in documents() {
         let text = read(&document);
         let folder = root().join(&document).parent().unwrap().to_owned();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if target.contains("://") {
-                continue;
-            }
+        for target in links(&text) {
             let (path, heading) = target.split_once('#').unwrap_or((target, ""));
             let file = if path.is_empty() { root().join(&document) } else { folder.join(path) };
             assert!(file.exists(), "{document}: {target}");
-            let anchor = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            // As GitHub makes them.
+            let anchor = |line: &str| {
+                let kept = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+                kept.replace(|c: char| !c.is_alphanumeric() && !"-_".contains(c), "")
+            };
             let found = heading.is_empty()
                 || fs::read_to_string(&file).unwrap().lines().any(|l| l.starts_with('#') && anchor(l) == heading);
             assert!(found, "{document}: {target}: there is no such heading");

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use plumbline_tests::cluster::Cluster;
+use plumbline_tests::helm::{CHART, Helm, RELEASE};
 use plumbline_tests::programs::{plumbline, text};
+use serde_json::{Value, json};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const MARKER: &str = "<!-- not run here: ";
@@ -134,6 +136,23 @@ async fn every_command_in_the_documents_is_run_or_says_why_it_is_not() {
     }
     let ran: usize = documents.iter().map(|document| document.blocks.len()).sum();
     assert!(ran > 15 && documents.iter().filter(|document| document.installs).count() == 3, "{ran} blocks were run");
+}
+
+#[test]
+fn values_in_the_documents_are_values_of_the_chart() {
+    let helm = Helm::offline();
+    let mut count = 0;
+    for document in ["docs/install.md", "charts/plumbline/README.md"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let mut values: Value = serde_yaml::from_str(block).unwrap();
+            let image = json!({"repository": "registry.test/plumbline-operator"});
+            values.as_object_mut().unwrap().entry("image").or_insert(image);
+            helm.says(&["template", RELEASE, CHART, "--values", &helm.file(&values)]);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 2);
 }
 
 #[test]
