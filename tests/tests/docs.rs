@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use plumbline_tests::cluster::Cluster;
-use plumbline_tests::helm::{CHART, Helm, RELEASE};
+use plumbline_tests::helm::{CHART, Helm, RELEASE, Version};
 use plumbline_tests::programs::{plumbline, text};
 use serde_json::{Value, json};
 
@@ -140,7 +140,7 @@ async fn every_command_in_the_documents_is_run_or_says_why_it_is_not() {
 
 #[test]
 fn values_in_the_documents_are_values_of_the_chart() {
-    let helm = Helm::offline();
+    let helm = Helm::offline(Version::V3);
     let mut count = 0;
     for document in ["docs/install.md", "charts/plumbline/README.md"] {
         let text = fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
