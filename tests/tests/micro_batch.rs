@@ -14,6 +14,7 @@ use plumbline_trainer::model::linear::Adapters;
 use plumbline_trainer::stage::reward::RewardModel;
 use plumbline_trainer::train::responses::response_logprobs;
 use serde_json::{Value, json};
+use tch::Device;
 
 /// Float32 sums in another order.
 const TOLERANCE: f64 = 1e-5;
@@ -112,9 +113,9 @@ fn a_packed_sequence_is_computed_as_if_it_were_alone() {
     let all: Vec<&Sequence> = sequences.iter().collect();
     let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * (1.0 + a.abs());
 
-    let decoder = ModelFolder::open(&fixture::tiny()).unwrap().decoder(Precision::Float32).unwrap();
+    let decoder = ModelFolder::open(&fixture::tiny()).unwrap().decoder(Precision::Float32, Device::Cpu).unwrap();
     let packed = response_logprobs(&decoder, Adapters::Off, &all, 1.0);
-    let scorer = RewardModel::load(&reward(&json!({}), root.path()).artifact, Precision::Float32).unwrap();
+    let scorer = RewardModel::load(&reward(&json!({}), root.path()).artifact, Precision::Float32, Device::Cpu).unwrap();
     let tokens: Vec<Vec<i64>> = sequences.iter().map(Sequence::tokens).collect();
     let scores = scorer.score(&tokens);
     assert!(scores.iter().any(|s| (s - scores[0]).abs() > 1e-2), "the scores are not all alike: {scores:?}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::load::hugging_face::{read_safetensors, write_safetensors};
 use crate::store::keeper;
@@ -15,6 +15,7 @@ use crate::{Error, Result};
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 const RNG: &str = "rng";
+const DEVICE_RNG: &str = "rng/cuda";
 
 /// The checkpoints of a run.
 pub struct Checkpoints {
@@ -36,9 +37,17 @@ impl<S> Checkpoint<S> {
         self.tensors.get(name).ok_or_else(|| Error::Data(format!("checkpoint: '{name}' is missing")))
     }
 
-    /// Sets the random generator to where it was.
-    pub fn restore_generator(&self) -> Result<()> {
-        plumbline_torch::set_rng_state(self.tensor(RNG)?).map_err(|e| Error::Data(e.to_string()))
+    /// Sets the random generators of a run on `device` to where they were: the CPU's, and the GPU's, which draws the dropout
+    /// there. A run that went on on another kind of device leaves the GPU's as it is seeded.
+    pub fn restore_generators(&self, device: Device) -> Result<()> {
+        let set = |device, state: &Tensor| {
+            plumbline_torch::set_rng_state(device, state).map_err(|e| Error::Data(format!("checkpoint: {e}")))
+        };
+        set(Device::Cpu, self.tensor(RNG)?)?;
+        match self.tensors.get(DEVICE_RNG).filter(|_| device.is_cuda()) {
+            Some(state) => set(device, state),
+            None => Ok(()),
+        }
     }
 }
 
@@ -48,10 +57,19 @@ impl Checkpoints {
         Self { folder: work.join("checkpoints"), keep: keep.max(1) as usize }
     }
 
-    /// Saves a checkpoint of `step`, with the state of the random generator. After a crash at any point it is whole or
-    /// absent. Older ones go only when this one is in place.
-    pub fn save<S: Serialize>(&self, step: i64, state: &S, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        tensors.insert(RNG.into(), plumbline_torch::rng_state().map_err(|e| Error::Failed(e.to_string()))?);
+    /// Saves a checkpoint of `step`, with the states of the random generators of a run on `device`. After a crash at any point
+    /// it is whole or absent. Older ones go only when this one is in place.
+    pub fn save<S: Serialize>(
+        &self,
+        step: i64,
+        state: &S,
+        mut tensors: BTreeMap<String, Tensor>,
+        device: Device,
+    ) -> Result<()> {
+        tensors.insert(RNG.into(), plumbline_torch::rng_state(Device::Cpu)?);
+        if device.is_cuda() {
+            tensors.insert(DEVICE_RNG.into(), plumbline_torch::rng_state(device)?);
+        }
         let (aside, target) = (self.folder.join("writing"), self.folder.join(format!("step-{step:09}")));
         let io = |path: &Path, e: &std::io::Error| Error::store(path, e);
         match fs::remove_dir_all(&aside) {
@@ -121,7 +139,7 @@ mod tests {
         assert!(checkpoints.newest::<i64>().unwrap().is_none());
         for step in [5i64, 10, 15] {
             let tensors = [("w".to_owned(), Tensor::from_slice(&[step as f32]))].into();
-            checkpoints.save(step, &step, tensors).unwrap();
+            checkpoints.save(step, &step, tensors, Device::Cpu).unwrap();
         }
         // What a crash leaves behind is not taken for a checkpoint.
         fs::create_dir_all(work.path().join("checkpoints/writing")).unwrap();

@@ -7,6 +7,7 @@
 //! | Where is the DPO loss? PPO's? Bradley-Terry? | `loss`, `advantage` |
 //! | How does the decoder compute? | `model` |
 //! | How is text sampled? | `generate` |
+//! | On which device? | `device` |
 //! | How are models read and written? | `load` |
 //! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
 //! | How does a judge become a label? | `judge` |
@@ -20,6 +21,7 @@ pub mod alive;
 pub mod backoff;
 pub mod checkpoint;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod files;
 pub mod generate;

@@ -13,7 +13,7 @@ use plumbline_trainer::model::linear::Adapters;
 use plumbline_trainer::model::packed::Packed;
 use plumbline_trainer::stage::import::{self, ImportArgs, WeightType};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 #[test]
 fn the_logits_of_smollm2_are_those_of_transformers_on_every_position_of_five_texts() {
@@ -22,7 +22,7 @@ fn the_logits_of_smollm2_are_those_of_transformers_on_every_position_of_five_tex
     assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
     let folder = cache.join("models/smollm2-135m");
     import::run(&ImportArgs { gguf, out: folder.clone(), dtype: WeightType::Float32 }).unwrap();
-    let decoder = ModelFolder::open(&folder).unwrap().decoder(Precision::Float32).unwrap();
+    let decoder = ModelFolder::open(&folder).unwrap().decoder(Precision::Float32, Device::Cpu).unwrap();
 
     let golden: Value = serde_json::from_str(include_str!("../../tests/golden/smollm2_logits.json")).unwrap();
     let ids = |value: &Value| -> Vec<i64> { serde_json::from_value(value.clone()).unwrap() };

@@ -238,7 +238,7 @@ fn train(work: &Path, start: &Path, texts: &[&str]) -> Result<PathBuf> {
 /// Mean negative log-probability of held-out sentences after their first word, in nats a token.
 fn held_out_loss(model: &Path, texts: &[&str]) -> Result<f64> {
     let tokenizer = Tokenizer::load(model)?;
-    let decoder = ModelFolder::open(model)?.decoder(Precision::Float32)?;
+    let decoder = ModelFolder::open(model)?.decoder(Precision::Float32, Device::Cpu)?;
     let mut sequences = Vec::new();
     for (start, rest) in texts.iter().filter_map(|t| opening(t, 1)) {
         sequences.push(Sequence { prompt: tokenizer.encode(start)?, response: tokenizer.encode(rest)? });

@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::source::Sampling;
 
@@ -125,7 +125,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
     pub fn with_adapters(model: M, adapters: Adapters, eos_ids: Vec<i64>, limits: Limits) -> Self {
         let decoder: &Decoder = model.borrow();
         let max_context = limits.max_context.min(decoder.config.max_position_embeddings as usize);
-        let cache = Cache::new(&decoder.config, 0, 0, decoder.kind);
+        let cache = Cache::new(&decoder.config, 0, 0, decoder.kind, decoder.device());
         Self {
             model,
             adapters,
@@ -199,6 +199,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
         let tokens: Vec<[i64; 1]> = self.active.iter().map(|a| [a.last_token]).collect();
         let mut batch = Packed::new(&tokens);
         batch.positions = Tensor::from_slice(self.cache.lengths());
+        let batch = batch.to_device(model.device());
         let step = self.cache.step(model.kind);
         let mut context = Context::Decode { cache: &self.cache, step: &step };
         let hidden = model.forward(&batch, &mut context, self.adapters);
@@ -238,12 +239,12 @@ impl<M: Borrow<Decoder>> Engine<M> {
         let shared = self.prefix.as_ref().map_or(0, |p| p.tokens.len());
         let model: &Decoder = self.model.borrow();
         let rest: Vec<&[i64]> = prompts.iter().map(|p| &p[shared..]).collect();
-        let batch = Packed::starting_at(&rest, shared as i64);
+        let batch = Packed::starting_at(&rest, shared as i64).to_device(model.device());
         let mut kept = Vec::new();
         let mut context = Context::Prefill { prefix: self.prefix.as_ref(), kept: &mut kept };
         let hidden = model.forward(&batch, &mut context, self.adapters).index_select(0, &batch.last_rows());
         let rows: Vec<i64> = which.iter().map(|&i| i as i64).collect();
-        let logits = heads::logits(model, &hidden).index_select(0, &Tensor::from_slice(&rows));
+        let logits = heads::logits(model, &hidden).index_select(0, &on(&rows, model.device()));
 
         let mut admitted: Vec<Active> = jobs.iter().map(|(id, job)| Active::new(*id, job)).collect();
         let events = pick(&logits, &mut admitted, &self.eos_ids);
@@ -308,8 +309,8 @@ impl<M: Borrow<Decoder>> Engine<M> {
         if candidate >= SHORTEST_PREFIX && candidate > held * 2 {
             let tokens = first[..candidate].to_vec();
             let mut layers = Vec::new();
-            let batch = Packed::new(&[&tokens]);
             let model: &Decoder = self.model.borrow();
+            let batch = Packed::new(&[&tokens]).to_device(model.device());
             let _ = model.forward(&batch, &mut Context::Prefill { prefix: None, kept: &mut layers }, self.adapters);
             self.prefix = Some(Prefix { tokens, layers });
         } else if held == 0 {
@@ -339,11 +340,13 @@ fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
         None => sample_groups(logits, jobs),
     };
     let normalizer = logits.logsumexp([-1i64].as_slice(), false);
-    let chosen = logits.gather(1, &Tensor::from_slice(&tokens).unsqueeze(1), false).squeeze_dim(1) - &normalizer;
+    let chosen = logits.gather(1, &on(&tokens, logits.device()).unsqueeze(1), false).squeeze_dim(1) - &normalizer;
+    // One transfer for all rows, where the logits are on a GPU.
+    let chosen = chosen.to_device(Device::Cpu);
     let most = jobs.iter().map(|j| j.top_logprobs).max().unwrap_or(0) as i64;
     let top = (most > 0).then(|| {
         let (values, ids) = logits.topk(most.min(logits.size()[1]), -1, true, true);
-        (values - normalizer.unsqueeze(1), ids)
+        ((values - normalizer.unsqueeze(1)).to_device(Device::Cpu), ids.to_device(Device::Cpu))
     });
     jobs.iter_mut()
         .zip(tokens)
@@ -375,8 +378,13 @@ fn without_end(logits: &Tensor, jobs: &[Active], eos_ids: &[i64]) -> Option<Tens
         return None;
     }
     let masked = logits.copy();
-    Barred { tokens: eos_ids, rows: Tensor::from_slice(&rows) }.apply(&masked);
+    Barred { tokens: eos_ids, rows: on(&rows, logits.device()) }.apply(&masked);
     Some(masked)
+}
+
+/// Numbers as a tensor on a device.
+fn on(values: &[i64], device: Device) -> Tensor {
+    Tensor::from_slice(values).to_device(device)
 }
 
 /// Samples rows that share their settings together.
@@ -393,7 +401,7 @@ fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
         let group = if rows.len() == jobs.len() {
             logits.shallow_clone()
         } else {
-            logits.index_select(0, &Tensor::from_slice(&index))
+            logits.index_select(0, &on(&index, logits.device()))
         };
         for (&row, token) in rows.iter().zip(sample(&group.to_kind(Kind::Float), &jobs[rows[0]].sampling, &uniforms)) {
             tokens[row] = token;

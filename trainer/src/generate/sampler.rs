@@ -69,16 +69,22 @@ fn inverse_cdf(p: &Tensor, uniforms: &[f64]) -> Vec<i64> {
     let blocks = p.view([rows, padded / BLOCK, BLOCK]);
     let sums: Vec<f64> = to_vec(&blocks.sum_dim_intlist(-1, false, Kind::Double).view([-1]));
     let per_row = (padded / BLOCK) as usize;
-    uniforms
-        .iter()
-        .enumerate()
-        .map(|(row, u)| {
-            let sums = &sums[row * per_row..(row + 1) * per_row];
+    let found: Vec<(usize, f64)> = sums
+        .chunks(per_row)
+        .zip(uniforms)
+        .map(|(sums, u)| {
             let mut rest = u * sums.iter().sum::<f64>();
-            let block = find(sums, &mut rest);
-            let inside: Vec<f64> = to_vec(&blocks.get(row as i64).get(block as i64).to_kind(Kind::Double));
-            (block as i64) * BLOCK + find(&inside, &mut rest) as i64
+            (find(sums, &mut rest), rest)
         })
+        .collect();
+    // The blocks of all rows at once: a GPU gives them in one transfer.
+    let chosen: Vec<i64> = (0..).zip(&found).map(|(row, (block, _))| row * per_row as i64 + *block as i64).collect();
+    let chosen = Tensor::from_slice(&chosen).to_device(p.device());
+    let inside: Vec<f64> = to_vec(&blocks.view([-1, BLOCK]).index_select(0, &chosen).to_kind(Kind::Double).view([-1]));
+    found
+        .into_iter()
+        .zip(inside.chunks(BLOCK as usize))
+        .map(|((block, mut rest), inside)| block as i64 * BLOCK + find(inside, &mut rest) as i64)
         .collect()
 }
 

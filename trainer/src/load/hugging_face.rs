@@ -10,7 +10,7 @@ use plumbline_torch::Mmap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::{Map, Value};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::training::Precision;
 
@@ -51,8 +51,8 @@ impl ModelFolder {
         self.index.contains_key(name)
     }
 
-    /// A tensor of a given shape, in a given kind.
-    pub fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
+    /// A tensor of a given shape, in a given kind, on a device.
+    pub fn tensor(&self, name: &str, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
         alive::beat();
         let Some(&shard) = self.index.get(name) else {
             return Err(Error::Data(format!(
@@ -70,11 +70,12 @@ impl ModelFolder {
                 file.display()
             )));
         }
-        to_tensor(&view, kind).map_err(|e| Error::Data(format!("{}: '{name}': {e}", file.display())))
+        let tensor = to_tensor(&view, kind).map_err(|e| Error::Data(format!("{}: '{name}': {e}", file.display())))?;
+        Ok(tensor.f_to_device(device)?)
     }
 
-    /// The decoder, without gradients. Names may have a `model.` prefix or none.
-    pub fn decoder(&self, precision: Precision) -> Result<Decoder> {
+    /// The decoder on a device, without gradients. Names may have a `model.` prefix or none.
+    pub fn decoder(&self, precision: Precision, device: Device) -> Result<Decoder> {
         let kind = match precision {
             Precision::Float32 => Kind::Float,
             Precision::BFloat16 => Kind::BFloat16,
@@ -82,7 +83,7 @@ impl ModelFolder {
         let c = &self.config;
         let (d, ff) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let get = |name: String, shape: &[i64]| self.tensor(&name, shape, kind);
+        let get = |name: String, shape: &[i64]| self.tensor(&name, shape, kind, device);
         let layers = (0..c.num_hidden_layers)
             .map(|i| {
                 let name = |part: &str| format!("model.layers.{i}.{part}.weight");
@@ -267,7 +268,6 @@ fn to_tensor(view: &TensorView, kind: Kind) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     #[test]
     fn whoever_may_read_other_files_of_a_folder_may_read_its_weights() {

@@ -34,12 +34,12 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     for &layer in &config.layers {
         for &target in &config.targets {
             let projection = decoder.layers[layer].projection_mut(target);
-            let (out, inputs) = projection.weight.size2()?;
+            let (device, (out, inputs)) = (projection.weight.device(), projection.weight.size2()?);
             let [a, b] = lora::adapter_names(layer, target);
             let mut take = |name: String, shape: [i64; 2]| take(&mut tensors, &name, shape).map_err(wrong);
             projection.adapter = Some(LowRank {
-                a: take(a, [config.rank, inputs])?,
-                b: take(b, [out, config.rank])?,
+                a: take(a, [config.rank, inputs])?.to_device(device),
+                b: take(b, [out, config.rank])?.to_device(device),
                 scale: config.alpha / config.rank as f64,
                 dropout: config.dropout,
             });
@@ -197,13 +197,14 @@ mod tests {
     use crate::model::packed::Packed;
     use plumbline_crds::training::Precision;
     use serde_json::json;
+    use tch::Device;
 
     /// Writes the decoder's weights as a model folder, its adapter added in, and reads it back.
     fn written(decoder: &Decoder, folder: &Path) -> Decoder {
         fs::create_dir_all(folder).unwrap();
         write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(decoder)).unwrap();
         fs::write(folder.join("config.json"), Value::Object(decoder.config.raw.clone()).to_string()).unwrap();
-        ModelFolder::open(folder).unwrap().decoder(Precision::Float32).unwrap()
+        ModelFolder::open(folder).unwrap().decoder(Precision::Float32, Device::Cpu).unwrap()
     }
 
     /// A decoder with a trained adapter, saved as a PEFT folder, and its base model.

@@ -84,7 +84,7 @@ fn over_segments(batch: &Packed, prefix: Option<&KeyValue>, q: &Tensor, k: &Tens
         };
         k = Tensor::cat(&[before(&p.keys), k.shallow_clone()], 2);
         v = Tensor::cat(&[before(&p.values), v.shallow_clone()], 2);
-        prefix_mask(shared, longest, q.kind())
+        prefix_mask(shared, longest, (q.kind(), q.device()))
     });
     let repeat = heads / kv_heads;
     let out = Tensor::scaled_dot_product_attention(
@@ -102,9 +102,9 @@ fn over_segments(batch: &Packed, prefix: Option<&KeyValue>, q: &Tensor, k: &Tens
 }
 
 /// `[longest, shared + longest]`: 0 where a token may look (all of the prefix, itself and what is before it), else -inf.
-fn prefix_mask(shared: i64, longest: i64, kind: Kind) -> Tensor {
-    let hidden = Tensor::ones([longest, shared + longest], (Kind::Bool, Device::Cpu)).triu(shared + 1);
-    Tensor::zeros([longest, shared + longest], (kind, Device::Cpu)).masked_fill(&hidden, f64::NEG_INFINITY)
+fn prefix_mask(shared: i64, longest: i64, (kind, device): (Kind, Device)) -> Tensor {
+    let hidden = Tensor::ones([longest, shared + longest], (Kind::Bool, device)).triu(shared + 1);
+    Tensor::zeros([longest, shared + longest], (kind, device)).masked_fill(&hidden, f64::NEG_INFINITY)
 }
 
 /// `[segments, kv_heads, tokens, dim]` -> `[segments, kv_heads * repeat, tokens, dim]`, each head `repeat` times in a row.

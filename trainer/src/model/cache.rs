@@ -32,6 +32,7 @@ pub struct Cache {
     lengths: Vec<i64>,
     slots: i64,
     capacity: i64,
+    device: Device,
 }
 
 /// Where one decoding step reads and writes; the same for all layers.
@@ -49,12 +50,12 @@ pub struct Step {
 
 impl Cache {
     /// An empty cache.
-    pub fn new(config: &Config, slots: usize, capacity: i64, kind: Kind) -> Self {
+    pub fn new(config: &Config, slots: usize, capacity: i64, kind: Kind, device: Device) -> Self {
         let slots = slots as i64;
         let width = config.num_key_value_heads * config.head_dim;
-        let empty = || Tensor::zeros([slots * capacity, width], (kind, Device::Cpu));
+        let empty = || Tensor::zeros([slots * capacity, width], (kind, device));
         let layers = (0..config.num_hidden_layers).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
-        Self { layers, lengths: Vec::new(), slots, capacity }
+        Self { layers, lengths: Vec::new(), slots, capacity, device }
     }
 
     /// Makes room for this many sequences of this many tokens, keeping what is held.
@@ -125,14 +126,14 @@ impl Cache {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let active = self.lengths.len() as i64;
         let mask = self.lengths.iter().any(|&n| n != longest).then(|| {
-            let past_end = Tensor::arange(longest, (Kind::Int64, Device::Cpu))
+            let past_end = Tensor::arange(longest, (Kind::Int64, self.device))
                 .unsqueeze(0)
-                .ge_tensor(&Tensor::from_slice(&self.lengths).unsqueeze(1));
-            Tensor::zeros([active, longest], (kind, Device::Cpu))
+                .ge_tensor(&Tensor::from_slice(&self.lengths).to_device(self.device).unsqueeze(1));
+            Tensor::zeros([active, longest], (kind, self.device))
                 .masked_fill(&past_end, f64::NEG_INFINITY)
                 .view([active, 1, 1, longest])
         });
-        Step { rows: Tensor::from_slice(&rows), active, longest, mask }
+        Step { rows: Tensor::from_slice(&rows).to_device(self.device), active, longest, mask }
     }
 
     /// Tokens held by each sequence in use.

@@ -94,8 +94,13 @@ impl Decoder {
         lm_head: Option<Tensor>,
         kind: Kind,
     ) -> Self {
-        let rotary = rotary_tables(&config, kind);
+        let rotary = rotary_tables(&config, kind, embedding.device());
         Self { config, embedding, layers, norm, lm_head, kind, frozen_layers: None, rotary }
+    }
+
+    /// Where its weights are; what it reads must be there too.
+    pub fn device(&self) -> Device {
+        self.embedding.device()
     }
 
     /// The head's weight, `[vocab, hidden]`.
@@ -190,11 +195,12 @@ fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 
 /// Cosines and sines of every position. The sine's first half is negated, so that a rotation is one roll and two
 /// products: `[a, b] -> [a, b] cos + [b, a] [-sin, sin]`.
-fn rotary_tables(config: &Config, kind: Kind) -> (Tensor, Tensor) {
+fn rotary_tables(config: &Config, kind: Kind, device: Device) -> (Tensor, Tensor) {
     let frequencies = Tensor::from_slice(&config.rotary_frequencies());
     let angles = Tensor::arange(config.max_position_embeddings, (Kind::Double, Device::Cpu)).outer(&frequencies);
     let (cos, sin) = (angles.cos(), angles.sin());
-    let table = |first: &Tensor, second: &Tensor| Tensor::cat(&[first, second], 1).to_kind(kind).unsqueeze(1);
+    let table =
+        |first: &Tensor, second: &Tensor| Tensor::cat(&[first, second], 1).to_kind(kind).to_device(device).unsqueeze(1);
     (table(&cos, &cos), table(&sin.neg(), &sin))
 }
 
@@ -279,7 +285,7 @@ pub(crate) mod tests {
     #[test]
     fn token_by_token_over_a_cache_gives_what_reading_at_once_gives() {
         let decoder = random(4);
-        let mut cache = Cache::new(&decoder.config, 2, 16, Kind::Float);
+        let mut cache = Cache::new(&decoder.config, 2, 16, Kind::Float, Device::Cpu);
         let mut kept = Vec::new();
         let batch = Packed::new(&[&A[..4], &B[..1]]);
         let mut context = Context::Prefill { prefix: None, kept: &mut kept };

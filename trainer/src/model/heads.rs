@@ -76,8 +76,8 @@ pub struct ScalarHead {
 
 impl ScalarHead {
     /// A head that gives 0 for everything, to be trained.
-    pub fn zero(hidden: i64) -> Self {
-        let trained = Tensor::zeros([1, hidden], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    pub fn zero(hidden: i64, device: Device) -> Self {
+        let trained = Tensor::zeros([1, hidden], (Kind::Float, device)).set_requires_grad(true);
         Self { trained, scale: (hidden as f64).sqrt().recip() }
     }
 

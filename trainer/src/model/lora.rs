@@ -20,13 +20,13 @@ pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) {
     for layer in &mut decoder.layers[first..] {
         for target in targets(adapter) {
             let projection = layer.projection_mut(target);
-            let size = projection.weight.size();
+            let (size, device) = (projection.weight.size(), projection.weight.device());
             let (out, inputs) = (size[0], size[1]);
             let bound = (inputs as f32).sqrt().recip();
             let draws: Vec<f32> = (0..adapter.rank * inputs).map(|_| rng.random_range(-1.0f32..1.0) * bound).collect();
             projection.adapter = Some(LowRank {
-                a: Tensor::from_slice(&draws).view([adapter.rank, inputs]).set_requires_grad(true),
-                b: Tensor::zeros([out, adapter.rank], (Kind::Float, Device::Cpu)).set_requires_grad(true),
+                a: Tensor::from_slice(&draws).view([adapter.rank, inputs]).to_device(device).set_requires_grad(true),
+                b: Tensor::zeros([out, adapter.rank], (Kind::Float, device)).set_requires_grad(true),
                 scale: adapter.alpha / adapter.rank as f64,
                 dropout: adapter.dropout,
             });
@@ -75,10 +75,11 @@ pub fn peft_config(adapter: &Adapter, layers: usize, base_model: &str, task: &st
     })
 }
 
-/// Every weight of the decoder in Float32 under Hugging Face's names, adapters added in; without the head's.
+/// Every weight of the decoder in Float32 under Hugging Face's names, adapters added in; without the head's. On the CPU: a
+/// GPU that holds the model has no room for another in Float32.
 pub fn merged_weights(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     tch::no_grad(|| {
-        let float = |t: &Tensor| t.detach().to_kind(Kind::Float);
+        let float = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(Kind::Float);
         let mut named = BTreeMap::from([
             ("model.embed_tokens.weight".to_owned(), float(&decoder.embedding)),
             ("model.norm.weight".to_owned(), float(&decoder.norm)),
@@ -87,7 +88,7 @@ pub fn merged_weights(decoder: &Decoder) -> BTreeMap<String, Tensor> {
             named.insert(format!("model.layers.{i}.input_layernorm.weight"), float(&layer.input_norm));
             named.insert(format!("model.layers.{i}.post_attention_layernorm.weight"), float(&layer.post_norm));
             for target in AdapterTarget::ALL {
-                named.insert(weight_name(i, target), layer.projection(target).merged());
+                named.insert(weight_name(i, target), layer.projection(target).merged().to_device(Device::Cpu));
             }
         }
         if let Some(head) = &decoder.lm_head {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// A batch: one flat sequence of tokens, the position of each in its segment, and the segments' lengths.
 #[derive(Debug)]
@@ -42,6 +42,14 @@ impl Packed {
         Self { tokens: Tensor::from_slice(&tokens), positions: Tensor::from_slice(&positions), lengths, spread }
     }
 
+    /// The same on a device: that of the decoder that reads it.
+    #[must_use]
+    pub fn to_device(self, device: Device) -> Self {
+        let to = |t: &Tensor| t.to_device(device);
+        let spread = self.spread.map(|s| Spread { to_grid: to(&s.to_grid), to_packed: to(&s.to_packed) });
+        Self { tokens: to(&self.tokens), positions: to(&self.positions), lengths: self.lengths, spread }
+    }
+
     /// Tokens in all.
     pub fn tokens_len(&self) -> i64 {
         self.lengths.iter().sum()
@@ -67,7 +75,7 @@ impl Packed {
     /// The packed row of each segment's last token, `[segments]`.
     pub fn last_rows(&self) -> Tensor {
         let rows: Vec<i64> = self.starts().iter().zip(&self.lengths).map(|(s, n)| s + n - 1).collect();
-        Tensor::from_slice(&rows)
+        Tensor::from_slice(&rows).to_device(self.tokens.device())
     }
 }
 

@@ -20,16 +20,23 @@ pub struct AdamW {
 impl AdamW {
     /// An optimiser of `params`, Float32 leaves that require gradients, in order of name.
     pub fn new(params: &BTreeMap<String, Tensor>, settings: &Optimizer) -> Self {
-        let zeros = |p: &Tensor| Tensor::zeros(p.size(), (Kind::Float, Device::Cpu));
+        // All on the parameter's device, the count of steps too: the fused step of a GPU reads it there.
+        let zeros = |p: &Tensor| Tensor::zeros(p.size(), (Kind::Float, p.device()));
+        let count = |p: &Tensor| Tensor::zeros([0i64; 0], (Kind::Float, p.device()));
         let params_list: Vec<Tensor> = params.values().map(Tensor::shallow_clone).collect();
         Self {
             settings: settings.clone(),
             names: params.keys().cloned().collect(),
             first: params_list.iter().map(zeros).collect(),
             second: params_list.iter().map(zeros).collect(),
-            steps: params_list.iter().map(|_| Tensor::zeros([0i64; 0], (Kind::Float, Device::Cpu))).collect(),
+            steps: params_list.iter().map(count).collect(),
             params: params_list,
         }
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.params.first().map_or(Device::Cpu, Tensor::device)
     }
 
     /// Clips the gradients, takes a step, drops the gradients. Gives the gradient norm before clipping. A norm that is
@@ -42,7 +49,7 @@ impl AdamW {
         if grads.is_empty() {
             return Err(Error::Failed("no parameter has a gradient; nothing would be trained".into()));
         }
-        let norm = plumbline_torch::clip_grad_norm(&grads, self.settings.max_grad_norm).map_err(|e| failed(&e))?;
+        let norm = plumbline_torch::clip_grad_norm(&grads, self.settings.max_grad_norm)?;
         if !norm.is_finite() {
             return Err(Error::Failed(format!(
                 "the gradient norm is {norm}; lower spec.training.learningRate, or use Float32 precision"
@@ -65,19 +72,18 @@ impl AdamW {
                 weight_decay,
                 epsilon: self.settings.epsilon,
             };
-            plumbline_torch::fused_adamw(&of(&params), &of(&grads), &of(&first), &of(&second), &of(&steps), settings)
-                .map_err(|e| failed(&e))?;
+            plumbline_torch::fused_adamw(&of(&params), &of(&grads), &of(&first), &of(&second), &of(&steps), settings)?;
         }
-        plumbline_torch::drop_grads(&self.params).map_err(|e| failed(&e))?;
+        plumbline_torch::drop_grads(&self.params)?;
         Ok(norm)
     }
 
-    /// Parameters and state, to be saved.
+    /// Parameters and state, to be saved: copies, on the CPU.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let mut state = BTreeMap::new();
         for (i, name) in self.names.iter().enumerate() {
             for (part, list) in self.parts() {
-                state.insert(format!("{part}/{name}"), list[i].detach().copy());
+                state.insert(format!("{part}/{name}"), copy_to_cpu(&list[i]));
             }
         }
         state
@@ -110,8 +116,9 @@ impl AdamW {
     }
 }
 
-fn failed(error: &plumbline_torch::TorchError) -> Error {
-    Error::Failed(error.to_string())
+/// A copy on the CPU, without gradients. What is saved or kept for later must not take a GPU's memory twice.
+pub fn copy_to_cpu(tensor: &Tensor) -> Tensor {
+    tensor.detach().to_device_(Device::Cpu, tensor.kind(), false, true)
 }
 
 #[cfg(test)]

@@ -3,4 +3,4 @@
 pub mod adamw;
 pub mod schedule;
 
-pub use adamw::AdamW;
+pub use adamw::{AdamW, copy_to_cpu};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use plumbline_crds::training::Precision;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::load::hugging_face::{ModelFolder, write_safetensors};
 use crate::load::peft;
@@ -69,7 +69,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 /// The logits of each token's successor, `[tokens, vocab]`.
 #[allow(clippy::print_stdout, reason = "this is the command's output")]
 fn next_token(args: &InspectArgs, folder: &ModelFolder, tokenizer: &Tokenizer, ids: &[i64]) -> Result<Tensor> {
-    let mut decoder = folder.decoder(Precision::Float32)?;
+    let mut decoder = folder.decoder(Precision::Float32, Device::Cpu)?;
     if let Some(adapter) = &args.adapter {
         peft::attach(&mut decoder, adapter)?;
         let weights = lora::parameters(&decoder);
@@ -99,7 +99,7 @@ fn score(args: &InspectArgs, ids: &[i64]) -> Result<Tensor> {
         )));
     }
     println!("tokens                {ids:?}");
-    let score = RewardModel::load(&args.model, Precision::Float32)?.score(&[ids])[0];
+    let score = RewardModel::load(&args.model, Precision::Float32, Device::Cpu)?.score(&[ids])[0];
     println!("score                 {score:.4}");
     Ok(Tensor::from_slice(&[score as f32]))
 }

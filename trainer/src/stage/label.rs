@@ -31,7 +31,7 @@ use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section, status_name};
 use crate::train::clock::Clock;
-use crate::{Error, Result, files};
+use crate::{Error, Result, device, files};
 
 /// Makes the dataset of a run document.
 pub fn run(document: &RunDocument) -> Result<StageResult> {
@@ -193,7 +193,8 @@ fn go_on() -> Result<()> {
 
 fn load(document: &RunDocument, generator: &Generator) -> Result<(Decoder, Tokenizer)> {
     let path = input_path(document, "generator.model")?;
-    Ok((ModelFolder::open(&path)?.decoder(generator.precision)?, Tokenizer::load(&path)?))
+    let device = device::of(document.resource.spec.compute())?;
+    Ok((ModelFolder::open(&path)?.decoder(generator.precision, device)?, Tokenizer::load(&path)?))
 }
 
 fn sample(

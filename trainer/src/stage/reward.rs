@@ -28,7 +28,7 @@ use crate::train::means::Means;
 use crate::train::pairs::Pairs;
 use crate::train::supervised::{Outlets, Task, resume_step, train};
 use crate::train::trunk::Trunk;
-use crate::{Error, Result};
+use crate::{Error, Result, device};
 
 mod model;
 mod show;
@@ -46,7 +46,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     clock.start("reward")?;
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
-    let mut model = RewardModel::from_base(&base, spec)?;
+    let mut model = RewardModel::from_base(&base, spec, device::of(&spec.compute)?)?;
     let data = Data::load(run, spec, &tokenizer, model.decoder.config.longest(spec.training.max_length))?;
     let params = model.make_trainable(spec);
     let resume = resume_step(work, &spec.training)?;
@@ -139,7 +139,7 @@ impl Task for PairTask<'_> {
     }
 
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
-        let batch = self.pairs.batch(items);
+        let batch = self.pairs.batch(items, self.model.decoder.device());
         let sequences: Vec<&Vec<i64>> = batch.sequences.iter().map(|&i| &self.tokens[i]).collect();
         let states = self.trunk.as_ref().map(|t| t.gather(&batch.sequences));
         let (chosen, rejected) = batch.sides(&self.model.forward(&sequences, states, Adapters::Training));

@@ -145,8 +145,7 @@ fn caught<T>(stage: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(stage)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panicked");
-        let line = first_line(text).to_owned();
-        Err(if line.contains("out of memory") { Error::AcceleratorOutOfMemory(line) } else { Error::Failed(line) })
+        Err(Error::of_libtorch(first_line(text)))
     })
 }
 

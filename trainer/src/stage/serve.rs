@@ -20,7 +20,7 @@ use crate::model::config::Config;
 use crate::serve::model::{Loaded, Shape};
 use crate::serve::parent::Parent;
 use crate::serve::server::{self, Options};
-use crate::{Error, Result, files};
+use crate::{Error, Result, device, files};
 
 /// How long requests may take to end after SIGTERM. Kubernetes kills after 30 s by default.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -48,6 +48,9 @@ pub struct ServeArgs {
     /// Number format of weights and activations.
     #[arg(long, default_value = "float32", value_parser = precision())]
     pub precision: Precision,
+    /// Accelerators to compute on: 1 for a GPU, 0 for the CPU.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub accelerators: u8,
     /// CPU threads. Default: the CPUs that the process may use.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -108,10 +111,11 @@ pub fn run(args: &ServeArgs) -> Result<()> {
 
 fn load(args: &ServeArgs) -> Result<Loaded<Engine>> {
     let started = std::time::Instant::now();
+    let device = device::with_accelerators(args.accelerators.into())?;
     let tokenizer = Tokenizer::load(&args.model)?;
     let folder = ModelFolder::open(&args.model)?;
     let shape = shape(&folder.config, args.max_context)?;
-    let model = folder.decoder(args.precision)?;
+    let model = folder.decoder(args.precision, device)?;
     let limits = Limits { max_active: args.max_active.into(), max_context: shape.context, ..Limits::default() };
     let sampler = Engine::new(model, tokenizer.eos_ids().to_vec(), limits);
     tracing::info!("loaded {} in {:.1} s", args.model.display(), started.elapsed().as_secs_f64());

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use plumbline_crds::training::LabelKind;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::Result;
 use crate::data::preference::{Preference, vote};
@@ -77,9 +77,9 @@ impl Pairs {
         self.sequences.iter().map(Sequence::tokens).collect()
     }
 
-    /// Some of the pairs, by number.
-    pub fn batch(&self, items: &[usize]) -> PairBatch<'_> {
-        PairBatch::new(items.iter().map(|&i| &self.pairs[i]).collect())
+    /// Some of the pairs, by number, for a decoder on `device`.
+    pub fn batch(&self, items: &[usize], device: Device) -> PairBatch<'_> {
+        PairBatch::new(items.iter().map(|&i| &self.pairs[i]).collect(), device)
     }
 }
 
@@ -96,22 +96,23 @@ pub struct PairBatch<'a> {
 }
 
 impl<'a> PairBatch<'a> {
-    /// Puts pairs together.
-    pub fn new(pairs: Vec<&'a Pair>) -> Self {
+    /// Puts pairs together for a decoder on `device`.
+    pub fn new(pairs: Vec<&'a Pair>, device: Device) -> Self {
         let mut sequences: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
         sequences.sort_unstable();
         sequences.dedup();
         let rows = |side: fn(&Pair) -> usize| {
             let rows: Vec<i64> =
                 pairs.iter().map(|p| sequences.binary_search(&side(p)).unwrap_or_default() as i64).collect();
-            Tensor::from_slice(&rows)
+            Tensor::from_slice(&rows).to_device(device)
         };
         Self { chosen: rows(|p| p.chosen), rejected: rows(|p| p.rejected), sequences, pairs }
     }
 
     /// A value of each pair, `[pairs]`, Float32.
     pub fn column(&self, value: impl Fn(&Pair) -> f64) -> Tensor {
-        Tensor::from_slice(&self.pairs.iter().map(|p| value(p) as f32).collect::<Vec<_>>())
+        let values: Vec<f32> = self.pairs.iter().map(|p| value(p) as f32).collect();
+        Tensor::from_slice(&values).to_device(self.chosen.device())
     }
 
     /// A value of each distinct sequence, taken to the two sides of each pair: (`[pairs]`, `[pairs]`).
@@ -128,7 +129,7 @@ mod tests {
     fn a_sequence_of_several_pairs_is_one_row() {
         let pair = |chosen, rejected| Pair { chosen, rejected, preference: 1.0, margin: 0.0 };
         let (a, b) = (pair(7, 2), pair(2, 9));
-        let batch = PairBatch::new(vec![&a, &b]);
+        let batch = PairBatch::new(vec![&a, &b], Device::Cpu);
         assert_eq!(batch.sequences, [2, 7, 9]);
         let (chosen, rejected) = batch.sides(&Tensor::from_slice(&[0.2f32, 0.7, 0.9]));
         assert_eq!(Vec::<f32>::try_from(chosen).unwrap(), [0.7, 0.2]);

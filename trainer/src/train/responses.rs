@@ -1,6 +1,6 @@
 //! Responses in a packed batch: which hidden states predict their tokens. Pure.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::tokens::Sequence;
 use crate::model::attention::Context;
@@ -27,10 +27,10 @@ pub struct ResponseBatch {
 }
 
 impl ResponseBatch {
-    /// Packs sequences. Each prompt and each response holds at least one token.
-    pub fn new(sequences: &[&Sequence]) -> Self {
+    /// Packs sequences for a decoder on `device`. Each prompt and each response holds at least one token.
+    pub fn new(sequences: &[&Sequence], device: Device) -> Self {
         let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
-        let packed = Packed::new(&tokens);
+        let packed = Packed::new(&tokens).to_device(device);
         let (mut rows, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         for (start, sequence) in packed.starts().into_iter().zip(sequences) {
             let first = start + sequence.prompt.len() as i64 - 1;
@@ -38,7 +38,8 @@ impl ResponseBatch {
             targets.extend_from_slice(&sequence.response);
             counts.push(sequence.response.len() as i64);
         }
-        let (rows, targets) = (Tensor::from_slice(&rows), Tensor::from_slice(&targets));
+        let on_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        let (rows, targets) = (on_device(&rows), on_device(&targets));
         Self { packed, rows, targets, counts, frozen_states: None }
     }
 
@@ -67,7 +68,8 @@ impl ResponseBatch {
     pub fn barred<'a>(&self, tokens: &'a [i64], least: i64) -> Option<Barred<'a>> {
         let positions = self.counts.iter().flat_map(|&n| 0..n);
         let rows: Vec<i64> = positions.zip(0..).filter(|(t, _)| *t < least).map(|(_, row)| row).collect();
-        (!rows.is_empty() && !tokens.is_empty()).then(|| Barred { tokens, rows: Tensor::from_slice(&rows) })
+        (!rows.is_empty() && !tokens.is_empty())
+            .then(|| Barred { tokens, rows: Tensor::from_slice(&rows).to_device(self.rows.device()) })
     }
 
     /// Sums a value a response token over each sequence, `[sequences]`.
@@ -76,7 +78,7 @@ impl ResponseBatch {
             self.counts.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n as usize)).collect();
         Tensor::zeros([self.counts.len() as i64], (values.kind(), values.device())).index_add(
             0,
-            &Tensor::from_slice(&owner),
+            &Tensor::from_slice(&owner).to_device(values.device()),
             values,
         )
     }
@@ -92,7 +94,7 @@ pub fn response_logprobs(
     let _no_grad = tch::no_grad_guard();
     let mut all = Vec::with_capacity(sequences.len());
     for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
-        let batch = ResponseBatch::new(&sequences[pass]);
+        let batch = ResponseBatch::new(&sequences[pass], decoder.device());
         let logprobs = batch.logprobs(decoder, adapters, temperature).logprobs;
         all.extend(split(&logprobs, &batch.counts));
     }
@@ -133,7 +135,7 @@ mod tests {
     #[test]
     fn the_row_before_a_token_predicts_it() {
         let (a, b) = (sequence(&[1, 2], &[3, 4]), sequence(&[5], &[6]));
-        let batch = ResponseBatch::new(&[&a, &b]);
+        let batch = ResponseBatch::new(&[&a, &b], Device::Cpu);
         assert_eq!(Vec::<i64>::try_from(&batch.rows).unwrap(), [1, 2, 4]);
         assert_eq!(Vec::<i64>::try_from(&batch.targets).unwrap(), [3, 4, 6]);
         let sums = batch.sum_by_sequence(&Tensor::from_slice(&[1.0f32, 2.0, 5.0]));
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn tokens_are_barred_in_the_first_tokens_of_each_response() {
         let (a, b) = (sequence(&[1], &[5, 6, 7]), sequence(&[1, 2], &[8]));
-        let batch = ResponseBatch::new(&[&a, &b]);
+        let batch = ResponseBatch::new(&[&a, &b], Device::Cpu);
         let rows = |least| batch.barred(&[0], least).map(|b| Vec::<i64>::try_from(b.rows).unwrap());
         assert_eq!(rows(2), Some(vec![0, 1, 3]));
         assert_eq!(rows(0), None);

@@ -71,7 +71,7 @@ pub fn train(
     let mut step = 0;
     if let Some(checkpoint) = checkpoints.newest::<State>()? {
         optimizer.restore(&checkpoint.tensors)?;
-        checkpoint.restore_generator()?;
+        checkpoint.restore_generators(optimizer.device())?;
         step = checkpoint.state.step;
     }
     outlets.progress.stage("Training", total);
@@ -103,7 +103,7 @@ pub fn train(
         let due = step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
         if due || stopping || step == total {
             outlets.metrics.sync()?;
-            checkpoints.save(step, &State { step }, optimizer.state())?;
+            checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device())?;
             outlets.clock.save()?;
             saved = Instant::now();
         }

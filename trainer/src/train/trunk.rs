@@ -26,7 +26,7 @@ impl Trunk {
         }
         let mut states = Vec::with_capacity(sequences.len());
         for pass in passes(sequences.iter().map(|s| s.as_ref().len()), PASS_TOKENS) {
-            let batch = Packed::new(&sequences[pass]);
+            let batch = Packed::new(&sequences[pass]).to_device(decoder.device());
             let found = decoder.frozen_states(&batch)?;
             let rows = batch.starts().into_iter().zip(&batch.lengths);
             // A copy: a view would keep the whole pass in memory.

@@ -33,6 +33,11 @@ std::vector<at::Tensor> list(at::Tensor* const* pointers, int count) {
   return tensors;
 }
 
+// The CPU below 0, else a CUDA device.
+at::Device device(int cuda) {
+  return cuda < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda));
+}
+
 }  // namespace
 
 extern "C" {
@@ -75,20 +80,29 @@ int plumbline_backward(at::Tensor* const* outputs, at::Tensor* const* grads, int
   return guarded([&] { torch::autograd::backward(list(outputs, count), list(grads, count)); });
 }
 
-// State of the CPU generator, as a byte tensor.
-int plumbline_rng_state(at::Tensor** out) {
+// State of a device's generator, as a byte tensor of the CPU.
+int plumbline_rng_state(int cuda, at::Tensor** out) {
   return guarded([&] {
-    auto generator = at::globalContext().defaultGenerator(at::kCPU);
+    auto generator = at::globalContext().defaultGenerator(device(cuda));
     std::lock_guard<std::mutex> lock(generator.mutex());
     *out = new at::Tensor(generator.get_state());
   });
 }
 
-int plumbline_set_rng_state(at::Tensor* state) {
+int plumbline_set_rng_state(int cuda, at::Tensor* state) {
   return guarded([&] {
-    auto generator = at::globalContext().defaultGenerator(at::kCPU);
+    auto generator = at::globalContext().defaultGenerator(device(cuda));
     std::lock_guard<std::mutex> lock(generator.mutex());
     generator.set_state(*state);
+  });
+}
+
+// Kernels that give the same bits each time, where there is one; where there is none, libtorch warns.
+int plumbline_prefer_deterministic() {
+  return guarded([&] {
+    at::globalContext().setDeterministicAlgorithms(true, true);
+    // It would write every new tensor once more; nothing here reads what it has not written.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
 }
 

@@ -1,5 +1,5 @@
 //! What tch does not expose of libtorch: fused and foreach optimiser steps, backward with gradients, dropping gradients,
-//! generator state; and mapping files into memory. The only crate with `unsafe` and C++.
+//! generator state; CUDA, which is loaded only when it is asked for; and mapping files into memory. The only crate with `unsafe` and C++.
 //!
 //! Every function takes and returns ordinary [`tch::Tensor`]s and is safe to call with any of them: libtorch checks
 //! shapes and kinds and its exceptions become [`TorchError`].
@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use libc::{c_char, c_double, c_int};
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 /// A file mapped into memory, read-only.
@@ -107,20 +107,48 @@ pub fn backward(outputs: &[Tensor], grads: &[Tensor]) -> Result<(), TorchError> 
     check(unsafe { plumbline_backward(o.as_ptr(), g.as_ptr(), o.len() as c_int) })
 }
 
-/// State of the CPU's random generator, a byte tensor.
-pub fn rng_state() -> Result<Tensor, TorchError> {
+/// Loads the half of libtorch that computes on NVIDIA's GPUs. It must come before anything asks whether there is a GPU:
+/// libtorch looks for that half once. Programs are not linked against it, so that one program serves CPU and GPU.
+///
+/// # Errors
+/// The loader's own words, which name the library that is missing.
+pub fn load_cuda() -> Result<(), TorchError> {
+    // SAFETY: the library is libtorch's other half, whose initialisers register its kernels and do nothing else. The handle
+    // is never closed.
+    let handle = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: after a failed dlopen it is null or a string that lives until this thread's next call of the loader.
+    let text = unsafe { libc::dlerror() };
+    if text.is_null() {
+        return Err(TorchError("libtorch_cuda.so cannot be loaded".into()));
+    }
+    // SAFETY: checked above.
+    Err(TorchError(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()))
+}
+
+/// Asks for kernels that give the same bits each time, from now on and on every thread. Where a kernel of the GPU has no such
+/// form, libtorch warns once and computes.
+pub fn prefer_deterministic() -> Result<(), TorchError> {
+    // SAFETY: it takes nothing and gives nothing.
+    check(unsafe { plumbline_prefer_deterministic() })
+}
+
+/// State of a device's random generator, a byte tensor of the CPU.
+pub fn rng_state(device: Device) -> Result<Tensor, TorchError> {
     let mut out = std::ptr::null_mut();
     // SAFETY: on success `out` is a new tensor that we own.
     unsafe {
-        check(plumbline_rng_state(&raw mut out))?;
+        check(plumbline_rng_state(cuda_index(device)?, &raw mut out))?;
         Ok(Tensor::from_ptr(out))
     }
 }
 
-/// Sets the state of the CPU's random generator.
-pub fn set_rng_state(state: &Tensor) -> Result<(), TorchError> {
+/// Sets the state of a device's random generator.
+pub fn set_rng_state(device: Device, state: &Tensor) -> Result<(), TorchError> {
     // SAFETY: the pointer is valid for the call.
-    check(unsafe { plumbline_set_rng_state(state.as_ptr().cast_mut().cast()) })
+    check(unsafe { plumbline_set_rng_state(cuda_index(device)?, state.as_ptr().cast_mut().cast()) })
 }
 
 /// Maps a file into memory. The file must not be changed while it is mapped: model folders are written aside and moved
@@ -155,8 +183,18 @@ unsafe extern "C" {
     ) -> c_int;
     fn plumbline_drop_grads(tensors: *const TensorPointer, count: c_int) -> c_int;
     fn plumbline_backward(outputs: *const TensorPointer, grads: *const TensorPointer, count: c_int) -> c_int;
-    fn plumbline_rng_state(out: *mut TensorPointer) -> c_int;
-    fn plumbline_set_rng_state(state: TensorPointer) -> c_int;
+    fn plumbline_rng_state(cuda: c_int, out: *mut TensorPointer) -> c_int;
+    fn plumbline_set_rng_state(cuda: c_int, state: TensorPointer) -> c_int;
+    fn plumbline_prefer_deterministic() -> c_int;
+}
+
+/// A device as the shim names it: -1 for the CPU.
+fn cuda_index(device: Device) -> Result<c_int, TorchError> {
+    match device {
+        Device::Cpu => Ok(-1),
+        Device::Cuda(index) => Ok(index as c_int),
+        other => Err(TorchError(format!("expected the CPU or a CUDA device, found {other:?}"))),
+    }
 }
 
 fn pointers(tensors: &[Tensor]) -> Vec<TensorPointer> {
@@ -175,7 +213,7 @@ fn check(code: c_int) -> Result<(), TorchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
@@ -215,15 +253,15 @@ mod tests {
 
     #[test]
     fn a_restored_generator_repeats_its_numbers() {
-        let state = rng_state().unwrap();
+        let state = rng_state(Device::Cpu).unwrap();
         let a = Tensor::rand([4], FLOAT);
-        set_rng_state(&state).unwrap();
+        set_rng_state(Device::Cpu, &state).unwrap();
         assert_eq!(a, Tensor::rand([4], FLOAT));
     }
 
     #[test]
     fn an_exception_becomes_one_line() {
-        let error = set_rng_state(&Tensor::zeros([3], FLOAT)).unwrap_err().to_string();
+        let error = set_rng_state(Device::Cpu, &Tensor::zeros([3], FLOAT)).unwrap_err().to_string();
         assert!(!error.contains('\n') && !error.is_empty(), "{error}");
     }
 }

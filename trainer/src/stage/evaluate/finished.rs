@@ -24,7 +24,7 @@ use crate::stage::evaluate::{Evaluation, Side, evaluate};
 use crate::stage::reward::RewardModel;
 use crate::stage::run::input_path;
 use crate::train::clock::Clock;
-use crate::{Error, Result};
+use crate::{Error, Result, device};
 
 /// The folder below the run's work folder that everything goes to.
 pub const FOLDER: &str = "re-evaluation";
@@ -58,17 +58,18 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
 
     let folder = input_path(run, "policyModel")?;
     let (tokenizer, opened) = (Tokenizer::load(&folder)?, ModelFolder::open(&folder)?);
-    let mut before = opened.decoder(spec.training.precision)?;
+    let device = device::of(&spec.compute)?;
+    let mut before = opened.decoder(spec.training.precision, device)?;
     let merged = if output.join(peft::CONFIG).exists() {
         peft::attach(&mut before, output)?;
         None
     } else {
-        Some(ModelFolder::open(output)?.decoder(spec.training.precision)?)
+        Some(ModelFolder::open(output)?.decoder(spec.training.precision, device)?)
     };
     let after = Side { model: merged.as_ref().unwrap_or(&before), adapters: Adapters::On };
     let sides = (Side { model: &before, adapters: Adapters::Off }, after);
     let reward = match spec.reward_model_ref {
-        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision)?),
+        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,
     };
     let mut progress = Progress::new(work)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::training::Precision;
@@ -21,6 +21,7 @@ use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::packed::{Packed, passes};
 use crate::model::trainable::make_trainable;
+use crate::train::responses::to_f64;
 
 /// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
 pub(crate) const HEAD: &str = "score.weight";
@@ -36,18 +37,18 @@ pub struct RewardModel {
 
 impl RewardModel {
     /// The base model with a head that scores everything 0.
-    pub(super) fn from_base(folder: &Path, spec: &RewardModelSpec) -> Result<Self> {
+    pub(super) fn from_base(folder: &Path, spec: &RewardModelSpec, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
-        let decoder = opened.decoder(spec.training.precision)?;
-        let head = ScalarHead::zero(decoder.config.hidden_size);
+        let decoder = opened.decoder(spec.training.precision, device)?;
+        let head = ScalarHead::zero(decoder.config.hidden_size, device);
         Ok(Self { config: decoder.config.raw.clone(), decoder, head })
     }
 
-    /// A saved reward model.
-    pub fn load(folder: &Path, precision: Precision) -> Result<Self> {
+    /// A saved reward model, on a device.
+    pub fn load(folder: &Path, precision: Precision, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
-        let decoder = opened.decoder(precision)?;
-        let weight = opened.tensor(HEAD, &[1, decoder.config.hidden_size], Kind::Float)?;
+        let decoder = opened.decoder(precision, device)?;
+        let weight = opened.tensor(HEAD, &[1, decoder.config.hidden_size], Kind::Float, device)?;
         Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead::from_weight(weight) })
     }
 
@@ -68,7 +69,7 @@ impl RewardModel {
         frozen_states: Option<Tensor>,
         adapters: Adapters,
     ) -> Tensor {
-        let batch = Packed::new(sequences);
+        let batch = Packed::new(sequences).to_device(self.decoder.device());
         let hidden = match frozen_states {
             Some(states) => self.decoder.forward_from(states, &batch, adapters),
             None => self.decoder.forward(&batch, &mut Context::Whole, adapters),
@@ -82,7 +83,7 @@ impl RewardModel {
         let mut scores = Vec::with_capacity(sequences.len());
         for pass in passes(sequences.iter().map(|s| s.as_ref().len()), SCORING_TOKENS) {
             let found = self.forward(&sequences[pass], None, Adapters::On);
-            scores.extend((0..found.size()[0]).map(|i| found.double_value(&[i])));
+            scores.extend(to_f64(&found));
         }
         scores
     }

@@ -80,7 +80,8 @@ fn reference_logprobs(
     for start in (0..sequences.len()).step_by(REFERENCE_SEQUENCES) {
         let part: Vec<&Sequence> = sequences.iter().skip(start).take(REFERENCE_SEQUENCES).collect();
         let items: Vec<usize> = (start..start + part.len()).collect();
-        let batch = ResponseBatch::new(&part).with_frozen_states(trunk.map(|t| t.gather(&items)));
+        let batch =
+            ResponseBatch::new(&part, reference.model.device()).with_frozen_states(trunk.map(|t| t.gather(&items)));
         let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
         sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
         outlets.progress.advance(sums.len() as i64);
@@ -106,14 +107,15 @@ impl Task for PairTask<'_> {
     }
 
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
-        let pairs = self.pairs.batch(items);
+        let device = self.policy.decoder.device();
+        let pairs = self.pairs.batch(items, device);
         let sequences: Vec<&Sequence> = pairs.sequences.iter().map(|&i| &self.pairs.sequences[i]).collect();
         let states = self.trunk.as_ref().map(|t| t.gather(&pairs.sequences));
-        let batch = ResponseBatch::new(&sequences).with_frozen_states(states);
+        let batch = ResponseBatch::new(&sequences, device).with_frozen_states(states);
         let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
         let logps = batch.sum_by_sequence(&found.logprobs);
         let reference: Vec<f32> = pairs.sequences.iter().map(|&i| self.reference[i] as f32).collect();
-        let (chosen, rejected) = pairs.sides(&(&logps - Tensor::from_slice(&reference)));
+        let (chosen, rejected) = pairs.sides(&(&logps - Tensor::from_slice(&reference).to_device(device)));
         let loss = dpo(&chosen, &rejected, &pairs.column(|p| p.preference), self.settings).sum(Kind::Float);
 
         let count = items.len() as f64;
@@ -128,7 +130,7 @@ impl Task for PairTask<'_> {
         means.add("logps/rejected", sum(&rejected), count);
         // As many times as it takes part in a pair, so that the mean does not depend on what shares a micro-batch.
         let of_sequence = batch.sum_by_sequence(&found.entropy.detach());
-        let tokens = Tensor::from_slice(&batch.counts);
+        let tokens = Tensor::from_slice(&batch.counts).to_device(device);
         for rows in [&pairs.chosen, &pairs.rejected] {
             means.add("entropy", sum(&of_sequence.index_select(0, rows)), sum(&tokens.index_select(0, rows)));
         }

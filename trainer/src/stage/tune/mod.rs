@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
@@ -27,7 +27,7 @@ use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
 use crate::train::supervised::{Outlets, resume_step};
-use crate::{Error, Result};
+use crate::{Error, Result, device};
 
 mod dpo;
 mod ppo;
@@ -46,9 +46,10 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     clock.start("tune")?;
     let folder = input_path(run, "policyModel")?;
     let tokenizer = Tokenizer::load(&folder)?;
-    let mut policy = Policy::load(&folder, spec)?;
+    let device = device::of(&spec.compute)?;
+    let mut policy = Policy::load(&folder, spec, device)?;
     let reward = match spec.reward_model_ref {
-        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision)?),
+        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,
     };
 
@@ -121,14 +122,14 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    fn load(folder: &Path, spec: &PolicyTuningSpec) -> Result<Self> {
+    fn load(folder: &Path, spec: &PolicyTuningSpec, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
-        let mut decoder = opened.decoder(spec.training.precision)?;
+        let mut decoder = opened.decoder(spec.training.precision, device)?;
         // Low-rank adapters leave the original weights as they are: switched off, they are the reference.
         let original = match spec.training.adapter {
             Some(_) => None,
             None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
-            None => Some(opened.decoder(spec.training.precision)?),
+            None => Some(opened.decoder(spec.training.precision, device)?),
         };
         let params = make_trainable(&mut decoder, &spec.training);
         Ok(Self { decoder, params, original, value_head: None })
@@ -144,7 +145,7 @@ impl Policy {
 
     /// Gives the policy a value head that predicts 0 at first.
     fn add_value_head(&mut self) {
-        let head = ScalarHead::zero(self.decoder.config.hidden_size);
+        let head = ScalarHead::zero(self.decoder.config.hidden_size, self.decoder.device());
         self.params.insert("value_head.weight".into(), head.trained.shallow_clone());
         self.value_head = Some(head);
     }

@@ -25,7 +25,7 @@ use crate::load::tokenizer::Tokenizer;
 use crate::loss::kl::kl;
 use crate::loss::ppo::{clipped, policy_loss, value_loss};
 use crate::model::linear::Adapters;
-use crate::optim::{AdamW, schedule};
+use crate::optim::{AdamW, copy_to_cpu, schedule};
 use crate::stage::reward::RewardModel;
 use crate::stage::stop;
 use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
@@ -74,7 +74,7 @@ pub(super) fn train(
     tch::manual_seed(training.seed);
     if let Some(checkpoint) = checkpoints.newest::<State>()? {
         optimizer.restore(&checkpoint.tensors)?;
-        checkpoint.restore_generator()?;
+        checkpoint.restore_generators(optimizer.device())?;
         for (name, tensor) in &mut good {
             *tensor = checkpoint.tensor(&format!("{GOOD}{name}"))?.copy();
         }
@@ -139,7 +139,7 @@ pub(super) fn train(
             let mut tensors = optimizer.state();
             tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
             outlets.metrics.sync()?;
-            checkpoints.save(state.step, &state, tensors)?;
+            checkpoints.save(state.step, &state, tensors, optimizer.device())?;
             outlets.clock.save()?;
             saved = Instant::now();
         }
@@ -308,7 +308,7 @@ fn update(
     means: &mut Means,
 ) -> Result<()> {
     let head = policy.value_head.as_ref().ok_or_else(|| Error::Failed("PPO needs a value head".into()))?;
-    let training = &spec.training;
+    let (training, device) = (&spec.training, policy.decoder.device());
     let single: Vec<Vec<usize>> = (0..samples.len()).map(|i| vec![i]).collect();
     'epochs: for epoch in 0..settings.epochs {
         let shuffled = order::shuffled(&single, training.seed, update * settings.epochs + epoch);
@@ -317,13 +317,13 @@ fn update(
             let mut of_step = Means::default();
             for micro in minibatch.chunks(training.micro_batch_size as usize) {
                 let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
-                let batch = ResponseBatch::new(&sequences).with_frozen_states(trunk.map(|t| t.gather(micro)));
+                let batch = ResponseBatch::new(&sequences, device).with_frozen_states(trunk.map(|t| t.gather(micro)));
                 let hidden = batch.hidden(&policy.decoder, Adapters::Training);
                 let found = behaviour.logprobs(&policy.decoder, &batch, &hidden);
                 let values = head.forward(&hidden);
                 let column = |rows: &dyn Fn(usize) -> Vec<f64>| {
                     let flat: Vec<f32> = micro.iter().flat_map(|&i| rows(i)).map(|x| x as f32).collect();
-                    Tensor::from_slice(&flat)
+                    Tensor::from_slice(&flat).to_device(device)
                 };
                 let old = column(&|i| samples[i].old.clone());
                 let advantages = column(&|i| experience.advantages[i].clone());
@@ -371,7 +371,7 @@ fn tripped(guard: &Guard, found: &Experience) -> Option<String> {
 }
 
 fn snapshot(policy: &Policy) -> BTreeMap<String, Tensor> {
-    policy.params.iter().map(|(name, t)| (name.clone(), t.detach().copy())).collect()
+    policy.params.iter().map(|(name, t)| (name.clone(), copy_to_cpu(t))).collect()
 }
 
 fn restore(policy: &Policy, saved: &BTreeMap<String, Tensor>) {

@@ -79,7 +79,7 @@ pub(super) fn measure(
     let (mut old, mut values, mut entropy, mut reference) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
         let states = trunk.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
-        let batch = ResponseBatch::new(&sequences[pass]).with_frozen_states(states);
+        let batch = ResponseBatch::new(&sequences[pass], policy.decoder.device()).with_frozen_states(states);
         // The reference shares the trunk only when it is this decoder without its adapters.
         let found = behaviour.logprobs(before.model, &batch, &batch.hidden(before.model, before.adapters));
         reference.extend(split(&found.logprobs, &batch.counts));

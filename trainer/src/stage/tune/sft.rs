@@ -58,7 +58,7 @@ impl Task for TextTask<'_> {
 
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
         let sequences: Vec<&Sequence> = items.iter().map(|&i| &self.sequences[i]).collect();
-        let batch = ResponseBatch::new(&sequences);
+        let batch = ResponseBatch::new(&sequences, self.policy.decoder.device());
         let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
         let tokens: f64 = items.iter().map(|&i| self.weight(i)).sum();
         let mut means = Means::default();

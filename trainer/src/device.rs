@@ -1,0 +1,113 @@
+//! The device that a process computes on: a GPU where an accelerator is asked for, else the CPU. Talks to the environment and
+//! to libtorch, whose CUDA half is loaded only here; which device it is to be is computed.
+//!
+//! A process uses one device. Weights are put there when a model is loaded; a model's inputs follow it where a batch is made.
+
+use plumbline_crds::compute::Compute;
+use tch::{Cuda, Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// Environment variable that says `cpu` where accelerators are held for the sake of scheduling and quotas alone.
+pub const OVERRIDE: &str = "PLUMBLINE_DEVICE";
+
+/// The device of a run's process.
+///
+/// # Errors
+/// [`Error::Config`] when accelerators are asked for and there is no GPU to be seen: a run that holds one and computes on the
+/// CPU would take its price and days.
+pub fn of(compute: &Compute) -> Result<Device> {
+    with_accelerators(compute.accelerators)
+}
+
+/// The device of a process that holds this many accelerators. Otherwise as [`of`].
+pub fn with_accelerators(accelerators: i64) -> Result<Device> {
+    let asked = std::env::var_os(OVERRIDE).map(|value| value.to_string_lossy().into_owned());
+    match wanted(accelerators, asked.as_deref())? {
+        Wanted::Cpu => Ok(Device::Cpu),
+        Wanted::CpuInstead => {
+            tracing::warn!(
+                "{OVERRIDE}=cpu: this run computes on the CPU, and does not use the accelerators that it holds \
+                 (spec.compute.accelerators is {accelerators})"
+            );
+            Ok(Device::Cpu)
+        }
+        Wanted::Gpu => gpu().map_err(|why| {
+            Error::Config(format!(
+                "spec.compute.accelerators is {accelerators}: {why}; or set {OVERRIDE}=cpu (spec.compute.env) to compute on the \
+                 CPU all the same"
+            ))
+        }),
+    }
+}
+
+/// Where a process is to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Cpu,
+    /// Accelerators are held, and the CPU computes.
+    CpuInstead,
+    Gpu,
+}
+
+fn wanted(accelerators: i64, asked: Option<&str>) -> Result<Wanted> {
+    match (accelerators, asked.unwrap_or_default()) {
+        (_, other) if !matches!(other, "" | "cpu") => Err(Error::Config(format!(
+            "{OVERRIDE}: expected `cpu` or nothing, found `{other}`; a GPU is asked for by spec.compute.accelerators"
+        ))),
+        (..=0, _) => Ok(Wanted::Cpu),
+        (_, "cpu") => Ok(Wanted::CpuInstead),
+        (1, _) => Ok(Wanted::Gpu),
+        (more, _) => Err(Error::Config(format!(
+            "spec.compute.accelerators: expected 0 or 1, found {more}; a process computes on one accelerator"
+        ))),
+    }
+}
+
+/// The GPU, or what is missing and what to do about it.
+fn gpu() -> Result<Device, String> {
+    plumbline_torch::load_cuda()
+        .map_err(|e| format!("this trainer has no CUDA ({e}); use the trainer image with CUDA (spec.compute.image)"))?;
+    if !Cuda::is_available() {
+        return Err(format!(
+            "there is no CUDA device ({}); a node needs NVIDIA's driver and container toolkit, and the pod that toolkit's \
+             runtime class where it is not the default (spec.compute.runtimeClassName)",
+            reason()
+        ));
+    }
+    plumbline_torch::prefer_deterministic().map_err(|e| e.to_string())?;
+    tracing::info!(devices = Cuda::device_count(), "computes on CUDA device 0");
+    Ok(Device::Cuda(0))
+}
+
+/// CUDA's own words for why there is no device.
+fn reason() -> String {
+    let error = Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))).err().map(|e| e.to_string()).unwrap_or_default();
+    // What follows is advice for people who installed PyTorch, and libtorch's own stack.
+    let line = error.lines().next().unwrap_or_default();
+    line.split_once(". ").map_or(line, |(first, _)| first).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_used_when_one_is_asked_for_and_not_otherwise() {
+        assert_eq!(wanted(0, None).unwrap(), Wanted::Cpu);
+        assert_eq!(wanted(0, Some("cpu")).unwrap(), Wanted::Cpu);
+        assert_eq!(wanted(1, None).unwrap(), Wanted::Gpu);
+        assert_eq!(wanted(1, Some("")).unwrap(), Wanted::Gpu);
+        assert_eq!(wanted(8, Some("cpu")).unwrap(), Wanted::CpuInstead, "however many are held");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_by_name() {
+        for (accelerators, asked, words) in
+            [(2, None, "spec.compute.accelerators"), (1, Some("cuda"), "PLUMBLINE_DEVICE"), (0, Some("gpu"), "`gpu`")]
+        {
+            let error = wanted(accelerators, asked).unwrap_err();
+            assert!(matches!(&error, Error::Config(text) if text.contains(words)), "{error}");
+        }
+    }
+}
