@@ -41,7 +41,11 @@ pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
         "set the variables (AWS_ACCESS_KEY_ID, ...) where you start `plumbline run`",
     );
     list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
-    list.check(spec.compute().accelerators > 0, "spec.compute.accelerators", "run on the CPU (0)");
+    list.check(
+        spec.compute().accelerators > 1,
+        "spec.compute.accelerators",
+        "use 1: a pod trains on one accelerator (0 for the CPU)",
+    );
     list.on_laptop(
         !spec.compute().env.is_empty(),
         "spec.compute.env",

@@ -240,8 +240,8 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
 
 // ---- what libtorch asks of a device
 
-struct Hooks final : at::CUDAHooksInterface {
-  explicit Hooks(at::CUDAHooksArgs) {}
+struct CUDAHooks final : at::CUDAHooksInterface {
+  explicit CUDAHooks(at::CUDAHooksArgs) {}
   void init() const override {}
   bool hasCUDA() const override { return true; }
   bool hasCUDART() const override { return true; }
@@ -281,5 +281,5 @@ C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 }  // namespace
 
 namespace at {
-REGISTER_CUDA_HOOKS(Hooks);
+REGISTER_CUDA_HOOKS(CUDAHooks);
 }

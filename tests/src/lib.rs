@@ -8,6 +8,7 @@
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
 //! | How are the real programs run, and killed? | `programs`, `place`, `stage` for one stage alone, `pod` for one that keeps its run in a store |
+//! | What is a GPU to programs under test, where there is none? | `stand_in` |
 //! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 //! | How is the chart installed? | `helm` |
 //! | What does TensorBoard see? | `events` |
@@ -30,5 +31,6 @@ pub mod programs;
 pub mod prometheus;
 pub mod proxy;
 pub mod stage;
+pub mod stand_in;
 pub mod store;
 pub mod text;

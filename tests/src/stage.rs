@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use plumbline_crds::{Resource, run::RunDocument};
 use serde_json::{Value, json};
@@ -19,6 +19,18 @@ pub struct Made {
 
 /// Runs the stage of a manifest in a folder, over inputs by role, to a good end.
 pub fn run(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Made {
+    let output = run_to_any_end(manifest, inputs, root, &[]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    Made::read(root)
+}
+
+/// The same to whatever end, with further environment variables.
+pub fn run_to_any_end(
+    manifest: &Value,
+    inputs: &[(&str, PathBuf)],
+    root: &Path,
+    environment: &[(&str, String)],
+) -> Output {
     let resource: Resource = serde_json::from_value(manifest.clone()).unwrap();
     let stage = resource.kind.stage();
     let input = |(role, path): &(&str, PathBuf)| json!({"role": role, "name": role, "path": path, "digest": ""});
@@ -30,13 +42,20 @@ pub fn run(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Made {
     fs::create_dir_all(root).unwrap();
     let file = root.join("run.yaml");
     fs::write(&file, serde_yaml::to_string(&document).unwrap()).unwrap();
-    let output = Command::new(trainer())
+    Command::new(trainer())
         .args([stage, "--run"])
         .arg(&file)
         .envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")])
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .output()
-        .unwrap();
-    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    let lines = fs::read_to_string(work.join("metrics.jsonl")).unwrap();
-    Made { artifact, metrics: lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect() }
+        .unwrap()
+}
+
+impl Made {
+    /// What a stage left in its folder.
+    pub fn read(root: &Path) -> Self {
+        let lines = fs::read_to_string(root.join("work/metrics.jsonl")).unwrap();
+        let metrics = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Self { artifact: root.join("artifact"), metrics }
+    }
 }
