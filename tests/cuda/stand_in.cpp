@@ -97,11 +97,11 @@ class Call {
  public:
   explicit Call(const c10::OperatorHandle& op) : op_(op) {}
 
-  at::Tensor in(const at::Tensor& tensor) {
+  at::Tensor in(const at::Tensor& tensor, bool of_list) {
     if (!tensor.defined()) return tensor;
     if (tensor.is_cpu()) {
-      // As on a GPU: a number on the CPU may stand among its tensors, nothing else may.
-      TORCH_CHECK(tensor.dim() == 0, "Expected all tensors to be on the same device, but found at least two devices, "
+      // As on a GPU: a number on the CPU may stand beside its tensors, nothing else may.
+      TORCH_CHECK(tensor.dim() == 0 && !of_list, "Expected all tensors to be on the same device, but found at least two devices, "
                   "cuda:0 and cpu! (", op_.operator_name(), ")");
       return tensor;
     }
@@ -140,16 +140,16 @@ class Call {
 
 template <class F>
 c10::IValue each(const c10::IValue& value, F to) {
-  if (value.isTensor()) return to(value.toTensor());
+  if (value.isTensor()) return to(value.toTensor(), false);
   if (value.isTensorList()) {
     c10::List<at::Tensor> list;
-    for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(to(tensor));
+    for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(to(tensor, true));
     return list;
   }
   if (value.isOptionalTensorList()) {
     c10::List<std::optional<at::Tensor>> list;
     for (const std::optional<at::Tensor> tensor : value.toOptionalTensorList()) {
-      list.push_back(tensor ? std::optional<at::Tensor>(to(*tensor)) : std::nullopt);
+      list.push_back(tensor ? std::optional<at::Tensor>(to(*tensor, true)) : std::nullopt);
     }
     return list;
   }
@@ -188,15 +188,15 @@ void compute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto first = stack->size() - arguments;
   for (size_t i = first; i < stack->size(); i++) {
     auto& value = (*stack)[i];
-    value = value.isDevice() && value.toDevice().is_cuda() ? c10::IValue(at::Device(at::kCPU))
-                                                           : each(value, [&](const at::Tensor& t) { return call.in(t); });
+    if (value.isDevice() && value.toDevice().is_cuda()) value = at::Device(at::kCPU);
+    value = each(value, [&](const at::Tensor& t, bool of_list) { return call.in(t, of_list); });
   }
   {
     Draws draws(op.hasTag(at::Tag::nondeterministic_seeded));
     op.redispatchBoxed(at::DispatchKeySet(at::DispatchKey::CPU), stack);
   }
   for (size_t i = stack->size() - op.schema().returns().size(); i < stack->size(); i++) {
-    (*stack)[i] = each((*stack)[i], [&](const at::Tensor& t) { return call.out(t); });
+    (*stack)[i] = each((*stack)[i], [&](const at::Tensor& t, bool) { return call.out(t); });
   }
   call.end();
 }

@@ -1,18 +1,21 @@
 //! Stages on a GPU, which here is the stand-in: all that meets is on one device, states are saved from it and restored to it,
 //! and what people read when there is none or it is full. No test here has run on a real GPU.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::run::StageResult;
+use plumbline_crds::source::Sampling;
+use plumbline_crds::training::Precision;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::place::Place;
 use plumbline_tests::programs::{code, text};
 use plumbline_tests::{fixture, stage, stand_in};
 use plumbline_trainer::data::preference::read_file;
+use plumbline_trainer::generate::engine::{Engine, Event, Job, Limits};
+use plumbline_trainer::load::hugging_face::ModelFolder;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -88,7 +91,8 @@ fn a_reward_model_learns_on_the_gpu_what_it_learns_on_the_cpu() {
 
 #[test]
 fn dpo_with_an_adapter_above_frozen_layers_does_too() {
-    let training = json!({"precision": "Float32", "adapter": {"rank": 4, "alpha": 8, "lastLayers": 2, "save": "Adapter"}});
+    let training =
+        json!({"precision": "Float32", "adapter": {"rank": 4, "alpha": 8, "lastLayers": 2, "save": "Adapter"}});
     assert_same(dpo(&json!({"training": training})));
 }
 
@@ -200,38 +204,81 @@ fn a_run_that_holds_an_accelerator_can_be_told_to_compute_on_the_cpu() {
     assert_eq!(stage::Made::read(&told).metrics, on_cpu.metrics);
 }
 
-/// Says that this process was started by the test below, with the stand-in.
+/// Says that this process was started by a test, with the stand-in.
 const INSIDE: &str = "INSIDE_WITH_STAND_IN";
+
+/// Runs a test's body in a process of its own that has the stand-in: libtorch looks for a GPU once in a process.
+fn inside(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        plumbline_torch::load_cuda().unwrap();
+        return body();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .envs(stand_in::environment())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
+}
+
+const GPU: Device = Device::Cuda(0);
 
 #[test]
 fn the_stand_in_refuses_what_a_gpu_refuses() {
-    if std::env::var_os(INSIDE).is_none() {
-        let environment: BTreeMap<&str, String> = stand_in::environment().into();
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_stand_in_refuses_what_a_gpu_refuses", "--nocapture"])
-            .env(INSIDE, "1")
-            .envs(environment)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-        assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
-        return;
+    inside("the_stand_in_refuses_what_a_gpu_refuses", || {
+        let (cpu, gpu) = (Tensor::from_slice(&[1i64, 0]), Tensor::from_slice(&[3i64, 4]).to_device(GPU));
+        assert_eq!((gpu.device(), (&gpu + &gpu).device()), (GPU, GPU));
+        assert_eq!(Vec::<i64>::try_from(&gpu + 1).unwrap(), [4, 5]);
+        for mixed in [gpu.f_add(&cpu), gpu.f_index_select(0, &cpu), Tensor::f_cat(&[&cpu, &gpu], 0)] {
+            let error = mixed.unwrap_err().to_string();
+            assert!(error.contains("Expected all tensors to be on the same device"), "{error}");
+        }
+        // A generator of its own, which the CPU's leaves alone.
+        let draw = || Tensor::rand([4], (Kind::Float, GPU)).to_device(Device::Cpu);
+        tch::manual_seed(1);
+        let state = plumbline_torch::rng_state(GPU).unwrap();
+        let first = draw();
+        let _ = Tensor::rand([4], (Kind::Float, Device::Cpu));
+        assert_ne!(draw(), first);
+        plumbline_torch::set_rng_state(GPU, &state).unwrap();
+        assert_eq!(draw(), first);
+    });
+}
+
+/// Tokens and log-probabilities of what an engine samples for jobs that begin alike, some of them twice.
+fn sampled(device: Device) -> Vec<(u64, i64, Vec<i64>, f32)> {
+    let decoder = ModelFolder::open(&fixture::tiny()).unwrap().decoder(Precision::Float32, device).unwrap();
+    let mut engine = Engine::new(decoder, vec![0], Limits::default());
+    let prompt = |end: &[i64]| (10..40).chain(end.iter().copied()).collect::<Vec<i64>>();
+    for (key, end) in [vec![50], vec![50], vec![60, 61, 62], vec![70, 71]].into_iter().enumerate() {
+        let sampling = Sampling {
+            temperature: if key == 3 { 0.0 } else { 0.9 },
+            top_k: 40,
+            min_new_tokens: 3,
+            max_new_tokens: 6 + key as i64,
+            ..Sampling::default()
+        };
+        engine.submit(Job { tokens: prompt(&end), sampling, key: key as u64, top_logprobs: 2 }).unwrap();
     }
-    plumbline_torch::load_cuda().unwrap();
-    let (cpu, gpu) = (Tensor::from_slice(&[1i64, 0]), Tensor::from_slice(&[3i64, 4]).to_device(Device::Cuda(0)));
-    assert_eq!((gpu.device(), (&gpu + &gpu).device()), (Device::Cuda(0), Device::Cuda(0)));
-    assert_eq!(Vec::<i64>::try_from(&gpu + 1).unwrap(), [4, 5]);
-    for mixed in [gpu.f_add(&cpu), gpu.f_index_select(0, &cpu), Tensor::f_cat(&[&cpu, &gpu], 0)] {
-        let error = mixed.unwrap_err().to_string();
-        assert!(error.contains("Expected all tensors to be on the same device"), "{error}");
+    let mut events = Vec::new();
+    while !engine.idle() {
+        events.extend(engine.step().unwrap());
     }
-    // A generator of its own, which the CPU's leaves alone.
-    let draw = || Tensor::rand([4], (Kind::Float, Device::Cuda(0))).to_device(Device::Cpu);
-    tch::manual_seed(1);
-    let state = plumbline_torch::rng_state(Device::Cuda(0)).unwrap();
-    let first = draw();
-    let _ = Tensor::rand([4], (Kind::Float, Device::Cpu));
-    assert_ne!(draw(), first);
-    plumbline_torch::set_rng_state(Device::Cuda(0), &state).unwrap();
-    assert_eq!(draw(), first);
+    assert!(engine.stats().prefix_tokens_reused > 60, "the beginning was read once: {:?}", engine.stats());
+    let top = |e: &Event| e.top.iter().map(|(token, _)| *token).collect();
+    events.iter().map(|e| (e.job, e.token, top(e), e.logprob)).collect()
+}
+
+#[test]
+fn what_is_sampled_on_the_gpu_is_what_is_sampled_on_the_cpu() {
+    inside("what_is_sampled_on_the_gpu_is_what_is_sampled_on_the_cpu", || {
+        let (on_cpu, on_gpu) = (sampled(Device::Cpu), sampled(GPU));
+        assert!(on_cpu.len() > 12 && on_cpu.len() == on_gpu.len());
+        for (a, b) in on_cpu.iter().zip(&on_gpu) {
+            assert_eq!((a.0, a.1, &a.2), (b.0, b.1, &b.2));
+            assert!(f64::from((a.3 - b.3).abs()) < TOLERANCE, "{a:?} and {b:?}");
+        }
+    });
 }
