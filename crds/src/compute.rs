@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::{KeyRef, SecretRef};
 
-/// Compute of a stage. On a laptop only `threads` and `maxRetries` act; the rest describes a pod.
+/// Compute of a stage. On a laptop only `accelerators`, `threads` and `maxRetries` act; the rest
+/// describes a pod.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Compute {

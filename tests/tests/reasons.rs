@@ -263,7 +263,11 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         ("e", json!({"output": {"uri": "hf://org/x"}}), "spec.output.uri: expected a place to write to"),
         ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
         ("g", json!({"compute": {"nodes": 2}}), "spec.compute.nodes: what is set here is not supported yet"),
-        ("h", json!({"compute": {"accelerators": 1}}), "spec.compute.accelerators"),
+        (
+            "h",
+            json!({"compute": {"accelerators": 2}}),
+            "spec.compute.accelerators: what is set here is not supported yet",
+        ),
         ("i", json!({"baseModel": {"uri": "pvc://models/../other"}}), "spec.baseModel.uri"),
         (
             "j",

@@ -60,10 +60,28 @@ pub fn accelerator_seconds(job: &Job, pods: &[Pod], now: &str) -> i64 {
     let of_pod = |pod: &Pod| {
         let status = pod.status.as_ref()?;
         let started = timestamp(status.start_time.as_ref()?);
-        let ended = terminated(pod).and_then(|t| t.finished_at.as_ref()).map(timestamp);
-        Some(job::accelerators(pod) * seconds_between(&started, ended.as_deref().unwrap_or(now)))
+        let held_until = match ended_at(pod) {
+            Some(ended) => ended,
+            // Over, and nobody knows since when: what cannot be known is not charged.
+            None if matches!(phase(pod), "Failed" | "Succeeded") => started.clone(),
+            None => now.to_owned(),
+        };
+        Some(job::accelerators(pod) * seconds_between(&started, &held_until))
     };
     job::accelerator_seconds_before(job) + pods.iter().filter_map(of_pod).sum::<i64>()
+}
+
+/// When a pod let go of what it held: its trainer's end; of a pod that is over without one, as after an eviction or with its
+/// node, the last change of its conditions.
+fn ended_at(pod: &Pod) -> Option<String> {
+    if let Some(finished) = terminated(pod).and_then(|t| t.finished_at.as_ref()) {
+        return Some(timestamp(finished));
+    }
+    if !matches!(phase(pod), "Failed" | "Succeeded") {
+        return None;
+    }
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().filter_map(|c| c.last_transition_time.as_ref()).map(timestamp).max()
 }
 
 /// Why a pod failed: a reason, a sentence, and what the trainer left to say.
@@ -474,6 +492,21 @@ mod tests {
             accelerator_seconds(&job(&json!({})), &[failed(1, ""), running, pod(&json!({}))], NOW),
             2 * (600 + 60)
         );
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_without_a_word_of_its_trainer_holds_nothing_any_more() {
+        let at = |minute: u32| format!("2026-01-01T00:{minute:02}:00Z");
+        let changed =
+            |kind: &str, minute: u32| json!({"type": kind, "status": "True", "lastTransitionTime": at(minute)});
+        let evicted = pod(&json!({"phase": "Failed", "reason": "Evicted", "startTime": at(10),
+            "conditions": [changed("PodScheduled", 9), changed("DisruptionTarget", 15)]}));
+        let silent = pod(&json!({"phase": "Failed", "startTime": at(10)}));
+        assert_eq!(accelerator_seconds(&job(&json!({})), &[evicted, silent], NOW), 2 * 300);
+        // The node holds the accelerator until the trainer has ended, whatever else is going on.
+        let draining =
+            pod(&json!({"phase": "Running", "startTime": at(50), "conditions": [changed("DisruptionTarget", 55)]}));
+        assert_eq!(accelerator_seconds(&job(&json!({})), &[draining], NOW), 2 * 600);
     }
 
     #[test]

@@ -237,6 +237,8 @@ fn compute_becomes_a_pod() {
     assert_eq!((&pod["priorityClassName"], &pod["runtimeClassName"]), (&json!("high"), &json!("nvidia")));
     assert_eq!((&pod["serviceAccountName"], &pod["imagePullSecrets"][0]["name"]), (&json!("mine"), &json!("pull")));
     assert_eq!(pod["containers"][0]["image"], "own:2");
+    let annotations = &job["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["plumbline.dev/accelerators"], "2", "what a pod holds, for counting its seconds");
 }
 
 #[test]
