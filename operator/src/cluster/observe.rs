@@ -136,7 +136,7 @@ fn problems(resource: &Resource, settings: &Settings) -> Vec<String> {
         .chain(locations(spec, Path::new("/"), Target::Cluster))
         .map(|finding| format!("{}: {}", finding.path, finding.message))
         .collect();
-    if spec.compute().image.is_none() && settings.trainer_image.is_none() {
+    if settings.image(spec.compute()).is_none() {
         found.push(
             "spec.compute.image: expected the trainer's image, found none, here or in the operator's settings; set it"
                 .into(),

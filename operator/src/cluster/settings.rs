@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use plumbline_crds::compute::Compute;
+
 use super::leader::Timing;
 use super::server::Addresses;
 
@@ -14,6 +16,9 @@ pub struct Settings {
     /// Image of the trainer, where a resource names none in spec.compute.image.
     #[arg(long, value_name = "IMAGE")]
     pub trainer_image: Option<String>,
+    /// Image of the trainer of runs with accelerators, where a resource names none [default: that of the others].
+    #[arg(long, value_name = "IMAGE")]
+    pub accelerator_trainer_image: Option<String>,
     /// Where artifacts go when a resource names no spec.output.uri: `pvc://claim/folder`, a claim of this name in each
     /// namespace, or `s3://bucket/folder`.
     #[arg(long, value_name = "URI")]
@@ -46,6 +51,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The image of the trainer for a resource's pods; none where neither it nor the installation names one.
+    pub fn image<'a>(&'a self, compute: &'a Compute) -> Option<&'a String> {
+        let accelerated = self.accelerator_trainer_image.as_ref().filter(|_| compute.accelerators > 0);
+        compute.image.as_ref().or(accelerated).or(self.trainer_image.as_ref())
+    }
+
     /// How leadership is kept: renewed well before it ends for others, and tried for often.
     pub fn timing(&self) -> Timing {
         let lease = Duration::from_secs(self.lease_seconds);

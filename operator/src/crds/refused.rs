@@ -52,7 +52,11 @@ impl Refused {
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             path.push(name.clone());
             for (sample, value) in samples(field) {
-                self.set(kind, root, path, &sample, value.as_deref());
+                let refused = self.set(kind, root, path, &sample, value.as_deref());
+                // What is above a number that is refused is refused too, and named by it.
+                if refused && field["type"] == "integer" {
+                    break;
+                }
             }
             let (object, item) = if field["items"].is_object() { (&field["items"], true) } else { (field, false) };
             if object["properties"].is_object() {
@@ -64,11 +68,11 @@ impl Refused {
         }
     }
 
-    /// One field set to one value, and all else as little as possible.
-    fn set(&mut self, kind: Kind, root: &Value, path: &[String], sample: &Value, value: Option<&str>) {
+    /// One field set to one value, and all else as little as possible. Gives whether it is refused.
+    fn set(&mut self, kind: Kind, root: &Value, path: &[String], sample: &Value, value: Option<&str>) -> bool {
         let mut spec = least(root);
         place(&mut spec, root, path, sample);
-        let Ok(spec) = Spec::from_json(kind, spec) else { return };
+        let (known, Ok(spec)) = (self.0.len(), Spec::from_json(kind, spec)) else { return false };
         let path = path.iter().fold("spec".to_owned(), |at, part| match part.as_str() {
             "[]" => format!("{at}[]"),
             name => format!("{at}.{name}"),
@@ -79,6 +83,7 @@ impl Refused {
                 self.0.push(Entry { path: path.clone(), value, target, instead: found.instead });
             }
         }
+        self.0.len() > known
     }
 }
 
@@ -99,8 +104,8 @@ fn least(schema: &Value) -> Value {
     }
 }
 
-/// Values to try, and their names where others of the field may be taken: each of a closed list, a number above the default,
-/// more than one item.
+/// Values to try, and their names where others of the field may be taken: each of a closed list, the next two numbers above
+/// the default, more than one item.
 fn samples(field: &Value) -> Vec<(Value, Option<String>)> {
     if let Some(values) = field["enum"].as_array() {
         return values.iter().map(|v| (v.clone(), v.as_str().map(|name| format!("`{name}`")))).collect();
@@ -112,8 +117,8 @@ fn samples(field: &Value) -> Vec<(Value, Option<String>)> {
         }
         "integer" => {
             let usual = field["default"].as_i64();
-            let more = usual.or(field["minimum"].as_i64()).unwrap_or_default() + 1;
-            vec![(json!(more), usual.map(|usual| format!("Above {usual}")))]
+            let least = usual.or(field["minimum"].as_i64()).unwrap_or_default();
+            [least, least + 1].map(|n| (json!(n + 1), usual.map(|_| format!("Above {n}")))).into()
         }
         _ => vec![(least(field), None)],
     }
@@ -176,6 +181,7 @@ mod tests {
         assert!(methods.0.contains(&"`GRPO`".to_owned()) && !methods.0.contains(&"`PPO`".to_owned()), "{methods:?}");
         assert_eq!(methods.1, None);
         assert_eq!(refused.at("spec.compute.env")[0].1, Some(Target::Laptop));
+        assert_eq!(refused.at("spec.compute.accelerators")[0].0, ["Above 1"]);
         assert!(refused.at("spec.training.epochs").is_empty());
         let refused = Refused::of(Kind::PreferenceDataset, &spec_schema(Kind::PreferenceDataset).unwrap());
         assert_eq!(refused.at("spec.judges")[0].0, ["More than one"]);

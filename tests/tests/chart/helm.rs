@@ -30,7 +30,8 @@ pub(crate) fn everything(namespace: &str) -> Value {
     values(&json!({
         "fullnameOverride": "aligner", "commonLabels": {"team": "alignment"}, "imagePullSecrets": [{"name": "pull"}],
         "image": {"tag": "v1", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always"},
-        "trainer": {"image": {"tag": "v2", "digest": format!("sha256:{}", "b".repeat(64))}},
+        "trainer": {"image": {"tag": "v2", "digest": format!("sha256:{}", "b".repeat(64))},
+            "acceleratorImage": {"repository": "registry.test/plumbline-trainer-cuda", "tag": "v2"}},
         "watchedNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "acceleratorResource": "amd.com/gpu",
         "hungSeconds": 1_000_000, "finishedJobSeconds": 1_000_001, "lookAgainSeconds": 1_000_002, "logLevel": "info,plumbline=debug",
         "replicas": 3, "leaderElection": {"leaseSeconds": 30}, "progress": {"port": 9090},

@@ -168,10 +168,9 @@ fn judges(request: &Request) -> Vec<Container> {
 
 /// What both kinds of container have.
 fn container(name: &str, request: &Request) -> Container {
-    let own = request.resource.spec.compute().image.clone();
     Container {
         name: name.into(),
-        image: own.or_else(|| request.settings.trainer_image.clone()),
+        image: request.settings.image(request.resource.spec.compute()).cloned(),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

@@ -218,6 +218,21 @@ fn what_earlier_jobs_used_up_of_retries_and_time_is_not_given_again() {
 }
 
 #[test]
+fn a_pod_with_accelerators_gets_the_image_that_can_use_them() {
+    let with_cuda = "--accelerator-trainer-image=registry.example/trainer-cuda:1";
+    let cpu_only = settings();
+    let both = Arguments::parse_from(["plumbline", "--trainer-image=registry.example/trainer:1", with_cuda]).settings;
+    let image = |settings: &Settings, compute: Value| -> String {
+        let spec = dataset(&json!({"compute": compute})).spec;
+        settings.image(spec.compute()).unwrap().clone()
+    };
+    assert_eq!(image(&both, json!({"accelerators": 1})), "registry.example/trainer-cuda:1");
+    assert_eq!(image(&both, json!({})), "registry.example/trainer:1");
+    assert_eq!(image(&both, json!({"accelerators": 1, "image": "own:2"})), "own:2");
+    assert_eq!(image(&cpu_only, json!({"accelerators": 1})), "registry.example/trainer:1");
+}
+
+#[test]
 fn compute_becomes_a_pod() {
     let job = job_json(&json!({"compute": {
         "accelerators": 2, "resources": {"requests": {"cpu": "4"}, "limits": {"memory": "8Gi"}},
