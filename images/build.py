@@ -1,8 +1,9 @@
-"""Builds the images of the operator and of the trainer (CPU). Usage: build.py PROGRAMS CACHE OUT [PREFIX]
+"""Builds images. Usage: build.py PROGRAMS CACHE OUT [PREFIX [IMAGE...]]
 
 PROGRAMS: folder with `plumbline` and `plumbline-trainer`, built in any profile. CACHE: folder whose `packages` are the
-unpacked wheels of torch and CUDA; packages of Debian are kept there too. OUT gets operator.tar, trainer.tar, and for each
-what it is made of, as *.cdx.json. Run it from the repository's root.
+unpacked wheels of torch and of the part of CUDA that its CPU half is linked to, and `packages-cuda` the rest of CUDA; packages
+of Debian are kept there too. IMAGE: `operator`, `trainer` (these two unless others are named) or `trainer-cuda`. OUT gets
+IMAGE.tar, and what each is made of, as IMAGE.cdx.json. Run it from the repository's root.
 """
 
 import re
@@ -25,6 +26,20 @@ TORCH_LIBRARIES = [
     *(f"torch/lib/{name}" for name in ("libtorch_cpu.so", "libc10.so", "libgomp.so.1")),
     *(f"nvidia/cu13/lib/{name}" for name in ("libcudart.so.13", "libcupti.so.13")),
 ]
+# The half that computes on NVIDIA's GPUs, which the trainer loads by name, and what that half names or opens itself.
+CUDA_LIBRARIES = [
+    *(f"torch/lib/lib{name}.so" for name in ("torch_cuda", "torch_cuda_linalg", "c10_cuda", "torch_nvshmem", "caffe2_nvrtc")),
+    *(f"nvidia/cu13/lib/lib{name}" for name in ("cublas.so.13", "cublasLt.so.13", "cufft.so.12", "cufile.so.0", "curand.so.10")),
+    *(f"nvidia/cu13/lib/lib{name}" for name in ("cusolver.so.12", "cusparse.so.12", "nvJitLink.so.13")),
+    *(f"nvidia/cu13/lib/lib{name}" for name in ("nvrtc.so.13", "nvrtc-builtins.so.13.0")),
+    *(f"nvidia/cudnn/lib/libcudnn{part}.so.9" for part in ("", "_adv", "_cnn", "_graph", "_heuristic", "_ops")),
+    *(f"nvidia/cudnn/lib/libcudnn_engines_{part}.so.9" for part in ("precompiled", "runtime_compiled")),
+    "nvidia/cusparselt/lib/libcusparseLt.so.0",
+    "nvidia/nccl/lib/libnccl.so.2",
+    "nvidia/nvshmem/lib/libnvshmem_host.so.3",
+]
+# What NVIDIA's container toolkit brings into a container from its node.
+DRIVER_LIBRARIES = {"libcuda.so.1"}
 BASE_PACKAGES = {
     "base-files": ["etc/os-release", "usr/lib/os-release", "etc/debian_version"],
     "libc6": [
@@ -49,13 +64,17 @@ class Image:
     # The program's file, and its path in the image.
     program: str
     path: str
-    torch: bool
+    torch: bool = False
+    cuda: bool = False
 
 
+TRAINER = ("plumbline-trainer", "usr/bin/plumbline-trainer")
 IMAGES = [
-    Image("operator", "Runs RLAIF on Kubernetes", "plumbline", "plumbline", torch=False),
-    Image("trainer", "One stage of a run, on CPU", "plumbline-trainer", "usr/bin/plumbline-trainer", torch=True),
+    Image("operator", "Runs RLAIF on Kubernetes", "plumbline", "plumbline"),
+    Image("trainer", "One stage of a run, on CPU", *TRAINER, torch=True),
+    Image("trainer-cuda", "One stage of a run, on an NVIDIA GPU", *TRAINER, torch=True, cuda=True),
 ]
+USUAL = ["operator", "trainer"]
 
 
 class Debian:
@@ -101,10 +120,26 @@ def libtorch(packages: Debian, wheels: Path) -> oci.Tree:
     packages.unpack(TORCH_PACKAGES, tree)
     for name in TORCH_LIBRARIES:
         tree.file(f"{TORCH}/{name}", wheels / name, 0o755)
-    for licence in sorted(wheels.glob("*.dist-info/**/*")):
-        if re.match("licen[cs]e|notice", licence.name, re.IGNORECASE) and licence.is_file():
-            tree.file(f"{TORCH}/{licence.relative_to(wheels)}", licence)
+    licences(wheels, tree)
     return tree
+
+
+def cuda(wheels: Path, more: Path) -> oci.Tree:
+    """The other half, and CUDA: it changes with the version of libtorch only, too."""
+    tree = oci.Tree()
+    for name in CUDA_LIBRARIES:
+        folder = wheels if name.startswith("torch/") else more
+        tree.file(f"{TORCH}/{name}", folder / name, 0o755)
+    licences(more, tree)
+    return tree
+
+
+def licences(wheels: Path, tree: oci.Tree) -> None:
+    """What the owners of the wheels ask to be passed on. One wheel has its licence beside its library."""
+    for folder in ("*.dist-info/**/*", "nvidia/*/*"):
+        for licence in sorted(wheels.glob(folder)):
+            if re.match("licen[cs]e|notice", licence.name, re.IGNORECASE) and licence.is_file():
+                tree.file(f"{TORCH}/{licence.relative_to(wheels)}", licence)
 
 
 def without_debug_info(program: Path, folder: Path) -> Path:
@@ -129,10 +164,11 @@ def torch_components(wheels: Path) -> list[dict]:
     return [sbom.component("pypi", match[1].replace("_", "-"), match[2]) for match in names if match]
 
 
-def check_libraries(image: str, trees: list[oci.Tree]) -> None:
-    """Every library that a program or library names is in the image. The loader would say so only when a run starts."""
+def check_libraries(image: str, trees: list[oci.Tree], elsewhere: set[str]) -> None:
+    """Every library that a program or library names is in the image, or comes from elsewhere. The loader would say so only
+    when a run starts."""
     entries = {path: content for tree in trees for path, (_, content) in tree.entries.items()}
-    names = {Path(path).name for path in entries}
+    names = {Path(path).name for path in entries} | elsewhere
     for path, content in entries.items():
         if not isinstance(content, Path) or not is_elf(content):
             continue
@@ -157,6 +193,10 @@ def config(image: Image, version: str) -> dict:
     environment = ["PATH=/usr/bin", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"]
     if image.torch:
         environment.append(f"LD_LIBRARY_PATH=/{TORCH}/torch/lib")
+    if image.cuda:
+        # Which parts of the driver a container gets. Which GPUs is not for an image to say: with `all` here, pods without a GPU
+        # would see every GPU of their node. The rest makes cuBLAS give the same bits each time.
+        environment += ["NVIDIA_DRIVER_CAPABILITIES=compute,utility", "CUBLAS_WORKSPACE_CONFIG=:4096:8"]
     return {
         "User": f"{USER}:{USER}",
         "Entrypoint": [f"/{image.path}"],
@@ -166,24 +206,29 @@ def config(image: Image, version: str) -> dict:
     }
 
 
-def main(programs: Path, cache: Path, out: Path, prefix: str) -> None:
+def main(programs: Path, cache: Path, out: Path, prefix: str, wanted: list[str]) -> None:
+    images = [image for image in IMAGES if image.name in wanted]
+    if len(images) != len(wanted):
+        sys.exit(f"error: expected images of {', '.join(image.name for image in IMAGES)}, found {', '.join(wanted)}")
     out.mkdir(parents=True, exist_ok=True)
-    wheels = cache / "packages"
+    wheels, more = cache / "packages", cache / "packages-cuda"
     version = tomllib.loads(Path("Cargo.toml").read_text())["workspace"]["package"]["version"]
     packages = Debian(cache / "debian")
     common, torch = base(packages), libtorch(packages, wheels)
     in_common = packages.components([*BASE_PACKAGES, "ca-certificates"])
     in_torch = packages.components(list(TORCH_PACKAGES)) + torch_components(wheels)
     used = set()
-    for image in IMAGES:
+    for image in images:
         name = f"{prefix}/plumbline-{image.name}"
-        parts = in_common + (in_torch if image.torch else []) + sbom.crates(f"plumbline-{image.name}")
+        parts = in_common + (in_torch if image.torch else []) + (torch_components(more) if image.cuda else [])
+        parts += sbom.crates("plumbline-trainer" if image.torch else "plumbline-operator")
         bom = sbom.document(name, version, parts)
         (out / f"{image.name}.cdx.json").write_bytes(bom)
         file = without_debug_info(programs / image.program, out / "programs")
         # What changes seldom is below what changes often: of a new build only the last layer is pulled.
-        trees = [common, *([torch] if image.torch else []), program(file, image.path, bom)]
-        check_libraries(name, trees)
+        below = [common, *([torch] if image.torch else []), *([cuda(wheels, more)] if image.cuda else [])]
+        trees = [*below, program(file, image.path, bom)]
+        check_libraries(name, trees, DRIVER_LIBRARIES if image.cuda else set())
         layers = [oci.make_layer(tree, out / "layers") for tree in trees]
         used.update(layer.file for layer in layers)
         digest = oci.write_image(out / f"{image.name}.tar", f"{name}:{version}", layers, config(image, version))
@@ -195,6 +240,7 @@ def main(programs: Path, cache: Path, out: Path, prefix: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:4]), *(sys.argv[4:] or ["plumbline.dev"]))
+    prefix, wanted = (sys.argv[4:] or ["plumbline.dev"])[0], sys.argv[5:] or USUAL
+    main(*map(Path, sys.argv[1:4]), prefix, wanted)

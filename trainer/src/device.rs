@@ -4,7 +4,7 @@
 //! A process uses one device. Weights are put there when a model is loaded; a model's inputs follow it where a batch is made.
 
 use plumbline_crds::compute::Compute;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
 
@@ -82,9 +82,11 @@ fn gpu() -> Result<Device, String> {
 
 /// CUDA's own words for why there is no device.
 fn reason() -> String {
-    let error = Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))).err().map(|e| e.to_string()).unwrap_or_default();
+    let Err(TchError::Torch(text)) = Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))) else {
+        return "CUDA counts none".into();
+    };
     // What follows is advice for people who installed PyTorch, and libtorch's own stack.
-    let line = error.lines().next().unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
     line.split_once(". ").map_or(line, |(first, _)| first).to_owned()
 }
 
