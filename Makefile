@@ -21,8 +21,9 @@ setup: ## Bring in libtorch and the quickstart's inputs (0.7 GB to download, 1.3
 setup-tests: ## Also bring in the Kubernetes that tests start, built from its source (Go; 1 GB to download; minutes, once)
 	@scripts/setup.sh --tests
 
-setup-cluster: setup-tests ## Also bring in a node: kubelet, scheduler and proxy from source, Debian's containerd (root installs it)
+setup-cluster: setup-tests ## Also bring in a node: kubelet, scheduler and proxy from source, Debian's containerd (root installs it), and Kueue
 	@scripts/install_node.sh
+	@scripts/install_kueue.sh
 
 build: setup ## Build both programs, optimised
 	cargo build --release --locked --bins

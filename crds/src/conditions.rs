@@ -93,6 +93,8 @@ pub enum Reason {
     AcceleratorOutOfMemory,
     /// The pod was preempted, evicted or lost its node.
     NodeDisruption,
+    /// Its queue gave the quota to a run that comes before it.
+    Preempted,
     /// The trainer refused its configuration (exit code 2).
     TrainerConfigRejected,
     /// Input data is broken or does not match its digest (exit code 3).

@@ -190,6 +190,10 @@ pub struct JobRef {
     /// Seconds that the run took, without the time it was suspended.
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
+    /// Until when seconds are counted, of the run and of its accelerators (RFC 3339). Unset on a laptop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub counted_time: Option<String>,
     /// Attempts that ended early, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]

@@ -76,6 +76,9 @@ enum Command {
         /// Allow it to work in this namespace alone [default: in all].
         #[arg(long, value_name = "NAME")]
         watched: Option<String>,
+        /// Allow it to read what Kueue says of Jobs, for `operator --kueue`.
+        #[arg(long)]
+        kueue: bool,
     },
     /// Print the CustomResourceDefinitions.
     Crds {
@@ -128,7 +131,7 @@ pub fn main() -> ExitCode {
                 Err(error) => fail(&error, Code::Failed),
             }
         }
-        Command::Rbac { namespace, watched } => rbac_command(&namespace, watched.as_deref()),
+        Command::Rbac { namespace, watched, kueue } => rbac_command(&namespace, watched.as_deref(), kueue),
         Command::Crds { reference: Some(folder), .. } => reference_command(&folder),
         Command::Crds { out, .. } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),
@@ -195,8 +198,8 @@ fn operator_command(settings: Settings) -> u8 {
     }
 }
 
-fn rbac_command(namespace: &str, watched: Option<&str>) -> u8 {
-    for manifest in rbac::manifests(namespace, watched) {
+fn rbac_command(namespace: &str, watched: Option<&str>, kueue: bool) -> u8 {
+    for manifest in rbac::manifests(namespace, watched, kueue) {
         let text = match serde_yaml::to_string(&manifest) {
             Ok(text) => text,
             Err(error) => return fail(&error, Code::Failed),

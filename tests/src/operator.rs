@@ -149,7 +149,7 @@ impl Scene {
     /// A kubeconfig of the operator's service account, which may do what its manifests say.
     pub async fn account(&self) -> PathBuf {
         let namespace = self.namespace.name();
-        for mut manifest in rbac::manifests(namespace, Some(namespace)) {
+        for mut manifest in rbac::manifests(namespace, Some(namespace), false) {
             let resource = match manifest["kind"].as_str().unwrap() {
                 "ServiceAccount" => ApiResource::erase::<ServiceAccount>(&()),
                 "Role" => ApiResource::erase::<Role>(&()),

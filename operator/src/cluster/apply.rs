@@ -10,7 +10,7 @@ use plumbline_crds::status::Status;
 use plumbline_crds::{API_VERSION, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::build::Children;
 use super::build::job::TRAINER;
@@ -44,7 +44,7 @@ pub async fn make(client: &Client, namespace: &str, uid: &str, children: &Childr
     }
 }
 
-/// A Job is created once and never changed: queues and people may.
+/// A Job is created once; what queues and people may change of it is never written again.
 async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Children) -> Result<Made, kube::Error> {
     if let Some(account) = &children.service_account {
         apply(client, namespace, account).await?;
@@ -108,10 +108,23 @@ pub async fn expire(client: &Client, namespace: &str, job: &Job, seconds: i32) -
     if spec.is_none_or(|s| s.ttl_seconds_after_finished.is_some()) || !outcome::is_finished(job) {
         return Ok(());
     }
-    let patch = json!({"metadata": {"uid": job.metadata.uid}, "spec": {"ttlSecondsAfterFinished": seconds}});
+    change(client, namespace, job, json!({"ttlSecondsAfterFinished": seconds})).await
+}
+
+/// Changes a field of a Job that nobody else writes.
+async fn change(client: &Client, namespace: &str, job: &Job, spec: Value) -> Result<(), kube::Error> {
+    let patch = json!({"metadata": {"uid": job.metadata.uid}, "spec": spec});
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     gone(api.patch(&job.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ()))
+}
+
+/// Shortens the deadline of a Job to what is left of it.
+pub async fn shorten(client: &Client, namespace: &str, job: &Job, seconds: i64) -> Result<(), kube::Error> {
+    let Some(_) = job.spec.as_ref().and_then(|s| s.active_deadline_seconds).filter(|now| *now > seconds) else {
+        return Ok(());
+    };
+    change(client, namespace, job, json!({"activeDeadlineSeconds": seconds})).await
 }
 
 /// Writes the status of a resource, whole. False where the resource is gone.

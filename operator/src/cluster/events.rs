@@ -32,6 +32,7 @@ fn text(reason: Reason) -> Option<Text> {
         Reason::ReferenceNotReady => normal("Wait", "Something that the spec refers to has no artifact yet"),
         Reason::SpecInvalid => warning("Validate", "The spec is not valid; the condition Stalled says where"),
         Reason::QuotaPending => normal("Wait", "Waits in a queue for quota"),
+        Reason::Preempted => normal("Wait", "Its quota went to a run that comes before it"),
         Reason::Suspended => normal("Suspend", "Suspended; it holds nothing and goes on where it stopped"),
         Reason::Unschedulable => warning("Schedule", "No node fits; the condition Ready says why"),
         Reason::ImagePullFailed => warning("PullImage", "The image of the trainer cannot be pulled"),

@@ -22,6 +22,7 @@ pub mod places;
 pub mod progress;
 pub mod publish;
 pub mod pulse;
+pub mod queue;
 pub mod rbac;
 pub mod ready;
 pub mod reconcile;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod};
-use kube::api::ListParams;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client};
 use plumbline_crds::artifact::hex;
 use plumbline_crds::conditions::ConditionType;
@@ -17,11 +17,13 @@ use plumbline_crds::unsupported::Target;
 use plumbline_crds::{Kind, Resource};
 use sha2::{Digest, Sha256};
 
+use super::build::job::QUEUE_LABEL;
 use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
 use super::dependents::Referent;
 use super::kinds;
 use super::outcome;
 use super::places::Place;
+use super::queue::Workload;
 use super::settings::Settings;
 use super::times::timestamp;
 use crate::inputs::{self, From, Wanted};
@@ -54,6 +56,8 @@ pub struct Work {
     pub pods: Vec<Pod>,
     /// Why it has none that could run, where the cluster refuses the next.
     pub refusal: Option<String>,
+    /// What Kueue says of it, where it is in a queue.
+    pub workload: Option<Workload>,
 }
 
 /// What a resource is made from.
@@ -221,8 +225,14 @@ async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Fou
     Ok(())
 }
 
-/// The Job of a name, with its pods; nothing if there is none. `now` in RFC 3339.
-pub async fn work(client: &Client, namespace: &str, job: &str, now: &str) -> Result<Option<Work>, kube::Error> {
+/// The Job of a name, with its pods; nothing if there is none. `kueue`: whether to ask what Kueue says of it. `now` in RFC 3339.
+pub async fn work(
+    client: &Client,
+    namespace: &str,
+    job: &str,
+    kueue: bool,
+    now: &str,
+) -> Result<Option<Work>, kube::Error> {
     let Some(job) = Api::<Job>::namespaced(client.clone(), namespace).get_opt(job).await? else { return Ok(None) };
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
@@ -231,7 +241,22 @@ pub async fn work(client: &Client, namespace: &str, job: &str, now: &str) -> Res
     if outcome::lacks_a_pod(&job, &pods, now) {
         refusal = why_refused(client, namespace, &job, outcome::last_end(&pods).as_deref()).await?;
     }
-    Ok(Some(Work { job, pods, refusal }))
+    let queued = kueue && job.metadata.labels.as_ref().is_some_and(|l| l.contains_key(QUEUE_LABEL));
+    let workload = if queued { workload(client, namespace, &job).await? } else { None };
+    Ok(Some(Work { job, pods, refusal, workload }))
+}
+
+/// The Workload that Kueue keeps for a Job; none where there is none yet, or no Kueue that has them in this version.
+async fn workload(client: &Client, namespace: &str, job: &Job) -> Result<Option<Workload>, kube::Error> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kueue.x-k8s.io", "v1beta2", "Workload"));
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let of_job = ListParams::default().labels(&format!("kueue.x-k8s.io/job-uid={uid}"));
+    match api.list(&of_job).await {
+        Ok(found) => Ok(found.items.into_iter().find_map(|object| serde_json::from_value(object.data).ok())),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_forbidden() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why the next pod of a Job cannot be made: the Job controller says it in an event and nowhere else. `since`: when the last

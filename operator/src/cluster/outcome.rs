@@ -31,11 +31,12 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
     }
 }
 
-/// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with.
-pub fn counted(job: &Job, pods: &[Pod], now: &str) -> JobRef {
+/// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with. Seconds are counted on
+/// from the `previous` count of the same Job: a queue suspends a Job, whose pods are gone then and whose start is forgotten.
+pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
     let before = job::counted_before(job);
     let mut retries = before.retries;
-    let failed: Vec<&Pod> = pods.iter().filter(|p| phase(p) == "Failed").collect();
+    let failed: Vec<&Pod> = pods.iter().filter(|p| phase(p) == "Failed" && !was_sent_away(p)).collect();
     for pod in &failed {
         *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
     }
@@ -44,8 +45,23 @@ pub fn counted(job: &Job, pods: &[Pod], now: &str) -> JobRef {
         uid: job.metadata.uid.clone(),
         attempt: before.attempt + attempts(job, failed.len() as i64) - 1,
         retries,
-        active_seconds: before.active_seconds + elapsed(job, now),
+        active_seconds: match since(job, previous) {
+            Some((previous, since)) => previous.active_seconds + elapsed(job, pods, since, now),
+            None => before.active_seconds + elapsed(job, pods, "", now),
+        },
+        counted_time: Some(now.to_owned()),
     }
+}
+
+/// The previous count of this very Job, and until when it was made.
+fn since<'a>(job: &Job, previous: Option<&'a JobRef>) -> Option<(&'a JobRef, &'a str)> {
+    let previous = previous.filter(|p| p.uid.is_some() && p.uid == job.metadata.uid)?;
+    Some((previous, previous.counted_time.as_deref()?))
+}
+
+/// A pod that was asked to go and went in good order, as when its Job is suspended: nothing failed.
+fn was_sent_away(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && why_failed(pod).0 == Reason::Suspended
 }
 
 /// Pods that a Job has started, by those that failed: one more, unless it has given up.
@@ -54,21 +70,30 @@ fn attempts(job: &Job, failed: i64) -> i64 {
     (failed + i64::from(!gave_up)).max(1)
 }
 
-/// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on from what the Job was
-/// created with.
-pub fn accelerator_seconds(job: &Job, pods: &[Pod], now: &str) -> i64 {
-    let of_pod = |pod: &Pod| {
-        let status = pod.status.as_ref()?;
-        let started = timestamp(status.start_time.as_ref()?);
-        let held_until = match ended_at(pod) {
-            Some(ended) => ended,
-            // Over, and nobody knows since when: what cannot be known is not charged.
-            None if matches!(phase(pod), "Failed" | "Succeeded") => started.clone(),
-            None => now.to_owned(),
-        };
-        Some(job::accelerators(pod) * seconds_between(&started, &held_until))
+/// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on as [`counted`] does.
+/// `previous`: the count so far, and the job that it was made with.
+pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobRef>), now: &str) -> i64 {
+    let (before, since) = match since(job, previous.1) {
+        Some((_, since)) => (previous.0, since),
+        None => (job::accelerator_seconds_before(job), ""),
     };
-    job::accelerator_seconds_before(job) + pods.iter().filter_map(of_pod).sum::<i64>()
+    let held = pods.iter().filter_map(|pod| {
+        let (started, ended) = lifetime(pod, now)?;
+        Some(job::accelerators(pod) * seconds_between(started.as_str().max(since), &ended))
+    });
+    before + held.sum::<i64>()
+}
+
+/// From the start of a pod until it let go of what it held, or to `now`.
+fn lifetime(pod: &Pod, now: &str) -> Option<(String, String)> {
+    let started = timestamp(pod.status.as_ref()?.start_time.as_ref()?);
+    let held_until = match ended_at(pod) {
+        Some(ended) => ended,
+        // Over, and nobody knows since when: what cannot be known is not charged.
+        None if matches!(phase(pod), "Failed" | "Succeeded") => started.clone(),
+        None => now.to_owned(),
+    };
+    Some((started, held_until))
 }
 
 /// When a pod let go of what it held: its trainer's end; of a pod that is over without one, as after an eviction or with its
@@ -180,7 +205,8 @@ pub fn last_end(pods: &[Pod]) -> Option<String> {
     pods.iter().filter_map(|pod| terminated(pod)?.finished_at.as_ref()).max_by_key(|t| t.0).map(timestamp)
 }
 
-fn is_suspended(job: &Job) -> bool {
+/// Whether a Job waits until somebody lets it run.
+pub fn is_suspended(job: &Job) -> bool {
     job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false)
 }
 
@@ -305,10 +331,21 @@ pub fn end_time(job: &Job) -> Option<String> {
     status.completion_time.as_ref().or(over).or(job.metadata.deletion_timestamp.as_ref()).map(timestamp)
 }
 
-/// Seconds from the start of a Job to its end, or to `now`.
-fn elapsed(job: &Job, now: &str) -> i64 {
-    let Some(start) = job.status.as_ref().and_then(|status| status.start_time.as_ref()) else { return 0 };
-    seconds_between(&timestamp(start), &end_time(job).unwrap_or_else(|| now.to_owned()))
+/// Seconds from the start of a Job, or from `since` if that is later, to its end, or to `now`. One that is suspended has no
+/// start: its pods tell.
+fn elapsed(job: &Job, pods: &[Pod], since: &str, now: &str) -> i64 {
+    let Some((start, end)) = (if is_suspended(job) { span(pods, now) } else { active(job, now) }) else { return 0 };
+    seconds_between(start.as_str().max(since), &end)
+}
+
+fn active(job: &Job, now: &str) -> Option<(String, String)> {
+    let start = timestamp(job.status.as_ref()?.start_time.as_ref()?);
+    Some((start, end_time(job).unwrap_or_else(|| now.to_owned())))
+}
+
+/// From the first start of pods to their last end.
+fn span(pods: &[Pod], now: &str) -> Option<(String, String)> {
+    pods.iter().filter_map(|pod| lifetime(pod, now)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 
 #[cfg(test)]
@@ -441,7 +478,7 @@ mod tests {
         let mut job = job(&json!({"startTime": "2026-01-01T00:30:00Z"}));
         let before = json!({"name": "x", "attempt": 3, "retries": {"JobDeleted": 1}, "activeSeconds": 100});
         job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
-        let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], NOW);
+        let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], None, NOW);
         assert_eq!((counted.attempt, counted.active_seconds), (5, 100 + 1800));
         assert_eq!(counted.retries, [("JobDeleted".to_owned(), 1), ("JudgeUnavailable".to_owned(), 2)].into());
         assert_eq!(ending::failures(&counted), 2);
@@ -449,11 +486,11 @@ mod tests {
 
     #[test]
     fn a_job_that_gave_up_counts_the_pods_that_failed_and_none_more() {
-        let attempts = |job: &Job, pods: &[Pod]| counted(job, pods, NOW).attempt;
+        let attempts = |job: &Job, pods: &[Pod]| counted(job, pods, None, NOW).attempt;
         assert_eq!(attempts(&job(&json!({})), &[]), 1);
         assert_eq!(attempts(&failed_job("BackoffLimitExceeded"), &[failed(1, ""), failed(1, "")]), 2);
         assert_eq!(
-            counted(&failed_job("PodFailurePolicy"), &[], NOW).active_seconds,
+            counted(&failed_job("PodFailurePolicy"), &[], None, NOW).active_seconds,
             600,
             "until it failed, not until now"
         );
@@ -489,7 +526,7 @@ mod tests {
     fn accelerators_count_from_the_start_of_a_pod_to_its_end() {
         let running = pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:59:00Z"}));
         assert_eq!(
-            accelerator_seconds(&job(&json!({})), &[failed(1, ""), running, pod(&json!({}))], NOW),
+            accelerator_seconds(&job(&json!({})), &[failed(1, ""), running, pod(&json!({}))], (0, None), NOW),
             2 * (600 + 60)
         );
     }
@@ -502,11 +539,44 @@ mod tests {
         let evicted = pod(&json!({"phase": "Failed", "reason": "Evicted", "startTime": at(10),
             "conditions": [changed("PodScheduled", 9), changed("DisruptionTarget", 15)]}));
         let silent = pod(&json!({"phase": "Failed", "startTime": at(10)}));
-        assert_eq!(accelerator_seconds(&job(&json!({})), &[evicted, silent], NOW), 2 * 300);
+        assert_eq!(accelerator_seconds(&job(&json!({})), &[evicted, silent], (0, None), NOW), 2 * 300);
         // The node holds the accelerator until the trainer has ended, whatever else is going on.
         let draining =
             pod(&json!({"phase": "Running", "startTime": at(50), "conditions": [changed("DisruptionTarget", 55)]}));
-        assert_eq!(accelerator_seconds(&job(&json!({})), &[draining], NOW), 2 * 600);
+        assert_eq!(accelerator_seconds(&job(&json!({})), &[draining], (0, None), NOW), 2 * 600);
+    }
+
+    #[test]
+    fn what_was_counted_stays_counted_when_a_queue_takes_the_pods_away() {
+        let running = pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}));
+        let started = job(&json!({"startTime": "2026-01-01T00:00:00Z"}));
+        let mut suspended = job(&json!({}));
+        suspended.spec.as_mut().unwrap().suspend = Some(true);
+        let resumed = job(&json!({"startTime": "2026-01-01T02:00:00Z"}));
+        let second = pod(&json!({"phase": "Running", "startTime": "2026-01-01T02:00:10Z"}));
+        let (mut previous, mut held) = (None, 0);
+        let mut at = |job: &Job, pods: &[Pod], now: &str| {
+            held = accelerator_seconds(job, pods, (held, previous.as_ref()), now);
+            let counted = counted(job, pods, previous.as_ref(), now);
+            previous = Some(counted.clone());
+            (counted.active_seconds, held)
+        };
+        assert_eq!(at(&started, std::slice::from_ref(&running), "2026-01-01T00:10:00Z"), (600, 1200));
+        assert_eq!(at(&started, std::slice::from_ref(&running), "2026-01-01T00:10:00Z"), (600, 1200));
+        // The start of the Job is forgotten at once, its pod takes a minute to go.
+        assert_eq!(at(&suspended, std::slice::from_ref(&running), "2026-01-01T00:11:00Z"), (660, 1320));
+        assert_eq!(at(&suspended, &[], "2026-01-01T01:00:00Z"), (660, 1320), "nothing is held while it waits");
+        assert_eq!(at(&resumed, &[], "2026-01-01T02:00:10Z"), (670, 1320));
+        assert_eq!(at(&resumed, &[second], "2026-01-01T02:00:30Z"), (690, 1360));
+    }
+
+    #[test]
+    fn a_pod_that_its_queue_sent_away_has_not_failed() {
+        let mut gone = failed(i32::from(plumbline_crds::exit_code::ExitCode::Interrupted.number()), "Error");
+        assert_eq!(counted(&job(&json!({})), std::slice::from_ref(&gone), None, NOW).retries["Suspended"], 1);
+        gone.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
+        let counted = counted(&job(&json!({})), &[gone], None, NOW);
+        assert_eq!((counted.retries.len(), counted.attempt), (0, 1));
     }
 
     #[test]

@@ -41,6 +41,11 @@ pub fn rules() -> Vec<Rule> {
     ]
 }
 
+/// Where Kueue queues Jobs: what it says of them.
+pub fn kueue_rules() -> Vec<Rule> {
+    vec![Rule { group: "kueue.x-k8s.io", resources: vec!["workloads".into()], verbs: &["get", "list"] }]
+}
+
 /// In the cluster as a whole.
 pub fn cluster_rules() -> Vec<Rule> {
     vec![Rule { group: "authentication.k8s.io", resources: vec!["tokenreviews".into()], verbs: &["create"] }]
@@ -52,10 +57,11 @@ pub fn own_rules() -> Vec<Rule> {
 }
 
 /// Everything that an installation needs of RBAC: the operator's account in `namespace`, and its permissions everywhere, or
-/// in `watched` alone.
-pub fn manifests(namespace: &str, watched: Option<&str>) -> Vec<Value> {
+/// in `watched` alone. `kueue`: whether Jobs are queued by Kueue.
+pub fn manifests(namespace: &str, watched: Option<&str>, kueue: bool) -> Vec<Value> {
     let account = (namespace, NAME);
-    let works = role(NAME, watched, &rules());
+    let rules = if kueue { [rules(), kueue_rules()].concat() } else { rules() };
+    let works = role(NAME, watched, &rules);
     let reviews = role(&format!("{NAME}-token-reviews"), None, &cluster_rules());
     let leads = role(&format!("{NAME}-leads"), Some(namespace), &own_rules());
     let bindings = [
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn no_secret_can_be_read_and_nothing_is_a_wildcard() {
-        for rule in rules().into_iter().chain(cluster_rules()).chain(own_rules()) {
+        for rule in rules().into_iter().chain(kueue_rules()).chain(cluster_rules()).chain(own_rules()) {
             for word in rule.resources.iter().map(String::as_str).chain(rule.verbs.iter().copied()).chain([rule.group])
             {
                 assert!(word != "*" && word != "secrets", "{rule:?}");

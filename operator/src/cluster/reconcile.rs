@@ -18,6 +18,7 @@ use super::events;
 use super::observe::{self, Found, ObserveError, Seen, Work};
 use super::outcome;
 use super::places::Place;
+use super::queue;
 use super::settings::Settings;
 use super::times::now;
 use crate::digest;
@@ -33,6 +34,12 @@ const REFUSED: Duration = Duration::from_secs(30);
 const LOG_LINES: i64 = 20;
 /// The longest note of an event, in characters (`events.k8s.io/v1` Event allows 1 KiB; these may have several bytes).
 const MOST_NOTE: usize = 250;
+/// What Kueue says of a Job is no change of the Job: asked often until it has said something, then from time to time.
+const QUEUED: Duration = Duration::from_secs(2);
+/// From time to time.
+const STILL_QUEUED: Duration = Duration::from_secs(60);
+/// Seconds of running after which a status is written for the count alone: what is not written is lost with the pods.
+const UNCOUNTED: i64 = 300;
 /// Something has to go first; its going is an event, unless it belonged to somebody else.
 const IN_THE_WAY: Duration = Duration::from_secs(5);
 
@@ -103,10 +110,13 @@ async fn observe(context: &Context, id: &Id, seen: Seen, output: Option<Place>) 
     }
     let mut world = World { seen, output, found, work: None, run: Run::None, job: None, base_name, now: now() };
     for name in world.job_names() {
-        let work = observe::work(&context.client, &id.namespace, &name, &world.now).await?;
+        let kueue = context.settings.kueue;
+        let work = observe::work(&context.client, &id.namespace, &name, kueue, &world.now).await?;
         if let Some(work) = work.filter(|w| apply::is_owned_by(&w.job, &world.seen.uid)) {
-            world.run = with_uri(outcome::run(&work.job, &work.pods, work.refusal.as_deref()), world.output.as_ref());
-            world.job = Some(outcome::counted(&work.job, &work.pods, &world.now));
+            let run = outcome::run(&work.job, &work.pods, work.refusal.as_deref());
+            world.run = with_uri(queue::explained(run, work.workload.as_ref()), world.output.as_ref());
+            let counted = outcome::counted(&work.job, &work.pods, world.seen.previous.job.as_ref(), &world.now);
+            world.job = Some(queue::counted(counted, work.workload.as_ref()));
             world.work = Some(work);
             break;
         }
@@ -182,6 +192,9 @@ async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision)
         Action::Watch if world.work.as_ref().is_some_and(|w| outcome::may_lack_a_pod(&w.job, &w.pods)) => {
             Ok(Next::requeue(IN_THE_WAY))
         }
+        Action::Watch if world.work.as_ref().is_some_and(|w| outcome::is_suspended(&w.job)) => {
+            queued(context, id, world).await
+        }
         Action::Wait | Action::Watch => Ok(again(context)),
         Action::Finish | Action::Skip | Action::Fail => Ok(Next::await_change()),
         Action::Stop => {
@@ -195,6 +208,22 @@ async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision)
             start(context, id, world, decision).await
         }
     }
+}
+
+/// A Job that waits in a queue. Whoever resumes it starts its deadline anew, so it is told what is left of it.
+async fn queued(context: &Context, id: &Id, world: &World) -> Result<Next, ObserveError> {
+    let Some(work) = &world.work else { return Ok(again(context)) };
+    let deadline = world.seen.resource.spec.compute().deadline_seconds;
+    if let (Some(deadline), Some(counted)) = (deadline, &world.job) {
+        let left = (deadline - counted.active_seconds).max(1);
+        apply::shorten(&context.client, &id.namespace, &work.job, left).await?;
+    }
+    let explained = work.workload.as_ref().map(queue::is_explained);
+    Ok(match explained {
+        Some(true) => Next::requeue(STILL_QUEUED.min(Duration::from_secs(context.settings.look_again_seconds))),
+        _ if context.settings.kueue => Next::requeue(QUEUED),
+        _ => again(context),
+    })
 }
 
 /// At most one Job of a resource exists: one that ended would otherwise be taken for the outcome of a later run of the same
@@ -256,14 +285,16 @@ fn hold(decision: &mut Decision, previous: JobRef, reason: Reason, message: Stri
 /// its end by when it was, however late it is seen.
 fn account(status: &mut Status, world: &World) {
     let Some(work) = &world.work else { return };
-    if status.completion_time != world.seen.previous.completion_time
+    let previous = &world.seen.previous;
+    if status.completion_time != previous.completion_time
         && let Some(end) = outcome::end_time(&work.job)
     {
         status.completion_time = Some(end);
     }
-    let held = outcome::accelerator_seconds(&work.job, &work.pods, &world.now);
+    let before = (previous.accelerator_seconds.unwrap_or(0), previous.job.as_ref());
+    let held = outcome::accelerator_seconds(&work.job, &work.pods, before, &world.now);
     if world.seen.resource.spec.compute().accelerators > 0 {
-        status.accelerator_seconds = Some(held.max(world.seen.previous.accelerator_seconds.unwrap_or(0)));
+        status.accelerator_seconds = Some(held.max(previous.accelerator_seconds.unwrap_or(0)));
     }
 }
 
@@ -324,13 +355,18 @@ async fn log_of_failure(context: &Context, world: &World, status: &Status) -> Op
     })
 }
 
-/// Whether two statuses differ at most in how long something has run: a clock that ticks is no news.
+/// Whether two statuses differ at most in how long something has run: a clock that ticks is no news for a while.
 fn same(before: &Status, after: &Status) -> bool {
+    let active = |status: &Status| status.job.as_ref().map_or(0, |job| job.active_seconds);
+    if active(after) - active(before) >= UNCOUNTED {
+        return false;
+    }
     let still = |status: &Status| {
         let mut status = status.clone();
         status.accelerator_seconds = None;
         if let Some(job) = &mut status.job {
             job.active_seconds = 0;
+            job.counted_time = None;
         }
         status
     };

@@ -26,6 +26,9 @@ pub struct Settings {
     /// Name of the accelerator among the resources of a node.
     #[arg(long, value_name = "NAME", default_value = "nvidia.com/gpu")]
     pub accelerator_resource: String,
+    /// Jobs are queued by Kueue: read what it says of them, to say why a run waits.
+    #[arg(long)]
+    pub kueue: bool,
     /// Base URL of this operator that pods send their progress to [default: they send none].
     #[arg(long, value_name = "URL")]
     pub progress_url: Option<String>,

@@ -75,7 +75,8 @@ pub fn counted(job: &JobRef, end: &End) -> JobRef {
 
 /// Ends that count against `compute.maxRetries`: those that were somebody's fault.
 pub fn failures(job: &JobRef) -> i64 {
-    let innocent = [Reason::Suspended, Reason::NodeDisruption, Reason::JobDeleted].map(Reason::as_str);
+    let innocent =
+        [Reason::Suspended, Reason::NodeDisruption, Reason::Preempted, Reason::JobDeleted].map(Reason::as_str);
     job.retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
 }
 

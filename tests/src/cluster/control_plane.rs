@@ -64,6 +64,7 @@ impl ControlPlane {
             "server",
             &authority.server(&[&address.to_string(), API_SERVICE, "localhost", "kubernetes.default.svc"]),
         );
+        write_pair("front-proxy", &authority.client("front-proxy", None));
         write_pair("admin", &authority.client("admin", Some("system:masters")));
         for component in ["controller-manager", "scheduler", "proxy", "dns"] {
             write_pair(component, &authority.client(&format!("system:kube-{component}"), None));
@@ -115,6 +116,18 @@ impl ControlPlane {
         if self.address.is_loopback() {
             // The address of the `kubernetes` Service may not be a loopback one, and only pods need that Service.
             arguments.push("--endpoint-reconciler-type=none".to_owned());
+        } else {
+            // Webhooks and further API servers run in pods. From here pods are reached, addresses of Services are not.
+            arguments.push("--enable-aggregator-routing".to_owned());
+            arguments.extend([
+                file("proxy-client-cert-file", "front-proxy.crt"),
+                file("proxy-client-key-file", "front-proxy.key"),
+                file("requestheader-client-ca-file", "ca.crt"),
+                "--requestheader-allowed-names=front-proxy".to_owned(),
+                "--requestheader-username-headers=X-Remote-User".to_owned(),
+                "--requestheader-group-headers=X-Remote-Group".to_owned(),
+                "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+            ]);
         }
         let process = self.keeper.run(name, &program("kube-apiserver"), &arguments);
         let url = format!("https://{}:{port}", self.address);

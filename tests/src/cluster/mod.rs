@@ -11,12 +11,14 @@
 //! | Where does a test work? | `namespace` |
 //! | How does a pod run, wait, end or get lost? | `pods` |
 //! | What is a cluster with a real node? | `node`, `tests/cluster/node` |
+//! | Who decides when a Job may run? | `kueue` |
 //! | Who asked the API server for what? | `audit` |
 
 mod audit;
 mod certificates;
 mod control_plane;
 mod keeper;
+mod kueue;
 mod namespace;
 mod node;
 mod pods;

@@ -88,10 +88,11 @@ fn canonical(rule: &Value) -> String {
 
 #[test]
 fn the_permissions_are_those_that_the_code_lists_in_both_modes() {
-    for watched in [None, Some("team")] {
-        let account = json!({"serviceAccount": {"name": rbac::NAME}, "watchedNamespace": watched.unwrap_or_default()});
+    for (watched, kueue) in [(None, false), (Some("team"), false), (None, true), (Some("team"), true)] {
+        let account = json!({"serviceAccount": {"name": rbac::NAME}, "watchedNamespace": watched.unwrap_or_default(),
+            "kueue": {"enabled": kueue}});
         let rendered = grants(&render("space", &values(&account)));
-        let listed = grants(&rbac::manifests("space", watched));
+        let listed = grants(&rbac::manifests("space", watched, kueue));
         let (lacks, more) = (listed.difference(&rendered), rendered.difference(&listed));
         let (lacks, more): (Vec<_>, Vec<_>) = (lacks.collect(), more.collect());
         assert!(lacks.is_empty() && more.is_empty(), "templates/rbac.yaml lacks {lacks:#?} and has too much {more:#?}");
@@ -101,7 +102,7 @@ fn the_permissions_are_those_that_the_code_lists_in_both_modes() {
 
 #[test]
 fn a_difference_of_one_verb_is_found() {
-    let listed = rbac::manifests("space", None);
+    let listed = rbac::manifests("space", None, false);
     let mut other = listed.clone();
     let role = other.iter_mut().find(|o| o["kind"] == "ClusterRole").unwrap();
     role["rules"][0]["verbs"].as_array_mut().unwrap().push(json!("delete"));

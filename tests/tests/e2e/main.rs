@@ -17,6 +17,7 @@ mod bucket;
 mod chain;
 mod disturbed;
 mod installation;
+mod kueue;
 mod machine;
 mod monitoring;
 mod node;

@@ -6,6 +6,7 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use plumbline_crds::Resource;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::status::JobRef;
 
@@ -16,6 +17,8 @@ use crate::plan::ending::failures;
 pub const TRAINER: &str = "trainer";
 /// Label that makes Kueue admit a Job (kueue.sigs.k8s.io, "Run a Kubernetes Job").
 pub const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
+/// What labels that Kueue reads begin with.
+const KUEUE_PREFIX: &str = "kueue.x-k8s.io/";
 /// Annotation with what earlier Jobs of the same run have counted.
 const BEFORE: &str = "plumbline.dev/before";
 /// Annotation with the accelerator seconds of earlier Jobs of the same run.
@@ -27,10 +30,13 @@ pub(super) fn job(request: &Request) -> Job {
     let compute = request.resource.spec.compute();
     let before = request.job;
     let mut metadata = metadata(request, before.name.clone());
+    let labels_of_job = metadata.labels.get_or_insert_default();
+    labels_of_job.extend(for_kueue(request.resource));
     if let Some(queue) = &compute.queue_name {
-        metadata.labels.get_or_insert_default().insert(QUEUE_LABEL.into(), queue.clone());
+        labels_of_job.insert(QUEUE_LABEL.into(), queue.clone());
     }
-    let counted = serde_json::to_string(&JobRef { uid: None, ..before.clone() }).unwrap_or_default();
+    let counted =
+        serde_json::to_string(&JobRef { uid: None, counted_time: None, ..before.clone() }).unwrap_or_default();
     metadata.annotations =
         Some([(BEFORE.to_owned(), counted), (HELD_BEFORE.to_owned(), request.accelerator_seconds.to_string())].into());
     let resource = request.resource;
@@ -54,6 +60,12 @@ pub(super) fn job(request: &Request) -> Job {
         }),
         status: None,
     }
+}
+
+/// What a resource tells Kueue of its Job, in Kueue's own labels: `priority-class`, `max-exec-time-seconds`.
+fn for_kueue(resource: &Resource) -> impl Iterator<Item = (String, String)> {
+    let labels = resource.metadata.labels.clone().into_iter();
+    labels.filter(|(name, _)| name.starts_with(KUEUE_PREFIX))
 }
 
 /// What earlier Jobs of the run had counted when this one was created.
