@@ -190,7 +190,7 @@ pub struct JobRef {
     /// Seconds that the run took, without the time it was suspended.
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
-    /// Until when seconds are counted, of the run and of its accelerators (RFC 3339). Unset on a laptop.
+    /// Until when seconds are counted (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub counted_time: Option<String>,
