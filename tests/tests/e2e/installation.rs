@@ -32,6 +32,7 @@ pub(crate) struct Installation {
     /// What [`crate::chain::made`] made on it.
     pub(crate) chain: OnceLock<Made>,
     helm: Helm,
+    models: PathBuf,
     results: PathBuf,
 }
 
@@ -50,7 +51,7 @@ impl Installation {
         let copied = Command::new("cp").arg("-rT").arg(fixture::path("")).arg(&models).status().unwrap();
         assert!(copied.success());
         let helm = Helm::on(&cluster.kubeconfig(), Version::V3);
-        let installed = Self { cluster, chain: OnceLock::new(), helm, results };
+        let installed = Self { cluster, chain: OnceLock::new(), helm, models, results };
         installed.release("install", &json!({}));
         installed.helm(&["test"], &[]);
         installed
@@ -120,6 +121,11 @@ impl Installation {
         eprintln!("{}", self.kubectl(&["get", "rlaif,jobs,pods", "-o", "wide"]));
         eprintln!("{}", self.kubectl(&["describe", "rlaif,pods"]));
         eprintln!("{}", self.cluster.kubectl(&["-n", SYSTEM, "logs", "deployment/plumbline", "--tail=40"]));
+    }
+
+    /// A file of the claim `models`.
+    pub(crate) fn model(&self, name: &str) -> PathBuf {
+        self.models.join(name)
     }
 
     /// Where this machine has an artifact.

@@ -7,6 +7,7 @@
 //! | And where results are in an S3 server? | `bucket` |
 //! | What if pods are lost or killed, or the node loses power? | `disturbed` |
 //! | What if a judge or the operator is away? | `away` |
+//! | How do runs wait for their turn? | `kueue` |
 //! | Does Prometheus find the operator, and do the alerts stay silent? | `monitoring` |
 //! | What happens to runs when the release is upgraded or uninstalled? | `release`, `teardown` |
 //! | What is left of a cluster? | `teardown`, `machine` |
