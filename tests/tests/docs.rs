@@ -78,8 +78,9 @@ fn run(commands: &str) -> (bool, String) {
     let programs = plumbline().parent().unwrap().display().to_string();
     let folder = Path::new(ROOT).join(".cache/cluster/bin").display().to_string();
     let home = tempfile::tempdir().unwrap();
-    let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", commands])
+    // What never ends on its own is a command that needs a marker.
+    let output = Command::new("timeout")
+        .args(["120", "bash", "-euo", "pipefail", "-c", commands])
         .current_dir(ROOT)
         .env("PATH", format!("{programs}:{folder}:{}", std::env::var("PATH").unwrap()))
         .env("KUBECONFIG", Cluster::shared().kubeconfig())
