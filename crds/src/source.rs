@@ -63,8 +63,8 @@ pub struct PromptSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 8192)))]
     pub inline: Option<Vec<String>>,
-    /// A file of prompts: `.jsonl` with `prompt` (text) or `messages` (a conversation that ends with the user), or
-    /// `.txt` with one prompt a line.
+    /// A `.jsonl` file with `prompt` (text) or `messages` (a conversation that ends with the user), or `.txt` with one
+    /// prompt a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
@@ -104,9 +104,8 @@ pub struct Sampling {
     /// At most this many new tokens a response. Default 256.
     #[schemars(range(min = 1, max = 131_072))]
     pub max_new_tokens: i64,
-    /// The model's end token is not sampled before this many new tokens. Where a response is the continuation of a text,
-    /// setting this to `maxNewTokens` makes all responses equally long, so that none is preferred for its length. Default
-    /// 0.
+    /// The model's end token is not sampled before this many new tokens; `maxNewTokens` makes all responses equally long.
+    /// Default 0.
     #[schemars(range(min = 0, max = 131_072))]
     pub min_new_tokens: i64,
     /// A response ends before the first of these strings. Default none (only the model's end token).
@@ -142,7 +141,7 @@ pub struct Output {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
-    /// Secret with the store's credentials: every key becomes an environment variable (`AWS_ACCESS_KEY_ID`, ...).
+    /// Secret whose keys become environment variables (`AWS_ACCESS_KEY_ID`, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 }

@@ -166,8 +166,7 @@ pub struct Adapter {
     #[serde(default = "default_targets")]
     #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
-    /// Give adapters to the last this many layers only; the layers below are then not part of the backward pass.
-    /// Default: all layers.
+    /// Adapt the last this many layers only; those below are then not part of the backward pass. Default: all layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub last_layers: Option<i64>,

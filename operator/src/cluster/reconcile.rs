@@ -37,7 +37,7 @@ const MOST_NOTE: usize = 250;
 /// What Kueue says of a Job is no change of the Job: asked often until it has said something, then from time to time.
 const QUEUED: Duration = Duration::from_secs(2);
 /// From time to time.
-const STILL_QUEUED: Duration = Duration::from_secs(60);
+const STILL_QUEUED: Duration = Duration::from_mins(1);
 /// Seconds of running after which a status is written for the count alone: what is not written is lost with the pods.
 const UNCOUNTED: i64 = 300;
 /// Something has to go first; its going is an event, unless it belonged to somebody else.
