@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::NodeCluster;
-use crate::helm::Helm;
+use crate::helm::{Helm, Version};
 
 /// What `make setup-cluster` builds: an image and the chart of the same version.
 const KUEUE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/cluster/kueue");
@@ -24,6 +24,6 @@ impl NodeCluster {
         let mut arguments = vec!["install", "kueue", chart.to_str().unwrap(), "--namespace", "kueue-system"];
         arguments.extend(["--create-namespace", "--wait", "--timeout", "3m"]);
         arguments.extend(VALUES.iter().flat_map(|value| ["--set", value]));
-        Helm::on(&self.kubeconfig()).says(&arguments);
+        Helm::on(&self.kubeconfig(), Version::V3).says(&arguments);
     }
 }
