@@ -61,6 +61,7 @@ class Run:
     tokens: int  # of a micro-batch
     responses: int  # those of them that belong to responses
     sampled: int  # tokens of all sequences that are sampled at once, prompts included
+    response: int  # tokens of one response
 
 
 def terms(m: Model, run: Run) -> dict[str, int]:
@@ -80,6 +81,8 @@ def terms(m: Model, run: Run) -> dict[str, int]:
     step = casts + m.layers * per_layer * run.tokens + head + beside
     cache = 2 * m.layers * m.key_value_heads * m.head * width * run.sampled if run.method == "PPO" else 0
     gradients = 4 * trained
+    # Before the optimiser is made, 32 sequences at a time.
+    reference_pass = 16 * m.vocabulary * 32 * run.response if run.method == "DPO" else 0
     return {
         "weights": weights,
         "gradients": gradients,
@@ -89,8 +92,8 @@ def terms(m: Model, run: Run) -> dict[str, int]:
         "reward model": width * m.parameters if run.method == "PPO" else 0,
         "one step": step,
         "cache": cache,
-        # Nothing of a step is there while responses are sampled.
-        "peak": max(step + gradients, cache),
+        # Nothing of a step is there while responses are sampled, nor anything of AdamW while the reference reads.
+        "peak": max(step + gradients, cache, reference_pass - 8 * trained),
     }
 
 
@@ -123,7 +126,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 def main(files: list[str]) -> None:
     models = [Model.read(Path(file)) for file in files] or MODELS
-    usual = {"tokens": 2048, "responses": 1024, "sampled": 32768}
+    usual = {"tokens": 2048, "responses": 1024, "sampled": 32768, "response": 256}
     for lora, bfloat16, title in (
         (0, False, "All weights, `Float32`"), (0, True, "All weights, `BFloat16`"), (16, True, "LoRA of rank 16, `BFloat16`"),
     ):  # fmt: skip
