@@ -6,6 +6,7 @@
 //! | Which values are there, and which are refused? | `values` |
 //! | Are the CRDs and permissions those of the code? | `same` |
 //! | Does an API server take what is rendered, whatever the values? | `render` |
+//! | Does the oldest Kubernetes know every field of it? | `oldest` |
 //! | Do alerts, dashboard and monitors speak of what there is? | `monitoring` |
 //! | Does each alert fire when it should, and only then? | `alerts` |
 //! | Install, upgrade, uninstall: does the operator work? | `release` |
@@ -14,6 +15,7 @@
 mod alerts;
 mod helm;
 mod monitoring;
+mod oldest;
 mod release;
 mod render;
 mod same;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::helm::{Version, everything, only, render, render_by, values};
 
 /// Sets of values, each with what it is about.
-fn matrix(namespace: &str) -> Vec<(&'static str, Value)> {
+pub(crate) fn matrix(namespace: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("the defaults", values(&json!({}))),
         ("everything", everything(namespace)),
