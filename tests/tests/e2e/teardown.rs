@@ -17,7 +17,7 @@ fn of_a_release_that_is_uninstalled_resources_and_artifacts_stay_and_of_its_clus
     let installed = node::exclusive();
     let digests = &made(&installed).digests;
     let jobs = installed.kubectl(&["get", "jobs", "-o", "name"]);
-    let said = installed.helm(&["uninstall"], &["--wait"]);
+    let said = installed.helm(&["uninstall"], &[]);
     assert!(said.contains("CustomResourceDefinition"), "it says what is kept: {said}");
     let everything = ["-n", SYSTEM, "get", "deployments,pods,services,secrets,serviceaccounts,roles", "-o", "name"];
     // Kubernetes' own, in each namespace.
