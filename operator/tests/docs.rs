@@ -147,6 +147,30 @@ fn every_document_is_reached_from_the_readme() {
     }
 }
 
+#[test]
+fn every_make_target_that_a_document_names_exists() {
+    let makefile = read("Makefile");
+    let mut named = BTreeSet::new();
+    for document in documents() {
+        let text = read(&document);
+        let inline = quoted_by(&text, "`make ");
+        let in_blocks = text.lines().filter_map(|line| line.strip_prefix("make "));
+        for words in inline.into_iter().chain(in_blocks) {
+            let words = words.split('#').next().unwrap_or_default().split_whitespace();
+            named.extend(words.filter(|word| !word.contains('=')).map(|word| (word.to_owned(), document.clone())));
+        }
+    }
+    assert!(named.len() > 15, "{named:?}");
+    for (target, document) in named {
+        assert!(makefile.contains(&format!("\n{target}:")), "{document}: `make {target}`: there is no such target");
+    }
+}
+
+/// What stands after each `start`, up to the next backtick.
+fn quoted_by<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
+    text.split(start).skip(1).filter_map(|rest| rest.split('`').next()).collect()
+}
+
 /// The fenced blocks of a language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
