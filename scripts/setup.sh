@@ -26,6 +26,7 @@ if [ "${1:-}" = --tests ]; then
     scripts/install_gitops.sh
     scripts/install_store.sh
     scripts/install_helm.sh
+    scripts/install_flux.sh
     scripts/install_prometheus.sh
 fi
 say "setup: ready ($(du -shL "$CACHE/packages" | cut -f1) of libraries, $(du -shL "$CACHE/inputs" | cut -f1) of inputs in $CACHE)"

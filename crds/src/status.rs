@@ -48,7 +48,7 @@ pub struct Status {
     /// What judges cost so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
-    /// PreferenceDataset: how many of what (prompts, responses, pairs, labels, conflicts, unparsed ...).
+    /// PreferenceDataset: how many prompts, pairs, labels, conflicts ...
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub counts: BTreeMap<String, i64>,
@@ -187,10 +187,10 @@ pub struct JobRef {
     pub uid: Option<String>,
     /// Attempts so far.
     pub attempt: i64,
-    /// Seconds that the run took, without the time it was suspended.
+    /// Seconds of running, without suspensions.
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
-    /// Until when seconds are counted (RFC 3339).
+    /// Counted until then (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub counted_time: Option<String>,

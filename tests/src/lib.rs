@@ -14,11 +14,13 @@
 //! | What does TensorBoard see? | `events` |
 //! | What does Prometheus see? | `prometheus` |
 //! | How do GitOps tools read what was served? | `gitops` |
+//! | How does Flux deploy? | `flux` |
 
 pub mod chain;
 pub mod cluster;
 pub mod events;
 pub mod fixture;
+pub mod flux;
 pub mod gitops;
 pub mod helm;
 pub mod hub;

@@ -326,8 +326,8 @@ impl Scene {
 
 /// Without what differs from run to run.
 fn masked(mut value: Value) -> Value {
-    const VARIES: [&str; 6] =
-        ["lastTransitionTime", "startTime", "completionTime", "lastUpdateTime", "uid", "activeSeconds"];
+    const VARIES: [&str; 7] =
+        ["lastTransitionTime", "startTime", "completionTime", "lastUpdateTime", "uid", "activeSeconds", "countedTime"];
     match &mut value {
         Value::Object(fields) => {
             fields.retain(|name, _| !VARIES.contains(&name.as_str()));

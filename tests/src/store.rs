@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use object_store::ObjectStoreExt;
+use object_store::aws::AmazonS3Builder;
+
 use crate::programs::plumbline;
 
 /// The bucket that there is.
@@ -90,6 +93,20 @@ impl Store {
     /// Where an object lies on the disk.
     pub fn path(&self, key: &str) -> PathBuf {
         self.folder.path().join(BUCKET).join(key)
+    }
+
+    /// Puts an object as clients do, with an ETag.
+    pub async fn upload(&self, key: &str, content: String) {
+        let client = AmazonS3Builder::new()
+            .with_endpoint(format!("http://{}", self.address()))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name(BUCKET)
+            .with_access_key_id(ACCESS_KEY)
+            .with_secret_access_key(SECRET_KEY)
+            .build()
+            .unwrap();
+        client.put(&key.into(), content.into()).await.unwrap();
     }
 
     /// Copies a file, or the files of a folder, to a key.

@@ -19,7 +19,7 @@ use crate::node;
 /// The queue of the example.
 const QUEUE: &str = "alignment";
 /// Room for one run.
-const ROOM: [(&str, &str); 3] = [("cpu", "500m"), ("memory", "1Gi"), ("nvidia.com/gpu", "1")];
+const ROOM: [(&str, &str); 3] = [("cpu", "2"), ("memory", "2Gi"), ("nvidia.com/gpu", "1")];
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Seconds that a run may take.
@@ -42,9 +42,10 @@ fn queues() -> Vec<Value> {
     queues
 }
 
-/// A run that takes the whole quota, for as many epochs.
+/// A run that holds the one accelerator of the quota for as many epochs. There is none: it computes on the processor.
 fn run(name: &str, epochs: usize) -> Value {
-    let compute = json!({"queueName": QUEUE, "deadlineSeconds": DEADLINE,
+    let compute = json!({"queueName": QUEUE, "deadlineSeconds": DEADLINE, "accelerators": 1,
+        "env": [{"name": "PLUMBLINE_DEVICE", "value": "cpu"}],
         "resources": {"requests": {"cpu": "400m", "memory": "512Mi"}}});
     let training = json!({"epochs": epochs, "checkpoint": {"everySteps": 20}});
     let changes = json!({"policyModel": {"uri": "pvc://models/tiny"}, "training": training, "compute": compute});
@@ -83,12 +84,13 @@ fn a_run_waits_for_quota_is_preempted_and_ends_as_if_it_had_not_been() {
 
     installed.apply(&[run("second", 60)]);
     let waits = once(&installed, "second", "Kueue says why it waits", |status| {
-        reason(status) == Reason::QuotaPending && message(status).contains("insufficient unused quota")
+        reason(status) == Reason::QuotaPending
+            && message(status).contains("insufficient unused quota for nvidia.com/gpu")
     });
     said(&format!("second: {:?}: {}", reason(&waits), message(&waits)));
     assert!(message(&waits).contains(QUEUE), "{}", message(&waits));
     assert_eq!(pods(&installed, "second"), Vec::<String>::new(), "what waits holds nothing");
-    assert_eq!(waits.job.unwrap().active_seconds, 0);
+    assert_eq!((waits.accelerator_seconds.unwrap_or(0), waits.job.unwrap().active_seconds), (0, 0));
 
     let mut urgent = run("urgent", 4);
     urgent["metadata"]["labels"] = json!({"kueue.x-k8s.io/priority-class": "urgent"});
@@ -99,8 +101,15 @@ fn a_run_waits_for_quota_is_preempted_and_ends_as_if_it_had_not_been() {
     assert!(message(&preempted).contains("due to prioritization in the ClusterQueue"), "{}", message(&preempted));
     until("the pod of first is gone", PAUSE, || pods(&installed, "first").is_empty());
     assert!(!preempted.is_true(ConditionType::Stalled), "it has not failed");
+    let held = installed.status("policytuning/first").accelerator_seconds.unwrap();
     let (urgent, _) = installed.until_ready("policytuning/urgent");
     said("urgent is ready");
+    let waits = once(&installed, "first", "it runs again", |status| reason(status) == Reason::Running);
+    said(&format!(
+        "first has held its accelerator for {held} s, and {:?} s when it went on",
+        waits.accelerator_seconds
+    ));
+    assert!(held > 0 && waits.accelerator_seconds.unwrap() <= held + 2, "what waits holds nothing");
 
     let (first, digest) = installed.until_ready("policytuning/first");
     said("first is ready, by a second pod");
@@ -110,7 +119,11 @@ fn a_run_waits_for_quota_is_preempted_and_ends_as_if_it_had_not_been() {
     // The clock of the deadline stood still while it waited, and did not begin anew.
     let waited = seconds(urgent.completion_time.as_ref()) - seconds(urgent.start_time.as_ref());
     let took = seconds(first.completion_time.as_ref()) - seconds(first.start_time.as_ref());
-    assert!(job.active_seconds <= took - waited + 2, "{} s of {took} s, {waited} s of them idle", job.active_seconds);
+    let counted = [job.active_seconds, first.accelerator_seconds.unwrap()];
+    said(&format!("first: {counted:?} s of {took} s, {waited} s of which it did not have the accelerator"));
+    for seconds in counted {
+        assert!((took - waited - 6..=took - waited + 2).contains(&seconds), "{seconds} s of {took} s, {waited} s idle");
+    }
     let spec = &installed.get(&format!("job/{}", job.name))["spec"];
     let left = spec["activeDeadlineSeconds"].as_i64().unwrap();
     assert!((DEADLINE - job.active_seconds..DEADLINE).contains(&left), "{left} s after {} s", job.active_seconds);
