@@ -121,7 +121,7 @@ async fn a_commit_is_a_run_and_flux_waits_for_it_and_sees_no_drift() {
     // While it compares, it says that it is not sure.
     assert_eq!(until_seen(&scene, "is still ready", ready).await, first);
     let folder = store.path("runs");
-    let dry_run = ["diff", "--server-side", "--field-manager=kustomize-controller", "-f", folder.to_str().unwrap()];
+    let dry_run = ["diff", "--server-side", "--field-manager=somebody", "-f", folder.to_str().unwrap()];
     assert_eq!(scene.kubectl(&dry_run), "", "kubectl diff");
 
     // A commit that changes one run: that one is made again, and awaited again.
