@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo:rerun-if-changed=csrc/shim.cpp");
+    println!("cargo:rerun-if-changed=csrc");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
@@ -21,10 +21,15 @@ fn main() {
         .warnings(false)
         .std("c++17")
         .opt_level(2)
+        .include("csrc/stub")
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        // What the wheel was built with: c10d's classes have other members without it.
+        .define("USE_DISTRIBUTED", None)
+        .define("USE_C10D_GLOO", None)
         .file("csrc/shim.cpp")
+        .file("csrc/group.cpp")
         .compile("plumbline_shim");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");

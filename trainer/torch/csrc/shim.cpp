@@ -6,25 +6,11 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <mutex>
-#include <string>
 #include <vector>
 
+#include "guarded.h"
+
 namespace {
-
-thread_local std::string last_error;
-
-template <class F>
-int guarded(F body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& e) {
-    last_error = e.what();
-  } catch (...) {
-    last_error = "an exception that is not a std::exception";
-  }
-  return -1;
-}
 
 std::vector<at::Tensor> list(at::Tensor* const* pointers, int count) {
   std::vector<at::Tensor> tensors;
@@ -42,7 +28,7 @@ at::Device device(int cuda) {
 
 extern "C" {
 
-const char* plumbline_error() { return last_error.c_str(); }
+const char* plumbline_error() { return plumbline_last_error.c_str(); }
 
 // One AdamW step over all parameters in one pass (Loshchilov and Hutter, 2019). `steps` are 0-dim float tensors.
 int plumbline_fused_adamw(at::Tensor* const* params, at::Tensor* const* grads, at::Tensor* const* first,
@@ -72,6 +58,13 @@ int plumbline_clip_grad_norm(at::Tensor* const* grads, int count, double max_nor
 int plumbline_drop_grads(at::Tensor* const* tensors, int count) {
   return guarded([&] {
     for (int i = 0; i < count; i++) tensors[i]->mutable_grad() = at::Tensor();
+  });
+}
+
+// Gives tensors the gradients, in place of those that they have.
+int plumbline_set_grads(at::Tensor* const* tensors, at::Tensor* const* grads, int count) {
+  return guarded([&] {
+    for (int i = 0; i < count; i++) tensors[i]->mutable_grad() = *grads[i];
   });
 }
 

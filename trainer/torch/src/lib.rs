@@ -1,5 +1,6 @@
 //! What tch does not expose of libtorch: fused and foreach optimiser steps, backward with gradients, dropping gradients,
-//! generator state; CUDA, which is loaded only when it is asked for; and mapping files into memory. The only crate with `unsafe` and C++.
+//! generator state; groups of processes; CUDA, which is loaded only when it is asked for; and mapping files into memory. The
+//! only crate with `unsafe` and C++.
 //!
 //! Every function takes and returns ordinary [`tch::Tensor`]s and is safe to call with any of them: libtorch checks
 //! shapes and kinds and its exceptions become [`TorchError`].
@@ -13,6 +14,9 @@ use libc::{c_char, c_double, c_int};
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
+mod group;
+
+pub use group::{Group, Meeting};
 /// A file mapped into memory, read-only.
 pub use memmap2::Mmap;
 
@@ -95,6 +99,16 @@ pub fn drop_grads(tensors: &[Tensor]) -> Result<(), TorchError> {
     let list = pointers(tensors);
     // SAFETY: the array holds `len` pointers to tensors that outlive the call.
     check(unsafe { plumbline_drop_grads(list.as_ptr(), list.len() as c_int) })
+}
+
+/// Gives tensors gradients in place of those that they have. The slices run in parallel.
+pub fn set_grads(tensors: &[Tensor], grads: &[Tensor]) -> Result<(), TorchError> {
+    if tensors.len() != grads.len() {
+        return Err(TorchError(format!("set_grads: {} tensors but {} gradients", tensors.len(), grads.len())));
+    }
+    let (list, grads) = (pointers(tensors), pointers(grads));
+    // SAFETY: both arrays hold `len` pointers to tensors that outlive the call.
+    check(unsafe { plumbline_set_grads(list.as_ptr(), grads.as_ptr(), list.len() as c_int) })
 }
 
 /// Runs the backward pass from `outputs` with the given gradients of a loss with respect to them.
@@ -182,6 +196,7 @@ unsafe extern "C" {
         norm: *mut c_double,
     ) -> c_int;
     fn plumbline_drop_grads(tensors: *const TensorPointer, count: c_int) -> c_int;
+    fn plumbline_set_grads(tensors: *const TensorPointer, grads: *const TensorPointer, count: c_int) -> c_int;
     fn plumbline_backward(outputs: *const TensorPointer, grads: *const TensorPointer, count: c_int) -> c_int;
     fn plumbline_rng_state(cuda: c_int, out: *mut TensorPointer) -> c_int;
     fn plumbline_set_rng_state(cuda: c_int, state: TensorPointer) -> c_int;
@@ -249,6 +264,8 @@ mod tests {
         assert_eq!(Vec::<f32>::try_from(x.grad()).unwrap(), [2.0, 40.0]);
         drop_grads(&[x.shallow_clone()]).unwrap();
         assert!(!x.grad().defined());
+        set_grads(&[x.shallow_clone()], &[Tensor::from_slice(&[3.0f32, 4.0])]).unwrap();
+        assert_eq!(Vec::<f32>::try_from(x.grad()).unwrap(), [3.0, 4.0]);
     }
 
     #[test]

@@ -1,0 +1,2 @@
+#pragma once
+// See ../README.md: c10d includes this and needs nothing of it.
