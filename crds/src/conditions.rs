@@ -107,6 +107,8 @@ pub enum Reason {
     BudgetExhausted,
     /// No progress for too long.
     Hung,
+    /// Of the pods that train together one was lost, and none says why (exit code 12).
+    PeerLost,
     /// The Job of the run was deleted by somebody else.
     JobDeleted,
     /// The artifact could not be stored (exit code 5).

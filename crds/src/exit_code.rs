@@ -30,13 +30,15 @@ pub enum ExitCode {
     RewardHacking = 10,
     /// The stage stood still and was ended. Trying again continues from its last checkpoint.
     Hung = 11,
+    /// Another of the processes that train together was lost. Trying all again continues from the last checkpoint.
+    PeerLost = 12,
     /// Stopped by SIGTERM or SIGINT after making progress safe. Trying again continues.
     Interrupted = 75,
 }
 
 impl ExitCode {
     /// Every code, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Done,
         Self::Failed,
         Self::Config,
@@ -49,6 +51,7 @@ impl ExitCode {
         Self::GateFailed,
         Self::RewardHacking,
         Self::Hung,
+        Self::PeerLost,
         Self::Interrupted,
     ];
 
@@ -77,13 +80,22 @@ impl ExitCode {
             Self::GateFailed => Reason::GateFailed,
             Self::RewardHacking => Reason::RewardHackingSuspected,
             Self::Hung => Reason::Hung,
+            Self::PeerLost => Reason::PeerLost,
             Self::Interrupted => Reason::Suspended,
         }
     }
 
     /// Whether running the same thing again can end differently.
     pub fn retryable(self) -> bool {
-        matches!(self, Self::Failed | Self::JudgeUnavailable | Self::StoreUnavailable | Self::Hung | Self::Interrupted)
+        matches!(
+            self,
+            Self::Failed
+                | Self::JudgeUnavailable
+                | Self::StoreUnavailable
+                | Self::Hung
+                | Self::PeerLost
+                | Self::Interrupted
+        )
     }
 }
 

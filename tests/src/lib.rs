@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod events;
 pub mod fixture;
 pub mod flux;
+pub mod gang;
 pub mod gitops;
 pub mod helm;
 pub mod hub;

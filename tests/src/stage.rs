@@ -31,6 +31,12 @@ pub fn run_to_any_end(
     root: &Path,
     environment: &[(&str, String)],
 ) -> Output {
+    let variables = environment.iter().map(|(name, value)| (name, value));
+    command(manifest, inputs, root).envs(variables).output().unwrap()
+}
+
+/// The command that runs it.
+pub fn command(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Command {
     let resource: Resource = serde_json::from_value(manifest.clone()).unwrap();
     let stage = resource.kind.stage();
     let input = |(role, path): &(&str, PathBuf)| json!({"role": role, "name": role, "path": path, "digest": ""});
@@ -42,13 +48,9 @@ pub fn run_to_any_end(
     fs::create_dir_all(root).unwrap();
     let file = root.join("run.yaml");
     fs::write(&file, serde_yaml::to_string(&document).unwrap()).unwrap();
-    Command::new(trainer())
-        .args([stage, "--run"])
-        .arg(&file)
-        .envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")])
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .output()
-        .unwrap()
+    let mut command = Command::new(trainer());
+    command.args([stage, "--run"]).arg(&file).envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")]);
+    command
 }
 
 impl Made {

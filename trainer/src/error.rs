@@ -35,6 +35,9 @@ pub enum Error {
     /// The stage stood still.
     #[error("{0}")]
     Hung(String),
+    /// Another process that trains the same model was lost.
+    #[error("{0}")]
+    PeerLost(String),
     /// Asked to stop; progress is safe.
     #[error("stopped as asked; run it again to continue")]
     Interrupted,
@@ -60,6 +63,7 @@ impl Error {
             Self::Gate(_) => ExitCode::GateFailed,
             Self::RewardHacking(_) => ExitCode::RewardHacking,
             Self::Hung(_) => ExitCode::Hung,
+            Self::PeerLost(_) => ExitCode::PeerLost,
             Self::Interrupted => ExitCode::Interrupted,
             Self::Failed(_) => ExitCode::Failed,
         }

@@ -8,6 +8,7 @@
 //! | How does the decoder compute? | `model` |
 //! | How is text sampled? | `generate` |
 //! | On which device? | `device` |
+//! | How do several processes train one model? | `ranks` |
 //! | How are models read and written? | `load` |
 //! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
 //! | How does a judge become a label? | `judge` |
@@ -31,6 +32,7 @@ pub mod loss;
 pub mod measure;
 pub mod model;
 pub mod optim;
+pub mod ranks;
 pub mod report;
 pub mod serve;
 pub mod stage;

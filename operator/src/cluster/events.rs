@@ -50,6 +50,7 @@ fn text(reason: Reason) -> Option<Text> {
         Reason::JudgeUnavailable => warning("Judge", "A judge does not answer"),
         Reason::JudgeRejected => warning("Judge", "A judge refuses to work; check key, quota and model"),
         Reason::BudgetExhausted => warning("Judge", "The budget for judges is spent"),
+        Reason::PeerLost => warning("Run", "A rank of the run lost another one"),
         Reason::Hung => warning("Run", "The run made no progress for too long"),
         Reason::JobDeleted => warning("Run", "Somebody else deleted the Job of the run"),
         Reason::ArtifactUploadFailed => warning("Store", "The artifact could not be stored"),

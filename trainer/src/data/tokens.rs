@@ -3,13 +3,15 @@
 //! A plain-text response continues its prompt and gets no end token: responses are often cut at a length, and an end token
 //! that the model did not write would teach it to stop there. In a conversation the model's chat template closes the turn.
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::{Content, Message};
 use crate::generate::Finish;
 use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// A prompt and a response to it, tokenised apart: the response's tokens do not depend on how the prompt ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub struct Sequence {
     /// Tokens of the prompt, the generation prompt of a chat template included.
     pub prompt: Vec<i64>,

@@ -21,6 +21,7 @@ use crate::load::tokenizer::Tokenizer;
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::measure::calibration::{Calibration, calibration};
 use crate::model::linear::Adapters;
+use crate::ranks::Ranks;
 use crate::report::{MetricsWriter, Progress, decimal, status_name};
 use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
@@ -42,7 +43,9 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         return Err(Error::Config(format!("expected a RewardModel, found a {}", run.resource.kind)));
     };
     let work = Path::new(&run.work);
-    let mut clock = Clock::open(work)?;
+    let ranks = Ranks::join()?;
+    let own = ranks.folder(work);
+    let mut clock = Clock::open(&own)?;
     clock.start("reward")?;
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
@@ -50,19 +53,22 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let data = Data::load(run, spec, &tokenizer, model.decoder.config.longest(spec.training.max_length))?;
     let params = model.make_trainable(spec);
     let resume = resume_step(work, &spec.training)?;
-    let mut metrics = MetricsWriter::open(work, resume)?;
-    let mut progress = Progress::new(work)?;
+    let mut metrics = MetricsWriter::open(&own, resume)?;
+    let mut progress = Progress::new(&own)?;
     progress.stage("Reading", 1);
     let tokens = data.train.tokens();
     let task = PairTask {
-        trunk: Trunk::new(&model.decoder, &tokens),
+        trunk: Trunk::of_ranks(&ranks, spec.training.epochs, &model.decoder, &tokens),
         model: &model,
         pairs: &data.train,
         tokens: &tokens,
         spec,
     };
-    let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock };
+    let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     train(&task, &data.train.groups, &params, &spec.training, &mut outlets)?;
+    if !ranks.leave()? {
+        return Ok(StageResult::new(Reason::Completed, "trained its share"));
+    }
 
     progress.stage("Evaluating", 1);
     let evaluation = evaluate(&model, &data, run, spec, &tokenizer)?;

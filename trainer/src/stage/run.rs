@@ -12,6 +12,7 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocumen
 use plumbline_crds::status::ArtifactRef;
 
 use super::{hang, tell, termination};
+use crate::ranks::{self, Place};
 use crate::store::keeper;
 use crate::{Error, Result, alive, files};
 
@@ -38,7 +39,8 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
     prepare(args, folder, |document| {
         let mut document = document.clone();
-        let work = Path::new(&document.work).join(folder);
+        let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
+        let work = ranks::folder(rank, &Path::new(&document.work).join(folder));
         check_inputs(&mut document, &work)?;
         let result = stage(&document)?;
         Ok(StageResult { inputs: document.lineage(), ..result })
@@ -47,18 +49,26 @@ pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> 
 
 /// Runs what comes before a stage: its inputs may not be there yet. Otherwise as [`run_in`].
 pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    let document = read(&args.run)?;
-    let work = &Path::new(&document.work).join(folder);
+    let mut document = read(&args.run)?;
+    let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
+    let work = &ranks::folder(rank, &Path::new(&document.work).join(folder));
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
-    let (teller, in_work) = (tell::start(work), work.clone());
+    // One pod of a run tells how far it is, and what became of it; of the others it matters only why they failed.
+    let first = rank == 0;
+    if !first {
+        // What is kept of a run is kept once.
+        document.store = None;
+    }
+    let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
         Ok(watch) => (watch, caught(|| keeper::within(&document, || stage(&document)))),
         Err(error) => (None, Err(error)),
     };
     drop((teller, watch));
     match ended {
-        Ok(result) => leave(work, &result),
+        Ok(result) if first => leave(work, &result),
+        Ok(result) => files::keep(&work.join(RESULT_FILE), &result),
         Err(error) => {
             leave_failure(work, &error);
             Err(error)

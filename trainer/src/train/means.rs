@@ -1,42 +1,45 @@
 //! Means over a batch, whatever its micro-batches. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Sums and weights by metric.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Means {
-    weighted: BTreeMap<&'static str, (f64, f64)>,
-    totals: BTreeMap<&'static str, f64>,
+    weighted: BTreeMap<Cow<'static, str>, (f64, f64)>,
+    totals: BTreeMap<Cow<'static, str>, f64>,
 }
 
 impl Means {
     /// Adds a sum over `weight` items (tokens, pairs).
-    pub fn add(&mut self, name: &'static str, sum: f64, weight: f64) {
-        let entry = self.weighted.entry(name).or_default();
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, sum: f64, weight: f64) {
+        let entry = self.weighted.entry(name.into()).or_default();
         entry.0 += sum;
         entry.1 += weight;
     }
 
     /// Adds to a count of the batch, which is not divided by anything.
-    pub fn total(&mut self, name: &'static str, count: f64) {
-        *self.totals.entry(name).or_default() += count;
+    pub fn total(&mut self, name: impl Into<Cow<'static, str>>, count: f64) {
+        *self.totals.entry(name.into()).or_default() += count;
     }
 
     /// Adds another's sums.
     pub fn merge(&mut self, other: &Means) {
         for (name, (sum, weight)) in &other.weighted {
-            self.add(name, *sum, *weight);
+            self.add(name.clone(), *sum, *weight);
         }
         for (name, count) in &other.totals {
-            self.total(name, *count);
+            self.total(name.clone(), *count);
         }
     }
 
     /// The means, in order of name, then the counts. A metric without weight has no mean.
-    pub fn means(&self) -> Vec<(&'static str, f64)> {
+    pub fn means(&self) -> Vec<(&str, f64)> {
         let weighted = self.weighted.iter().filter(|(_, (_, weight))| *weight > 0.0);
-        let means = weighted.map(|(name, (sum, weight))| (*name, sum / weight));
-        means.chain(self.totals.iter().map(|(name, count)| (*name, *count))).collect()
+        let means = weighted.map(|(name, (sum, weight))| (name.as_ref(), sum / weight));
+        means.chain(self.totals.iter().map(|(name, count)| (name.as_ref(), *count))).collect()
     }
 
     /// One mean.

@@ -1,17 +1,21 @@
 //! The loop of stages that learn from a fixed set of items (pairs, texts): batches in seeded order, micro-batches,
 //! optimiser steps, metrics, checkpoints. Killed at any point, it continues from its last checkpoint and ends the same.
+//!
+//! Several ranks each compute their share of every batch, and take the same step.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::training::Training;
 
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::optim::{AdamW, schedule};
+use crate::ranks::Ranks;
 use crate::report::{MetricsWriter, Progress};
 use crate::stage::stop;
 use crate::train::clock::Clock;
@@ -40,6 +44,8 @@ pub struct Outlets<'a> {
     pub progress: &'a mut Progress,
     /// The stage's clock.
     pub clock: &'a mut Clock,
+    /// The processes that train together.
+    pub ranks: &'a Ranks,
 }
 
 /// What a checkpoint holds beside tensors.
@@ -47,6 +53,36 @@ pub struct Outlets<'a> {
 struct State {
     /// Steps taken.
     step: i64,
+}
+
+/// What the ranks tell each other after a step.
+#[derive(Default, Deserialize, Serialize)]
+pub(crate) struct Told {
+    /// Metrics of a rank's share.
+    pub means: Means,
+    /// It was asked to stop.
+    pub stopping: bool,
+    /// It was not made safe for too long.
+    pub unsaved: bool,
+}
+
+impl Told {
+    /// What is true of all ranks together: they do the same next.
+    pub(crate) fn together(self, ranks: &Ranks) -> Result<Self> {
+        let mut all = Self::default();
+        for told in ranks.gather(self)? {
+            all.means.merge(&told.means);
+            all.stopping |= told.stopping;
+            all.unsaved |= told.unsaved;
+        }
+        Ok(all)
+    }
+}
+
+/// The checkpoint that a run goes on from: the newest that rank 0 sees, so that no rank takes an older one.
+pub(crate) fn newest<S: DeserializeOwned>(checkpoints: &Checkpoints, ranks: &Ranks) -> Result<Option<Checkpoint<S>>> {
+    let step = ranks.of_first(|| checkpoints.newest_step())?;
+    step.map(|step| checkpoints.of_step(step)).transpose()
 }
 
 /// The step that a run in `work` would continue from: for opening the metrics at the same place.
@@ -69,11 +105,13 @@ pub fn train(
     let mut optimizer = AdamW::new(params, &training.optimizer);
     tch::manual_seed(training.seed);
     let mut step = 0;
-    if let Some(checkpoint) = checkpoints.newest::<State>()? {
+    let ranks = outlets.ranks;
+    if let Some(checkpoint) = newest::<State>(&checkpoints, ranks)? {
         optimizer.restore(&checkpoint.tensors)?;
         checkpoint.restore_generators(optimizer.device())?;
         step = checkpoint.state.step;
     }
+    ranks.check_same(step, params)?;
     outlets.progress.stage("Training", total);
     outlets.progress.advance(step);
     let mut batches = Batches::new(groups, training.batch_size, training.seed);
@@ -82,32 +120,40 @@ pub fn train(
         let batch = batches.step(step);
         let weight: f64 = batch.iter().map(|&i| task.weight(i)).sum();
         let mut means = Means::default();
-        for micro in batch.chunks(training.micro_batch_size as usize) {
+        ranks.seed(training.seed, step);
+        for micro in ranks.share(&batch).chunks(training.micro_batch_size as usize) {
             let (loss, of_micro) = task.loss(micro)?;
             means.add("loss", loss.double_value(&[]), micro.iter().map(|&i| task.weight(i)).sum());
             (loss / weight).to_kind(Kind::Float).backward();
             means.merge(&of_micro);
         }
         let rate = schedule::learning_rate(training.learning_rate, &training.schedule, step, total);
+        ranks.sum_gradients(params)?;
         let norm = optimizer.step(rate)?;
         step += 1;
 
-        let mut values = means.means();
+        let unsaved = saved.elapsed() > LONGEST_UNSAVED;
+        let told = Told { means, stopping: stop::requested(), unsaved }.together(ranks)?;
+        let mut values = told.means.means();
         values.extend([("grad_norm", norm), ("learning_rate", rate), ("epoch", step as f64 / steps_per_epoch as f64)]);
         outlets.metrics.log(step, &values)?;
         for (name, value) in &values {
             outlets.progress.metric(name, *value);
         }
         outlets.progress.advance(step);
-        let stopping = stop::requested();
-        let due = step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
-        if due || stopping || step == total {
+        let due = step % training.checkpoint.every_steps == 0 || told.unsaved;
+        if due || told.stopping || step == total {
+            ranks.check_same(step, params)?;
             outlets.metrics.sync()?;
-            checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device())?;
+            if ranks.is_first() {
+                checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device())?;
+            }
             outlets.clock.save()?;
             saved = Instant::now();
         }
-        if stopping && step < total {
+        if told.stopping && step < total {
+            // Nobody ends before the progress of all is safe.
+            ranks.wait()?;
             return Err(Error::Interrupted);
         }
     }

@@ -5,6 +5,7 @@ use tch::Tensor;
 
 use crate::model::decoder::Decoder;
 use crate::model::packed::{Packed, passes};
+use crate::ranks::Ranks;
 
 /// Tokens read in one forward pass.
 const PASS_TOKENS: usize = 2048;
@@ -33,6 +34,12 @@ impl Trunk {
             states.extend(rows.map(|(from, &n)| found.narrow(0, from, n).copy()));
         }
         Some(Self(states))
+    }
+
+    /// The same where several ranks share the passes over the sequences: each has to compute the states of all of them,
+    /// which is only worth it for as many passes as there are ranks.
+    pub fn of_ranks<S: AsRef<[i64]>>(ranks: &Ranks, uses: i64, decoder: &Decoder, sequences: &[S]) -> Option<Self> {
+        if uses < ranks.size() as i64 { None } else { Self::new(decoder, sequences) }
     }
 
     /// The states of some of the sequences, end to end.

@@ -106,6 +106,9 @@ impl Group {
     }
 }
 
+// SAFETY: c10d's group is bound to no thread, and without `Sync` one thread has it at a time.
+unsafe impl Send for Group {}
+
 impl Drop for Group {
     fn drop(&mut self) {
         // SAFETY: made by `plumbline_group_join`, and nobody has it after this.

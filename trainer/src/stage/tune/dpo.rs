@@ -51,7 +51,7 @@ pub(super) fn train(
         )));
     }
     outlets.progress.stage("Reading", 1);
-    let trunk = Trunk::new(&policy.decoder, &pairs.tokens());
+    let trunk = Trunk::of_ranks(outlets.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
     let reference = reference_logprobs(outlets, &pairs.sequences, policy.before(), trunk.as_ref())?;
     let task = PairTask {
         policy,
@@ -72,16 +72,18 @@ fn reference_logprobs(
     trunk: Option<&Trunk>,
 ) -> Result<Vec<f64>> {
     let path = outlets.work.join("reference-logprobs.json");
-    if let Some(kept) = files::kept::<Vec<f64>>(&path)?.filter(|kept| kept.len() == sequences.len()) {
+    let ranks = outlets.ranks;
+    let kept = ranks.of_first(|| files::kept::<Vec<f64>>(&path))?;
+    if let Some(kept) = kept.filter(|kept| kept.len() == sequences.len()) {
         return Ok(kept);
     }
-    outlets.progress.stage("Reference", sequences.len() as i64);
-    let mut sums = Vec::with_capacity(sequences.len());
-    for start in (0..sequences.len()).step_by(REFERENCE_SEQUENCES) {
-        let part: Vec<&Sequence> = sequences.iter().skip(start).take(REFERENCE_SEQUENCES).collect();
-        let items: Vec<usize> = (start..start + part.len()).collect();
-        let batch =
-            ResponseBatch::new(&part, reference.model.device()).with_frozen_states(trunk.map(|t| t.gather(&items)));
+    let all: Vec<usize> = (0..sequences.len()).collect();
+    let share = ranks.share(&all);
+    outlets.progress.stage("Reference", share.len() as i64);
+    let mut sums = Vec::with_capacity(share.len());
+    for items in share.chunks(REFERENCE_SEQUENCES) {
+        let part: Vec<&Sequence> = items.iter().map(|&i| &sequences[i]).collect();
+        let batch = ResponseBatch::new(&part, reference.model.device()).with_frozen_states(trunk.map(|t| t.gather(items)));
         let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
         sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
         outlets.progress.advance(sums.len() as i64);
@@ -89,7 +91,10 @@ fn reference_logprobs(
             return Err(Error::Interrupted);
         }
     }
-    files::keep(&path, &sums)?;
+    let sums = ranks.gather(sums)?.concat();
+    if ranks.is_first() {
+        files::keep(&path, &sums)?;
+    }
     Ok(sums)
 }
 

@@ -21,6 +21,7 @@ use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
+use crate::ranks::Ranks;
 use crate::report::{MetricsWriter, Progress, Report, Section};
 use crate::stage::evaluate::{self, Evaluation, Side};
 use crate::stage::reward::RewardModel;
@@ -42,7 +43,9 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
     };
     let work = Path::new(&run.work);
-    let mut clock = Clock::open(work)?;
+    let ranks = Ranks::join()?;
+    let own = ranks.folder(work);
+    let mut clock = Clock::open(&own)?;
     clock.start("tune")?;
     let folder = input_path(run, "policyModel")?;
     let tokenizer = Tokenizer::load(&folder)?;
@@ -53,9 +56,10 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         None => None,
     };
 
-    let mut metrics = MetricsWriter::open(work, resume_step(work, &spec.training)?)?;
-    let mut progress = Progress::new(work)?;
-    let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock };
+    let mut metrics = MetricsWriter::open(&own, resume_step(work, &spec.training)?)?;
+    let mut progress = Progress::new(&own)?;
+    let mut outlets =
+        Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     let trained = match spec.method {
         Method::Sft => sft::train(run, spec, &tokenizer, &policy, &mut outlets)?,
         Method::Dpo => dpo::train(run, spec, &tokenizer, &policy, &mut outlets)?,
@@ -68,6 +72,10 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
             return Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT")));
         }
     };
+
+    if !ranks.leave()? {
+        return Ok(StageResult::new(Reason::Completed, "trained its share"));
+    }
 
     clock.start("evaluate")?;
     let evaluation = match &spec.evaluation {

@@ -3,6 +3,9 @@
 //!
 //! The value head sits on the policy's own backbone. Every mean is over the tokens that exist: there is no padding to
 //! leave out. A rollout's randomness depends on seed and update alone, so a resumed run samples what it would have.
+//!
+//! Several ranks each sample for their share of the prompts, tell each other what they found, and so know the same: rewards,
+//! whitening and guards are those of the whole rollout. Of each minibatch each computes its share.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -26,6 +29,7 @@ use crate::loss::kl::kl;
 use crate::loss::ppo::{clipped, policy_loss, value_loss};
 use crate::model::linear::Adapters;
 use crate::optim::{AdamW, copy_to_cpu, schedule};
+use crate::ranks::Ranks;
 use crate::stage::reward::RewardModel;
 use crate::stage::stop;
 use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
@@ -33,7 +37,7 @@ use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
 use crate::train::order::{self, Batches};
 use crate::train::responses::{ResponseBatch, to_f64};
-use crate::train::supervised::{LONGEST_UNSAVED, Outlets};
+use crate::train::supervised::{LONGEST_UNSAVED, Outlets, Told, newest};
 use crate::train::trunk::Trunk;
 use crate::{Error, Result};
 
@@ -72,7 +76,8 @@ pub(super) fn train(
     let mut good: BTreeMap<String, Tensor> = snapshot(policy);
     let mut trained = Trained { prompts: prompts.iter().map(|p| p.id.clone()).collect(), stopped_by_guard: None };
     tch::manual_seed(training.seed);
-    if let Some(checkpoint) = checkpoints.newest::<State>()? {
+    let ranks = outlets.ranks;
+    if let Some(checkpoint) = newest::<State>(&checkpoints, ranks)? {
         optimizer.restore(&checkpoint.tensors)?;
         checkpoint.restore_generators(optimizer.device())?;
         for (name, tensor) in &mut good {
@@ -80,6 +85,7 @@ pub(super) fn train(
         }
         state = checkpoint.state;
     }
+    ranks.check_same(state.step, &policy.params)?;
 
     outlets.progress.stage("Tuning", total);
     outlets.progress.advance(state.step);
@@ -88,7 +94,8 @@ pub(super) fn train(
     while state.step < total {
         let chosen = batches.step(state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
-        let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, &batch, state.step)?;
+        let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, ranks.share(&batch), state.step)?;
+        let (samples, trunk) = together(ranks, policy, settings.epochs, samples, trunk)?;
         let experience = Experience::new(&samples, &settings, state.kl_coefficient);
         if let Some(why) = spec.guard.as_ref().and_then(|g| tripped(g, &experience)) {
             restore(policy, &good);
@@ -108,8 +115,8 @@ pub(super) fn train(
             &settings,
             (&samples, trunk.as_ref()),
             &experience,
-            rate,
-            state.step,
+            (rate, state.step),
+            ranks,
             &mut means,
         )?;
         if let Some(adaptive) = &settings.adaptive_kl {
@@ -133,17 +140,23 @@ pub(super) fn train(
             }
         }
         outlets.progress.advance(state.step);
-        let stopping = stop::requested();
-        let due = state.step % training.checkpoint.every_steps == 0 || saved.elapsed() > LONGEST_UNSAVED;
-        if due || stopping || state.step == total {
+        let unsaved = saved.elapsed() > LONGEST_UNSAVED;
+        let told = Told { stopping: stop::requested(), unsaved, ..Told::default() }.together(ranks)?;
+        let due = state.step % training.checkpoint.every_steps == 0 || told.unsaved;
+        if due || told.stopping || state.step == total {
+            ranks.check_same(state.step, &policy.params)?;
             let mut tensors = optimizer.state();
             tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
             outlets.metrics.sync()?;
-            checkpoints.save(state.step, &state, tensors, optimizer.device())?;
+            if ranks.is_first() {
+                checkpoints.save(state.step, &state, tensors, optimizer.device())?;
+            }
             outlets.clock.save()?;
             saved = Instant::now();
         }
-        if stopping && state.step < total {
+        if told.stopping && state.step < total {
+            // Nobody ends before the progress of all is safe.
+            ranks.wait()?;
             return Err(Error::Interrupted);
         }
     }
@@ -207,6 +220,24 @@ fn roll_out(
         })
         .collect();
     Ok(measure(policy, reward, sampled, &Behaviour::new(&spec.rollout.sampling, tokenizer)))
+}
+
+/// The samples of all ranks, in the order of their prompts. What frozen layers computed for a rank's own samples is of no use
+/// for its share of a minibatch; to compute it for all is worth it for as many epochs as there are ranks.
+fn together(
+    ranks: &Ranks,
+    policy: &Policy,
+    epochs: i64,
+    samples: Vec<Sample>,
+    trunk: Option<Trunk>,
+) -> Result<(Vec<Sample>, Option<Trunk>)> {
+    if ranks.size() == 1 {
+        return Ok((samples, trunk));
+    }
+    let samples = ranks.gather(samples)?.into_iter().flatten().collect::<Vec<_>>();
+    let tokens: Vec<Vec<i64>> = samples.iter().map(|s| s.sequence.tokens()).collect();
+    let trunk = tch::no_grad(|| Trunk::of_ranks(ranks, epochs, &policy.decoder, &tokens));
+    Ok((samples, trunk))
 }
 
 /// Seeds a prompt's samples: FNV-1a of its id.
@@ -303,19 +334,20 @@ fn update(
     settings: &Ppo,
     (samples, trunk): (&[Sample], Option<&Trunk>),
     experience: &Experience,
-    rate: f64,
-    update: i64,
+    (rate, update): (f64, i64),
+    ranks: &Ranks,
     means: &mut Means,
 ) -> Result<()> {
     let head = policy.value_head.as_ref().ok_or_else(|| Error::Failed("PPO needs a value head".into()))?;
     let (training, device) = (&spec.training, policy.decoder.device());
     let single: Vec<Vec<usize>> = (0..samples.len()).map(|i| vec![i]).collect();
+    ranks.seed(training.seed, update);
     'epochs: for epoch in 0..settings.epochs {
         let shuffled = order::shuffled(&single, training.seed, update * settings.epochs + epoch);
         for minibatch in shuffled.chunks(training.batch_size as usize) {
             let tokens: f64 = minibatch.iter().map(|&i| samples[i].old.len() as f64).sum();
             let mut of_step = Means::default();
-            for micro in minibatch.chunks(training.micro_batch_size as usize) {
+            for micro in ranks.share(minibatch).chunks(training.micro_batch_size as usize) {
                 let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
                 let batch = ResponseBatch::new(&sequences, device).with_frozen_states(trunk.map(|t| t.gather(micro)));
                 let hidden = batch.hidden(&policy.decoder, Adapters::Training);
@@ -347,7 +379,9 @@ fn update(
                 let value_moves = (&values - &old_values).abs().gt(settings.value_clip_range);
                 of_step.add("val/clipfrac_avg", sum(&value_moves), n);
             }
+            ranks.sum_gradients(&policy.params)?;
             let norm = optimizer.step(rate)?;
+            let mut of_step = Told { means: of_step, ..Told::default() }.together(ranks)?.means;
             of_step.add("grad_norm", norm, 1.0);
             means.merge(&of_step);
             let moved = of_step.mean("policy/approxkl_avg").unwrap_or_default();

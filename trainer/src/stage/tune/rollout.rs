@@ -1,6 +1,7 @@
 //! A rollout: responses sampled from the policy, with what every RL algorithm needs of them.
 
 use plumbline_crds::source::Sampling;
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::data::tokens::Sequence;
@@ -49,6 +50,7 @@ impl<'a> Behaviour<'a> {
 }
 
 /// One sampled response. Lists have one entry a response token.
+#[derive(Deserialize, Serialize)]
 pub(super) struct Sample {
     pub sequence: Sequence,
     pub finish: Finish,

@@ -1,0 +1,90 @@
+//! Several processes that train one model, as the pods of an Indexed Job do. Talks to processes.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::programs::{code, text};
+use crate::stage;
+
+/// How long something may take that takes a second.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The processes, in order of rank.
+pub struct Gang {
+    processes: Vec<Child>,
+    root: PathBuf,
+}
+
+impl Gang {
+    /// Starts them in one folder, over the same inputs by role.
+    pub fn start(size: usize, manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Self {
+        Self::start_some(size, &(0..size).collect::<Vec<_>>(), manifest, inputs, root)
+    }
+
+    /// Starts some ranks of so many.
+    pub fn start_some(
+        size: usize,
+        ranks: &[usize],
+        manifest: &Value,
+        inputs: &[(&str, PathBuf)],
+        root: &Path,
+    ) -> Self {
+        // Nobody else takes a port that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let processes = ranks.iter().map(|rank| {
+            let mut command = stage::command(manifest, inputs, root);
+            command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port.to_string())]);
+            command.envs([("WORLD_SIZE", size.to_string()), ("JOB_COMPLETION_INDEX", rank.to_string())]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        });
+        Self { processes: processes.collect(), root: root.to_owned() }
+    }
+
+    /// Waits until rank 0 has taken so many steps.
+    #[must_use]
+    pub fn until_step(mut self, steps: usize) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        let metrics = self.root.join("work/metrics.jsonl");
+        while std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < steps {
+            assert!(self.processes[0].try_wait().unwrap().is_none(), "rank 0 ended before step {steps}");
+            assert!(Instant::now() < deadline, "never: step {steps}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self
+    }
+
+    /// Sends one of them a signal.
+    pub fn signal(&self, rank: usize, signal: Signal) {
+        kill_process(Pid::from_child(&self.processes[rank]), signal).unwrap();
+    }
+
+    /// Waits for their ends: exit codes (-1 for a signal) and what they said.
+    pub fn end(mut self) -> Vec<(i32, String)> {
+        let all: Vec<Output> = self.processes.drain(..).map(|p| p.wait_with_output().unwrap()).collect();
+        all.iter().map(|output| (code(output), text(&output.stderr))).collect()
+    }
+
+    /// Waits for their ends, which must be good; gives what they have made.
+    pub fn well(self) -> stage::Made {
+        let root = self.root.clone();
+        for (rank, (code, said)) in self.end().into_iter().enumerate() {
+            assert_eq!(code, 0, "rank {rank}: {said}");
+        }
+        stage::Made::read(&root)
+    }
+}
+
+impl Drop for Gang {
+    /// A test that ends early leaves no process behind.
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}

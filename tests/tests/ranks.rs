@@ -1,0 +1,225 @@
+//! Several processes that train one model learn what one process learns from the same batches; and however one of them is
+//! lost, begun again they end with the very artifact of those that were left alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use plumbline_crds::artifact;
+use plumbline_crds::run::StageResult;
+use plumbline_tests::chain::{self, with};
+use plumbline_tests::gang::Gang;
+use plumbline_tests::{fixture, stage};
+use plumbline_trainer::data::preference::read_file;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// Float32 sums in another order, over the steps of a run.
+const TOLERANCE: f64 = 1e-4;
+
+type Inputs = Vec<(&'static str, PathBuf)>;
+
+/// A run of its own: a manifest and what it is made from.
+struct Job {
+    manifest: Value,
+    inputs: Inputs,
+}
+
+fn pairs() -> (&'static str, PathBuf) {
+    ("dataset", fixture::path("pairs.jsonl"))
+}
+
+fn few() -> Value {
+    json!({"datasetRef": null, "dataset": {"uri": "pairs"}, "evaluation": null,
+        "training": {"batchSize": 9, "microBatchSize": 3, "epochs": 3, "checkpoint": {"everySteps": 4}}})
+}
+
+/// 96 pairs in batches of 9: no share is like another, and the last batch of an epoch is smaller.
+fn reward() -> Job {
+    let mut changes = few();
+    changes.as_object_mut().unwrap().remove("evaluation");
+    Job { manifest: with(chain::reward("r", ""), &changes), inputs: vec![("baseModel", fixture::tiny()), pairs()] }
+}
+
+fn dpo(adapter: &Value) -> Job {
+    let adapter = json!({"training": {"adapter": adapter, "learningRate": 1e-3}});
+    let manifest = with(with(chain::dpo("d", ""), &few()), &adapter);
+    Job { manifest, inputs: vec![("policyModel", fixture::tiny()), pairs()] }
+}
+
+fn sft(folder: &Path) -> Job {
+    let texts = folder.join("texts.jsonl");
+    let records = read_file(&fixture::path("pairs.jsonl")).unwrap();
+    let text = |i: usize| format!("{}{}", records[i].prompt.to_text(), records[i].chosen.to_text());
+    let lines: Vec<String> = (0..33).map(|i| format!("{}\n", json!({"text": text(i)}))).collect();
+    fs::write(&texts, lines.concat()).unwrap();
+    Job {
+        manifest: with(chain::sft("s", "texts"), &json!({"training": {"epochs": 2, "batchSize": 8, "microBatchSize": 2}})),
+        inputs: vec![("policyModel", fixture::tiny()), ("dataset", texts)],
+    }
+}
+
+fn ppo(folder: &Path) -> Job {
+    let scorer = reward();
+    let scorer = stage::run(&scorer.manifest, &scorer.inputs, &folder.join("scorer")).artifact;
+    let changes = json!({"rollout": {"promptsPerStep": 15}, "evaluation": null,
+        "training": {"epochs": 1, "batchSize": 7, "microBatchSize": 3, "checkpoint": {"everySteps": 2}}});
+    Job {
+        manifest: with(chain::ppo("p", "r"), &changes),
+        inputs: vec![
+            ("policyModel", fixture::tiny()),
+            ("rewardModelRef", scorer),
+            ("prompts", fixture::path("prompts.txt")),
+        ],
+    }
+}
+
+impl Job {
+    fn start(&self, size: usize, root: &Path) -> Gang {
+        Gang::start(size, &self.manifest, &self.inputs, root)
+    }
+
+    /// The digest that several ranks end with when nobody disturbs them.
+    fn undisturbed(&self, size: usize, root: &Path) -> String {
+        digest(&self.start(size, root).well())
+    }
+}
+
+fn digest(made: &stage::Made) -> String {
+    artifact::verify(&made.artifact).unwrap().digest
+}
+
+/// The largest difference between two models' weights, relative to the largest weight of each tensor.
+fn weights_apart(a: &Path, b: &Path) -> f64 {
+    let read = |folder: &Path| tch::Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
+    let (mut a, mut b) = (read(a), read(b));
+    a.sort_by(|x, y| x.0.cmp(&y.0));
+    b.sort_by(|x, y| x.0.cmp(&y.0));
+    assert_eq!(a.len(), b.len());
+    let apart = a.iter().zip(&b).map(|((name, a), (other, b))| {
+        assert_eq!(name, other);
+        (a - b).abs().max().double_value(&[]) / a.abs().max().double_value(&[]).max(1e-9)
+    });
+    apart.fold(0.0, f64::max)
+}
+
+/// Trains with one process and with several, and compares every metric of every step and every weight.
+#[track_caller]
+fn assert_learns_the_same(job: &Job, root: &Path) {
+    let alone = stage::run(&job.manifest, &job.inputs, &root.join("1"));
+    for size in [2, 3] {
+        let together = job.start(size, &root.join(size.to_string())).well();
+        assert!(alone.metrics.len() >= 5 && alone.metrics.len() == together.metrics.len());
+        let mut most = 0.0f64;
+        for (a, b) in alone.metrics.iter().zip(&together.metrics) {
+            assert_eq!(a.as_object().unwrap().len(), b.as_object().unwrap().len(), "{a} and {b}");
+            // Before the first step the policy is its reference: which response it prefers is the sign of a rounding error.
+            let first = a["step"] == 1;
+            for (name, value) in a.as_object().unwrap().iter().filter(|(n, _)| !first || *n != "rewards/accuracies") {
+                let (a, b) = (value.as_f64().unwrap(), b[name].as_f64().unwrap());
+                let apart = (a - b).abs() / (1.0 + a.abs());
+                assert!(apart <= TOLERANCE, "{name} at step {}: {a} alone and {b} on {size} ranks", b);
+                most = most.max(apart);
+            }
+        }
+        let weights = weights_apart(&alone.artifact, &together.artifact);
+        eprintln!("{size} ranks: metrics differ by {most:.1e} at most, weights by {weights:.1e} of the largest");
+        assert!(weights <= 10.0 * TOLERANCE, "weights differ by {weights}");
+    }
+}
+
+#[test]
+fn a_reward_model_is_the_same_from_one_two_and_three_processes() {
+    let root = tempfile::tempdir().unwrap();
+    assert_learns_the_same(&reward(), root.path());
+}
+
+#[test]
+fn dpo_is_the_same_too_with_all_weights_and_with_an_adapter_above_frozen_layers() {
+    let root = tempfile::tempdir().unwrap();
+    assert_learns_the_same(&dpo(&json!(null)), &root.path().join("all"));
+    let adapter = json!({"rank": 4, "alpha": 8, "lastLayers": 2});
+    assert_learns_the_same(&dpo(&adapter), &root.path().join("adapter"));
+}
+
+#[test]
+fn sft_is_the_same_too() {
+    let root = tempfile::tempdir().unwrap();
+    assert_learns_the_same(&sft(root.path()), root.path());
+}
+
+#[test]
+fn ppo_is_the_same_too() {
+    let root = tempfile::tempdir().unwrap();
+    assert_learns_the_same(&ppo(root.path()), root.path());
+}
+
+/// The exit code of each rank, and a good reason for what is not a signal.
+fn codes(ends: &[(i32, String)]) -> Vec<i32> {
+    ends.iter().map(|(code, _)| *code).collect()
+}
+
+#[test]
+fn whichever_rank_is_killed_the_other_does_not_wait_and_begun_again_they_end_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, job, step) in [("reward", reward(), 6), ("ppo", ppo(root.path()), 3)] {
+        let expected = job.undisturbed(2, &root.path().join(name).join("undisturbed"));
+        let folder = root.path().join(name).join("killed");
+        for lost in [1, 0] {
+            let gang = job.start(2, &folder).until_step(step + lost);
+            gang.signal(lost, Signal::KILL);
+            let killed = Instant::now();
+            let ends = gang.end();
+            assert_eq!(codes(&ends)[1 - lost], 12, "{name}: {}", ends[1 - lost].1);
+            assert!(killed.elapsed() < Duration::from_secs(30), "{name}: nobody waits for a rank that is gone");
+            assert!(!folder.join("artifact").exists());
+        }
+        let said: StageResult =
+            serde_json::from_slice(&fs::read(folder.join("work/rank-1/result.json")).unwrap()).unwrap();
+        assert_eq!(said.reason.as_str(), "PeerLost");
+        assert_eq!(digest(&job.start(2, &folder).well()), expected, "{name}");
+    }
+}
+
+#[test]
+fn asked_to_stop_one_rank_stops_all_at_the_same_step_and_they_go_on_from_there() {
+    let root = tempfile::tempdir().unwrap();
+    let job = reward();
+    let expected = job.undisturbed(2, &root.path().join("undisturbed"));
+    let folder = root.path().join("stopped");
+    for asked in [1, 0] {
+        let gang = job.start(2, &folder).until_step(2 + 5 * (1 - asked));
+        gang.signal(asked, Signal::TERM);
+        let ends = gang.end();
+        assert_eq!(codes(&ends), [75, 75], "{ends:?}");
+        let steps = |work: &str| fs::read_to_string(folder.join(work).join("metrics.jsonl")).unwrap().lines().count();
+        assert_eq!(steps("work"), steps("work/rank-1"), "at the same step");
+        let newest = format!("work/checkpoints/step-{:09}", steps("work"));
+        assert!(folder.join(&newest).is_dir(), "and every step that was taken is safe: {newest}");
+    }
+    assert_eq!(digest(&job.start(2, &folder).well()), expected);
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let root = tempfile::tempdir().unwrap();
+    let job = reward();
+    let gang = job.start(2, root.path()).until_step(5);
+    gang.signal(0, Signal::TERM);
+    gang.end();
+    let alone = stage::run(&job.manifest, &job.inputs, root.path());
+    let expected = stage::run(&job.manifest, &job.inputs, &root.path().join("alone"));
+    let apart = weights_apart(&alone.artifact, &expected.artifact);
+    assert!(apart <= 10.0 * TOLERANCE, "{apart}");
+}
+
+#[test]
+fn a_rank_that_waits_for_others_can_be_asked_to_stop() {
+    let root = tempfile::tempdir().unwrap();
+    let job = reward();
+    let gang = Gang::start_some(2, &[0], &job.manifest, &job.inputs, root.path());
+    std::thread::sleep(Duration::from_secs(3));
+    gang.signal(0, Signal::TERM);
+    let ends = gang.end();
+    assert_eq!(codes(&ends), [75], "{ends:?}");
+}

@@ -1,0 +1,237 @@
+//! Processes that train one model together, each on its share of every batch (data parallelism): the weights are the same on
+//! all, gradients and metrics are summed. Talks to the network; one process alone has none and pays nothing.
+//!
+//! | question | file |
+//! |---|---|
+//! | Which rank is this? | `place` |
+//! | How do they find each other? | `meet` |
+//! | How are gradients summed? | `gradients` |
+//!
+//! What one rank asks of the others all ask, in the same order: each call below is made by all ranks, or by none.
+
+mod gradients;
+mod meet;
+mod place;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use plumbline_torch::{Group, TorchError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, Tensor};
+
+pub use place::Place;
+
+use crate::{Error, Result};
+
+/// The ranks of a run, as one of them sees them.
+#[derive(Debug)]
+pub struct Ranks {
+    rank: usize,
+    size: usize,
+    /// None where there is one rank.
+    group: Option<Group>,
+}
+
+impl Ranks {
+    /// One process alone.
+    pub fn alone() -> Self {
+        Self { rank: 0, size: 1, group: None }
+    }
+
+    /// Meets the other ranks that the environment speaks of (see [`Place::read`]).
+    ///
+    /// # Errors
+    /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come.
+    pub fn join() -> Result<Self> {
+        let Some(place) = Place::of_this_process()? else { return Ok(Self::alone()) };
+        let group = meet::meet(&place)?;
+        tracing::info!(rank = place.rank, size = place.size, "all ranks are here");
+        Ok(Self { rank: place.rank, size: place.size, group: Some(group) })
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether this is rank 0, which alone writes what the run leaves: checkpoints, metrics, progress, the artifact.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Where this rank keeps metrics and progress: rank 0 in the work folder, the others each in a folder of it.
+    pub fn folder(&self, work: &Path) -> PathBuf {
+        folder(self.rank, work)
+    }
+
+    /// This rank's share of a list that all have: the shares of all, in order of rank, are the list.
+    pub fn share<'a, T>(&self, items: &'a [T]) -> &'a [T] {
+        &items[self.rank * items.len() / self.size..(self.rank + 1) * items.len() / self.size]
+    }
+
+    /// Makes random numbers that are drawn while a step is computed depend on seed, step and rank alone: masks differ from
+    /// rank to rank, and a run that goes on draws what it would have. One process alone goes on with those that it has.
+    pub fn seed(&self, seed: i64, step: i64) {
+        if self.group.is_some() {
+            let mixed = (step as u64).wrapping_mul(self.size as u64).wrapping_add(self.rank as u64 + 1);
+            // Consecutive seeds that are spread over all bits (Steele et al., 2014, the constant of SplitMix64).
+            tch::manual_seed(seed ^ mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) as i64);
+        }
+    }
+
+    /// What each rank has, in order of rank.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
+        let Some(group) = &self.group else { return Ok(vec![own]) };
+        let bytes = serde_json::to_vec(&own).map_err(|e| unsendable(&e))?;
+        let lengths = group.all_gather(&Tensor::from_slice(&[bytes.len() as i64])).map_err(|e| self.lost(&e))?;
+        let lengths: Vec<usize> = lengths.iter().map(|l| l.int64_value(&[0]) as usize).collect();
+        // All send as much as the one with the most.
+        let mut padded = bytes;
+        padded.resize(lengths.iter().copied().max().unwrap_or(0), b' ');
+        let all = group.all_gather(&Tensor::from_slice(&padded)).map_err(|e| self.lost(&e))?;
+        all.iter()
+            .zip(lengths)
+            .map(|(tensor, length)| {
+                let mut bytes = vec![0u8; tensor.numel()];
+                let whole = bytes.len();
+                tensor.copy_data(&mut bytes, whole);
+                serde_json::from_slice(&bytes[..length]).map_err(|e| unsendable(&e))
+            })
+            .collect()
+    }
+
+    /// What rank 0 finds, for all.
+    pub fn of_first<T: Serialize + DeserializeOwned>(&self, find: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(group) = &self.group else { return find() };
+        let (found, bytes) = match self.is_first() {
+            true => {
+                let found = find()?;
+                let bytes = serde_json::to_vec(&found).map_err(|e| unsendable(&e))?;
+                (Some(found), bytes)
+            }
+            false => (None, Vec::new()),
+        };
+        let length = Tensor::from_slice(&[bytes.len() as i64]);
+        group.broadcast(&length, 0).map_err(|e| self.lost(&e))?;
+        let mut bytes = bytes;
+        bytes.resize(length.int64_value(&[0]) as usize, 0);
+        let tensor = Tensor::from_slice(&bytes);
+        group.broadcast(&tensor, 0).map_err(|e| self.lost(&e))?;
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let whole = bytes.len();
+        tensor.copy_data(&mut bytes, whole);
+        serde_json::from_slice(&bytes).map_err(|e| unsendable(&e))
+    }
+
+    /// Replaces the gradients of parameters by their sums over all ranks, in Float32.
+    pub fn sum_gradients(&self, params: &BTreeMap<String, Tensor>) -> Result<()> {
+        let Some(group) = &self.group else { return Ok(()) };
+        gradients::sum(group, params).map_err(|e| self.lost(&e))
+    }
+
+    /// Makes sure that all ranks have the same bits of each parameter.
+    ///
+    /// # Errors
+    /// `Failed`: such a run is worth nothing, and nothing of it may be kept.
+    pub fn check_same(&self, step: i64, params: &BTreeMap<String, Tensor>) -> Result<()> {
+        if self.group.is_none() {
+            return Ok(());
+        }
+        let own: Vec<i64> = params.values().map(bits).collect();
+        let all = self.gather((step, own))?;
+        let Some(other) = all.iter().position(|found| *found != all[0]) else { return Ok(()) };
+        let (theirs, first) = (&all[other], &all[0]);
+        let what = if theirs.0 == first.0 {
+            let names = params.keys().zip(theirs.1.iter().zip(&first.1));
+            names.filter(|(_, (a, b))| a != b).map(|(name, _)| name.as_str()).next().unwrap_or("its parameters").to_owned()
+        } else {
+            format!("step {} where rank 0 is at {}", theirs.0, first.0)
+        };
+        Err(Error::Failed(format!(
+            "expected the same weights on all {} ranks, found another {what} on rank {other} at step {step}; the ranks must \
+             run the same image on the same kind of processor, from the same files",
+            self.size
+        )))
+    }
+
+    /// Waits until all ranks are here.
+    pub fn wait(&self) -> Result<()> {
+        let Some(group) = &self.group else { return Ok(()) };
+        group.barrier().map_err(|e| self.lost(&e))
+    }
+
+    /// Ends what all do together, when all have come to this end. What comes after it is done by rank 0 alone: whether this
+    /// is it.
+    pub fn leave(self) -> Result<bool> {
+        self.wait()?;
+        Ok(self.is_first())
+    }
+
+    fn lost(&self, error: &TorchError) -> Error {
+        Error::PeerLost(format!(
+            "rank {} of {} lost another one: {error}; all begin again from the last checkpoint",
+            self.rank, self.size
+        ))
+    }
+}
+
+/// Where a rank keeps what is not for the others.
+pub fn folder(rank: usize, work: &Path) -> PathBuf {
+    if rank == 0 { work.to_owned() } else { work.join(format!("rank-{rank}")) }
+}
+
+/// A number that another bit anywhere in a Float32 tensor would almost certainly change, whatever the order of the sum.
+fn bits(tensor: &Tensor) -> i64 {
+    let words = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).flatten(0, -1).view_dtype(Kind::Int);
+    let position = Tensor::arange(words.size()[0], (Kind::Int64, Device::Cpu)) * 2 + 1;
+    (words.to_kind(Kind::Int64) * position).sum(Kind::Int64).int64_value(&[])
+}
+
+fn unsendable(error: &serde_json::Error) -> Error {
+    Error::Failed(format!("what the ranks tell each other cannot be read: {error}; is there a number that is not finite?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(rank: usize, size: usize) -> Ranks {
+        Ranks { rank, size, group: None }
+    }
+
+    #[test]
+    fn shares_are_the_whole_in_order_and_differ_by_one_at_most() {
+        for (count, size) in [(7usize, 3), (2, 4), (0, 2), (8, 1)] {
+            let items: Vec<usize> = (0..count).collect();
+            let shares: Vec<&[usize]> = (0..size).map(|r| rank(r, size).share(&items)).collect();
+            assert_eq!(shares.concat(), items);
+            let lengths: Vec<usize> = shares.iter().map(|s| s.len()).collect();
+            assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn one_process_alone_talks_to_nobody_and_has_everything() {
+        let alone = Ranks::alone();
+        assert_eq!(alone.gather(3).unwrap(), [3]);
+        assert_eq!(alone.of_first(|| Ok(4)).unwrap(), 4);
+        assert_eq!(alone.folder(Path::new("w")), Path::new("w"));
+        alone.check_same(1, &BTreeMap::new()).unwrap();
+        assert!(alone.leave().unwrap());
+        assert_eq!(folder(1, Path::new("w")), Path::new("w/rank-1"));
+    }
+
+    #[test]
+    fn another_bit_or_another_order_is_another_number() {
+        let of = |values: &[f32]| bits(&Tensor::from_slice(values));
+        let next = f32::from_bits(1.0f32.to_bits() + 1);
+        assert_eq!(of(&[1.0, 2.0]), of(&[1.0, 2.0]));
+        assert_ne!(of(&[1.0, 2.0]), of(&[next, 2.0]));
+        assert_ne!(of(&[1.0, 2.0]), of(&[2.0, 1.0]));
+        assert_ne!(of(&[0.0]), of(&[-0.0]), "bits, not values");
+    }
+}
