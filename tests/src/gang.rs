@@ -1,5 +1,6 @@
 //! Several processes that train one model, as the pods of an Indexed Job do. Talks to processes.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub struct Gang {
     processes: Vec<Child>,
     root: PathBuf,
+    /// Steps that an earlier gang has taken, or is remembered to have taken.
+    before: usize,
 }
 
 impl Gang {
@@ -36,21 +39,21 @@ impl Gang {
     ) -> Self {
         // Nobody else takes a port that was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let before = steps_in(root);
         let processes = ranks.iter().map(|rank| {
             let mut command = stage::command(manifest, inputs, root);
             command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port.to_string())]);
             command.envs([("WORLD_SIZE", size.to_string()), ("JOB_COMPLETION_INDEX", rank.to_string())]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
         });
-        Self { processes: processes.collect(), root: root.to_owned() }
+        Self { processes: processes.collect(), root: root.to_owned(), before }
     }
 
-    /// Waits until rank 0 has taken so many steps.
+    /// Waits until rank 0 is so many steps further than an earlier gang was.
     #[must_use]
-    pub fn until_step(mut self, steps: usize) -> Self {
-        let deadline = Instant::now() + PATIENCE;
-        let metrics = self.root.join("work/metrics.jsonl");
-        while std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < steps {
+    pub fn until_further(mut self, steps: usize) -> Self {
+        let (deadline, steps) = (Instant::now() + PATIENCE, self.before + steps);
+        while steps_in(&self.root) < steps {
             assert!(self.processes[0].try_wait().unwrap().is_none(), "rank 0 ended before step {steps}");
             assert!(Instant::now() < deadline, "never: step {steps}");
             std::thread::sleep(Duration::from_millis(1));
@@ -77,6 +80,10 @@ impl Gang {
         }
         stage::Made::read(&root)
     }
+}
+
+fn steps_in(root: &Path) -> usize {
+    fs::read_to_string(root.join("work/metrics.jsonl")).unwrap_or_default().lines().count()
 }
 
 impl Drop for Gang {
