@@ -40,7 +40,13 @@ pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
         "spec.output.credentialsSecretRef",
         "set the variables (AWS_ACCESS_KEY_ID, ...) where you start `plumbline run`",
     );
-    list.check(spec.compute().nodes > 1, "spec.compute.nodes", "use 1 node");
+    let nodes = spec.compute().nodes > 1;
+    match spec {
+        Spec::PreferenceDataset(_) => {
+            list.check(nodes, "spec.compute.nodes", "use 1 node: only training is spread over several");
+        }
+        _ => list.on_laptop(nodes, "spec.compute.nodes", "use 1 node: `plumbline run` starts one process a stage"),
+    }
     list.check(
         spec.compute().accelerators > 1,
         "spec.compute.accelerators",

@@ -30,13 +30,7 @@ impl Gang {
     }
 
     /// Starts some ranks of so many.
-    pub fn start_some(
-        size: usize,
-        ranks: &[usize],
-        manifest: &Value,
-        inputs: &[(&str, PathBuf)],
-        root: &Path,
-    ) -> Self {
+    pub fn start_some(size: usize, ranks: &[usize], manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Self {
         // Nobody else takes a port that was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let before = steps_in(root);

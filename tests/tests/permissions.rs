@@ -8,7 +8,7 @@ use plumbline_crds::conditions::Reason;
 use plumbline_operator::cluster::build::AUDIENCE;
 use plumbline_operator::cluster::rbac::{Rule, cluster_rules, own_rules, rules};
 use plumbline_tests::cluster::{AuditLine, Exit, until};
-use plumbline_tests::operator::{OPERATOR, Scene, resource};
+use plumbline_tests::operator::{OPERATOR, Scene, alone, resource};
 use serde_json::json;
 
 /// `group resource verb`, of each permission that a request took: to apply what is not there yet takes two.
@@ -44,6 +44,10 @@ async fn the_operator_is_refused_nothing_and_granted_nothing_that_it_does_not_us
         scene.succeed(kind, "r", digest).await;
         scene.until_reason(kind, "r", Reason::Completed).await;
     }
+    let mut several = alone(RewardModel);
+    several["compute"] = json!({"nodes": 2});
+    scene.apply(&resource(RewardModel, "several", &several)).await;
+    scene.until_reason(RewardModel, "several", Reason::Running).await;
     // Made anew, with progress on the way, suspended twice, and failed: what is deleted, told and repeated.
     scene.change(RewardModel, "r", json!({"output": {"uri": "pvc://results/other"}})).await;
     for _ in 0..2 {

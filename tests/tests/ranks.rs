@@ -54,7 +54,10 @@ fn sft(folder: &Path) -> Job {
     let lines: Vec<String> = (0..33).map(|i| format!("{}\n", json!({"text": text(i)}))).collect();
     fs::write(&texts, lines.concat()).unwrap();
     Job {
-        manifest: with(chain::sft("s", "texts"), &json!({"training": {"epochs": 2, "batchSize": 8, "microBatchSize": 2}})),
+        manifest: with(
+            chain::sft("s", "texts"),
+            &json!({"training": {"epochs": 2, "batchSize": 8, "microBatchSize": 2}}),
+        ),
         inputs: vec![("policyModel", fixture::tiny()), ("dataset", texts)],
     }
 }

@@ -251,7 +251,7 @@ async fn a_resource_that_is_made_again_waits_for_the_pods_of_the_one_before() {
 async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when_corrected() {
     let scene = Scene::new("invalid").await;
     let operator = scene.operator().await;
-    let bad: [(&str, Value, &str); 10] = [
+    let bad: [(&str, Value, &str); 9] = [
         ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
         ("b", json!({"baseModel": {"uri": "s3://bucket"}}), "spec.baseModel.uri: expected a URI as s3://bucket/folder"),
         (
@@ -262,7 +262,6 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
         ("e", json!({"output": {"uri": "hf://org/x"}}), "spec.output.uri: expected a place to write to"),
         ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
-        ("g", json!({"compute": {"nodes": 2}}), "spec.compute.nodes: what is set here is not supported yet"),
         (
             "h",
             json!({"compute": {"accelerators": 2}}),

@@ -50,6 +50,9 @@ async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Childr
         apply(client, namespace, account).await?;
     }
     apply(client, namespace, &children.config_map).await?;
+    if let Some(service) = &children.service {
+        apply(client, namespace, service).await?;
+    }
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     match api.create(&params, &children.job).await {

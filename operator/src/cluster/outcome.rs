@@ -5,6 +5,7 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use plumbline_crds::conditions::Reason;
+use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::status::JobRef;
 
@@ -16,6 +17,8 @@ use crate::redact::redact;
 /// The signal of an exit code of 128 and more, as shells and container runtimes report it.
 const SIGNALLED: i32 = 128;
 const SIGKILL: i32 = 9;
+/// Why a Job failed that took longer than it may.
+const DEADLINE: &str = "DeadlineExceeded";
 /// Seconds within which a Job has its pods.
 const TIME_FOR_PODS: i64 = 3;
 
@@ -26,6 +29,9 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
     }
     match finished(job) {
         Some(Finished::Complete) => Run::Ended(Box::new(success(pods))),
+        Some(Finished::Failed { reason, message }) if job::gang(job) > 1 && reason != DEADLINE => {
+            Run::Ended(Box::new(gang_failure(pods, &reason, &message)))
+        }
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
         None => Run::Running(refusal.map(refused).or_else(|| obstacle(job, pods))),
     }
@@ -33,10 +39,12 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
 
 /// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with. Seconds are counted on
 /// from the `previous` count of the same Job: a queue suspends a Job, whose pods are gone then and whose start is forgotten.
+/// The Job of several pods is one attempt, whose end is counted by whoever decides what follows.
 pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
     let before = job::counted_before(job);
     let mut retries = before.retries;
-    let failed: Vec<&Pod> = pods.iter().filter(|p| phase(p) == "Failed" && !was_sent_away(p)).collect();
+    let alone = job::gang(job) == 1;
+    let failed: Vec<&Pod> = pods.iter().filter(|p| alone && phase(p) == "Failed" && !was_sent_away(p)).collect();
     for pod in &failed {
         *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
     }
@@ -81,7 +89,11 @@ pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobR
         let (started, ended) = lifetime(pod, now)?;
         Some(job::accelerators(pod) * seconds_between(started.as_str().max(since), &ended))
     });
-    before + held.sum::<i64>()
+    let held: Vec<i64> = held.collect();
+    // Of several pods the cluster removes those that it ends itself; they held theirs as long as the others.
+    let all = if is_finished(job) { job::gang(job) } else { 1 };
+    let gone = (all - held.len() as i64).max(0) * held.iter().max().unwrap_or(&0);
+    before + held.iter().sum::<i64>() + gone
 }
 
 /// From the start of a pod until it let go of what it held, or to `now`.
@@ -128,8 +140,35 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
     (reason, message, result)
 }
 
+/// The pod that tells why a run failed: the last of its attempts, or of several pods the one that the others were lost by.
+pub fn culprit<'a>(job: &Job, pods: &'a [Pod]) -> Option<&'a Pod> {
+    if job::gang(job) > 1 { cause(pods) } else { last_failed(pods) }
+}
+
+/// Of pods that failed together, the one that was the first to: what it did itself comes before what was done to it, and
+/// that before having lost another.
+fn cause(pods: &[Pod]) -> Option<&Pod> {
+    let order = |pod: &&Pod| {
+        let class = match why_failed(pod).0 {
+            Reason::NodeDisruption => 1,
+            Reason::Suspended => 2,
+            Reason::PeerLost => 3,
+            _ => 0,
+        };
+        (class, terminated(pod).and_then(|t| t.finished_at.as_ref()).map(|t| t.0), job::rank(pod))
+    };
+    pods.iter().filter(|p| phase(p) == "Failed").min_by_key(order)
+}
+
+/// When a Job failed (RFC 3339).
+pub fn failed_at(job: &Job) -> Option<String> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    let failed = conditions.iter().find(|c| c.type_ == "Failed" && c.status == "True")?;
+    failed.last_transition_time.as_ref().map(timestamp)
+}
+
 /// The pod that failed last.
-pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
+fn last_failed(pods: &[Pod]) -> Option<&Pod> {
     // Ends are told to the second, and a pod that was lost may have none.
     let order = |pod: &&Pod| {
         let ended = terminated(pod).and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
@@ -166,9 +205,28 @@ fn success(pods: &[Pod]) -> End {
     End { exit: Exit::Code(0), result, last: true }
 }
 
+/// The end of one attempt of several pods.
+fn gang_failure(pods: &[Pod], reason: &str, message: &str) -> End {
+    let Some(pod) = cause(pods) else {
+        // A pod that failed by itself stays to be seen: these were taken away.
+        let said = format!("the pods of the run were taken away: {reason}: {message}");
+        return End {
+            exit: ExitCode::Interrupted.into(),
+            result: Some(StageResult::new(Reason::NodeDisruption, said)),
+            last: false,
+        };
+    };
+    let (why, said, result) = why_failed(pod);
+    let code = terminated(pod).filter(|_| disruption(pod).is_none()).and_then(|t| ExitCode::from_number(t.exit_code));
+    let exit = code.filter(|c| !c.retryable() || *c == ExitCode::Interrupted).unwrap_or(ExitCode::Failed);
+    let message = format!("rank {}: {said}", job::rank(pod));
+    let result = StageResult { reason: why, message, ..result.unwrap_or_else(|| StageResult::new(why, "")) };
+    End { exit: exit.into(), result: Some(result), last: false }
+}
+
 /// A Job has tried again itself, so its failure is the last.
 fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
-    if reason == "DeadlineExceeded" {
+    if reason == DEADLINE {
         let deadline = job.spec.as_ref().and_then(|s| s.active_deadline_seconds).unwrap_or_default();
         let said = format!(
             "the run took longer than spec.compute.deadlineSeconds allows ({deadline} s in its last Job); raise it to go on"
@@ -236,7 +294,7 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
         let reason = if queue.is_some() { Reason::QuotaPending } else { Reason::Suspended };
         return Some(Obstacle { reason, message });
     }
-    if let Some(pod) = last_failed(pods).filter(|_| !active.iter().any(|p| phase(p) == "Running")) {
+    if let Some(pod) = culprit(job, pods).filter(|_| !active.iter().any(|p| phase(p) == "Running")) {
         let (reason, message, _) = why_failed(pod);
         return Some(Obstacle {
             reason: Reason::Retrying,
@@ -529,6 +587,54 @@ mod tests {
             accelerator_seconds(&job(&json!({})), &[failed(1, ""), running, pod(&json!({}))], (0, None), NOW),
             2 * (600 + 60)
         );
+    }
+
+    /// A pod of a rank, as it ended.
+    fn of_rank(rank: i64, code: i32, at: &str) -> Pod {
+        let mut pod = ended(code, "Error", &json!(null), at);
+        let index = ("batch.kubernetes.io/job-completion-index".to_owned(), rank.to_string());
+        pod.metadata.annotations.get_or_insert_default().extend([index]);
+        pod
+    }
+
+    fn gang_of(mut job: Job, size: i32) -> Job {
+        job.spec.as_mut().unwrap().completions = Some(size);
+        job
+    }
+
+    #[test]
+    fn of_pods_that_failed_together_the_one_counts_that_the_others_were_lost_by() {
+        let (early, late) = ("2026-01-01T00:10:00Z", "2026-01-01T00:10:09Z");
+        let mut taken = of_rank(1, 75, late);
+        taken.status.as_mut().unwrap().conditions = serde_json::from_value(json!([
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}]))
+        .unwrap();
+        let cases = [
+            (vec![of_rank(0, 12, early), of_rank(1, 137, late)], Reason::OutOfMemory, false, true),
+            (vec![of_rank(0, 137, late), of_rank(1, 3, early)], Reason::DataInvalid, false, false),
+            (vec![of_rank(0, 12, early), taken.clone()], Reason::NodeDisruption, true, true),
+            (vec![of_rank(0, 75, early), taken], Reason::NodeDisruption, true, true),
+            (vec![of_rank(0, 75, early), of_rank(1, 12, early)], Reason::Suspended, true, true),
+            (vec![of_rank(0, 12, early), of_rank(1, 12, early)], Reason::PeerLost, false, true),
+            (vec![], Reason::NodeDisruption, true, true),
+        ];
+        let job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+        for (pods, reason, interruption, retryable) in cases {
+            let end = end(run(&job, &pods, None));
+            assert!(!end.last, "the operator begins it again");
+            assert_eq!((end.is_interruption(), end.is_retryable()), (interruption, retryable), "{end:?}");
+            let counted = ending::counted(&counted(&job, &pods, None, NOW), &end);
+            assert_eq!(counted.retries, [(reason.as_str(), 1)].into(), "one attempt, whoever failed");
+            assert_eq!(counted.attempt, 1);
+        }
+        let late = gang_of(failed_job("DeadlineExceeded"), 2);
+        assert!(end(run(&late, &[of_rank(0, 143, early)], None)).last);
+    }
+
+    #[test]
+    fn pods_that_the_cluster_removed_held_their_accelerators_as_long_as_those_that_are_seen() {
+        let job = gang_of(failed_job("BackoffLimitExceeded"), 3);
+        assert_eq!(accelerator_seconds(&job, &[of_rank(1, 137, "2026-01-01T00:10:00Z")], (0, None), NOW), 3 * 2 * 600);
     }
 
     #[test]

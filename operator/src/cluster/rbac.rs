@@ -34,6 +34,7 @@ pub fn rules() -> Vec<Rule> {
         core("pods/log", &["get"]),
         core("configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
         core("serviceaccounts", &["create", "patch"]),
+        core("services", &["create", "patch"]),
         core("persistentvolumeclaims", &["get", "list", "watch"]),
         // Why a Job cannot make its pods is told nowhere else.
         core("events", &["list"]),

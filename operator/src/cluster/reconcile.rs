@@ -20,7 +20,7 @@ use super::outcome;
 use super::places::Place;
 use super::queue;
 use super::settings::Settings;
-use super::times::now;
+use super::times::{now, seconds_between};
 use crate::digest;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
 use crate::redact::redact;
@@ -162,6 +162,22 @@ impl World {
         names
     }
 
+    /// What is left of a pause that began when the last attempt failed.
+    fn left_of(&self, pause: Duration) -> Duration {
+        let failed = self.work.as_ref().and_then(|work| outcome::failed_at(&work.job));
+        let over = failed.map_or(pause.as_secs(), |at| seconds_between(&at, &self.now).max(0) as u64);
+        pause.saturating_sub(Duration::from_secs(over))
+    }
+
+    /// Accelerator seconds of the run so far, as far as its Job can tell.
+    fn held(&self) -> Option<i64> {
+        let work = self.work.as_ref()?;
+        let previous = &self.seen.previous;
+        let before = (previous.accelerator_seconds.unwrap_or(0), previous.job.as_ref());
+        let held = outcome::accelerator_seconds(&work.job, &work.pods, before, &self.now);
+        Some(held.max(before.0))
+    }
+
     fn inputs(&self) -> Inputs {
         match &self.found {
             None => Inputs::Unknown,
@@ -202,6 +218,12 @@ async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision)
                 apply::stop(client, &id.namespace, &work.job).await?;
             }
             Ok(again(context))
+        }
+        Action::Continue(pause) | Action::Retry(pause) if world.left_of(pause) > Duration::ZERO => {
+            // What is counted stays counted, should the Job vanish meanwhile; nothing runs yet.
+            let job = &mut decision.job;
+            (job.attempt, job.uid) = (job.attempt - 1, None);
+            Ok(Next::requeue(world.left_of(pause)))
         }
         Action::Start | Action::Continue(_) | Action::Retry(_) => {
             forget_last(context, id, world, decision).await?;
@@ -253,7 +275,7 @@ async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decisio
         // A new run counts from nothing, one that goes on counts on.
         accelerator_seconds: match decision.action {
             Action::Start => 0,
-            _ => world.seen.previous.accelerator_seconds.unwrap_or(0),
+            _ => world.held().or(world.seen.previous.accelerator_seconds).unwrap_or(0),
         },
         inputs: &found.inputs,
         output,
@@ -291,10 +313,10 @@ fn account(status: &mut Status, world: &World) {
     {
         status.completion_time = Some(end);
     }
-    let before = (previous.accelerator_seconds.unwrap_or(0), previous.job.as_ref());
-    let held = outcome::accelerator_seconds(&work.job, &work.pods, before, &world.now);
-    if world.seen.resource.spec.compute().accelerators > 0 {
-        status.accelerator_seconds = Some(held.max(previous.accelerator_seconds.unwrap_or(0)));
+    if world.seen.resource.spec.compute().accelerators > 0
+        && let Some(held) = world.held()
+    {
+        status.accelerator_seconds = Some(held);
     }
 }
 
@@ -341,7 +363,8 @@ async fn log_of_failure(context: &Context, world: &World, status: &Status) -> Op
     if !failed(status) || failed(&world.seen.previous) {
         return None;
     }
-    let pod = outcome::last_failed(&world.work.as_ref()?.pods)?;
+    let work = world.work.as_ref()?;
+    let pod = outcome::culprit(&work.job, &work.pods)?;
     let namespace = world.seen.resource.metadata.namespace.as_deref().unwrap_or_default();
     let tail = apply::log_tail(&context.client, namespace, pod, LOG_LINES).await?;
     let tail = redact(&tail, &[]);

@@ -129,7 +129,7 @@ fn unchanged_while_it_runs(schema: &Value, rules: &mut Rules) {
                 &format!("spec.{path}"),
                 Reason::Forbidden,
                 format!("!has(oldSelf.status.job) || has(oldSelf.status.completionTime) || oldSelf.spec.suspend || {unchanged}"),
-                "the started run is made from this; set spec.suspend: true first, then a change starts a new run",
+                "the started run is made from this; set spec.suspend: true first, then change it",
             );
         }
     }
@@ -166,6 +166,7 @@ fn reward(rules: &mut Rules) {
     location("spec.referenceLabels.uri", rules);
     model("spec.baseModel", rules);
     training(rules);
+    nodes("self.compute.nodes <= self.training.batchSize", "training.batchSize", rules);
 }
 
 /// The methods that sample from the policy while they train (`Method::samples`).
@@ -175,6 +176,9 @@ fn tuning(schema: &Value, rules: &mut Rules) {
     model("spec.policyModel", rules);
     location("spec.dataset.uri", rules);
     training(rules);
+    let prompts_too = "self.method in ['SFT', 'DPO'] || self.compute.nodes <= self.rollout.promptsPerStep";
+    let both = format!("self.compute.nodes <= self.training.batchSize && ({prompts_too})");
+    nodes(&both, "training.batchSize and rollout.promptsPerStep", rules);
     method(schema, rules);
     prompts("spec.prompts", rules);
     rules.push(
@@ -260,6 +264,12 @@ fn training(rules: &mut Rules) {
     let holds = "self.training.microBatchSize <= self.training.batchSize";
     let message = "expected at most batchSize; lower it or raise batchSize";
     rules.push("spec", "training.microBatchSize", Reason::Invalid, holds, message);
+}
+
+/// Each pod has a share of what is computed together.
+fn nodes(holds: &str, most: &str, rules: &mut Rules) {
+    let message = format!("expected at most {most}: each node has a share; lower it");
+    rules.push("spec", "compute.nodes", Reason::Invalid, holds, message);
 }
 
 fn prompts(at: &str, rules: &mut Rules) {

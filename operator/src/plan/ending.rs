@@ -20,9 +20,10 @@ impl From<ExitCode> for Exit {
 }
 
 impl End {
-    /// Stopped from outside after making progress safe: not a failure.
+    /// Stopped from outside: not a failure.
     pub fn is_interruption(&self) -> bool {
-        self.exit == ExitCode::Interrupted.into()
+        let taken = self.result.as_ref().is_some_and(|r| r.reason == Reason::NodeDisruption);
+        self.exit == ExitCode::Interrupted.into() || taken
     }
 
     /// The end of a run that was asked to stop. One that a signal ended, ours most likely, has not failed.
@@ -68,7 +69,8 @@ impl End {
 /// The job with one more end counted.
 pub fn counted(job: &JobRef, end: &End) -> JobRef {
     let mut job = job.clone();
-    let reason = if end.is_interruption() { Reason::Suspended } else { end.explain().0 };
+    let said = end.result.as_ref().map(|r| r.reason).filter(|r| *r == Reason::NodeDisruption);
+    let reason = if end.is_interruption() { said.unwrap_or(Reason::Suspended) } else { end.explain().0 };
     *job.retries.entry(reason.as_str()).or_insert(0) += 1;
     job
 }
@@ -82,7 +84,8 @@ pub fn failures(job: &JobRef) -> i64 {
 
 /// Interruptions, which do not.
 pub fn interruptions(job: &JobRef) -> i64 {
-    job.retries.get(&Reason::Suspended.as_str()).copied().unwrap_or(0)
+    let of = |reason: Reason| job.retries.get(&reason.as_str()).copied().unwrap_or(0);
+    of(Reason::Suspended) + of(Reason::NodeDisruption)
 }
 
 /// The delay before the n-th repetition, n from 1.

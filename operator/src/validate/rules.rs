@@ -98,6 +98,7 @@ fn reward(spec: &RewardModelSpec, found: &mut Findings) {
     found.exactly_one("spec", &[("datasetRef", spec.dataset_ref.is_some()), ("dataset", spec.dataset.is_some())]);
     revision(Some(&spec.base_model), "spec.baseModel", found);
     training(&spec.training, found);
+    nodes(&spec.compute, "spec.training.batchSize", spec.training.batch_size, found);
 }
 
 /// Measures that every evaluation reports; a lexicon of the same name would take their place.
@@ -106,6 +107,10 @@ pub(crate) const MEASURES: [&str; 5] = ["reward", "distinct_2", "repetition_rate
 fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
     revision(Some(&spec.policy_model), "spec.policyModel", found);
     training(&spec.training, found);
+    nodes(&spec.compute, "spec.training.batchSize", spec.training.batch_size, found);
+    if spec.method.samples() {
+        nodes(&spec.compute, "spec.rollout.promptsPerStep", spec.rollout.prompts_per_step, found);
+    }
     method(spec, found);
     if let Some(source) = &spec.prompts {
         prompts(source, "spec.prompts", found);
@@ -194,6 +199,17 @@ fn training(training: &Training, found: &mut Findings) {
         found.push(
             "spec.training.microBatchSize",
             format!("expected at most spec.training.batchSize ({batch}), found {micro}; lower it or raise batchSize"),
+        );
+    }
+}
+
+/// Each pod has a share of what is computed together.
+fn nodes(compute: &Compute, field: &str, shared: i64, found: &mut Findings) {
+    let nodes = compute.nodes;
+    if nodes > shared {
+        found.push(
+            "spec.compute.nodes",
+            format!("expected at most {field} ({shared}), of which each node computes a share, found {nodes}; lower it or raise {field}"),
         );
     }
 }

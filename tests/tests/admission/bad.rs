@@ -99,6 +99,7 @@ fn reward(cases: &mut Cases) {
     cases.field("no model", "/spec/baseModel", Value::Null, "Required value");
     model(cases, "/spec/baseModel");
     training(cases);
+    cases.field("more nodes than pairs", "/spec/compute/nodes", json!(65), "expected at most training.batchSize");
     cases.field("unknown labels", "/spec/loss/labels", json!("soft"), "\"Soft\"");
     cases.field("a negative weight", "/spec/loss/marginWeight", json!(-1), "to 0");
     cases.field("an accuracy in percent", "/spec/gates/minAccuracy", json!(70), "to 1");
@@ -110,6 +111,14 @@ fn tuning(cases: &mut Cases) {
     cases.field("no model", "/spec/policyModel", Value::Null, "Required value");
     model(cases, "/spec/policyModel");
     training(cases);
+    cases.field("more nodes than sequences", "/spec/compute/nodes", json!(65), "expected at most training.batchSize");
+    let few = [("/spec/rollout/promptsPerStep", json!(3)), ("/spec/compute/nodes", json!(4))];
+    cases.add(
+        "more nodes than prompts",
+        &few,
+        "spec.compute.nodes",
+        "expected at most training.batchSize and rollout.promptsPerStep",
+    );
     cases.field("nothing to learn from", "/spec/rewardModelRef", Value::Null, "expected rewardModelRef for method PPO");
     cases.field("nothing to sample from", "/spec/prompts", Value::Null, "expected prompts for methods that sample");
     cases.field("data that is not read", "/spec/datasetRef", json!({"name": "d"}), "which is for method DPO only");

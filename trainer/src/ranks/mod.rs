@@ -147,7 +147,12 @@ impl Ranks {
         let (theirs, first) = (&all[other], &all[0]);
         let what = if theirs.0 == first.0 {
             let names = params.keys().zip(theirs.1.iter().zip(&first.1));
-            names.filter(|(_, (a, b))| a != b).map(|(name, _)| name.as_str()).next().unwrap_or("its parameters").to_owned()
+            names
+                .filter(|(_, (a, b))| a != b)
+                .map(|(name, _)| name.as_str())
+                .next()
+                .unwrap_or("its parameters")
+                .to_owned()
         } else {
             format!("step {} where rank 0 is at {}", theirs.0, first.0)
         };
@@ -192,7 +197,9 @@ fn bits(tensor: &Tensor) -> i64 {
 }
 
 fn unsendable(error: &serde_json::Error) -> Error {
-    Error::Failed(format!("what the ranks tell each other cannot be read: {error}; is there a number that is not finite?"))
+    Error::Failed(format!(
+        "what the ranks tell each other cannot be read: {error}; is there a number that is not finite?"
+    ))
 }
 
 #[cfg(test)]

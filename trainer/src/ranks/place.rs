@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn the_rank_is_torchruns_or_the_index_of_the_pod() {
-        let all = [("WORLD_SIZE", "4"), ("MASTER_ADDR", "r-0.s"), ("MASTER_PORT", "29500"), ("JOB_COMPLETION_INDEX", "3")];
+        let all =
+            [("WORLD_SIZE", "4"), ("MASTER_ADDR", "r-0.s"), ("MASTER_PORT", "29500"), ("JOB_COMPLETION_INDEX", "3")];
         let place = read(&all).unwrap().unwrap();
         assert_eq!(place, Place { rank: 3, size: 4, host: "r-0.s".into(), port: 29_500 });
         assert_eq!(read(&[&all[..], &[("RANK", "1")]].concat()).unwrap().unwrap().rank, 1);
@@ -83,7 +84,14 @@ mod tests {
     #[test]
     fn what_is_missing_or_wrong_is_named() {
         let all = [("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_ADDR", "h"), ("MASTER_PORT", "1")];
-        let cases = [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("RANK", "2"), ("RANK", "-1"), ("MASTER_ADDR", ""), ("MASTER_PORT", "99999")];
+        let cases = [
+            ("WORLD_SIZE", "two"),
+            ("WORLD_SIZE", "0"),
+            ("RANK", "2"),
+            ("RANK", "-1"),
+            ("MASTER_ADDR", ""),
+            ("MASTER_PORT", "99999"),
+        ];
         for (name, value) in cases {
             let changed: Vec<_> = all.iter().map(|(n, v)| (*n, if *n == name { value } else { *v })).collect();
             let error = read(&changed).unwrap_err();

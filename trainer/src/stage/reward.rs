@@ -64,7 +64,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         tokens: &tokens,
         spec,
     };
-    let mut outlets = Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
+    let mut outlets =
+        Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     train(&task, &data.train.groups, &params, &spec.training, &mut outlets)?;
     if !ranks.leave()? {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));

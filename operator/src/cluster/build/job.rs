@@ -10,7 +10,7 @@ use plumbline_crds::Resource;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::status::JobRef;
 
-use super::{Request, labels, metadata, pod};
+use super::{Request, labels, metadata, pod, service};
 use crate::plan::ending::failures;
 
 /// Name of the container that does the work.
@@ -28,7 +28,7 @@ const ACCELERATORS: &str = "plumbline.dev/accelerators";
 
 pub(super) fn job(request: &Request) -> Job {
     let compute = request.resource.spec.compute();
-    let before = request.job;
+    let (before, gang) = (request.job, service::is_gang(request));
     let mut metadata = metadata(request, before.name.clone());
     let labels_of_job = metadata.labels.get_or_insert_default();
     labels_of_job.extend(for_kueue(request.resource));
@@ -48,11 +48,15 @@ pub(super) fn job(request: &Request) -> Job {
     Job {
         metadata,
         spec: Some(JobSpec {
-            completions: Some(1),
-            parallelism: Some(1),
-            backoff_limit: Some((compute.max_retries - failures(before)).max(0) as i32),
+            completion_mode: gang.then(|| "Indexed".into()),
+            completions: Some(compute.nodes as i32),
+            parallelism: Some(compute.nodes as i32),
+            // Of several pods that train together none can go on without the others. With the first that fails the Job
+            // has failed, whatever the cause, and the cluster ends the rest: all begin again in a new Job, which the
+            // operator makes and counts as one attempt.
+            backoff_limit: Some(if gang { 0 } else { (compute.max_retries - failures(before)).max(0) as i32 }),
             active_deadline_seconds: compute.deadline_seconds.map(|most| (most - before.active_seconds).max(1)),
-            pod_failure_policy: Some(failure_policy(pod::fetches(request))),
+            pod_failure_policy: (!gang).then(|| failure_policy(pod::fetches(request))),
             // Two pods of a run must never hold one work folder.
             pod_replacement_policy: Some("Failed".into()),
             template: PodTemplateSpec { metadata: Some(template), spec: Some(pod::spec(request)) },
@@ -66,6 +70,17 @@ pub(super) fn job(request: &Request) -> Job {
 fn for_kueue(resource: &Resource) -> impl Iterator<Item = (String, String)> {
     let labels = resource.metadata.labels.clone().into_iter();
     labels.filter(|(name, _)| name.starts_with(KUEUE_PREFIX))
+}
+
+/// The pods of a Job that train together; 1 where one is alone.
+pub fn gang(job: &Job) -> i64 {
+    job.spec.as_ref().and_then(|s| s.completions).map_or(1, i64::from)
+}
+
+/// The rank of a pod (annotation of the Job controller).
+pub fn rank(pod: &Pod) -> i64 {
+    let index = pod.metadata.annotations.as_ref().and_then(|a| a.get("batch.kubernetes.io/job-completion-index"));
+    index.and_then(|i| i.parse().ok()).unwrap_or(0)
 }
 
 /// What earlier Jobs of the run had counted when this one was created.

@@ -5,17 +5,18 @@ mod config_map;
 pub mod job;
 mod names;
 mod pod;
+mod service;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use plumbline_crds::status::JobRef;
 use plumbline_crds::{API_VERSION, Kind, Resource};
 
 pub use config_map::{MAX_DOCUMENT, run_document};
-pub use names::{base_name, service_account_name};
+pub use names::{base_name, service_account_name, service_name};
 pub use pod::AUDIENCE;
 
 use super::places::Place;
@@ -69,6 +70,8 @@ pub struct Children {
     pub service_account: Option<ServiceAccount>,
     /// The run document.
     pub config_map: ConfigMap,
+    /// How several pods find each other.
+    pub service: Option<Service>,
     /// The work.
     pub job: Job,
 }
@@ -78,6 +81,7 @@ pub fn children(request: &Request) -> Children {
     Children {
         service_account: request.resource.spec.compute().service_account_name.is_none().then(|| account(request)),
         config_map: config_map::config_map(request),
+        service: service::service(request),
         job: job::job(request),
     }
 }

@@ -4,8 +4,8 @@ use plumbline_crds::Kind;
 use plumbline_crds::artifact::hex;
 use sha2::{Digest, Sha256};
 
-/// The longest name of a Job: it becomes a label of its pods.
-const MOST: usize = 63;
+/// The longest name of a Job, which becomes a label of its pods, and with `-` and an index below 1024 their host name.
+const MOST: usize = 63 - 5;
 /// `-`, eight digits for the spec, `-`, eight for the inputs.
 const DIGESTS: usize = 18;
 /// `-` and the digits that stand for the end of a long name.
@@ -21,6 +21,11 @@ pub fn base_name(kind: Kind, name: &str) -> String {
     let start: String = name.chars().take(room - SHORTENED).collect();
     let digest = hex(&Sha256::digest(name.as_bytes())[..4]);
     format!("{}-{digest}-{stage}", start.trim_end_matches('-'))
+}
+
+/// The Service of the pods of a resource. A Service's name begins with a letter, a resource's need not.
+pub fn service_name(kind: Kind, name: &str) -> String {
+    service_account_name(kind, name)
 }
 
 /// The ServiceAccount of a resource's pods.

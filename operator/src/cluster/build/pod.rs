@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::config_map::{DOCUMENT, served_judges};
 use super::job::TRAINER;
-use super::{Input, Request, service_account_name};
+use super::{Input, Request, service, service_account_name};
 use crate::cluster::places::Place;
 use crate::inputs;
 use crate::secrets::variable;
@@ -82,6 +82,7 @@ pub(super) fn spec(request: &Request) -> PodSpec {
         .filter(|s| !s.is_empty()),
         priority_class_name: compute.priority_class_name.clone(),
         runtime_class_name: compute.runtime_class_name.clone(),
+        subdomain: service::subdomain(request),
         ..PodSpec::default()
     }
 }
@@ -193,6 +194,7 @@ fn environment(request: &Request) -> Vec<EnvVar> {
         variables.push(plain("PLUMBLINE_PROGRESS_URL", url));
         variables.push(plain("PLUMBLINE_PROGRESS_TOKEN", &format!("{TOKEN_FOLDER}/token")));
     }
+    variables.extend(service::variables(request));
     variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(variable(&key), &key)));
     // What a resource says itself comes in place of what is said for all.
     let own = &request.resource.spec.compute().env;

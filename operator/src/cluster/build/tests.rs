@@ -267,3 +267,51 @@ fn everything_belongs_to_its_resource() {
         assert_eq!(metadata.namespace.as_deref(), Some("team"));
     }
 }
+
+#[test]
+fn several_nodes_are_one_gang_that_meets_at_its_first_pod() {
+    let resource: Resource = serde_json::from_value(json!({"apiVersion": API_VERSION, "kind": "RewardModel",
+        "metadata": {"name": "helpful", "namespace": "team"}, "spec": {
+            "datasetRef": {"name": "d"}, "baseModel": {"uri": "pvc://models/sft"},
+            "output": {"uri": "pvc://results/helpful"}, "compute": {"nodes": 3, "maxRetries": 5}}}))
+    .unwrap();
+    let name = "helpful-reward-00000000-11111111";
+    let children = built(&resource, &JobRef { name: name.into(), attempt: 1, ..JobRef::default() });
+    let job = serde_json::to_value(&children.job).unwrap();
+    let spec = &job["spec"];
+    assert_eq!(
+        (&spec["completionMode"], &spec["completions"], &spec["parallelism"]),
+        (&json!("Indexed"), &json!(3), &json!(3))
+    );
+    assert_eq!(
+        (&spec["backoffLimit"], &spec["podFailurePolicy"]),
+        (&json!(0), &Value::Null),
+        "one is lost: all begin again"
+    );
+    assert_eq!(spec["podReplacementPolicy"], "Failed", "no pod meets one of an earlier attempt");
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["subdomain"], "plumbline-helpful-reward");
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    let variable = |name: &str| env.iter().find(|v| v["name"] == name).unwrap()["value"].clone();
+    assert_eq!(variable("MASTER_ADDR"), format!("{name}-0.plumbline-helpful-reward"));
+    assert_eq!((variable("WORLD_SIZE"), variable("MASTER_PORT")), (json!("3"), json!("29500")));
+    let service = serde_json::to_value(children.service.unwrap()).unwrap();
+    assert_eq!(service["metadata"]["name"], "plumbline-helpful-reward");
+    assert_eq!(service["metadata"]["ownerReferences"][0]["uid"], "u-1");
+    assert_eq!(
+        (&service["spec"]["clusterIP"], &service["spec"]["publishNotReadyAddresses"]),
+        (&json!("None"), &json!(true))
+    );
+    let labels = spec["template"]["metadata"]["labels"].as_object().unwrap();
+    assert!(service["spec"]["selector"].as_object().unwrap().iter().all(|(key, value)| labels.get(key) == Some(value)));
+}
+
+#[test]
+fn one_pod_alone_has_no_service_and_no_place_among_others() {
+    let children = built(&dataset(&json!({})), &first());
+    assert_eq!(children.service, None);
+    let job = serde_json::to_value(&children.job).unwrap();
+    assert_eq!((&job["spec"]["completionMode"], &job["spec"]["completions"]), (&Value::Null, &json!(1)));
+    let env = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    assert!(env.iter().all(|v| v["name"] != "WORLD_SIZE"));
+}

@@ -1,0 +1,55 @@
+//! How the pods that train together find each other: a headless Service (Kubernetes, "DNS for Services and Pods"), and what
+//! each pod is told of it. Computes only.
+
+use k8s_openapi::api::core::v1::{EnvVar, Service, ServicePort, ServiceSpec};
+
+use super::{Request, labels, metadata, service_name};
+
+/// Port that rank 0 is met at, `torchrun`'s default.
+const PORT: u16 = 29_500;
+
+/// Whether several pods train together.
+pub(super) fn is_gang(request: &Request) -> bool {
+    request.resource.spec.compute().nodes > 1
+}
+
+/// The Service of a resource's pods; none where one pod is alone.
+pub(super) fn service(request: &Request) -> Option<Service> {
+    let resource = request.resource;
+    is_gang(request).then(|| Service {
+        metadata: metadata(request, service_name(resource.kind, &resource.metadata.name)),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".into()),
+            // Pods are ready when they have met, and meet by their names.
+            publish_not_ready_addresses: Some(true),
+            selector: Some(labels(resource.kind, &resource.metadata.name)),
+            ports: Some(vec![ServicePort {
+                name: Some("ranks".into()),
+                port: PORT.into(),
+                protocol: Some("TCP".into()),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    })
+}
+
+/// The domain of the pods, by which they have names of their own; none where one pod is alone.
+pub(super) fn subdomain(request: &Request) -> Option<String> {
+    let resource = request.resource;
+    is_gang(request).then(|| service_name(resource.kind, &resource.metadata.name))
+}
+
+/// What a pod has to know to meet the others, under `torchrun`'s names. Its rank it knows from the Job controller, as
+/// `JOB_COMPLETION_INDEX`.
+pub(super) fn variables(request: &Request) -> Vec<EnvVar> {
+    let Some(domain) = subdomain(request) else { return Vec::new() };
+    let variable = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
+    vec![
+        // The pod of index 0 of an Indexed Job has the host name `<job>-0`.
+        variable("MASTER_ADDR", format!("{}-0.{domain}", request.job.name)),
+        variable("MASTER_PORT", PORT.to_string()),
+        variable("WORLD_SIZE", request.resource.spec.compute().nodes.to_string()),
+    ]
+}

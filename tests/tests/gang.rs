@@ -1,0 +1,157 @@
+//! Several pods that train one model, on a real API server with the real Job controller: what they are, and that none goes on
+//! without the others, whatever becomes of one.
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt;
+use plumbline_crds::Kind;
+use plumbline_crds::conditions::Reason;
+use plumbline_tests::cluster::{Exit, until};
+use plumbline_tests::operator::{Scene, alone, completed, resource};
+use serde_json::{Value, json};
+
+const KIND: Kind = Kind::RewardModel;
+
+fn reward(compute: &Value) -> Value {
+    let mut change = alone(KIND);
+    change["compute"] = compute.clone();
+    change["compute"]["nodes"] = json!(2);
+    resource(KIND, "r", &change)
+}
+
+/// The two pods that are active, in order of rank.
+async fn pods(scene: &Scene) -> [Pod; 2] {
+    let job = scene.job(KIND, "r").await;
+    until("there are two pods", async || {
+        let mut pods = scene.node.pods(&job).await;
+        pods.retain(|pod| {
+            let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+            pod.metadata.deletion_timestamp.is_none() && phase == Some("Pending")
+        });
+        pods.sort_by_key(index);
+        <[Pod; 2]>::try_from(pods).ok()
+    })
+    .await
+}
+
+fn index(pod: &Pod) -> String {
+    pod.annotations()["batch.kubernetes.io/job-completion-index"].clone()
+}
+
+async fn running(scene: &Scene) -> [Pod; 2] {
+    let pods = pods(scene).await;
+    for pod in &pods {
+        scene.node.run(pod).await;
+    }
+    pods
+}
+
+fn exit(code: i32, reason: &'static str) -> Exit<'static> {
+    Exit { code, reason, message: "" }
+}
+
+#[tokio::test]
+async fn two_pods_find_each_other_by_name_and_what_the_first_says_is_the_result() {
+    let scene = Scene::new("gang").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({}))).await;
+    let pods = running(&scene).await;
+    let services: kube::Api<Service> = scene.namespace.api().await;
+    let service = services.get("plumbline-r-reward").await.unwrap();
+    let spec = service.spec.clone().unwrap();
+    assert_eq!((spec.cluster_ip.as_deref(), spec.publish_not_ready_addresses), (Some("None"), Some(true)));
+    assert_eq!(service.owner_references()[0].kind, "RewardModel", "it goes with the resource");
+    let job = scene.job(KIND, "r").await;
+    for (rank, pod) in pods.iter().enumerate() {
+        let spec = pod.spec.as_ref().unwrap();
+        assert_eq!(spec.hostname, Some(format!("{job}-{rank}")));
+        assert_eq!(spec.subdomain.as_deref(), Some("plumbline-r-reward"));
+        let selected = service.spec.as_ref().unwrap().selector.clone().unwrap();
+        assert!(selected.iter().all(|(key, value)| pod.labels().get(key) == Some(value)), "{selected:?}");
+        let env = spec.containers[0].env.clone().unwrap();
+        let of = |name: &str| env.iter().find(|v| v.name == name).and_then(|v| v.value.clone()).unwrap();
+        assert_eq!(of("MASTER_ADDR"), format!("{job}-0.plumbline-r-reward"));
+        assert_eq!((of("WORLD_SIZE").as_str(), of("MASTER_PORT").as_str()), ("2", "29500"));
+        let index = env.iter().find(|v| v.name == "JOB_COMPLETION_INDEX").unwrap();
+        assert!(index.value_from.is_some(), "the Job controller says which rank it is");
+    }
+    // The second has no more to do while the first evaluates.
+    scene.node.succeed(&pods[1], "").await;
+    scene.until_reason(KIND, "r", Reason::Running).await;
+    scene.node.succeed(&pods[0], &completed("sha256:r").to_string()).await;
+    let status = scene.until_reason(KIND, "r", Reason::Completed).await;
+    assert_eq!(status.artifact.unwrap().digest, "sha256:r");
+    assert_eq!((status.job.clone().unwrap().attempt, status.job.unwrap().retries.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn one_that_is_lost_is_one_failure_of_all_and_they_begin_again_as_often_as_allowed() {
+    let scene = Scene::new("lost").await;
+    let operator = scene.operator().await;
+    scene.apply(&reward(&json!({"maxRetries": 1}))).await;
+    // The second is killed; the first notices, and ends itself.
+    let first = running(&scene).await;
+    scene.node.end(&first[0], exit(12, "Error")).await;
+    scene.node.end(&first[1], exit(137, "OOMKilled")).await;
+    let status = scene.until_reason(KIND, "r", Reason::Retrying).await;
+    let message = status.condition(plumbline_crds::conditions::ConditionType::Ready).unwrap().message.clone();
+    assert!(message.starts_with("rank 1: ") && message.contains("retry 1 of 1"), "{message}");
+
+    let second = running(&scene).await;
+    assert!(first.iter().all(|old| second.iter().all(|new| old.uid() != new.uid())), "none goes on alone");
+    let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
+    assert_eq!((job.attempt, job.retries), (2, [("OutOfMemory".to_owned(), 1)].into()));
+
+    // The other one stands still in a call: the cluster ends it.
+    scene.node.end(&second[0], exit(139, "Error")).await;
+    scene.let_end(&second[1]).await;
+    let status = scene.until_reason(KIND, "r", Reason::TrainerFailed).await;
+    let job = status.job.unwrap();
+    assert_eq!((job.attempt, job.retries.values().sum::<i64>()), (2, 2), "{:?}", job.retries);
+    assert_eq!(scene.jobs_made(), 2, "one Job an attempt");
+    let (_, metrics) = operator.get("/metrics").await;
+    assert!(metrics.contains(r#"plumbline_retries_total{kind="RewardModel",reason="OutOfMemory"} 1"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn one_that_is_taken_from_its_node_or_asked_to_stop_is_no_failure() {
+    let scene = Scene::new("taken").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({"maxRetries": 0}))).await;
+    let pods = running(&scene).await;
+    scene.node.evict_by_kubelet(&pods[1], "the node was low on memory").await;
+    scene.let_end(&pods[0]).await;
+    let pods = running(&scene).await;
+    // Both stop at the same step when one is asked to.
+    scene.node.end(&pods[1], exit(75, "Error")).await;
+    scene.node.end(&pods[0], exit(75, "Error")).await;
+    let pods = running(&scene).await;
+    let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
+    assert_eq!(job.retries, [("NodeDisruption".to_owned(), 1), ("Suspended".to_owned(), 1)].into());
+    // What cannot end differently is not tried again.
+    let said = json!({"reason": "DataInvalid", "message": "line 3"}).to_string();
+    scene.node.end(&pods[0], Exit { code: 3, reason: "Error", message: &said }).await;
+    scene.let_end(&pods[1]).await;
+    let status = scene.until_reason(KIND, "r", Reason::DataInvalid).await;
+    assert_eq!(status.job.unwrap().attempt, 3);
+    assert_eq!(scene.jobs_made(), 3);
+}
+
+#[tokio::test]
+async fn suspended_all_stop_and_resumed_all_go_on() {
+    let scene = Scene::new("gang-suspend").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({}))).await;
+    let pods = running(&scene).await;
+    scene.change(KIND, "r", json!({"suspend": true})).await;
+    scene.until_reason(KIND, "r", Reason::Suspended).await;
+    for pod in &pods {
+        scene.let_end(pod).await;
+    }
+    scene.change(KIND, "r", json!({"suspend": false})).await;
+    let again = running(&scene).await;
+    assert_ne!(again[0].uid(), pods[0].uid());
+    scene.node.succeed(&again[1], "").await;
+    scene.node.succeed(&again[0], &completed("sha256:r").to_string()).await;
+    let status = scene.until_reason(KIND, "r", Reason::Completed).await;
+    assert!(!status.job.unwrap().retries.contains_key("JobDeleted"));
+}
