@@ -15,7 +15,7 @@ pub struct Compute {
     /// Accelerators a pod. 0 runs on the CPU. Default 0.
     #[schemars(range(min = 0, max = 64))]
     pub accelerators: i64,
-    /// Pods that train together; ranks = nodes x accelerators. Default 1.
+    /// Pods that train together, each on a share of every batch. Default 1.
     #[schemars(range(min = 1, max = 1024))]
     pub nodes: i64,
     /// CPU threads of a process. Default: the CPUs that the process may use.

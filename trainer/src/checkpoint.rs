@@ -100,17 +100,13 @@ impl Checkpoints {
 
     /// The newest checkpoint, if there is one.
     pub fn newest<S: DeserializeOwned>(&self) -> Result<Option<Checkpoint<S>>> {
-        self.newest_step()?.map(|step| self.of_step(step)).transpose()
-    }
-
-    /// The checkpoint of a step.
-    pub fn of_step<S: DeserializeOwned>(&self, step: i64) -> Result<Checkpoint<S>> {
+        let Some(step) = self.newest_step()? else { return Ok(None) };
         let folder = self.folder.join(format!("step-{step:09}"));
         let path = folder.join(STATE);
         let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
         let state = serde_json::from_slice(&text)
             .map_err(|e| Error::Data(format!("{}: {e}; delete the folder to start the stage again", path.display())))?;
-        Ok(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? })
+        Ok(Some(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? }))
     }
 
     /// The step of the newest checkpoint, without reading it.

@@ -129,7 +129,7 @@ fn unchanged_while_it_runs(schema: &Value, rules: &mut Rules) {
                 &format!("spec.{path}"),
                 Reason::Forbidden,
                 format!("!has(oldSelf.status.job) || has(oldSelf.status.completionTime) || oldSelf.spec.suspend || {unchanged}"),
-                "the started run is made from this; set spec.suspend: true first, then change it",
+                "a started run uses this; set spec.suspend: true first, then change it",
             );
         }
     }

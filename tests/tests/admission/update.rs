@@ -118,7 +118,7 @@ impl<'a> Object<'a> {
         let changed = self.try_change(spec);
         let error = changed.err().unwrap_or_else(|| panic!("{}: a change of {field} was not refused", self.kind));
         let expected =
-            format!("spec.{field}: Forbidden: the started run is made from this; set spec.suspend: true first");
+            format!("spec.{field}: Forbidden: a started run uses this; set spec.suspend: true first");
         assert!(error.contains(&expected), "{}: {field}: {error}", self.kind);
     }
 }

@@ -23,7 +23,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use place::Place;
 
-use crate::{Error, Result};
+use crate::{Error, Result, alive};
 
 /// The ranks of a run, as one of them sees them.
 #[derive(Debug)]
@@ -102,29 +102,43 @@ impl Ranks {
             .collect()
     }
 
-    /// What rank 0 finds, for all.
-    pub fn of_first<T: Serialize + DeserializeOwned>(&self, find: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(group) = &self.group else { return find() };
-        let (found, bytes) = match self.is_first() {
-            true => {
-                let found = find()?;
-                let bytes = serde_json::to_vec(&found).map_err(|e| unsendable(&e))?;
-                (Some(found), bytes)
-            }
-            false => (None, Vec::new()),
-        };
+    /// What rank 0 has, for all; what the others have is of no account.
+    pub fn of_first<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
+        let Some(group) = &self.group else { return Ok(own) };
+        let mut bytes =
+            if self.is_first() { serde_json::to_vec(&own).map_err(|e| unsendable(&e))? } else { Vec::new() };
         let length = Tensor::from_slice(&[bytes.len() as i64]);
         group.broadcast(&length, 0).map_err(|e| self.lost(&e))?;
-        let mut bytes = bytes;
         bytes.resize(length.int64_value(&[0]) as usize, 0);
         let tensor = Tensor::from_slice(&bytes);
         group.broadcast(&tensor, 0).map_err(|e| self.lost(&e))?;
-        if let Some(found) = found {
-            return Ok(found);
-        }
         let whole = bytes.len();
         tensor.copy_data(&mut bytes, whole);
         serde_json::from_slice(&bytes).map_err(|e| unsendable(&e))
+    }
+
+    /// The named tensors that rank 0 has, for all. Each is of Float32, or of bytes.
+    pub fn tensors_of_first(&self, own: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+        let Some(group) = &self.group else { return Ok(own) };
+        let shapes: Vec<(String, bool, Vec<i64>)> = own
+            .iter()
+            .map(|(name, t)| match t.kind() {
+                Kind::Float => Ok((name.clone(), false, t.size())),
+                Kind::Uint8 => Ok((name.clone(), true, t.size())),
+                other => Err(Error::Failed(format!("{name}: expected Float32 or bytes to send, found {other:?}"))),
+            })
+            .collect::<Result<_>>()?;
+        let mut all = BTreeMap::new();
+        for (name, bytes, shape) in self.of_first(shapes)? {
+            let tensor = match own.get(&name).filter(|_| self.is_first()) {
+                Some(tensor) => tensor.to_device(Device::Cpu).contiguous(),
+                None => Tensor::zeros(shape, (if bytes { Kind::Uint8 } else { Kind::Float }, Device::Cpu)),
+            };
+            group.broadcast(&tensor, 0).map_err(|e| self.lost(&e))?;
+            alive::beat();
+            all.insert(name, tensor);
+        }
+        Ok(all)
     }
 
     /// Replaces the gradients of parameters by their sums over all ranks, in Float32.
@@ -225,7 +239,7 @@ mod tests {
     fn one_process_alone_talks_to_nobody_and_has_everything() {
         let alone = Ranks::alone();
         assert_eq!(alone.gather(3).unwrap(), [3]);
-        assert_eq!(alone.of_first(|| Ok(4)).unwrap(), 4);
+        assert_eq!(alone.of_first(4).unwrap(), 4);
         assert_eq!(alone.folder(Path::new("w")), Path::new("w"));
         alone.check_same(1, &BTreeMap::new()).unwrap();
         assert!(alone.leave().unwrap());

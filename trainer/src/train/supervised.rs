@@ -79,10 +79,16 @@ impl Told {
     }
 }
 
-/// The checkpoint that a run goes on from: the newest that rank 0 sees, so that no rank takes an older one.
-pub(crate) fn newest<S: DeserializeOwned>(checkpoints: &Checkpoints, ranks: &Ranks) -> Result<Option<Checkpoint<S>>> {
-    let step = ranks.of_first(|| checkpoints.newest_step())?;
-    step.map(|step| checkpoints.of_step(step)).transpose()
+/// The checkpoint that a run goes on from: rank 0 reads it for all, so that no rank takes an older one, or needs to see the
+/// work folder of another.
+pub(crate) fn newest<S>(checkpoints: &Checkpoints, ranks: &Ranks) -> Result<Option<Checkpoint<S>>>
+where
+    S: DeserializeOwned + Serialize,
+{
+    let read = if ranks.is_first() { checkpoints.newest::<S>()? } else { None };
+    let (state, tensors) = read.map_or((None, BTreeMap::new()), |c| (Some(c.state), c.tensors));
+    let Some(state) = ranks.of_first(state)? else { return Ok(None) };
+    Ok(Some(Checkpoint { state, tensors: ranks.tensors_of_first(tensors)? }))
 }
 
 /// The step that a run in `work` would continue from: for opening the metrics at the same place.

@@ -73,7 +73,8 @@ fn reference_logprobs(
 ) -> Result<Vec<f64>> {
     let path = outlets.work.join("reference-logprobs.json");
     let ranks = outlets.ranks;
-    let kept = ranks.of_first(|| files::kept::<Vec<f64>>(&path))?;
+    let kept = if ranks.is_first() { files::kept::<Vec<f64>>(&path)? } else { None };
+    let kept = ranks.of_first(kept)?;
     if let Some(kept) = kept.filter(|kept| kept.len() == sequences.len()) {
         return Ok(kept);
     }
