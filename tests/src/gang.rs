@@ -1,4 +1,4 @@
-//! Several processes that train one model, as the pods of an Indexed Job do. Talks to processes.
+//! Several processes that train one model, as the pods of an Indexed Job do. Talks to processes and files.
 
 use std::fs;
 use std::net::TcpListener;
@@ -74,6 +74,20 @@ impl Gang {
         }
         stage::Made::read(&root)
     }
+}
+
+/// The largest difference between two models' weights, relative to the largest weight of each tensor.
+pub fn weights_apart(a: &Path, b: &Path) -> f64 {
+    let read = |folder: &Path| tch::Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
+    let (mut a, mut b) = (read(a), read(b));
+    a.sort_by(|x, y| x.0.cmp(&y.0));
+    b.sort_by(|x, y| x.0.cmp(&y.0));
+    assert_eq!(a.len(), b.len());
+    let apart = a.iter().zip(&b).map(|((name, a), (other, b))| {
+        assert_eq!(name, other);
+        (a - b).abs().max().double_value(&[]) / a.abs().max().double_value(&[]).max(1e-9)
+    });
+    apart.fold(0.0, f64::max)
 }
 
 fn steps_in(root: &Path) -> usize {

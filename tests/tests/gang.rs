@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use plumbline_crds::Kind;
-use plumbline_crds::conditions::Reason;
+use plumbline_crds::conditions::{ConditionType, Reason};
 use plumbline_tests::cluster::{Exit, until};
 use plumbline_tests::operator::{Scene, alone, completed, resource};
 use serde_json::{Value, json};
@@ -92,9 +92,12 @@ async fn one_that_is_lost_is_one_failure_of_all_and_they_begin_again_as_often_as
     let first = running(&scene).await;
     scene.node.end(&first[0], exit(12, "Error")).await;
     scene.node.end(&first[1], exit(137, "OOMKilled")).await;
-    let status = scene.until_reason(KIND, "r", Reason::Retrying).await;
-    let message = status.condition(plumbline_crds::conditions::ConditionType::Ready).unwrap().message.clone();
-    assert!(message.starts_with("rank 1: ") && message.contains("retry 1 of 1"), "{message}");
+    until("the status says why and what follows", async || {
+        let status = scene.status(KIND, "r").await;
+        let said = &status.condition(ConditionType::Ready)?.message;
+        (said.starts_with("rank 1: ") && said.contains("retry 1 of 1")).then_some(())
+    })
+    .await;
 
     let second = running(&scene).await;
     assert!(first.iter().all(|old| second.iter().all(|new| old.uid() != new.uid())), "none goes on alone");

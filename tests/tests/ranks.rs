@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use plumbline_crds::artifact;
 use plumbline_crds::run::StageResult;
 use plumbline_tests::chain::{self, with};
-use plumbline_tests::gang::Gang;
+use plumbline_tests::gang::{Gang, weights_apart};
 use plumbline_tests::{fixture, stage};
 use plumbline_trainer::data::preference::read_file;
 use rustix::process::Signal;
@@ -90,20 +90,6 @@ impl Job {
 
 fn digest(made: &stage::Made) -> String {
     artifact::verify(&made.artifact).unwrap().digest
-}
-
-/// The largest difference between two models' weights, relative to the largest weight of each tensor.
-fn weights_apart(a: &Path, b: &Path) -> f64 {
-    let read = |folder: &Path| tch::Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
-    let (mut a, mut b) = (read(a), read(b));
-    a.sort_by(|x, y| x.0.cmp(&y.0));
-    b.sort_by(|x, y| x.0.cmp(&y.0));
-    assert_eq!(a.len(), b.len());
-    let apart = a.iter().zip(&b).map(|((name, a), (other, b))| {
-        assert_eq!(name, other);
-        (a - b).abs().max().double_value(&[]) / a.abs().max().double_value(&[]).max(1e-9)
-    });
-    apart.fold(0.0, f64::max)
 }
 
 /// Trains with one process and with several, and compares every metric of every step and every weight.

@@ -117,8 +117,7 @@ impl<'a> Object<'a> {
     fn is_refused(&self, field: &str, spec: &Value) {
         let changed = self.try_change(spec);
         let error = changed.err().unwrap_or_else(|| panic!("{}: a change of {field} was not refused", self.kind));
-        let expected =
-            format!("spec.{field}: Forbidden: a started run uses this; set spec.suspend: true first");
+        let expected = format!("spec.{field}: Forbidden: a started run uses this; set spec.suspend: true first");
         assert!(error.contains(&expected), "{}: {field}: {error}", self.kind);
     }
 }

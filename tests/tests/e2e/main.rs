@@ -6,6 +6,7 @@
 //! | What does a chain make, and in which pods? | `chain`, `pods` |
 //! | And where results are in an S3 server? | `bucket` |
 //! | What if pods are lost or killed, or the node loses power? | `disturbed` |
+//! | Do two pods train the model of one? | `ranks` |
 //! | What if a judge or the operator is away? | `away` |
 //! | How do runs wait for their turn? | `kueue` |
 //! | Does Prometheus find the operator, and do the alerts stay silent? | `monitoring` |
@@ -23,5 +24,6 @@ mod machine;
 mod monitoring;
 mod node;
 mod pods;
+mod ranks;
 mod release;
 mod teardown;
