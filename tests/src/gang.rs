@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,13 +34,19 @@ impl Gang {
         // Nobody else takes a port that was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let before = steps_in(root);
-        let processes = ranks.iter().map(|rank| {
-            let mut command = stage::command(manifest, inputs, root);
-            command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port.to_string())]);
-            command.envs([("WORLD_SIZE", size.to_string()), ("JOB_COMPLETION_INDEX", rank.to_string())]);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-        });
-        Self { processes: processes.collect(), root: root.to_owned(), before }
+        // Before the first one reads what they are all told.
+        let commands: Vec<Command> = ranks
+            .iter()
+            .map(|rank| {
+                let mut command = stage::command(manifest, inputs, root);
+                command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port.to_string())]);
+                command.envs([("WORLD_SIZE", size.to_string()), ("JOB_COMPLETION_INDEX", rank.to_string())]);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+                command
+            })
+            .collect();
+        let processes = commands.into_iter().map(|mut command| command.spawn().unwrap()).collect();
+        Self { processes, root: root.to_owned(), before }
     }
 
     /// Waits until rank 0 is so many steps further than an earlier gang was.

@@ -54,12 +54,11 @@ fn buckets<'a>(params: &[&'a Tensor]) -> Vec<Vec<&'a Tensor>> {
     let mut room = 0;
     for param in params {
         let count = param.numel();
-        match buckets.last_mut().filter(|_| count <= room) {
-            Some(bucket) => bucket.push(param),
-            None => {
-                buckets.push(vec![param]);
-                room = BUCKET;
-            }
+        if let Some(bucket) = buckets.last_mut().filter(|_| count <= room) {
+            bucket.push(param);
+        } else {
+            buckets.push(vec![param]);
+            room = BUCKET;
         }
         room = room.saturating_sub(count);
     }

@@ -16,6 +16,7 @@ mod place;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use plumbline_crds::run::RunDocument;
 use plumbline_torch::{Group, TorchError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,12 +44,24 @@ impl Ranks {
     /// Meets the other ranks that the environment speaks of (see [`Place::read`]).
     ///
     /// # Errors
-    /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come.
-    pub fn join() -> Result<Self> {
+    /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come, `Data` where they do not all
+    /// have the same inputs.
+    pub fn join(run: &RunDocument) -> Result<Self> {
         let Some(place) = Place::of_this_process()? else { return Ok(Self::alone()) };
         let group = meet::meet(&place)?;
+        let ranks = Self { rank: place.rank, size: place.size, group: Some(group) };
+        let inputs = ranks.gather(run.lineage())?;
+        for other in &inputs[1..] {
+            if let Some((of_first, _)) = inputs[0].iter().zip(other).find(|(a, b)| a != b) {
+                return Err(Error::Data(format!(
+                    "spec.{}: expected the same input on all ranks, found different ones; where it is fetched, name a \
+                     revision",
+                    of_first.role
+                )));
+            }
+        }
         tracing::info!(rank = place.rank, size = place.size, "all ranks are here");
-        Ok(Self { rank: place.rank, size: place.size, group: Some(group) })
+        Ok(ranks)
     }
 
     /// How many there are.

@@ -11,6 +11,7 @@ use plumbline_crds::remote::Remote;
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use reqwest::Url;
 
+use crate::ranks::{self, Place};
 use crate::report::progress::Progress;
 use crate::store::bucket;
 use crate::store::download::{Expected, Source};
@@ -26,7 +27,9 @@ const MIB: u64 = 1 << 20;
 
 /// Runs it.
 pub fn run(document: &RunDocument) -> Result<StageResult> {
-    let work = Path::new(&document.work).join(FOLDER);
+    // Each rank fetches for itself.
+    let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
+    let work = ranks::folder(rank, &Path::new(&document.work).join(FOLDER));
     let (progress, mut begun) = (RefCell::new(Progress::new(&work)?), Begun::of(&work)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))?;

@@ -43,7 +43,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         return Err(Error::Config(format!("expected a RewardModel, found a {}", run.resource.kind)));
     };
     let work = Path::new(&run.work);
-    let ranks = Ranks::join()?;
+    let ranks = Ranks::join(run)?;
     let own = ranks.folder(work);
     let mut clock = Clock::open(&own)?;
     clock.start("reward")?;
