@@ -84,7 +84,8 @@ fn reference_logprobs(
     let mut sums = Vec::with_capacity(share.len());
     for items in share.chunks(REFERENCE_SEQUENCES) {
         let part: Vec<&Sequence> = items.iter().map(|&i| &sequences[i]).collect();
-        let batch = ResponseBatch::new(&part, reference.model.device()).with_frozen_states(trunk.map(|t| t.gather(items)));
+        let batch =
+            ResponseBatch::new(&part, reference.model.device()).with_frozen_states(trunk.map(|t| t.gather(items)));
         let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
         sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
         outlets.progress.advance(sums.len() as i64);
