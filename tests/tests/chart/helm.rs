@@ -34,7 +34,7 @@ pub(crate) fn everything(namespace: &str) -> Value {
             "acceleratorImage": {"repository": "registry.test/plumbline-trainer-cuda", "tag": "v2"}},
         "watchedNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "acceleratorResource": "amd.com/gpu",
         "hungSeconds": 1_000_000, "finishedJobSeconds": 1_000_001, "lookAgainSeconds": 1_000_002, "logLevel": "info,plumbline=debug",
-        "replicas": 3, "leaderElection": {"leaseSeconds": 30}, "progress": {"port": 9090},
+        "kueue": {"enabled": true}, "replicas": 3, "leaderElection": {"leaseSeconds": 30}, "progress": {"port": 9090},
         "metrics": {
             "port": 9080, "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
             "prometheusRule": {"enabled": true, "labels": {"release": "prometheus"}}, "dashboard": {"enabled": true},
