@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings in everything that a build and the quickstart need, from the package registries, into .cache; with --tests also
-# the Kubernetes that tests start, the checker of their statuses, Helm and Prometheus.
+# the Kubernetes that tests start, the checker of their statuses, Helm, Flux's controllers and Prometheus.
 # It can be cut at any time and run again; what is there is kept. With PLUMBLINE_CACHE=FOLDER, .cache is a link to that
 # folder, so that several clones share one.
 set -euo pipefail

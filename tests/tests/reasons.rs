@@ -286,3 +286,25 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
     let pod = scene.pod(KIND, "b").await;
     assert_eq!(pod.spec.unwrap().init_containers.unwrap()[0].name, "fetch");
 }
+
+#[tokio::test]
+async fn a_queue_is_waited_for_where_there_is_no_kueue_to_ask() {
+    let scene = Scene::new("no-kueue").await;
+    // Neither its kinds nor the permission to read them.
+    let operator = Operator::start(&scene.namespace, &scene.account().await, &["--kueue"]);
+    let queued = json!({"compute": {"queueName": "team-a", "deadlineSeconds": 100}});
+    let mut manifest = reward("queue", &queued);
+    manifest["metadata"]["labels"] = json!({"kueue.x-k8s.io/priority-class": "urgent", "other": "label"});
+    scene.apply(&manifest).await;
+    let name = scene.job(KIND, "queue").await;
+    let job = scene.jobs().await.into_iter().find(|job| job.name_any() == name).unwrap();
+    assert_eq!(job.labels().get("kueue.x-k8s.io/priority-class").map(String::as_str), Some("urgent"));
+    assert_eq!(job.labels().get("other"), None, "only what is meant for Kueue goes on to the Job");
+    scene.kubectl(&["patch", "job", &name, "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
+    let waits = seen(&scene, &operator, KIND, "queue", Reason::QuotaPending, "waits in the queue team-a").await;
+    assert_eq!(condition(&waits, Stalled).0, False);
+    scene.kubectl(&["patch", "job", &name, "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#]);
+    scene.until_reason(KIND, "queue", Reason::Running).await;
+    let (_, metrics) = operator.get("/metrics").await;
+    assert!(!metrics.contains("plumbline_reconcile_errors_total{"), "no visit has failed: {metrics}");
+}
