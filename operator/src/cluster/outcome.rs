@@ -16,6 +16,8 @@ use crate::redact::redact;
 
 /// The signal of an exit code of 128 and more, as shells and container runtimes report it.
 const SIGNALLED: i32 = 128;
+/// The last real-time signal of Linux (signal(7)).
+const LAST_SIGNAL: i32 = 64;
 const SIGKILL: i32 = 9;
 /// Why a Job failed that took longer than it may.
 const DEADLINE: &str = "DeadlineExceeded";
@@ -201,8 +203,14 @@ fn finished(job: &Job) -> Option<Finished> {
 }
 
 fn success(pods: &[Pod]) -> End {
-    let result = pods.iter().filter(|p| phase(p) == "Succeeded").find_map(result);
-    End { exit: Exit::Code(0), result, last: true }
+    let mut done = pods.iter().filter(|p| phase(p) == "Succeeded").peekable();
+    if done.peek().is_none() {
+        // What was made is there, but nobody knows its digest: begun again, the run soon comes to its end and says it.
+        let said = "its pod was deleted before anybody read what it had left to say";
+        let result = Some(StageResult::new(Reason::NodeDisruption, said));
+        return End { exit: ExitCode::Interrupted.into(), result, last: false };
+    }
+    End { exit: Exit::Code(0), result: done.find_map(result), last: true }
 }
 
 /// The end of one attempt of several pods.
@@ -370,7 +378,9 @@ fn out_of_memory(end: &ContainerStateTerminated) -> bool {
 }
 
 fn exit(end: &ContainerStateTerminated) -> Exit {
-    if end.exit_code > SIGNALLED { Exit::Signal(end.exit_code - SIGNALLED) } else { Exit::Code(end.exit_code) }
+    let signal = end.exit_code - SIGNALLED;
+    // A container that was lost with its node is reported with 255.
+    if (1..=LAST_SIGNAL).contains(&signal) { Exit::Signal(signal) } else { Exit::Code(end.exit_code) }
 }
 
 fn ended(end: &ContainerStateTerminated, result: Option<StageResult>) -> End {
@@ -456,6 +466,22 @@ mod tests {
         let end = end(run(&complete, &[failed(1, "Error"), ended(0, "Completed", &json!(said), NOW)], None));
         assert_eq!((end.exit, end.last), (Exit::Code(0), true));
         assert_eq!(end.result.unwrap().evaluation["accuracy"], "0.7");
+    }
+
+    #[test]
+    fn a_complete_job_whose_pod_is_gone_is_begun_again_and_has_not_failed() {
+        let complete = job(&json!({"conditions": [{"type": "Complete", "status": "True"}]}));
+        let end = end(run(&complete, &[failed(1, "Error")], None));
+        assert!(end.is_interruption() && !end.last, "{end:?}");
+        assert_eq!(end.result.unwrap().artifact, None);
+    }
+
+    #[test]
+    fn a_container_that_was_lost_with_its_node_was_ended_by_no_signal() {
+        let (reason, message, _) = why_failed(&failed(255, "Unknown"));
+        assert_eq!(reason, Reason::TrainerFailed);
+        assert!(message.contains("exit code 255"), "{message}");
+        assert!(why_failed(&failed(139, "Error")).1.contains("signal 11"));
     }
 
     #[test]
