@@ -31,3 +31,4 @@ pub mod run;
 pub mod server;
 pub mod settings;
 pub mod times;
+pub mod usage;

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod}
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
-use plumbline_crds::status::JobRef;
 
 use super::build::job::{self, QUEUE_LABEL, TRAINER};
 use super::times::{seconds_between, timestamp};
@@ -37,90 +36,6 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
         None => Run::Running(refusal.map(refused).or_else(|| obstacle(job, pods))),
     }
-}
-
-/// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with. Seconds are counted on
-/// from the `previous` count of the same Job: a queue suspends a Job, whose pods are gone then and whose start is forgotten.
-/// The Job of several pods is one attempt, whose end is counted by whoever decides what follows.
-pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
-    let before = job::counted_before(job);
-    let mut retries = before.retries;
-    let alone = job::gang(job) == 1;
-    let failed: Vec<&Pod> = pods.iter().filter(|p| alone && phase(p) == "Failed" && !was_sent_away(p)).collect();
-    for pod in &failed {
-        *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
-    }
-    JobRef {
-        name: job.metadata.name.clone().unwrap_or_default(),
-        uid: job.metadata.uid.clone(),
-        attempt: before.attempt + attempts(job, failed.len() as i64) - 1,
-        retries,
-        active_seconds: match since(job, previous) {
-            Some((previous, since)) => previous.active_seconds + elapsed(job, pods, since, now),
-            None => before.active_seconds + elapsed(job, pods, "", now),
-        },
-        counted_time: Some(now.to_owned()),
-    }
-}
-
-/// The previous count of this very Job, and until when it was made.
-fn since<'a>(job: &Job, previous: Option<&'a JobRef>) -> Option<(&'a JobRef, &'a str)> {
-    let previous = previous.filter(|p| p.uid.is_some() && p.uid == job.metadata.uid)?;
-    Some((previous, previous.counted_time.as_deref()?))
-}
-
-/// A pod that was asked to go and went in good order, as when its Job is suspended: nothing failed.
-fn was_sent_away(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some() && why_failed(pod).0 == Reason::Suspended
-}
-
-/// Pods that a Job has started, by those that failed: one more, unless it has given up.
-fn attempts(job: &Job, failed: i64) -> i64 {
-    let gave_up = matches!(finished(job), Some(Finished::Failed { .. }));
-    (failed + i64::from(!gave_up)).max(1)
-}
-
-/// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on as [`counted`] does.
-/// `previous`: the count so far, and the job that it was made with.
-pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobRef>), now: &str) -> i64 {
-    let (before, since) = match since(job, previous.1) {
-        Some((_, since)) => (previous.0, since),
-        None => (job::accelerator_seconds_before(job), ""),
-    };
-    let held = pods.iter().filter_map(|pod| {
-        let (started, ended) = lifetime(pod, now)?;
-        Some(job::accelerators(pod) * seconds_between(started.as_str().max(since), &ended))
-    });
-    let held: Vec<i64> = held.collect();
-    // Of several pods the cluster removes those that it ends itself; they held theirs as long as the others.
-    let all = if is_finished(job) { job::gang(job) } else { 1 };
-    let gone = (all - held.len() as i64).max(0) * held.iter().max().unwrap_or(&0);
-    before + held.iter().sum::<i64>() + gone
-}
-
-/// From the start of a pod until it let go of what it held, or to `now`.
-fn lifetime(pod: &Pod, now: &str) -> Option<(String, String)> {
-    let started = timestamp(pod.status.as_ref()?.start_time.as_ref()?);
-    let held_until = match ended_at(pod) {
-        Some(ended) => ended,
-        // Over, and nobody knows since when: what cannot be known is not charged.
-        None if matches!(phase(pod), "Failed" | "Succeeded") => started.clone(),
-        None => now.to_owned(),
-    };
-    Some((started, held_until))
-}
-
-/// When a pod let go of what it held: its trainer's end; of a pod that is over without one, as after an eviction or with its
-/// node, the last change of its conditions.
-fn ended_at(pod: &Pod) -> Option<String> {
-    if let Some(finished) = terminated(pod).and_then(|t| t.finished_at.as_ref()) {
-        return Some(timestamp(finished));
-    }
-    if !matches!(phase(pod), "Failed" | "Succeeded") {
-        return None;
-    }
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().filter_map(|c| c.last_transition_time.as_ref()).map(timestamp).max()
 }
 
 /// Why a pod failed: a reason, a sentence, and what the trainer left to say.
@@ -184,12 +99,13 @@ pub fn is_finished(job: &Job) -> bool {
     finished(job).is_some()
 }
 
-enum Finished {
+/// How a Job ended.
+pub(super) enum Finished {
     Complete,
     Failed { reason: String, message: String },
 }
 
-fn finished(job: &Job) -> Option<Finished> {
+pub(super) fn finished(job: &Job) -> Option<Finished> {
     job.status.as_ref()?.conditions.as_ref()?.iter().filter(|c| c.status == "True").find_map(|c| {
         match c.type_.as_str() {
             "Complete" => Some(Finished::Complete),
@@ -358,7 +274,7 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
 }
 
 /// How the trainer's container ended; where the trainer never ran, how one before it ended badly, as a judge.
-fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
+pub(super) fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     fn end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
         status.state.as_ref()?.terminated.as_ref()
     }
@@ -387,44 +303,20 @@ fn ended(end: &ContainerStateTerminated, result: Option<StageResult>) -> End {
     End { exit: exit(end), result, last: false }
 }
 
-fn phase(pod: &Pod) -> &str {
+pub(super) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
 }
 
-/// When a Job ended, which may be long before anybody looks at it (RFC 3339).
-pub fn end_time(job: &Job) -> Option<String> {
-    let status = job.status.as_ref()?;
-    let conditions = status.conditions.iter().flatten();
-    let over = conditions.filter(|c| c.status == "True").find_map(|c| c.last_transition_time.as_ref());
-    status.completion_time.as_ref().or(over).or(job.metadata.deletion_timestamp.as_ref()).map(timestamp)
-}
-
-/// Seconds from the start of a Job, or from `since` if that is later, to its end, or to `now`. One that is suspended has no
-/// start: its pods tell.
-fn elapsed(job: &Job, pods: &[Pod], since: &str, now: &str) -> i64 {
-    let Some((start, end)) = (if is_suspended(job) { span(pods, now) } else { active(job, now) }) else { return 0 };
-    seconds_between(start.as_str().max(since), &end)
-}
-
-fn active(job: &Job, now: &str) -> Option<(String, String)> {
-    let start = timestamp(job.status.as_ref()?.start_time.as_ref()?);
-    Some((start, end_time(job).unwrap_or_else(|| now.to_owned())))
-}
-
-/// From the first start of pods to their last end.
-fn span(pods: &[Pod], now: &str) -> Option<(String, String)> {
-    pods.iter().filter_map(|pod| lifetime(pod, now)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::cluster::usage::counted;
     use crate::plan::ending;
     use serde_json::{Value, json};
 
-    const NOW: &str = "2026-01-01T01:00:00Z";
+    pub(in crate::cluster) const NOW: &str = "2026-01-01T01:00:00Z";
 
-    fn job(status: &Value) -> Job {
+    pub(in crate::cluster) fn job(status: &Value) -> Job {
         serde_json::from_value(json!({
             "metadata": {"name": "r-reward-1-2", "uid": "u"}, "status": status,
             "spec": {"template": {}, "activeDeadlineSeconds": 60},
@@ -432,25 +324,25 @@ mod tests {
         .unwrap()
     }
 
-    fn failed_job(reason: &str) -> Job {
+    pub(in crate::cluster) fn failed_job(reason: &str) -> Job {
         job(&json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [
             {"type": "Failed", "status": "True", "reason": reason, "lastTransitionTime": "2026-01-01T00:10:00Z"}]}))
     }
 
-    fn pod(status: &Value) -> Pod {
+    pub(in crate::cluster) fn pod(status: &Value) -> Pod {
         let annotations = json!({"plumbline.dev/accelerators": "2"});
         serde_json::from_value(json!({"metadata": {"name": "p", "annotations": annotations}, "status": status}))
             .unwrap()
     }
 
-    fn ended(code: i32, reason: &str, message: &Value, at: &str) -> Pod {
+    pub(in crate::cluster) fn ended(code: i32, reason: &str, message: &Value, at: &str) -> Pod {
         let terminated = json!({"exitCode": code, "reason": reason, "message": message, "finishedAt": at});
         pod(&json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "startTime": "2026-01-01T00:00:00Z",
             "containerStatuses": [{"name": "trainer", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"terminated": terminated}}]}))
     }
 
-    fn failed(code: i32, reason: &str) -> Pod {
+    pub(in crate::cluster) fn failed(code: i32, reason: &str) -> Pod {
         ended(code, reason, &json!(null), "2026-01-01T00:10:00Z")
     }
 
@@ -558,39 +450,6 @@ mod tests {
     }
 
     #[test]
-    fn attempts_retries_and_seconds_count_on_from_the_jobs_before() {
-        let mut job = job(&json!({"startTime": "2026-01-01T00:30:00Z"}));
-        let before = json!({"name": "x", "attempt": 3, "retries": {"JobDeleted": 1}, "activeSeconds": 100});
-        job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
-        let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], None, NOW);
-        assert_eq!((counted.attempt, counted.active_seconds), (5, 100 + 1800));
-        assert_eq!(counted.retries, [("JobDeleted".to_owned(), 1), ("JudgeUnavailable".to_owned(), 2)].into());
-        assert_eq!(ending::failures(&counted), 2);
-    }
-
-    #[test]
-    fn a_job_that_gave_up_counts_the_pods_that_failed_and_none_more() {
-        let attempts = |job: &Job, pods: &[Pod]| counted(job, pods, None, NOW).attempt;
-        assert_eq!(attempts(&job(&json!({})), &[]), 1);
-        assert_eq!(attempts(&failed_job("BackoffLimitExceeded"), &[failed(1, ""), failed(1, "")]), 2);
-        assert_eq!(
-            counted(&failed_job("PodFailurePolicy"), &[], None, NOW).active_seconds,
-            600,
-            "until it failed, not until now"
-        );
-    }
-
-    #[test]
-    fn a_job_ended_when_it_was_complete_or_failed_and_one_that_runs_has_not() {
-        let at = |status: &Value| end_time(&job(status));
-        assert_eq!(at(&json!({"startTime": "2026-01-01T00:30:00Z"})), None);
-        let complete = json!({"completionTime": "2026-01-01T00:20:00Z", "conditions": [
-            {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:20:01Z"}]});
-        assert_eq!(at(&complete).as_deref(), Some("2026-01-01T00:20:00Z"));
-        assert_eq!(end_time(&failed_job("DeadlineExceeded")).as_deref(), Some("2026-01-01T00:10:00Z"));
-    }
-
-    #[test]
     fn a_pod_whose_trainer_never_ran_failed_by_what_ended_badly_before_it() {
         let container = |name: &str, code: i32, message: &Value| {
             let state = json!({"terminated": {"exitCode": code, "message": message}});
@@ -606,24 +465,15 @@ mod tests {
         assert!(why_failed(&failed).1.contains("exit code 3"), "{:?}", why_failed(&failed));
     }
 
-    #[test]
-    fn accelerators_count_from_the_start_of_a_pod_to_its_end() {
-        let running = pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:59:00Z"}));
-        assert_eq!(
-            accelerator_seconds(&job(&json!({})), &[failed(1, ""), running, pod(&json!({}))], (0, None), NOW),
-            2 * (600 + 60)
-        );
-    }
-
     /// A pod of a rank, as it ended.
-    fn of_rank(rank: i64, code: i32, at: &str) -> Pod {
+    pub(in crate::cluster) fn of_rank(rank: i64, code: i32, at: &str) -> Pod {
         let mut pod = ended(code, "Error", &json!(null), at);
         let index = ("batch.kubernetes.io/job-completion-index".to_owned(), rank.to_string());
         pod.metadata.annotations.get_or_insert_default().extend([index]);
         pod
     }
 
-    fn gang_of(mut job: Job, size: i32) -> Job {
+    pub(in crate::cluster) fn gang_of(mut job: Job, size: i32) -> Job {
         job.spec.as_mut().unwrap().completions = Some(size);
         job
     }
@@ -655,60 +505,6 @@ mod tests {
         }
         let late = gang_of(failed_job("DeadlineExceeded"), 2);
         assert!(end(run(&late, &[of_rank(0, 143, early)], None)).last);
-    }
-
-    #[test]
-    fn pods_that_the_cluster_removed_held_their_accelerators_as_long_as_those_that_are_seen() {
-        let job = gang_of(failed_job("BackoffLimitExceeded"), 3);
-        assert_eq!(accelerator_seconds(&job, &[of_rank(1, 137, "2026-01-01T00:10:00Z")], (0, None), NOW), 3 * 2 * 600);
-    }
-
-    #[test]
-    fn a_pod_that_is_gone_without_a_word_of_its_trainer_holds_nothing_any_more() {
-        let at = |minute: u32| format!("2026-01-01T00:{minute:02}:00Z");
-        let changed =
-            |kind: &str, minute: u32| json!({"type": kind, "status": "True", "lastTransitionTime": at(minute)});
-        let evicted = pod(&json!({"phase": "Failed", "reason": "Evicted", "startTime": at(10),
-            "conditions": [changed("PodScheduled", 9), changed("DisruptionTarget", 15)]}));
-        let silent = pod(&json!({"phase": "Failed", "startTime": at(10)}));
-        assert_eq!(accelerator_seconds(&job(&json!({})), &[evicted, silent], (0, None), NOW), 2 * 300);
-        // The node holds the accelerator until the trainer has ended, whatever else is going on.
-        let draining =
-            pod(&json!({"phase": "Running", "startTime": at(50), "conditions": [changed("DisruptionTarget", 55)]}));
-        assert_eq!(accelerator_seconds(&job(&json!({})), &[draining], (0, None), NOW), 2 * 600);
-    }
-
-    #[test]
-    fn what_was_counted_stays_counted_when_a_queue_takes_the_pods_away() {
-        let running = pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}));
-        let started = job(&json!({"startTime": "2026-01-01T00:00:00Z"}));
-        let mut suspended = job(&json!({}));
-        suspended.spec.as_mut().unwrap().suspend = Some(true);
-        let resumed = job(&json!({"startTime": "2026-01-01T02:00:00Z"}));
-        let second = pod(&json!({"phase": "Running", "startTime": "2026-01-01T02:00:10Z"}));
-        let (mut previous, mut held) = (None, 0);
-        let mut at = |job: &Job, pods: &[Pod], now: &str| {
-            held = accelerator_seconds(job, pods, (held, previous.as_ref()), now);
-            let counted = counted(job, pods, previous.as_ref(), now);
-            previous = Some(counted.clone());
-            (counted.active_seconds, held)
-        };
-        assert_eq!(at(&started, std::slice::from_ref(&running), "2026-01-01T00:10:00Z"), (600, 1200));
-        assert_eq!(at(&started, std::slice::from_ref(&running), "2026-01-01T00:10:00Z"), (600, 1200));
-        // The start of the Job is forgotten at once, its pod takes a minute to go.
-        assert_eq!(at(&suspended, std::slice::from_ref(&running), "2026-01-01T00:11:00Z"), (660, 1320));
-        assert_eq!(at(&suspended, &[], "2026-01-01T01:00:00Z"), (660, 1320), "nothing is held while it waits");
-        assert_eq!(at(&resumed, &[], "2026-01-01T02:00:10Z"), (670, 1320));
-        assert_eq!(at(&resumed, &[second], "2026-01-01T02:00:30Z"), (690, 1360));
-    }
-
-    #[test]
-    fn a_pod_that_its_queue_sent_away_has_not_failed() {
-        let mut gone = failed(i32::from(plumbline_crds::exit_code::ExitCode::Interrupted.number()), "Error");
-        assert_eq!(counted(&job(&json!({})), std::slice::from_ref(&gone), None, NOW).retries["Suspended"], 1);
-        gone.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
-        let counted = counted(&job(&json!({})), &[gone], None, NOW);
-        assert_eq!((counted.retries.len(), counted.attempt), (0, 1));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt;
 
 use plumbline_crds::remote::Remote;
 
-use crate::uri::fetched_name;
+use crate::uri::{fetched_name, is_store};
 
 const CLAIMS: &str = "/var/lib/plumbline/claims";
 const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
@@ -83,9 +83,7 @@ impl Place {
             Self::Claim { claim, .. } => {
                 Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
             }
-            Self::Remote(uri) if matches!(Remote::of(&uri), Some(Ok(Remote::Store(_)))) => {
-                Ok(Self::Store(uri.trim_end_matches('/').to_owned()))
-            }
+            Self::Remote(uri) if is_store(&uri) => Ok(Self::Store(uri.trim_end_matches('/').to_owned())),
             _ => Err(format!(
                 "expected a place to write to that outlives the pod, found \"{uri}\"; write pvc://claim/folder or s3://bucket/folder"
             )),

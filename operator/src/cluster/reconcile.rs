@@ -21,6 +21,7 @@ use super::places::Place;
 use super::queue;
 use super::settings::Settings;
 use super::times::{now, seconds_between};
+use super::usage;
 use crate::digest;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
 use crate::redact::redact;
@@ -115,7 +116,7 @@ async fn observe(context: &Context, id: &Id, seen: Seen, output: Option<Place>) 
         if let Some(work) = work.filter(|w| apply::is_owned_by(&w.job, &world.seen.uid)) {
             let run = outcome::run(&work.job, &work.pods, work.refusal.as_deref());
             world.run = with_uri(queue::explained(run, work.workload.as_ref()), world.output.as_ref());
-            let counted = outcome::counted(&work.job, &work.pods, world.seen.previous.job.as_ref(), &world.now);
+            let counted = usage::counted(&work.job, &work.pods, world.seen.previous.job.as_ref(), &world.now);
             world.job = Some(queue::counted(counted, work.workload.as_ref()));
             world.work = Some(work);
             break;
@@ -174,7 +175,7 @@ impl World {
         let work = self.work.as_ref()?;
         let previous = &self.seen.previous;
         let before = (previous.accelerator_seconds.unwrap_or(0), previous.job.as_ref());
-        let held = outcome::accelerator_seconds(&work.job, &work.pods, before, &self.now);
+        let held = usage::accelerator_seconds(&work.job, &work.pods, before, &self.now);
         Some(held.max(before.0))
     }
 
@@ -309,7 +310,7 @@ fn account(status: &mut Status, world: &World) {
     let Some(work) = &world.work else { return };
     let previous = &world.seen.previous;
     if status.completion_time != previous.completion_time
-        && let Some(end) = outcome::end_time(&work.job)
+        && let Some(end) = usage::end_time(&work.job)
     {
         status.completion_time = Some(end);
     }
