@@ -13,9 +13,9 @@ use reqwest::Url;
 
 use crate::ranks::{self, Place};
 use crate::report::progress::Progress;
-use crate::store::bucket;
 use crate::store::download::{Expected, Source};
 use crate::store::hub::Hub;
+use crate::store::{self, bucket};
 use crate::{Error, Result, files};
 
 /// Folder below the work folder that this leaves its result in.
@@ -31,8 +31,7 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
     let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
     let work = ranks::folder(rank, &Path::new(&document.work).join(FOLDER));
     let (progress, mut begun) = (RefCell::new(Progress::new(&work)?), Begun::of(&work)?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))?;
+    let runtime = store::runtime()?;
     let mut fetched = 0;
     for (input, uri) in document.inputs.iter().filter_map(|input| Some((input, input.source.as_ref()?))) {
         if Path::new(&input.path).exists() {

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use plumbline_crds::run::{PROGRESS_FILE, RunDocument, StageResult};
+use plumbline_crds::run::{PROGRESS_FILE, RunDocument, StageResult, StorePlaces};
 use tokio::runtime::Runtime;
 
 use super::snapshots::{Frozen, Snapshots, Stamp};
@@ -61,7 +61,7 @@ pub fn checkpoint() {
 /// The stage's own; `Config`, `Data` and `Store` where the store does not take or give what it has to.
 pub fn within(document: &RunDocument, stage: impl FnOnce() -> Result<StageResult>) -> Result<StageResult> {
     let Some(store) = &document.store else { return stage() };
-    let runtime = runtime_of_its_own()?;
+    let runtime = super::runtime()?;
     let of_output = |e: Error| e.within(&format!("spec.output.uri: {}", store.artifact));
     let resource = &document.resource;
     let owner = (resource.kind.to_string(), resource.metadata.name.clone());
@@ -71,38 +71,33 @@ pub fn within(document: &RunDocument, stage: impl FnOnce() -> Result<StageResult
     }
     let ended = stage();
     let kept = end(&runtime).map_err(of_output);
-    match (ended, kept) {
-        (Ok(result), Ok(())) => {
-            if result.artifact.is_some() {
-                let uploaded = runtime.block_on(upload::publish(Path::new(&document.output), &store.artifact, &owner));
-                uploaded.map_err(of_output)?;
-            }
-            Ok(result)
-        }
-        (Ok(_), Err(error)) => Err(error),
-        (Err(error), kept) => {
+    let result = match ended {
+        Ok(result) => result,
+        Err(error) => {
             kept.unwrap_or_else(|e| tracing::warn!("what was done since the last moment is not kept: {e}"));
-            match (error, &store.work) {
-                // It says why; what failed the gate is not worth its room.
-                (Error::Gate(message), Some(work)) => {
-                    let (staging, place) = (Path::new(&document.work).join(STAGING), format!("{work}/{REPORT}"));
-                    match runtime.block_on(upload::records(&staging, &place)) {
-                        Ok(()) => Err(Error::Gate(format!("{message}; its report is in {place}"))),
-                        Err(error) => {
-                            tracing::warn!("the report is not kept: {error}");
-                            Err(Error::Gate(message))
-                        }
-                    }
-                }
-                (error, _) => Err(error),
-            }
+            return Err(with_report(error, document, store, &runtime));
         }
+    };
+    kept?;
+    if result.artifact.is_some() {
+        let uploaded = runtime.block_on(upload::publish(Path::new(&document.output), &store.artifact, &owner));
+        uploaded.map_err(of_output)?;
     }
+    Ok(result)
 }
 
-fn runtime_of_its_own() -> Result<Runtime> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))
+/// The same error; of a gate that was not met, with the place of the report, which says why. What failed it is not worth its
+/// room.
+fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtime: &Runtime) -> Error {
+    let (Error::Gate(message), Some(work)) = (&error, &store.work) else { return error };
+    let (staging, place) = (Path::new(&document.work).join(STAGING), format!("{work}/{REPORT}"));
+    match runtime.block_on(upload::records(&staging, &place)) {
+        Ok(()) => Error::Gate(format!("{message}; its report is in {place}")),
+        Err(failed) => {
+            tracing::warn!("the report is not kept: {failed}");
+            error
+        }
+    }
 }
 
 /// Brings the work folder here as it was kept, and keeps it from now on.
@@ -117,7 +112,7 @@ fn begin(uri: &str, work: &Path, runtime: &Runtime) -> Result<()> {
     runtime.block_on(snapshots.save(&freeze(work)?))?;
     fs::remove_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
     let (sender, moments) = sync_channel::<Vec<Frozen>>(0);
-    let own = runtime_of_its_own()?;
+    let own = super::runtime()?;
     let thread = std::thread::spawn(move || {
         for files in moments {
             match own.block_on(snapshots.save(&files)) {

@@ -23,7 +23,15 @@ mod upload;
 use std::fs;
 use std::path::Path;
 
+use tokio::runtime::{Builder, Runtime};
+
 use crate::{Error, Result};
+
+/// What requests are made with, on the thread that waits for them.
+pub(crate) fn runtime() -> Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))
+}
 
 /// What was brought to `aside` is whole: it goes to `path`, and what was begun there of other versions goes.
 fn finish(aside: &Path, path: &Path) -> Result<()> {

@@ -14,9 +14,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
-use object_store::{
-    Error as StoreError, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
-};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 use plumbline_crds::artifact::hex;
 use sha2::{Digest, Sha256};
 
@@ -146,7 +144,7 @@ impl Snapshots {
     }
 
     async fn piece(&self, sha256: &str) -> Result<Vec<u8>> {
-        let found = match self.store.get_opts(&self.piece_key(sha256), GetOptions::default()).await {
+        let found = match self.store.get(&self.piece_key(sha256)).await {
             Ok(found) => found.bytes().await.map_err(|e| failed(&e))?,
             Err(StoreError::NotFound { .. }) => return Err(self.damaged(&format!("piece {sha256} is missing"))),
             Err(error) => return Err(failed(&error)),
