@@ -60,6 +60,13 @@ impl HubUri {
         }
     }
 
+    /// The repository: `organisation/name`.
+    pub fn repository(&self) -> &str {
+        match self {
+            Self::Model { repository, .. } | Self::DatasetFile { repository, .. } => repository,
+        }
+    }
+
     /// Whether it is a folder.
     pub fn is_folder(&self) -> bool {
         matches!(self, Self::Model { .. })

@@ -40,6 +40,8 @@ struct Shared {
 pub struct HubState {
     /// As many of the next answers with a file end in the middle.
     pub breaks: usize,
+    /// The halves of a file are sent so far apart.
+    pub pause: Duration,
     /// As many of the next answers are 503.
     pub unavailable: usize,
     /// Branches and tags have moved on, to a commit of which no file can be had.
@@ -142,15 +144,22 @@ fn file(state: &mut HubState, folder: Option<&PathBuf>, path: &str, headers: &He
         response = response.status(StatusCode::PARTIAL_CONTENT).header("content-range", range);
     }
     let rest = Bytes::from(content).slice(start..);
+    let half = rest.slice(..rest.len() / 2);
     let body = if state.breaks > 0 {
         state.breaks -= 1;
-        let half = rest.slice(..rest.len() / 2);
         let cut = stream::once(async {
             // What is still here when the line is cut is never sent.
             tokio::time::sleep(Duration::from_millis(100)).await;
             Err(io::Error::other("the line is cut"))
         });
         Body::from_stream(stream::iter([Ok(half)]).chain(cut))
+    } else if state.pause > Duration::ZERO {
+        let (pause, other) = (state.pause, rest.slice(rest.len() / 2..));
+        let later = stream::once(async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, io::Error>(other)
+        });
+        Body::from_stream(stream::iter([Ok(half)]).chain(later))
     } else {
         Body::from(rest)
     };

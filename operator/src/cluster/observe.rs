@@ -175,11 +175,29 @@ pub async fn inputs(client: &Client, resource: &Resource, output: &Place) -> Res
     let claims: BTreeSet<String> = places.filter_map(Place::claim).map(str::to_owned).collect();
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     for claim in claims {
-        if api.get_metadata_opt(&claim).await?.is_none_or(|c| c.metadata.deletion_timestamp.is_some()) {
+        if !is_there(&api, &claim).await? {
             found.missing.push(format!("PersistentVolumeClaim/{claim}"));
         }
     }
     Ok(found)
+}
+
+/// The cache that a run uses: that of the installation where the run fetches something and its namespace has the claim.
+pub async fn cache<'a>(
+    client: &Client,
+    namespace: &str,
+    settings: &'a Settings,
+    inputs: &[Input],
+) -> Result<Option<&'a Place>, kube::Error> {
+    let fetches = inputs.iter().any(|input| input.place.source().is_some());
+    let Some(place) = settings.input_cache.as_ref().filter(|_| fetches) else { return Ok(None) };
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    Ok(is_there(&api, place.claim().unwrap_or_default()).await?.then_some(place))
+}
+
+async fn is_there(api: &Api<PersistentVolumeClaim>, claim: &str) -> Result<bool, kube::Error> {
+    let found = api.get_metadata_opt(claim).await?;
+    Ok(found.is_some_and(|claim| claim.metadata.deletion_timestamp.is_none()))
 }
 
 async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Found) -> Result<(), kube::Error> {

@@ -269,6 +269,7 @@ async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decisio
         hold(decision, previous, Reason::Pending, what);
         return Ok(Next::requeue(IN_THE_WAY));
     }
+    let cache = observe::cache(&context.client, &id.namespace, &context.settings, &found.inputs).await?;
     let children = build::children(&Request {
         resource: &world.seen.resource,
         uid: &world.seen.uid,
@@ -280,6 +281,7 @@ async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decisio
         },
         inputs: &found.inputs,
         output,
+        cache,
         settings: &context.settings,
     });
     match apply::make(&context.client, &id.namespace, &world.seen.uid, &children).await? {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use plumbline_crds::compute::Compute;
 
 use super::leader::Timing;
+use super::places::Place;
 use super::server::Addresses;
 
 /// Settings of an installation.
@@ -23,6 +24,10 @@ pub struct Settings {
     /// namespace, or `s3://bucket/folder`.
     #[arg(long, value_name = "URI")]
     pub artifact_root: Option<String>,
+    /// Where fetched inputs are kept for later runs: `pvc://claim/folder`, for runs in a namespace that has a claim of this
+    /// name.
+    #[arg(long, value_name = "URI", value_parser = claim)]
+    pub input_cache: Option<Place>,
     /// Name of the accelerator among the resources of a node.
     #[arg(long, value_name = "NAME", default_value = "nvidia.com/gpu")]
     pub accelerator_resource: String,
@@ -64,5 +69,12 @@ impl Settings {
     pub fn timing(&self) -> Timing {
         let lease = Duration::from_secs(self.lease_seconds);
         Timing { lease, renew_deadline: lease.mul_f64(2.0 / 3.0), retry: lease.mul_f64(2.0 / 15.0) }
+    }
+}
+
+fn claim(uri: &str) -> Result<Place, String> {
+    match Place::of_input(uri)? {
+        place @ Place::Claim { .. } => Ok(place),
+        _ => Err(format!("expected pvc://claim or pvc://claim/folder, found \"{uri}\"; keep it on a volume")),
     }
 }

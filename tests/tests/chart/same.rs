@@ -144,6 +144,7 @@ fn the_operator_takes_its_arguments_and_none_of_its_settings_has_no_value() {
     let with_cuda = settings.accelerator_trainer_image.as_deref();
     assert_eq!(with_cuda, Some("registry.test/plumbline-trainer-cuda:v2"));
     assert_eq!(settings.artifact_root.as_deref(), Some("pvc://results/artifacts"));
+    assert_eq!(settings.input_cache.unwrap().to_string(), "pvc://inputs/cache");
     assert_eq!(settings.accelerator_resource, "amd.com/gpu");
     assert_eq!(settings.progress_url.as_deref(), Some("http://aligner.space.svc:9090"));
     assert_eq!(

@@ -55,6 +55,7 @@ fn what_is_no_value_is_refused_by_its_path() {
             vec!["'/image/pullPolicy'", "'Always', 'IfNotPresent', 'Never'"],
         ),
         (json!({"artifactRoot": "s3://bucket"}), vec!["'/artifactRoot'", "does not match pattern"]),
+        (json!({"inputCache": "s3://bucket/cache"}), vec!["'/inputCache'", "does not match pattern"]),
         (json!({"watchedNamespace": "Team A"}), vec!["'/watchedNamespace'", "does not match pattern"]),
         (json!({"leaderElection": {"leaseSeconds": 0}}), vec!["'/leaderElection/leaseSeconds'", "minimum"]),
         (json!({"metrics": {"port": 80}}), vec!["'/metrics/port'", "minimum"]),

@@ -13,6 +13,7 @@ use reqwest::Url;
 
 use crate::ranks::{self, Place};
 use crate::report::progress::Progress;
+use crate::store::cache::Cache;
 use crate::store::download::{Expected, Source};
 use crate::store::hub::Hub;
 use crate::store::{self, bucket};
@@ -53,6 +54,7 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
     }
+    let cache = Cache::from_env();
     // A web server does not say beforehand how much there will be.
     let (total, here) = (Cell::new(None), Cell::new(0));
     let told = |bytes: u64, all: u64| {
@@ -67,9 +69,9 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
             let hub = Hub::from_env()?;
             let listing = hub.list(uri, begun.commit(uri)).await?;
             begun.keep(uri, &listing.sha)?;
-            hub.fetch(uri, &listing, path, &told).await?;
+            hub.fetch(uri, &listing, &cache, path, &told).await?;
         }
-        Remote::Store(uri) => bucket::fetch(uri, path, &told).await?,
+        Remote::Store(uri) => bucket::fetch(uri, &cache, path, &told).await?,
         Remote::Web(uri) => {
             let url = Url::parse(uri).map_err(|e| Error::Config(e.to_string()))?;
             let arrived = |bytes| {

@@ -12,6 +12,7 @@ use object_store::{Error as StoreError, GetOptions, ObjectMeta, ObjectStore, Obj
 use plumbline_crds::artifact::{self, hex};
 use sha2::{Digest, Sha256};
 
+use super::cache::Cache;
 use super::download::{ATTEMPTS, pause};
 use super::finish;
 use super::reach::{failed, open};
@@ -28,10 +29,10 @@ const AT_ONCE: usize = 4;
 /// # Errors
 /// `Data` where there is nothing, where the store refuses, or where an artifact is not whole; `Store` where the store does not
 /// answer after all attempts, or the file system refuses.
-pub async fn fetch(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
+pub async fn fetch(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
     let mut failed = 0;
     loop {
-        match attempt(uri, path, told).await {
+        match attempt(uri, cache, path, told).await {
             // The library tries each request again for two seconds or more; a store that is started anew takes longer.
             Err(Error::Store(why)) if failed + 1 < ATTEMPTS => {
                 failed += 1;
@@ -44,33 +45,47 @@ pub async fn fetch(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<(
 }
 
 /// One attempt: what is whole of an earlier one stays.
-async fn attempt(uri: &str, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
+async fn attempt(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
     let (store, key) = open(uri)?;
     let objects = list(&*store, &key).await?;
-    let aside = path.with_added_extension(state(&objects));
+    let state = state(&objects);
+    let bring =
+        async |path: &Path| bring_all(&*store, &key, &objects, &path.with_added_extension(&state), path, told).await;
+    cache.through(uri, &state, path, bring).await
+}
+
+/// Brings objects to `aside`, and in one step from there to `path`.
+async fn bring_all(
+    store: &dyn ObjectStore,
+    key: &Key,
+    objects: &[ObjectMeta],
+    aside: &Path,
+    path: &Path,
+    told: &impl Fn(u64, u64),
+) -> Result<()> {
     let (total, here) = (objects.iter().map(|o| o.size).sum(), Cell::new(0));
     let arrived = |bytes: u64| {
         here.set(here.get() + bytes);
         told(here.get(), total);
     };
     let one = async |object: &ObjectMeta| {
-        let target =
-            match object.location.prefix_match(&key).map(|parts| parts.map(|p| p.as_ref().to_owned()).collect()) {
-                Some::<Vec<String>>(parts) if !parts.is_empty() => {
-                    parts.iter().fold(aside.clone(), |path, part| path.join(part))
-                }
-                _ => aside.clone(),
-            };
-        bring(&*store, object, &target, &arrived).await
+        let target = match object.location.prefix_match(key).map(|parts| parts.map(|p| p.as_ref().to_owned()).collect())
+        {
+            Some::<Vec<String>>(parts) if !parts.is_empty() => {
+                parts.iter().fold(aside.to_owned(), |path, part| path.join(part))
+            }
+            _ => aside.to_owned(),
+        };
+        bring(store, object, &target, &arrived).await
     };
-    stream::iter(&objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    stream::iter(objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     if aside.join(artifact::MANIFEST).is_file()
-        && let Err(error) = artifact::verify(&aside)
+        && let Err(error) = artifact::verify(aside)
     {
-        fs::remove_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
+        fs::remove_dir_all(aside).map_err(|e| Error::store(aside, &e))?;
         return Err(error.into());
     }
-    finish(&aside, path)
+    finish(aside, path)
 }
 
 /// The object of a key, or those below it.
@@ -94,7 +109,7 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
 
 /// What the objects are now, in a few digits: what has changed meanwhile must not be mixed with what it was.
 fn state(objects: &[ObjectMeta]) -> String {
-    let line = |o: &ObjectMeta| format!("{} {} {:?}\n", o.location, o.size, o.e_tag);
+    let line = |o: &ObjectMeta| format!("{} {} {:?} {}\n", o.location, o.size, o.e_tag, o.last_modified);
     hex(&Sha256::digest(objects.iter().map(line).collect::<String>())[..6])
 }
 

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use plumbline_crds::hub::HubUri;
+use plumbline_crds::hub::{HubUri, SCHEME};
 use reqwest::Url;
 
+use super::cache::Cache;
 use super::download::{Expected, Source};
 use super::finish;
 use super::listing::{Listing, RemoteFile};
@@ -66,23 +67,34 @@ impl Hub {
     ///
     /// # Errors
     /// See [`Source::file`].
-    pub async fn fetch(&self, uri: &HubUri, listing: &Listing, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
+    pub async fn fetch(
+        &self,
+        uri: &HubUri,
+        listing: &Listing,
+        cache: &Cache,
+        path: &Path,
+        told: &impl Fn(u64, u64),
+    ) -> Result<()> {
+        let (kind, files, name): (&[&str], _, _) = match uri {
+            HubUri::Model { repository, .. } => (&[], listing.model()?, repository.clone()),
+            HubUri::DatasetFile { repository, path, .. } => {
+                (&["datasets"], vec![listing.file(path)?], format!("datasets/{repository}/{path}"))
+            }
+        };
         // A branch that has moved on in between must not give half of each.
         let short: String = listing.sha.chars().filter(char::is_ascii_alphanumeric).take(SHORT).collect();
-        let aside = path.with_added_extension(short);
-        match uri {
-            HubUri::Model { repository, .. } => {
+        let bring = async |path: &Path| {
+            let aside = path.with_added_extension(short);
+            if uri.is_folder() {
                 fs::create_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
-                let files = listing.model()?;
-                let place = |file: &RemoteFile| aside.join(&file.path);
-                self.files(&[], repository, &listing.sha, &files, place, told).await?;
             }
-            HubUri::DatasetFile { repository, path, .. } => {
-                let file = listing.file(path)?;
-                self.files(&["datasets"], repository, &listing.sha, &[file], |_| aside.clone(), told).await?;
-            }
-        }
-        finish(&aside, path)
+            let place = |file: &RemoteFile| if uri.is_folder() { aside.join(&file.path) } else { aside.clone() };
+            self.files(kind, uri.repository(), &listing.sha, &files, place, told).await?;
+            finish(&aside, path)
+        };
+        // Branches and tags of one commit are one entry; which of its files are wanted may change with this program.
+        let state = files.iter().fold(listing.sha.clone(), |state, file| format!("{state}\n{}", file.path));
+        cache.through(&format!("{SCHEME}{name}"), &state, path, bring).await
     }
 
     async fn files(

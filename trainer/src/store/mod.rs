@@ -5,12 +5,14 @@
 //! | Which files of a repository are fetched, from which URLs? | `listing` |
 //! | How is a repository of the Hugging Face hub brought here? | `hub` |
 //! | How are objects of S3, Google Cloud Storage and Azure brought here? | `bucket` |
+//! | Where is what was fetched kept for the next run? | `cache` |
 //! | How is one file brought here, whatever happens on the way? | `download` |
 //! | How is an artifact written to a store? | `upload` |
 //! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `keeper` |
 //! | How is a store reached, and waited for? | `reach` |
 
 pub mod bucket;
+pub mod cache;
 pub mod download;
 pub mod hub;
 mod index;

@@ -59,6 +59,8 @@ pub struct Request<'a> {
     pub inputs: &'a [Input],
     /// Where the artifact goes.
     pub output: &'a Place,
+    /// Where fetched inputs are kept for later runs, if they are.
+    pub cache: Option<&'a Place>,
     /// Settings of the installation.
     pub settings: &'a Settings,
 }

@@ -88,8 +88,7 @@ pub(super) fn spec(request: &Request) -> PodSpec {
 }
 
 fn trainer(request: &Request) -> Container {
-    let mut mounts =
-        input_mounts(request.inputs.iter().map(|i| &i.place).chain([request.output]), Some(request.output));
+    let mut mounts = mounts(places(request), Some(request.output));
     mounts.push(mount("run", RUN_FOLDER, true));
     mounts.push(mount("tmp", "/tmp", false));
     if request.settings.progress_url.is_some() {
@@ -112,7 +111,9 @@ fn trainer(request: &Request) -> Container {
 fn fetch(request: &Request) -> Option<Container> {
     fetches(request).then(|| {
         let trainer = trainer(request);
-        let writable = |m: VolumeMount| if m.name == FETCHED { mount(FETCHED, &m.mount_path, false) } else { m };
+        let written: Vec<String> = request.cache.and_then(volume_name).into_iter().chain([FETCHED.into()]).collect();
+        let writable =
+            |m: VolumeMount| if written.contains(&m.name) { VolumeMount { read_only: None, ..m } } else { m };
         Container {
             name: FETCH.into(),
             args: Some(vec![FETCH.into(), "--run".into(), format!("{RUN_FOLDER}/{DOCUMENT}")]),
@@ -132,7 +133,8 @@ pub(super) fn fetches(request: &Request) -> bool {
 fn judges(request: &Request) -> Vec<Container> {
     let judge = |(index, (port, (judge, input))): (usize, (u16, (_, &Input)))| {
         let judge: plumbline_crds::run::ServedJudge = judge;
-        let mut mounts = input_mounts([&input.place].into_iter(), None);
+        let cache = request.cache.filter(|_| input.place.source().is_some());
+        let mut mounts = mounts([&input.place].into_iter().chain(cache), None);
         mounts.push(mount("tmp", "/tmp", false));
         let arguments = ["serve", "--host", "0.0.0.0", "--model"].map(str::to_owned).into_iter().chain([
             input.place.path(),
@@ -194,6 +196,7 @@ fn environment(request: &Request) -> Vec<EnvVar> {
         variables.push(plain("PLUMBLINE_PROGRESS_URL", url));
         variables.push(plain("PLUMBLINE_PROGRESS_TOKEN", &format!("{TOKEN_FOLDER}/token")));
     }
+    variables.extend(request.cache.map(|cache| plain("PLUMBLINE_INPUT_CACHE", &cache.path())));
     variables.extend(service::variables(request));
     variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(variable(&key), &key)));
     // What a resource says itself comes in place of what is said for all.
@@ -245,7 +248,7 @@ fn resources(request: &Request, accelerators: i64) -> ResourceRequirements {
 }
 
 fn volumes(request: &Request) -> Vec<Volume> {
-    let places: BTreeSet<&Place> = request.inputs.iter().map(|i| &i.place).chain([request.output]).collect();
+    let places: BTreeSet<&Place> = places(request).collect();
     let mut named: BTreeMap<String, Volume> = BTreeMap::new();
     for place in places {
         let Some(name) = volume_name(place) else { continue };
@@ -291,8 +294,13 @@ fn token() -> Volume {
     }
 }
 
+/// Everything that the trainer reaches.
+fn places<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a Place> {
+    request.inputs.iter().map(|i| &i.place).chain([request.output]).chain(request.cache)
+}
+
 /// Mounts of the volumes that hold the places, each once; read-only unless it holds the output.
-fn input_mounts<'a>(places: impl Iterator<Item = &'a Place>, output: Option<&Place>) -> Vec<VolumeMount> {
+fn mounts<'a>(places: impl Iterator<Item = &'a Place>, output: Option<&Place>) -> Vec<VolumeMount> {
     let written = output.and_then(volume_name);
     let mounts: BTreeMap<String, String> = places.filter_map(|p| Some((volume_name(p)?, p.mount()?))).collect();
     mounts.into_iter().map(|(name, path)| mount(&name, &path, written.as_ref() != Some(&name))).collect()

@@ -47,6 +47,11 @@ fn built_with(resource: &Resource, job: &JobRef, judge: &str) -> Children {
 }
 
 fn built_to(resource: &Resource, job: &JobRef, judge: &str, output: &str) -> Children {
+    built_in(resource, job, judge, output, None)
+}
+
+fn built_in(resource: &Resource, job: &JobRef, judge: &str, output: &str, cache: Option<&str>) -> Children {
+    let cache = cache.map(|uri| Place::of_input(uri).unwrap());
     let inputs = [
         input("prompts", Place::ConfigMap { name: "prompts".into(), key: "p.jsonl".into() }),
         input("generator.model", Place::of_input("pvc://models/sft").unwrap()),
@@ -61,6 +66,7 @@ fn built_to(resource: &Resource, job: &JobRef, judge: &str, output: &str) -> Chi
         accelerator_seconds: 7,
         inputs: &inputs,
         output: &output,
+        cache: cache.as_ref(),
         settings: &settings,
     })
 }
@@ -191,6 +197,38 @@ fn inputs_of_a_hub_are_fetched_before_the_judges_start_and_only_read_after_that(
     let rules = job["spec"]["podFailurePolicy"]["rules"].as_array().unwrap();
     let of: Vec<&Value> = rules.iter().map(|r| &r["onExitCodes"]["containerName"]).collect();
     assert_eq!(of, [&json!("trainer"), &json!("trainer"), &json!("fetch"), &json!("fetch"), &Value::Null]);
+}
+
+#[test]
+fn the_cache_of_inputs_is_written_while_they_are_fetched_and_only_read_after_that() {
+    let built = |judge, output: &str, cache| {
+        let job = built_in(&dataset(&json!({})), &first(), judge, output, Some(cache)).job;
+        serde_json::to_value(job).unwrap()["spec"]["template"]["spec"].take()
+    };
+    let mounts = |container: &Value, read_only: bool| -> Vec<String> {
+        let mounts = container["volumeMounts"].as_array().unwrap().iter();
+        let wanted = mounts.filter(|m| (m["readOnly"] == true) == read_only && m["name"] != "tmp");
+        wanted.map(|m| m["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let pod = built("hf://org/judge", "pvc://results/helpful", "pvc://cache/inputs");
+    let variable = |container: &Value| {
+        let env = container["env"].as_array().unwrap();
+        env.iter().find(|v| v["name"] == "PLUMBLINE_INPUT_CACHE").map(|v| v["value"].as_str().unwrap().to_owned())
+    };
+    let [fetch, judge, trainer] = [&pod["initContainers"][0], &pod["initContainers"][1], &pod["containers"][0]];
+    assert_eq!(variable(fetch).as_deref(), Some("/var/lib/plumbline/claims/cache/inputs"));
+    assert_eq!(mounts(fetch, false), ["claim-cache", "claim-results", "fetched"]);
+    assert_eq!(mounts(judge, true), ["claim-cache", "fetched"], "what was fetched leads into the cache");
+    assert!(mounts(trainer, true).contains(&"claim-cache".into()), "{trainer}");
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|v| v["persistentVolumeClaim"]["claimName"] == "cache"), "{volumes:?}");
+
+    // One claim for everything is one volume, and the output in it can be written.
+    let pod = built("hf://org/judge", "pvc://models/helpful", "pvc://models/cache");
+    let names = pod["volumes"].as_array().unwrap().iter().filter(|v| v["name"] == "claim-models");
+    assert_eq!(names.count(), 1);
+    assert_eq!(mounts(&pod["containers"][0], false), ["claim-models"]);
+    assert_eq!(mounts(&pod["initContainers"][1], true), ["claim-models", "fetched"]);
 }
 
 #[test]

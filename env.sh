@@ -1,1 +1,0 @@
-export CARGO_INCREMENTAL=0
