@@ -133,6 +133,12 @@ impl Installation {
         self.results.join(uri.strip_prefix("pvc://results/").unwrap())
     }
 
+    /// Names of what the cache of inputs holds.
+    pub(crate) fn cached(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.results.join(".inputs")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     /// The operator's metrics.
     pub(crate) fn metrics(&self) -> String {
         let path = format!("/api/v1/namespaces/{SYSTEM}/services/plumbline:metrics/proxy/metrics");
@@ -221,6 +227,7 @@ pub(crate) fn values() -> Value {
         "image": {"repository": "plumbline.dev/plumbline-operator"},
         "trainer": {"image": {"repository": "plumbline.dev/plumbline-trainer"}},
         "artifactRoot": "pvc://results",
+        "inputCache": "pvc://results/.inputs",
         // Of two, the one that waits would refuse half of the progress that is told in so short a time.
         "replicas": 1,
         // Any user will do: nothing of the image is written to, or readable by one user only.
