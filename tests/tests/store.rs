@@ -37,6 +37,8 @@ fn a_model_and_prompts_in_a_bucket_make_the_same_data_as_on_the_disk() {
     let store = Store::start();
     store.put(&fixture::tiny(), "models/tiny");
     store.put(&fixture::path("prompts.txt"), "prompts.txt");
+    // What somebody put beside the files of an artifact is no part of it.
+    store.put(&fixture::path("prompts.txt"), "models/tiny/notes.txt");
     let from_store = json!({
         "prompts": {"uri": "s3://align/prompts.txt"}, "generator": {"model": {"uri": "s3://align/models/tiny/"}},
     });
@@ -49,6 +51,8 @@ fn a_model_and_prompts_in_a_bucket_make_the_same_data_as_on_the_disk() {
     assert_eq!(status(&remote).artifact.unwrap().digest, status(&local).artifact.unwrap().digest);
     let digest = |place: &Place| status(place).inputs.into_iter().find(|i| i.role == "generator.model").unwrap().digest;
     assert_eq!(digest(&remote), digest(&local), "an artifact is the same one wherever it lies");
+    let fetched = fs::read_dir(remote.path("work/inputs")).unwrap().map(|entry| entry.unwrap().path());
+    assert!(fetched.filter(|path| path.is_dir()).all(|model| !model.join("notes.txt").exists()));
 }
 
 #[test]
@@ -56,8 +60,11 @@ fn prompts_on_a_web_server_are_fetched() {
     let web = Hub::start(&[("models/org/files", fixture::path(""))], None);
     let uri = format!("{}/org/files/resolve/{COMMIT}/prompts.txt", web.address());
     let remote = Place::new(&[with(chain::dataset(DATA.1, &chain::words()), &json!({"prompts": {"uri": uri}}))]);
+    web.state().breaks = 1;
     let _ = remote.run().well();
     assert!(remote.status(DATA.0, DATA.1).counts["prompts"] > 0);
+    let asked = web.state().asked.clone();
+    assert_eq!(asked, ["prompts.txt"; 2], "without a tag, nothing says that the rest is of the same file");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! file system.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -9,16 +10,15 @@ use std::path::Path;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
-use plumbline_crds::artifact::{self, hex};
+use plumbline_crds::artifact::{self, MANIFEST, hex};
 use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
-use super::download::{ATTEMPTS, pause};
 use super::finish;
-use super::reach::{failed, open};
-use crate::backoff::backoff;
+use super::reach::{failed, open, persist_while};
+use super::upload::PARTIAL;
 use crate::stage::stop;
-use crate::{Error, Result};
+use crate::{Error, Result, alive};
 
 /// Objects at a time.
 const AT_ONCE: usize = 4;
@@ -30,18 +30,23 @@ const AT_ONCE: usize = 4;
 /// `Data` where there is nothing, where the store refuses, or where an artifact is not whole; `Store` where the store does not
 /// answer after all attempts, or the file system refuses.
 pub async fn fetch(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
-    let mut failed = 0;
-    loop {
-        match attempt(uri, cache, path, told).await {
-            // The library tries each request again for two seconds or more; a store that is started anew takes longer.
-            Err(Error::Store(why)) if failed + 1 < ATTEMPTS => {
-                failed += 1;
-                tracing::warn!("{why}; tried again");
-                pause(backoff(uri, failed, None)).await?;
+    // What is whole of an earlier attempt is counted again by the next one.
+    let most = Cell::new(0);
+    let told = |here: u64, total: u64| {
+        most.set(most.get().max(here));
+        told(here, total);
+    };
+    persist_while(
+        uri,
+        || most.get(),
+        async || {
+            if stop::requested() {
+                return Err(Error::Interrupted);
             }
-            ended => return ended,
-        }
-    }
+            attempt(uri, cache, path, &told).await
+        },
+    )
+    .await
 }
 
 /// One attempt: what is whole of an earlier one stays.
@@ -69,19 +74,26 @@ async fn bring_all(
         told(here.get(), total);
     };
     let one = async |object: &ObjectMeta| {
-        let target = match object.location.prefix_match(key).map(|parts| parts.map(|p| p.as_ref().to_owned()).collect())
-        {
-            Some::<Vec<String>>(parts) if !parts.is_empty() => {
-                parts.iter().fold(aside.to_owned(), |path, part| path.join(part))
-            }
-            _ => aside.to_owned(),
-        };
+        let parts = object.location.prefix_match(key).into_iter().flatten();
+        let target = parts.fold(aside.to_owned(), |path, part| path.join(part.as_ref()));
         bring(store, object, &target, &arrived).await
     };
-    stream::iter(objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    if aside.join(artifact::MANIFEST).is_file()
-        && let Err(error) = artifact::verify(aside)
-    {
+    let (manifest, partial) = (key.clone().join(MANIFEST), key.clone().join(PARTIAL));
+    let is_there = |key: &Key| objects.iter().find(|o| o.location == *key);
+    let Some(manifest) = is_there(&manifest) else {
+        if is_there(&partial).is_some() {
+            return Err(Error::Store("the artifact there is being written; it is fetched when it is whole".into()));
+        }
+        stream::iter(objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        return finish(aside, path);
+    };
+    // Of an artifact, what its manifest names: somebody may have put more there.
+    one(manifest).await?;
+    let files = artifact::read_manifest(aside)?.files.into_iter().map(|file| super::below(key, &file.path));
+    let named: BTreeSet<Key> = files.collect();
+    let named = objects.iter().filter(|o| named.contains(&o.location));
+    stream::iter(named).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    if let Err(error) = artifact::verify_telling(aside, &alive::beat) {
         fs::remove_dir_all(aside).map_err(|e| Error::store(aside, &e))?;
         return Err(error.into());
     }
@@ -124,7 +136,11 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     let aside = target.with_added_extension("part");
     // What is overwritten meanwhile is not what was listed.
     let listed = GetOptions { if_match: object.e_tag.clone(), ..GetOptions::default() };
-    let mut content = store.get_opts(&object.location, listed).await.map_err(|e| failed(&e))?.into_stream();
+    let content = store.get_opts(&object.location, listed).await.map_err(|error| match error {
+        StoreError::NotFound { path, .. } => Error::Store(format!("{path} was removed while it was fetched")),
+        error => failed(&error),
+    });
+    let mut content = content?.into_stream();
     let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
     let mut size = 0;
     while let Some(chunk) = content.try_next().await.map_err(|e| failed(&e))? {

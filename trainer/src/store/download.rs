@@ -1,7 +1,7 @@
 //! Brings one file here over HTTP. What has arrived is kept: after a broken connection, and after a kill, it goes on from
 //! there (RFC 9110, range requests). Talks to the network and to the file system.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -78,16 +78,20 @@ impl Source {
     /// attempts or the file cannot be written.
     pub async fn file(&self, url: &Url, path: &Path, expected: &Expected<'_>, told: impl Fn(u64)) -> Result<()> {
         let aside = path.with_added_extension("part");
-        if expected.sha256.is_none() && expected.size.is_none() && aside.exists() {
-            // Nothing would tell that it is the beginning of something else.
-            fs::remove_file(&aside).map_err(|e| Error::store(&aside, &e))?;
-        }
-        let version = Cell::new(None);
+        let version = RefCell::new(None);
+        let is_known = expected.size.is_some() || expected.sha256.is_some();
         let here = || fs::metadata(&aside).map_or(0, |m| m.len());
+        let go_on = async || {
+            if !is_known && version.borrow().is_none() && aside.exists() {
+                // Nothing would tell that it is the beginning of something else.
+                fs::remove_file(&aside).map_err(|e| Failure::Final(Error::store(&aside, &e)))?;
+            }
+            self.go_on(url, &aside, here(), &version, &told).await
+        };
         loop {
             let before = here();
             told(before);
-            repeat(url, async || self.go_on(url, &aside, here(), &version, &told).await, here).await?;
+            repeat(url, &go_on, &here).await?;
             let Err(error) = check(&aside, expected) else { break };
             fs::remove_file(&aside).map_err(|e| Error::store(&aside, &e))?;
             // What was here may have been the beginning of something else: it is brought once more, as a whole.
@@ -105,17 +109,15 @@ impl Source {
         url: &Url,
         aside: &Path,
         here: u64,
-        version: &Cell<Option<HeaderValue>>,
+        version: &RefCell<Option<HeaderValue>>,
         told: &impl Fn(u64),
     ) -> Result<(), Failure> {
         let mut request = self.get(url);
         if here > 0 {
             request = request.header(RANGE, format!("bytes={here}-"));
-            let known = version.take();
-            if let Some(tag) = &known {
+            if let Some(tag) = version.borrow().as_ref() {
                 request = request.header(IF_RANGE, tag);
             }
-            version.set(known);
         }
         let answer = request.send().await;
         let all = |answer: &Response| {
@@ -133,7 +135,7 @@ impl Source {
         }
         let mut answer = accepted(answer, url)?;
         // A weak tag (RFC 9110, 8.8.1) says too little for this.
-        version.set(answer.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned());
+        version.replace(answer.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned());
         let from = format!("bytes {here}-");
         let goes_on = answer.headers().get(CONTENT_RANGE).is_some_and(|r| r.as_bytes().starts_with(from.as_bytes()));
         let store = |e: std::io::Error| Failure::Final(Error::store(aside, &e));
@@ -234,7 +236,7 @@ fn check(file: &Path, expected: &Expected<'_>) -> Result<()> {
         return Err(Error::Data(format!("{}: expected {wanted} bytes, found {size}", file.display())));
     }
     let Some(wanted) = expected.sha256 else { return Ok(()) };
-    let found = artifact::digest_path(file)?;
+    let found = artifact::digest_path_telling(file, &alive::beat)?;
     if found == format!("sha256:{wanted}") {
         return Ok(());
     }

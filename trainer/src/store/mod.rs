@@ -25,6 +25,7 @@ mod upload;
 use std::fs;
 use std::path::Path;
 
+use object_store::path::Path as Key;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{Error, Result};
@@ -33,6 +34,11 @@ use crate::{Error, Result};
 pub(crate) fn runtime() -> Result<Runtime> {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))
+}
+
+/// The key of a path below a key.
+fn below(key: &Key, path: &str) -> Key {
+    path.split('/').fold(key.clone(), Key::join)
 }
 
 /// What was brought to `aside` is whole: it goes to `path`, and what was begun there of other versions goes.

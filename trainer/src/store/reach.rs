@@ -30,7 +30,10 @@ const MOST_WORDS: usize = 200;
 pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
     let wrong = |why: &dyn Display| Error::Config(format!("the store cannot be reached as it is set up: {why}"));
     let url = Url::parse(uri).map_err(|e| wrong(&e))?;
-    let given = std::env::vars().filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
+    // What is no text is no setting of a store, and must not be shown.
+    let texts =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let given = texts.filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
     // A later setting comes in place of an earlier one.
     let settings = [(CHECKSUM.0.to_owned(), CHECKSUM.1.to_owned())].into_iter().chain(given);
     let (store, key) = object_store::parse_url_opts(&url, settings).map_err(|e| wrong(&e))?;
@@ -42,9 +45,22 @@ pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
 /// # Errors
 /// The last one; at once if it is another than `Store`.
 pub(super) async fn persist<T>(id: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
-    let (begun, mut failed) = (Instant::now(), 0);
+    persist_while(id, || 0, attempt).await
+}
+
+/// The same; time counts from when `done` last rose.
+pub(super) async fn persist_while<T>(
+    id: &str,
+    done: impl Fn() -> u64,
+    attempt: impl AsyncFn() -> Result<T>,
+) -> Result<T> {
+    let (mut begun, mut before, mut failed) = (Instant::now(), done(), 0);
     loop {
-        match attempt().await {
+        let ended = attempt().await;
+        if done() > before {
+            (begun, before, failed) = (Instant::now(), done(), 0);
+        }
+        match ended {
             Err(Error::Store(why)) if !is_over(begun) => {
                 failed += 1;
                 tracing::warn!("{why}; tried again");

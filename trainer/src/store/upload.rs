@@ -1,7 +1,10 @@
 //! Writes an artifact to a store of objects: its manifest goes first and comes last, so that what is there is an artifact as a
 //! whole or none. Talks to the store and to the file system.
+//!
+//! Meanwhile there is a manifest under another name, of all that may be there: whoever goes on after a kill knows from it what
+//! is to be removed, and a reader that nothing here is whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -15,6 +18,7 @@ use object_store::{
 };
 use plumbline_crds::artifact::{self, FileEntry, MANIFEST, Manifest, RECORDS};
 
+use super::below;
 use super::reach::{failed, not_taken, open, persist};
 use crate::{Error, Result, alive};
 
@@ -24,6 +28,8 @@ const AT_ONCE: usize = 2;
 const PART: usize = 16 << 20;
 /// Parts of a file at a time.
 const PARTS: usize = 4;
+/// Name of the manifest while the artifact is being written.
+pub(super) const PARTIAL: &str = "manifest.partial.json";
 /// Metadata of an object with the sha256 of its content: tells an attempt what an earlier one has brought.
 const SHA256: &str = "sha256";
 
@@ -33,11 +39,13 @@ const SHA256: &str = "sha256";
 /// `Config` where the store refuses, or where the artifact of another resource is; `Store` where it does not answer.
 pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
     let (store, key) = open(uri)?;
-    persist(uri, async || former(&*store, &key, owner).await).await?;
+    for name in [MANIFEST, PARTIAL] {
+        persist(uri, async || former(&*store, &key.clone().join(name), owner).await).await?;
+    }
     let probe = key.join(".probe");
     persist(uri, async || {
         store.put(&probe, PutPayload::default()).await.map_err(|e| not_taken(&e))?;
-        store.delete(&probe).await.map_err(|e| not_taken(&e))
+        remove(&*store, &probe).await
     })
     .await
 }
@@ -49,32 +57,44 @@ pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
 pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) -> Result<()> {
     let manifest = artifact::read_manifest(folder)?;
     let (store, key) = open(uri)?;
-    let marker = key.clone().join(MANIFEST);
+    let (marker, partial) = (key.clone().join(MANIFEST), key.clone().join(PARTIAL));
     let path = folder.join(MANIFEST);
     let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
-    let former = persist(uri, async || former(&*store, &key, owner).await).await?;
-    if former.as_ref() == Some(&manifest) {
-        return Ok(());
+    let put = async |key: &Key, text: Vec<u8>| {
+        persist(uri, async || store.put(key, text.clone().into()).await.map_err(|e| not_taken(&e)).map(|_| ())).await
+    };
+    let former_at = async |key: &Key| persist(uri, async || former(&*store, key, owner).await).await;
+    let (whole, begun) = (former_at(&marker).await?, former_at(&partial).await?);
+    if whole.as_ref() == Some(&manifest) {
+        return persist(uri, async || remove(&*store, &partial).await).await;
     }
-    if former.is_some() {
-        // What is about to be overwritten in part is no artifact any more.
-        persist(uri, async || store.delete(&marker).await.map_err(|e| not_taken(&e))).await?;
+    let all = [&begun, &whole].into_iter().flatten().chain([&manifest]).flat_map(|m| m.files.clone());
+    let all: BTreeMap<String, FileEntry> = all.map(|file| (file.path.clone(), file)).collect();
+    let listed = Manifest { files: all.into_values().collect(), ..manifest.clone() };
+    put(&partial, serde_json::to_vec_pretty(&listed).map_err(|e| Error::Failed(e.to_string()))?).await?;
+    if whole.is_some() {
+        persist(uri, async || remove(&*store, &marker).await).await?;
     }
-    let put = |entry: FileEntry| {
+    let bring = |entry: FileEntry| {
         let (store, key) = (&store, &key);
         async move { persist(&entry.path, async || file(store, key, folder, &entry).await).await }
     };
-    stream::iter(manifest.files.clone()).map(put).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    stream::iter(manifest.files.clone()).map(bring).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     let needed: BTreeSet<&str> = manifest.files.iter().map(|f| f.path.as_str()).collect();
-    let old = former.iter().flat_map(|f| &f.files).filter(|f| !needed.contains(f.path.as_str()));
-    for entry in old {
-        match store.delete(&below(&key, &entry.path)).await {
-            Ok(()) | Err(StoreError::NotFound { .. }) => {}
-            Err(error) => return Err(not_taken(&error)),
-        }
+    for entry in listed.files.iter().filter(|f| !needed.contains(f.path.as_str())) {
+        let key = below(&key, &entry.path);
+        persist(uri, async || remove(&*store, &key).await).await?;
     }
-    persist(uri, async || store.put(&marker, text.clone().into()).await.map_err(|e| not_taken(&e))).await?;
-    Ok(())
+    put(&marker, text).await?;
+    persist(uri, async || remove(&*store, &partial).await).await
+}
+
+/// Removes an object, unless it is gone: also where an earlier attempt did so, and its answer was lost.
+async fn remove(store: &dyn ObjectStore, key: &Key) -> Result<()> {
+    match store.delete(key).await {
+        Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(not_taken(&error)),
+    }
 }
 
 /// Writes what tells how an artifact was made, as far as it was written.
@@ -91,9 +111,9 @@ pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
     Ok(())
 }
 
-/// The manifest of the artifact that is there.
+/// The manifest that is there under a key.
 async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) -> Result<Option<Manifest>> {
-    let found = match store.get(&key.clone().join(MANIFEST)).await {
+    let found = match store.get(key).await {
         Ok(found) => found.bytes().await.map_err(|e| failed(&e))?,
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(not_taken(&error)),
@@ -159,9 +179,4 @@ async fn write(writer: &mut WriteMultipart, source: &Path) -> Result<()> {
         writer.wait_for_capacity(PARTS).await.map_err(|e| not_taken(&e))?;
         writer.put(part.into());
     }
-}
-
-/// The key of a path below a key.
-fn below(key: &Key, path: &str) -> Key {
-    path.split('/').fold(key.clone(), Key::join)
 }
