@@ -82,6 +82,11 @@ impl Pod {
         }
     }
 
+    /// Whether the stage has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
     /// The stage stands still, as on a machine that is not heard of.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use plumbline_crds::conditions::Reason;
@@ -12,11 +12,12 @@ use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::{Kind, artifact};
 use plumbline_tests::chain::{self, with};
+use plumbline_tests::hub::Hub;
 use plumbline_tests::judge_sim::{Config, JudgeSim};
 use plumbline_tests::line::Line;
 use plumbline_tests::place::Place;
 use plumbline_tests::pod::{Pod, Run};
-use plumbline_tests::programs::{code, text};
+use plumbline_tests::programs::{code, text, trainer};
 use plumbline_tests::store::{SECRET_KEY, Store};
 use plumbline_tests::{fixture, stage};
 use serde_json::{Value, json};
@@ -66,10 +67,38 @@ fn pieces(store: &Store) -> usize {
     fs::read_dir(store.path("results/.it.work/run-1/pieces")).map_or(0, Iterator::count)
 }
 
-/// The steps of the newest checkpoint in the store.
+/// What the store holds of a work folder: `files` by path, each with its `pieces`.
+fn index(store: &Store) -> Value {
+    let text = fs::read(store.path("results/.it.work/run-1/index.json")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// Whether a checkpoint is in the store.
 fn checkpoint_kept(store: &Store) -> bool {
-    let index = fs::read_to_string(store.path("results/.it.work/run-1/index.json")).unwrap_or_default();
-    index.contains("checkpoints/step-")
+    index(store)["files"]
+        .as_object()
+        .is_some_and(|files| files.keys().any(|path| path.starts_with("checkpoints/step-")))
+}
+
+/// The number of steps that the store holds the metrics of.
+fn steps_kept(store: &Store) -> usize {
+    let pieces = index(store)["files"][METRICS]["pieces"].clone();
+    let read = |piece: &Value| {
+        let piece = format!("results/.it.work/run-1/pieces/{}", piece.as_str().unwrap());
+        fs::read_to_string(store.path(&piece)).unwrap()
+    };
+    pieces.as_array().unwrap().iter().map(read).collect::<String>().lines().count()
+}
+
+/// The number of steps that a pod has the metrics of when it begins to have any: they come in one step from the store, and
+/// one by one otherwise.
+fn begins_with(pod: &mut Pod) -> usize {
+    let mut steps = 0;
+    pod.until("it has metrics", |pod| {
+        steps = pod.lines(METRICS);
+        steps > 0
+    });
+    steps
 }
 
 fn well((result, output): (StageResult, Output)) -> String {
@@ -86,11 +115,12 @@ fn a_pod_that_is_lost_is_continued_on_another_machine_and_ends_with_the_same_art
     let mut pod = run.start();
     pod.until("a checkpoint is kept", |_| checkpoint_kept(&store));
     pod.lose();
-    let said = well(run.start().end());
-    assert!(said.contains("goes on from what was kept"), "{said}");
+    let kept = steps_kept(&store);
+    let mut next = run.start();
+    assert_eq!((begins_with(&mut next), kept >= 2), (kept, true), "{kept} steps were kept");
+    well(next.end());
     assert_eq!(stored(&store), undisturbed());
-    let index: Value =
-        serde_json::from_slice(&fs::read(store.path("results/.it.work/run-1/index.json")).unwrap()).unwrap();
+    let index = index(&store);
     let needed: BTreeSet<&str> = index["files"]
         .as_object()
         .unwrap()
@@ -110,8 +140,9 @@ fn a_pod_that_is_asked_to_stop_keeps_what_it_has_and_the_next_one_goes_on_there(
     let done = pod.lines(METRICS);
     let output = pod.stop();
     assert_eq!(code(&output), i32::from(ExitCode::Interrupted.number()), "{}", text(&output.stderr));
+    assert!(steps_kept(&store) >= done, "{} of {done} steps were kept", steps_kept(&store));
     let mut next = run.start();
-    next.until("it has what was done", |pod| pod.lines(METRICS) >= done);
+    assert_eq!(begins_with(&mut next), steps_kept(&store));
     well(next.end());
     assert_eq!(stored(&store), undisturbed());
 }
@@ -147,7 +178,7 @@ fn a_store_that_is_away_for_a_minute_in_the_middle_of_an_upload_delays_it_and_no
     pod.until("the line breaks", |_| line.is_broken());
     assert!(!store.path("results/it").join(artifact::MANIFEST).exists(), "what is there in part is no artifact");
     std::thread::sleep(Duration::from_mins(1));
-    pod.until("it is still there", |_| true);
+    assert!(pod.is_running(), "it waits for the store");
     line.mend();
     well(pod.end());
     assert_eq!(stored(&store), undisturbed());
@@ -175,13 +206,115 @@ fn a_pod_that_was_taken_for_lost_undoes_nothing_of_what_its_successor_has_done()
     lost.until("a checkpoint is kept", |_| checkpoint_kept(&store));
     lost.pause();
     well(run.start().end());
-    let (digest, index) = (stored(&store), fs::read(store.path("results/.it.work/run-1/index.json")).unwrap());
-    lost.wake();
-    let (result, output) = lost.end();
-    assert_eq!(code(&output), i32::from(ExitCode::Failed.number()), "{}", text(&output.stderr));
-    assert!(result.message.contains("another one has written to it"), "{}", result.message);
+    let (digest, left) = (stored(&store), index(&store));
+    superseded(lost);
     assert_eq!(stored(&store), digest);
-    assert_eq!(fs::read(store.path("results/.it.work/run-1/index.json")).unwrap(), index);
+    assert_eq!(index(&store), left);
+}
+
+/// Wakes a pod that another one has taken the run over from. It ends, and says so.
+fn superseded(pod: Pod) {
+    pod.wake();
+    let (result, output) = pod.end();
+    assert_eq!(code(&output), i32::from(ExitCode::Failed.number()), "{}", text(&output.stderr));
+    assert!(result.message.contains("has taken it over; that one goes on"), "{}", result.message);
+}
+
+#[test]
+fn a_pod_whose_run_goes_on_elsewhere_stops_before_its_successor_has_kept_anything() {
+    let store = Store::start();
+    let run = reward_run(&store);
+    let mut lost = run.start();
+    lost.until("a checkpoint is kept", |_| checkpoint_kept(&store));
+    lost.pause();
+    let mut next = run.start();
+    begins_with(&mut next);
+    next.pause();
+    superseded(lost);
+    next.wake();
+    well(next.end());
+    assert_eq!(stored(&store), undisturbed());
+}
+
+#[test]
+fn a_replacement_that_was_cut_short_leaves_nothing_of_the_old_artifact_behind() {
+    let store = Store::start();
+    let line = Line::to(&store.address());
+    let short = |steps: i64| with(reward(), &json!({"training": {"maxSteps": steps}}));
+    let mut run = reward_run(&store);
+    run.manifest = short(1);
+    well(run.start().end());
+    let old = store.path("results/it/of-an-earlier-version.txt");
+    list_too(&store, &old);
+    run.manifest = short(2);
+    run.work = "s3://align/results/.it.work/run-2".into();
+    run.environment = store.environment_over(line.address()).into();
+    line.break_at("PUT /align/results/it/model.safetensors");
+    let mut pod = run.start();
+    pod.until("the line breaks", |_| line.is_broken());
+    pod.lose();
+    assert!(old.exists() && !store.path("results/it/manifest.json").exists(), "it was cut short");
+
+    // Whoever needs it meanwhile is not given what is there in part.
+    let folder = tempfile::tempdir().unwrap();
+    let input =
+        json!({"role": "baseModel", "name": "m", "path": folder.path().join("it"), "source": "s3://align/results/it"});
+    let document = json!({"resource": reward(), "inputs": [input], "output": folder.path().join("out"), "work": folder.path().join("work")});
+    fs::write(folder.path().join("run.yaml"), serde_yaml::to_string(&document).unwrap()).unwrap();
+    let mut fetch = Command::new(trainer());
+    fetch.args(["fetch", "--run"]).arg(folder.path().join("run.yaml")).envs(store.environment());
+    let log = folder.path().join("log");
+    let mut fetch = fetch.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap();
+    while !said().contains("is being written") {
+        assert!(fetch.try_wait().unwrap().is_none(), "{}", said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    run.environment = store.environment().into();
+    well(run.start().end());
+    assert!(!old.exists(), "what the first artifact had more is gone");
+    assert!(!store.path("results/it/manifest.partial.json").exists());
+    assert!(fetch.wait().unwrap().success(), "{}", said());
+    assert_eq!(artifact::verify(&folder.path().join("it")).unwrap().digest, stored(&store));
+}
+
+#[test]
+fn what_is_fetched_before_a_run_is_kept_apart_and_leaves_what_the_run_has_done() {
+    let store = Store::start();
+    let run = reward_run(&store);
+    let mut pod = run.start();
+    pod.until("a checkpoint is kept", |_| checkpoint_kept(&store));
+    pod.lose();
+    let before = index(&store);
+    let hub = Hub::start(&[("models/org/tiny", fixture::tiny())], None);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let document = json!({
+        "resource": reward(), "output": at("out"), "work": at("work"), "store": {"artifact": run.artifact, "work": run.work},
+        "inputs": [{"role": "baseModel", "name": "m", "path": at("model"), "source": "hf://org/tiny"}],
+    });
+    fs::write(at("run.yaml"), serde_yaml::to_string(&document).unwrap()).unwrap();
+    let mut fetch = Command::new(trainer());
+    fetch.args(["fetch", "--run"]).arg(at("run.yaml")).envs(store.environment()).env("HF_ENDPOINT", hub.address());
+    let ended = fetch.output().unwrap();
+    assert_eq!(code(&ended), 0, "{}", text(&ended.stderr));
+    assert!(!at("work").join("checkpoints").exists(), "it needs no checkpoint, and waits for none");
+    assert_eq!(index(&store), before);
+    let kept = fs::read_to_string(store.path("results/.it.work/run-1/fetch/index.json")).unwrap();
+    assert!(kept.contains("commits.json"), "{kept}");
+    well(run.start().end());
+    assert_eq!(stored(&store), undisturbed());
+}
+
+/// Makes a file part of the artifact in the store, as an earlier version might have written it.
+fn list_too(store: &Store, file: &Path) {
+    fs::write(file, "x").unwrap();
+    let manifest = store.path("results/it/manifest.json");
+    let mut listed: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let entry = json!({"path": file.file_name().unwrap().to_str().unwrap(), "size": 1, "sha256": "0"});
+    listed["files"].as_array_mut().unwrap().push(entry);
+    fs::write(&manifest, listed.to_string()).unwrap();
 }
 
 #[test]
@@ -192,13 +325,7 @@ fn a_new_artifact_takes_the_place_of_the_old_one_of_the_same_resource_and_of_no_
     run.manifest = short(1);
     well(run.start().end());
     let (first, old) = (stored(&store), store.path("results/it/of-an-earlier-version.txt"));
-    // As an earlier version might have written, which had one file more.
-    fs::write(&old, "x").unwrap();
-    let manifest = store.path("results/it/manifest.json");
-    let mut listed: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
-    let entry = json!({"path": "of-an-earlier-version.txt", "size": 1, "sha256": "0"});
-    listed["files"].as_array_mut().unwrap().push(entry);
-    fs::write(&manifest, listed.to_string()).unwrap();
+    list_too(&store, &old);
     let notes = store.path("results/it/notes.txt");
     fs::write(&notes, "of a person").unwrap();
     run.manifest = short(2);

@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 /// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
 /// stage left in the work folder stays.
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    prepare(args, folder, |document| {
+    start(args, folder, None, |document| {
         let mut document = document.clone();
         let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
         let work = ranks::folder(rank, &Path::new(&document.work).join(folder));
@@ -47,8 +47,18 @@ pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> 
     })
 }
 
-/// Runs what comes before a stage: its inputs may not be there yet. Otherwise as [`run_in`].
+/// Runs what comes before a stage: its inputs may not be there yet, and it needs nothing but its own folder. Otherwise as
+/// [`run_in`].
 pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+    start(args, folder, Some(folder), stage)
+}
+
+fn start(
+    args: &RunArgs,
+    folder: &str,
+    part: Option<&str>,
+    stage: impl FnOnce(&RunDocument) -> Result<StageResult>,
+) -> Result<()> {
     let mut document = read(&args.run)?;
     let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
     let work = &ranks::folder(rank, &Path::new(&document.work).join(folder));
@@ -62,7 +72,8 @@ pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) ->
     }
     let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
-        Ok(watch) => (watch, caught(|| keeper::within(&document, || stage(&document)))),
+        // What was done before a panic is kept too.
+        Ok(watch) => (watch, caught(|| keeper::within(&document, part, || caught(|| stage(&document))))),
         Err(error) => (None, Err(error)),
     };
     drop((teller, watch));
@@ -106,11 +117,15 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
                 )));
             }
             taken.insert(input.role.clone(), input.digest.clone());
-        } else if path.join(artifact::MANIFEST).is_file() {
-            let found = artifact::read_manifest(path)?.digest;
+        } else {
+            let found = match artifact::read_manifest(path) {
+                Ok(manifest) => manifest.digest,
+                Err(_) => artifact::digest_path_telling(path, &alive::beat)
+                    .map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?,
+            };
             if found != input.digest {
                 return Err(Error::Data(format!(
-                    "spec.{}: expected the artifact with digest {}, found one with {found} at {}; it was made anew meanwhile",
+                    "spec.{}: expected what has the digest {}, found {found} at {}; it was made anew or changed meanwhile",
                     input.role, input.digest, input.path
                 )));
             }
@@ -264,6 +279,29 @@ mod tests {
         assert!(
             matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected what this run began with"))
         );
+    }
+
+    #[test]
+    fn an_input_that_is_not_what_its_digest_says_is_refused_whatever_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (args, data) = (document(folder.path()), folder.path().join("data"));
+        fs::write(&data, "one").unwrap();
+        let digest = artifact::digest_path(&data).unwrap();
+        let text = fs::read_to_string(&args.run).unwrap();
+        let input = json!([{"role": "dataset", "name": "d", "path": data, "digest": digest}]).to_string();
+        fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
+        run(&args, |_| Ok(done())).unwrap();
+        let refused = || {
+            let error = run(&args, |_| panic!("it must not begin")).unwrap_err();
+            assert!(matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected")), "{error:?}");
+        };
+        fs::write(&data, "two").unwrap();
+        refused();
+        // An artifact without its manifest: it is being written, or was never completed.
+        fs::remove_file(&data).unwrap();
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("train.jsonl"), "one").unwrap();
+        refused();
     }
 
     #[test]

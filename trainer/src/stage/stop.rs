@@ -19,6 +19,11 @@ pub fn requested() -> bool {
     flag().load(Ordering::Relaxed)
 }
 
+/// Asks, as a signal does.
+pub fn request() {
+    flag().store(true, Ordering::Relaxed);
+}
+
 /// From now on the first SIGTERM or SIGINT sets the flag, and a second one ends the process at once with 128 plus its
 /// number, as a shell reports a process that a signal ended.
 pub fn install() -> Result<()> {

@@ -17,7 +17,10 @@ const VERSION: i64 = 1;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Index {
     /// Version of this format: 1.
-    schema_version: i64,
+    pub(super) schema_version: i64,
+    /// The process that keeps the folder.
+    #[serde(default)]
+    pub(super) owner: String,
     /// Its files, by path below the folder, with `/`.
     pub(super) files: BTreeMap<String, Entry>,
 }
@@ -33,7 +36,7 @@ pub(super) struct Entry {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { schema_version: VERSION, files: BTreeMap::new() }
+        Self { schema_version: VERSION, owner: String::new(), files: BTreeMap::new() }
     }
 }
 

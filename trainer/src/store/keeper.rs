@@ -6,10 +6,10 @@
 //! it works on.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use super::snapshots::{Frozen, Snapshots, Stamp};
 use super::upload;
+use crate::stage::{fetch, stop};
 use crate::{Error, Result};
 
 /// Least time between two moments that are kept, unless one is worth more than others.
@@ -26,8 +27,8 @@ const EVERY: Duration = Duration::from_secs(20);
 const ASIDE: &str = ".moment";
 /// Folder below the work folder with an artifact that is not complete.
 const STAGING: &str = "staging";
-/// What is made anew by whoever continues.
-const LEFT_OUT: [&str; 3] = [ASIDE, PROGRESS_FILE, STAGING];
+/// What is made anew by whoever continues, or kept by itself.
+const LEFT_OUT: [&str; 4] = [ASIDE, PROGRESS_FILE, STAGING, fetch::FOLDER];
 /// Folder below the work folder's place in the store with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
 
@@ -36,9 +37,11 @@ static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
 
 struct Kept {
     work: PathBuf,
-    /// To the thread; full while a moment is on its way.
-    sender: SyncSender<Vec<Frozen>>,
-    thread: JoinHandle<Snapshots>,
+    /// To the thread.
+    sender: Sender<Vec<Frozen>>,
+    thread: JoinHandle<(Snapshots, Runtime)>,
+    /// A moment is on its way.
+    busy: Arc<AtomicBool>,
     last: Instant,
     /// A moment of worth has come while another one was on its way.
     due: bool,
@@ -55,11 +58,16 @@ pub fn checkpoint() {
 }
 
 /// Runs a stage. What an earlier process kept of it is here before it begins, and what it makes is in the store when this
-/// ends well.
+/// ends well. With `part`, only that folder of the work folder is kept, at a place of its own.
 ///
 /// # Errors
-/// The stage's own; `Config`, `Data` and `Store` where the store does not take or give what it has to.
-pub fn within(document: &RunDocument, stage: impl FnOnce() -> Result<StageResult>) -> Result<StageResult> {
+/// The stage's own; `Config`, `Data` and `Store` where the store does not take or give what it has to; `Failed` where another
+/// process has taken the run over.
+pub fn within(
+    document: &RunDocument,
+    part: Option<&str>,
+    stage: impl FnOnce() -> Result<StageResult>,
+) -> Result<StageResult> {
     let Some(store) = &document.store else { return stage() };
     let runtime = super::runtime()?;
     let of_output = |e: Error| e.within(&format!("spec.output.uri: {}", store.artifact));
@@ -67,10 +75,16 @@ pub fn within(document: &RunDocument, stage: impl FnOnce() -> Result<StageResult
     let owner = (resource.kind.to_string(), resource.metadata.name.clone());
     runtime.block_on(upload::check(&store.artifact, &owner)).map_err(of_output)?;
     if let Some(uri) = &store.work {
-        begin(uri, Path::new(&document.work), &runtime).map_err(of_output)?;
+        let (uri, work) = (uri.clone(), PathBuf::from(&document.work));
+        let (uri, work) = part.map_or((uri.clone(), work.clone()), |part| (format!("{uri}/{part}"), work.join(part)));
+        begin(&uri, &work).map_err(of_output)?;
     }
     let ended = stage();
-    let kept = end(&runtime).map_err(of_output);
+    let kept = end().map_err(of_output);
+    if let Err(taken_over @ Error::Failed(_)) = kept {
+        // Whatever the stage says: it was stopped because of this.
+        return Err(taken_over);
+    }
     let result = match ended {
         Ok(result) => result,
         Err(error) => {
@@ -100,39 +114,44 @@ fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtim
     }
 }
 
-/// Brings the work folder here as it was kept, and keeps it from now on.
-fn begin(uri: &str, work: &Path, runtime: &Runtime) -> Result<()> {
-    let mut snapshots = runtime.block_on(Snapshots::open(uri))?;
+/// Takes the work folder over, brings it here as it was kept, and keeps it from now on.
+fn begin(uri: &str, work: &Path) -> Result<()> {
+    // The thread's own, since connections that are kept open belong to the runtime that opened them.
+    let runtime = super::runtime()?;
+    // A store that would refuse it later refuses now, before anything is spent.
+    let mut snapshots = runtime.block_on(Snapshots::take_over(uri))?;
     let brought = runtime.block_on(snapshots.restore(work))?;
     if brought > 0 {
         tracing::info!(files = brought, "the run goes on from what was kept");
     }
-    // A store that would refuse it later refuses now, before anything is spent.
-    let aside = work.join(ASIDE);
-    runtime.block_on(snapshots.save(&freeze(work)?))?;
-    fs::remove_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
-    let (sender, moments) = sync_channel::<Vec<Frozen>>(0);
-    let own = super::runtime()?;
+    let (sender, moments) = channel::<Vec<Frozen>>();
+    let (busy, aside) = (Arc::<AtomicBool>::default(), work.join(ASIDE));
+    let done = busy.clone();
     let thread = std::thread::spawn(move || {
         for files in moments {
-            match own.block_on(snapshots.save(&files)) {
+            match runtime.block_on(snapshots.save(&files)) {
                 Ok(()) => tracing::debug!(files = files.len(), "a moment is kept"),
+                Err(Error::Failed(why)) => {
+                    tracing::error!("{why}");
+                    stop::request();
+                }
                 Err(error) => tracing::warn!("a moment is not kept: {error}"),
             }
             let _ = fs::remove_dir_all(&aside);
+            done.store(false, Ordering::Release);
         }
-        snapshots
+        (snapshots, runtime)
     });
-    *kept() = Some(Kept { work: work.to_owned(), sender, thread, last: Instant::now(), due: false });
+    *kept() = Some(Kept { work: work.to_owned(), sender, thread, busy, last: Instant::now(), due: false });
     Ok(())
 }
 
 /// Keeps the last moment.
-fn end(runtime: &Runtime) -> Result<()> {
+fn end() -> Result<()> {
     let Some(Kept { work, sender, thread, .. }) = kept().take() else { return Ok(()) };
     drop(sender);
-    let mut snapshots =
-        thread.join().map_err(|_| Error::Failed("the thread that keeps the work folder ended".into()))?;
+    let (mut snapshots, runtime) =
+        thread.join().map_err(|_| Error::Store("the thread that keeps the work folder ended".into()))?;
     runtime.block_on(snapshots.save(&freeze(&work)?))
 }
 
@@ -140,17 +159,17 @@ fn keep(of_worth: bool) {
     let mut kept = kept();
     let Some(kept) = kept.as_mut() else { return };
     kept.due |= of_worth || kept.last.elapsed() >= EVERY;
-    if !kept.due || kept.work.join(ASIDE).exists() {
+    if !kept.due || kept.busy.load(Ordering::Acquire) {
         return;
     }
-    let files = match freeze(&kept.work) {
-        Ok(files) => files,
-        Err(error) => return tracing::warn!("a moment is not kept: {error}"),
-    };
-    if kept.sender.try_send(files).is_ok() {
-        (kept.due, kept.last) = (false, Instant::now());
-    } else {
-        let _ = fs::remove_dir_all(kept.work.join(ASIDE));
+    match freeze(&kept.work) {
+        Ok(files) => {
+            kept.busy.store(true, Ordering::Release);
+            // A thread that has ended is told of at the end.
+            let _ = kept.sender.send(files);
+            (kept.due, kept.last) = (false, Instant::now());
+        }
+        Err(error) => tracing::warn!("a moment is not kept: {error}"),
     }
 }
 
@@ -178,8 +197,7 @@ fn freeze(work: &Path) -> Result<Vec<Frozen>> {
                 pending.push(below);
             } else if about.is_file() {
                 fs::hard_link(&source, &target).map_err(|e| Error::store(&target, &e))?;
-                let modified = about.modified().map_err(|e| Error::store(&source, &e))?;
-                let stamp = Stamp { size: about.len(), modified, inode: about.ino() };
+                let stamp = Stamp::of(&about).map_err(|e| Error::store(&source, &e))?;
                 files.push(Frozen { path: below.to_string_lossy().into_owned(), file: target, stamp });
             }
         }

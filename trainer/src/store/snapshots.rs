@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::index::{Entry, Index, PIECE, pieces};
 use super::reach::{failed, not_taken, open, persist};
+use crate::stage::stop;
 use crate::{Error, Result, alive};
 
 /// Pieces at a time.
@@ -47,12 +49,24 @@ pub(super) struct Stamp {
     pub(super) inode: u64,
 }
 
+impl Stamp {
+    /// That of a file as it is.
+    ///
+    /// # Errors
+    /// Where the file system does not know when it was written.
+    pub(super) fn of(file: &fs::Metadata) -> std::io::Result<Self> {
+        Ok(Self { size: file.len(), modified: file.modified()?, inode: file.ino() })
+    }
+}
+
 /// The store's side of a work folder.
 pub(super) struct Snapshots {
     uri: String,
     store: Arc<dyn ObjectStore>,
     key: Key,
-    /// What the store holds, and its version there; nothing before the first one.
+    /// What this process is called.
+    owner: String,
+    /// What the store holds, and its version there.
     index: Index,
     version: Option<UpdateVersion>,
     /// Pieces that the store has.
@@ -62,23 +76,36 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Looks at what a store holds.
+    /// From now on this process is the one that keeps the folder: another one that still does is told so when it next
+    /// writes, and removes nothing that this one needs.
     ///
     /// # Errors
     /// `Config` and `Data` where the store refuses or holds something else, `Store` where it does not answer.
-    pub(super) async fn open(uri: &str) -> Result<Self> {
+    pub(super) async fn take_over(uri: &str) -> Result<Self> {
         let (store, key) = open(uri)?;
         let mut snapshots = Self {
             uri: uri.to_owned(),
             store,
             key,
+            owner: this_process(),
             index: Index::default(),
             version: None,
             stored: BTreeSet::new(),
             known: HashMap::new(),
         };
-        if let Some((index, version)) = persist(uri, async || snapshots.read().await).await? {
-            (snapshots.index, snapshots.version) = (index, Some(version));
+        loop {
+            let found = persist(uri, async || snapshots.read().await).await?;
+            (snapshots.index, snapshots.version) = found.map_or_else(Default::default, |(index, v)| (index, Some(v)));
+            let index = Index { owner: snapshots.owner.clone(), ..snapshots.index.clone() };
+            match persist(uri, async || snapshots.write(&index).await).await {
+                Ok(version) => {
+                    (snapshots.index, snapshots.version) = (index, Some(version));
+                    break;
+                }
+                // Written by the other one in between.
+                Err(Error::Failed(_)) if !stop::requested() => {}
+                Err(error) => return Err(error),
+            }
         }
         // What an attempt that was killed had brought there need not be brought again.
         snapshots.stored = persist(uri, async || snapshots.list().await).await?;
@@ -120,27 +147,35 @@ impl Snapshots {
     /// Brings the files here that are not here as they were. Others stay.
     pub(super) async fn restore(&mut self, work: &Path) -> Result<usize> {
         let mut brought = 0;
-        for (path, entry) in &self.index.files {
-            let target = work.join(path);
-            if is_here(&target, entry)? {
-                continue;
+        for (path, entry) in self.index.files.clone() {
+            let target = work.join(&path);
+            if !is_here(&target, &entry)? {
+                self.restore_file(&target, &entry).await?;
+                brought += 1;
             }
-            let aside = target.with_added_extension("part");
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
-            }
-            let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
-            let this = &*self;
-            let piece = |sha256: String| async move { persist(&sha256, async || this.piece(&sha256).await).await };
-            let mut content = stream::iter(entry.pieces.clone()).map(piece).buffered(AT_ONCE);
-            while let Some(piece) = content.next().await {
-                file.write_all(&piece?).map_err(|e| Error::store(&aside, &e))?;
-            }
-            file.sync_all().map_err(|e| Error::store(&aside, &e))?;
-            fs::rename(&aside, &target).map_err(|e| Error::store(&target, &e))?;
-            brought += 1;
+            let about = fs::metadata(&target).map_err(|e| Error::store(&target, &e))?;
+            let stamp = Stamp::of(&about).map_err(|e| Error::store(&target, &e))?;
+            self.known.insert(path, (stamp, entry));
         }
         Ok(brought)
+    }
+
+    async fn restore_file(&self, target: &Path, entry: &Entry) -> Result<()> {
+        let aside = target.with_added_extension("part");
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+        }
+        let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
+        let piece = |sha256: String| async move { persist(&sha256, async || self.piece(&sha256).await).await };
+        let mut content = stream::iter(entry.pieces.clone()).map(piece).buffered(AT_ONCE);
+        while let Some(piece) = content.next().await {
+            file.write_all(&piece?).map_err(|e| Error::store(&aside, &e))?;
+            if stop::requested() {
+                return Err(Error::Interrupted);
+            }
+        }
+        file.sync_all().map_err(|e| Error::store(&aside, &e))?;
+        fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
     }
 
     async fn piece(&self, sha256: &str) -> Result<Vec<u8>> {
@@ -159,9 +194,9 @@ impl Snapshots {
     /// Makes the store hold this moment.
     ///
     /// # Errors
-    /// `Config` where the store refuses, `Store` where it does not answer, or where another process has written since.
+    /// `Config` where the store refuses, `Store` where it does not answer, `Failed` where another process has taken over.
     pub(super) async fn save(&mut self, files: &[Frozen]) -> Result<()> {
-        let mut index = Index::default();
+        let mut index = Index { owner: self.owner.clone(), ..Index::default() };
         for file in files {
             let entry = match self.known.get(&file.path) {
                 Some((stamp, entry)) if *stamp == file.stamp => entry.clone(),
@@ -170,7 +205,7 @@ impl Snapshots {
             self.known.insert(file.path.clone(), (file.stamp, entry.clone()));
             index.files.insert(file.path.clone(), entry);
         }
-        if self.version.is_some() && index == self.index {
+        if index == self.index {
             return Ok(());
         }
         self.version = Some(persist(&self.uri, async || self.write(&index).await).await?);
@@ -206,7 +241,7 @@ impl Snapshots {
     }
 
     /// Replaces the index, if it is still the one that was read or written last: a pod that was taken for lost must not undo
-    /// what its successor has done.
+    /// what its successor has done. `Failed` where it is another one.
     async fn write(&self, index: &Index) -> Result<UpdateVersion> {
         let text = serde_json::to_vec(index).map_err(|e| Error::Failed(e.to_string()))?;
         let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
@@ -214,7 +249,10 @@ impl Snapshots {
         let put = |mode| self.store.put_opts(&key, text.clone().into(), PutOptions::from(mode));
         let written = match put(mode).await {
             // Some stores know no conditions.
-            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => put(PutMode::Overwrite).await,
+            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => match self.read().await? {
+                Some((found, _)) if found != self.index => return Err(self.taken_over(&found)),
+                _ => put(PutMode::Overwrite).await,
+            },
             written => written,
         };
         match written {
@@ -222,13 +260,17 @@ impl Snapshots {
             Err(StoreError::Precondition { .. } | StoreError::AlreadyExists { .. }) => match self.read().await? {
                 // It was written, and only the answer was lost.
                 Some((found, version)) if found == *index => Ok(version),
-                _ => Err(Error::Failed(format!(
-                    "{}: expected the work folder as this process left it, found that another one has written to it; that one goes on",
-                    self.uri
-                ))),
+                found => Err(self.taken_over(&found.map(|(index, _)| index).unwrap_or_default())),
             },
             Err(error) => Err(not_taken(&error)),
         }
+    }
+
+    fn taken_over(&self, found: &Index) -> Error {
+        Error::Failed(format!(
+            "{}: expected the work folder as this process left it, found that another one ({}) has taken it over; that one goes on",
+            self.uri, found.owner
+        ))
     }
 
     /// Removes pieces that nothing needs any more: they take room and do no harm.
@@ -245,6 +287,13 @@ impl Snapshots {
     }
 }
 
+/// A name that no other process has.
+fn this_process() -> String {
+    let pod = std::env::var("HOSTNAME").unwrap_or_default();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{pod} {} {}", std::process::id(), since.as_nanos())
+}
+
 /// Whether a file is what an index says.
 fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
     match fs::metadata(target) {
@@ -255,6 +304,7 @@ fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
     }
     for (number, sha256) in (0..).zip(&entry.pieces) {
         let content = read(target, number * PIECE, PIECE.min(entry.size - number * PIECE))?;
+        alive::beat();
         if hex(&Sha256::digest(&content)) != *sha256 {
             return Ok(false);
         }
