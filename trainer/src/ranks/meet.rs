@@ -22,20 +22,20 @@ const LIMIT: Duration = Duration::from_mins(20);
 /// Between two tries, and looks at whether the process was asked to stop.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Meets the other ranks.
+/// Meets the other ranks, which bring the same `run`.
 ///
 /// # Errors
-/// `PeerLost` where they do not all come in time, `Config` for an address that can never be this machine's, `Interrupted`.
-pub(super) fn meet(place: &Place) -> Result<Group> {
+/// `PeerLost` where they do not all come in time, or those of another run are met, `Config` for an address that can never be this machine's, `Interrupted`.
+pub(super) fn meet(place: &Place, run: String) -> Result<Group> {
     let (own, listener) = own_address(place)?;
-    let Place { rank, size, host, port } = place.clone();
+    let Place { rank, size, host, port, .. } = place.clone();
     tracing::info!(rank, size, host, port, %own, "waits for the other ranks");
     let (sender, receiver) = channel();
     // The wait itself cannot be interrupted.
     thread::spawn(move || {
         // Rank 0 is its own client; its name may lead elsewhere a little longer.
         let host = if rank == 0 { own.to_string() } else { host };
-        let meeting = Meeting { host: &host, port, own, rank, size, patience: PATIENCE, limit: LIMIT };
+        let meeting = Meeting { host: &host, port, own, run: &run, rank, size, patience: PATIENCE, limit: LIMIT };
         let _ = sender.send(Group::join(&meeting, listener));
     });
     loop {

@@ -24,6 +24,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use place::Place;
 
+use crate::data::id;
 use crate::{Error, Result, alive};
 
 /// The ranks of a run, as one of them sees them.
@@ -44,11 +45,11 @@ impl Ranks {
     /// Meets the other ranks that the environment speaks of (see [`Place::read`]).
     ///
     /// # Errors
-    /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come, `Data` where they do not all
-    /// have the same inputs.
+    /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come or are those of another run,
+    /// `Data` where they do not all have the same inputs.
     pub fn join(run: &RunDocument) -> Result<Self> {
         let Some(place) = Place::of_this_process()? else { return Ok(Self::alone()) };
-        let group = meet::meet(&place)?;
+        let group = meet::meet(&place, name(&place, run))?;
         let ranks = Self { rank: place.rank, size: place.size, group: Some(group) };
         let inputs = ranks.gather(run.lineage())?;
         for other in &inputs[1..] {
@@ -211,6 +212,13 @@ impl Ranks {
     }
 }
 
+/// What the ranks of this attempt at this run have in common, and no others: an address may lead to those of another run, whose
+/// gradients must never be added to ours.
+fn name(place: &Place, run: &RunDocument) -> String {
+    let resource = serde_json::to_string(&run.resource).unwrap_or_default();
+    id::of(&[&place.attempt, &resource])
+}
+
 /// Where a rank keeps what is not for the others.
 pub fn folder(rank: usize, work: &Path) -> PathBuf {
     if rank == 0 { work.to_owned() } else { work.join(format!("rank-{rank}")) }
@@ -232,6 +240,7 @@ fn unsendable(error: &serde_json::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn rank(rank: usize, size: usize) -> Ranks {
         Ranks { rank, size, group: None }
@@ -245,6 +254,23 @@ mod tests {
             assert_eq!(shares.concat(), items);
             let lengths: Vec<usize> = shares.iter().map(|s| s.len()).collect();
             assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn ranks_of_another_run_or_of_another_attempt_have_another_name() {
+        let named = |name: &str, rate: f64, attempt: &str| {
+            let spec = json!({"dataset": {"uri": "d"}, "baseModel": {"uri": "m"}, "training": {"learningRate": rate}});
+            let resource = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel",
+                "metadata": {"name": name}, "spec": spec});
+            let run = json!({"resource": resource, "inputs": [], "output": "o", "work": "w"});
+            let attempt = attempt.to_owned();
+            let place = Place { rank: 1, size: 2, host: "h".into(), port: 1, attempt };
+            super::name(&place, &serde_json::from_value(run).unwrap())
+        };
+        assert_eq!(named("r", 1e-3, "a"), named("r", 1e-3, "a"));
+        for other in [named("s", 1e-3, "a"), named("r", 1e-4, "a"), named("r", 1e-3, "b")] {
+            assert_ne!(other, named("r", 1e-3, "a"));
         }
     }
 

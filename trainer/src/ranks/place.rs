@@ -13,11 +13,14 @@ pub struct Place {
     pub host: String,
     /// Port of rank 0.
     pub port: u16,
+    /// What whoever started the processes calls this attempt at the run; empty where it has no name.
+    pub attempt: String,
 }
 
 impl Place {
     /// From the variables of the environment that `torchrun` sets (PyTorch, "torchrun: environment variables"): `RANK`,
-    /// `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`. The pods of an Indexed Job have their rank in `JOB_COMPLETION_INDEX`.
+    /// `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_RUN_ID`. The pods of an Indexed Job have their rank in
+    /// `JOB_COMPLETION_INDEX`.
     /// Nothing where a process is alone.
     ///
     /// # Errors
@@ -45,7 +48,8 @@ impl Place {
         let host = variable("MASTER_ADDR").filter(|h| !h.is_empty()).ok_or_else(|| missing("MASTER_ADDR"))?;
         let port = number("MASTER_PORT")?.ok_or_else(|| missing("MASTER_PORT"))?;
         let port = u16::try_from(port).map_err(|_| wrong("MASTER_PORT", "a port", &port.to_string()))?;
-        Ok(Some(Self { rank, size, host, port }))
+        let attempt = variable("TORCHELASTIC_RUN_ID").unwrap_or_default();
+        Ok(Some(Self { rank, size, host, port, attempt }))
     }
 
     /// The same, of this process.
@@ -77,8 +81,11 @@ mod tests {
         let all =
             [("WORLD_SIZE", "4"), ("MASTER_ADDR", "r-0.s"), ("MASTER_PORT", "29500"), ("JOB_COMPLETION_INDEX", "3")];
         let place = read(&all).unwrap().unwrap();
-        assert_eq!(place, Place { rank: 3, size: 4, host: "r-0.s".into(), port: 29_500 });
+        let expected = Place { rank: 3, size: 4, host: "r-0.s".into(), port: 29_500, attempt: String::new() };
+        assert_eq!(place, expected);
         assert_eq!(read(&[&all[..], &[("RANK", "1")]].concat()).unwrap().unwrap().rank, 1);
+        let named = read(&[&all[..], &[("TORCHELASTIC_RUN_ID", "a")]].concat()).unwrap().unwrap();
+        assert_eq!(named, Place { attempt: "a".into(), ..expected });
     }
 
     #[test]

@@ -5,6 +5,8 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <chrono>
+#include <cstring>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -23,17 +25,26 @@ struct Group {
 extern "C" {
 
 // `listener`: the socket that the store of rank 0 takes over, -1 on other ranks. `own`: the address of this machine by which
-// the others reach it.
-int plumbline_group_join(const char* host, int port, int listener, const char* own, int rank, int size, int meet_seconds,
-                         int work_seconds, Group** out) {
+// the others reach it. `run`: what those of other runs do not bring.
+int plumbline_group_join(const char* host, int port, int listener, const char* own, const char* run, int rank, int size,
+                         int meet_seconds, int work_seconds, Group** out) {
   return guarded([&] {
     c10d::TCPStoreOptions options;
     options.port = static_cast<uint16_t>(port);
     options.isServer = rank == 0;
     options.numWorkers = size;
+    options.waitWorkers = false;
     options.timeout = std::chrono::seconds(meet_seconds);
     if (rank == 0) options.masterListenFd = listener;
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    // Who came to another run is not counted there yet: that run goes on without noticing.
+    const std::vector<uint8_t> ours(run, run + std::strlen(run));
+    if (rank == 0) {
+      store->set("run", ours);
+    } else if (store->get("run") != ours) {
+      throw std::runtime_error("rank 0 of another run answers at this address");
+    }
+    store->waitForWorkers();
     // Gloo's own meeting takes as long as the slowest rank is late; what is computed later has a limit of its own.
     auto settings = c10d::ProcessGroupGloo::Options::create(std::chrono::seconds(work_seconds));
     settings->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(own));

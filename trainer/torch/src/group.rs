@@ -24,6 +24,9 @@ pub struct Meeting<'a> {
     pub port: u16,
     /// The address of this machine by which the others reach it.
     pub own: IpAddr,
+    /// What the processes of one run have in common and others have not. A process that comes to another run's rank 0 is turned
+    /// away, and that run goes on without noticing.
+    pub run: &'a str,
     /// Which process this is, from 0.
     pub rank: usize,
     /// How many there are.
@@ -51,7 +54,7 @@ impl Group {
             )));
         }
         let text = |t: &str| CString::new(t).map_err(|_| TorchError(format!("expected a name, found {t:?}")));
-        let (host, own) = (text(meeting.host)?, text(&meeting.own.to_string())?);
+        let (host, own, run) = (text(meeting.host)?, text(&meeting.own.to_string())?, text(meeting.run)?);
         let seconds = |time: Duration| c_int::try_from(time.as_secs().max(1)).unwrap_or(c_int::MAX);
         let mut group = std::ptr::null_mut();
         // SAFETY: the strings outlive the call; the store owns the listener's descriptor from here on; `group` is written
@@ -62,6 +65,7 @@ impl Group {
                 c_int::from(meeting.port),
                 listener.map_or(-1, IntoRawFd::into_raw_fd),
                 own.as_ptr(),
+                run.as_ptr(),
                 meeting.rank as c_int,
                 meeting.size as c_int,
                 seconds(meeting.patience),
@@ -138,6 +142,7 @@ unsafe extern "C" {
         port: c_int,
         listener: c_int,
         own: *const c_char,
+        run: *const c_char,
         rank: c_int,
         size: c_int,
         meet_seconds: c_int,
@@ -165,6 +170,12 @@ mod tests {
     const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
     const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+    /// A meeting of two on this machine.
+    fn meeting(run: &str, port: u16, rank: usize, patience: u64) -> Meeting<'_> {
+        let (patience, limit) = (Duration::from_secs(patience), Duration::from_secs(patience));
+        Meeting { host: "127.0.0.1", port, own: LOCAL, run, rank, size: 2, patience, limit }
+    }
+
     /// Runs every rank of a group in a thread of its own; gives what each returned.
     fn together<T: Send + 'static>(size: usize, limit: u64, work: fn(usize, Group) -> T) -> Vec<T> {
         let listener = TcpListener::bind((LOCAL, 0)).unwrap();
@@ -174,8 +185,8 @@ mod tests {
             .map(|rank| {
                 let listener = listener.take();
                 std::thread::spawn(move || {
-                    let (patience, limit) = (Duration::from_secs(30), Duration::from_secs(limit));
-                    let meeting = Meeting { host: "127.0.0.1", port, own: LOCAL, rank, size, patience, limit };
+                    let limit = Duration::from_secs(limit);
+                    let meeting = Meeting { size, limit, ..meeting("run", port, rank, 30) };
                     work(rank, Group::join(&meeting, listener).unwrap())
                 })
             })
@@ -243,11 +254,25 @@ mod tests {
     fn who_never_comes_is_not_waited_for_for_ever() {
         let listener = TcpListener::bind((LOCAL, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (patience, limit) = (Duration::from_secs(1), Duration::from_secs(1));
-        let meeting = Meeting { host: "127.0.0.1", port, own: LOCAL, rank: 0, size: 2, patience, limit };
+        let meeting = meeting("run", port, 0, 1);
         let error = Group::join(&meeting, Some(listener)).unwrap_err().to_string();
         assert!(!error.is_empty() && !error.contains('\n'), "{error}");
         assert!(Group::join(&meeting, None).unwrap_err().to_string().contains("listener"));
+    }
+
+    #[test]
+    fn a_process_of_another_run_is_turned_away_and_nobody_else_notices() {
+        let listener = TcpListener::bind((LOCAL, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sum = |group: Group| {
+            let ones = Tensor::ones([1], FLOAT);
+            group.all_reduce(&ones).map(|()| floats(&ones))
+        };
+        let first = std::thread::spawn(move || Group::join(&meeting("one", port, 0, 30), Some(listener)).and_then(sum));
+        let error = Group::join(&meeting("another", port, 1, 30), None).unwrap_err().to_string();
+        assert!(error.contains("another run"), "{error}");
+        assert_eq!(Group::join(&meeting("one", port, 1, 30), None).and_then(sum).unwrap(), [2.0]);
+        assert_eq!(first.join().unwrap().unwrap(), [2.0]);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! How the pods that train together find each other: a headless Service (Kubernetes, "DNS for Services and Pods"), and what
 //! each pod is told of it. Computes only.
 
-use k8s_openapi::api::core::v1::{EnvVar, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Service, ServicePort, ServiceSpec};
 
 use super::{Request, labels, metadata, service_name};
 
 /// Port that rank 0 is met at, `torchrun`'s default.
 const PORT: u16 = 29_500;
+/// The label by which a pod knows the UID of its Job (Kubernetes, "Well-Known Labels").
+const JOB_UID: &str = "metadata.labels['batch.kubernetes.io/controller-uid']";
 
 /// Whether several pods train together.
 pub(super) fn is_gang(request: &Request) -> bool {
@@ -51,5 +53,14 @@ pub(super) fn variables(request: &Request) -> Vec<EnvVar> {
         variable("MASTER_ADDR", format!("{}-0.{domain}", request.job.name)),
         variable("MASTER_PORT", PORT.to_string()),
         variable("WORLD_SIZE", request.resource.spec.compute().nodes.to_string()),
+        // The name of an attempt: a name of a pod is used again, and its address may be another gang's meanwhile.
+        EnvVar {
+            name: "TORCHELASTIC_RUN_ID".into(),
+            value: None,
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector { api_version: None, field_path: JOB_UID.into() }),
+                ..EnvVarSource::default()
+            }),
+        },
     ]
 }

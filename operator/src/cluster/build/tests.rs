@@ -333,6 +333,9 @@ fn several_nodes_are_one_gang_that_meets_at_its_first_pod() {
     let variable = |name: &str| env.iter().find(|v| v["name"] == name).unwrap()["value"].clone();
     assert_eq!(variable("MASTER_ADDR"), format!("{name}-0.plumbline-helpful-reward"));
     assert_eq!((variable("WORLD_SIZE"), variable("MASTER_PORT")), (json!("3"), json!("29500")));
+    let attempt = env.iter().find(|v| v["name"] == "TORCHELASTIC_RUN_ID").unwrap();
+    let of_the_job = "metadata.labels['batch.kubernetes.io/controller-uid']";
+    assert_eq!(attempt["valueFrom"]["fieldRef"]["fieldPath"], of_the_job, "ranks of two attempts never meet");
     let service = serde_json::to_value(children.service.unwrap()).unwrap();
     assert_eq!(service["metadata"]["name"], "plumbline-helpful-reward");
     assert_eq!(service["metadata"]["ownerReferences"][0]["uid"], "u-1");
