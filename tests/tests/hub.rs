@@ -2,6 +2,7 @@
 //! the hub holds becomes an input.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use plumbline_crds::Kind;
@@ -12,6 +13,7 @@ use plumbline_tests::fixture;
 use plumbline_tests::hub::{COMMIT, Hub};
 use plumbline_tests::place::Place;
 use plumbline_tests::programs::{code, text, trainer};
+use plumbline_tests::store::Store;
 use serde_json::{Value, json};
 
 const REWARD: (Kind, &str) = (Kind::RewardModel, "reward");
@@ -127,25 +129,56 @@ fn weights_that_are_not_those_of_the_repository_become_nothing() {
 #[test]
 fn a_run_that_lost_its_inputs_goes_on_with_the_commit_that_it_began_with() {
     let hub = Hub::start(&tiny(), None);
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    let input = json!({"role": "baseModel", "name": "m", "path": model, "source": "hf://org/tiny"});
-    let document = json!({
-        "resource": reward(&json!({"uri": "hf://org/tiny"})), "inputs": [input],
-        "output": folder.path().join("out"), "work": folder.path().join("work"),
-    });
-    let run = folder.path().join("run.yaml");
-    fs::write(&run, serde_yaml::to_string(&document).unwrap()).unwrap();
+    let work = tempfile::tempdir().unwrap();
     for _ in 0..2 {
-        let mut fetch = Command::new(trainer());
-        let ended = fetch.args(["fetch", "--run"]).arg(&run).env("HF_ENDPOINT", hub.address()).output().unwrap();
-        assert_eq!(code(&ended), 0, "{}", text(&ended.stderr));
-        // The volume is gone with its pod, and the branch moves on.
-        fs::remove_dir_all(&model).unwrap();
+        fetch(&hub, work.path(), None, &[]);
+        // The branch moves on.
         hub.state().moved = true;
     }
+    assert_eq!(revisions(&hub), ["main", COMMIT]);
+}
+
+#[test]
+fn a_rank_that_lost_its_inputs_goes_on_with_the_commit_that_rank_0_began_with() {
+    let store = Store::start();
+    for places in [None, Some(json!({"artifact": "s3://align/it", "work": "s3://align/.it.work"}))] {
+        let hub = Hub::start(&tiny(), None);
+        let shared = tempfile::tempdir().unwrap();
+        for rank in ["0", "1"] {
+            // Without a store all pods have the same work folder; with one each has its own.
+            let own = tempfile::tempdir().unwrap();
+            let work = if places.is_none() { &shared } else { &own };
+            let variables = [("WORLD_SIZE", "2"), ("RANK", rank), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")];
+            let variables = variables.map(|(name, value)| (name, value.to_owned()));
+            fetch(&hub, work.path(), places.as_ref(), &[&variables[..], &store.environment()].concat());
+            hub.state().moved = true;
+        }
+        assert_eq!(revisions(&hub), ["main", COMMIT]);
+    }
+}
+
+/// Fetches the inputs of a run into a volume that is gone afterwards.
+fn fetch(hub: &Hub, work: &Path, store: Option<&Value>, environment: &[(&str, String)]) {
+    let volume = tempfile::tempdir().unwrap();
+    let input = json!({
+        "role": "baseModel", "name": "m", "path": volume.path().join("model"), "source": "hf://org/tiny",
+    });
+    let document = json!({
+        "resource": reward(&json!({"uri": "hf://org/tiny"})), "inputs": [input],
+        "output": volume.path().join("out"), "work": work, "store": store,
+    });
+    let run = volume.path().join("run.yaml");
+    fs::write(&run, serde_yaml::to_string(&document).unwrap()).unwrap();
+    let mut command = Command::new(trainer());
+    command.args(["fetch", "--run"]).arg(&run).env("HF_ENDPOINT", hub.address());
+    let ended = command.envs(environment.iter().map(|(name, value)| (name, value))).output().unwrap();
+    assert_eq!(code(&ended), 0, "{}", text(&ended.stderr));
+}
+
+/// The revisions that a hub was asked for.
+fn revisions(hub: &Hub) -> Vec<String> {
     let asked = hub.state().asked.clone();
-    assert!(asked.contains(&"revision main".to_owned()) && asked.contains(&format!("revision {COMMIT}")), "{asked:?}");
+    asked.iter().filter_map(|what| Some(what.strip_prefix("revision ")?.to_owned())).collect()
 }
 
 #[test]

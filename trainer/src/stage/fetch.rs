@@ -16,7 +16,7 @@ use crate::report::progress::Progress;
 use crate::store::cache::Cache;
 use crate::store::download::{Expected, Source};
 use crate::store::hub::Hub;
-use crate::store::{self, bucket};
+use crate::store::{self, bucket, keeper};
 use crate::{Error, Result, files};
 
 /// Folder below the work folder that this leaves its result in.
@@ -33,6 +33,9 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
     let work = ranks::folder(rank, &Path::new(&document.work).join(FOLDER));
     let (progress, mut begun) = (RefCell::new(Progress::new(&work)?), Begun::of(&work)?);
     let runtime = store::runtime()?;
+    if rank > 0 {
+        begun.commits.extend(runtime.block_on(of_first(document))?);
+    }
     let mut fetched = 0;
     for (input, uri) in document.inputs.iter().filter_map(|input| Some((input, input.source.as_ref()?))) {
         if Path::new(&input.path).exists() {
@@ -83,6 +86,20 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
     }
     progress.borrow_mut().finish();
     Ok(())
+}
+
+/// The commits that rank 0 has begun with, as far as it has: all ranks have to have the same inputs, whichever of them lost its
+/// pod.
+async fn of_first(document: &RunDocument) -> Result<BTreeMap<String, String>> {
+    let Some(uri) = document.store.as_ref().and_then(|store| store.work.as_ref()) else {
+        let file = Path::new(&document.work).join(FOLDER).join(COMMITS_FILE);
+        return Ok(files::kept(&file)?.unwrap_or_default());
+    };
+    let wrong = |e: serde_json::Error| Error::Data(format!("{uri}: {FOLDER}/{COMMITS_FILE}: {e}"));
+    match keeper::file(&format!("{uri}/{FOLDER}"), COMMITS_FILE).await? {
+        Some(text) => serde_json::from_slice(&text).map_err(wrong),
+        None => Ok(BTreeMap::new()),
+    }
 }
 
 /// The commits that a run has begun with: when its pod is lost, the next one fetches the same ones.

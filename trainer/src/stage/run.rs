@@ -59,21 +59,18 @@ fn start(
     part: Option<&str>,
     stage: impl FnOnce(&RunDocument) -> Result<StageResult>,
 ) -> Result<()> {
-    let mut document = read(&args.run)?;
+    let document = read(&args.run)?;
     let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
     let work = &ranks::folder(rank, &Path::new(&document.work).join(folder));
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
-    // One pod of a run tells how far it is, and what became of it; of the others it matters only why they failed.
+    // One pod of a run keeps it, tells how far it is, and what became of it; of the others it matters only why they failed.
     let first = rank == 0;
-    if !first {
-        // What is kept of a run is kept once.
-        document.store = None;
-    }
     let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
         // What was done before a panic is kept too.
-        Ok(watch) => (watch, caught(|| keeper::within(&document, part, || caught(|| stage(&document))))),
+        Ok(watch) if first => (watch, caught(|| keeper::within(&document, part, || caught(|| stage(&document))))),
+        Ok(watch) => (watch, caught(|| stage(&document))),
         Err(error) => (None, Err(error)),
     };
     drop((teller, watch));

@@ -100,6 +100,16 @@ pub fn within(
     Ok(result)
 }
 
+/// A file of the work folder that another process keeps there, if it has kept one: to read, and nothing more.
+pub(crate) async fn file(uri: &str, path: &str) -> Result<Option<Vec<u8>>> {
+    let read = async || Snapshots::open(uri).await?.content(path).await;
+    match read().await {
+        // It may have been replaced in between.
+        Err(Error::Data(_)) => read().await,
+        found => found,
+    }
+}
+
 /// The same error; of a gate that was not met, with the place of the report, which says why. What failed it is not worth its
 /// room.
 fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtime: &Runtime) -> Error {
@@ -119,7 +129,8 @@ fn begin(uri: &str, work: &Path) -> Result<()> {
     // The thread's own, since connections that are kept open belong to the runtime that opened them.
     let runtime = super::runtime()?;
     // A store that would refuse it later refuses now, before anything is spent.
-    let mut snapshots = runtime.block_on(Snapshots::take_over(uri))?;
+    let mut snapshots = runtime.block_on(Snapshots::open(uri))?;
+    runtime.block_on(snapshots.take_over())?;
     let brought = runtime.block_on(snapshots.restore(work))?;
     if brought > 0 {
         tracing::info!(files = brought, "the run goes on from what was kept");

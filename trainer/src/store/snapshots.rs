@@ -76,12 +76,11 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// From now on this process is the one that keeps the folder: another one that still does is told so when it next
-    /// writes, and removes nothing that this one needs.
+    /// Looks at what a store holds.
     ///
     /// # Errors
     /// `Config` and `Data` where the store refuses or holds something else, `Store` where it does not answer.
-    pub(super) async fn take_over(uri: &str) -> Result<Self> {
+    pub(super) async fn open(uri: &str) -> Result<Self> {
         let (store, key) = open(uri)?;
         let mut snapshots = Self {
             uri: uri.to_owned(),
@@ -93,23 +92,37 @@ impl Snapshots {
             stored: BTreeSet::new(),
             known: HashMap::new(),
         };
+        snapshots.look().await?;
+        Ok(snapshots)
+    }
+
+    async fn look(&mut self) -> Result<()> {
+        let found = persist(&self.uri, async || self.read().await).await?;
+        (self.index, self.version) = found.map_or_else(Default::default, |(index, version)| (index, Some(version)));
+        Ok(())
+    }
+
+    /// From now on this process is the one that keeps the folder: another one that still does is told so when it next
+    /// writes, and removes nothing that this one needs.
+    ///
+    /// # Errors
+    /// As [`Snapshots::open`].
+    pub(super) async fn take_over(&mut self) -> Result<()> {
         loop {
-            let found = persist(uri, async || snapshots.read().await).await?;
-            (snapshots.index, snapshots.version) = found.map_or_else(Default::default, |(index, v)| (index, Some(v)));
-            let index = Index { owner: snapshots.owner.clone(), ..snapshots.index.clone() };
-            match persist(uri, async || snapshots.write(&index).await).await {
+            let index = Index { owner: self.owner.clone(), ..self.index.clone() };
+            match persist(&self.uri, async || self.write(&index).await).await {
                 Ok(version) => {
-                    (snapshots.index, snapshots.version) = (index, Some(version));
+                    (self.index, self.version) = (index, Some(version));
                     break;
                 }
                 // Written by the other one in between.
-                Err(Error::Failed(_)) if !stop::requested() => {}
+                Err(Error::Failed(_)) if !stop::requested() => self.look().await?,
                 Err(error) => return Err(error),
             }
         }
         // What an attempt that was killed had brought there need not be brought again.
-        snapshots.stored = persist(uri, async || snapshots.list().await).await?;
-        Ok(snapshots)
+        self.stored = persist(&self.uri, async || self.list().await).await?;
+        Ok(())
     }
 
     async fn read(&self) -> Result<Option<(Index, UpdateVersion)>> {
@@ -176,6 +189,16 @@ impl Snapshots {
         }
         file.sync_all().map_err(|e| Error::store(&aside, &e))?;
         fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
+    }
+
+    /// The content of a file as it was kept, if it was.
+    pub(super) async fn content(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let Some(entry) = self.index.files.get(path) else { return Ok(None) };
+        let mut content = Vec::new();
+        for sha256 in &entry.pieces {
+            content.extend(persist(sha256, async || self.piece(sha256).await).await?);
+        }
+        Ok(Some(content))
     }
 
     async fn piece(&self, sha256: &str) -> Result<Vec<u8>> {
