@@ -365,26 +365,26 @@ fn a_store_that_takes_nothing_is_told_before_anything_is_computed() {
 
 #[test]
 fn the_report_of_a_run_that_does_not_meet_a_gate_is_where_its_message_says() {
-    let store = Store::start();
-    let mut run = reward_run(&store);
-    run.manifest = with(chain::dataset("data", &chain::words()), &json!({"gates": {"minPairs": 100_000}}));
-    run.inputs = vec![
+    let dataset = with(chain::dataset("data", &chain::words()), &json!({"gates": {"minPairs": 100_000}}));
+    let of_dataset = vec![
         ("prompts", fixture::path("prompts.txt")),
         ("generator.model", fixture::tiny()),
         ("judges[0].lexicon", fixture::path("words.tsv")),
     ];
-    let (result, output) = run.start().end();
-    assert_eq!(code(&output), i32::from(ExitCode::GateFailed.number()), "{}", text(&output.stderr));
-    assert!(
-        result.message.ends_with("its report is in s3://align/results/.it.work/run-1/report"),
-        "{}",
-        result.message
-    );
-    let report = store.path("results/.it.work/run-1/report");
-    let data: Value = serde_json::from_slice(&fs::read(report.join("report.json")).unwrap()).unwrap();
-    assert_eq!(data["kind"], "PreferenceDataset");
-    assert!(report.join("report.html").exists());
-    assert!(!store.path("results/it").exists(), "what failed is no artifact");
+    let model = with(reward(), &json!({"training": {"maxSteps": 1}, "gates": {"minAccuracy": 1.0}}));
+    for (manifest, inputs) in [(dataset, of_dataset), (model, inputs())] {
+        let store = Store::start();
+        let kind = manifest["kind"].clone();
+        let (result, output) = run(&store, manifest, inputs).start().end();
+        assert_eq!(code(&output), i32::from(ExitCode::GateFailed.number()), "{}", text(&output.stderr));
+        let said = &result.message;
+        assert!(said.ends_with("its report is in s3://align/results/.it.work/run-1/report"), "{said}");
+        let report = store.path("results/.it.work/run-1/report");
+        let data: Value = serde_json::from_slice(&fs::read(report.join("report.json")).unwrap()).unwrap();
+        assert_eq!(data["kind"], kind);
+        assert!(report.join("report.html").exists());
+        assert!(!store.path("results/it").exists(), "what failed is no artifact");
+    }
 }
 
 #[test]

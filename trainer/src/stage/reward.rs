@@ -73,15 +73,16 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
 
     progress.stage("Evaluating", 1);
     let evaluation = evaluate(&model, &data, run, spec, &tokenizer)?;
-    check_gates(spec, &evaluation)?;
     progress.stage("Saving", 1);
     let staging = work.join("staging");
     let seconds = clock.seconds()?;
     let report = show::report(run, spec, &data, &evaluation, &metrics, &seconds)?;
     fresh_folder(&staging)?;
-    model.save(&base, &tokenizer, &staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
+    // The report says why a gate was not met; the model is worth nothing then.
+    check_gates(spec, &evaluation)?;
+    model.save(&base, &tokenizer, &staging)?;
     let artifact = publish(run, &staging)?;
     progress.finish();
     let held_out = &evaluation.held_out;

@@ -97,14 +97,15 @@ async fn remove(store: &dyn ObjectStore, key: &Key) -> Result<()> {
     }
 }
 
-/// Writes what tells how an artifact was made, as far as it was written.
+/// Writes what tells how an artifact was made.
 ///
 /// # Errors
-/// `Config` where the store refuses, `Store` where it does not answer.
+/// `Config` where the store refuses, `Store` where it does not answer, or where the folder lacks some of it.
 pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
     let (store, key) = open(uri)?;
     for name in RECORDS {
-        let Ok(content) = fs::read(folder.join(name)) else { continue };
+        let path = folder.join(name);
+        let content = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
         let target = below(&key, name);
         persist(uri, async || store.put(&target, content.clone().into()).await.map_err(|e| not_taken(&e))).await?;
     }
