@@ -98,12 +98,12 @@ impl Ranks {
     /// What each rank has, in order of rank.
     pub fn gather<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
         let Some(group) = &self.group else { return Ok(vec![own]) };
-        let bytes = serde_json::to_vec(&own).map_err(|e| unsendable(&e))?;
+        let bytes = packed(&own)?;
         let lengths = group.all_gather(&Tensor::from_slice(&[bytes.len() as i64])).map_err(|e| self.lost(&e))?;
         let lengths: Vec<usize> = lengths.iter().map(|l| l.int64_value(&[0]) as usize).collect();
         // All send as much as the one with the most.
         let mut padded = bytes;
-        padded.resize(lengths.iter().copied().max().unwrap_or(0), b' ');
+        padded.resize(lengths.iter().copied().max().unwrap_or(0), 0);
         let all = group.all_gather(&Tensor::from_slice(&padded)).map_err(|e| self.lost(&e))?;
         all.iter()
             .zip(lengths)
@@ -111,7 +111,7 @@ impl Ranks {
                 let mut bytes = vec![0u8; tensor.numel()];
                 let whole = bytes.len();
                 tensor.copy_data(&mut bytes, whole);
-                serde_json::from_slice(&bytes[..length]).map_err(|e| unsendable(&e))
+                unpacked(&bytes[..length])
             })
             .collect()
     }
@@ -119,8 +119,7 @@ impl Ranks {
     /// What rank 0 has, for all; what the others have is of no account.
     pub fn of_first<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
         let Some(group) = &self.group else { return Ok(own) };
-        let mut bytes =
-            if self.is_first() { serde_json::to_vec(&own).map_err(|e| unsendable(&e))? } else { Vec::new() };
+        let mut bytes = if self.is_first() { packed(&own)? } else { Vec::new() };
         let length = Tensor::from_slice(&[bytes.len() as i64]);
         group.broadcast(&length, 0).map_err(|e| self.lost(&e))?;
         bytes.resize(length.int64_value(&[0]) as usize, 0);
@@ -128,7 +127,7 @@ impl Ranks {
         group.broadcast(&tensor, 0).map_err(|e| self.lost(&e))?;
         let whole = bytes.len();
         tensor.copy_data(&mut bytes, whole);
-        serde_json::from_slice(&bytes).map_err(|e| unsendable(&e))
+        unpacked(&bytes)
     }
 
     /// The named tensors that rank 0 has, for all. Each is of Float32, or of bytes.
@@ -231,19 +230,43 @@ fn bits(tensor: &Tensor) -> i64 {
     (words.to_kind(Kind::Int64) * position).sum(Kind::Int64).int64_value(&[])
 }
 
-fn unsendable(error: &serde_json::Error) -> Error {
-    Error::Failed(format!(
-        "what the ranks tell each other cannot be read: {error}; is there a number that is not finite?"
-    ))
+/// What a rank tells the others, as bytes: every number arrives as it is, also one that is not finite.
+fn packed<T: Serialize>(told: &T) -> Result<Vec<u8>> {
+    rmp_serde::to_vec_named(told).map_err(|e| Error::Failed(format!("what a rank has cannot be told: {e}")))
+}
+
+fn unpacked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let unlike = |e| Error::Failed(format!("what a rank has told cannot be read: {e}; all must run the same image"));
+    rmp_serde::from_slice(bytes).map_err(unlike)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+    use std::time::Duration;
+
+    use plumbline_torch::Meeting;
     use serde_json::json;
+
+    use crate::train::means::Means;
 
     fn rank(rank: usize, size: usize) -> Ranks {
         Ranks { rank, size, group: None }
+    }
+
+    /// Lets two ranks, each in a thread of its own, do the same; gives what each found.
+    fn two<T: Send + 'static>(work: fn(Ranks) -> T) -> [T; 2] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (own, port) = (Ipv4Addr::LOCALHOST.into(), listener.local_addr().unwrap().port());
+        let join = move |rank: usize, listener| {
+            let (patience, limit) = (Duration::from_secs(30), Duration::from_secs(30));
+            let meeting = Meeting { host: "127.0.0.1", port, own, run: "r", rank, size: 2, patience, limit };
+            Ranks { rank, size: 2, group: Some(Group::join(&meeting, listener).unwrap()) }
+        };
+        let other = thread::spawn(move || work(join(1, None)));
+        [work(join(0, Some(listener))), other.join().unwrap()]
     }
 
     #[test]
@@ -283,6 +306,20 @@ mod tests {
         alone.check_same(1, &BTreeMap::new()).unwrap();
         assert!(alone.leave().unwrap());
         assert_eq!(folder(1, Path::new("w")), Path::new("w/rank-1"));
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_told_as_they_are() {
+        let found = two(|ranks| {
+            let mut means = Means::default();
+            means.add("score", [f64::INFINITY, f64::NEG_INFINITY][ranks.rank], 1.0);
+            let scores: Vec<f64> = ranks.gather(means).unwrap().iter().filter_map(|m| m.mean("score")).collect();
+            (scores, ranks.of_first(Some(vec![f64::NAN, -0.0])).unwrap())
+        });
+        for (scores, of_first) in found {
+            assert_eq!(scores, [f64::INFINITY, f64::NEG_INFINITY]);
+            assert!(matches!(of_first.as_deref(), Some([a, b]) if a.is_nan() && b.is_sign_negative()), "{of_first:?}");
+        }
     }
 
     #[test]
