@@ -27,6 +27,9 @@ pub use place::Place;
 use crate::data::id;
 use crate::{Error, Result, alive};
 
+/// Values of a tensor that are compared at a time.
+const SLICE: i64 = 4 << 20;
+
 /// The ranks of a run, as one of them sees them.
 #[derive(Debug)]
 pub struct Ranks {
@@ -168,7 +171,7 @@ impl Ranks {
         if self.group.is_none() {
             return Ok(());
         }
-        let own: Vec<i64> = params.values().map(bits).collect();
+        let own: Vec<i64> = params.values().map(|p| bits(p, SLICE)).collect();
         let all = self.gather((step, own))?;
         let Some(other) = all.iter().position(|found| *found != all[0]) else { return Ok(()) };
         let (theirs, first) = (&all[other], &all[0]);
@@ -223,11 +226,18 @@ pub fn folder(rank: usize, work: &Path) -> PathBuf {
     if rank == 0 { work.to_owned() } else { work.join(format!("rank-{rank}")) }
 }
 
-/// A number that another bit anywhere in a Float32 tensor would almost certainly change, whatever the order of the sum.
-fn bits(tensor: &Tensor) -> i64 {
-    let words = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).flatten(0, -1).view_dtype(Kind::Int);
-    let position = Tensor::arange(words.size()[0], (Kind::Int64, Device::Cpu)) * 2 + 1;
-    (words.to_kind(Kind::Int64) * position).sum(Kind::Int64).int64_value(&[])
+/// A number that another bit anywhere in a Float32 tensor would almost certainly change, whatever the order of the sum. It is
+/// summed over slices of at most so many values: each takes some 30 bytes of memory while it is looked at.
+fn bits(tensor: &Tensor, slice: i64) -> i64 {
+    let (all, count) = (tensor.detach().flatten(0, -1), tensor.numel() as i64);
+    let starts = (0..count).step_by(slice as usize);
+    let sums = starts.map(|start| {
+        let end = count.min(start + slice);
+        let words = all.narrow(0, start, end - start).to_device(Device::Cpu).to_kind(Kind::Float).view_dtype(Kind::Int);
+        let position = Tensor::arange_start(start, end, (Kind::Int64, Device::Cpu)) * 2 + 1;
+        (words.to_kind(Kind::Int64) * position).sum(Kind::Int64).int64_value(&[])
+    });
+    sums.fold(0, i64::wrapping_add)
 }
 
 /// What a rank tells the others, as bytes: every number arrives as it is, also one that is not finite.
@@ -324,11 +334,22 @@ mod tests {
 
     #[test]
     fn another_bit_or_another_order_is_another_number() {
-        let of = |values: &[f32]| bits(&Tensor::from_slice(values));
+        let of = |values: &[f32]| bits(&Tensor::from_slice(values), SLICE);
         let next = f32::from_bits(1.0f32.to_bits() + 1);
         assert_eq!(of(&[1.0, 2.0]), of(&[1.0, 2.0]));
         assert_ne!(of(&[1.0, 2.0]), of(&[next, 2.0]));
         assert_ne!(of(&[1.0, 2.0]), of(&[2.0, 1.0]));
         assert_ne!(of(&[0.0]), of(&[-0.0]), "bits, not values");
+    }
+
+    #[test]
+    fn slices_of_a_tensor_are_the_whole_and_each_has_its_place() {
+        let values = Tensor::from_slice(&[1.0f32, -2.0, 3.5, f32::NAN, 1e-40, 6.0, 7.0]);
+        for slice in [1, 3, 7] {
+            assert_eq!(bits(&values, slice), bits(&values, 100), "in slices of {slice}");
+        }
+        assert_ne!(bits(&values, 3), bits(&values.roll([3], [0]), 3));
+        assert_eq!(bits(&values.narrow(0, 0, 0), 3), 0);
+        assert_eq!(bits(&values.narrow(0, 0, 6).view([2, 3]), 4), bits(&values.narrow(0, 0, 6), 4));
     }
 }
