@@ -2,7 +2,7 @@
 //!
 //! Rank 0 may be younger than the others, and its name may not be known yet, or still lead to the pod that it replaces.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_mins(15);
 const LIMIT: Duration = Duration::from_mins(20);
 /// Between two tries, and looks at whether the process was asked to stop.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// What rank 0 is called where all ranks are on one machine, and nobody else is to reach it.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Meets the other ranks, which bring the same `run`.
 ///
@@ -74,25 +77,52 @@ fn own_address(place: &Place) -> Result<(IpAddr, Option<TcpListener>)> {
     }
 }
 
-/// Listens where the others come to. An address that is not of this machine is one that the name led to before.
-fn listen(place: &Place) -> std::io::Result<(IpAddr, TcpListener)> {
-    let address = resolve(place)?;
-    Ok((address.ip(), TcpListener::bind(address)?))
+/// Listens where the others come to.
+fn listen(place: &Place) -> io::Result<(IpAddr, TcpListener)> {
+    let named = resolve(place)?;
+    // An address that is not of this machine is one that the name led to before.
+    UdpSocket::bind((named.ip(), 0))?;
+    if LOCAL.contains(&place.host.as_str()) {
+        return Ok((named.ip(), TcpListener::bind(named)?));
+    }
+    let own = if named.ip().is_loopback() { outward(named) } else { named.ip() };
+    Ok((own, TcpListener::bind((unspecified(named), place.port))?))
 }
 
 /// The address that packets for rank 0 are sent from.
-fn towards(place: &Place) -> std::io::Result<IpAddr> {
-    let address = resolve(place)?;
-    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+fn towards(place: &Place) -> io::Result<IpAddr> {
+    let first = resolve(place)?;
+    let own = route(first)?;
+    Ok(if own.is_loopback() && !LOCAL.contains(&place.host.as_str()) { outward(first) } else { own })
+}
+
+/// The address of this machine on the way to others: its own name may lead it to itself alone, as on Debian to 127.0.1.1.
+/// Without a network that is all there is.
+fn outward(named: SocketAddr) -> IpAddr {
+    // Addresses for documentation (RFC 5737, RFC 3849): of no machine, behind the route that leads to most.
+    let elsewhere: IpAddr = if named.is_ipv4() {
+        Ipv4Addr::new(192, 0, 2, 1).into()
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()
+    };
+    route((elsewhere, named.port()).into()).unwrap_or(named.ip())
+}
+
+/// The address that packets for another one are sent from.
+fn route(address: SocketAddr) -> io::Result<IpAddr> {
     // Nothing is sent: the kernel only chooses a route.
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((unspecified(address), 0))?;
     socket.connect(address)?;
     Ok(socket.local_addr()?.ip())
 }
 
-fn resolve(place: &Place) -> std::io::Result<SocketAddr> {
+fn unspecified(like: SocketAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+fn resolve(place: &Place) -> io::Result<SocketAddr> {
     let mut found = (place.host.as_str(), place.port).to_socket_addrs()?;
-    found.next().ok_or_else(|| std::io::Error::new(ErrorKind::NotFound, "the name has no address"))
+    found.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address"))
 }
 
 /// Waiting is no standing still, and ends when the process is asked to stop.
@@ -111,4 +141,40 @@ fn not_met(place: &Place, why: &str) -> Error {
         place.port,
         PATIENCE.as_secs() / 60
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    /// Rank 0 of two, on a port that is free.
+    fn first(host: &str) -> Place {
+        Place { rank: 0, size: 2, host: host.into(), port: 0, attempt: String::new() }
+    }
+
+    #[test]
+    fn a_name_that_leads_a_machine_to_itself_does_not_keep_others_out() {
+        // As Debian's hosts file has it for a machine's own name; the others reach the machine by another address.
+        let (own, listener) = listen(&first("127.0.1.1")).unwrap();
+        TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
+        let network = outward("127.0.1.1:1".parse().unwrap());
+        assert_eq!(own, network);
+        let other = Place { rank: 1, port: 29_500, ..first("127.0.1.1") };
+        assert_eq!(towards(&other).unwrap().is_loopback(), network.is_loopback(), "one of its other ranks neither");
+    }
+
+    #[test]
+    fn ranks_of_one_machine_are_reached_from_nowhere_else() {
+        for host in ["localhost", "127.0.0.1"] {
+            let (own, listener) = listen(&first(host)).unwrap();
+            assert!(own.is_loopback() && listener.local_addr().unwrap().ip().is_loopback(), "{host}: {own}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_still_leads_to_another_machine_is_looked_up_again() {
+        let error = listen(&first("192.0.2.7")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    }
 }
