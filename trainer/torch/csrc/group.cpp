@@ -32,7 +32,6 @@ int plumbline_group_join(const char* host, int port, int listener, const char* o
     c10d::TCPStoreOptions options;
     options.port = static_cast<uint16_t>(port);
     options.isServer = rank == 0;
-    options.numWorkers = size;
     options.waitWorkers = false;
     options.timeout = std::chrono::seconds(meet_seconds);
     if (rank == 0) options.masterListenFd = listener;
@@ -44,8 +43,9 @@ int plumbline_group_join(const char* host, int port, int listener, const char* o
     } else if (store->get("run") != ours) {
       throw std::runtime_error("rank 0 of another run answers at this address");
     }
-    store->waitForWorkers();
-    // Gloo's own meeting takes as long as the slowest rank is late; what is computed later has a limit of its own.
+    // Gloo's own meeting knows only the limit of the work, and the last one may be later than that.
+    if (store->add("here", 1) == size) store->set("all are here", ours);
+    store->wait({"all are here"});
     auto settings = c10d::ProcessGroupGloo::Options::create(std::chrono::seconds(work_seconds));
     settings->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(own));
     auto prefixed = c10::make_intrusive<c10d::PrefixStore>("plumbline", store);

@@ -276,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_one_may_come_later_than_one_thing_may_take() {
+        let listener = TcpListener::bind((LOCAL, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let join = move |rank, listener| {
+            let meeting = Meeting { size: 3, limit: Duration::from_secs(2), ..meeting("run", port, rank, 60) };
+            Group::join(&meeting, listener).and_then(|group| group.barrier())
+        };
+        let early = [std::thread::spawn(move || join(0, Some(listener))), std::thread::spawn(move || join(1, None))];
+        std::thread::sleep(Duration::from_secs(5));
+        join(2, None).unwrap();
+        for rank in early {
+            rank.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
     fn what_gloo_would_misread_is_refused() {
         assert!(sendable(&Tensor::ones([2, 3], FLOAT)).is_ok());
         assert!(sendable(&Tensor::ones([2, 3], FLOAT).transpose(0, 1)).is_err());
