@@ -1,13 +1,13 @@
 //! Flux's controllers of sources and of Kustomizations, for one namespace of the kit's cluster. Talks to processes.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, Namespace};
+use crate::ports;
 use crate::programs::plumbline;
 
 /// What `make setup-tests` builds from `tests/flux`.
@@ -29,7 +29,7 @@ impl Flux {
         let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"];
         assert!(cluster.kubectl(&established).status.success());
         let mut flux = Self { folder: tempfile::tempdir().unwrap(), controllers: Vec::new() };
-        let storage = free_address();
+        let storage = address();
         let stored = format!("--storage-path={}", flux.folder.path().display());
         let served = ["--storage-addr", "--storage-adv-addr"].map(|flag| format!("{flag}={storage}"));
         flux.run(cluster, namespace, "source-controller", &[&[stored], &served[..]].concat());
@@ -53,7 +53,7 @@ impl Flux {
             .args(["tied", "--parent", &std::process::id().to_string(), "--"])
             .arg(Path::new(FLUX).join(controller))
             .args(["--watch-all-namespaces=false", "--metrics-addr=127.0.0.1:0", "--min-retry-delay=100ms"])
-            .arg(format!("--health-addr={}", free_address()))
+            .arg(format!("--health-addr={}", address()))
             .args(arguments)
             .env("KUBECONFIG", cluster.kubeconfig())
             .env("RUNTIME_NAMESPACE", namespace.name())
@@ -80,7 +80,7 @@ impl Drop for Flux {
     }
 }
 
-/// An address that nobody listens on.
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+/// An address to listen on.
+fn address() -> String {
+    format!("127.0.0.1:{}", ports::claim())
 }

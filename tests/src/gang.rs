@@ -1,7 +1,6 @@
 //! Several processes that train one model, as the pods of an Indexed Job do. Talks to processes and files.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::programs::{code, text};
-use crate::stage;
+use crate::{ports, stage};
 
 /// How long something may take that takes a second.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -31,8 +30,7 @@ impl Gang {
 
     /// Starts some ranks of so many.
     pub fn start_some(size: usize, ranks: &[usize], manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Self {
-        // Nobody else takes a port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::claim();
         let before = steps_in(root);
         // Before the first one reads what they are all told.
         let commands: Vec<Command> = ranks

@@ -15,6 +15,7 @@
 //! | What does Prometheus see? | `prometheus` |
 //! | How do GitOps tools read what was served? | `gitops` |
 //! | How does Flux deploy? | `flux` |
+//! | Where do programs listen that are told so beforehand? | `ports` |
 
 pub mod chain;
 pub mod cluster;
@@ -30,6 +31,7 @@ pub mod line;
 pub mod operator;
 pub mod place;
 pub mod pod;
+pub mod ports;
 pub mod programs;
 pub mod prometheus;
 pub mod proxy;

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::ports;
 use crate::programs::{plumbline, text};
 
 /// What `make setup-tests` brings in.
@@ -48,7 +48,7 @@ impl Prometheus {
         let rules = fs::canonicalize(rules).unwrap();
         let configuration = json!({"global": each_second, "rule_files": [rules], "scrape_configs": [scrape]});
         fs::write(file("prometheus.yml"), configuration.to_string()).unwrap();
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = ports::claim();
         let url = format!("http://127.0.0.1:{port}");
         let log = File::create(file("log")).unwrap();
         // Tied to this process: it ends with the test, however that ends.

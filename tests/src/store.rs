@@ -1,7 +1,7 @@
 //! A real S3 server over a folder: Versity's gateway, built by `make setup-tests`. Talks to processes.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use object_store::ObjectStoreExt;
 use object_store::aws::AmazonS3Builder;
 
+use crate::ports;
 use crate::programs::plumbline;
 
 /// The bucket that there is.
@@ -38,7 +39,7 @@ impl Store {
     fn at(host: Ipv4Addr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(BUCKET)).unwrap();
-        let address = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
+        let address = SocketAddr::new(host.into(), ports::claim());
         Self { folder, address, server: None }
     }
 

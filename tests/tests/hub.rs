@@ -12,6 +12,7 @@ use plumbline_tests::chain::{self, with};
 use plumbline_tests::fixture;
 use plumbline_tests::hub::{COMMIT, Hub};
 use plumbline_tests::place::Place;
+use plumbline_tests::ports;
 use plumbline_tests::programs::{code, text, trainer};
 use plumbline_tests::store::Store;
 use serde_json::{Value, json};
@@ -184,9 +185,7 @@ fn revisions(hub: &Hub) -> Vec<String> {
 #[test]
 fn a_hub_that_does_not_answer_is_no_fault_of_the_data() {
     let mut place = Place::new(&[reward(&json!({"uri": "hf://org/tiny"}))]);
-    // Nobody listens on the port of a listener that is gone.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    place.set_env("HF_ENDPOINT", &format!("http://127.0.0.1:{port}"));
+    place.set_env("HF_ENDPOINT", &format!("http://127.0.0.1:{}", ports::claim()));
     let message = failure(&place, 5, Reason::ArtifactUploadFailed);
     assert!(message.contains("given up after 6 attempts"), "{message}");
 }

@@ -1,7 +1,7 @@
 //! Starts etcd, API servers, the controller manager and the scheduler. Talks to processes and files.
 
 use std::fs;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
@@ -15,6 +15,7 @@ use super::certificates::{Authority, Certified, Credentials, kubeconfig, signing
 use super::keeper::{Keeper, Process};
 use super::node;
 use super::wait::{PATIENCE, PAUSE};
+use crate::ports;
 use crate::programs::text;
 
 /// What `make setup-tests` builds.
@@ -71,7 +72,7 @@ impl ControlPlane {
         }
         write_pair("kubelet", &authority.kubelet(node::NAME, node::ADDRESS));
 
-        let [clients, peers] = free_ports();
+        let [clients, peers] = [ports::claim(), ports::claim()];
         let etcd_url = format!("http://127.0.0.1:{clients}");
         let arguments = [
             format!("--data-dir={}", folder.join("etcd").display()),
@@ -87,7 +88,7 @@ impl ControlPlane {
 
     /// Starts an API server on this etcd and waits until it is ready.
     pub(super) fn start_api_server(&self, name: &str) -> ApiServer {
-        let [port] = free_ports();
+        let port = ports::claim();
         let folder = self.keeper.folder();
         let file = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
         let mut arguments = vec![
@@ -264,10 +265,4 @@ pub(super) async fn client_of(kubeconfig: &Path) -> Client {
 
 fn program(name: &str) -> PathBuf {
     Path::new(PROGRAMS).join(name)
-}
-
-/// Ports that nobody listens on.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
