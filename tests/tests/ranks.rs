@@ -195,9 +195,14 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let job = reward();
     let gang = job.start(2, root.path()).until_further(5);
     gang.signal(0, Signal::TERM);
-    gang.end();
+    let ends = gang.end();
+    assert_eq!(codes(&ends), [75, 75], "{ends:?}");
+    let told = |root: &Path| fs::read_to_string(root.join("work/metrics.jsonl")).unwrap();
+    let together = told(root.path());
     let alone = stage::run(&job.manifest, &job.inputs, root.path());
     let expected = stage::run(&job.manifest, &job.inputs, &root.path().join("alone"));
+    assert!(told(root.path()).starts_with(&together), "what two have learnt is not learnt again");
+    assert!(!told(&root.path().join("alone")).starts_with(&together), "one process alone rounds otherwise");
     let apart = weights_apart(&alone.artifact, &expected.artifact);
     assert!(apart <= 10.0 * TOLERANCE, "{apart}");
 }
