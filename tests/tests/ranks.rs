@@ -143,7 +143,7 @@ fn ppo_is_the_same_too() {
     assert_learns_the_same(&ppo(root.path()), root.path());
 }
 
-/// The exit code of each rank, and a good reason for what is not a signal.
+/// The exit code of each rank.
 fn codes(ends: &[(i32, String)]) -> Vec<i32> {
     ends.iter().map(|(code, _)| *code).collect()
 }

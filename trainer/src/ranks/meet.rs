@@ -30,22 +30,25 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Meets the other ranks, which bring the same `run`.
 ///
 /// # Errors
-/// `PeerLost` where they do not all come in time, or those of another run are met, `Config` for an address that can never be this machine's, `Interrupted`.
+/// `PeerLost` where they do not all come in time, or those of another run are met, `Config` for an address that can never be
+/// this machine's, `Interrupted`.
 pub(super) fn meet(place: &Place, run: String) -> Result<Group> {
-    let (own, listener) = own_address(place)?;
+    let begun = Instant::now();
+    let (own, listener) = own_address(place, begun)?;
     let Place { rank, size, host, port, .. } = place.clone();
     tracing::info!(rank, size, host, port, %own, "waits for the other ranks");
     let (sender, receiver) = channel();
+    let patience = PATIENCE.saturating_sub(begun.elapsed());
     // The wait itself cannot be interrupted.
     thread::spawn(move || {
         // Rank 0 is its own client; its name may lead elsewhere a little longer.
         let host = if rank == 0 { own.to_string() } else { host };
-        let meeting = Meeting { host: &host, port, own, run: &run, rank, size, patience: PATIENCE, limit: LIMIT };
+        let meeting = Meeting { host: &host, port, own, run: &run, rank, size, patience, limit: LIMIT };
         let _ = sender.send(Group::join(&meeting, listener));
     });
     loop {
         match receiver.recv_timeout(PAUSE) {
-            Ok(group) => return group.map_err(|e| not_met(place, &e.to_string())),
+            Ok(group) => return group.map_err(|e| not_met(place, begun, &e.to_string())),
             Err(RecvTimeoutError::Timeout) => pause_allowed()?,
             Err(RecvTimeoutError::Disconnected) => return Err(Error::Failed("the wait for other ranks ended".into())),
         }
@@ -53,8 +56,7 @@ pub(super) fn meet(place: &Place, run: String) -> Result<Group> {
 }
 
 /// The address of this machine by which the others reach it; for rank 0, with the socket that they come to.
-fn own_address(place: &Place) -> Result<(IpAddr, Option<TcpListener>)> {
-    let begun = Instant::now();
+fn own_address(place: &Place, begun: Instant) -> Result<(IpAddr, Option<TcpListener>)> {
     loop {
         let found = if place.rank == 0 {
             listen(place).map(|(ip, listener)| (ip, Some(listener)))
@@ -72,7 +74,7 @@ fn own_address(place: &Place) -> Result<(IpAddr, Option<TcpListener>)> {
             )));
         }
         if begun.elapsed() > PATIENCE {
-            return Err(not_met(place, &error.to_string()));
+            return Err(not_met(place, begun, &error.to_string()));
         }
         thread::sleep(PAUSE);
         pause_allowed()?;
@@ -133,15 +135,15 @@ fn pause_allowed() -> Result<()> {
     if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-fn not_met(place: &Place, why: &str) -> Error {
+fn not_met(place: &Place, begun: Instant, why: &str) -> Error {
     Error::PeerLost(format!(
-        "rank {} of {}: the ranks did not all meet at {}:{} within {} min: {why}; look for a pod that does not start, or a \
-         network that does not let pods reach each other",
+        "rank {} of {}: the ranks have not met at {}:{}, after {} s: {why}; look for a pod that does not start, or a network \
+         that does not let pods reach each other",
         place.rank,
         place.size,
         place.host,
         place.port,
-        PATIENCE.as_secs() / 60
+        begun.elapsed().as_secs()
     ))
 }
 
@@ -172,6 +174,23 @@ mod tests {
             let (own, listener) = listen(&first(host)).unwrap();
             assert!(own.is_loopback() && listener.local_addr().unwrap().ip().is_loopback(), "{host}: {own}");
         }
+    }
+
+    #[test]
+    fn an_error_says_how_long_was_waited_and_no_more() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let other = thread::spawn(move || {
+            let (own, time) = (Ipv4Addr::LOCALHOST.into(), Duration::from_secs(5));
+            let host = "127.0.0.1";
+            let meeting = Meeting { host, port, own, run: "other", rank: 0, size: 2, patience: time, limit: time };
+            Group::join(&meeting, Some(listener)).map(drop)
+        });
+        let place = Place { rank: 1, port, ..first("127.0.0.1") };
+        let error = meet(&place, "ours".into()).unwrap_err();
+        let said = matches!(&error, Error::PeerLost(text) if text.contains("another run") && !text.contains("min"));
+        assert!(said, "{error}");
+        assert!(other.join().unwrap().is_err(), "it still waits for its own rank");
     }
 
     #[test]
