@@ -11,7 +11,6 @@ use plumbline_crds::remote::Remote;
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use reqwest::Url;
 
-use crate::ranks::{self, Place};
 use crate::report::progress::Progress;
 use crate::store::cache::Cache;
 use crate::store::download::{Expected, Source};
@@ -26,12 +25,9 @@ const COMMITS_FILE: &str = "commits.json";
 /// Progress is told in these.
 const MIB: u64 = 1 << 20;
 
-/// Runs it.
-pub fn run(document: &RunDocument) -> Result<StageResult> {
-    // Each rank fetches for itself.
-    let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
-    let work = ranks::folder(rank, &Path::new(&document.work).join(FOLDER));
-    let (progress, mut begun) = (RefCell::new(Progress::new(&work)?), Begun::of(&work)?);
+/// Runs it. Each rank fetches for itself, and tells of it in a folder of its own.
+pub fn run(document: &RunDocument, rank: usize, work: &Path) -> Result<StageResult> {
+    let (progress, mut begun) = (RefCell::new(Progress::new(work)?), Begun::of(work)?);
     let runtime = store::runtime()?;
     if rank > 0 {
         begun.commits.extend(runtime.block_on(of_first(document))?);

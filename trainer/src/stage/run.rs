@@ -37,19 +37,21 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 /// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
 /// stage left in the work folder stays.
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    start(args, folder, None, |document| {
+    start(args, folder, None, |document, _, work| {
         let mut document = document.clone();
-        let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
-        let work = ranks::folder(rank, &Path::new(&document.work).join(folder));
-        check_inputs(&mut document, &work)?;
+        check_inputs(&mut document, work)?;
         let result = stage(&document)?;
         Ok(StageResult { inputs: document.lineage(), ..result })
     })
 }
 
-/// Runs what comes before a stage: its inputs may not be there yet, and it needs nothing but its own folder. Otherwise as
-/// [`run_in`].
-pub fn prepare(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+/// Runs what comes before a stage: its inputs may not be there yet, and it needs nothing but its own folder. It is told the
+/// rank of this process and the folder of that rank. Otherwise as [`run_in`].
+pub fn prepare(
+    args: &RunArgs,
+    folder: &str,
+    stage: impl FnOnce(&RunDocument, usize, &Path) -> Result<StageResult>,
+) -> Result<()> {
     start(args, folder, Some(folder), stage)
 }
 
@@ -57,7 +59,7 @@ fn start(
     args: &RunArgs,
     folder: &str,
     part: Option<&str>,
-    stage: impl FnOnce(&RunDocument) -> Result<StageResult>,
+    stage: impl FnOnce(&RunDocument, usize, &Path) -> Result<StageResult>,
 ) -> Result<()> {
     let document = read(&args.run)?;
     let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
@@ -66,11 +68,12 @@ fn start(
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     // One pod of a run keeps it, tells how far it is, and what became of it; of the others it matters only why they failed.
     let first = rank == 0;
+    let stage = || stage(&document, rank, work);
     let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
         // What was done before a panic is kept too.
-        Ok(watch) if first => (watch, caught(|| keeper::within(&document, part, || caught(|| stage(&document))))),
-        Ok(watch) => (watch, caught(|| stage(&document))),
+        Ok(watch) if first => (watch, caught(|| keeper::within(&document, part, || caught(stage)))),
+        Ok(watch) => (watch, caught(stage)),
         Err(error) => (None, Err(error)),
     };
     drop((teller, watch));
