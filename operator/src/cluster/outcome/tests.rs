@@ -1,0 +1,205 @@
+//! What a Job and its pods must be taken for.
+
+use super::*;
+use crate::cluster::usage::counted;
+use crate::plan::ending;
+use serde_json::{Value, json};
+
+pub(in crate::cluster) const NOW: &str = "2026-01-01T01:00:00Z";
+
+pub(in crate::cluster) fn job(status: &Value) -> Job {
+    serde_json::from_value(json!({
+        "metadata": {"name": "r-reward-1-2", "uid": "u"}, "status": status,
+        "spec": {"template": {}, "activeDeadlineSeconds": 60},
+    }))
+    .unwrap()
+}
+
+pub(in crate::cluster) fn failed_job(reason: &str) -> Job {
+    job(&json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [
+        {"type": "Failed", "status": "True", "reason": reason, "lastTransitionTime": "2026-01-01T00:10:00Z"}]}))
+}
+
+pub(in crate::cluster) fn pod(status: &Value) -> Pod {
+    let annotations = json!({"plumbline.dev/accelerators": "2"});
+    serde_json::from_value(json!({"metadata": {"name": "p", "annotations": annotations}, "status": status})).unwrap()
+}
+
+pub(in crate::cluster) fn ended(code: i32, reason: &str, message: &Value, at: &str) -> Pod {
+    let terminated = json!({"exitCode": code, "reason": reason, "message": message, "finishedAt": at});
+    pod(&json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "startTime": "2026-01-01T00:00:00Z",
+        "containerStatuses": [{"name": "trainer", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": terminated}}]}))
+}
+
+pub(in crate::cluster) fn failed(code: i32, reason: &str) -> Pod {
+    ended(code, reason, &json!(null), "2026-01-01T00:10:00Z")
+}
+
+fn end(run: Run) -> End {
+    let Run::Ended(end) = run else { panic!("{run:?}") };
+    *end
+}
+
+#[test]
+fn a_complete_job_gives_what_its_trainer_left_to_say() {
+    let said = json!({"reason": "Completed", "message": "done", "evaluation": {"accuracy": "0.7"}}).to_string();
+    let complete = job(&json!({"conditions": [{"type": "Complete", "status": "True"}]}));
+    let end = end(run(&complete, &[failed(1, "Error"), ended(0, "Completed", &json!(said), NOW)], None));
+    assert_eq!((end.exit, end.last), (Exit::Code(0), true));
+    assert_eq!(end.result.unwrap().evaluation["accuracy"], "0.7");
+}
+
+#[test]
+fn a_complete_job_whose_pod_is_gone_is_begun_again_and_has_not_failed() {
+    let complete = job(&json!({"conditions": [{"type": "Complete", "status": "True"}]}));
+    let end = end(run(&complete, &[failed(1, "Error")], None));
+    assert!(end.is_interruption() && !end.last, "{end:?}");
+    assert_eq!(end.result.unwrap().artifact, None);
+}
+
+#[test]
+fn a_container_that_was_lost_with_its_node_was_ended_by_no_signal() {
+    let (reason, message, _) = why_failed(&failed(255, "Unknown"));
+    assert_eq!(reason, Reason::TrainerFailed);
+    assert!(message.contains("exit code 255"), "{message}");
+    assert!(why_failed(&failed(139, "Error")).1.contains("signal 11"));
+}
+
+#[test]
+fn each_way_to_fail_has_its_reason() {
+    let disrupted = pod(&json!({"phase": "Failed", "conditions": [
+        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"}]}));
+    let said = json!({"reason": "GateFailed", "message": "accuracy 0.4 is below 0.7"}).to_string();
+    let cases = vec![
+        (failed_job("PodFailurePolicy"), failed(2, "Error"), Reason::TrainerConfigRejected, "exit code 2"),
+        (failed_job("PodFailurePolicy"), ended(9, "Error", &json!(said), NOW), Reason::GateFailed, "below 0.7"),
+        (failed_job("BackoffLimitExceeded"), failed(137, "OOMKilled"), Reason::OutOfMemory, "limits"),
+        (failed_job("BackoffLimitExceeded"), failed(137, "Error"), Reason::OutOfMemory, "limits"),
+        (failed_job("BackoffLimitExceeded"), failed(139, "Error"), Reason::TrainerFailed, "signal 11"),
+        (failed_job("BackoffLimitExceeded"), failed(4, "Error"), Reason::JudgeUnavailable, "exit code 4"),
+        (failed_job("DeadlineExceeded"), failed(143, "Error"), Reason::DeadlineExceeded, "60 s"),
+        (failed_job("BackoffLimitExceeded"), disrupted, Reason::NodeDisruption, "preempted"),
+    ];
+    for (job, pod, reason, words) in cases {
+        let end = end(run(&job, &[pod], None));
+        let (found, message) = end.explain();
+        assert_eq!(found, reason, "{message}");
+        assert!(message.contains(words) && end.last, "{message}");
+    }
+}
+
+#[test]
+fn a_failure_without_pods_still_says_what_the_job_says() {
+    let end = end(run(&failed_job("BackoffLimitExceeded"), &[], None));
+    assert!(end.explain().1.contains("BackoffLimitExceeded"), "{:?}", end.explain());
+}
+
+#[test]
+fn what_keeps_a_run_from_running_is_named_with_what_to_do() {
+    let waiting = |reason: &str, message: &str| {
+        pod(&json!({"phase": "Pending", "containerStatuses": [{"name": "trainer", "image": "", "imageID": "",
+            "ready": false, "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]}))
+    };
+    let unschedulable = pod(&json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+        "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]}));
+    let cases = [
+        (waiting("ImagePullBackOff", "no such image"), Reason::ImagePullFailed, "no such image"),
+        (
+            waiting("CreateContainerConfigError", "secret \"judge\" not found"),
+            Reason::ConfigInvalid,
+            "secret \"judge\"",
+        ),
+        (unschedulable, Reason::Unschedulable, "nvidia.com/gpu"),
+        (failed(1, "Error"), Reason::Retrying, "exit code 1"),
+    ];
+    for (pod, reason, words) in cases {
+        let Run::Running(Some(obstacle)) = run(&job(&json!({})), &[pod], None) else { panic!("{reason:?}") };
+        assert_eq!(obstacle.reason, reason);
+        assert!(obstacle.message.contains(words), "{}", obstacle.message);
+    }
+    let starting = waiting("ContainerCreating", "");
+    assert_eq!(
+        run(&job(&json!({})), &[starting], None),
+        Run::Running(None),
+        "a pod that is being started is no obstacle"
+    );
+}
+
+#[test]
+fn a_queued_job_waits_for_quota() {
+    let mut job = job(&json!({}));
+    job.spec.as_mut().unwrap().suspend = Some(true);
+    let obstacle = |job: &Job| match run(job, &[], None) {
+        Run::Running(Some(obstacle)) => obstacle,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(obstacle(&job).reason, Reason::Suspended);
+    job.metadata.labels = Some([(QUEUE_LABEL.to_owned(), "team-a".to_owned())].into());
+    assert_eq!(obstacle(&job).reason, Reason::QuotaPending);
+}
+
+#[test]
+fn a_pod_whose_trainer_never_ran_failed_by_what_ended_badly_before_it() {
+    let container = |name: &str, code: i32, message: &Value| {
+        let state = json!({"terminated": {"exitCode": code, "message": message}});
+        json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+    };
+    let said = json!({"reason": "DataInvalid", "message": "no such repository"}).to_string();
+    let fetch = container("fetch", 3, &json!(said));
+    let failed = pod(&json!({"phase": "Failed", "initContainerStatuses": [fetch]}));
+    assert_eq!(why_failed(&failed).1, "no such repository");
+    let fetched = container("fetch", 0, &json!(null));
+    let judge = container("judge-0", 3, &json!(null));
+    let failed = pod(&json!({"phase": "Failed", "initContainerStatuses": [fetched, judge]}));
+    assert!(why_failed(&failed).1.contains("exit code 3"), "{:?}", why_failed(&failed));
+}
+
+/// A pod of a rank, as it ended.
+pub(in crate::cluster) fn of_rank(rank: i64, code: i32, at: &str) -> Pod {
+    let mut pod = ended(code, "Error", &json!(null), at);
+    let index = ("batch.kubernetes.io/job-completion-index".to_owned(), rank.to_string());
+    pod.metadata.annotations.get_or_insert_default().extend([index]);
+    pod
+}
+
+pub(in crate::cluster) fn gang_of(mut job: Job, size: i32) -> Job {
+    job.spec.as_mut().unwrap().completions = Some(size);
+    job
+}
+
+#[test]
+fn of_pods_that_failed_together_the_one_counts_that_the_others_were_lost_by() {
+    let (early, late) = ("2026-01-01T00:10:00Z", "2026-01-01T00:10:09Z");
+    let mut taken = of_rank(1, 75, late);
+    taken.status.as_mut().unwrap().conditions = serde_json::from_value(json!([
+        {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}]))
+    .unwrap();
+    let cases = [
+        (vec![of_rank(0, 12, early), of_rank(1, 137, late)], Reason::OutOfMemory, false, true),
+        (vec![of_rank(0, 137, late), of_rank(1, 3, early)], Reason::DataInvalid, false, false),
+        (vec![of_rank(0, 12, early), taken.clone()], Reason::NodeDisruption, true, true),
+        (vec![of_rank(0, 75, early), taken], Reason::NodeDisruption, true, true),
+        (vec![of_rank(0, 75, early), of_rank(1, 12, early)], Reason::Suspended, true, true),
+        (vec![of_rank(0, 12, early), of_rank(1, 12, early)], Reason::PeerLost, false, true),
+        (vec![], Reason::NodeDisruption, true, true),
+    ];
+    let job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+    for (pods, reason, interruption, retryable) in cases {
+        let end = end(run(&job, &pods, None));
+        assert!(!end.last, "the operator begins it again");
+        assert_eq!((end.is_interruption(), end.is_retryable()), (interruption, retryable), "{end:?}");
+        let counted = ending::counted(&counted(&job, &pods, None, NOW), &end);
+        assert_eq!(counted.retries, [(reason.as_str(), 1)].into(), "one attempt, whoever failed");
+        assert_eq!(counted.attempt, 1);
+    }
+    let late = gang_of(failed_job("DeadlineExceeded"), 2);
+    assert!(end(run(&late, &[of_rank(0, 143, early)], None)).last);
+}
+
+#[test]
+fn a_job_that_is_being_deleted_is_stopping_whatever_else_it_says() {
+    let mut job = failed_job("BackoffLimitExceeded");
+    job.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
+    assert_eq!(run(&job, &[], None), Run::Stopping);
+}
