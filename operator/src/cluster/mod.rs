@@ -26,6 +26,7 @@ pub mod queue;
 pub mod rbac;
 pub mod ready;
 pub mod reconcile;
+mod record;
 pub mod resources;
 pub mod run;
 pub mod server;
