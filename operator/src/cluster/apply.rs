@@ -49,7 +49,7 @@ async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Childr
     if let Some(account) = &children.service_account {
         apply(client, namespace, account).await?;
     }
-    apply(client, namespace, &children.config_map).await?;
+    document(client, namespace, &children.config_map).await?;
     if let Some(service) = &children.service {
         apply(client, namespace, service).await?;
     }
@@ -60,6 +60,19 @@ async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Childr
             existing(&api, uid, &children.job.name_any()).await
         }
         created => created.map(|job| Made::Job(Box::new(job))),
+    }
+}
+
+/// Nobody may change what a run is made by, the operator neither. One that goes on with other compute or another budget, or
+/// was made by another version of the operator, has another document of the same name: nothing runs now that reads the old
+/// one.
+async fn document(client: &Client, namespace: &str, document: &ConfigMap) -> Result<(), kube::Error> {
+    match apply(client, namespace, document).await {
+        Err(kube::Error::Api(status)) if status.is_invalid() => {
+            forget_document(client, namespace, &document.name_any()).await?;
+            apply(client, namespace, document).await
+        }
+        applied => applied,
     }
 }
 

@@ -1,0 +1,37 @@
+//! A run that goes on with other compute or another budget than it began with, on a real API server.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use plumbline_crds::Kind::{self, RewardModel};
+use plumbline_crds::conditions::Reason;
+use plumbline_tests::operator::{Scene, alone, resource};
+use serde_json::{Value, json};
+
+const KIND: Kind = RewardModel;
+
+/// A reward model that waits for nothing.
+fn reward(compute: &Value) -> Value {
+    let mut change = alone(KIND);
+    change["compute"] = compute.clone();
+    resource(KIND, "r", &change)
+}
+
+#[tokio::test]
+async fn what_a_run_may_use_can_be_changed_while_it_is_suspended() {
+    let scene = Scene::new("resumed").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({"threads": 1}))).await;
+    let pod = scene.pod(KIND, "r").await;
+    let job = scene.job(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.change(KIND, "r", json!({"suspend": true})).await;
+    scene.until_reason(KIND, "r", Reason::Suspended).await;
+    scene.let_end(&pod).await;
+    scene.until_gone(&job).await;
+    scene.change(KIND, "r", json!({"suspend": false, "compute": {"threads": 2}})).await;
+    scene.until_reason(KIND, "r", Reason::Running).await;
+    assert_eq!(scene.job(KIND, "r").await, job, "the same run, so the same work folder");
+    let documents: kube::Api<ConfigMap> = scene.namespace.api().await;
+    let document = documents.get(&job).await.unwrap();
+    assert!(document.data.unwrap()["run.yaml"].contains("threads: 2"), "the trainer is told");
+    assert_eq!(document.immutable, Some(true), "and by nobody else");
+}
