@@ -1,6 +1,7 @@
 //! A run that goes on with other compute or another budget than it began with, on a real API server.
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
 use plumbline_crds::Kind::{self, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::operator::{Scene, alone, resource};
@@ -34,4 +35,21 @@ async fn what_a_run_may_use_can_be_changed_while_it_is_suspended() {
     let document = documents.get(&job).await.unwrap();
     assert!(document.data.unwrap()["run.yaml"].contains("threads: 2"), "the trainer is told");
     assert_eq!(document.immutable, Some(true), "and by nobody else");
+}
+
+#[tokio::test]
+async fn a_new_run_takes_over_nothing_of_the_one_before() {
+    let scene = Scene::new("anew").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({"accelerators": 1}))).await;
+    scene.succeed(KIND, "r", "sha256:1").await;
+    let first = scene.until_reason(KIND, "r", Reason::Completed).await;
+    assert!(first.completion_time.is_some());
+    scene.change(KIND, "r", json!({"training": {"epochs": 2}})).await;
+    let second = scene.until_reason(KIND, "r", Reason::Running).await;
+    assert_ne!(second.job.unwrap().name, first.job.unwrap().name);
+    assert_eq!(second.completion_time, None, "it has only just begun");
+    let change = Patch::Merge(json!({"spec": {"training": {"epochs": 3}}}));
+    let refused = scene.api(KIND).patch("r", &PatchParams::default(), &change).await.unwrap_err().to_string();
+    assert!(refused.contains("a started run uses this"), "what it is made from stays: {refused}");
 }

@@ -81,7 +81,10 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     }
     let next = act(context, id, &world, &mut decision).await?;
     let mut status = status(&observed, &decision, &world.now);
-    account(&mut status, &world);
+    // A Job that is there when a run starts is of the run before.
+    if decision.action != Action::Start {
+        account(&mut status, &world);
+    }
     let status = tell(context, &world, status);
     if !record(context, id, &world, &status).await? {
         return Ok(Next::await_change());
