@@ -119,7 +119,8 @@ pub(super) fn finished(job: &Job) -> Option<Finished> {
 }
 
 fn success(pods: &[Pod]) -> End {
-    let mut done = pods.iter().filter(|p| phase(p) == "Succeeded").peekable();
+    // Of several pods the first says what was made, and the others nothing.
+    let mut done = pods.iter().filter(|p| phase(p) == "Succeeded" && job::rank(p) == 0).peekable();
     if done.peek().is_none() {
         // What was made is there, but nobody knows its digest: begun again, the run soon comes to its end and says it.
         let said = "its pod was deleted before anybody read what it had left to say";

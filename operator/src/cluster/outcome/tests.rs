@@ -203,3 +203,12 @@ fn a_job_that_is_being_deleted_is_stopping_whatever_else_it_says() {
     job.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
     assert_eq!(run(&job, &[], None), Run::Stopping);
 }
+
+#[test]
+fn a_complete_gang_whose_first_pod_is_gone_is_begun_again_and_has_not_failed() {
+    let complete = gang_of(job(&json!({"conditions": [{"type": "Complete", "status": "True"}]})), 2);
+    let lost = end(run(&complete, &[of_rank(1, 0, NOW)], None));
+    assert!(lost.is_interruption() && !lost.last, "{lost:?}");
+    let whole = end(run(&complete, &[of_rank(1, 0, NOW), of_rank(0, 0, NOW)], None));
+    assert_eq!((whole.exit, whole.last), (Exit::Code(0), true));
+}
