@@ -6,7 +6,7 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::status::JobRef;
 
 use super::build::job;
-use super::outcome::{Finished, finished, is_finished, is_suspended, phase, terminated, why_failed};
+use super::outcome::{self, Finished, finished, is_finished, is_suspended, phase, terminated, why_failed};
 use super::times::{seconds_between, timestamp};
 
 /// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with. Seconds are counted on
@@ -17,7 +17,9 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
     let mut retries = before.retries;
     let alone = job::gang(job) == 1;
     let failed: Vec<&Pod> = pods.iter().filter(|p| alone && phase(p) == "Failed" && !was_sent_away(p)).collect();
-    for pod in &failed {
+    // How a Job ended that is begun again is counted by whoever decides what follows.
+    let end = outcome::last_failed(pods).filter(|_| outcome::gave_up_early(job, pods));
+    for pod in failed.iter().filter(|pod| !end.is_some_and(|end| std::ptr::eq(end, **pod))) {
         *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
     }
     JobRef {

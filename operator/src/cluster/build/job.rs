@@ -15,6 +15,8 @@ use crate::plan::ending::failures;
 
 /// Name of the container that does the work.
 pub const TRAINER: &str = "trainer";
+/// What a container runtime reports of a container that was lost with its node's power, or with the runtime itself.
+pub const LOST: i32 = 255;
 /// Label that makes Kueue admit a Job (kueue.sigs.k8s.io, "Run a Kubernetes Job").
 pub const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
 /// What labels that Kueue reads begin with.
@@ -128,7 +130,7 @@ fn failure_policy(fetches: bool) -> PodFailurePolicy {
     let by_code = containers.flat_map(|container| {
         [
             codes(container, "FailJob", numbers(|c| !c.retryable() && *c != ExitCode::Done)),
-            codes(container, "Ignore", numbers(|c| *c == ExitCode::Interrupted)),
+            codes(container, "Ignore", vec![i32::from(ExitCode::Interrupted.number()), LOST]),
         ]
     });
     PodFailurePolicy { rules: by_code.chain([disrupted]).collect() }

@@ -238,7 +238,7 @@ fn failures_that_cannot_end_differently_fail_the_job_and_disruptions_do_not_coun
     let actions: Vec<&str> = rules.iter().map(|r| r["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["FailJob", "Ignore", "Ignore"]);
     assert_eq!(rules[0]["onExitCodes"]["values"], json!([2, 3, 6, 7, 8, 9, 10]));
-    assert_eq!(rules[1]["onExitCodes"]["values"], json!([75]));
+    assert_eq!(rules[1]["onExitCodes"]["values"], json!([75, 255]));
     assert_eq!(rules[2]["onPodConditions"][0]["type"], "DisruptionTarget");
     assert_eq!(job["spec"]["podReplacementPolicy"], "Failed");
 }

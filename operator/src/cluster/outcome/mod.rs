@@ -8,7 +8,7 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 
-use super::build::job::{self, QUEUE_LABEL, TRAINER};
+use super::build::job::{self, LOST, QUEUE_LABEL, TRAINER};
 use super::times::{seconds_between, timestamp};
 use crate::plan::{End, Exit, Obstacle, Run};
 use crate::redact::redact;
@@ -20,6 +20,8 @@ const LAST_SIGNAL: i32 = 64;
 const SIGKILL: i32 = 9;
 /// Why a Job failed that took longer than it may.
 const DEADLINE: &str = "DeadlineExceeded";
+/// Why a Job failed whose pods failed more often than they may.
+const BACKOFF_LIMIT: &str = "BackoffLimitExceeded";
 /// Seconds within which a Job has its pods.
 const TIME_FOR_PODS: i64 = 3;
 
@@ -48,6 +50,10 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
         let told = pod.status.as_ref().and_then(|s| s.reason.clone().or_else(|| s.message.clone()));
         return (Reason::TrainerFailed, told.unwrap_or_else(|| "the pod failed and does not say why".into()), None);
     };
+    if was_lost(end) {
+        let said = end.message.clone().unwrap_or_else(|| format!("exit code {}", end.exit_code));
+        return (Reason::NodeDisruption, format!("the container was lost with its node: {said}"), None);
+    }
     if out_of_memory(end) {
         let message = "the trainer was ended because it used more memory than spec.compute.resources.limits allows; \
                        raise the limit, or lower spec.training.microBatchSize";
@@ -85,7 +91,7 @@ pub fn failed_at(job: &Job) -> Option<String> {
 }
 
 /// The pod that failed last.
-fn last_failed(pods: &[Pod]) -> Option<&Pod> {
+pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
     // Ends are told to the second, and a pod that was lost may have none.
     let order = |pod: &&Pod| {
         let ended = terminated(pod).and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
@@ -149,7 +155,15 @@ fn gang_failure(pods: &[Pod], reason: &str, message: &str) -> End {
     End { exit: exit.into(), result: Some(result), last: false }
 }
 
-/// A Job has tried again itself, so its failure is the last.
+/// Whether a Job gave up sooner than it may. It counts by exit codes alone, and a container that its kubelet has forgotten has
+/// the code (137) of one that was killed for its memory.
+pub fn gave_up_early(job: &Job, pods: &[Pod]) -> bool {
+    let by_count = matches!(finished(job), Some(Finished::Failed { reason, .. }) if reason == BACKOFF_LIMIT);
+    let forgotten = |pod: &Pod| terminated(pod).is_some_and(|end| was_lost(end) && end.exit_code != LOST);
+    by_count && pods.iter().any(|pod| phase(pod) == "Failed" && forgotten(pod))
+}
+
+/// A Job has tried again itself, so its failure is the last, unless it gave up early.
 fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     if reason == DEADLINE {
         let deadline = job.spec.as_ref().and_then(|s| s.active_deadline_seconds).unwrap_or_default();
@@ -164,11 +178,12 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     };
     let (why, said, result) = why_failed(pod);
     let tried = pods.iter().filter(|p| phase(p) == "Failed").count();
-    let gave_up = reason == "BackoffLimitExceeded" && tried > 1;
+    let last = !gave_up_early(job, pods);
+    let gave_up = last && reason == BACKOFF_LIMIT && tried > 1;
     let said = if gave_up { format!("{said}; gave up after {tried} attempts") } else { said };
     let result = StageResult { reason: why, message: said, ..result.unwrap_or_else(|| StageResult::new(why, "")) };
     // The reason is known better here than an exit code could tell it.
-    End { exit: Exit::Code(1), result: Some(result), last: true }
+    End { exit: Exit::Code(1), result: Some(result), last }
 }
 
 /// Whether a Job has no pod that could run, and is not kept from making one by its own suspension or end.
@@ -289,6 +304,11 @@ fn result(pod: &Pod) -> Option<StageResult> {
     Some(StageResult { message: redact(&said.message, &[]), ..said })
 }
 
+/// Nobody knows how it ended: the node lost its power, or its runtime or kubelet has forgotten the container.
+fn was_lost(end: &ContainerStateTerminated) -> bool {
+    end.exit_code == LOST || matches!(end.reason.as_deref(), Some("Unknown" | "ContainerStatusUnknown"))
+}
+
 /// Killed by the kernel for its memory, also where the runtime says only that it was killed.
 fn out_of_memory(end: &ContainerStateTerminated) -> bool {
     end.reason.as_deref() == Some("OOMKilled") || end.exit_code == SIGNALLED + SIGKILL
@@ -296,7 +316,6 @@ fn out_of_memory(end: &ContainerStateTerminated) -> bool {
 
 fn exit(end: &ContainerStateTerminated) -> Exit {
     let signal = end.exit_code - SIGNALLED;
-    // A container that was lost with its node is reported with 255.
     if (1..=LAST_SIGNAL).contains(&signal) { Exit::Signal(signal) } else { Exit::Code(end.exit_code) }
 }
 

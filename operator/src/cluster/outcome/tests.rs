@@ -59,11 +59,29 @@ fn a_complete_job_whose_pod_is_gone_is_begun_again_and_has_not_failed() {
 }
 
 #[test]
-fn a_container_that_was_lost_with_its_node_was_ended_by_no_signal() {
-    let (reason, message, _) = why_failed(&failed(255, "Unknown"));
-    assert_eq!(reason, Reason::TrainerFailed);
-    assert!(message.contains("exit code 255"), "{message}");
+fn a_container_that_was_lost_with_its_node_has_not_failed() {
+    for (code, reason) in [(255, "Unknown"), (255, "Error"), (137, "ContainerStatusUnknown")] {
+        let (why, message, _) = why_failed(&failed(code, reason));
+        assert_eq!(why, Reason::NodeDisruption, "{message}");
+        assert!(message.contains(&format!("exit code {code}")), "{message}");
+    }
     assert!(why_failed(&failed(139, "Error")).1.contains("signal 11"));
+}
+
+#[test]
+fn a_job_that_took_a_lost_container_for_a_failure_has_not_used_up_its_retries() {
+    let gave_up = failed_job("BackoffLimitExceeded");
+    let (lost, killed) = (failed(137, "ContainerStatusUnknown"), failed(137, "OOMKilled"));
+    let after = |pods: &[Pod]| {
+        let end = end(run(&gave_up, pods, None));
+        let job = ending::counted(&counted(&gave_up, pods, None, NOW), &end);
+        (end.last, end.is_interruption(), job.retries.values().sum::<i64>(), ending::failures(&job), job.attempt)
+    };
+    assert_eq!(after(std::slice::from_ref(&lost)), (false, true, 1, 0, 1));
+    let mut later = killed.clone();
+    later.metadata.creation_timestamp = serde_json::from_value(json!(NOW)).unwrap();
+    assert_eq!(after(&[lost, later]), (false, false, 2, 1, 2), "each once");
+    assert!(end(run(&gave_up, &[killed], None)).last);
 }
 
 #[test]
