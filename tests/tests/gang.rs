@@ -158,3 +158,25 @@ async fn suspended_all_stop_and_resumed_all_go_on() {
     let status = scene.until_reason(KIND, "r", Reason::Completed).await;
     assert!(!status.job.unwrap().retries.contains_key("JobDeleted"));
 }
+
+#[tokio::test]
+async fn one_that_cannot_come_is_waited_for_as_long_as_it_takes() {
+    let scene = Scene::new("gang-waits").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({"maxRetries": 0}))).await;
+    let first = pods(&scene).await;
+    scene.node.unschedulable(&first[1], "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.").await;
+    scene.until_reason(KIND, "r", Reason::Unschedulable).await;
+    scene.node.run(&first[0]).await;
+    scene.node.end(&first[0], exit(12, "Error")).await;
+    // Its node is lost: nobody hears of it until the cluster gives it up, long after the other one has noticed.
+    let second = running(&scene).await;
+    scene.node.preempt(&second[1]).await;
+    scene.until_reason(KIND, "r", Reason::NodeDisruption).await;
+    scene.node.end(&second[0], exit(12, "Error")).await;
+    scene.node.remove(&second[1]).await;
+    running(&scene).await;
+    let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
+    let retries = [("NodeDisruption".to_owned(), 1), ("Unschedulable".to_owned(), 1)].into();
+    assert_eq!((job.attempt, job.retries), (3, retries), "none has failed");
+}

@@ -13,6 +13,15 @@ pub const FIRST_DELAY: Duration = Duration::from_secs(5);
 /// The longest delay.
 pub const LONGEST_DELAY: Duration = Duration::from_mins(5);
 
+/// What keeps a pod from being there for those that it trains with. It is nobody's failure.
+pub const PEER_MISSING: [Reason; 5] = [
+    Reason::NodeDisruption,
+    Reason::Unschedulable,
+    Reason::ImagePullFailed,
+    Reason::ConfigInvalid,
+    Reason::ChildCreationFailed,
+];
+
 impl From<ExitCode> for Exit {
     fn from(code: ExitCode) -> Self {
         Self::Code(i32::from(code.number()))
@@ -77,8 +86,8 @@ pub fn counted(job: &JobRef, end: &End) -> JobRef {
 
 /// Ends that count against `compute.maxRetries`: those that were somebody's fault.
 pub fn failures(job: &JobRef) -> i64 {
-    let innocent =
-        [Reason::Suspended, Reason::NodeDisruption, Reason::Preempted, Reason::JobDeleted].map(Reason::as_str);
+    let interrupted = [Reason::Suspended, Reason::Preempted, Reason::JobDeleted];
+    let innocent: Vec<String> = interrupted.into_iter().chain(PEER_MISSING).map(Reason::as_str).collect();
     job.retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
 }
 

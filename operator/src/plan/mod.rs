@@ -16,8 +16,8 @@ mod observed;
 
 pub use observed::{Action, Artifact, Decision, End, Exit, Inputs, Observed, Obstacle, Phase, Rerun, Run};
 
-use plumbline_crds::conditions::{ConditionType, Reason};
-use plumbline_crds::status::{ArtifactRef, InputRef, JobRef};
+use plumbline_crds::conditions::{Condition, ConditionType, Reason};
+use plumbline_crds::status::{ArtifactRef, InputRef, JobRef, Status};
 
 use crate::digest;
 
@@ -53,6 +53,11 @@ pub fn plan(observed: &Observed) -> Decision {
         }
         Run::Running(Some(obstacle)) => {
             return known.decide(Action::Watch, Phase::Active, obstacle.reason, obstacle.message.clone());
+        }
+        Run::Ending => {
+            let said = observed.previous.condition(ConditionType::Ready).filter(|_| known.recorded);
+            let (reason, message) = said.map_or_else(|| (Reason::Running, attempt(&known.job)), reason_of);
+            return known.decide(Action::Watch, Phase::Active, reason, message);
         }
         Run::Stopping => {
             let message = "the last run is not gone yet; this starts when it is";
@@ -222,6 +227,13 @@ fn again(observed: &Observed, known: &Known) -> Decision {
         let (reason, why) = end.explain();
         return known.decide(Action::Fail, Phase::Failed, reason, why);
     }
+    if let Some((reason, message)) = missing_peer(observed.previous, end) {
+        let mut job = JobRef { attempt: known.job.attempt + 1, ..known.job.clone() };
+        let times = job.retries.entry(reason.as_str()).or_insert(0);
+        *times += 1;
+        let action = Action::Continue(ending::delay(*times));
+        return Decision { job, ..known.decide(action, Phase::Active, reason, message) };
+    }
     let counted = ending::counted(&known.job, end);
     let next = JobRef { attempt: known.job.attempt + 1, ..counted.clone() };
     if end.is_interruption() {
@@ -239,6 +251,17 @@ fn again(observed: &Observed, known: &Known) -> Decision {
     }
     let message = if end.is_retryable() && most > 0 { format!("{why}; gave up after {most} retries") } else { why };
     Decision { job: counted, ..known.decide(Action::Fail, Phase::Failed, reason, message) }
+}
+
+/// Why one of several that train together was not there, where that was known before the others gave up waiting for it: they
+/// have not failed. What is missing may come any time.
+fn missing_peer(previous: &Status, end: &End) -> Option<(Reason, String)> {
+    let (reason, message) = reason_of(previous.condition(ConditionType::Ready)?);
+    (end.explain().0 == Reason::PeerLost && ending::PEER_MISSING.contains(&reason)).then_some((reason, message))
+}
+
+fn reason_of(condition: &Condition) -> (Reason, String) {
+    (condition.reason, condition.message.clone())
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub enum Run {
     None,
     /// It runs, or is about to: what keeps it from running, if anything does.
     Running(Option<Obstacle>),
+    /// It is over, and what is left of it is being ended: then it can be told how.
+    Ending,
     /// It was stopped and is not gone yet. Nothing may start beside it.
     Stopping,
     /// It ended since the last visit.

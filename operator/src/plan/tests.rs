@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
+use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::status::{ArtifactRef, InputRef, Status};
 use plumbline_crds::{Kind, Spec};
@@ -346,4 +347,31 @@ fn an_end_that_is_seen_again_changes_nothing_of_the_status() {
         world.visit(T1);
         assert_eq!(world.status, status);
     }
+}
+
+#[test]
+fn those_that_waited_in_vain_for_one_that_could_not_come_have_not_failed() {
+    let lost = || end(ExitCode::PeerLost.into(), None);
+    for reason in [Reason::Unschedulable, Reason::ImagePullFailed, Reason::ChildCreationFailed, Reason::NodeDisruption]
+    {
+        let mut world = World::started();
+        world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
+        for times in 1..=3 {
+            world.run = Run::Running(Some(Obstacle { reason, message: "0/3 nodes are available".into() }));
+            world.visit(T1);
+            world.run = Run::Ending;
+            assert_eq!(world.visit(T1).action, Action::Watch);
+            world.run = lost();
+            let decision = world.visit(T1);
+            assert_eq!((decision.action, decision.reason), (Action::Continue(ending::delay(times)), reason));
+            assert_eq!(decision.message, "0/3 nodes are available");
+            assert_eq!((decision.job.attempt, decision.job.retries[&reason.as_str()]), (times + 1, times));
+        }
+    }
+    let mut world = World::started();
+    world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
+    world.run = Run::Running(None);
+    world.visit(T1);
+    world.run = lost();
+    assert_eq!(world.visit(T1).reason, Reason::PeerLost, "all were there");
 }

@@ -36,6 +36,7 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
             Run::Ended(Box::new(gang_failure(pods, &reason, &message)))
         }
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
+        None if is_ending(job) => Run::Ending,
         None => Run::Running(refusal.map(refused).or_else(|| obstacle(job, pods))),
     }
 }
@@ -103,6 +104,13 @@ pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
 /// Whether a Job is over.
 pub fn is_finished(job: &Job) -> bool {
     finished(job).is_some()
+}
+
+/// Whether it is decided how a Job ends, and the cluster has yet to end its pods (`batch/v1` JobConditionType).
+fn is_ending(job: &Job) -> bool {
+    let conditions = job.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+    let mut decided = conditions.filter(|c| c.status == "True").map(|c| c.type_.as_str());
+    decided.any(|kind| matches!(kind, "FailureTarget" | "SuccessCriteriaMet"))
 }
 
 /// How a Job ended.
@@ -188,7 +196,7 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
 
 /// Whether a Job has no pod that could run, and is not kept from making one by its own suspension or end.
 pub fn may_lack_a_pod(job: &Job, pods: &[Pod]) -> bool {
-    let waits = is_suspended(job) || is_finished(job) || job.metadata.deletion_timestamp.is_some();
+    let waits = is_suspended(job) || is_ending(job) || is_finished(job) || job.metadata.deletion_timestamp.is_some();
     !waits && !pods.iter().any(is_active)
 }
 
@@ -220,6 +228,11 @@ fn refused(why: &str) -> Obstacle {
 /// What keeps a run that was started from running, most decisive first.
 fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
     let active: Vec<&Pod> = pods.iter().filter(|p| is_active(p)).collect();
+    let alone = job::gang(job) == 1;
+    // Without it the others cannot go on, and it may be long until the cluster says that it is gone.
+    if let Some(taken) = active.iter().filter(|_| !alone).find_map(|pod| disruption(pod)) {
+        return Some(Obstacle { reason: Reason::NodeDisruption, message: taken });
+    }
     if let Some(obstacle) =
         active.iter().find_map(|pod| waiting(pod)).or_else(|| active.iter().find_map(|pod| unschedulable(pod)))
     {
@@ -234,7 +247,7 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
         let reason = if queue.is_some() { Reason::QuotaPending } else { Reason::Suspended };
         return Some(Obstacle { reason, message });
     }
-    if let Some(pod) = culprit(job, pods).filter(|_| !active.iter().any(|p| phase(p) == "Running")) {
+    if let Some(pod) = last_failed(pods).filter(|_| alone && !active.iter().any(|p| phase(p) == "Running")) {
         let (reason, message, _) = why_failed(pod);
         return Some(Obstacle {
             reason: Reason::Retrying,

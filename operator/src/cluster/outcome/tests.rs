@@ -230,3 +230,17 @@ fn a_complete_gang_whose_first_pod_is_gone_is_begun_again_and_has_not_failed() {
     let whole = end(run(&complete, &[of_rank(1, 0, NOW), of_rank(0, 0, NOW)], None));
     assert_eq!((whole.exit, whole.last), (Exit::Code(0), true));
 }
+
+#[test]
+fn a_gang_without_one_of_its_pods_says_which_was_taken_and_until_all_have_ended_nothing_else() {
+    let gang = gang_of(job(&json!({})), 2);
+    let taken = pod(&json!({"phase": "Running", "conditions": [
+        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "node lost"}]}));
+    let Run::Running(Some(obstacle)) = run(&gang, &[of_rank(0, 12, NOW), taken.clone()], None) else { panic!() };
+    assert_eq!(obstacle.reason, Reason::NodeDisruption);
+    assert!(obstacle.message.contains("node lost"), "{}", obstacle.message);
+    assert_eq!(run(&job(&json!({})), &[taken], None), Run::Running(None), "one that is alone has another pod at once");
+    let ending = job(&json!({"conditions": [{"type": "FailureTarget", "status": "True"}]}));
+    assert_eq!(run(&gang_of(ending.clone(), 2), &[of_rank(0, 12, NOW)], None), Run::Ending);
+    assert_eq!(run(&ending, &[failed(3, "Error")], None), Run::Ending, "it is not tried again");
+}
