@@ -37,11 +37,17 @@ pub enum Made {
 /// passes.
 pub async fn make(client: &Client, namespace: &str, uid: &str, children: &Children) -> Result<Made, kube::Error> {
     match make_all(client, namespace, uid, children).await {
-        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() || status.code == 413 => {
+        Err(kube::Error::Api(status)) if is_refusal(status.code) => {
             Ok(Made::Refused(format!("the API server refuses an object of the run: {}", status.message)))
         }
         made => made,
     }
+}
+
+/// Whether an HTTP status code is the answer to what was asked, and not to who asks (401), when (408, 429), or how things stood
+/// (404, 409). A webhook that refuses without a code of its own is told as 400.
+fn is_refusal(code: u16) -> bool {
+    (400..500).contains(&code) && !matches!(code, 401 | 404 | 408 | 409 | 429)
 }
 
 /// A Job is created once; what queues and people may change of it is never written again.
@@ -200,5 +206,16 @@ fn gone(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match result {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_refuses_is_told_from_faults_that_pass() {
+        assert!([400, 403, 413, 422].into_iter().all(is_refusal), "400: a webhook that gives no code");
+        assert!(![200, 401, 404, 408, 409, 429, 500, 503, 504].into_iter().any(is_refusal));
     }
 }
