@@ -180,3 +180,22 @@ async fn one_that_cannot_come_is_waited_for_as_long_as_it_takes() {
     let retries = [("NodeDisruption".to_owned(), 1), ("Unschedulable".to_owned(), 1)].into();
     assert_eq!((job.attempt, job.retries), (3, retries), "none has failed");
 }
+
+#[tokio::test]
+async fn what_is_refused_between_two_attempts_was_deleted_by_nobody() {
+    let scene = Scene::new("gang-refused").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({}))).await;
+    let pods = running(&scene).await;
+    scene.kubectl(&["create", "quota", "none", "--hard=count/jobs.batch=0"]);
+    for pod in &pods {
+        scene.node.end(pod, exit(75, "Error")).await;
+    }
+    let refused = scene.until_reason(KIND, "r", Reason::ChildCreationFailed).await.job.unwrap();
+    assert_eq!(refused.retries, [("Suspended".to_owned(), 1)].into());
+    scene.kubectl(&["delete", "quota", "none"]);
+    // It would be tried again in half a minute; whoever changes something need not wait.
+    scene.change(KIND, "r", json!({"compute": {"maxRetries": 2}})).await;
+    let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
+    assert_eq!((job.attempt, job.retries), (2, refused.retries));
+}

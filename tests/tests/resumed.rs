@@ -53,3 +53,19 @@ async fn a_new_run_takes_over_nothing_of_the_one_before() {
     let refused = scene.api(KIND).patch("r", &PatchParams::default(), &change).await.unwrap_err().to_string();
     assert!(refused.contains("a started run uses this"), "what it is made from stays: {refused}");
 }
+
+#[tokio::test]
+async fn a_run_that_is_resumed_before_it_has_stopped_was_deleted_by_nobody() {
+    let scene = Scene::new("resumed-early").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({}))).await;
+    let pod = scene.pod(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.change(KIND, "r", json!({"suspend": true})).await;
+    scene.until_reason(KIND, "r", Reason::Suspended).await;
+    scene.change(KIND, "r", json!({"suspend": false})).await;
+    scene.until_reason(KIND, "r", Reason::Pending).await;
+    scene.let_end(&pod).await;
+    let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
+    assert_eq!((job.attempt, job.retries), (2, [].into()));
+}

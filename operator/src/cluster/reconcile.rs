@@ -89,6 +89,11 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     if !record(context, id, &world, &status).await? {
         return Ok(Next::await_change());
     }
+    if decision.action == Action::Stop
+        && let Some(work) = &world.work
+    {
+        apply::stop(&context.client, namespace, &work.job).await?;
+    }
     if matches!(decision.phase, Phase::Done | Phase::Failed | Phase::Spoilt)
         && let Some(work) = &world.work
     {
@@ -158,11 +163,13 @@ impl World {
         names
     }
 
-    /// What is left of a pause that began when the last attempt failed.
+    /// What is left of a pause that began when the last attempt ended. The status says at least once that its Job was let go.
     fn left_of(&self, pause: Duration) -> Duration {
-        let failed = self.work.as_ref().and_then(|work| outcome::failed_at(&work.job));
-        let over = failed.map_or(pause.as_secs(), |at| seconds_between(&at, &self.now).max(0) as u64);
-        pause.saturating_sub(Duration::from_secs(over))
+        let ended = self.work.as_ref().and_then(|work| usage::end_time(&work.job));
+        let over = ended.map_or(pause.as_secs(), |at| seconds_between(&at, &self.now).max(0) as u64);
+        let left = pause.saturating_sub(Duration::from_secs(over));
+        let is_let_go = self.job.as_ref().is_none_or(|job| job.uid.is_none());
+        if is_let_go { left } else { left.max(CHANGED) }
     }
 
     /// Accelerator seconds of the run so far, as far as its Job can tell.
@@ -198,7 +205,6 @@ fn again(context: &Context) -> Next {
 
 /// Does what was decided. What stands in the way of it goes into the decision.
 async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
-    let client = &context.client;
     match decision.action {
         // A pod that cannot be made is no change that could be heard of.
         Action::Watch if world.work.as_ref().is_some_and(|w| outcome::may_lack_a_pod(&w.job, &w.pods)) => {
@@ -207,16 +213,11 @@ async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision)
         Action::Watch if world.work.as_ref().is_some_and(|w| outcome::is_suspended(&w.job)) => {
             queued(context, id, world).await
         }
-        Action::Wait | Action::Watch => Ok(again(context)),
+        // A Job is stopped when the status says so: then nobody else can have deleted it.
+        Action::Wait | Action::Watch | Action::Stop => Ok(again(context)),
         Action::Finish | Action::Skip | Action::Fail => Ok(Next::await_change()),
-        Action::Stop => {
-            if let Some(work) = &world.work {
-                apply::stop(client, &id.namespace, &work.job).await?;
-            }
-            Ok(again(context))
-        }
         Action::Continue(pause) | Action::Retry(pause) if world.left_of(pause) > Duration::ZERO => {
-            // What is counted stays counted, should the Job vanish meanwhile; nothing runs yet.
+            // What is counted stays counted, should the Job vanish meanwhile; no more is expected of it, and nothing runs yet.
             let job = &mut decision.job;
             (job.attempt, job.uid) = (job.attempt - 1, None);
             Ok(Next::requeue(world.left_of(pause)))
@@ -258,7 +259,11 @@ async fn forget_last(context: &Context, id: &Id, world: &World, decision: &Decis
 
 async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decision) -> Result<Next, ObserveError> {
     let (Some(found), Some(output)) = (&world.found, &world.output) else { return Ok(again(context)) };
-    let previous = world.seen.previous.job.clone().unwrap_or_default();
+    let mut previous = world.seen.previous.job.clone().unwrap_or_default();
+    if world.work.is_some() {
+        // It is gone from here.
+        previous.uid = None;
+    }
     if let Some(pod) = observe::left_over(&context.client, &id.namespace, id.kind, &id.name).await? {
         let what = format!("pod {pod} of the last run has not ended yet; this starts when it has");
         hold(decision, previous, Reason::Pending, what);

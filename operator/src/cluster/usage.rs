@@ -11,10 +11,14 @@ use super::times::{seconds_between, timestamp};
 
 /// Attempts, failures by reason and seconds of the run, counted on from what the Job was created with. Seconds are counted on
 /// from the `previous` count of the same Job: a queue suspends a Job, whose pods are gone then and whose start is forgotten.
-/// The Job of several pods is one attempt, whose end is counted by whoever decides what follows.
+/// The Job of several pods is one attempt, whose end is counted by whoever decides what follows. It has no UID when it is over
+/// and `previous` has let it go.
 pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
     let before = job::counted_before(job);
     let mut retries = before.retries;
+    // When it has ended too, or is about to: one that nobody has deleted after all is the run's still.
+    let is_over = is_finished(job) || job.metadata.deletion_timestamp.is_some();
+    let was_let_go = is_over && previous.is_some_and(|p| p.uid.is_none() && is_of(p, job));
     let alone = job::gang(job) == 1;
     let failed: Vec<&Pod> = pods.iter().filter(|p| alone && phase(p) == "Failed" && !was_sent_away(p)).collect();
     // How a Job ended that is begun again is counted by whoever decides what follows.
@@ -24,7 +28,7 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
     }
     JobRef {
         name: job.metadata.name.clone().unwrap_or_default(),
-        uid: job.metadata.uid.clone(),
+        uid: job.metadata.uid.clone().filter(|_| !was_let_go),
         attempt: before.attempt + attempts(job, failed.len() as i64) - 1,
         retries,
         active_seconds: match since(job, previous) {
@@ -35,9 +39,21 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
     }
 }
 
+/// Whether a count is of this very Job. One without a UID has let its Job go, which is deleted next; a Job that was made after it
+/// begins with a later attempt.
+fn is_of(count: &JobRef, job: &Job) -> bool {
+    match &count.uid {
+        Some(uid) => job.metadata.uid.as_ref() == Some(uid),
+        None => {
+            let is_older = job::counted_before(job).attempt <= count.attempt;
+            is_older && job.metadata.name.as_ref() == Some(&count.name)
+        }
+    }
+}
+
 /// The previous count of this very Job, and until when it was made.
 fn since<'a>(job: &Job, previous: Option<&'a JobRef>) -> Option<(&'a JobRef, &'a str)> {
-    let previous = previous.filter(|p| p.uid.is_some() && p.uid == job.metadata.uid)?;
+    let previous = previous.filter(|p| is_of(p, job))?;
     Some((previous, previous.counted_time.as_deref()?))
 }
 
@@ -221,5 +237,29 @@ mod tests {
         gone.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
         let counted = counted(&job(&json!({})), &[gone], None, NOW);
         assert_eq!((counted.retries.len(), counted.attempt), (0, 1));
+    }
+
+    #[test]
+    fn seconds_go_on_from_the_last_count_while_the_next_attempt_waits() {
+        // It was in a queue before, so its start is not that of its first pod.
+        let mut job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+        let at = |uid: Option<&str>, attempt: i64| JobRef {
+            name: "r-reward-1-2".into(),
+            uid: uid.map(str::to_owned),
+            attempt,
+            active_seconds: 5000,
+            counted_time: Some("2026-01-01T00:09:00Z".into()),
+            ..JobRef::default()
+        };
+        let count = |job: &Job, previous: &JobRef| {
+            let counted = counted(job, &[], Some(previous), NOW);
+            (counted.active_seconds, counted.uid)
+        };
+        assert_eq!(count(&job, &at(Some("u"), 1)), (5060, Some("u".to_owned())));
+        assert_eq!(count(&job, &at(None, 1)), (5060, None), "it was let go");
+        // The next attempt has a Job of the same name.
+        let before = json!({"name": "r-reward-1-2", "attempt": 2, "retries": {}, "activeSeconds": 5060});
+        job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
+        assert_eq!(count(&job, &at(None, 1)), (5060 + 600, Some("u".to_owned())));
     }
 }

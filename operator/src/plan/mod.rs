@@ -110,7 +110,11 @@ impl Known {
     }
 
     fn decide(&self, action: Action, phase: Phase, reason: Reason, message: impl Into<String>) -> Decision {
-        let (job, outdated) = (self.job.clone(), self.outdated.clone());
+        let (mut job, outdated) = (self.job.clone(), self.outdated.clone());
+        if action == Action::Stop {
+            // What is stopped is let go: that it is gone afterwards is nobody else's doing.
+            job.uid = None;
+        }
         Decision { action, phase, reason, message: message.into(), job, outdated }
     }
 

@@ -375,3 +375,23 @@ fn those_that_waited_in_vain_for_one_that_could_not_come_have_not_failed() {
     world.run = lost();
     assert_eq!(world.visit(T1).reason, Reason::PeerLost, "all were there");
 }
+
+#[test]
+fn what_was_stopped_here_was_deleted_by_nobody_else() {
+    let mut world = World::started();
+    let gone = |world: &World| {
+        let retries = &world.status.job.as_ref().unwrap().retries;
+        retries.get("JobDeleted").copied().unwrap_or(0)
+    };
+    world.status.job.as_mut().unwrap().uid = Some("u".into());
+    (world.run, world.spec) = (Run::Running(None), spec(&json!({"suspend": true})));
+    assert_eq!(world.visit(T1).action, Action::Stop);
+    (world.run, world.spec) = (Run::Stopping, spec(&json!({})));
+    assert_eq!(world.visit(T1).reason, Reason::Pending, "resumed before it had stopped");
+    world.run = Run::None;
+    assert!(matches!(world.visit(T1).action, Action::Continue(_)));
+    assert_eq!(gone(&world), 0);
+    world.status.job.as_mut().unwrap().uid = Some("v".into());
+    world.visit(T1);
+    assert_eq!(gone(&world), 1);
+}

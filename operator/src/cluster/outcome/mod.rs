@@ -84,13 +84,6 @@ fn cause(pods: &[Pod]) -> Option<&Pod> {
     pods.iter().filter(|p| phase(p) == "Failed").min_by_key(order)
 }
 
-/// When a Job failed (RFC 3339).
-pub fn failed_at(job: &Job) -> Option<String> {
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let failed = conditions.iter().find(|c| c.type_ == "Failed" && c.status == "True")?;
-    failed.last_transition_time.as_ref().map(timestamp)
-}
-
 /// The pod that failed last.
 pub fn last_failed(pods: &[Pod]) -> Option<&Pod> {
     // Ends are told to the second, and a pod that was lost may have none.
