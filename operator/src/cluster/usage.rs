@@ -1,5 +1,7 @@
 //! What a run has used so far: attempts, failures, seconds, and seconds of accelerators, as its Job and pods tell. Computes only.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use plumbline_crds::conditions::Reason;
@@ -15,21 +17,14 @@ use super::times::{seconds_between, timestamp};
 /// and `previous` has let it go.
 pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
     let before = job::counted_before(job);
-    let mut retries = before.retries;
-    // When it has ended too, or is about to: one that nobody has deleted after all is the run's still.
+    let (retries, failed) = failures(job, pods, previous, before.retries);
+    // One that nobody has deleted after all is the run's still.
     let is_over = is_finished(job) || job.metadata.deletion_timestamp.is_some();
     let was_let_go = is_over && previous.is_some_and(|p| p.uid.is_none() && is_of(p, job));
-    let alone = job::gang(job) == 1;
-    let failed: Vec<&Pod> = pods.iter().filter(|p| alone && phase(p) == "Failed" && !was_sent_away(p)).collect();
-    // How a Job ended that is begun again is counted by whoever decides what follows.
-    let end = outcome::last_failed(pods).filter(|_| outcome::gave_up_early(job, pods));
-    for pod in failed.iter().filter(|pod| !end.is_some_and(|end| std::ptr::eq(end, **pod))) {
-        *retries.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
-    }
     JobRef {
         name: job.metadata.name.clone().unwrap_or_default(),
         uid: job.metadata.uid.clone().filter(|_| !was_let_go),
-        attempt: before.attempt + attempts(job, failed.len() as i64) - 1,
+        attempt: before.attempt + attempts(job, failed) - 1,
         retries,
         active_seconds: match since(job, previous) {
             Some((previous, since)) => previous.active_seconds + elapsed(job, pods, since, now),
@@ -37,6 +32,36 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
         },
         counted_time: Some(now.to_owned()),
     }
+}
+
+/// The failures of `before` and of a Job's pods by reason, and how many of them are the Job's.
+fn failures(
+    job: &Job,
+    pods: &[Pod],
+    previous: Option<&JobRef>,
+    before: BTreeMap<String, i64>,
+) -> (BTreeMap<String, i64>, i64) {
+    let mut by_reason = before;
+    if job::gang(job) > 1 {
+        return (by_reason, 0);
+    }
+    let failed: Vec<&Pod> = pods.iter().filter(|p| phase(p) == "Failed" && !was_sent_away(p)).collect();
+    // How a Job ended that is begun again is counted by whoever decides what follows.
+    let end = outcome::last_failed(pods).filter(|_| outcome::gave_up_early(job, pods));
+    for pod in failed.iter().filter(|pod| !end.is_some_and(|end| std::ptr::eq(end, **pod))) {
+        *by_reason.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
+    }
+    // Pods that the cluster has removed since were counted while they were seen. What a queue takes away, it counts itself.
+    let seen = previous.filter(|p| end.is_none() && p.uid.is_some() && is_of(p, job));
+    let mut gone = 0;
+    for (reason, times) in seen.into_iter().flat_map(|p| &p.retries) {
+        if *reason != Reason::Preempted.as_str() {
+            let now = by_reason.entry(reason.clone()).or_insert(0);
+            gone += (times - *now).max(0);
+            *now = (*now).max(*times);
+        }
+    }
+    (by_reason, failed.len() as i64 + gone)
 }
 
 /// Whether a count is of this very Job. One without a UID has let its Job go, which is deleted next; a Job that was made after it
@@ -261,5 +286,32 @@ mod tests {
         let before = json!({"name": "r-reward-1-2", "attempt": 2, "retries": {}, "activeSeconds": 5060});
         job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
         assert_eq!(count(&job, &at(None, 1)), (5060 + 600, Some("u".to_owned())));
+    }
+
+    #[test]
+    fn a_failure_stays_counted_when_the_cluster_removes_its_pod() {
+        let mut evicted = failed(137, "Error");
+        evicted.status.as_mut().unwrap().conditions = serde_json::from_value(json!([
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}]))
+        .unwrap();
+        let running = || pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:20:00Z"}));
+        let (started, mut previous) = (job(&json!({"startTime": "2026-01-01T00:00:00Z"})), None);
+        let mut at = |job: &Job, pods: &[Pod]| {
+            let counted = counted(job, pods, previous.as_ref(), NOW);
+            let summed = (counted.attempt, counted.retries.clone());
+            previous = Some(counted);
+            summed
+        };
+        let once = [("NodeDisruption".to_owned(), 1)].into();
+        assert_eq!(at(&started, &[evicted, running()]), (2, once));
+        assert_eq!(
+            at(&started, &[running()]),
+            (2, [("NodeDisruption".to_owned(), 1)].into()),
+            "the drained pod is gone"
+        );
+        let both = || [("NodeDisruption".to_owned(), 1), ("OutOfMemory".to_owned(), 1)].into();
+        let killed = || failed(137, "OOMKilled");
+        assert_eq!(at(&started, &[killed(), running()]), (3, both()));
+        assert_eq!(at(&failed_job("BackoffLimitExceeded"), &[killed()]), (2, both()), "two pods were started");
     }
 }
