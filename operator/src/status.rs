@@ -22,6 +22,10 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
             status.inputs.clone_from(inputs);
         }
     }
+    if matches!(decision.phase, Phase::Waiting | Phase::Active | Phase::Suspended) {
+        // Also of a run that had ended, and goes on.
+        status.completion_time = None;
+    }
     if let Run::Ended(end) = &observed.run
         && matches!(decision.action, Action::Finish | Action::Fail)
         && matches!(decision.phase, Phase::Done | Phase::Failed)

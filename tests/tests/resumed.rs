@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
-use plumbline_crds::Kind::{self, RewardModel};
+use plumbline_crds::Kind::{self, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
+use plumbline_tests::cluster::Exit;
 use plumbline_tests::operator::{Scene, alone, resource};
 use serde_json::{Value, json};
 
@@ -68,4 +69,48 @@ async fn a_run_that_is_resumed_before_it_has_stopped_was_deleted_by_nobody() {
     scene.let_end(&pod).await;
     let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
     assert_eq!((job.attempt, job.retries), (2, [].into()));
+}
+
+#[tokio::test]
+async fn a_run_whose_time_or_budget_was_used_up_goes_on_when_they_are_raised() {
+    let scene = Scene::new("raised").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({"deadlineSeconds": 1}))).await;
+    let pod = scene.pod(KIND, "r").await;
+    let job = scene.job(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.let_end(&pod).await;
+    let failed = scene.until_reason(KIND, "r", Reason::DeadlineExceeded).await;
+    assert!(failed.completion_time.is_some());
+    scene.change(KIND, "r", json!({"compute": {"deadlineSeconds": 3600}})).await;
+    let running = scene.until_reason(KIND, "r", Reason::Running).await;
+    assert_eq!((running.completion_time, running.start_time), (None, failed.start_time), "the same run");
+    assert_eq!(scene.job(KIND, "r").await, job, "so the same work folder");
+    scene.succeed(KIND, "r", "sha256:r").await;
+    let done = scene.until_reason(KIND, "r", Reason::Completed).await;
+    scene.change(KIND, "r", json!({"compute": {"deadlineSeconds": 7200}})).await;
+    let after = scene.until_reason(KIND, "r", Reason::Completed).await;
+    assert_eq!(after.completion_time, done.completion_time);
+    assert_eq!(scene.jobs_made(), 2, "what is done is not made again");
+
+    let labels = |most: i64| resource(PreferenceDataset, "d", &json!({"budget": {"maxRequests": most}}));
+    scene.apply(&labels(1)).await;
+    let pod = scene.pod(PreferenceDataset, "d").await;
+    scene.node.run(&pod).await;
+    scene.node.end(&pod, Exit { code: 8, reason: "Error", message: "" }).await;
+    scene.until_reason(PreferenceDataset, "d", Reason::BudgetExhausted).await;
+    scene.apply(&labels(2)).await;
+    scene.until_reason(PreferenceDataset, "d", Reason::Running).await;
+    let pod = scene.pod(PreferenceDataset, "d").await;
+    scene.node.run(&pod).await;
+    scene.node.end(&pod, Exit { code: 7, reason: "Error", message: "" }).await;
+    scene.until_reason(PreferenceDataset, "d", Reason::JudgeRejected).await;
+    // The key was corrected, of which the spec says nothing.
+    for suspend in [true, false] {
+        scene.change(PreferenceDataset, "d", json!({"suspend": suspend})).await;
+        let reason = if suspend { Reason::Suspended } else { Reason::Running };
+        scene.until_reason(PreferenceDataset, "d", reason).await;
+    }
+    scene.succeed(PreferenceDataset, "d", "sha256:d").await;
+    scene.until_reason(PreferenceDataset, "d", Reason::Completed).await;
 }

@@ -30,7 +30,8 @@ const UNCOUNTED: i64 = 300;
 pub(super) fn account(status: &mut Status, world: &World) {
     let Some(work) = &world.work else { return };
     let previous = &world.seen.previous;
-    if status.completion_time != previous.completion_time
+    if status.completion_time.is_some()
+        && status.completion_time != previous.completion_time
         && let Some(end) = usage::end_time(&work.job)
     {
         status.completion_time = Some(end);

@@ -4,8 +4,9 @@
 //!
 //! 1. A run that ended well is finished, whatever else is wanted meanwhile.
 //! 2. Terminal is terminal. What succeeded is not made again until the spec changes: a changed input alone only makes
-//!    it `Outdated`. What failed is not tried again until the spec or an input changes. Both are lifted where somebody
-//!    asks just now ([`Rerun::Asked`]).
+//!    it `Outdated`. What failed is not tried again until the spec or an input changes; by a part of the spec that makes no
+//!    other run, as a raised budget, the same run goes on. Both are lifted where somebody asks just now
+//!    ([`Rerun::Asked`]).
 //! 3. A suspended resource holds nothing; one whose inputs are not ready waits.
 //! 4. An unfinished run whose inputs changed is left for a new one: half a result of each would be neither.
 //! 5. A failure that can end differently is tried again, `compute.maxRetries` times, later each time. An interruption
@@ -15,6 +16,9 @@ pub mod ending;
 mod observed;
 
 pub use observed::{Action, Artifact, Decision, End, Exit, Inputs, Observed, Obstacle, Phase, Rerun, Run};
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use plumbline_crds::conditions::{Condition, ConditionType, Reason};
 use plumbline_crds::status::{ArtifactRef, InputRef, JobRef, Status};
@@ -43,7 +47,9 @@ pub fn plan(observed: &Observed) -> Decision {
         let action = if running { Action::Stop } else { Action::Wait };
         let decision = known.decide(action, Phase::Suspended, Reason::Suspended, message);
         return match &observed.run {
-            Run::Ended(end) => Decision { job: ending::counted(&known.job, &end.when_stopped()), ..decision },
+            Run::Ended(end) if !end.last => {
+                Decision { job: ending::counted(&known.job, &end.when_stopped()), ..decision }
+            }
             _ => decision,
         };
     }
@@ -123,6 +129,15 @@ impl Known {
         let decision = self.decide(Action::Start, Phase::Active, Reason::Running, attempt(&job));
         Decision { job, outdated: Vec::new(), ..decision }
     }
+
+    /// The same run once more, which somebody lets go on after it had failed: with all its retries again, and with what is left
+    /// of its time.
+    fn go_on(&self) -> Decision {
+        let job = JobRef { attempt: self.job.attempt + 1, uid: None, retries: BTreeMap::new(), ..self.job.clone() };
+        let action = Action::Retry(Duration::ZERO);
+        let decision = self.decide(action, Phase::Active, Reason::Running, attempt(&job));
+        Decision { job, ..decision }
+    }
 }
 
 fn attempt(job: &JobRef) -> String {
@@ -168,7 +183,8 @@ fn terminal(observed: &Observed, known: &Known) -> Option<Decision> {
     if failed.reason == Reason::SpecInvalid {
         return None;
     }
-    (known.same_run && !asked).then(|| known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone()))
+    let untouched = known.same_run && !asked && observed.generation == previous.observed_generation;
+    untouched.then(|| known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone()))
 }
 
 fn succeeded(observed: &Observed, known: &Known, asked: bool) -> Option<Decision> {
@@ -207,14 +223,18 @@ fn suspended(observed: &Observed) -> Option<&'static str> {
 
 /// The same run once more, or the end of it.
 fn again(observed: &Observed, known: &Known) -> Decision {
+    let previous = observed.previous;
+    let had_failed = previous.is_true(ConditionType::Stalled);
+    let was_suspended = previous.condition(ConditionType::Ready).is_some_and(|c| c.reason == Reason::Suspended);
     let Run::Ended(end) = &observed.run else {
-        let previous = observed.previous;
-        if previous.is_true(ConditionType::Stalled) || previous.is_true(ConditionType::Succeeded) {
+        if had_failed && observed.rerun == Rerun::SpecChange {
+            return known.go_on();
+        }
+        if had_failed || previous.is_true(ConditionType::Succeeded) {
             return known.start(known.job.name.clone());
         }
         // Whoever ran it was killed before it could say how it ended.
         let mut job = JobRef { attempt: known.job.attempt + 1, uid: None, ..known.job.clone() };
-        let was_suspended = previous.condition(ConditionType::Ready).is_some_and(|c| c.reason == Reason::Suspended);
         let deleted = known.job.uid.is_some() && !was_suspended;
         if deleted {
             *job.retries.entry(Reason::JobDeleted.as_str()).or_insert(0) += 1;
@@ -224,9 +244,12 @@ fn again(observed: &Observed, known: &Known) -> Decision {
         } else {
             "it did not end and continues where it stopped"
         };
-        let action = Action::Continue(std::time::Duration::ZERO);
+        let action = Action::Continue(Duration::ZERO);
         return Decision { job, ..known.decide(action, Phase::Active, Reason::Running, message) };
     };
+    if end.last && (had_failed || was_suspended || known.job.uid.is_none()) {
+        return known.go_on();
+    }
     if end.last {
         let (reason, why) = end.explain();
         return known.decide(Action::Fail, Phase::Failed, reason, why);

@@ -1,9 +1,10 @@
 //! Each rule of `plan` as a table: what is observed, and what must follow.
 
+mod ends;
+
 use std::time::Duration;
 
 use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
-use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::status::{ArtifactRef, InputRef, Status};
 use plumbline_crds::{Kind, Spec};
@@ -48,6 +49,7 @@ fn end(exit: Exit, result: Option<StageResult>) -> Run {
 /// A resource and its world, changed step by step as a controller would see it.
 struct World {
     spec: Spec,
+    generation: i64,
     status: Status,
     inputs: Inputs,
     run: Run,
@@ -61,6 +63,7 @@ impl World {
     fn new() -> Self {
         Self {
             spec: spec(&json!({})),
+            generation: 1,
             status: Status::default(),
             inputs: ready("sha256:d"),
             run: Run::None,
@@ -75,7 +78,7 @@ impl World {
     fn visit(&mut self, now: &str) -> Decision {
         let observed = Observed {
             spec: &self.spec,
-            generation: 1,
+            generation: self.generation,
             previous: &self.status,
             inputs: self.inputs.clone(),
             run: self.run.clone(),
@@ -93,6 +96,11 @@ impl World {
             self.run = Run::None;
         }
         decision
+    }
+
+    /// Somebody writes another spec.
+    fn change(&mut self, change: &Value) {
+        (self.spec, self.generation) = (spec(change), self.generation + 1);
     }
 
     fn started() -> Self {
@@ -179,6 +187,9 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("done, artifact altered, asked", World::done, |w| { w.artifact = Artifact::Altered("x".into()); w.rerun = Rerun::Asked; }, Fail, Reason::DataInvalid),
         ("done, artifact replaced", World::done, |w| w.artifact = Artifact::Verified(artifact("sha256:b")), Fail, Reason::DataInvalid),
         ("failed", World::failed, |_| {}, Fail, Reason::DataInvalid),
+        ("failed, only compute changed", World::failed, |w| w.change(&json!({"compute": {"threads": 2}})), Retry(secs(0)), Reason::Running),
+        ("failed, suspended", World::failed, |w| w.change(&json!({"suspend": true})), Wait, Reason::Suspended),
+        ("done, only compute changed", World::done, |w| w.change(&json!({"compute": {"threads": 2}})), Skip, Reason::Completed),
         ("failed, asked", World::failed, |w| w.rerun = Rerun::Asked, Start, Reason::Running),
         ("failed, an input changed", World::failed, |w| w.inputs = ready("sha256:new"), Start, Reason::Running),
         ("failed, spec changed", World::failed, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
@@ -280,38 +291,6 @@ fn a_transition_time_moves_only_with_its_status() {
 }
 
 #[test]
-fn failures_are_retried_later_each_time_until_none_is_left() {
-    let mut world = World::started();
-    let mut delays = Vec::new();
-    for _ in 0..3 {
-        world.run = ended(4);
-        let Action::Retry(delay) = world.visit(T1).action else { panic!("must be retried") };
-        delays.push(delay.as_secs());
-        // An interruption in between neither counts nor resets the count.
-        world.run = ended(75);
-        assert!(matches!(world.visit(T1).action, Action::Continue(_)));
-    }
-    assert_eq!(delays, [5, 10, 20]);
-    world.run = ended(4);
-    let decision = world.visit(T1);
-    assert_eq!((decision.action, decision.reason), (Action::Fail, Reason::JudgeUnavailable));
-    assert!(decision.message.ends_with("gave up after 3 retries"), "{}", decision.message);
-    let job = world.status.job.clone().unwrap();
-    assert_eq!((job.attempt, job.retries["JudgeUnavailable"], job.retries["Suspended"]), (7, 4, 3));
-}
-
-#[test]
-fn a_run_that_is_killed_because_it_did_not_stop_in_time_has_not_failed() {
-    let mut world = World::started();
-    (world.run, world.stopping) = (end(Exit::Signal(9), None), true);
-    assert_eq!(world.visit(T1).action, Action::Wait);
-    let job = world.status.job.clone().unwrap();
-    assert_eq!((job.retries.get("Suspended"), job.retries.get("TrainerFailed")), (Some(&1), None));
-    world.stopping = false;
-    assert_eq!(world.visit(T1).action, Action::Continue(Duration::ZERO));
-}
-
-#[test]
 fn a_new_run_forgets_the_results_and_the_counts_of_the_last_one() {
     let mut world = World::done();
     let first = world.status.job.clone().unwrap();
@@ -322,76 +301,4 @@ fn a_new_run_forgets_the_results_and_the_counts_of_the_last_one() {
     assert_eq!((job.attempt, job.retries.len()), (1, 0));
     assert_eq!((&world.status.artifact, world.status.evaluation.len()), (&None, 0));
     assert_eq!(world.condition(ConditionType::Succeeded).0, ConditionStatus::Unknown);
-}
-
-#[test]
-fn a_failed_run_that_is_asked_for_again_keeps_its_name_and_starts_counting_anew() {
-    let mut world = World::failed();
-    let name = world.status.job.clone().unwrap().name;
-    world.rerun = Rerun::Asked;
-    let decision = world.visit(T1);
-    assert_eq!((decision.job.name.clone(), decision.job.attempt), (name, 1), "its checkpoint is still good");
-    assert!(decision.job.retries.is_empty());
-}
-
-#[test]
-fn an_end_that_is_seen_again_changes_nothing_of_the_status() {
-    for code in [0, 3] {
-        let mut world = World::started();
-        world.run = ended(code);
-        world.artifact = if code == 0 { Artifact::Verified(artifact("sha256:a")) } else { Artifact::Absent };
-        world.visit(T0);
-        let status = world.status.clone();
-        assert_eq!(status.completion_time.as_deref(), Some(T0));
-        world.run = ended(code);
-        world.visit(T1);
-        assert_eq!(world.status, status);
-    }
-}
-
-#[test]
-fn those_that_waited_in_vain_for_one_that_could_not_come_have_not_failed() {
-    let lost = || end(ExitCode::PeerLost.into(), None);
-    for reason in [Reason::Unschedulable, Reason::ImagePullFailed, Reason::ChildCreationFailed, Reason::NodeDisruption]
-    {
-        let mut world = World::started();
-        world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
-        for times in 1..=3 {
-            world.run = Run::Running(Some(Obstacle { reason, message: "0/3 nodes are available".into() }));
-            world.visit(T1);
-            world.run = Run::Ending;
-            assert_eq!(world.visit(T1).action, Action::Watch);
-            world.run = lost();
-            let decision = world.visit(T1);
-            assert_eq!((decision.action, decision.reason), (Action::Continue(ending::delay(times)), reason));
-            assert_eq!(decision.message, "0/3 nodes are available");
-            assert_eq!((decision.job.attempt, decision.job.retries[&reason.as_str()]), (times + 1, times));
-        }
-    }
-    let mut world = World::started();
-    world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
-    world.run = Run::Running(None);
-    world.visit(T1);
-    world.run = lost();
-    assert_eq!(world.visit(T1).reason, Reason::PeerLost, "all were there");
-}
-
-#[test]
-fn what_was_stopped_here_was_deleted_by_nobody_else() {
-    let mut world = World::started();
-    let gone = |world: &World| {
-        let retries = &world.status.job.as_ref().unwrap().retries;
-        retries.get("JobDeleted").copied().unwrap_or(0)
-    };
-    world.status.job.as_mut().unwrap().uid = Some("u".into());
-    (world.run, world.spec) = (Run::Running(None), spec(&json!({"suspend": true})));
-    assert_eq!(world.visit(T1).action, Action::Stop);
-    (world.run, world.spec) = (Run::Stopping, spec(&json!({})));
-    assert_eq!(world.visit(T1).reason, Reason::Pending, "resumed before it had stopped");
-    world.run = Run::None;
-    assert!(matches!(world.visit(T1).action, Action::Continue(_)));
-    assert_eq!(gone(&world), 0);
-    world.status.job.as_mut().unwrap().uid = Some("v".into());
-    world.visit(T1);
-    assert_eq!(gone(&world), 1);
 }

@@ -1,0 +1,165 @@
+//! What follows from the end of a run, and from its end being known already.
+
+use plumbline_crds::exit_code::ExitCode;
+
+use super::*;
+
+#[test]
+fn failures_are_retried_later_each_time_until_none_is_left() {
+    let mut world = World::started();
+    let mut delays = Vec::new();
+    for _ in 0..3 {
+        world.run = ended(4);
+        let Action::Retry(delay) = world.visit(T1).action else { panic!("must be retried") };
+        delays.push(delay.as_secs());
+        // An interruption in between neither counts nor resets the count.
+        world.run = ended(75);
+        assert!(matches!(world.visit(T1).action, Action::Continue(_)));
+    }
+    assert_eq!(delays, [5, 10, 20]);
+    world.run = ended(4);
+    let decision = world.visit(T1);
+    assert_eq!((decision.action, decision.reason), (Action::Fail, Reason::JudgeUnavailable));
+    assert!(decision.message.ends_with("gave up after 3 retries"), "{}", decision.message);
+    let job = world.status.job.clone().unwrap();
+    assert_eq!((job.attempt, job.retries["JudgeUnavailable"], job.retries["Suspended"]), (7, 4, 3));
+}
+
+#[test]
+fn a_run_that_is_killed_because_it_did_not_stop_in_time_has_not_failed() {
+    let mut world = World::started();
+    (world.run, world.stopping) = (end(Exit::Signal(9), None), true);
+    assert_eq!(world.visit(T1).action, Action::Wait);
+    let job = world.status.job.clone().unwrap();
+    assert_eq!((job.retries.get("Suspended"), job.retries.get("TrainerFailed")), (Some(&1), None));
+    world.stopping = false;
+    assert_eq!(world.visit(T1).action, Action::Continue(Duration::ZERO));
+}
+
+#[test]
+fn a_failed_run_that_is_asked_for_again_keeps_its_name_and_starts_counting_anew() {
+    let mut world = World::failed();
+    let name = world.status.job.clone().unwrap().name;
+    world.rerun = Rerun::Asked;
+    let decision = world.visit(T1);
+    assert_eq!((decision.job.name.clone(), decision.job.attempt), (name, 1), "its checkpoint is still good");
+    assert!(decision.job.retries.is_empty());
+}
+
+#[test]
+fn an_end_that_is_seen_again_changes_nothing_of_the_status() {
+    for code in [0, 3] {
+        let mut world = World::started();
+        world.run = ended(code);
+        world.artifact = if code == 0 { Artifact::Verified(artifact("sha256:a")) } else { Artifact::Absent };
+        world.visit(T0);
+        let status = world.status.clone();
+        assert_eq!(status.completion_time.as_deref(), Some(T0));
+        world.run = ended(code);
+        world.visit(T1);
+        assert_eq!(world.status, status);
+    }
+}
+
+#[test]
+fn those_that_waited_in_vain_for_one_that_could_not_come_have_not_failed() {
+    let lost = || end(ExitCode::PeerLost.into(), None);
+    for reason in [Reason::Unschedulable, Reason::ImagePullFailed, Reason::ChildCreationFailed, Reason::NodeDisruption]
+    {
+        let mut world = World::started();
+        world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
+        for times in 1..=3 {
+            world.run = Run::Running(Some(Obstacle { reason, message: "0/3 nodes are available".into() }));
+            world.visit(T1);
+            world.run = Run::Ending;
+            assert_eq!(world.visit(T1).action, Action::Watch);
+            world.run = lost();
+            let decision = world.visit(T1);
+            assert_eq!((decision.action, decision.reason), (Action::Continue(ending::delay(times)), reason));
+            assert_eq!(decision.message, "0/3 nodes are available");
+            assert_eq!((decision.job.attempt, decision.job.retries[&reason.as_str()]), (times + 1, times));
+        }
+    }
+    let mut world = World::started();
+    world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
+    world.run = Run::Running(None);
+    world.visit(T1);
+    world.run = lost();
+    assert_eq!(world.visit(T1).reason, Reason::PeerLost, "all were there");
+}
+
+#[test]
+fn what_was_stopped_here_was_deleted_by_nobody_else() {
+    let mut world = World::started();
+    let gone = |world: &World| {
+        let retries = &world.status.job.as_ref().unwrap().retries;
+        retries.get("JobDeleted").copied().unwrap_or(0)
+    };
+    world.status.job.as_mut().unwrap().uid = Some("u".into());
+    (world.run, world.spec) = (Run::Running(None), spec(&json!({"suspend": true})));
+    assert_eq!(world.visit(T1).action, Action::Stop);
+    (world.run, world.spec) = (Run::Stopping, spec(&json!({})));
+    assert_eq!(world.visit(T1).reason, Reason::Pending, "resumed before it had stopped");
+    world.run = Run::None;
+    assert!(matches!(world.visit(T1).action, Action::Continue(_)));
+    assert_eq!(gone(&world), 0);
+    world.status.job.as_mut().unwrap().uid = Some("v".into());
+    world.visit(T1);
+    assert_eq!(gone(&world), 1);
+}
+
+/// The last end of a Job that tries again itself, and is kept for a while.
+fn given_up(reason: Reason) -> Run {
+    let result = serde_json::from_value(json!({"reason": reason, "message": "raise it to go on"})).unwrap();
+    Run::Ended(Box::new(End { exit: Exit::Code(1), result: Some(result), last: true }))
+}
+
+#[test]
+fn a_failed_run_goes_on_when_what_it_may_use_has_changed_and_only_then() {
+    let limit = |seconds: i64| json!({"compute": {"deadlineSeconds": seconds}});
+    for job_is_kept in [true, false] {
+        let mut world = World::started();
+        world.change(&limit(60));
+        world.run = given_up(Reason::DeadlineExceeded);
+        assert_eq!(world.visit(T0).action, Action::Fail);
+        let failed = world.status.job.as_mut().unwrap();
+        (failed.active_seconds, failed.uid) = (60, Some("u".into()));
+        *failed.retries.entry("JudgeUnavailable".into()).or_insert(0) += 4;
+        let failed = failed.clone();
+        let kept = || if job_is_kept { given_up(Reason::DeadlineExceeded) } else { Run::None };
+        world.run = kept();
+        assert_eq!(world.visit(T1).action, Action::Fail, "nobody has changed anything");
+        assert_eq!(world.status.completion_time.as_deref(), Some(T0));
+
+        world.change(&limit(120));
+        world.run = kept();
+        let decision = world.visit(T1);
+        assert_eq!((decision.action, decision.job.attempt), (Action::Retry(Duration::ZERO), 2));
+        let job = world.status.job.clone().unwrap();
+        assert_eq!((job.name, job.active_seconds), (failed.name, 60), "the same run, with what is left of its time");
+        assert_eq!((job.retries.len(), &world.status.completion_time), (0, &None), "it has not failed yet");
+        // The status says that it goes on, and its old Job is there still.
+        if job_is_kept {
+            world.run = kept();
+            assert_eq!(world.visit(T1).action, Action::Retry(Duration::ZERO));
+        }
+        world.status.job.as_mut().unwrap().uid = Some("v".into());
+        world.run = given_up(Reason::DeadlineExceeded);
+        assert_eq!(world.visit(T1).action, Action::Fail, "an end of its own");
+    }
+}
+
+#[test]
+fn a_failed_run_that_is_suspended_and_resumed_goes_on() {
+    let mut world = World::failed();
+    world.change(&json!({"suspend": true}));
+    world.run = given_up(Reason::JudgeUnavailable);
+    assert_eq!(world.visit(T1).reason, Reason::Suspended);
+    let retries = world.status.job.clone().unwrap().retries;
+    world.run = given_up(Reason::JudgeUnavailable);
+    world.visit(T1);
+    assert_eq!(world.status.job.clone().unwrap().retries, retries, "its end is not counted over and over");
+    world.change(&json!({}));
+    world.run = given_up(Reason::JudgeUnavailable);
+    assert_eq!(world.visit(T1).action, Action::Retry(Duration::ZERO));
+}
