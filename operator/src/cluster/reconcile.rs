@@ -132,7 +132,7 @@ fn output(resource: &Resource, settings: &Settings) -> Option<Place> {
         (None, Some(root)) => {
             let (plural, name) = (resource.kind.plural(), &resource.metadata.name);
             let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
-            format!("{}/{namespace}/{plural}/{name}", root.trim_end_matches('/'))
+            format!("{root}/{namespace}/{plural}/{name}")
         }
         (None, None) => return None,
     };

@@ -7,6 +7,7 @@ use plumbline_crds::compute::Compute;
 use super::leader::Timing;
 use super::places::Place;
 use super::server::Addresses;
+use crate::uri::is_store;
 
 /// Settings of an installation.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,7 +23,7 @@ pub struct Settings {
     pub accelerator_trainer_image: Option<String>,
     /// Where artifacts go when a resource names no spec.output.uri: `pvc://claim/folder`, a claim of this name in each
     /// namespace, or `s3://bucket/folder`.
-    #[arg(long, value_name = "URI")]
+    #[arg(long, value_name = "URI", value_parser = root)]
     pub artifact_root: Option<String>,
     /// Where fetched inputs are kept for later runs: `pvc://claim/folder`, for runs in a namespace that has a claim of this
     /// name.
@@ -72,9 +73,42 @@ impl Settings {
     }
 }
 
+/// What the URI of an artifact begins with: without a slash at its end.
+fn root(uri: &str) -> Result<String, String> {
+    match Place::of_input(uri)? {
+        Place::Claim { .. } => {}
+        Place::Remote(uri) if is_store(&uri) => {}
+        _ => {
+            return Err(format!(
+                "expected pvc://claim/folder or s3://bucket/folder, found \"{uri}\"; artifacts are kept on a volume or in a store"
+            ));
+        }
+    }
+    Ok(uri.trim_end_matches('/').to_owned())
+}
+
 fn claim(uri: &str) -> Result<Place, String> {
     match Place::of_input(uri)? {
         place @ Place::Claim { .. } => Ok(place),
         _ => Err(format!("expected pvc://claim or pvc://claim/folder, found \"{uri}\"; keep it on a volume")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_artifact_has_a_place_below_the_root_or_the_root_is_refused() {
+        for uri in ["pvc://results", "pvc://results/", "pvc://my.claim/runs/", "s3://bucket/runs", "az://container/a/"]
+        {
+            let below = format!("{}/team/rewardmodels/helpful", root(uri).unwrap());
+            assert!(Place::of_output(&below).is_ok() && !below.contains("//team"), "{below}");
+        }
+        for uri in
+            ["pvc://my_claim/runs", "pvc://a/../b", "s3://bucket", "s3://u:p@host/a", "hf://org/a", "file:///a", "a"]
+        {
+            assert!(root(uri).unwrap_err().contains("expected"), "{uri}");
+        }
     }
 }
