@@ -87,6 +87,17 @@ fn what_is_no_value_is_refused_by_its_path() {
 }
 
 #[test]
+fn ports_are_compared_as_numbers_wherever_they_come_from() {
+    for helm in [Version::V3, Version::V4].map(Helm::offline) {
+        let file = helm.file(&values(&json!({})));
+        let with = |port: &str| helm.run(&["template", "r", CHART, "--values", &file, "--set", port]);
+        let other = with("progress.port=9090");
+        assert!(other.status.success(), "{}", text(&other.stderr));
+        assert!(text(&with("progress.port=8080").stderr).contains("found 8080 for both"));
+    }
+}
+
+#[test]
 fn an_older_kubernetes_is_refused() {
     let helm = Helm::offline(Version::V3);
     let file = helm.file(&values(&json!({})));

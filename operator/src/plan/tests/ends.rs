@@ -120,10 +120,11 @@ fn a_failed_run_goes_on_when_what_it_may_use_has_changed_and_only_then() {
     for job_is_kept in [true, false] {
         let mut world = World::started();
         world.change(&limit(60));
+        world.status.job.as_mut().unwrap().uid = Some("u".into());
         world.run = given_up(Reason::DeadlineExceeded);
         assert_eq!(world.visit(T0).action, Action::Fail);
         let failed = world.status.job.as_mut().unwrap();
-        (failed.active_seconds, failed.uid) = (60, Some("u".into()));
+        failed.active_seconds = 60;
         *failed.retries.entry("JudgeUnavailable".into()).or_insert(0) += 4;
         let failed = failed.clone();
         let kept = || if job_is_kept { given_up(Reason::DeadlineExceeded) } else { Run::None };
