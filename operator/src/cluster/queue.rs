@@ -1,10 +1,14 @@
 //! What Kueue says of a Job that waits in its queue, by the Workload that it keeps for it (`kueue.x-k8s.io/v1beta2`). Computes
 //! only.
 
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::status::JobRef;
 use serde::Deserialize;
 
+use super::times::{seconds_between, timestamp};
 use crate::plan::{Obstacle, Run};
 
 /// What is read of a Workload.
@@ -58,6 +62,11 @@ pub struct Evictions {
     pub count: i64,
 }
 
+/// Between two looks until Kueue has said something, and after that.
+const QUEUED: Duration = Duration::from_secs(2);
+const STILL_QUEUED: Duration = Duration::from_mins(1);
+/// Seconds within which Kueue says something.
+const SOON: i64 = 30;
 /// Reason of an eviction: another Workload needs the quota.
 const PREEMPTED: &str = "Preempted";
 /// Reason of an eviction: it was switched off.
@@ -73,9 +82,15 @@ pub fn explained(run: Run, workload: Option<&Workload>) -> Run {
     }
 }
 
-/// Whether Kueue has said yet why it waits.
-pub fn is_explained(workload: &Workload) -> bool {
-    workload.condition("QuotaReserved").is_some()
+/// How long to wait until a Job that waits in a queue is looked at again: what Kueue says of it is no change of the Job. It says
+/// it soon after the Job has begun to wait, or there is no Kueue that says anything.
+pub fn patience(job: &Job, workload: Option<&Workload>, now: &str) -> Duration {
+    let suspended = job.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+    let suspended = suspended.filter(|c| c.type_ == "Suspended" && c.status == "True");
+    let since = suspended.filter_map(|c| c.last_transition_time.as_ref()).chain(&job.metadata.creation_timestamp);
+    let waits = since.map(|since| seconds_between(&timestamp(since), now)).min().unwrap_or(0);
+    let is_explained = workload.is_some_and(|workload| workload.condition("QuotaReserved").is_some());
+    if is_explained || waits > SOON { STILL_QUEUED } else { QUEUED }
 }
 
 /// The job with the times counted that Kueue took its quota away: each began a new attempt, and none was a failure.
@@ -192,5 +207,25 @@ mod tests {
         let counted = counted(job.clone(), Some(&workload(&json!({"schedulingStats": stats}))));
         assert_eq!((counted.attempt, counted.retries["Preempted"]), (4, 3));
         assert_eq!(super::counted(job.clone(), None), job);
+    }
+
+    #[test]
+    fn a_job_is_looked_at_often_until_kueue_has_spoken_or_is_not_going_to() {
+        let at = |second: u32| format!("2026-01-01T00:00:{second:02}Z");
+        let job = |suspended: u32| -> Job {
+            let condition = json!({"type": "Suspended", "status": "True", "lastTransitionTime": at(suspended)});
+            serde_json::from_value(
+                json!({"metadata": {"creationTimestamp": at(0)}, "status": {"conditions": [condition]}}),
+            )
+            .unwrap()
+        };
+        let explained = workload(&json!({"conditions": [condition("QuotaReserved", "False", "Pending", "no quota")]}));
+        let silent = workload(&json!({}));
+        assert_eq!(patience(&job(1), Some(&explained), &at(2)), STILL_QUEUED);
+        for unheard in [Some(&silent), None] {
+            assert_eq!(patience(&job(1), unheard, &at(30)), QUEUED);
+            assert_eq!(patience(&job(1), unheard, &at(59)), STILL_QUEUED);
+            assert_eq!(patience(&job(50), unheard, &at(59)), QUEUED, "it was sent back to the queue");
+        }
     }
 }

@@ -29,10 +29,6 @@ use crate::status::status;
 const CHANGED: Duration = Duration::from_millis(100);
 /// What the API server refused may be allowed later.
 const REFUSED: Duration = Duration::from_secs(30);
-/// What Kueue says of a Job is no change of the Job: asked often until it has said something, then from time to time.
-const QUEUED: Duration = Duration::from_secs(2);
-/// From time to time.
-const STILL_QUEUED: Duration = Duration::from_mins(1);
 /// Something has to go first; its going is an event, unless it belonged to somebody else.
 const IN_THE_WAY: Duration = Duration::from_secs(5);
 
@@ -237,12 +233,11 @@ async fn queued(context: &Context, id: &Id, world: &World) -> Result<Next, Obser
         let left = (deadline - counted.active_seconds).max(1);
         apply::shorten(&context.client, &id.namespace, &work.job, left).await?;
     }
-    let explained = work.workload.as_ref().map(queue::is_explained);
-    Ok(match explained {
-        Some(true) => Next::requeue(STILL_QUEUED.min(Duration::from_secs(context.settings.look_again_seconds))),
-        _ if context.settings.kueue => Next::requeue(QUEUED),
-        _ => again(context),
-    })
+    if !context.settings.kueue {
+        return Ok(again(context));
+    }
+    let patience = queue::patience(&work.job, work.workload.as_ref(), &world.now);
+    Ok(Next::requeue(patience.min(Duration::from_secs(context.settings.look_again_seconds))))
 }
 
 /// At most one Job of a resource exists: one that ended would otherwise be taken for the outcome of a later run of the same
