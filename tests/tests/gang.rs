@@ -76,6 +76,11 @@ async fn two_pods_find_each_other_by_name_and_what_the_first_says_is_the_result(
     }
     // The second has no more to do while the first evaluates.
     scene.node.succeed(&pods[1], "").await;
+    until("the Job has counted it", async || {
+        let jobs = scene.jobs().await;
+        jobs.iter().any(|job| job.status.as_ref().and_then(|s| s.succeeded) == Some(1)).then_some(())
+    })
+    .await;
     scene.until_reason(KIND, "r", Reason::Running).await;
     scene.node.succeed(&pods[0], &completed("sha256:r").to_string()).await;
     let status = scene.until_reason(KIND, "r", Reason::Completed).await;
@@ -198,4 +203,19 @@ async fn what_is_refused_between_two_attempts_was_deleted_by_nobody() {
     scene.change(KIND, "r", json!({"compute": {"maxRetries": 2}})).await;
     let job = scene.until_reason(KIND, "r", Reason::Running).await.job.unwrap();
     assert_eq!((job.attempt, job.retries), (2, refused.retries));
+}
+
+#[tokio::test]
+async fn one_that_is_refused_is_told_though_the_other_runs() {
+    let scene = Scene::new("gang-quota").await;
+    let _operator = scene.operator().await;
+    scene.kubectl(&["create", "quota", "one", "--hard=pods=1"]);
+    scene.apply(&reward(&json!({}))).await;
+    let pod = scene.pod(KIND, "r").await;
+    scene.node.run(&pod).await;
+    let refused = scene.until_reason(KIND, "r", Reason::ChildCreationFailed).await;
+    let message = &refused.condition(ConditionType::Ready).unwrap().message;
+    assert!(message.contains("exceeded quota: one"), "{message}");
+    scene.kubectl(&["delete", "quota", "one"]);
+    scene.until_reason(KIND, "r", Reason::Running).await;
 }

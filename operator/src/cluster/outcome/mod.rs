@@ -187,10 +187,12 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     End { exit: Exit::Code(1), result: Some(result), last }
 }
 
-/// Whether a Job has no pod that could run, and is not kept from making one by its own suspension or end.
+/// Whether a Job has fewer pods than it needs, and is not kept from making one by its own suspension or end.
 pub fn may_lack_a_pod(job: &Job, pods: &[Pod]) -> bool {
     let waits = is_suspended(job) || is_ending(job) || is_finished(job) || job.metadata.deletion_timestamp.is_some();
-    !waits && !pods.iter().any(is_active)
+    let done = job.status.as_ref().and_then(|s| s.succeeded).map_or(0, i64::from);
+    let seen = |wanted: fn(&Pod) -> bool| pods.iter().filter(|p| wanted(p)).count() as i64;
+    !waits && seen(is_active) + done.max(seen(|p| phase(p) == "Succeeded")) < job::gang(job)
 }
 
 /// The same, when it has had the time to make one.

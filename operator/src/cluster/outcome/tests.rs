@@ -244,3 +244,15 @@ fn a_gang_without_one_of_its_pods_says_which_was_taken_and_until_all_have_ended_
     assert_eq!(run(&gang_of(ending.clone(), 2), &[of_rank(0, 12, NOW)], None), Run::Ending);
     assert_eq!(run(&ending, &[failed(3, "Error")], None), Run::Ending, "it is not tried again");
 }
+
+#[test]
+fn a_gang_lacks_a_pod_until_all_run_or_are_done() {
+    let running = || pod(&json!({"phase": "Running"}));
+    let done = || of_rank(1, 0, NOW);
+    let gang = gang_of(job(&json!({})), 2);
+    assert!(may_lack_a_pod(&gang, &[]) && may_lack_a_pod(&gang, &[running()]) && may_lack_a_pod(&gang, &[done()]));
+    assert!(!may_lack_a_pod(&gang, &[running(), running()]) && !may_lack_a_pod(&gang, &[running(), done()]));
+    let counted = gang_of(job(&json!({"succeeded": 1})), 2);
+    assert!(!may_lack_a_pod(&counted, &[running()]), "one that is done may be gone");
+    assert!(!may_lack_a_pod(&job(&json!({})), &[running()]) && may_lack_a_pod(&job(&json!({})), &[failed(1, "")]));
+}
