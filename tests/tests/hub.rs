@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use plumbline_crds::Kind;
 use plumbline_crds::artifact;
@@ -42,6 +43,8 @@ fn place(hub: &Hub, manifest: Value) -> Place {
 #[test]
 fn a_model_on_a_hub_is_fetched_once_and_is_the_one_that_is_there() {
     let hub = Hub::start(&tiny(), Some("hf_secret"));
+    // Long enough for the screen to tell of it.
+    hub.state().pause = Duration::from_secs(2);
     let mut place = place(&hub, reward(&json!({"uri": "hf://org/tiny", "revision": "v1"})));
     place.set_env("HF_TOKEN", "hf_secret");
     let said = place.run().well().said();
