@@ -22,11 +22,12 @@ setup-tests: ## Also bring in the Kubernetes that tests start, built from its so
 	@scripts/setup.sh --tests
 
 setup-cluster: setup-tests ## Also bring in a node: kubelet, scheduler and proxy from source, Debian's containerd (root installs it), and Kueue
+	@scripts/check_machine.sh --cluster
 	@scripts/install_node.sh
 	@scripts/install_kueue.sh
 
 build: setup ## Build both programs, optimised
-	cargo build --release --locked --bins
+	cargo build --release --locked --package plumbline-operator --package plumbline-trainer --bins
 
 model: build ## Import the model of the quickstart
 	$(RELEASE)/plumbline-trainer import --gguf $(GGUF) --out $(MODEL)
@@ -52,7 +53,7 @@ generate: setup ## Write the files that are generated: the CRDs and their refere
 	scripts/chart_readme.py
 
 fixture: setup ## Make the tests' tiny model, prompts and pairs again (39 MB to download; minutes)
-	@scripts/fetch_texts.sh
+	@flock .cache/lock scripts/fetch_texts.sh
 	OMP_NUM_THREADS=1 cargo run --locked --package plumbline-tests --bin make_fixture -- \
 		--package .cache/texts --out tests/fixtures
 
@@ -75,7 +76,7 @@ e2e: setup-cluster ## Real pods on such a cluster, of the programs that `make te
 	OMP_NUM_THREADS=1 cargo test --workspace --locked --test e2e -- --nocapture
 
 bench-operator: setup-tests ## Many resources at once on a real API server: times, requests, memory
-	cargo build --release --locked --bins
+	cargo build --release --locked --workspace --bins
 	cargo run --release --locked --package plumbline-tests --bin bench_operator -- 1000
 
 clean: ## Remove builds and runs; .cache stays (remove it by hand to download again)

@@ -15,9 +15,12 @@ images=(operator trainer)
 if [ "${1:-}" = --cuda ]; then
     out=$CACHE/images-cuda
     images=(trainer-cuda)
+    lock_cache
     scripts/install_cuda.sh
+    unlock_cache
 fi
 cargo build --release --locked --package plumbline-operator --package plumbline-trainer --bins
+lock_cache
 say "images: writing $out"
 PYTHONDONTWRITEBYTECODE=1 python3 images/build.py "${CARGO_TARGET_DIR:-target}/release" "$CACHE" "$out" \
     "${PLUMBLINE_IMAGE_PREFIX:-plumbline.dev}" "${images[@]}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Says everything that is missing on this machine at once, before anything long begins. With --tests: for the tests too.
+# Says everything that is missing on this machine at once, before anything long begins. With --tests: for the tests too; with
+# --cluster: for a cluster with a node as well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
@@ -14,8 +15,8 @@ esac
 
 if ! command -v python3 >/dev/null; then
     missing "python3 is missing (Debian: apt-get install python3 python3-venv)"
-elif ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    missing "python3 is $(python3 -V 2>&1 | cut -d' ' -f2), 3.10 or newer is needed (Debian 12 and later have it)"
+elif ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    missing "python3 is $(python3 -V 2>&1 | cut -d' ' -f2), 3.11 or newer is needed (Debian 12 and later have it)"
 elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing "python3 cannot make environments (Debian: apt-get install python3-venv)"
 fi
@@ -35,20 +36,39 @@ elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
     missing "cargo is ${found:-broken}; Rust $rust or newer is needed (rustup toolchain install $rust)"
 fi
 
-go=$(sed -n 's/^go //p' tests/cluster/go.mod)
-built() { is_done "$1" "scripts/install_${1%4}.sh" "tests/$1/go.mod" "tests/$1/go.sum"; }
-if [ "${1:-}" = --tests ] && ! { built cluster && built helm && built helm4; }; then
+# built STEP [MODULE]: whether a step that builds a module of tests/ with Go is done, as its own script defines it.
+built() {
+    local line definition=()
+    line=$(grep "^definition=(.* tests/${2:-$1}/" "scripts/install_${1%4}.sh") || fail "scripts/install_${1%4}.sh defines no $1"
+    eval "$line"
+    is_done "$1" "${definition[@]}"
+}
+steps=()
+case "${1:-}" in
+--tests) steps=(cluster gitops store helm helm4 flux) ;;
+--cluster) steps=(cluster gitops store helm helm4 flux "node cluster" kueue) ;;
+esac
+to_build=()
+for step in "${steps[@]}"; do
+    # shellcheck disable=SC2086 # a step and its module
+    built $step || to_build+=("${step%% *}")
+done
+if [ "${#to_build[@]}" -gt 0 ]; then
+    go=$(sed -n 's/^go //p' tests/cluster/go.mod)
+    use="Go $go or newer builds what the tests start: ${to_build[*]} (https://go.dev/dl)"
     if ! command -v go >/dev/null; then
-        missing "go is missing; Go $go or newer builds the Kubernetes and the Helm of the tests (https://go.dev/dl)"
+        missing "go is missing; $use"
     elif ! found=$(cd tests/cluster && go env GOVERSION 2>&1) ||
         [ "$(printf '%s\n' "go$go" "$found" | sort -V | head -n 1)" != "go$go" ]; then
-        missing "go is ${found#go}; Go $go or newer builds the Kubernetes and the Helm of the tests (https://go.dev/dl)"
+        missing "go is ${found#go}; $use"
     fi
 fi
 
-# libtorch 1.2 GB and its download, the builds 5 GB, the imported model 0.5 GB. What is there already is not asked for again.
+# libtorch 1.2 GB and its download, the builds 5 GB, the imported model 0.5 GB. For the tests: Go's modules 4 GB and its build
+# cache 9 GB, the builds 5 GB. What is there already is not asked for again.
 needed=8
 if is_done libtorch scripts/install_libtorch.sh scripts/requirements/libtorch.txt; then needed=1; fi
+if [ "${#to_build[@]}" -eq "${#steps[@]}" ] && [ "${#steps[@]}" -gt 0 ]; then needed=$((needed + 18)); fi
 free=$(df -Pk "$CACHE" | awk 'NR == 2 { print int($4 / 1048576) }')
 if [ "$free" -lt "$needed" ]; then
     missing "$free GB are free on the disk of $(pwd); $needed GB are needed (PLUMBLINE_CACHE=FOLDER puts most of it elsewhere)"

@@ -6,11 +6,15 @@ source scripts/common.sh
 
 folder=$CACHE/node
 [ -d "$folder" ] || exit 0
-# A process id may be somebody else's by now.
 pid=$(cat "$folder/pid" 2>/dev/null || true)
-if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null || true)" = local_cluster ]; then
-    kill "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+if is_running "$pid" local_cluster; then
+    kill "$pid" 2>/dev/null || true
+    # It takes seconds. What it leaves when it has to be killed, its keeper removes.
+    if ! until_not 60 is_running "$pid" local_cluster; then
+        say "note: process $pid does not end by itself, and is killed"
+        kill -9 "$pid" 2>/dev/null || true
+        until_not 10 is_running "$pid" local_cluster || fail "process $pid cannot be ended; see $folder/log"
+    fi
 fi
 
 # of CLUSTER PROGRAM...: ids of the processes of these programs (15 letters of their names) that belong to a cluster.
@@ -29,10 +33,10 @@ of() {
 for cluster in "$folder"/plumbline-cluster-*; do
     [ -d "$cluster" ] || continue
     name=$(basename "$cluster")
-    if [ -n "$(of "$name" cluster_keeper)" ]; then
-        fail "$cluster is in use by another program than \`make cluster-up\`; end that first"
-    fi
-    for pid in $(of "$name" etcd kube-apiserver kube-controller kube-scheduler); do kill -9 "$pid"; done
+    is_kept() { [ -n "$(of "$name" cluster_keeper)" ]; }
+    until_not 15 is_kept || fail "$cluster is in use by another program than \`make cluster-up\`; end that first"
+    # They may end on their own meanwhile.
+    for pid in $(of "$name" etcd kube-apiserver kube-controller kube-scheduler); do kill -9 "$pid" 2>/dev/null || true; done
     awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/mounts | while read -r hierarchy; do
         if [ -d "$hierarchy/$name" ]; then find "$hierarchy/$name" -depth -type d -exec rmdir {} +; fi
     done

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
 
 folder=$CACHE/node
-if [ -e "$folder/kubeconfig" ] && [ -e "$folder/pid" ] && kill -0 "$(cat "$folder/pid")" 2>/dev/null; then
+if [ -e "$folder/kubeconfig" ] && is_running "$(cat "$folder/pid" 2>/dev/null || true)" local_cluster; then
     say "cluster: up already; export KUBECONFIG=$PWD/$folder/kubeconfig"
     exit 0
 fi

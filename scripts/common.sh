@@ -29,6 +29,41 @@ mark_done() {
     mv "$CACHE/done/$step.partial" "$CACHE/done/$step"
 }
 
+# until_not SECONDS COMMAND...: waits until a command fails; fails itself where that takes longer.
+until_not() {
+    local deadline=$((SECONDS + $1))
+    shift
+    while "$@"; do
+        if [ "$SECONDS" -ge "$deadline" ]; then return 1; fi
+        sleep 0.1
+    done
+}
+
+# is_running PID PROGRAM: whether this process still runs this program (15 letters of its name). An id may be somebody else's by
+# now, and a process that has ended keeps its id until its parent looks.
+is_running() {
+    [ "$(cat "/proc/${1:-none}/comm" 2>/dev/null)" = "$2" ] && ! grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"
+}
+
+# with_lists COMMAND...: runs a command of apt that needs its lists of packages. A fresh machine has none yet, or old ones: then they
+# are brought up to date, as root, and it is run again.
+with_lists() {
+    local said
+    if said=$("$@" 2>&1); then return; fi
+    [ "$(id -u)" -eq 0 ] || fail "$*: $said; run apt-get update as root"
+    apt-get update --quiet=2
+    "$@" >/dev/null
+}
+
+# lock_cache, unlock_cache: of several scripts that write into one shared .cache, one does at a time. setup.sh has the lock while it
+# runs the scripts that bring things in, so these do not take it.
+lock_cache() {
+    mkdir -p "$CACHE"
+    exec 9>"$CACHE/lock"
+    flock 9
+}
+unlock_cache() { exec 9>&-; }
+
 # What pip needs to be told to take the same wheels on every machine.
 PIP_SAME_WHEELS=(
     --no-deps --require-hashes --only-binary=:all: --implementation cp --python-version 3.11

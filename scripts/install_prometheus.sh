@@ -16,12 +16,7 @@ if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
     say "prometheus: unpacking Debian's package into $bin (19 MB to download)"
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
-    if ! said=$(download "$folder" 2>&1); then
-        # A fresh machine has no list of packages yet, or an old one.
-        [ "$(id -u)" -eq 0 ] || fail "Debian's package prometheus cannot be downloaded; run apt-get update: $said"
-        apt-get update --quiet=2
-        download "$folder"
-    fi
+    with_lists download "$folder"
     dpkg-deb --extract "$folder"/prometheus_*.deb "$folder/unpacked"
     for program in prometheus promtool; do
         cp "$folder/unpacked/usr/bin/$program" "$bin/$program.partial"

@@ -8,6 +8,7 @@ source scripts/common.sh
 
 requirements=scripts/requirements/parity.txt
 venv=${PARITY_VENV:-$CACHE/parity}
+lock_cache
 if [ -z "${PARITY_VENV:-}" ] && { ! is_done parity "$requirements" || [ ! -x "$venv/bin/python" ]; }; then
     say "parity: installing transformers and the whole of torch into $venv (5 GB, a few minutes)"
     rm -rf "$venv"
@@ -15,6 +16,7 @@ if [ -z "${PARITY_VENV:-}" ] && { ! is_done parity "$requirements" || [ ! -x "$v
     "$venv/bin/python" -m pip --disable-pip-version-check --no-input install --quiet --requirement "$requirements"
     mark_done parity "$requirements"
 fi
+unlock_cache
 [ -x "$venv/bin/python" ] || fail "PARITY_VENV: there is no $venv/bin/python"
 python=$(realpath --no-symlinks "$venv/bin/python")
 # The model is a folder here; nothing may be fetched in its place.

@@ -16,9 +16,7 @@ fi
 mkdir -p "$CACHE"
 
 scripts/check_machine.sh "$@"
-# Two setups in one shared folder take turns.
-exec 9>"$CACHE/lock"
-flock 9
+lock_cache
 scripts/install_libtorch.sh
 scripts/fetch_inputs.sh
 if [ "${1:-}" = --tests ]; then

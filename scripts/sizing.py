@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Memory of a GPU that a stage takes, by model and method, from what the trainer allocates. Computes only.
 
-Usage: sizing.py [config.json...]. Without one it prints the tables of docs/sizing.md. Bytes; GB are 10^9.
+Usage: sizing.py [config.json...]. Without one it prints the tables of docs/sizing.md. With --check it prints nothing, and
+fails if they are not there. Bytes; GB are 10^9.
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,32 +119,36 @@ def gb(number: int) -> str:
     return f"{number / 1e9:.1f}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> None:
-    print("| " + " | ".join(head) + " |\n|---|" + "---:|" * (len(head) - 1))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
+def table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"{title}:\n", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
-def main(files: list[str]) -> None:
-    models = [Model.read(Path(file)) for file in files] or MODELS
+def tables(models: list[Model]) -> Iterator[str]:
     usual = {"tokens": 2048, "responses": 1024, "sampled": 32768, "response": 256}
     for lora, bfloat16, title in (
         (0, False, "All weights, `Float32`"), (0, True, "All weights, `BFloat16`"), (16, True, "LoRA of rank 16, `BFloat16`"),
     ):  # fmt: skip
-        print(f"{title}:\n")
         rows = [
             [m.name, f"{m.parameters / 1e9:.2f}", *(gb(total(terms(m, Run(x, lora, bfloat16, **usual)))) for x in METHODS)]
             for m in models
         ]
-        table(["model", "parameters, billions", *METHODS], rows)
-    print("The terms of PPO, LoRA of rank 16, `BFloat16`:\n")
+        yield table(title, ["model", "parameters, billions", *METHODS], rows)
     names = ["weights", "gradients", "AdamW", "reference", "reward model", "one step", "cache"]
-    found = [(m, terms(m, Run("PPO", 16, True, **usual))) for m in models]
-    table(["model", *names, "at most"], [[m.name, *(gb(t[n]) for n in names), gb(total(t))] for m, t in found])
-    print("The terms of PPO, all weights, `BFloat16`:\n")
-    found = [(m, terms(m, Run("PPO", 0, True, **usual))) for m in models]
-    table(["model", *names, "at most"], [[m.name, *(gb(t[n]) for n in names), gb(total(t))] for m, t in found])
+    for lora, title in ((16, "The terms of PPO, LoRA of rank 16, `BFloat16`"), (0, "The terms of PPO, all weights, `BFloat16`")):
+        found = [(m, terms(m, Run("PPO", lora, True, **usual))) for m in models]
+        yield table(title, ["model", *names, "at most"], [[m.name, *(gb(t[n]) for n in names), gb(total(t))] for m, t in found])
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["--check"]:
+        document = Path(__file__).parent.parent / "docs/sizing.md"
+        missing = [made for made in tables(MODELS) if f"\n{made}\n" not in document.read_text()]
+        if missing:
+            sys.exit(f"{document} is not what scripts/sizing.py says; it lacks\n\n" + "\n".join(missing))
+        return
+    for made in tables([Model.read(Path(file)) for file in arguments] or MODELS):
+        print(made)
 
 
 if __name__ == "__main__":
