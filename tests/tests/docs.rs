@@ -1,9 +1,9 @@
 //! The commands in the documents: each is run as it stands on a real API server, or says beside it why it is not.
 //!
-//! A block of `sh` is run by bash from the root of the repository, with the programs, kubectl and helm of the tests. What its
-//! document needs first is made in the same way for all: the namespace `plumbline`, and the CRDs, unless the document itself
-//! installs them. `REGISTRY` is a registry that nobody asks, as no node is there. A block that is not run has a line before
-//! it: `<!-- not run here: REASON -->`.
+//! A block of `sh` is run by bash from the root of the repository, with the programs, kubectl and helm of the tests, and a
+//! kubeconfig that is its document's own. The CRDs are there, unless the document itself installs them, and Argo CD's ConfigMap.
+//! `REGISTRY` is a registry that nobody asks, as no node is there. A block that is not run has a line before it:
+//! `<!-- not run here: REASON -->`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use plumbline_tests::cluster::Cluster;
 use plumbline_tests::helm::{CHART, Helm, RELEASE, Version};
 use plumbline_tests::programs::{plumbline, text};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const MARKER: &str = "<!-- not run here: ";
@@ -24,6 +25,16 @@ const DESCRIBED: &str = "for kind in preferencedataset rewardmodel policytuning;
     for i in {1..300}; do kubectl explain $kind.spec >/dev/null 2>&1 && break; sleep 0.2; done
     kubectl explain $kind.spec >/dev/null
 done";
+
+/// Pods are refused in a namespace until its account is there.
+const ACCOUNTS: &str = "for namespace in $(kubectl get namespaces -o name); do
+    kubectl wait --for=create serviceaccount/default --namespace ${namespace#*/} --timeout=60s
+done";
+
+/// A cluster without what the document before has installed.
+const BARE: &str = "helm uninstall plumbline --namespace plumbline --ignore-not-found
+kubectl delete crd --all
+kubectl delete namespace plumbline --ignore-not-found";
 
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,8 +84,15 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
+/// A kubeconfig of an administrator, for one reader alone: some commands change it.
+fn kubeconfig() -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    fs::copy(Cluster::shared().kubeconfig(), file.path()).unwrap();
+    file
+}
+
 /// Runs commands as a reader would who has pasted them.
-fn run(commands: &str) -> (bool, String) {
+fn run(commands: &str, kubeconfig: &Path) -> (bool, String) {
     let programs = plumbline().parent().unwrap().display().to_string();
     let folder = Path::new(ROOT).join(".cache/cluster/bin").display().to_string();
     let home = tempfile::tempdir().unwrap();
@@ -83,7 +101,7 @@ fn run(commands: &str) -> (bool, String) {
         .args(["120", "bash", "-euo", "pipefail", "-c", commands])
         .current_dir(ROOT)
         .env("PATH", format!("{programs}:{folder}:{}", std::env::var("PATH").unwrap()))
-        .env("KUBECONFIG", Cluster::shared().kubeconfig())
+        .env("KUBECONFIG", kubeconfig)
         .env("HOME", home.path())
         .stdin(Stdio::null())
         .output()
@@ -93,7 +111,7 @@ fn run(commands: &str) -> (bool, String) {
 
 /// Runs commands that have to succeed.
 fn prepare(commands: &str) {
-    let (succeeded, said) = run(commands);
+    let (succeeded, said) = run(commands, kubeconfig().path());
     assert!(succeeded, "{commands}\n{said}");
 }
 
@@ -119,24 +137,45 @@ fn to_run() -> Vec<Document> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_in_the_documents_is_run_or_says_why_it_is_not() {
-    prepare("kubectl create namespace plumbline");
+    prepare("kubectl create namespace argocd && kubectl create configmap argocd-cm --namespace argocd");
     let documents = to_run();
     for document in &documents {
         if document.installs {
-            prepare("helm uninstall plumbline --namespace plumbline --ignore-not-found && kubectl delete crd --all");
+            prepare(BARE);
         }
+        let kubeconfig = kubeconfig();
         for block in &document.blocks {
             let commands = block.commands.replace("REGISTRY", "registry.test");
-            let (succeeded, said) = run(&commands);
+            let (succeeded, said) = run(&commands, kubeconfig.path());
             assert!(succeeded, "{}:{}\n{commands}\n{said}", document.path.display(), block.line);
             if block.installs() {
                 prepare(DESCRIBED);
+            }
+            if block.commands.contains("kubectl create namespace") {
+                prepare(ACCOUNTS);
             }
         }
         prepare("kubectl delete secret,configmap --all --namespace default");
     }
     let ran: usize = documents.iter().map(|document| document.blocks.len()).sum();
-    assert!(ran > 15 && documents.iter().filter(|document| document.installs).count() == 3, "{ran} blocks were run");
+    assert!(ran > 15 && documents.iter().filter(|document| document.installs).count() == 2, "{ran} blocks were run");
+}
+
+#[test]
+fn arguments_of_the_operator_in_the_documents_are_arguments_of_the_program() {
+    let help = Command::new(plumbline()).args(["operator", "--help"]).output().unwrap();
+    let help = text(&help.stdout);
+    let mut count = 0;
+    for document in documents() {
+        let blocks = blocks(&fs::read_to_string(Path::new(ROOT).join(&document)).unwrap());
+        let lines = blocks.iter().flat_map(|block| block.commands.lines());
+        for argument in lines.filter(|line| line.starts_with("plumbline operator")).flat_map(str::split_whitespace) {
+            let is_name = argument.starts_with("--");
+            assert!(!is_name || help.contains(&format!("{argument} ")), "{}: {argument}", document.display());
+            count += usize::from(is_name);
+        }
+    }
+    assert!(count >= 3, "{count}");
 }
 
 #[test]

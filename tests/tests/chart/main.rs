@@ -10,9 +10,11 @@
 //! | Do alerts, dashboard and monitors speak of what there is? | `monitoring` |
 //! | Does each alert fire when it should, and only then? | `alerts` |
 //! | Install, upgrade, uninstall: does the operator work? | `release` |
+//! | Do the documented commands do so for whoever types them? | `commands` |
 //! | How is Helm run? | `helm` |
 
 mod alerts;
+mod commands;
 mod helm;
 mod monitoring;
 mod oldest;
