@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use plumbline_crds::Kind;
 use plumbline_crds::exit_code::ExitCode;
+use plumbline_operator::cluster::rbac;
 use plumbline_operator::crds;
 
 fn root() -> PathBuf {
@@ -89,6 +90,50 @@ fn every_exit_code_has_a_row_with_its_reason_and_whether_it_is_tried_again() {
         let named = rows(&reasons, &code.reason().as_str()).concat();
         assert!(!failed || named.contains(&format!("| {}", code.number())), "docs/reasons.md: {code:?}: {named}");
     }
+}
+
+/// All that is in the sources below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let text = |path: PathBuf| match path.extension() {
+        _ if path.is_dir() => sources(&path),
+        Some(ending) if ending == "rs" => fs::read_to_string(&path).unwrap(),
+        _ => String::new(),
+    };
+    entries.map(text).collect()
+}
+
+#[test]
+fn every_message_that_a_symptom_quotes_is_one_of_ours_or_known_to_be_another_programs() {
+    let ours = ["crds/src", "operator/src", "trainer/src"].map(|folder| sources(&root().join(folder))).concat();
+    let others = ["no matches for kind", "unknown field", "Unsupported value", "field not declared in schema"];
+    let mut count = 0;
+    for document in ["docs/troubleshooting.md", "docs/cluster.md"] {
+        let text = read(document);
+        for symptom in text.lines().filter(|line| line.starts_with("| ")).filter_map(|row| row.split('|').nth(1)) {
+            let quoted = symptom.split('`').skip(1).step_by(2);
+            let commands = ["helm ", "kubectl "];
+            for words in quoted.filter(|q| q.contains(' ') && !commands.iter().any(|command| q.starts_with(command))) {
+                assert!(others.contains(&words) || ours.contains(words), "{document}: nobody says `{words}`");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 9, "{count}");
+}
+
+#[test]
+fn every_right_of_the_operator_is_told() {
+    let text = read("docs/security.md");
+    let told = text.split("- **Rights.**").nth(1).and_then(|rest| rest.split("\n- ").next()).unwrap();
+    let rules = [rbac::rules(), rbac::kueue_rules(), rbac::cluster_rules(), rbac::own_rules()].concat();
+    let kinds = Kind::ALL.map(Kind::plural);
+    let resources = rules.iter().flat_map(|rule| &rule.resources);
+    let others: Vec<&String> = resources.filter(|r| !kinds.iter().any(|kind| r.starts_with(kind))).collect();
+    for resource in &others {
+        assert!(told.contains(&format!("`{resource}`")), "docs/security.md does not tell of {resource}");
+    }
+    assert!(others.len() > 8, "{others:?}");
 }
 
 /// The names that a source file logs: those of its means, and of the values that are added to these.

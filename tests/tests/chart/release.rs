@@ -204,6 +204,10 @@ async fn installed_upgraded_and_uninstalled_by(version: Version) {
     until("the upgraded operator leads", async || leads(&operator).await.then_some(())).await;
     drop(operator);
 
+    release.helm.says(&["rollback", RELEASE, "--namespace", space]);
+    assert_eq!(description(&crds).await, "Earlier.", "so are they taken back");
+    release.apply("upgrade", CHART, &["--set", "replicas=1"]);
+
     let said = release.uninstall();
     assert!(said.contains("CustomResourceDefinition"), "it says what is kept: {said}");
     for name in ["preferencedatasets", "rewardmodels", "policytunings"] {
