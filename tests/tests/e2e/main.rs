@@ -5,6 +5,7 @@
 //! |---|---|
 //! | What does a chain make, and in which pods? | `chain`, `pods` |
 //! | And where results are in an S3 server? | `bucket` |
+//! | Does the first run of the documents work as it stands there? | `documented` |
 //! | What if pods are lost or killed, or the node loses power? | `disturbed` |
 //! | Do two pods train the model of one? | `ranks` |
 //! | What if a judge or the operator is away? | `away` |
@@ -18,6 +19,7 @@ mod away;
 mod bucket;
 mod chain;
 mod disturbed;
+mod documented;
 mod installation;
 mod kueue;
 mod machine;
