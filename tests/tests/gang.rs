@@ -1,6 +1,7 @@
 //! Several pods that train one model, on a real API server with the real Job controller: what they are, and that none goes on
 //! without the others, whatever becomes of one.
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use plumbline_crds::Kind;
@@ -61,6 +62,8 @@ async fn two_pods_find_each_other_by_name_and_what_the_first_says_is_the_result(
     assert_eq!((spec.cluster_ip.as_deref(), spec.publish_not_ready_addresses), (Some("None"), Some(true)));
     assert_eq!(service.owner_references()[0].kind, "RewardModel", "it goes with the resource");
     let job = scene.job(KIND, "r").await;
+    let jobs: kube::Api<Job> = scene.namespace.api().await;
+    let made = jobs.get(&job).await.unwrap();
     for (rank, pod) in pods.iter().enumerate() {
         let spec = pod.spec.as_ref().unwrap();
         assert_eq!(spec.hostname, Some(format!("{job}-{rank}")));
@@ -73,6 +76,10 @@ async fn two_pods_find_each_other_by_name_and_what_the_first_says_is_the_result(
         assert_eq!((of("WORLD_SIZE").as_str(), of("MASTER_PORT").as_str()), ("2", "29500"));
         let index = env.iter().find(|v| v.name == "JOB_COMPLETION_INDEX").unwrap();
         assert!(index.value_from.is_some(), "the Job controller says which rank it is");
+        let attempt = env.iter().find(|v| v.name == "TORCHELASTIC_RUN_ID").unwrap().value_from.clone().unwrap();
+        let path = attempt.field_ref.unwrap().field_path;
+        let label = path.strip_prefix("metadata.labels['").and_then(|rest| rest.strip_suffix("']")).unwrap();
+        assert_eq!(pod.labels().get(label), made.uid().as_ref(), "no other Job's pods are met");
     }
     // The second has no more to do while the first evaluates.
     scene.node.succeed(&pods[1], "").await;
