@@ -17,7 +17,7 @@ use crate::{Error, Result, alive};
 /// How long the last rank may take to come: its node may have to be started first, its image pulled, its inputs fetched, and on
 /// rank 0 the work folder brought back from a store, which is hundreds of gigabytes for a large model. To give up sooner would
 /// be to begin all of that again.
-const PATIENCE: Duration = Duration::from_mins(60);
+const PATIENCE: Duration = Duration::from_hours(1);
 /// How long one thing that all do together may take. A rank waits for so long while another one reads a model, or rank 0
 /// writes a checkpoint.
 const LIMIT: Duration = Duration::from_mins(20);
