@@ -14,7 +14,7 @@ use plumbline_tests::store::Store;
 use serde_json::json;
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn hub() -> Hub {
     Hub::start(&[("models/org/tiny", fixture::tiny()), ("datasets/org/texts", fixture::path(""))], None)
