@@ -21,7 +21,6 @@ use super::metrics::Metrics;
 use super::progress::Latest;
 use super::publish::Publisher;
 use super::pulse::Pulse;
-use super::rbac;
 use super::resources::Resources;
 use super::server::{self, PATIENCE, People, Pods, Triggers, Verifier};
 use super::settings::Settings;
@@ -71,7 +70,8 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let stop = stop()?.shared();
 
     let identity = std::env::var("POD_NAME").unwrap_or_else(|_| "plumbline".into());
-    let mut election = Election::new(client.clone(), &own_namespace, rbac::NAME, &identity, settings.timing());
+    let mut election =
+        Election::new(client.clone(), &own_namespace, &settings.lease_name, &identity, settings.timing());
     let (triggers, asked) = Triggers::new();
     let people = People {
         metrics: metrics.clone(),

@@ -6,6 +6,7 @@ use plumbline_crds::compute::Compute;
 
 use super::leader::Timing;
 use super::places::Place;
+use super::rbac;
 use super::server::Addresses;
 use crate::uri::is_store;
 
@@ -51,6 +52,9 @@ pub struct Settings {
     /// Namespace of the Lease that decides which of several operators acts [default: the operator's own].
     #[arg(long, value_name = "NAME")]
     pub lease_namespace: Option<String>,
+    /// Name of that Lease: of the operators that share one, one acts.
+    #[arg(long, value_name = "NAME", default_value = rbac::NAME)]
+    pub lease_name: String,
     /// Seconds after which another operator takes over from one that is not heard of.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,

@@ -152,6 +152,7 @@ fn the_operator_takes_its_arguments_and_none_of_its_settings_has_no_value() {
         (1_000_000, 1_000_001, 1_000_002)
     );
     assert_eq!((settings.lease_namespace.as_deref(), settings.lease_seconds), (Some("space"), 30));
+    assert_eq!(settings.lease_name, "aligner", "a release has a lead of its own, beside others in its namespace");
     assert_eq!(settings.addresses.metrics_address.port(), 9080);
     assert_eq!(settings.addresses.progress_address.port(), 9090);
 
@@ -172,8 +173,8 @@ fn the_defaults_are_those_of_the_operator() {
     let given = Arguments::try_parse_from(arguments(only(&rendered, "Deployment"))).unwrap().settings;
     let mut own = Arguments::try_parse_from(["operator"]).unwrap().settings;
     // What an operator alone cannot know.
-    (own.trainer_image, own.progress_url, own.lease_namespace) =
-        (given.trainer_image.clone(), given.progress_url.clone(), given.lease_namespace.clone());
+    (own.trainer_image, own.progress_url) = (given.trainer_image.clone(), given.progress_url.clone());
+    (own.lease_namespace, own.lease_name) = (given.lease_namespace.clone(), given.lease_name.clone());
     assert_eq!(format!("{given:?}"), format!("{own:?}"));
     assert_eq!(given.trainer_image.as_deref(), Some("registry.test/plumbline-trainer:0.1.0"));
 }
