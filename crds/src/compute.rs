@@ -22,7 +22,7 @@ pub struct Compute {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<i64>,
-    /// Requests and limits of the trainer container.
+    /// Requests and limits of each container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Labels a node must have.

@@ -79,7 +79,7 @@ fn one() -> f64 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
     /// Base URL including the version, as `https://api.example.com/v1`.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = "^https?://"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^https?://[^@?#]+$"))]
     pub url: String,
     /// Model name sent with each request.
     #[schemars(length(min = 1, max = 256))]

@@ -37,7 +37,7 @@ pub struct KeyRef {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSource {
-    /// `hf://org/name`, `s3://bucket/key` or a folder: `pvc://claim/path` on a cluster, `file:///path` or relative elsewhere.
+    /// `hf://org/name`, `s3://bucket/key`; on a cluster `pvc://claim/path`, elsewhere `file:///path` or relative.
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
     /// Revision (branch, tag or commit) of a hub repository. Only with `hf://`.

@@ -322,14 +322,15 @@ fn model(at: &str, rules: &mut Rules) {
     );
 }
 
-/// A URI that can name a place (`uri::local_path`, `cluster::places`).
+/// A URI that can name a place (`uri::local_path`, `cluster::places`). What is fetched from a server or a store has no credentials
+/// and no query in it (`Remote`); the `@` of `hf://` is before a revision.
 fn location(at: &str, rules: &mut Rules) {
     rules.push(
         at,
         "",
         Reason::Invalid,
-        "self.matches('^(file:///|(pvc|hf|s3|gs|az|https?)://)') || !self.matches('^/|://')",
-        "expected pvc://, hf://, s3://, https://, file:/// or a relative path; change it",
+        "self.matches('^(file:///|(pvc|hf)://|(s3|gs|az|https?)://[^@?#]+$)')||!self.matches('^/|://')",
+        "expected pvc://, hf://, s3://, https://, file:/// or a relative path, no @?#; change it",
     );
 }
 

@@ -13,6 +13,9 @@ use serde_json::{Map, Value as Json};
 use super::problem::{Finding, alternatives, nearest};
 use crate::manifest::yaml::{Entry, Node, Value};
 
+/// The pattern of an endpoint's URL.
+const URL: &str = "^https?://[^@?#]+$";
+
 /// Checks `node` at `path`. Returns the value as JSON without the parts that are wrong, so that rules over several
 /// fields can be checked in the same pass, and pushes what is wrong to `findings`.
 pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>) -> Option<Json> {
@@ -184,7 +187,9 @@ fn string(schema: &Json, text: &str) -> Result<(), String> {
     if let Some(pattern) = schema["pattern"].as_str() {
         // A pattern that does not compile is a fault of the schema, which its own test finds.
         if !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text)) {
-            return Err(format!("expected {}, found \"{}\"; change it", describe_pattern(pattern), short(text)));
+            // What makes a URL wrong may be a secret.
+            let found = if pattern == URL { "another".into() } else { format!("\"{}\"", short(text)) };
+            return Err(format!("expected {}, found {found}; change it", describe_pattern(pattern)));
         }
     }
     Ok(())
@@ -242,7 +247,7 @@ fn describe(schema: &Json) -> String {
 fn describe_pattern(pattern: &str) -> String {
     match pattern {
         "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => "a name of lower-case letters, digits and `-`, not at its ends".into(),
-        "^https?://" => "a URL that starts with http:// or https://".into(),
+        URL => "a URL that starts with http:// or https://, without credentials and query".into(),
         "^builtin:[a-z0-9-]+$" => "a built-in template as builtin:NAME".into(),
         "^[A-Z]{3}$" => "a currency code of three capital letters".into(),
         other => format!("text that matches {other}"),

@@ -223,6 +223,14 @@ fn location(cases: &mut Cases, at: &str) {
     for (what, uri) in [("a bare path", "/data"), ("two slashes", "file://data"), ("an unknown scheme", "ftp://data")] {
         cases.field(what, at, json!(uri), "expected pvc://, hf://, s3://");
     }
+    for (what, uri) in [
+        ("a password", "https://me:secret@host/a.jsonl"),
+        ("a signature", "https://host/a.jsonl?signature=secret"),
+        ("a part of a page", "https://host/a.jsonl#1"),
+        ("a key", "s3://key:secret@bucket/a"),
+    ] {
+        cases.field(what, at, json!(uri), "no @?#");
+    }
     cases.field("an empty URI", at, json!(""), "at least 1 chars");
 }
 
@@ -254,6 +262,10 @@ fn judge(cases: &mut Cases, at: &str) {
     add("a bare path", lexicon, ".lexicon.uri", "expected pvc://, hf://, s3://");
     let url = json!({"name": "j", "endpoint": {"url": "api.example.com", "model": "m"}});
     add("a URL without a scheme", url, ".endpoint.url", "https?");
+    for url in ["https://me:secret@host/v1", "https://host/v1?key=secret"] {
+        let url = json!({"name": "j", "endpoint": {"url": url, "model": "m"}});
+        add("a URL with a secret", url, ".endpoint.url", "https?");
+    }
     add("equal answers", good(&[("answers", json!(["x", "x"]))]), ".answers", "expected two different answers");
     add("three answers", good(&[("answers", json!(["x", "y", "z"]))]), ".answers", "2");
     let pointwise = json!([{"response": "x", "answer": "A"}]);

@@ -82,6 +82,7 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
         Kind::PreferenceDataset => allowed.extend([
             with(&[("/spec/generator", Value::Null), ("/spec/responses", json!({"uri": "responses.jsonl"}))]),
             with(&[("/spec/generator/model", hub.clone())]),
+            with(&[("/spec/generator/model", json!({"uri": "hf://organisation/model@main"}))]),
             with(&[("/spec/generator/model", Value::Null), ("/spec/generator/endpoint", endpoint())]),
             with(&[("/spec/generator/sampling", json!({"minNewTokens": 9, "maxNewTokens": 9}))]),
             with(&[("/spec/prompts", json!({"configMapRef": {"name": "prompts", "key": "prompts.jsonl"}}))]),
