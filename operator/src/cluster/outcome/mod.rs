@@ -56,8 +56,8 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
         return (Reason::NodeDisruption, format!("the container was lost with its node: {said}"), None);
     }
     if out_of_memory(end) {
-        let message = "the trainer was ended because it used more memory than spec.compute.resources.limits allows; \
-                       raise the limit, or lower spec.training.microBatchSize";
+        let message = "the trainer was killed (exit code 137), as a container is that uses more memory than \
+                       spec.compute.resources.limits allows; raise the limit, or lower spec.training.microBatchSize";
         return (Reason::OutOfMemory, message.into(), None);
     }
     let (reason, message) = ended(end, result.clone()).explain();

@@ -93,7 +93,7 @@ fn each_way_to_fail_has_its_reason() {
         (failed_job("PodFailurePolicy"), failed(2, "Error"), Reason::TrainerConfigRejected, "exit code 2"),
         (failed_job("PodFailurePolicy"), ended(9, "Error", &json!(said), NOW), Reason::GateFailed, "below 0.7"),
         (failed_job("BackoffLimitExceeded"), failed(137, "OOMKilled"), Reason::OutOfMemory, "limits"),
-        (failed_job("BackoffLimitExceeded"), failed(137, "Error"), Reason::OutOfMemory, "limits"),
+        (failed_job("BackoffLimitExceeded"), failed(137, "Error"), Reason::OutOfMemory, "was killed (exit code 137)"),
         (failed_job("BackoffLimitExceeded"), failed(139, "Error"), Reason::TrainerFailed, "signal 11"),
         (failed_job("BackoffLimitExceeded"), failed(4, "Error"), Reason::JudgeUnavailable, "exit code 4"),
         (failed_job("DeadlineExceeded"), failed(143, "Error"), Reason::DeadlineExceeded, "60 s"),
