@@ -44,7 +44,7 @@ pub fn rules() -> Vec<Rule> {
 
 /// Where Kueue queues Jobs: what it says of them.
 pub fn kueue_rules() -> Vec<Rule> {
-    vec![Rule { group: "kueue.x-k8s.io", resources: vec!["workloads".into()], verbs: &["get", "list"] }]
+    vec![Rule { group: "kueue.x-k8s.io", resources: vec!["workloads".into()], verbs: &["list"] }]
 }
 
 /// In the cluster as a whole.

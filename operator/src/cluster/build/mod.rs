@@ -16,7 +16,7 @@ use plumbline_crds::status::JobRef;
 use plumbline_crds::{API_VERSION, Kind, Resource};
 
 pub use config_map::{MAX_DOCUMENT, run_document};
-pub use names::{base_name, service_account_name, service_name};
+pub use names::{base_name, shared_name};
 pub use pod::AUDIENCE;
 
 use super::places::Place;
@@ -89,7 +89,7 @@ pub fn children(request: &Request) -> Children {
 }
 
 fn account(request: &Request) -> ServiceAccount {
-    let name = service_account_name(request.resource.kind, &request.resource.metadata.name);
+    let name = shared_name(request.resource.kind, &request.resource.metadata.name);
     ServiceAccount {
         metadata: metadata(request, name),
         automount_service_account_token: Some(false),

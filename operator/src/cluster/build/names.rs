@@ -23,13 +23,9 @@ pub fn base_name(kind: Kind, name: &str) -> String {
     format!("{}-{digest}-{stage}", start.trim_end_matches('-'))
 }
 
-/// The Service of the pods of a resource. A Service's name begins with a letter, a resource's need not.
-pub fn service_name(kind: Kind, name: &str) -> String {
-    service_account_name(kind, name)
-}
-
-/// The ServiceAccount of a resource's pods.
-pub fn service_account_name(kind: Kind, name: &str) -> String {
+/// Name of what the pods of a resource share: their ServiceAccount, and the Service by which they find each other. A Service's
+/// name begins with a letter, a resource's need not.
+pub fn shared_name(kind: Kind, name: &str) -> String {
     format!("plumbline-{}", base_name(kind, name))
 }
 

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::config_map::{DOCUMENT, served_judges};
 use super::job::TRAINER;
-use super::{Input, Request, service, service_account_name};
+use super::{Input, Request, service, shared_name};
 use crate::cluster::places::Place;
 use crate::inputs;
 use crate::secrets::variable;
@@ -52,7 +52,7 @@ pub(super) fn spec(request: &Request) -> PodSpec {
     PodSpec {
         restart_policy: Some("Never".into()),
         service_account_name: Some(
-            account.unwrap_or_else(|| service_account_name(request.resource.kind, &request.resource.metadata.name)),
+            account.unwrap_or_else(|| shared_name(request.resource.kind, &request.resource.metadata.name)),
         ),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),

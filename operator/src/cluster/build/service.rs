@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Service, ServicePort, ServiceSpec};
 
-use super::{Request, labels, metadata, service_name};
+use super::{Request, labels, metadata, shared_name};
 
 /// Port that rank 0 is met at, `torchrun`'s default.
 const PORT: u16 = 29_500;
@@ -19,7 +19,7 @@ pub(super) fn is_gang(request: &Request) -> bool {
 pub(super) fn service(request: &Request) -> Option<Service> {
     let resource = request.resource;
     is_gang(request).then(|| Service {
-        metadata: metadata(request, service_name(resource.kind, &resource.metadata.name)),
+        metadata: metadata(request, shared_name(resource.kind, &resource.metadata.name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
             // Pods are ready when they have met, and meet by their names.
@@ -40,7 +40,7 @@ pub(super) fn service(request: &Request) -> Option<Service> {
 /// The domain of the pods, by which they have names of their own; none where one pod is alone.
 pub(super) fn subdomain(request: &Request) -> Option<String> {
     let resource = request.resource;
-    is_gang(request).then(|| service_name(resource.kind, &resource.metadata.name))
+    is_gang(request).then(|| shared_name(resource.kind, &resource.metadata.name))
 }
 
 /// What a pod has to know to meet the others, under `torchrun`'s names. Its rank it knows from the Job controller, as
