@@ -105,9 +105,10 @@ pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobR
         Some(job::accelerators(pod) * seconds_between(started.as_str().max(since), &ended))
     });
     let held: Vec<i64> = held.collect();
-    // Of several pods the cluster removes those that it ends itself; they held theirs as long as the others.
+    // Of several pods the cluster removes those that it ends itself; they held theirs as long as the others. One that is seen
+    // and has not started held none.
     let all = if is_finished(job) { job::gang(job) } else { 1 };
-    let gone = (all - held.len() as i64).max(0) * held.iter().max().unwrap_or(&0);
+    let gone = (all - pods.len() as i64).max(0) * held.iter().max().unwrap_or(&0);
     before + held.iter().sum::<i64>() + gone
 }
 
@@ -213,7 +214,14 @@ mod tests {
     #[test]
     fn pods_that_the_cluster_removed_held_their_accelerators_as_long_as_those_that_are_seen() {
         let job = gang_of(failed_job("BackoffLimitExceeded"), 3);
-        assert_eq!(accelerator_seconds(&job, &[of_rank(1, 137, "2026-01-01T00:10:00Z")], (0, None), NOW), 3 * 2 * 600);
+        let killed = || of_rank(1, 137, "2026-01-01T00:10:00Z");
+        assert_eq!(accelerator_seconds(&job, &[killed()], (0, None), NOW), 3 * 2 * 600);
+        let pending = || pod(&json!({"phase": "Pending"}));
+        assert_eq!(
+            accelerator_seconds(&job, &[killed(), pending(), pending()], (0, None), NOW),
+            2 * 600,
+            "never started"
+        );
     }
 
     #[test]
