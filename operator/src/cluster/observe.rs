@@ -252,8 +252,9 @@ pub async fn work(
     now: &str,
 ) -> Result<Option<Work>, kube::Error> {
     let Some(job) = Api::<Job>::namespaced(client.clone(), namespace).get_opt(job).await? else { return Ok(None) };
-    let name = job.metadata.name.as_deref().unwrap_or_default();
-    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
+    // By its UID: pods of one of the same name that was deleted before may be there still.
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={uid}"));
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&of_job).await?.items;
     let mut refusal = None;
     if outcome::lacks_a_pod(&job, &pods, now) {
