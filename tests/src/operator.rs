@@ -37,7 +37,8 @@ impl Operator {
         let own = ["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()];
         let image = ["--trainer-image", "trainer:test"];
         let addresses = ["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"];
-        Self::run(kubeconfig, &[&own[..], &image, &addresses, arguments].concat())
+        let progress = ["--progress-url", "http://operator.test:8090"];
+        Self::run(kubeconfig, &[&own[..], &image, &addresses, &progress, arguments].concat())
     }
 
     /// Starts one with these arguments and no others.

@@ -18,7 +18,8 @@ use plumbline_operator::cluster::leader::{Election, Timing};
 use plumbline_operator::cluster::metrics::{Metrics, Snapshot};
 use plumbline_operator::cluster::progress::{Latest, Owner};
 use plumbline_operator::cluster::server::{Pods, Triggers, Verifier, serve};
-use plumbline_tests::cluster::{Cluster, Namespace};
+use plumbline_tests::cluster::{Cluster, Namespace, until};
+use plumbline_tests::operator::{Operator, Scene};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -52,6 +53,16 @@ async fn a_pod_speaks_for_the_resource_that_owns_its_job_whatever_its_body_claim
     assert_eq!(site.counted("accepted"), 2);
     let reviews = site.asked("create", "tokenreviews");
     assert_eq!(reviews, 1, "a token that is known is not reviewed again");
+}
+
+#[tokio::test]
+async fn where_no_progress_is_wanted_nothing_listens_for_it() {
+    let scene = Scene::new("silent").await;
+    let own = ["operator", "--namespace", scene.namespace.name(), "--lease-namespace", scene.namespace.name()];
+    let addresses = ["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"];
+    let operator = Operator::run(&scene.account().await, &[&own[..], &addresses].concat());
+    until("it leads", async || operator.get("/metrics").await.1.contains("\nplumbline_leader 1\n").then_some(())).await;
+    assert!(!operator.log().contains("listens for pods"), "{}", operator.log());
 }
 
 #[tokio::test]

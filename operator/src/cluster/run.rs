@@ -88,7 +88,9 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         claim: election.claim(),
     };
     listen("people and probes", settings.addresses.metrics_address, people.router(), stop.clone()).await?;
-    listen("pods", settings.addresses.progress_address, pods.router(), stop.clone()).await?;
+    if settings.progress_url.is_some() {
+        listen("pods", settings.addresses.progress_address, pods.router(), stop.clone()).await?;
+    }
 
     tokio::select! {
         () = election.acquire() => {}

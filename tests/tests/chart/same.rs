@@ -118,6 +118,8 @@ fn without_progress_crds_and_roles_for_people_nothing_is_of_the_whole_cluster() 
     for object in render("space", &values(&modest)) {
         let namespace = object["metadata"]["namespace"].as_str();
         assert!(matches!(namespace, Some("space" | "team")), "{object}");
+        let container = &object["spec"]["template"]["spec"]["containers"][0];
+        assert!(!container.to_string().contains("progress"), "nothing listens for it: {container}");
     }
 }
 
