@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use plumbline_crds::Kind::{self, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
-use plumbline_tests::cluster::Exit;
+use plumbline_tests::cluster::{Exit, until};
 use plumbline_tests::operator::{Scene, alone, resource};
 use serde_json::{Value, json};
 
@@ -113,4 +113,29 @@ async fn a_run_whose_time_or_budget_was_used_up_goes_on_when_they_are_raised() {
     }
     scene.succeed(PreferenceDataset, "d", "sha256:d").await;
     scene.until_reason(PreferenceDataset, "d", Reason::Completed).await;
+}
+
+#[tokio::test]
+async fn a_job_that_nobody_has_written_down_is_stopped_when_it_is_not_what_is_wanted_any_more() {
+    let scene = Scene::new("unwritten").await;
+    let mut operator = scene.operator().await;
+    scene.kubectl(&["create", "configmap", "prompts", "--from-literal=p.txt=a"]);
+    let prompts = json!({"prompts": {"configMapRef": {"name": "prompts", "key": "p.txt"}}});
+    scene.apply(&resource(PreferenceDataset, "r", &prompts)).await;
+    let pod = scene.pod(PreferenceDataset, "r").await;
+    scene.node.run(&pod).await;
+    let first = scene.until_reason(PreferenceDataset, "r", Reason::Running).await.job.unwrap().name;
+    assert!(operator.stop().success());
+    // As if it had been killed before it could write that it had started this.
+    let forgotten = Patch::Merge(json!({"status": {"job": null, "startTime": null, "inputs": null}}));
+    scene.api(PreferenceDataset).patch_status("r", &PatchParams::default(), &forgotten).await.unwrap();
+    scene.kubectl(&["patch", "configmap", "prompts", "-p", r#"{"data":{"p.txt":"b"}}"#]);
+    let _next = scene.operator().await;
+    scene.let_end(&pod).await;
+    let second = until("another run has begun", async || {
+        scene.status(PreferenceDataset, "r").await.job.map(|job| job.name).filter(|name| *name != first)
+    })
+    .await;
+    scene.until_gone(&first).await;
+    assert_eq!(scene.job(PreferenceDataset, "r").await, second);
 }

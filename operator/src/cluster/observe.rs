@@ -17,6 +17,7 @@ use plumbline_crds::unsupported::Target;
 use plumbline_crds::{Kind, Resource};
 use sha2::{Digest, Sha256};
 
+use super::apply;
 use super::build::job::QUEUE_LABEL;
 use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
 use super::dependents::Referent;
@@ -243,15 +244,23 @@ async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Fou
     Ok(())
 }
 
-/// The Job of a name, with its pods; nothing if there is none. `kueue`: whether to ask what Kueue says of it. `now` in RFC 3339.
-pub async fn work(
-    client: &Client,
-    namespace: &str,
-    job: &str,
-    kueue: bool,
-    now: &str,
-) -> Result<Option<Work>, kube::Error> {
-    let Some(job) = Api::<Job>::namespaced(client.clone(), namespace).get_opt(job).await? else { return Ok(None) };
+/// The Jobs of a resource, whatever they are called.
+pub async fn jobs(client: &Client, seen: &Seen) -> Result<Vec<Job>, kube::Error> {
+    let Resource { kind, metadata, .. } = &seen.resource;
+    let labelled = ListParams::default().labels(&labels(*kind, &metadata.name));
+    let api: Api<Job> = Api::namespaced(client.clone(), metadata.namespace.as_deref().unwrap_or_default());
+    let mut jobs = api.list(&labelled).await?.items;
+    jobs.retain(|job| apply::is_owned_by(job, &seen.uid));
+    Ok(jobs)
+}
+
+/// A selector of what the operator made for a resource.
+fn labels(kind: Kind, name: &str) -> String {
+    format!("{MANAGED_BY_LABEL}={MANAGED_BY},{KIND_LABEL}={kind},{NAME_LABEL}={name}")
+}
+
+/// A Job with its pods. `kueue`: whether to ask what Kueue says of it. `now` in RFC 3339.
+pub async fn work(client: &Client, namespace: &str, job: Job, kueue: bool, now: &str) -> Result<Work, kube::Error> {
     // By its UID: pods of one of the same name that was deleted before may be there still.
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={uid}"));
@@ -262,7 +271,7 @@ pub async fn work(
     }
     let queued = kueue && job.metadata.labels.as_ref().is_some_and(|l| l.contains_key(QUEUE_LABEL));
     let workload = if queued { workload(client, namespace, &job).await? } else { None };
-    Ok(Some(Work { job, pods, refusal, workload }))
+    Ok(Work { job, pods, refusal, workload })
 }
 
 /// The Workload that Kueue keeps for a Job; none where there is none yet, or no Kueue that has them in this version.
@@ -307,7 +316,7 @@ pub async fn left_over(
     name: &str,
 ) -> Result<Option<String>, kube::Error> {
     let ours = ListParams::default()
-        .labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{KIND_LABEL}={kind},{NAME_LABEL}={name}"))
+        .labels(&labels(kind, name))
         .fields("status.phase!=Succeeded,status.phase!=Failed")
         .limit(1);
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list_metadata(&ours).await?.items;

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
 use kube::runtime::controller::Action as Next;
 use plumbline_crds::Resource;
 use plumbline_crds::conditions::Reason;
@@ -38,6 +40,8 @@ pub(super) struct World {
     output: Option<Place>,
     found: Option<Found>,
     pub(super) work: Option<Work>,
+    /// Jobs that visits have made which were cut short, and that are not what is wanted any more.
+    unwanted: Vec<Job>,
     pub(super) run: Run,
     pub(super) job: Option<JobRef>,
     base_name: String,
@@ -75,6 +79,9 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     if starts(decision.action) && !observe::is_current(&context.client, &world.seen).await? {
         return Ok(Next::requeue(CHANGED));
     }
+    for job in &world.unwanted {
+        apply::stop(&context.client, namespace, job).await?;
+    }
     let next = act(context, id, &world, &mut decision).await?;
     let mut status = status(&observed, &decision, &world.now);
     // A Job that is there when a run starts is of the run before.
@@ -105,18 +112,21 @@ async fn observe(context: &Context, id: &Id, seen: Seen, output: Option<Place>) 
     if let Some(output) = output.as_ref().filter(|_| seen.problems.is_empty()) {
         found = Some(observe::inputs(&context.client, &seen.resource, output).await?);
     }
-    let mut world = World { seen, output, found, work: None, run: Run::None, job: None, base_name, now: now() };
-    for name in world.job_names() {
-        let kueue = context.settings.kueue;
-        let work = observe::work(&context.client, &id.namespace, &name, kueue, &world.now).await?;
-        if let Some(work) = work.filter(|w| apply::is_owned_by(&w.job, &world.seen.uid)) {
-            let run = outcome::run(&work.job, &work.pods, work.refusal.as_deref());
-            world.run = with_uri(queue::explained(run, work.workload.as_ref()), world.output.as_ref());
-            let counted = usage::counted(&work.job, &work.pods, world.seen.previous.job.as_ref(), &world.now);
-            world.job = Some(queue::counted(counted, work.workload.as_ref()));
-            world.work = Some(work);
-            break;
-        }
+    let (work, unwanted) = (None, Vec::new());
+    let mut world = World { seen, output, found, work, unwanted, run: Run::None, job: None, base_name, now: now() };
+    let (names, jobs) = (world.job_names(), observe::jobs(&context.client, &world.seen).await?);
+    let place = |job: &Job| names.iter().position(|name| *name == job.name_any());
+    let (named, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| place(job).is_some());
+    if matches!(world.inputs(), Inputs::Ready(_)) {
+        world.unwanted = others.into_iter().filter(|job| job.metadata.deletion_timestamp.is_none()).collect();
+    }
+    if let Some(job) = named.into_iter().min_by_key(place) {
+        let work = observe::work(&context.client, &id.namespace, job, context.settings.kueue, &world.now).await?;
+        let run = outcome::run(&work.job, &work.pods, work.refusal.as_deref());
+        world.run = with_uri(queue::explained(run, work.workload.as_ref()), world.output.as_ref());
+        let counted = usage::counted(&work.job, &work.pods, world.seen.previous.job.as_ref(), &world.now);
+        world.job = Some(queue::counted(counted, work.workload.as_ref()));
+        world.work = Some(work);
     }
     Ok(world)
 }
