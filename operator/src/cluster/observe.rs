@@ -219,8 +219,7 @@ async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Fou
                 found.missing.push(format!("ConfigMap/{name} key {key}"));
                 return Ok(());
             };
-            let digest = format!("sha256:{}", hex(&Sha256::digest(text.as_bytes())));
-            (format!("{name}/{key}"), Place::ConfigMap { name, key }, digest)
+            (format!("{name}/{key}"), Place::ConfigMap { name, key }, digest_of(&text))
         }
         From::Resource { kind, name } => {
             let Some(object) = kinds::api(client, kind, namespace).get_opt(&name).await? else {
@@ -242,6 +241,11 @@ async fn input(client: &Client, namespace: &str, wanted: Wanted, found: &mut Fou
     };
     found.inputs.push(Input { role, name, place, digest });
     Ok(())
+}
+
+/// The digest that the trainer finds of a mounted key.
+fn digest_of(text: &str) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(text.as_bytes())))
 }
 
 /// The Jobs of a resource, whatever they are called.
@@ -321,4 +325,18 @@ pub async fn left_over(
         .limit(1);
     let pods = Api::<Pod>::namespaced(client.clone(), namespace).list_metadata(&ours).await?.items;
     Ok(pods.into_iter().find_map(|pod| pod.metadata.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_a_config_map_has_the_digest_of_the_file_that_it_is_mounted_as() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for text in ["", "{\"prompt\": \"ä\"}\n"] {
+            std::fs::write(file.path(), text).unwrap();
+            assert_eq!(digest_of(text), plumbline_crds::artifact::digest_path(file.path()).unwrap());
+        }
+    }
 }

@@ -21,7 +21,7 @@ use super::places::Place;
 use super::queue;
 use super::record::{account, record, tell};
 use super::settings::Settings;
-use super::times::{now, seconds_between};
+use super::times::now;
 use super::usage;
 use crate::digest;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Phase, Rerun, Run, plan};
@@ -171,9 +171,7 @@ impl World {
 
     /// What is left of a pause that began when the last attempt ended. The status says at least once that its Job was let go.
     fn left_of(&self, pause: Duration) -> Duration {
-        let ended = self.work.as_ref().and_then(|work| usage::end_time(&work.job));
-        let over = ended.map_or(pause.as_secs(), |at| seconds_between(&at, &self.now).max(0) as u64);
-        let left = pause.saturating_sub(Duration::from_secs(over));
+        let left = self.work.as_ref().map_or(Duration::ZERO, |work| usage::left_of(pause, &work.job, &self.now));
         let is_let_go = self.job.as_ref().is_none_or(|job| job.uid.is_none());
         if is_let_go { left } else { left.max(CHANGED) }
     }

@@ -1,6 +1,7 @@
 //! What a run has used so far: attempts, failures, seconds, and seconds of accelerators, as its Job and pods tell. Computes only.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -120,6 +121,12 @@ pub fn end_time(job: &Job) -> Option<String> {
     status.completion_time.as_ref().or(over).or(job.metadata.deletion_timestamp.as_ref()).map(timestamp)
 }
 
+/// What is left of a pause that began when a Job ended.
+pub fn left_of(pause: Duration, job: &Job, now: &str) -> Duration {
+    let over = end_time(job).map_or(pause.as_secs(), |ended| seconds_between(&ended, now).unsigned_abs());
+    pause.saturating_sub(Duration::from_secs(over))
+}
+
 /// Seconds from the start of a Job, or from `since` if that is later, to its end, or to `now`. One that is suspended has no
 /// start: its pods tell.
 fn elapsed(job: &Job, pods: &[Pod], since: &str, now: &str) -> i64 {
@@ -200,6 +207,18 @@ mod tests {
             {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:20:01Z"}]});
         assert_eq!(at(&complete).as_deref(), Some("2026-01-01T00:20:00Z"));
         assert_eq!(end_time(&failed_job("DeadlineExceeded")).as_deref(), Some("2026-01-01T00:10:00Z"));
+    }
+
+    #[test]
+    fn a_pause_begins_when_a_job_ended_however_it_did() {
+        let complete = job(&json!({"completionTime": "2026-01-01T00:10:00Z", "conditions": [
+            {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:10:00Z"}]}));
+        let left = |job: &Job, now: &str| left_of(Duration::from_secs(20), job, now).as_secs();
+        for ended in [complete, failed_job("BackoffLimitExceeded")] {
+            assert_eq!(left(&ended, "2026-01-01T00:10:05Z"), 15);
+            assert_eq!(left(&ended, "2026-01-01T00:10:30Z"), 0);
+        }
+        assert_eq!(left(&job(&json!({})), NOW), 0, "it has not ended");
     }
 
     #[test]
