@@ -60,7 +60,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     };
     let output = output(&seen.resource, &context.settings);
     context.dependents.set(id, observe::referents(&seen.resource, output.as_ref()));
-    let world = observe(context, id, seen, output).await?;
+    let world = Box::pin(observe(context, id, seen, output)).await?;
     let inputs = world.inputs();
     let observed = Observed {
         spec: &world.seen.resource.spec,

@@ -68,13 +68,11 @@ fn failures(
 /// Whether a count is of this very Job. One without a UID has let its Job go, which is deleted next; a Job that was made after it
 /// begins with a later attempt.
 fn is_of(count: &JobRef, job: &Job) -> bool {
-    match &count.uid {
-        Some(uid) => job.metadata.uid.as_ref() == Some(uid),
-        None => {
-            let is_older = job::counted_before(job).attempt <= count.attempt;
-            is_older && job.metadata.name.as_ref() == Some(&count.name)
-        }
+    if count.uid.is_some() {
+        return count.uid == job.metadata.uid;
     }
+    let is_older = job::counted_before(job).attempt <= count.attempt;
+    is_older && job.metadata.name.as_ref() == Some(&count.name)
 }
 
 /// The previous count of this very Job, and until when it was made.
