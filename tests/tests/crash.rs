@@ -21,7 +21,7 @@ const QUICK: [&str; 4] = ["--look-again-seconds", "2", "--lease-seconds", "3"];
 /// A scenario takes a few seconds. One that takes this long does not end.
 const ENDLESS: Duration = Duration::from_secs(50);
 /// Operators at a time: each waits most of the time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// Of the writes of a scenario, those after which the operator is killed and starts with a stale view.
 const STALE_STEP: usize = 5;
 /// Between two looks at how a scenario ended.

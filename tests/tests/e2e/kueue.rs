@@ -109,7 +109,10 @@ fn a_run_waits_for_quota_is_preempted_and_ends_as_if_it_had_not_been() {
         "first has held its accelerator for {held} s, and {:?} s when it went on",
         waits.accelerator_seconds
     ));
-    assert!(held > 0 && waits.accelerator_seconds.unwrap() <= held + 2, "what waits holds nothing");
+    // Since urgent has ended it may have run again.
+    let again = jiff::Timestamp::now().as_second() - seconds(urgent.completion_time.as_ref());
+    let counted = waits.accelerator_seconds.unwrap();
+    assert!(held > 0 && counted <= held + again + 1, "what waits holds nothing: {counted} s, {again} s of them again");
 
     let (first, digest) = installed.until_ready("policytuning/first");
     said("first is ready, by a second pod");
