@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::apply;
 use super::build::job::QUEUE_LABEL;
-use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
+use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, fetches};
 use super::dependents::Referent;
 use super::kinds;
 use super::outcome;
@@ -190,8 +190,7 @@ pub async fn cache<'a>(
     settings: &'a Settings,
     inputs: &[Input],
 ) -> Result<Option<&'a Place>, kube::Error> {
-    let fetches = inputs.iter().any(|input| input.place.source().is_some());
-    let Some(place) = settings.input_cache.as_ref().filter(|_| fetches) else { return Ok(None) };
+    let Some(place) = settings.input_cache.as_ref().filter(|_| fetches(inputs)) else { return Ok(None) };
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     Ok(is_there(&api, place.claim().unwrap_or_default()).await?.then_some(place))
 }

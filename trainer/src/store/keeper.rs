@@ -75,9 +75,8 @@ pub fn within(
     let owner = (resource.kind.to_string(), resource.metadata.name.clone());
     runtime.block_on(upload::check(&store.artifact, &owner)).map_err(of_output)?;
     if let Some(uri) = &store.work {
-        let (uri, work) = (uri.clone(), PathBuf::from(&document.work));
-        let (uri, work) = part.map_or((uri.clone(), work.clone()), |part| (format!("{uri}/{part}"), work.join(part)));
-        begin(&uri, &work).map_err(of_output)?;
+        let kept = |whole: &str| part.map_or_else(|| whole.to_owned(), |part| format!("{whole}/{part}"));
+        begin(&kept(uri), Path::new(&kept(&document.work))).map_err(of_output)?;
     }
     let ended = stage();
     let kept = end().map_err(of_output);

@@ -58,7 +58,7 @@ pub(super) fn job(request: &Request) -> Job {
             // operator makes and counts as one attempt.
             backoff_limit: Some(if gang { 0 } else { (compute.max_retries - failures(before)).max(0) as i32 }),
             active_deadline_seconds: compute.deadline_seconds.map(|most| (most - before.active_seconds).max(1)),
-            pod_failure_policy: (!gang).then(|| failure_policy(pod::fetches(request))),
+            pod_failure_policy: (!gang).then(|| failure_policy(pod::fetches(request.inputs))),
             // Two pods of a run must never hold one work folder.
             pod_replacement_policy: Some("Failed".into()),
             template: PodTemplateSpec { metadata: Some(template), spec: Some(pod::spec(request)) },

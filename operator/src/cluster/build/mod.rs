@@ -17,7 +17,7 @@ use plumbline_crds::{API_VERSION, Kind, Resource};
 
 pub use config_map::{MAX_DOCUMENT, run_document};
 pub use names::{base_name, shared_name};
-pub use pod::AUDIENCE;
+pub use pod::{AUDIENCE, fetches};
 
 use super::places::Place;
 use super::settings::Settings;

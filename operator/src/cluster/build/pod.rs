@@ -109,7 +109,7 @@ fn trainer(request: &Request) -> Container {
 
 /// Brings inputs into the pod that are not on a volume: before the judges start, which may need them.
 fn fetch(request: &Request) -> Option<Container> {
-    fetches(request).then(|| {
+    fetches(request.inputs).then(|| {
         let trainer = trainer(request);
         let written: Vec<String> = request.cache.and_then(volume_name).into_iter().chain([FETCHED.into()]).collect();
         let writable =
@@ -125,8 +125,8 @@ fn fetch(request: &Request) -> Option<Container> {
 }
 
 /// Whether something has to be fetched.
-pub(super) fn fetches(request: &Request) -> bool {
-    request.inputs.iter().any(|input| input.place.source().is_some())
+pub fn fetches(inputs: &[Input]) -> bool {
+    inputs.iter().any(|input| input.place.source().is_some())
 }
 
 /// Native sidecars: they start before the trainer, and end when it has.
