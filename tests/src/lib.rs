@@ -7,7 +7,7 @@
 //! | Which S3 server do runs talk to, and over which line? | `store`, `line` |
 //! | Which model, prompts and words do tests use? | `fixture` (made by `bin/make_fixture`, `text`) |
 //! | Which manifests are run? | `chain` |
-//! | How are the real programs run, and killed? | `programs`, `place`, `stage` for one stage alone, `pod` for one that keeps its run in a store |
+//! | How are the real programs run, and killed? | `programs`, `place`, `stage` for one stage alone, `pod` for one that keeps its run in a store, `fetch` for what comes before |
 //! | What is a GPU to programs under test, where there is none? | `stand_in` |
 //! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 //! | How is the chart installed? | `helm` |
@@ -20,6 +20,7 @@
 pub mod chain;
 pub mod cluster;
 pub mod events;
+pub mod fetch;
 pub mod fixture;
 pub mod flux;
 pub mod gang;

@@ -3,18 +3,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use plumbline_crds::Kind;
 use plumbline_crds::artifact;
 use plumbline_crds::conditions::Reason;
 use plumbline_tests::chain::{self, with};
+use plumbline_tests::fetch::Fetch;
 use plumbline_tests::fixture;
 use plumbline_tests::hub::{COMMIT, Hub};
 use plumbline_tests::place::Place;
 use plumbline_tests::ports;
-use plumbline_tests::programs::{code, text, trainer};
 use plumbline_tests::store::Store;
 use serde_json::{Value, json};
 
@@ -161,22 +160,12 @@ fn a_rank_that_lost_its_inputs_goes_on_with_the_commit_that_rank_0_began_with() 
     }
 }
 
-/// Fetches the inputs of a run into a volume that is gone afterwards.
-fn fetch(hub: &Hub, work: &Path, store: Option<&Value>, environment: &[(&str, String)]) {
-    let volume = tempfile::tempdir().unwrap();
-    let input = json!({
-        "role": "baseModel", "name": "m", "path": volume.path().join("model"), "source": "hf://org/tiny",
-    });
-    let document = json!({
-        "resource": reward(&json!({"uri": "hf://org/tiny"})), "inputs": [input],
-        "output": volume.path().join("out"), "work": work, "store": store,
-    });
-    let run = volume.path().join("run.yaml");
-    fs::write(&run, serde_yaml::to_string(&document).unwrap()).unwrap();
-    let mut command = Command::new(trainer());
-    command.args(["fetch", "--run"]).arg(&run).env("HF_ENDPOINT", hub.address());
-    let ended = command.envs(environment.iter().map(|(name, value)| (name, value))).output().unwrap();
-    assert_eq!(code(&ended), 0, "{}", text(&ended.stderr));
+/// Fetches the model of a run into a volume that is gone afterwards.
+fn fetch(hub: &Hub, work: &Path, store: Option<&Value>, environment: &[(&'static str, String)]) {
+    let reached = ("HF_ENDPOINT", hub.address().to_owned());
+    let mut pod = Fetch::new(environment.iter().cloned().chain([reached]).collect());
+    (pod.work, pod.store) = (Some(work.to_owned()), json!(store));
+    pod.fetch("hf://org/tiny");
 }
 
 /// The revisions that a hub was asked for.

@@ -1,71 +1,30 @@
 //! Inputs that are kept on a volume: fetched once for all runs, and never mixed, whoever is ended in the middle.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use plumbline_crds::artifact;
-use plumbline_tests::chain;
+use plumbline_tests::fetch::Fetch;
 use plumbline_tests::fixture;
 use plumbline_tests::hub::Hub;
-use plumbline_tests::programs::trainer;
 use plumbline_tests::store::Store;
-use serde_json::json;
-use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than a test takes.
+const LONG: Duration = Duration::from_mins(10);
 
 fn hub() -> Hub {
     Hub::start(&[("models/org/tiny", fixture::tiny()), ("datasets/org/texts", fixture::path(""))], None)
 }
 
-/// A pod: a folder of its own, to which `fetch` brings one input.
-struct Pod {
-    folder: TempDir,
-    environment: Vec<(&'static str, String)>,
+/// A pod with a cache.
+fn pod(cache: &Path, environment: &[(&'static str, String)]) -> Fetch {
+    let cache = ("PLUMBLINE_INPUT_CACHE", cache.to_str().unwrap().to_owned());
+    Fetch::new(environment.iter().cloned().chain([cache]).collect())
 }
 
-impl Pod {
-    fn new(cache: &Path, environment: &[(&'static str, String)]) -> Self {
-        let cache = ("PLUMBLINE_INPUT_CACHE", cache.to_str().unwrap().to_owned());
-        let environment = environment.iter().cloned().chain([cache]).collect();
-        Self { folder: tempfile::tempdir().unwrap(), environment }
-    }
-
-    fn of_hub(cache: &Path, hub: &Hub) -> Self {
-        Self::new(cache, &[("HF_ENDPOINT", hub.address().to_owned())])
-    }
-
-    fn input(&self) -> PathBuf {
-        self.folder.path().join("input")
-    }
-
-    fn start(&self, uri: &str) -> Child {
-        let at = |name: &str| self.folder.path().join(name);
-        let document = json!({
-            "resource": chain::reward("reward", "data"), "output": at("out"), "work": at("work"),
-            "inputs": [{"role": "baseModel", "name": "m", "path": self.input(), "source": uri}],
-        });
-        fs::write(at("run.yaml"), serde_yaml::to_string(&document).unwrap()).unwrap();
-        let mut fetch = Command::new(trainer());
-        fetch.args(["fetch", "--run"]).arg(at("run.yaml")).envs(self.environment.iter().cloned());
-        fetch.stdout(Stdio::null()).stderr(fs::File::create(at("log")).unwrap()).spawn().unwrap()
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-
-    /// Waits for the end of a fetch that goes well, and gives the digest of what it has brought.
-    fn digest(&self, mut fetch: Child) -> String {
-        assert!(fetch.wait().unwrap().success(), "{}", self.log());
-        artifact::digest_path(&self.input()).unwrap()
-    }
-
-    fn fetch(&self, uri: &str) -> String {
-        self.digest(self.start(uri))
-    }
+fn of_hub(cache: &Path, hub: &Hub) -> Fetch {
+    pod(cache, &[("HF_ENDPOINT", hub.address().to_owned())])
 }
 
 /// Names of the entries, complete or not.
@@ -81,28 +40,20 @@ fn files(hub: &Hub) -> Vec<String> {
     asked
 }
 
-fn until(what: &str, happened: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn what_one_run_has_fetched_the_next_one_finds_under_any_name_of_its_commit() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
     let cache = cache.path().join("made/when/needed");
-    let first = Pod::of_hub(&cache, &hub).fetch("hf://org/tiny");
+    let first = of_hub(&cache, &hub).fetch("hf://org/tiny");
     let asked = files(&hub);
     assert!(asked.contains(&"model.safetensors".into()), "{asked:?}");
-    let next = Pod::of_hub(&cache, &hub);
+    let mut next = of_hub(&cache, &hub);
     assert_eq!(next.fetch("hf://org/tiny@v1"), first);
     assert_eq!(files(&hub), asked, "what is in the cache is not fetched again");
     assert_eq!(hub.state().asked.iter().filter(|a| a.starts_with("revision")).count(), 2, "but asked for");
-    assert!(next.input().is_symlink() && next.log().contains("taken from the cache"), "{}", next.log());
+    assert!(next.path("input").is_symlink() && next.log().contains("taken from the cache"), "{}", next.log());
 
-    let texts = Pod::of_hub(&cache, &hub).fetch("hf://datasets/org/texts/prompts.txt");
+    let texts = of_hub(&cache, &hub).fetch("hf://datasets/org/texts/prompts.txt");
     assert_eq!(texts, artifact::digest_path(&fixture::path("prompts.txt")).unwrap(), "a file is an entry too");
     assert_eq!(entries(&cache).len(), 2, "{:?}", entries(&cache));
 }
@@ -110,24 +61,25 @@ fn what_one_run_has_fetched_the_next_one_finds_under_any_name_of_its_commit() {
 #[test]
 fn a_branch_that_moved_on_and_an_object_that_was_overwritten_are_other_entries() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
-    Pod::of_hub(cache.path(), &hub).fetch("hf://org/tiny");
+    of_hub(cache.path(), &hub).fetch("hf://org/tiny");
     hub.state().moved = true;
-    let late = Pod::of_hub(cache.path(), &hub);
-    assert!(!late.start("hf://org/tiny").wait().unwrap().success(), "no file of that commit can be had");
-    assert!(!late.input().exists(), "and another commit's are not taken for it");
+    let mut late = of_hub(cache.path(), &hub);
+    late.start("hf://org/tiny");
+    assert!(!late.ends_well(), "no file of that commit can be had");
+    assert!(!late.path("input").exists(), "and another commit's are not taken for it");
 
     let store = Store::start();
     store.put(&fixture::tiny(), "models/tiny");
-    let pod = || Pod::new(cache.path(), &store.environment());
-    let before = pod().fetch("s3://align/models/tiny");
-    assert_eq!(pod().fetch("s3://align/models/tiny"), before);
+    let in_store = || pod(cache.path(), &store.environment());
+    let before = in_store().fetch("s3://align/models/tiny");
+    assert_eq!(in_store().fetch("s3://align/models/tiny"), before);
     let complete = |cache: &Path| entries(cache).iter().filter(|name| !name.contains('.')).count();
     assert_eq!(complete(cache.path()), 2, "{:?}", entries(cache.path()));
     store.put(&fixture::path("prompts.txt"), "models/tiny/added.txt");
     fs::remove_file(store.path("models/tiny/manifest.json")).unwrap();
-    let after = pod();
+    let mut after = in_store();
     assert_ne!(after.fetch("s3://align/models/tiny"), before);
-    assert!(after.input().join("added.txt").is_file());
+    assert!(after.path("input/added.txt").is_file());
     assert_eq!(complete(cache.path()), 3, "{:?}", entries(cache.path()));
 }
 
@@ -135,9 +87,11 @@ fn a_branch_that_moved_on_and_an_object_that_was_overwritten_are_other_entries()
 fn of_several_that_need_the_same_one_fetches_it() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
     hub.state().pause = Duration::from_secs(1);
-    let pods = [0; 3].map(|_| Pod::of_hub(cache.path(), &hub));
-    let fetches: Vec<Child> = pods.iter().map(|pod| pod.start("hf://org/tiny")).collect();
-    let digests: Vec<String> = pods.iter().zip(fetches).map(|(pod, fetch)| pod.digest(fetch)).collect();
+    let mut pods = [0; 3].map(|_| of_hub(cache.path(), &hub));
+    for pod in &mut pods {
+        pod.start("hf://org/tiny");
+    }
+    let digests = pods.each_mut().map(Fetch::digest);
     assert!(digests.iter().all(|digest| *digest == digests[0]));
     let mut once = files(&hub);
     once.dedup();
@@ -147,22 +101,21 @@ fn of_several_that_need_the_same_one_fetches_it() {
 #[test]
 fn whoever_waits_goes_on_where_the_one_that_was_killed_had_come_to() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
-    hub.state().pause = PATIENCE;
-    let lost = Pod::of_hub(cache.path(), &hub);
-    let mut fetch = lost.start("hf://org/tiny");
+    hub.state().pause = LONG;
+    let mut lost = of_hub(cache.path(), &hub);
+    lost.start("hf://org/tiny");
     let begun = || {
         let aside = entries(cache.path()).iter().find(|name| name.contains('.')).map(|name| cache.path().join(name));
         aside.and_then(|a| Some(fs::metadata(a.join("model.safetensors.part")).ok()?.len())).unwrap_or(0)
     };
-    until("half of the weights", || begun() > 0);
-    let next = Pod::of_hub(cache.path(), &hub);
-    let waiting = next.start("hf://org/tiny");
-    until("the wait", || next.log().contains("waits for it"));
+    lost.until("half of the weights are there", |_| begun() > 0);
+    let mut next = of_hub(cache.path(), &hub);
+    next.start("hf://org/tiny");
+    next.until("it waits", |next| next.log().contains("waits for it"));
     hub.state().pause = Duration::ZERO;
-    fetch.kill().unwrap();
-    fetch.wait().unwrap();
-    let whole = Pod::of_hub(&cache.path().join("other"), &hub).fetch("hf://org/tiny");
-    assert_eq!(next.digest(waiting), whole);
+    lost.lose();
+    let whole = of_hub(&cache.path().join("other"), &hub).fetch("hf://org/tiny");
+    assert_eq!(next.digest(), whole);
     assert!(files(&hub).iter().any(|file| file.starts_with("model.safetensors from ")), "{:?}", files(&hub));
     let complete = entries(cache.path()).into_iter().filter(|name| name != "other");
     assert_eq!(complete.collect::<Vec<_>>().len(), 1, "nothing is left aside: {:?}", entries(cache.path()));
@@ -171,12 +124,12 @@ fn whoever_waits_goes_on_where_the_one_that_was_killed_had_come_to() {
 #[test]
 fn an_entry_that_somebody_removed_is_fetched_again() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
-    let pod = Pod::of_hub(cache.path(), &hub);
+    let mut pod = of_hub(cache.path(), &hub);
     let digest = pod.fetch("hf://org/tiny");
     for entry in entries(cache.path()) {
         fs::remove_dir_all(cache.path().join(entry)).unwrap();
     }
-    assert!(!pod.input().exists());
+    assert!(!pod.path("input").exists());
     assert_eq!(pod.fetch("hf://org/tiny"), digest);
 }
 
@@ -185,8 +138,8 @@ fn a_cache_that_cannot_be_used_costs_a_warning_and_not_the_run() {
     let (hub, folder) = (hub(), tempfile::tempdir().unwrap());
     let file = folder.path().join("no-folder");
     fs::write(&file, "").unwrap();
-    let pod = Pod::of_hub(&file, &hub);
+    let mut pod = of_hub(&file, &hub);
     pod.fetch("hf://org/tiny");
     assert!(pod.log().contains("without the cache"), "{}", pod.log());
-    assert!(!pod.input().is_symlink());
+    assert!(!pod.path("input").is_symlink());
 }

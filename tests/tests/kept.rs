@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use plumbline_crds::conditions::Reason;
@@ -12,12 +12,13 @@ use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 use plumbline_crds::{Kind, artifact};
 use plumbline_tests::chain::{self, with};
+use plumbline_tests::fetch::Fetch;
 use plumbline_tests::hub::Hub;
 use plumbline_tests::judge_sim::{Config, JudgeSim};
 use plumbline_tests::line::Line;
 use plumbline_tests::place::Place;
 use plumbline_tests::pod::{Pod, Run};
-use plumbline_tests::programs::{code, text, trainer};
+use plumbline_tests::programs::{code, text};
 use plumbline_tests::store::{SECRET_KEY, Store};
 use plumbline_tests::{fixture, stage};
 use serde_json::{Value, json};
@@ -256,27 +257,15 @@ fn a_replacement_that_was_cut_short_leaves_nothing_of_the_old_artifact_behind() 
     assert!(old.exists() && !store.path("results/it/manifest.json").exists(), "it was cut short");
 
     // Whoever needs it meanwhile is not given what is there in part.
-    let folder = tempfile::tempdir().unwrap();
-    let input =
-        json!({"role": "baseModel", "name": "m", "path": folder.path().join("it"), "source": "s3://align/results/it"});
-    let document = json!({"resource": reward(), "inputs": [input], "output": folder.path().join("out"), "work": folder.path().join("work")});
-    fs::write(folder.path().join("run.yaml"), serde_yaml::to_string(&document).unwrap()).unwrap();
-    let mut fetch = Command::new(trainer());
-    fetch.args(["fetch", "--run"]).arg(folder.path().join("run.yaml")).envs(store.environment());
-    let log = folder.path().join("log");
-    let mut fetch = fetch.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
-    let said = || fs::read_to_string(&log).unwrap();
-    while !said().contains("is being written") {
-        assert!(fetch.try_wait().unwrap().is_none(), "{}", said());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut reader = Fetch::new(store.environment().into());
+    reader.start("s3://align/results/it");
+    reader.until("it waits", |reader| reader.log().contains("is being written"));
 
     run.environment = store.environment().into();
     well(run.start().end());
     assert!(!old.exists(), "what the first artifact had more is gone");
     assert!(!store.path("results/it/manifest.partial.json").exists());
-    assert!(fetch.wait().unwrap().success(), "{}", said());
-    assert_eq!(artifact::verify(&folder.path().join("it")).unwrap().digest, stored(&store));
+    assert_eq!(reader.digest(), stored(&store));
 }
 
 #[test]
@@ -288,18 +277,11 @@ fn what_is_fetched_before_a_run_is_kept_apart_and_leaves_what_the_run_has_done()
     pod.lose();
     let before = index(&store);
     let hub = Hub::start(&[("models/org/tiny", fixture::tiny())], None);
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    let document = json!({
-        "resource": reward(), "output": at("out"), "work": at("work"), "store": {"artifact": run.artifact, "work": run.work},
-        "inputs": [{"role": "baseModel", "name": "m", "path": at("model"), "source": "hf://org/tiny"}],
-    });
-    fs::write(at("run.yaml"), serde_yaml::to_string(&document).unwrap()).unwrap();
-    let mut fetch = Command::new(trainer());
-    fetch.args(["fetch", "--run"]).arg(at("run.yaml")).envs(store.environment()).env("HF_ENDPOINT", hub.address());
-    let ended = fetch.output().unwrap();
-    assert_eq!(code(&ended), 0, "{}", text(&ended.stderr));
-    assert!(!at("work").join("checkpoints").exists(), "it needs no checkpoint, and waits for none");
+    let reached = ("HF_ENDPOINT", hub.address().to_owned());
+    let mut fetch = Fetch::new(store.environment().into_iter().chain([reached]).collect());
+    fetch.store = json!({"artifact": run.artifact, "work": run.work});
+    fetch.fetch("hf://org/tiny");
+    assert!(!fetch.path("work/checkpoints").exists(), "it needs no checkpoint, and waits for none");
     assert_eq!(index(&store), before);
     let kept = fs::read_to_string(store.path("results/.it.work/run-1/fetch/index.json")).unwrap();
     assert!(kept.contains("commits.json"), "{kept}");
