@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -186,8 +187,16 @@ impl Scene {
         let claim = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {
             "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}}))
         .unwrap();
-        let claims: Api<PersistentVolumeClaim> = self.namespace.api().await;
+        let claims: Api<PersistentVolumeClaim> = self.within();
         claims.create(&PostParams::default(), &claim).await.unwrap();
+    }
+
+    /// The objects of a Kubernetes kind in the namespace.
+    fn within<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), self.namespace.name())
     }
 
     /// The resources of a kind.
@@ -240,7 +249,7 @@ impl Scene {
 
     /// All Jobs of the namespace.
     pub async fn jobs(&self) -> Vec<Job> {
-        let jobs: Api<Job> = self.namespace.api().await;
+        let jobs: Api<Job> = self.within();
         jobs.list(&ListParams::default()).await.unwrap().items
     }
 
@@ -251,7 +260,7 @@ impl Scene {
 
     /// Waits until somebody deletes a pod, and lets it end.
     pub async fn let_end(&self, pod: &Pod) {
-        let pods: Api<Pod> = self.namespace.api().await;
+        let pods: Api<Pod> = self.within();
         let name = pod.name_any();
         until(&format!("{name} is being deleted"), async || {
             pods.get_opt(&name).await.unwrap().is_none_or(|p| p.metadata.deletion_timestamp.is_some()).then_some(())
@@ -284,18 +293,18 @@ impl Scene {
             }
         }
         let ours = ListParams::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGED_BY}"));
-        let jobs: Api<Job> = self.namespace.api().await;
+        let jobs: Api<Job> = self.within();
         for job in jobs.list(&ours).await.unwrap() {
             let annotations = job.annotations().clone();
             let expires = job.spec.as_ref().and_then(|s| s.ttl_seconds_after_finished);
             state[format!("Job/{}", job.name_any())] = json!([annotations, expires]);
         }
-        let maps: Api<ConfigMap> = self.namespace.api().await;
+        let maps: Api<ConfigMap> = self.within();
         for map in maps.list(&ours).await.unwrap() {
             let text = json!(map.data).to_string().replace(self.namespace.name(), "NAMESPACE");
             state[format!("ConfigMap/{}", map.name_any())] = json!(text);
         }
-        let accounts: Api<ServiceAccount> = self.namespace.api().await;
+        let accounts: Api<ServiceAccount> = self.within();
         for account in accounts.list(&ours).await.unwrap() {
             state[format!("ServiceAccount/{}", account.name_any())] = json!({});
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace as NamespaceObject, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
@@ -227,19 +227,6 @@ async fn a_child_goes_when_its_owner_is_deleted_and_no_other() {
     datasets.delete("owner", &DeleteParams::background()).await.unwrap();
     until("the child is gone", async || maps.get_opt("child").await.unwrap().is_none().then_some(())).await;
     assert!(maps.get_opt("stranger").await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn a_namespace_goes_with_its_test_though_a_pod_still_runs_in_it() {
-    let cluster = Cluster::shared();
-    let namespace = cluster.namespace("left").await;
-    let node = namespace.node().await;
-    let _ = create(&namespace, &job("j")).await;
-    node.run(&node.pod("j").await).await;
-    let name = namespace.name().to_owned();
-    drop(namespace);
-    let namespaces: Api<NamespaceObject> = Api::all(cluster.client().await);
-    until("the namespace is gone", async || namespaces.get_opt(&name).await.unwrap().is_none().then_some(())).await;
 }
 
 /// What the API server makes of a token.

@@ -83,10 +83,12 @@ async fn the_operator_is_refused_nothing_and_granted_nothing_that_it_does_not_us
     let all: BTreeSet<String> = granted(&[rules(), cluster_rules(), own_rules()].concat());
     // A watch is written down when it has ended.
     until("everything granted was used", async || {
-        let lines: Vec<AuditLine> = scene.cluster.audit().into_iter().filter(|l| l.user.username == name).collect();
-        let refused: Vec<String> = lines.iter().filter(|l| l.response_status.code == 403).flat_map(used).collect();
+        let mut lines = scene.cluster.audit();
+        lines.retain(|l| l.user.username == name);
+        let refused: Vec<String> =
+            lines.iter().filter(|l| l.response_status.code == 403).flat_map(|l| used(l)).collect();
         assert!(refused.is_empty(), "refused: {refused:?}");
-        let used: BTreeSet<String> = lines.iter().flat_map(used).collect();
+        let used: BTreeSet<String> = lines.iter().flat_map(|l| used(l)).collect();
         let unused: Vec<&String> = all.difference(&used).collect();
         if !unused.is_empty() {
             eprintln!("not used yet: {unused:?}");

@@ -251,7 +251,7 @@ impl Site {
     /// Requests of this operator's account.
     fn asked(&self, verb: &str, resource: &str) -> usize {
         let user = format!("system:serviceaccount:{}:operator", self.space.name());
-        let of_operator = |line: &&plumbline_tests::cluster::AuditLine| {
+        let of_operator = |line: &&Arc<plumbline_tests::cluster::AuditLine>| {
             line.user.username == user && line.verb == verb && line.object_ref.resource == resource
         };
         Cluster::shared().audit().iter().filter(of_operator).count()

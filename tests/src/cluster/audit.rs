@@ -1,7 +1,9 @@
-//! What the API server was asked, from its audit log. Pure but for `read`.
+//! What the API server was asked, from its audit log. Pure but for [`Log`].
 
-use std::fs;
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read as _, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -104,10 +106,59 @@ pub(super) fn policy() -> Value {
     })
 }
 
-/// The lines of a log, in the order in which the answers were complete. A watch comes when it ends.
-pub(super) fn read(log: &Path) -> Vec<AuditLine> {
-    let text = fs::read_to_string(log).unwrap();
-    // The last line may be half written.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+/// A log, read as far as it was written. What was read once is kept: a log grows to hundreds of megabytes, and some tests look
+/// again and again.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: PathBuf,
+    read: Mutex<Read>,
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    bytes: u64,
+    lines: Vec<Arc<AuditLine>>,
+}
+
+impl Log {
+    pub(super) fn new(file: PathBuf) -> Self {
+        Self { file, read: Mutex::default() }
+    }
+
+    /// The lines so far, in the order in which the answers were complete. A watch comes when it ends.
+    pub(super) fn lines(&self) -> Vec<Arc<AuditLine>> {
+        let mut read = self.read.lock().unwrap();
+        let mut file = File::open(&self.file).unwrap();
+        file.seek(SeekFrom::Start(read.bytes)).unwrap();
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).unwrap();
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            // The last one may be half written.
+            if line.ends_with(b"\n") {
+                let parsed = serde_json::from_slice(line);
+                read.lines.push(Arc::new(parsed.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(line)))));
+                read.bytes += line.len() as u64;
+            }
+        }
+        read.lines.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_half_written_is_read_once_it_is_whole() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let log = Log::new(file.path().to_owned());
+        let verbs = || log.lines().iter().map(|line| line.verb.clone()).collect::<Vec<_>>();
+        file.write_all(b"{\"verb\": \"get\", \"user\": {\"username\": \"a\"}}\n{\"verb\": \"li").unwrap();
+        assert_eq!(verbs(), ["get"]);
+        file.write_all("st\", \"user\": {\"username\": \"ü\"}}\n".as_bytes()).unwrap();
+        assert_eq!(verbs(), ["get", "list"]);
+        assert_eq!(verbs(), ["get", "list"]);
+    }
 }

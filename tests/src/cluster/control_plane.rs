@@ -4,6 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -44,6 +45,7 @@ pub struct ApiServer {
     url: String,
     folder: PathBuf,
     name: String,
+    audit: audit::Log,
 }
 
 impl ControlPlane {
@@ -132,7 +134,8 @@ impl ControlPlane {
         }
         let process = self.keeper.run(name, &program("kube-apiserver"), &arguments);
         let url = format!("https://{}:{port}", self.address);
-        let server = ApiServer { process, url, folder: folder.to_owned(), name: name.to_owned() };
+        let audit = audit::Log::new(folder.join(format!("{name}.audit")));
+        let server = ApiServer { process, url, folder: folder.to_owned(), name: name.to_owned(), audit };
         server.write_kubeconfig("admin", &Credentials::Certificate(&folder.join("admin")));
         let deadline = Instant::now() + PATIENCE;
         while !server.kubectl(&["get", "--raw", "/readyz"]).status.success() {
@@ -223,8 +226,8 @@ impl ApiServer {
     }
 
     /// What it was asked so far. A line is written just before the end of its answer is sent.
-    pub fn audit(&self) -> Vec<AuditLine> {
-        audit::read(&self.folder.join(format!("{}.audit", self.name)))
+    pub fn audit(&self) -> Vec<Arc<AuditLine>> {
+        self.audit.lines()
     }
 
     /// Its process id.

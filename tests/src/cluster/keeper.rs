@@ -28,10 +28,13 @@ pub(super) struct Process {
 impl Keeper {
     /// With a new folder, in another one, for the files of its processes.
     pub(super) fn start_in(parent: &Path) -> Self {
+        let program = cluster_keeper();
         let folder = tempfile::Builder::new().prefix("plumbline-cluster-").tempdir_in(parent).unwrap().keep();
         // In a group of its own, Ctrl-C ends the test first and the keeper has time to clean up.
-        let mut child = Command::new(cluster_keeper())
+        let mut child = Command::new(program)
             .arg(&folder)
+            // Memory for time: an API server spent a quarter of its time on collecting garbage.
+            .env("GOGC", "400")
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -27,8 +27,8 @@ mod wait;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     /// What the API server was asked so far. A line is written just before the end of its answer is sent.
-    pub fn audit(&self) -> Vec<AuditLine> {
+    pub fn audit(&self) -> Vec<Arc<AuditLine>> {
         self.server.audit()
     }
 

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 
 use super::Cluster;
@@ -14,7 +13,8 @@ use super::control_plane::client_of;
 use super::pods::FakeNode;
 use super::wait::until;
 
-/// A namespace, deleted with all that is in it when the value is dropped.
+/// A namespace. It stays until the cluster ends: to delete one, the namespace controller lists every kind in it, some of them
+/// many times, and for hundreds of namespaces that was more than half of what the API server did.
 #[derive(Debug)]
 pub struct Namespace {
     cluster: &'static Cluster,
@@ -92,28 +92,4 @@ impl Namespace {
         let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
         answer.status.unwrap().token
     }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let (cluster, name) = (self.cluster, self.name.clone());
-        let deleted = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { delete(cluster.client().await, &name).await })
-        });
-        // A test that fails says why it failed, and not that its namespace could not be deleted either.
-        if !std::thread::panicking() {
-            deleted.join().unwrap().unwrap();
-        }
-    }
-}
-
-/// The namespace first, so that nobody makes anything new in it. It would wait for its pods, they for a kubelet to say that
-/// they ended, and once they are gone by force, for their Job to count them: so both are deleted here.
-async fn delete(client: Client, name: &str) -> kube::Result<()> {
-    let (everything, background) = (ListParams::default(), DeleteParams::background());
-    Api::<NamespaceObject>::all(client.clone()).delete(name, &background).await?;
-    Api::<Job>::namespaced(client.clone(), name).delete_collection(&background, &everything).await?;
-    Api::<Pod>::namespaced(client, name).delete_collection(&background.grace_period(0), &everything).await?;
-    Ok(())
 }

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -77,7 +78,7 @@ impl<'a> Release<'a> {
 
     /// What the operator asked of the API server and was refused, in the whole cluster and in these namespaces. In others,
     /// which tests delete meanwhile, nothing can be made.
-    fn refused(&self, scenes: [&Scene; 2]) -> Vec<AuditLine> {
+    fn refused(&self, scenes: [&Scene; 2]) -> Vec<Arc<AuditLine>> {
         let account = format!("system:serviceaccount:{}:{RELEASE}", self.scene.namespace.name());
         let spaces = ["", scenes[0].namespace.name(), scenes[1].namespace.name()];
         let mut lines = self.scene.cluster.audit();
