@@ -73,7 +73,8 @@ cluster-down: ## End it; nothing of it is left
 	@scripts/cluster_down.sh
 
 e2e: setup-cluster ## Real pods on such a cluster, of the programs that `make test` has built (root; minutes)
-	OMP_NUM_THREADS=1 cargo test --workspace --locked --test e2e -- --nocapture
+	@# Its tests wait most of the time.
+	OMP_NUM_THREADS=1 cargo test --workspace --locked --test e2e -- --nocapture --test-threads 6
 
 bench-operator: setup-tests ## Many resources at once on a real API server: times, requests, memory
 	cargo build --release --locked --workspace --bins

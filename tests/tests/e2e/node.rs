@@ -4,11 +4,15 @@
 //! |---|---|
 //! | adds resources of its own, or looks at what others made | [`shared`] |
 //! | harms the node, the operator or what others look at | [`exclusive`] |
+//! | leaves it unfit for others | [`last`], then [`Exclusive::end`] |
 //! | starts a node itself | [`none`] |
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::thread::sleep;
+use std::time::Duration;
 
 use plumbline_tests::cluster::NodeCluster;
 
@@ -18,10 +22,24 @@ use crate::machine::Machine;
 /// Where a node has its files.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.cache/node");
 
+/// Between two looks at whether the node is free.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// The node with Plumbline on it, and what the machine was before. Without one, the next test starts it.
 type Node = Option<(Machine, Installation)>;
 
 static NODE: RwLock<Node> = RwLock::new(None);
+
+/// The order of those who want the node alone: a node is dear to start, so whoever ends it comes after those who need it.
+#[derive(Clone, Copy)]
+enum Turn {
+    Exclusive,
+    Last,
+    None,
+}
+
+/// How many tests wait for each turn.
+static WAITING: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
 /// The installation of all tests, with others that leave it as it is.
 pub(crate) struct Shared(RwLockReadGuard<'static, Node>);
@@ -31,32 +49,76 @@ pub(crate) struct Exclusive(RwLockWriteGuard<'static, Node>);
 
 /// The installation, together with others.
 pub(crate) fn shared() -> Shared {
-    let held = NODE.read().unwrap_or_else(PoisonError::into_inner);
-    if held.is_some() {
-        return Shared(held);
+    loop {
+        let held = NODE.read().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Shared(held);
+        }
+        drop(held);
+        if let Some(held) = alone() {
+            return Shared(RwLockWriteGuard::downgrade(started(held)));
+        }
+        sleep(PAUSE);
     }
-    drop(held);
-    Shared(RwLockWriteGuard::downgrade(exclusive().0))
 }
 
 /// The installation, alone. It is left as others need it.
 pub(crate) fn exclusive() -> Exclusive {
-    let mut held = NODE.write().unwrap_or_else(PoisonError::into_inner);
-    held.get_or_insert_with(|| {
-        let before = Machine::look();
-        (before, Installation::new(NodeCluster::start_in(Path::new(FOLDER))))
-    });
-    Exclusive(held)
+    Exclusive(started(until_alone(Turn::Exclusive)))
+}
+
+/// The installation, alone, after all who wait for it.
+pub(crate) fn last() -> Exclusive {
+    Exclusive(started(until_alone(Turn::Last)))
 }
 
 /// No node, and none that is started, for as long as this is held. Of the one that there was nothing is left.
 pub(crate) fn none() -> RwLockWriteGuard<'static, Node> {
-    let mut held = NODE.write().unwrap_or_else(PoisonError::into_inner);
-    if let Some((before, installed)) = held.take() {
+    let mut held = until_alone(Turn::None);
+    end(&mut held);
+    held
+}
+
+/// Ends the node, if there is one, and waits until nothing is left of it.
+fn end(node: &mut Node) {
+    if let Some((before, installed)) = node.take() {
         let folder = installed.cluster.folder().to_owned();
         drop(installed);
         before.until_the_same(&folder);
     }
+}
+
+/// Waits until nobody has the node, and nobody waits for it whose turn is earlier. Whoever shares it need not wait for whoever
+/// waits here: otherwise each that does would split those that can go on together.
+fn until_alone(turn: Turn) -> RwLockWriteGuard<'static, Node> {
+    let (earlier, rest) = WAITING.split_at(turn as usize);
+    rest[0].fetch_add(1, Ordering::SeqCst);
+    loop {
+        if earlier.iter().all(|waiting| waiting.load(Ordering::SeqCst) == 0)
+            && let Some(held) = alone()
+        {
+            rest[0].fetch_sub(1, Ordering::SeqCst);
+            return held;
+        }
+        sleep(PAUSE);
+    }
+}
+
+/// The node for one test, if nobody has it.
+fn alone() -> Option<RwLockWriteGuard<'static, Node>> {
+    match NODE.try_write() {
+        Ok(held) => Some(held),
+        Err(TryLockError::Poisoned(held)) => Some(held.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Starts the node if there is none.
+fn started(mut held: RwLockWriteGuard<'static, Node>) -> RwLockWriteGuard<'static, Node> {
+    held.get_or_insert_with(|| {
+        let before = Machine::look();
+        (before, Installation::new(NodeCluster::start_in(Path::new(FOLDER))))
+    });
     held
 }
 
@@ -76,6 +138,13 @@ impl Deref for Exclusive {
 
     fn deref(&self) -> &Installation {
         &self.0.as_ref().expect(HELD).1
+    }
+}
+
+impl Exclusive {
+    /// Ends the node, and waits until nothing is left of it.
+    pub(crate) fn end(mut self) {
+        end(&mut self.0);
     }
 }
 

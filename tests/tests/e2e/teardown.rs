@@ -14,7 +14,7 @@ use crate::node;
 
 #[test]
 fn of_a_release_that_is_uninstalled_resources_and_artifacts_stay_and_of_its_cluster_nothing() {
-    let installed = node::exclusive();
+    let installed = node::last();
     let digests = &made(&installed).digests;
     let jobs = installed.kubectl(&["get", "jobs", "-o", "name"]);
     let said = installed.helm(&["uninstall"], &[]);
@@ -31,8 +31,7 @@ fn of_a_release_that_is_uninstalled_resources_and_artifacts_stay_and_of_its_clus
         assert_eq!(artifact::verify(&installed.folder(&artifact.uri)).unwrap().digest, *digest, "{resource}");
     }
     assert_eq!(installed.kubectl(&["get", "jobs", "-o", "name"]), jobs);
-    drop(installed);
-    drop(node::none());
+    installed.end();
 }
 
 #[test]
