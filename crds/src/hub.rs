@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::relative;
+
 /// What an `hf://` URI begins with.
 pub const SCHEME: &str = "hf://";
 const DATASETS: &str = "datasets/";
@@ -52,7 +54,7 @@ impl HubUri {
         let (repository, revision) = (format!("{organisation}/{name}"), revision.to_owned());
         match (is_dataset, path) {
             (false, None) => Ok(Self::Model { repository, revision }),
-            (true, Some(path)) if is_path(path) => {
+            (true, Some(path)) if relative::check(path).is_ok() => {
                 Ok(Self::DatasetFile { repository, revision, path: path.to_owned() })
             }
             (false, Some(_)) => wrong("a model repository as a whole, as hf://organisation/model"),
@@ -94,10 +96,6 @@ fn is_name(text: &str) -> bool {
 /// A git reference; slashes are written `%2F`.
 fn is_revision(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.%".contains(c))
-}
-
-fn is_path(text: &str) -> bool {
-    text.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! that carries one of them to the trainer.
 //!
 //! One vocabulary serves the cluster (the CRDs are printed from these types), the command line (`plumbline validate`
-//! checks manifests against the same schemas) and the trainer (which reads the same `spec`). This crate computes; it
-//! reads no file and opens no socket.
+//! checks manifests against the same schemas) and the trainer (which reads the same `spec`). This crate computes; what reads
+//! files is `artifact`, `folder` and `regular`, and nothing opens a socket.
 //!
 //! | question | file |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | What does `status` hold? | `status`, `conditions` |
 //! | Which URIs are fetched from elsewhere? | `remote`, `hub` |
 //! | What does the trainer read and leave behind? | `run`, `artifact`, `exit_code` |
+//! | Which files and paths are accepted from others? | `regular`, `folder`, `relative` |
 //! | Which fields does nothing act on yet? | `unsupported` |
 
 #![allow(clippy::duplicated_attributes, reason = "kube's `printcolumn` is repeated by design")]
@@ -20,10 +21,13 @@ pub mod artifact;
 pub mod compute;
 pub mod conditions;
 pub mod exit_code;
+pub mod folder;
 pub mod hub;
 pub mod judge;
 pub mod policy_tuning;
 pub mod preference_dataset;
+pub mod regular;
+pub mod relative;
 pub mod remote;
 pub mod resource;
 pub mod reward_model;

@@ -110,7 +110,12 @@ impl From<plumbline_torch::TorchError> for Error {
 impl From<plumbline_crds::artifact::ArtifactError> for Error {
     fn from(error: plumbline_crds::artifact::ArtifactError) -> Self {
         use plumbline_crds::artifact::ArtifactError as A;
-        match error {
+        use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
+        match &error {
+            // It is not the disk's fault that a pipe or something without an end is there.
+            A::Io { source, .. } if matches!(source.kind(), FileTooLarge | InvalidData | InvalidInput) => {
+                Self::Data(error.to_string())
+            }
             A::Io { .. } => Self::Store(error.to_string()),
             _ => Self::Data(error.to_string()),
         }

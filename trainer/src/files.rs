@@ -1,9 +1,11 @@
-//! Small files of a run (IO): written whole or not at all, read back after a restart.
+//! Files of a run (IO): small ones that are written whole or not at all and read back after a restart, and those of others,
+//! which are opened only if they are regular.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+use plumbline_crds::regular;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,8 +14,10 @@ use crate::{Error, Result};
 /// Replaces a file in one step: a reader, and a restart after a kill, sees the old content or the new one.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let aside = path.with_added_extension("new");
-    fs::write(&aside, content).map_err(|e| Error::store(&aside, &e))?;
-    fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
+    let written = fs::write(&aside, content).map_err(|e| Error::store(&aside, &e));
+    let replaced = written.and_then(|()| fs::rename(&aside, path).map_err(|e| Error::store(path, &e)));
+    // Half a file takes room that a full disk does not have.
+    replaced.inspect_err(|_| drop(fs::remove_file(&aside)))
 }
 
 /// Keeps a value for a restart; [`kept`] reads it back.
@@ -40,6 +44,15 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     File::create(path)
         .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
         .map_err(|e| Error::store(path, &e))
+}
+
+/// Opens a file that somebody else made. A pipe, a device and a folder are refused without waiting for them; links to files are
+/// followed.
+///
+/// # Errors
+/// `Data`, with the path and what is there.
+pub fn open_regular(path: &Path) -> Result<File> {
+    regular::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))
 }
 
 /// Makes an empty folder: what a killed attempt left there must not become part of an artifact.

@@ -1,13 +1,14 @@
 //! Digests of inputs and artifacts, remembered for files that have not changed. Talks to the file system only.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use plumbline_crds::artifact::{self, ArtifactError, hex};
+use plumbline_crds::folder;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -17,6 +18,8 @@ use crate::plan::Artifact;
 /// Files changed less than this ago are digested again next time: a second change in the same tick of the file
 /// system's clock would not show.
 const SETTLED: Duration = Duration::from_secs(2);
+/// Version of what is looked at in an input: what was remembered under other rules is verified again.
+const RULES: &str = "2";
 
 /// Digests by absolute path.
 #[derive(Debug, Default)]
@@ -47,15 +50,12 @@ impl Digests {
 
     /// The digest of a file or folder, as [`artifact::digest_path`] defines it; an artifact is verified.
     pub fn digest(&mut self, path: &Path) -> Result<String, ArtifactError> {
-        let failed = |source| ArtifactError::Io { path: path.to_owned(), source };
-        let Fingerprint { text, newest } = fingerprint(path).map_err(failed)?;
+        // Taking the digest says what is wrong with it.
+        let Some(Fingerprint { text, newest }) = fingerprint(path)? else { return artifact::digest_path(path) };
         let key = path.to_string_lossy().into_owned();
         if let Some(entry) = self.entries.get(&key)
             && entry.fingerprint == text
         {
-            if path.join(artifact::MANIFEST).is_file() {
-                check_sizes(path)?;
-            }
             return Ok(entry.digest.clone());
         }
         self.entries.remove(&key);
@@ -84,44 +84,23 @@ impl Digests {
     }
 }
 
-/// A remembered digest is trusted for content, never for what is there: presence and sizes are cheap to look at.
-fn check_sizes(folder: &Path) -> Result<(), ArtifactError> {
-    for entry in artifact::read_manifest(folder)?.files {
-        let found = fs::metadata(folder.join(&entry.path)).map(|m| m.len());
-        if !found.as_ref().is_ok_and(|size| *size == entry.size) {
-            let what = match found {
-                Ok(size) => format!("has {size} bytes where the manifest says {}", entry.size),
-                Err(error) => format!("cannot be read: {error}"),
-            };
-            return Err(ArtifactError::Altered { path: folder.to_owned(), file: entry.path, what });
-        }
-    }
-    Ok(())
-}
-
 struct Fingerprint {
     text: String,
     newest: SystemTime,
 }
 
-fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
-    let mut lines = Vec::new();
+/// What the files that count look like. An input with something in it that cannot be one has no fingerprint.
+fn fingerprint(path: &Path) -> Result<Option<Fingerprint>, ArtifactError> {
+    let io = |(path, source)| ArtifactError::Io { path, source };
+    let whole = fs::metadata(path).map_err(|e| io((path.to_owned(), e)))?;
+    let mut lines = vec![format!("{RULES}\n")];
     let mut newest = SystemTime::UNIX_EPOCH;
-    let mut pending = vec![path.to_owned()];
-    while let Some(path) = pending.pop() {
-        let data = fs::metadata(&path)?;
-        if data.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                pending.push(entry?.path());
-            }
-            continue;
-        }
+    let mut add = |path: &str, data: &Metadata| {
         // The change time catches what a restored modification time would hide.
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(data.ctime()).unwrap_or(0));
         newest = newest.max(changed);
         lines.push(format!(
-            "{} {} {}.{} {}.{} {}:{}\n",
-            path.display(),
+            "{path} {} {}.{} {}.{} {}:{}\n",
             data.size(),
             data.mtime(),
             data.mtime_nsec(),
@@ -130,10 +109,17 @@ fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
             data.dev(),
             data.ino(),
         ));
+    };
+    if whole.is_dir() {
+        for found in folder::files(path).map_err(io)? {
+            let Ok(data) = &found.file else { return Ok(None) };
+            add(&found.path, data);
+        }
+    } else {
+        add("", &whole);
     }
-    lines.sort();
     let digest = Sha256::digest(lines.concat().as_bytes());
-    Ok(Fingerprint { text: hex(&digest), newest })
+    Ok(Some(Fingerprint { text: hex(&digest), newest }))
 }
 
 #[cfg(test)]
@@ -151,7 +137,8 @@ mod tests {
         assert!(digests.entries.is_empty(), "a file that was written just now is not settled");
 
         // What is remembered is returned: a wrong digest under the right fingerprint shows that nothing is read.
-        let remembered = Entry { fingerprint: fingerprint(&path).unwrap().text, digest: "sha256:remembered".into() };
+        let remembered =
+            Entry { fingerprint: fingerprint(&path).unwrap().unwrap().text, digest: "sha256:remembered".into() };
         digests.entries.insert(path.display().to_string(), remembered);
         digests.save().unwrap();
         let mut digests = Digests::load(root.path().join("digests.json"));
@@ -160,6 +147,30 @@ mod tests {
         fs::write(path.join("weights"), "two").unwrap();
         let second = digests.digest(&path).unwrap();
         assert!(second != "sha256:remembered" && second != first, "same size, other content");
+    }
+
+    #[test]
+    fn what_is_put_beside_the_files_of_a_remembered_artifact_is_noticed() {
+        let root = tempfile::tempdir().unwrap();
+        let (staging, target) = (root.path().join("staging"), root.path().join("out"));
+        fs::create_dir(&staging).unwrap();
+        fs::write(staging.join("config.json"), "{}").unwrap();
+        let honest = artifact::publish(&staging, &target, "Model", "m", Vec::new(), "t".into()).unwrap().digest;
+        let mut digests = Digests::default();
+        let text = fingerprint(&target).unwrap().unwrap().text;
+        let remembered = Entry { fingerprint: text, digest: honest.clone() };
+        digests.entries.insert(target.display().to_string(), remembered);
+        assert_eq!(digests.digest(&target).unwrap(), honest);
+        let extra = target.join("chat_template.jinja");
+        fs::write(&extra, "x").unwrap();
+        assert!(
+            digests.digest(&target).unwrap_err().to_string().contains("chat_template.jinja is not in the manifest")
+        );
+        fs::remove_file(&extra).unwrap();
+        let remembered = Entry { fingerprint: fingerprint(&target).unwrap().unwrap().text, digest: honest };
+        digests.entries.insert(target.display().to_string(), remembered);
+        std::os::unix::fs::symlink("/dev/zero", &extra).unwrap();
+        assert!(digests.digest(&target).unwrap_err().to_string().contains("chat_template.jinja"));
     }
 
     #[test]

@@ -99,37 +99,36 @@ fn leave_failure(work: &Path, error: &Error) {
     leave(work, &failure(work, error)).unwrap_or_else(|e| tracing::warn!("{e}"));
 }
 
-/// Takes the digests that nobody could take before, and refuses an artifact that is not the one that was meant, and an input
-/// that is not what this run began with: half a result of each would be neither.
+/// Takes the digest of every input, which verifies those that are artifacts, and refuses one that is not the one that was meant,
+/// and an input that is not what this run began with: half a result of each would be neither.
+///
+/// All of it is read each time a stage starts. Nothing less proves what is there: sizes and times can be those of before, and
+/// a disk can have changed a file without any.
 fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
     let file = work.join(INPUTS_FILE);
     let begun_with: BTreeMap<String, String> = files::kept(&file)?.unwrap_or_default();
     let mut taken = begun_with.clone();
     for input in &mut document.inputs {
-        let path = Path::new(&input.path);
-        if input.digest.is_empty() {
-            let digest = artifact::digest_path_telling(path, &alive::beat);
-            input.digest = digest.map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
-            if let Some(before) = begun_with.get(&input.role).filter(|before| **before != input.digest) {
-                return Err(Error::Data(format!(
-                    "spec.{}: expected what this run began with, {before}, found {}; restore it, or change the spec to begin anew",
-                    input.role, input.digest
-                )));
-            }
-            taken.insert(input.role.clone(), input.digest.clone());
-        } else {
-            let found = match artifact::read_manifest(path) {
-                Ok(manifest) => manifest.digest,
-                Err(_) => artifact::digest_path_telling(path, &alive::beat)
-                    .map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?,
-            };
+        let found = artifact::digest_path_telling(Path::new(&input.path), &alive::beat)
+            .map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
+        if !input.digest.is_empty() {
             if found != input.digest {
                 return Err(Error::Data(format!(
-                    "spec.{}: expected what has the digest {}, found {found} at {}; it was made anew or changed meanwhile",
+                    "spec.{}: expected what has the digest {}, found {found} at {}; it was made again or changed meanwhile",
                     input.role, input.digest, input.path
                 )));
             }
+            continue;
         }
+        if let Some(before) = begun_with.get(&input.role).filter(|before| **before != found) {
+            return Err(Error::Data(format!(
+                "spec.{}: expected what this run began with, {before}, found {found}; restore it, or change the spec to begin \
+                 from scratch",
+                input.role
+            )));
+        }
+        taken.insert(input.role.clone(), found.clone());
+        input.digest = found;
     }
     if taken == begun_with { Ok(()) } else { files::keep(&file, &taken) }
 }
@@ -302,6 +301,32 @@ mod tests {
         fs::create_dir(&data).unwrap();
         fs::write(data.join("train.jsonl"), "one").unwrap();
         refused();
+    }
+
+    #[test]
+    fn an_artifact_is_verified_also_where_its_digest_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let (args, staging, data) =
+            (document(folder.path()), folder.path().join("staging"), folder.path().join("data"));
+        fs::create_dir(&staging).unwrap();
+        fs::write(staging.join("train.jsonl"), "chosen rejected").unwrap();
+        let manifest = artifact::publish(&staging, &data, "PreferenceDataset", "d", Vec::new(), String::new()).unwrap();
+        let text = fs::read_to_string(&args.run).unwrap();
+        let input = json!([{"role": "datasetRef", "name": "d", "path": data, "digest": manifest.digest}]).to_string();
+        fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
+        run(&args, |_| Ok(done())).unwrap();
+        let refused = |what: &str| {
+            let error = run(&args, |_| panic!("it must not begin")).unwrap_err();
+            assert!(
+                matches!(&error, Error::Data(text) if text.starts_with("spec.datasetRef: ") && text.contains(what))
+            );
+        };
+        // The same size: the manifest's text and the file's length tell nothing.
+        fs::write(data.join("train.jsonl"), "rejected chosen").unwrap();
+        refused("train.jsonl has sha256");
+        fs::write(data.join("train.jsonl"), "chosen rejected").unwrap();
+        fs::write(data.join("train-00001.jsonl"), "poison").unwrap();
+        refused("train-00001.jsonl is not in the manifest");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use plumbline_crds::relative;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a piece; the last one of a file may be shorter.
@@ -51,9 +52,7 @@ impl Index {
             return Err(format!("expected version {VERSION}, found {}", index.schema_version));
         }
         for (path, entry) in &index.files {
-            if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
-                return Err(format!("\"{path}\" is no path below a folder"));
-            }
+            relative::check(path)?;
             if entry.pieces.len() as u64 != pieces(entry.size) {
                 return Err(format!("{path}: {} pieces do not make {} bytes", entry.pieces.len(), entry.size));
             }
@@ -92,7 +91,7 @@ mod tests {
     #[test]
     fn what_leads_out_of_the_folder_or_does_not_add_up_is_refused() {
         for path in ["../a", "/a", "a//b", "a/./b", ""] {
-            assert!(Index::read(&text(path, 1, 1)).unwrap_err().contains("no path below"), "{path}");
+            assert!(Index::read(&text(path, 1, 1)).unwrap_err().contains("not a path below"), "{path}");
         }
         assert!(Index::read(&text("a", PIECE + 1, 1)).unwrap_err().contains("do not make"));
         assert!(Index::read(b"{\"schemaVersion\": 2, \"files\": {}}").unwrap_err().contains("expected version 1"));
