@@ -13,6 +13,7 @@
 //! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
 //! | How does a judge become a label? | `judge` |
 //! | How is a model served to judges? | `serve` |
+//! | What of a stranger's text may be shown? | `printable` |
 //! | Does a process get on? How long does it wait before it tries again? | `alive`, `backoff` |
 //! | What is measured before and after? | `measure` |
 //! | Where do metrics, curves and reports come from? | `report` |
@@ -32,6 +33,7 @@ pub mod loss;
 pub mod measure;
 pub mod model;
 pub mod optim;
+pub mod printable;
 pub mod ranks;
 pub mod report;
 pub mod serve;

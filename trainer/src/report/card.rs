@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::format::shown;
 use super::{Number, Report, Section};
+use crate::printable::is_unprintable;
 use crate::{Error, Result};
 
 /// The front matter; the names are those of the Hub's model and dataset card metadata.
@@ -173,6 +174,7 @@ fn escaped(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
+            c if is_unprintable(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

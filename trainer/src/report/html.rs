@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::format::{plain, shown};
 use super::{Fact, Number, Report, Sample, Section, Series, Unit, svg};
+use crate::printable::is_unprintable;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -31,7 +32,8 @@ pub fn page(report: &Report) -> String {
     )
 }
 
-/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, become U+FFFD.
+/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, and overrides of the
+/// direction of text become U+FFFD.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -43,7 +45,7 @@ pub(super) fn escape(text: &str) -> String {
             '\'' => out.push_str("&#39;"),
             '\n' | '\t' => out.push(c),
             '\r' => {}
-            c if c.is_control() => out.push('\u{fffd}'),
+            c if is_unprintable(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
@@ -319,8 +321,8 @@ mod tests {
 
     #[test]
     fn hostile_text_reaches_the_page_only_as_text() {
-        let html = page(&chain("<script>alert('\"1\"')</script><img src=x onerror=alert(1)>\u{0}"));
-        assert!(!html.contains("<script") && !html.contains("<img") && !html.contains('\u{0}'));
+        let html = page(&chain("<script>alert('\"1\"')</script><img src=x onerror=alert(1)>\u{0}\u{202e}"));
+        assert!(!html.contains("<script") && !html.contains("<img") && !html.contains(['\u{0}', '\u{202e}']));
         assert!(html.contains("&lt;script&gt;alert(&#39;&quot;1&quot;&#39;)&lt;/script&gt;"));
         for (name, attributes) in tags(&html) {
             assert!(!attributes.contains("onerror=") || attributes.contains("&lt;img"), "<{name} {attributes}>");
