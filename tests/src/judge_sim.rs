@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -36,6 +36,39 @@ pub enum Fault {
     NoLogProbs,
     /// The true completion, this late.
     Slow(Duration),
+    /// What is made of the request.
+    Made(Make),
+    /// A body that does not end.
+    Endless,
+    /// A body of which a byte comes every tenth of a second.
+    Drip,
+}
+
+/// Makes an answer: from the request, its header `Authorization` and the true completion, a status and a body.
+#[derive(Clone)]
+pub struct Make(Arc<Making>);
+
+type Making = dyn Fn(&Value, &str, Value) -> (u16, Vec<u8>) + Send + Sync;
+
+impl std::fmt::Debug for Make {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Make")
+    }
+}
+
+impl Fault {
+    /// An answer of the test's own.
+    pub fn made(make: impl Fn(&Value, &str, Value) -> (u16, Vec<u8>) + Send + Sync + 'static) -> Self {
+        Self::Made(Make(Arc::new(make)))
+    }
+
+    /// The true completion with a change.
+    pub fn changed(change: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
+        Self::made(move |_, _, mut completion| {
+            change(&mut completion);
+            (200, completion.to_string().into_bytes())
+        })
+    }
 }
 
 /// Decides what goes wrong: from the number of the request (from 0) and how often this question was asked before.
@@ -54,7 +87,7 @@ pub struct Config {
     pub api_key: Option<&'static str>,
     /// Time that an answer takes.
     pub latency: Duration,
-    /// A question without a quality is answered too, by a hash of its text.
+    /// Responses without a quality are judged too, each by a hash of its text.
     pub answers_all: bool,
     /// What goes wrong.
     pub faults: FaultPlan,
@@ -213,6 +246,24 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
             tokio::time::sleep(wait).await;
             true_completion(config, &request, &question, true)
         }
+        Some(Fault::Endless) => {
+            let piece = || Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b' '; 1 << 13]));
+            return Body::from_stream(futures::stream::repeat_with(piece)).into_response();
+        }
+        Some(Fault::Drip) => {
+            let piece = |()| async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")), ()))
+            };
+            return Body::from_stream(futures::stream::unfold((), piece)).into_response();
+        }
+        Some(Fault::Made(make)) => {
+            let (status, body) = make.0(&request, given, true_completion(config, &request, &question, true));
+            if status == 200 {
+                *shared.log().bought.entry(question).or_default() += 1;
+            }
+            return (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body).into_response();
+        }
         None => true_completion(config, &request, &question, true),
     };
     *shared.log().bought.entry(question).or_default() += 1;
@@ -245,7 +296,7 @@ fn true_completion(config: &Config, request: &Value, question: &str, logprobs: b
     let (log_odds, answers) = match qualities.as_slice() {
         [first, second] => (config.quality_weight * (first - second) + config.position_bias, ["A", "B"]),
         [only] => (config.quality_weight * only, ["yes", "no"]),
-        _ if config.answers_all => (arbitrary(question), ["A", "B"]),
+        _ if config.answers_all => (arbitrary_of_two(question), ["A", "B"]),
         _ => return completion(request, "There is nothing here to judge.", "stop", None),
     };
     let p = 1.0 / (1.0 + (-log_odds).exp());
@@ -254,10 +305,23 @@ fn true_completion(config: &Config, request: &Value, question: &str, logprobs: b
     completion(request, answers[usize::from(p < 0.5)], "stop", tops.as_ref())
 }
 
-/// Log-odds between -2 and 2, of the text alone.
-fn arbitrary(question: &str) -> f64 {
-    let hash =
-        question.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+/// Log-odds between -4 and 4 that depend on the two responses and not on their order, as the built-in questions enclose them;
+/// of a question of another form, on its text.
+fn arbitrary_of_two(question: &str) -> f64 {
+    let response = |name: &str| {
+        let (_, rest) = question.split_once(&format!("_{name} "))?;
+        let (_, rest) = rest.split_once(">\n")?;
+        rest.split_once("\n</").map(|(text, _)| text)
+    };
+    match (response("A"), response("B")) {
+        (Some(a), Some(b)) => arbitrary(a) - arbitrary(b),
+        _ => arbitrary(question),
+    }
+}
+
+/// A number between -2 and 2, of the text alone.
+fn arbitrary(text: &str) -> f64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     4.0 * (hash >> 11) as f64 / (1_u64 << 53) as f64 - 2.0
 }
 

@@ -5,7 +5,13 @@ mod dataset;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod kit;
+#[cfg(test)]
+mod mutations;
+#[cfg(test)]
+mod odd;
 #[cfg(test)]
 mod spend;
 #[cfg(test)]

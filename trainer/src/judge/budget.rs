@@ -12,6 +12,11 @@ use crate::{Error, Result};
 
 /// Tokens around the text of a chat request (roles, template), at most.
 const OVERHEAD: i64 = 64;
+/// Tokens beyond what was asked that a server's count is believed to hold: a prompt of its own before ours, reasoning after
+/// it. It is the context window of large models; what is beyond both is a mistake of the server's, not a charge.
+const BELIEVED_BEYOND: i64 = 131_072;
+/// The largest number that a status holds: 2^53 - 1, up to which JSON's numbers are exact everywhere.
+const MOST_IN_STATUS: i64 = (1 << 53) - 1;
 
 /// Accounts of one judge.
 #[derive(Clone, Debug)]
@@ -20,6 +25,7 @@ pub struct Account {
     price: Option<Price>,
     spent: Spent,
     reserved: Spent,
+    implausible: i64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +51,17 @@ impl Bound {
 
     /// Prompt and completion.
     pub fn total(&self) -> i64 {
-        self.tokens.prompt + self.tokens.completion
+        self.tokens.total()
+    }
+
+    /// Whether a server's count can be what a question of this bound was charged. A prompt is at most twice its bound, a
+    /// token a byte.
+    pub fn believes(&self, usage: Usage) -> bool {
+        let most = [
+            self.tokens.prompt.saturating_mul(2).saturating_add(BELIEVED_BEYOND),
+            self.tokens.completion.saturating_add(BELIEVED_BEYOND),
+        ];
+        (0..=most[0]).contains(&usage.prompt) && (0..=most[1]).contains(&usage.completion)
     }
 }
 
@@ -63,21 +79,25 @@ impl Account {
             price: judge.price.clone(),
             spent: Spent::default(),
             reserved: Spent::default(),
+            implausible: 0,
         })
     }
 
     /// Reserves the bound of a question; an error says which limit it would pass.
     pub fn reserve(&mut self, bound: &Bound) -> Result<(), String> {
-        let sum = |f: fn(&Spent) -> i64| f(&self.spent) + f(&self.reserved);
-        let requests = sum(|s| s.requests) + 1;
+        let sum = |f: fn(&Spent) -> i64| f(&self.spent).saturating_add(f(&self.reserved));
+        let requests = sum(|s| s.requests).saturating_add(1);
         if let Some(limit) = self.budget.max_requests
             && requests > limit
         {
             return Err(format!("spec.budget.maxRequests is {limit}, and {} requests are made", requests - 1));
         }
         if let (Some(limit), Some(price)) = (self.budget.max_cost, &self.price) {
-            let next =
-                amount(price, sum(|s| s.prompt) + bound.tokens.prompt, sum(|s| s.completion) + bound.tokens.completion);
+            let next = amount(
+                price,
+                sum(|s| s.prompt).saturating_add(bound.tokens.prompt),
+                sum(|s| s.completion).saturating_add(bound.tokens.completion),
+            );
             if next > limit {
                 return Err(format!(
                     "spec.budget.maxCost is {limit} {}, {:.6} is spent, and the next question may cost more than is left",
@@ -95,18 +115,29 @@ impl Account {
         self.reserved.add(-1, bound.tokens, -1);
     }
 
-    /// Counts an answered question: what the server says it used, or the bound where the server says nothing.
-    pub fn settle(&mut self, bound: &Bound, usage: Option<Usage>) {
-        self.spent.add(1, usage.unwrap_or(bound.tokens), 1);
+    /// Counts an answered question and returns what is charged for it: what the server says it used, or the bound where the
+    /// server says nothing, or what cannot be.
+    pub fn settle(&mut self, bound: &Bound, usage: Option<Usage>) -> Usage {
+        let believed = usage.filter(|usage| bound.believes(*usage));
+        self.implausible += i64::from(usage.is_some() && believed.is_none());
+        let charged = believed.unwrap_or(bound.tokens);
+        self.spent.add(1, charged, 1);
+        charged
+    }
+
+    /// Replies whose count of tokens was not believed.
+    pub fn implausible(&self) -> i64 {
+        self.implausible
     }
 
     /// What was spent.
     pub fn cost(&self) -> Cost {
         let Spent { requests, prompt, completion } = self.spent;
+        let shown = |n: i64| n.clamp(0, MOST_IN_STATUS);
         Cost {
-            requests,
-            prompt_tokens: prompt,
-            completion_tokens: completion,
+            requests: shown(requests),
+            prompt_tokens: shown(prompt),
+            completion_tokens: shown(completion),
             amount: self.price.as_ref().map(|p| format!("{:.6}", amount(p, prompt, completion))),
             currency: self.price.as_ref().map(|p| p.currency.clone()),
         }
@@ -115,9 +146,9 @@ impl Account {
 
 impl Spent {
     fn add(&mut self, requests: i64, tokens: Usage, sign: i64) {
-        self.requests += requests;
-        self.prompt += sign * tokens.prompt;
-        self.completion += sign * tokens.completion;
+        self.requests = self.requests.saturating_add(requests);
+        self.prompt = self.prompt.saturating_add(sign.saturating_mul(tokens.prompt));
+        self.completion = self.completion.saturating_add(sign.saturating_mul(tokens.completion));
     }
 }
 
@@ -164,6 +195,48 @@ mod tests {
         a.settle(&bound, None);
         assert_eq!((a.cost().prompt_tokens, a.cost().completion_tokens, a.cost().requests), (500, 50, 1));
         assert!(a.reserve(&bound).unwrap_err().contains("maxRequests is 1"));
+    }
+
+    #[test]
+    fn a_count_that_cannot_be_is_not_believed_and_the_bound_is_charged() {
+        let bound = Bound::new(872, 50);
+        for (prompt, completion) in [
+            (i64::MAX, 1),
+            (i64::MAX, i64::MAX),
+            (1 << 62, 1 << 62),
+            (1_000_000_000_000_000, 1),
+            (50, 1_000_000),
+            (-5, 1),
+            (i64::MIN, i64::MIN),
+        ] {
+            let mut a = account(Some(0.01), None);
+            for _ in 0..9 {
+                a.reserve(&bound).unwrap();
+                a.release(&bound);
+                assert_eq!(a.settle(&bound, Some(Usage { prompt, completion })), bound.tokens, "{prompt} {completion}");
+            }
+            assert_eq!((a.cost().prompt_tokens, a.cost().completion_tokens, a.implausible()), (4500, 450, 9));
+            assert!(a.reserve(&bound).is_ok() && a.reserve(&bound).is_err(), "the budget holds");
+        }
+        let mut a = account(Some(0.5), None);
+        for (prompt, completion) in [(100_000, 1), (1, 0), (900, 40_000)] {
+            let usage = Usage { prompt, completion };
+            assert_eq!(a.settle(&bound, Some(usage)), usage, "what a server may charge is charged");
+        }
+        assert_eq!(a.implausible(), 0);
+    }
+
+    #[test]
+    fn sums_end_at_the_largest_number_that_a_status_holds() {
+        let mut a = account(None, None);
+        let most = Bound { tokens: Usage { prompt: i64::MAX, completion: i64::MAX } };
+        for _ in 0..3 {
+            a.reserve(&most).unwrap();
+            a.settle(&most, None);
+        }
+        let cost = a.cost();
+        assert_eq!((cost.prompt_tokens, cost.completion_tokens), (MOST_IN_STATUS, MOST_IN_STATUS));
+        assert!(cost.amount.is_some_and(|amount| amount.len() <= 32 && !amount.starts_with('-')));
     }
 
     #[test]

@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
+use super::body::Body;
+use super::dialect::Dialect;
+use super::server_error::{ServerError, excerpt};
 use super::wire::{self, Reply};
 
 /// An HTTP response.
@@ -19,8 +21,8 @@ pub struct HttpResponse {
     pub retry_after_ms: Option<String>,
     /// Header `retry-after`: seconds, or an HTTP date.
     pub retry_after: Option<String>,
-    /// Body, as text.
-    pub body: String,
+    /// Body, fit to be shown.
+    pub body: Body,
 }
 
 /// What an attempt means.
@@ -32,6 +34,8 @@ pub enum Class {
     RetryAfter(Duration, String),
     /// Try again after a back-off.
     RetryBackoff(Fault, String),
+    /// The server does not take the request as it is written; ask again in this dialect.
+    Rewrite(Dialect, String),
     /// This question cannot be answered; others can.
     FatalPair {
         /// Refused for its content.
@@ -52,10 +56,10 @@ pub enum Fault {
     Question,
 }
 
-/// Classifies a response that arrived. `now` is for Retry-After as a date.
-pub fn classify(response: &HttpResponse, now: Timestamp) -> Class {
+/// Classifies a response that arrived to a question in a dialect. `now` is for Retry-After as a date.
+pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> Class {
     let error = ServerError::read(&response.body);
-    let why = format!("HTTP {}: {}", response.status, error.text);
+    let why = format!("HTTP {}: {}", response.status, error.text.trim_end_matches('.'));
     if error.is_quota() {
         return Class::FatalJob(format!("{why}. The account has no quota left; top it up or use another key"));
     }
@@ -64,7 +68,7 @@ pub fn classify(response: &HttpResponse, now: Timestamp) -> Class {
             Ok(reply) => Class::Answer(Box::new(reply)),
             Err(e) => Class::RetryBackoff(
                 Fault::Question,
-                format!("HTTP {}: {e}: {}", response.status, excerpt(&response.body)),
+                format!("HTTP {}: {e}: {}", response.status, excerpt(&response.body.text)),
             ),
         },
         200..=299 => Class::RetryBackoff(Fault::Question, why),
@@ -79,10 +83,14 @@ pub fn classify(response: &HttpResponse, now: Timestamp) -> Class {
             None => Class::RetryBackoff(Fault::Question, why),
         },
         _ if error.is_content_filter() => Class::FatalPair { filtered: true, why },
-        _ if error.is_protocol() => Class::FatalJob(format!(
-            "{why}. The server does not take a parameter of the request; if it has no log-probabilities, set label: Verdict"
-        )),
-        _ => Class::FatalPair { filtered: false, why },
+        _ if error.is_too_long() => Class::FatalPair { filtered: false, why },
+        _ => match dialect.after(&error) {
+            Some(next) => Class::Rewrite(next, why),
+            None if error.is_protocol() => Class::FatalJob(format!(
+                "{why}. The server does not take a parameter of the request; if it has no log-probabilities, set label: Verdict"
+            )),
+            None => Class::FatalPair { filtered: false, why },
+        },
     }
 }
 
@@ -100,88 +108,6 @@ fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
     Some(Duration::from_secs_f64(seconds.min(86_400.0)))
 }
 
-/// The error in a body, whatever its shape: an object or a string, a code that is text or a number, or a proxy's HTML.
-struct ServerError {
-    present: bool,
-    /// Code, type and message in lower case, to look for words.
-    words: String,
-    text: String,
-}
-
-impl ServerError {
-    fn read(body: &str) -> Self {
-        let value: Value = serde_json::from_str(body).unwrap_or_default();
-        let error = &value["error"];
-        if let Some(text) = error.as_str() {
-            let kind = value["error_type"].as_str().unwrap_or_default();
-            return Self { present: true, words: format!("{kind} {text}").to_lowercase(), text: excerpt(text) };
-        }
-        if error.is_object() {
-            let part = |key: &str| match &error[key] {
-                Value::String(s) => s.clone(),
-                Value::Number(n) => n.to_string(),
-                _ => String::new(),
-            };
-            let (code, kind, message) = (part("code"), part("type"), part("message"));
-            let tag = if code.is_empty() { &kind } else { &code };
-            let text = if tag.is_empty() { excerpt(&message) } else { format!("{tag}: {}", excerpt(&message)) };
-            return Self { present: true, words: format!("{code} {kind} {message}").to_lowercase(), text };
-        }
-        Self { present: false, words: body.chars().take(2000).collect::<String>().to_lowercase(), text: excerpt(body) }
-    }
-
-    fn has(&self, words: &[&str]) -> bool {
-        words.iter().any(|w| self.words.contains(w))
-    }
-
-    fn is_quota(&self) -> bool {
-        self.present
-            && self.has(&[
-                "insufficient_quota",
-                "credit_balance",
-                "credit balance",
-                "billing_hard_limit",
-                "billing hard limit",
-                "enforced_spend_limit",
-                "exceeded your current quota",
-            ])
-    }
-
-    fn is_content_filter(&self) -> bool {
-        self.has(&["content_filter", "content_policy", "content policy", "content management policy", "responsibleai"])
-    }
-
-    fn is_protocol(&self) -> bool {
-        self.has(&[
-            "unsupported_parameter",
-            "unsupported_value",
-            "unsupported parameter",
-            "logprobs",
-            "unknown_parameter",
-        ])
-    }
-}
-
-/// The beginning of a text on one line, without mark-up.
-fn excerpt(text: &str) -> String {
-    let mut plain = String::new();
-    let mut tag = false;
-    for c in text.chars().take(2000) {
-        match c {
-            '<' => tag = true,
-            '>' if tag => {
-                tag = false;
-                plain.push(' ');
-            }
-            c if !tag => plain.push(c),
-            _ => {}
-        }
-    }
-    let words: Vec<&str> = plain.split_whitespace().collect();
-    let line: String = words.join(" ").chars().take(300).collect();
-    if line.is_empty() { "(empty body)".into() } else { line }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +115,8 @@ mod tests {
     const NOW: &str = "2026-11-24T08:00:00Z";
 
     fn class(status: u16, body: &str) -> Class {
-        classify(&HttpResponse { status, body: body.into(), ..HttpResponse::default() }, NOW.parse().unwrap())
+        let body = Body::read(body.as_bytes(), None);
+        classify(&HttpResponse { status, body, ..HttpResponse::default() }, Dialect::default(), NOW.parse().unwrap())
     }
 
     fn waits(status: u16, ms: Option<&str>, after: Option<&str>) -> Option<Duration> {
@@ -197,9 +124,9 @@ mod tests {
             status,
             retry_after_ms: ms.map(Into::into),
             retry_after: after.map(Into::into),
-            body: r#"{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}"#.into(),
+            body: Body::read(br#"{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}"#, None),
         };
-        match classify(&response, NOW.parse().unwrap()) {
+        match classify(&response, Dialect::default(), NOW.parse().unwrap()) {
             Class::RetryAfter(wait, _) => Some(wait),
             Class::RetryBackoff(..) => None,
             other => panic!("{other:?}"),
@@ -283,10 +210,51 @@ mod tests {
             ),
             (400, r#"{"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}"#, false),
             (422, r#"{"error": "Input validation error", "error_type": "validation"}"#, false),
+            (
+                422,
+                r#"{"detail": [{"loc": ["body", "messages", 0, "content"], "msg": "string too long", "type": "value_error",
+                    "input": {"logprobs": true, "top_logprobs": 20, "max_tokens": 4}}]}"#,
+                false,
+            ),
+            (
+                400,
+                r#"{"error": {"code": 400, "message": "'max_tokens' or 'max_completion_tokens' is too large: 32. This model's
+                    maximum context length is 2048 tokens and your request has 2040 input tokens"}}"#,
+                false,
+            ),
+            (400, r#"{"problem": "unsupported_parameter logprobs content_filter"}"#, false),
             (400, r#"{"error": {"code": "content_filter", "message": "Azure content management policy"}}"#, true),
         ] {
             assert!(matches!(class(status, body), Class::FatalPair { filtered, .. } if filtered == expected), "{body}");
         }
+    }
+
+    #[test]
+    fn a_parameter_that_is_refused_by_name_is_left_out_and_one_that_cannot_be_ends_the_job() {
+        for (status, body, expected) in [
+            (
+                400,
+                r#"{"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use
+                    'max_completion_tokens' instead.", "param": "max_tokens", "code": "unsupported_parameter"}}"#,
+                Dialect { max_completion_tokens: true, ..Dialect::default() },
+            ),
+            (
+                422,
+                r#"{"detail": [{"loc": ["body", "top_logprobs"], "msg": "Input should be less than or equal to 5"}]}"#,
+                Dialect { top_logprobs: 5, ..Dialect::default() },
+            ),
+            (
+                400,
+                r#"{"object": "error", "message": "Cannot request more than 3 logprobs.", "code": 400}"#,
+                Dialect { top_logprobs: 3, ..Dialect::default() },
+            ),
+        ] {
+            let class = class(status, body);
+            assert!(matches!(&class, Class::Rewrite(dialect, _) if *dialect == expected), "{body}: {class:?}");
+        }
+        let none =
+            r#"{"error": {"message": "This model does not support the 'logprobs' parameter.", "param": "logprobs"}}"#;
+        assert!(matches!(class(400, none), Class::FatalJob(why) if why.contains("label: Verdict")));
     }
 
     #[test]

@@ -8,11 +8,17 @@ use plumbline_crds::judge::JudgeLimits;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 
+use super::body::Body;
 use super::classify::{Class, Fault, HttpResponse, classify};
+use super::dialect::Dialect;
+use super::secret::Secret;
+use crate::printable::printable;
 use crate::{Error, Result};
 
 /// Time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of a body. A reply of a few tokens with twenty alternatives each has some 10 kB.
+const MOST_BYTES: usize = 1 << 20;
 
 /// A client of one endpoint.
 #[derive(Debug)]
@@ -22,34 +28,12 @@ pub struct Client {
     key: Option<Secret>,
 }
 
-/// An API key. It is shown nowhere: not in a log, an error or a debug print.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a key.
-    pub fn new(key: impl Into<String>) -> Self {
-        Self(key.into())
-    }
-
-    /// A text without the key, for servers that repeat it in their errors.
-    fn redact(&self, text: &str) -> String {
-        text.replace(&self.0, "[key]")
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[key]")
-    }
-}
-
 impl Client {
     /// A client of `base` (`https://host/v1`) for one path below it. Must be called within a Tokio runtime.
     pub fn new(base: &str, path: &str, key: Option<Secret>, limits: &JudgeLimits) -> Result<Self> {
         let mut headers = HeaderMap::new();
         if let Some(key) = &key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.0)).map_err(|_| {
+            let mut value = HeaderValue::from_str(&key.bearer()).map_err(|_| {
                 Error::Config("the judge's API key holds a character that an HTTP header cannot".into())
             })?;
             value.set_sensitive(true);
@@ -68,34 +52,38 @@ impl Client {
     }
 
     /// Sends a question once.
-    pub async fn attempt(&self, body: &Value) -> Class {
-        let class = match self.send(body).await {
-            Ok(response) => classify(&response, Timestamp::now()),
-            Err(e) => Class::RetryBackoff(fault(&e), explain(&e)),
-        };
-        self.redacted(class)
-    }
-
-    async fn send(&self, body: &Value) -> Result<HttpResponse, reqwest::Error> {
-        let response = self.http.post(&self.url).json(body).send().await?;
-        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        Ok(HttpResponse {
-            status: response.status().as_u16(),
-            retry_after_ms: header("retry-after-ms"),
-            retry_after: header("retry-after"),
-            body: String::from_utf8_lossy(&response.bytes().await?).into_owned(),
-        })
-    }
-
-    fn redacted(&self, class: Class) -> Class {
-        let Some(key) = &self.key else { return class };
-        match class {
-            Class::RetryAfter(wait, why) => Class::RetryAfter(wait, key.redact(&why)),
-            Class::RetryBackoff(fault, why) => Class::RetryBackoff(fault, key.redact(&why)),
-            Class::FatalPair { filtered, why } => Class::FatalPair { filtered, why: key.redact(&why) },
-            Class::FatalJob(why) => Class::FatalJob(key.redact(&why)),
-            Class::Answer(_) => class,
+    pub async fn attempt(&self, body: &Value, dialect: Dialect) -> Class {
+        match self.send(body).await {
+            Ok(Some(response)) => classify(&response, dialect, Timestamp::now()),
+            Ok(None) => Class::RetryBackoff(
+                Fault::Question,
+                format!("the body is longer than {} MiB, which no reply to a question is", MOST_BYTES >> 20),
+            ),
+            Err(e) => Class::RetryBackoff(fault(&e), self.shown(&explain(&e))),
         }
+    }
+
+    /// The response; `None` if its body is too long, of which no more is read.
+    async fn send(&self, body: &Value) -> Result<Option<HttpResponse>, reqwest::Error> {
+        let mut response = self.http.post(&self.url).json(body).send().await?;
+        if response.content_length().is_some_and(|length| length > MOST_BYTES as u64) {
+            return Ok(None);
+        }
+        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (retry_after_ms, retry_after) = (header("retry-after-ms"), header("retry-after"));
+        let (status, mut bytes) = (response.status().as_u16(), Vec::new());
+        while let Some(chunk) = response.chunk().await? {
+            if bytes.len() + chunk.len() > MOST_BYTES {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(HttpResponse { status, retry_after_ms, retry_after, body: Body::read(&bytes, self.key.as_ref()) }))
+    }
+
+    /// What the connection said, fit to be shown.
+    fn shown(&self, text: &str) -> String {
+        printable(&self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text)))
     }
 }
 
@@ -139,8 +127,7 @@ mod tests {
         let _in = runtime.enter();
         let client = Client::new("http://127.0.0.1:1/v1", "x", Some(secret), &JudgeLimits::default()).unwrap();
         assert!(!format!("{client:?}").contains("very"), "{client:?}");
-        let class = client.redacted(Class::FatalJob("Incorrect API key provided: sk-very-secret".into()));
-        assert_eq!(class, Class::FatalJob("Incorrect API key provided: [key]".into()));
+        assert_eq!(client.shown("invalid header: sk-very-secret\u{1b}"), "invalid header: [key]\u{fffd}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use tokio::time::{Instant, sleep};
 
 /// What may go out at once is what one second allows: servers count over windows that we do not see.
 const BURST_SECONDS: f64 = 1.0;
+/// The longest time that one reply, which used more than was taken for it, lets all others wait: the window of the limit.
+const MOST_SECONDS: f64 = 60.0;
 
 /// Gatekeeper of an endpoint.
 #[derive(Debug)]
@@ -47,8 +49,9 @@ impl Meter {
         (from - BURST_SECONDS).max(now)
     }
 
+    /// Gives back what was taken and not used; less than nothing is what was used beyond.
     fn give_back(&mut self, amount: f64) {
-        self.paid_off -= amount / self.per_second;
+        self.paid_off -= (amount / self.per_second).max(-MOST_SECONDS);
     }
 }
 
@@ -94,7 +97,8 @@ impl Limiter {
         state.cool_until = state.cool_until.max(until);
     }
 
-    /// Gives back tokens that were taken and not used.
+    /// Gives back tokens that were taken and not used; a negative number takes those that were used beyond, a minute's worth
+    /// at most.
     pub fn refund(&self, tokens: i64) {
         if let Some(meter) = &mut self.state().tokens {
             meter.give_back(tokens as f64);
@@ -130,6 +134,16 @@ mod tests {
         assert!((tokens.take(0.0, 100.0) - 9.0).abs() < 1e-9);
         tokens.give_back(500.0);
         assert!((tokens.take(0.0, 100.0) - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_reply_holds_back_the_others_for_a_minute_at_most() {
+        let mut tokens = Meter::per_minute(1_000_000);
+        tokens.give_back(-1e15);
+        assert!((0.0..=60.0).contains(&tokens.take(0.0, 50.0)));
+        let mut tokens = Meter::per_minute(6000);
+        tokens.give_back(-1000.0);
+        assert!((tokens.take(0.0, 50.0) - 9.0).abs() < 1e-9, "what was used beyond is waited for");
     }
 
     #[tokio::test]

@@ -12,32 +12,43 @@
 //! |---|---|
 //! | `pairs`: which responses are compared | `client`: one question over HTTP |
 //! | `form`, `question`: templates, what is asked | `limiter`: when it may be asked |
-//! | `wire`: the OpenAI protocol in JSON | `journal`: what was answered |
-//! | `classify`: what a failed attempt means | `session`: all questions to one endpoint |
-//! | `verdict`, `verdict_text`, `order`, `label`: what a reply means | `panel`: [`judge()`] and [`compare`] |
-//! | `audit`, `summary`: what is known about the judge | `runtime`: a judge of the spec, resolved |
+//! | `body`, `secret`: a server's words without our key | `journal`: what was answered |
+//! | `wire`: the OpenAI protocol in JSON; `dialect`: what a server takes of it | `session`: all questions to one endpoint |
+//! | `classify`, `server_error`: what a failed attempt means | `panel`: [`judge()`] and [`compare`] |
+//! | `verdict`: what a reply means, by `log_probs`, or by `verdict_text`, `verdict_json`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
+//! | `order`, `label`: from verdicts to a label | |
+//! | `audit`, `summary`: what is known about the judge; `tripwire`: whether it is asked further | |
 //! | `dataset`: labels as records, and the gates | |
 //! | `budget`, `lexicon`, `stats` | |
 
 pub mod audit;
+pub mod body;
 pub mod budget;
 pub mod classify;
 pub mod client;
 pub mod dataset;
+pub mod dialect;
 pub mod form;
 pub mod journal;
 pub mod label;
 pub mod lexicon;
 pub mod limiter;
+pub mod log_probs;
 pub mod order;
 pub mod pairs;
 pub mod panel;
 pub mod question;
+pub mod reasoning;
 pub mod runtime;
+pub mod secret;
+pub mod server_error;
 mod session;
+mod statement;
 pub mod stats;
 pub mod summary;
+mod tripwire;
 pub mod verdict;
+mod verdict_json;
 pub mod verdict_text;
 pub mod wire;
 

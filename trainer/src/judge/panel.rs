@@ -7,6 +7,7 @@ use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
 
 use super::budget::Account;
+use super::dialect::Dialect;
 use super::label::{self, Outcome};
 use super::lexicon;
 use super::question::{Comparison, Plan};
@@ -41,8 +42,12 @@ pub struct Judged {
     pub reasons: BTreeMap<String, i64>,
     /// Models that answered, by their own word.
     pub models: BTreeSet<String>,
+    /// How the server was asked: one, unless its parts take different requests.
+    pub dialects: BTreeSet<Dialect>,
     /// What the replies cost, those that were in the journal included.
     pub cost: Cost,
+    /// Replies whose count of tokens cannot be; their bound is charged.
+    pub implausible: i64,
 }
 
 impl Judged {
@@ -92,11 +97,13 @@ pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: Asking<'_
         Backend::Endpoint(target) => {
             let account = Account::open(budget, &runtime.spec, &runtime.field)?;
             let session = Session::open(runtime, target, account, journal, total)?;
-            let (answers, cost) = session.ask_all(&plan.questions, progress)?;
+            let (answers, cost, implausible) = session.ask_all(&plan.questions, progress)?;
             let verdicts: Vec<Verdict> = answers.iter().map(|a| a.verdict(&runtime.form)).collect();
             let mut judged = Judged::of(plan, verdicts);
             judged.cost = cost;
+            judged.implausible = implausible;
             judged.models = answers.iter().filter_map(|a| a.reply()?.model.clone()).collect();
+            judged.dialects = answers.iter().filter_map(|a| Some(a.reply()?.dialect)).collect();
             for (answer, verdict) in answers.iter().zip(&judged.verdicts) {
                 if let Some(reason) = answer.reason(verdict) {
                     *judged.reasons.entry(reason.to_owned()).or_default() += 1;
@@ -112,7 +119,15 @@ pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: Asking<'_
 impl Judged {
     /// Verdicts that no outcome was drawn from yet.
     pub(super) fn of(plan: Plan, verdicts: Vec<Verdict>) -> Self {
-        let (reasons, models) = (BTreeMap::new(), BTreeSet::new());
-        Self { outcomes: Vec::new(), plan, verdicts, reasons, models, cost: Cost::default() }
+        Self {
+            outcomes: Vec::new(),
+            plan,
+            verdicts,
+            reasons: BTreeMap::new(),
+            models: BTreeSet::new(),
+            dialects: BTreeSet::new(),
+            cost: Cost::default(),
+            implausible: 0,
+        }
     }
 }

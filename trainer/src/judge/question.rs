@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use plumbline_crds::judge::JudgeMode;
 use plumbline_crds::preference_dataset::Order;
 
+use super::dialect::Dialect;
 use super::form::Form;
 use super::order::{self, Presentation};
 use super::{pairs, wire};
@@ -80,7 +81,7 @@ impl Form {
                 let template =
                     &self.templates[(id::key(&["template", chosen_by]) % self.templates.len() as u64) as usize];
                 let (system, text) = self.render(template, &prompt, first, second).map_err(Error::Config)?;
-                let body = wire::request(self, "", system.as_deref(), &text);
+                let body = wire::request(self, Dialect::default(), "", system.as_deref(), &text);
                 let id = id::of(&[identity, &body.to_string()]);
                 Ok(*known.entry(id.clone()).or_insert_with(|| {
                     plan.questions.push(Question { id, template: template.name.clone(), system, text, about });
@@ -138,7 +139,7 @@ mod tests {
         let question = &plan(&form, &[("2 + 2?", "4", "5\n  indented {{ not_jinja }}")]).questions[0];
         let code =
             question.text.lines().next().unwrap().trim_start_matches("<prompt ").trim_end_matches('>').to_owned();
-        assert_eq!(code.len(), 8);
+        assert_eq!(code.len(), 16);
         assert_eq!(
             question.text.replace(&code, "CODE"),
             "<prompt CODE>\n2 + 2?\n</prompt CODE>\n\n<response_A CODE>\n4\n</response_A CODE>\n\n<response_B CODE>\n5\n  \

@@ -6,8 +6,8 @@ use plumbline_crds::judge::Judge;
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::source::KeyRef;
 
-use super::client::Secret;
 use super::form::Form;
+use super::secret::Secret;
 use crate::measure::Vader;
 use crate::{Error, Result};
 

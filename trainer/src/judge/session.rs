@@ -3,26 +3,36 @@
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
+use plumbline_crds::judge::LabelSource;
 use plumbline_crds::status::Cost;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{interval, sleep};
 
 use super::budget::{Account, Bound};
 use super::classify::{Class, Fault};
 use super::client::Client;
+use super::dialect::Dialect;
 use super::form::Form;
 use super::journal::Journal;
 use super::limiter::Limiter;
+use super::log_probs;
 use super::question::Question;
 use super::runtime::{JudgeRuntime, Target};
+use super::tripwire::Tripwire;
 use super::verdict::{self, Verdict};
 use super::wire::{self, Reply};
 use crate::backoff::{PATIENCE, backoff};
+use crate::stage::stop;
 use crate::{Error, Result};
 
-/// So many first questions without a usable answer, and the judge is not asked further.
-const TRIPWIRE: usize = 8;
+/// Questions that are asked before all others: one alone, which finds out how the server wants to be asked, then some that
+/// show whether its replies are worth their price.
+const LEAD: [usize; 2] = [1, 7];
+/// How often it is looked whether the process was asked to stop, while no answer comes.
+const TICK: Duration = Duration::from_millis(250);
 /// So many questions in a row that the server could not get through, and it is the server's fault (or as many as are asked
 /// at once, if that is more).
 const BROKEN_IN_A_ROW: usize = 4;
@@ -55,10 +65,9 @@ impl Answer {
 
     /// Why there is no reply, or no verdict in it.
     pub(super) fn reason<'a>(&'a self, verdict: &'a Verdict) -> Option<&'a str> {
-        match (self, verdict) {
-            (Self::Filtered(why) | Self::Failed(why), _) => Some(why),
-            (_, Verdict::Unparsed(why)) => Some(why),
-            _ => None,
+        match self {
+            Self::Filtered(why) | Self::Failed(why) => Some(why),
+            Self::Reply(_) => verdict.cause(),
         }
     }
 }
@@ -69,6 +78,8 @@ pub(super) struct Session<'a> {
     target: &'a Target,
     limiter: Limiter,
     state: Mutex<State>,
+    /// Whether nothing new is asked.
+    stopped: watch::Sender<bool>,
     /// Questions that are in the plan.
     total: usize,
     tokio: tokio::runtime::Runtime,
@@ -79,11 +90,13 @@ struct State {
     account: Account,
     /// Why nothing new is asked.
     stop: Option<Error>,
+    /// How the server is asked, as far as it is known.
+    dialect: Dialect,
     /// Questions with a reply, the journal's included.
     answered: usize,
-    /// Questions with a usable answer, and those without one.
-    usable: usize,
-    unusable: usize,
+    /// Whether one of them has a verdict.
+    usable: bool,
+    tripwire: Tripwire,
     /// Questions in a row that the server could not get through.
     broken: usize,
 }
@@ -103,35 +116,61 @@ impl<'a> Session<'a> {
             .map_err(|e| Error::Failed(format!("no runtime for the judge's client: {e}")))?;
         let journal = Journal::open(journal)?;
         let limiter = Limiter::new(&runtime.spec.limits);
-        let state = State { journal, account, stop: None, answered: 0, usable: 0, unusable: 0, broken: 0 };
-        Ok(Self { runtime, target, limiter, state: Mutex::new(state), total, tokio })
+        let state = State {
+            journal,
+            account,
+            stop: None,
+            dialect: Dialect::default(),
+            answered: 0,
+            usable: false,
+            tripwire: Tripwire::default(),
+            broken: 0,
+        };
+        let (stopped, _) = watch::channel(false);
+        Ok(Self { runtime, target, limiter, state: Mutex::new(state), stopped, total, tokio })
     }
 
-    /// Answers every question, from the journal or from the endpoint.
+    /// Answers every question, from the journal or from the endpoint. Returns the answers, what they cost, and how many of the
+    /// server's counts of tokens were not believed.
     pub(super) fn ask_all(
         self,
         questions: &[Question],
         progress: &mut dyn FnMut(usize, usize, &Cost) -> Result<()>,
-    ) -> Result<(Vec<Answer>, Cost)> {
+    ) -> Result<(Vec<Answer>, Cost, i64)> {
         let mut answers: Vec<Option<Answer>> = questions.iter().map(|q| self.replayed(q)).collect();
         let mut done = answers.iter().flatten().count();
-        let pending: Vec<usize> = (0..questions.len()).filter(|i| answers[*i].is_none()).collect();
         progress(done, self.total, &self.state().account.cost())?;
         self.tokio.block_on(async {
             let target = self.target;
             let path = wire::path(self.runtime.form.api);
             let client = Client::new(&target.url, path, target.key.clone(), &self.runtime.spec.limits)?;
             let concurrency = self.runtime.spec.limits.concurrency.max(1) as usize;
-            // After a stop nothing new goes out, but what is under way is waited for: it is paid for.
-            let asked = pending.iter().map(|i| async { (*i, self.ask(&client, &questions[*i]).await) });
-            let mut asked = futures::stream::iter(asked).buffer_unordered(concurrency);
-            while let Some((i, answer)) = asked.next().await {
-                let Some(answer) = answer else { continue };
-                answers[i] = Some(answer);
-                done += 1;
-                let cost = self.state().account.cost();
-                if let Err(e) = progress(done, self.total, &cost) {
-                    self.state().stop.get_or_insert(e);
+            let mut ticks = interval(TICK);
+            let mut pending: Vec<usize> = (0..questions.len()).filter(|i| answers[*i].is_none()).collect();
+            for count in LEAD.into_iter().chain([usize::MAX]) {
+                let part: Vec<usize> = pending.drain(..count.min(pending.len())).collect();
+                // After a stop nothing new goes out, but what is under way is waited for: it is paid for.
+                let asked = part.iter().map(|i| async { (*i, self.ask(&client, &questions[*i]).await) });
+                let mut asked = futures::stream::iter(asked).buffer_unordered(concurrency);
+                loop {
+                    let next = tokio::select! {
+                        next = asked.next() => next,
+                        _ = ticks.tick() => {
+                            // The caller notices between two answers; the next one may be an hour away.
+                            if stop::requested() {
+                                self.stop(Error::Interrupted);
+                            }
+                            continue;
+                        }
+                    };
+                    let Some((i, answer)) = next else { break };
+                    let Some(answer) = answer else { continue };
+                    answers[i] = Some(answer);
+                    done += 1;
+                    let cost = self.state().account.cost();
+                    if let Err(e) = progress(done, self.total, &cost) {
+                        self.stop(e);
+                    }
                 }
             }
             Ok::<_, Error>(())
@@ -141,46 +180,50 @@ impl<'a> Session<'a> {
         if let Some(error) = state.stop {
             return Err(error);
         }
-        if state.usable == 0
+        if !state.usable
             && let Some(Answer::Failed(why)) = answers.iter().flatten().find(|a| matches!(a, Answer::Failed(_)))
         {
             return Err(unavailable(self.runtime, self.target, why, state.answered, self.total));
         }
-        Ok((answers.into_iter().flatten().collect(), state.account.cost()))
+        let answers = answers.into_iter().flatten().collect();
+        Ok((answers, state.account.cost(), state.account.implausible()))
     }
 
     fn replayed(&self, question: &Question) -> Option<Answer> {
         let mut state = self.state();
         let reply = state.journal.reply(&question.id)?.clone();
         state.account.settle(&self.bound(question), reply.usage);
-        let usable = self.is_usable(&reply);
         state.answered += 1;
-        state.usable += usize::from(usable);
-        state.unusable += usize::from(!usable);
+        state.usable |= self.unusable(&reply).is_none();
         Some(Answer::Reply(reply))
     }
 
     /// Asks a question until there is an answer. `None` if the asking was stopped.
     async fn ask(&self, client: &Client, question: &Question) -> Option<Answer> {
-        let body = wire::request(&self.runtime.form, &self.target.model, question.system.as_deref(), &question.text);
         let bound = self.bound(question);
         if !self.reserve(&bound) {
             return None;
         }
         let attempts = self.runtime.spec.limits.max_attempts.max(1) as u32;
         let mut last = (Fault::Endpoint, String::new());
-        for attempt in 1..=attempts {
-            let place = self.limiter.enter(bound.total()).await;
-            if self.state().stop.is_some() {
-                break;
-            }
-            let class = client.attempt(&body).await;
+        let mut attempt = 1;
+        while attempt <= attempts {
+            let Some(place) = self.unless_stopped(self.limiter.enter(bound.total())).await else { break };
+            let dialect = self.state().dialect;
+            let (system, text) = (question.system.as_deref(), &question.text);
+            let body = wire::request(&self.runtime.form, dialect, &self.target.model, system, text);
+            let class = client.attempt(&body, dialect).await;
             drop(place);
             let wait = match class {
-                Class::Answer(reply) => return self.settle(question, &bound, *reply),
+                Class::Answer(reply) => return self.settle(question, &bound, Reply { dialect, ..*reply }),
+                Class::Rewrite(next, why) => {
+                    // No attempt of the question's: each rewriting takes something away, so there are few.
+                    self.rewrite(dialect, next, &why);
+                    continue;
+                }
                 Class::FatalPair { filtered, why } => {
                     self.state().account.release(&bound);
-                    self.count_unusable(&why);
+                    self.count_unusable(&why, None);
                     return Some(if filtered { Answer::Filtered(why) } else { Answer::Failed(why) });
                 }
                 Class::FatalJob(why) => {
@@ -207,12 +250,32 @@ impl<'a> Session<'a> {
                 }
             };
             tracing::debug!(judge = %self.runtime.spec.name, attempt, wait = wait.as_secs_f64(), why = %last.1, "asking again");
-            if attempt < attempts {
-                sleep(wait).await;
+            if attempt < attempts && self.unless_stopped(sleep(wait)).await.is_none() {
+                break;
             }
+            attempt += 1;
         }
         self.state().account.release(&bound);
         self.exhausted(last.0, last.1)
+    }
+
+    /// What a wait results in; `None` as soon as nothing new is asked.
+    async fn unless_stopped<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => None,
+            done = wait => Some(done),
+        }
+    }
+
+    /// The server wants to be asked otherwise than in `from`. Another question may have found that out before.
+    fn rewrite(&self, from: Dialect, next: Dialect, why: &str) {
+        let mut state = self.state();
+        if state.dialect == from {
+            tracing::info!(judge = %self.runtime.spec.name, "asking {}: {why}", next.told().join(", "));
+            state.dialect = next;
+        }
     }
 
     /// Every attempt failed, or the asking was stopped.
@@ -224,7 +287,9 @@ impl<'a> Session<'a> {
         state.broken += 1;
         let in_a_row = BROKEN_IN_A_ROW.max(self.runtime.spec.limits.concurrency as usize);
         if fault == Fault::Endpoint || state.broken >= in_a_row {
-            state.stop = Some(unavailable(self.runtime, self.target, &why, state.answered, self.total));
+            let error = unavailable(self.runtime, self.target, &why, state.answered, self.total);
+            drop(state);
+            self.stop(error);
             return None;
         }
         Some(Answer::Failed(why))
@@ -236,59 +301,53 @@ impl<'a> Session<'a> {
         if state.stop.is_some() {
             return false;
         }
-        match state.account.reserve(bound) {
-            Ok(()) => true,
-            Err(limit) => {
-                state.stop = Some(Error::BudgetExhausted(format!(
-                    "{limit}; {} of {} questions are answered and safe in the journal: raise the budget to go on from there",
-                    state.answered, self.total
-                )));
-                false
-            }
-        }
+        let Err(limit) = state.account.reserve(bound) else { return true };
+        let (answered, total) = (state.answered, self.total);
+        drop(state);
+        self.stop(Error::BudgetExhausted(format!(
+            "{limit}; {answered} of {total} questions are answered and safe in the journal: raise the budget to go on from there"
+        )));
+        false
     }
 
     fn settle(&self, question: &Question, bound: &Bound, reply: Reply) -> Option<Answer> {
-        let usable = self.is_usable(&reply);
+        let unusable = self.unusable(&reply);
         let mut state = self.state();
         state.account.release(bound);
         if let Err(e) = state.journal.append(&self.runtime.spec.name, question, reply.clone()) {
-            state.stop.get_or_insert(e);
+            drop(state);
+            self.stop(e);
             return None;
         }
-        state.account.settle(bound, reply.usage);
+        let charged = state.account.settle(bound, reply.usage);
         state.answered += 1;
-        state.usable += usize::from(usable);
         state.broken = 0;
+        if unusable.is_none() {
+            state.usable = true;
+            state.tripwire.usable();
+        }
         drop(state);
-        let used = reply.usage.map_or(bound.total(), |u| u.prompt + u.completion);
-        self.limiter.refund(bound.total() - used);
-        if !usable {
-            self.count_unusable(
-                "the replies have no log-probabilities; set label: Verdict, or use an endpoint that has them",
-            );
+        self.limiter.refund(bound.total().saturating_sub(charged.total()));
+        if let Some(why) = unusable {
+            self.count_unusable(why, reply.said());
         }
         Some(Answer::Reply(reply))
     }
 
     /// Stops before much is paid for what cannot become a label.
-    fn count_unusable(&self, why: &str) {
-        let mut state = self.state();
-        state.unusable += 1;
-        if state.usable == 0 && state.unusable >= TRIPWIRE.min(self.total) {
-            let error = Error::JudgeRejected(format!(
-                "{}: none of the first {} questions to {} has a usable answer: {why}",
-                self.runtime.field,
-                state.unusable,
-                client_url(self.target)
-            ));
-            state.stop.get_or_insert(error);
+    fn count_unusable(&self, why: &str, reply: Option<&str>) {
+        let sprung = self.state().tripwire.unusable(why, reply, self.total);
+        if let Some(sprung) = sprung {
+            self.stop(Error::JudgeRejected(format!("{}: {}: {sprung}", self.runtime.field, client_url(self.target))));
         }
     }
 
-    /// Whether a reply has what a label is read from.
-    fn is_usable(&self, reply: &Reply) -> bool {
-        verdict::read(&self.runtime.form, reply) != Verdict::Unparsed(verdict::NO_LOG_PROBS)
+    /// Why no label can be read from a reply, if so. A reply that is all certainty counts too: one of them may be right, but
+    /// nothing else is what a server without probabilities gives.
+    fn unusable(&self, reply: &Reply) -> Option<&'static str> {
+        let form = &self.runtime.form;
+        let certain = form.label == LabelSource::LogProbs && log_probs::is_after_sampling(reply, &form.answers);
+        verdict::read(form, reply).cause().or(certain.then_some(log_probs::AFTER_SAMPLING))
     }
 
     fn bound(&self, question: &Question) -> Bound {
@@ -298,6 +357,7 @@ impl<'a> Session<'a> {
 
     fn stop(&self, error: Error) {
         self.state().stop.get_or_insert(error);
+        self.stopped.send_replace(true);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

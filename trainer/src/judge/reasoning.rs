@@ -1,0 +1,84 @@
+//! Which part of a reply is reasoning, and which the answer. Computes only.
+//!
+//! Reasoning models write their thoughts between marks of their own before the answer. Servers with a reasoning parser
+//! take these out; others pass them through, and some of them the closing mark alone, because the opening one was part of the
+//! prompt.
+
+/// Opening and closing marks: DeepSeek and Qwen and most others; variants of the same; Kimi; Magistral.
+const MARKS: [(&str, &str); 6] = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("\u{25c1}think\u{25b7}", "\u{25c1}/think\u{25b7}"),
+    ("[THINK]", "[/THINK]"),
+];
+/// What gpt-oss writes before its answer.
+const FINAL: &str = "<|channel|>final<|message|>";
+/// What it writes before its thoughts.
+const ANALYSIS: &str = "<|channel|>analysis<|message|>";
+/// Marks of the end of a turn that some servers leave in.
+const ENDS: [&str; 8] =
+    ["<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<|eom_id|>"];
+
+/// The answer of a reply: what comes after the last reasoning that was closed; nothing where reasoning was opened and not
+/// closed. The mark of the end of the turn is left out.
+pub fn answer(text: &str) -> &str {
+    let mut rest = text;
+    if let Some(at) = find(rest, FINAL) {
+        rest = &rest[at + FINAL.len()..];
+    } else if find(rest, ANALYSIS).is_some() {
+        return "";
+    }
+    for (open, close) in MARKS {
+        if let Some(at) = find(rest, close) {
+            rest = &rest[at + close.len()..];
+        }
+        if find(rest, open).is_some() {
+            return "";
+        }
+    }
+    loop {
+        rest = rest.trim();
+        match ENDS.iter().find_map(|end| rest.strip_suffix(end)) {
+            Some(shorter) => rest = shorter,
+            None => return rest,
+        }
+    }
+}
+
+/// Whether a token opens reasoning.
+pub fn opens(token: &str) -> bool {
+    let token = token.trim().to_lowercase();
+    token == "<|channel|>" || MARKS.iter().any(|(open, _)| open.to_lowercase() == token)
+}
+
+/// Where a mark is last, in any case.
+fn find(text: &str, mark: &str) -> Option<usize> {
+    text.to_ascii_lowercase().rfind(&mark.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_what_comes_after_reasoning_and_an_open_one_has_none() {
+        for (text, expected) in [
+            ("<think>\nResponse B\nlooks fine.\n</think>\n\nA", "A"),
+            ("Let me think: B?\n</think>\nA", "A"),
+            ("<THINK>B</THINK> A<|im_end|>\n", "A"),
+            ("<think>The better answer is B.", ""),
+            ("A <think>or B?", ""),
+            ("<think>one</think>B<think>two</think>A</s>", "A"),
+            ("[THINK]B[/THINK]A", "A"),
+            ("\u{25c1}think\u{25b7}B\u{25c1}/think\u{25b7}A", "A"),
+            ("<|channel|>analysis<|message|>B?<|end|><|start|>assistant<|channel|>final<|message|>A<|return|>", "A"),
+            ("<|channel|>analysis<|message|>The better answer is B.", ""),
+            ("I think A", "I think A"),
+        ] {
+            assert_eq!(answer(text), expected, "{text}");
+        }
+        assert!(opens("<think>") && opens(" <Think>\n") && !opens("think") && !opens("A"));
+    }
+}
