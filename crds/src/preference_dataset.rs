@@ -241,26 +241,46 @@ pub enum RouteTarget {
     Human,
 }
 
-/// What must hold for the dataset to be used. A gate that is not set is not checked.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+/// What must hold for the dataset to be used. The defaults stop a judge that tells nothing.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DatasetGates {
     /// At least this many labelled pairs. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub min_pairs: Option<i64>,
-    /// At most this share of pairs whose two orders disagree. Default: not checked.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// At most this share of pairs whose two orders disagree. Tossing a coin gives 0.5, choosing by position alone 1. Default
+    /// 0.75; 1 does not check.
     #[schemars(range(min = 0.0, max = 1.0))]
-    pub max_conflict_rate: Option<f64>,
-    /// At most this share of replies without a verdict. Default: not checked.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_conflict_rate: f64,
+    /// At most this share of questions without a verdict. Default 0.5; 1 does not check.
     #[schemars(range(min = 0.0, max = 1.0))]
-    pub max_unparsed_rate: Option<f64>,
+    pub max_unparsed_rate: f64,
+    /// At least this mean probability of the judge's two answers together (`label: LogProbs`): below it, what the judge would
+    /// say is something else. Default 0.01; 0 does not check.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_label_mass: f64,
+    /// More than this correlation of what the two orders of a pair say, with 95 % confidence, counting prompts. Checked from 100
+    /// prompts on. Default 0, more than chance; -1 does not check.
+    #[schemars(range(min = -1.0, max = 1.0))]
+    pub min_order_correlation: f64,
     /// At least this agreement with people (Cohen's kappa). Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1.0, max = 1.0))]
     pub min_human_kappa: Option<f64>,
+}
+
+impl Default for DatasetGates {
+    fn default() -> Self {
+        Self {
+            min_pairs: None,
+            max_conflict_rate: 0.75,
+            max_unparsed_rate: 0.5,
+            min_label_mass: 0.01,
+            min_order_correlation: 0.0,
+            min_human_kappa: None,
+        }
+    }
 }
 
 /// What may be spent on judges. Unset means no limit.

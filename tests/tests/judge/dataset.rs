@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use plumbline_crds::artifact;
-use plumbline_crds::preference_dataset::DatasetGates;
 use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_trainer::data::preference::{Split, read_split};
@@ -105,6 +104,12 @@ fn a_dataset_holds_what_was_planted_and_says_how_it_was_made() {
     assert_eq!(result.counts["comparedPairs"], 210);
     assert_eq!(result.counts["questions"], 420);
     assert!(result.counts["pairs"] >= 200);
+    let (pairs, title) = (result.counts["pairs"], &result.message);
+    let splits = format!("{pairs} records ({} train, {} validation) of 210 pairs", train.len(), validation.len());
+    assert!(title.starts_with(&splits), "{title}");
+    let report = Report::read(Path::new(&document.output)).unwrap().unwrap();
+    let Some(Section::Numbers { rows, .. }) = report.sections.first() else { panic!("{:?}", report.sections.first()) };
+    assert_eq!((rows[0].label.as_str(), rows[0].value as i64), ("Records", pairs), "the first number is the records");
     for record in train.iter().chain(&validation) {
         let difference = quality(&record.chosen) - quality(&record.rejected);
         assert!(difference > 0.0, "the worse response was chosen: {record:?}");
@@ -207,11 +212,72 @@ fn a_gate_that_fails_says_its_numbers_and_publishes_nothing() {
     assert_eq!(sim.answered(), 420);
     let mut lenient = document.clone();
     if let plumbline_crds::Spec::PreferenceDataset(spec) = &mut lenient.resource.spec {
-        spec.gates = DatasetGates::default();
+        spec.gates = serde_json::from_value(json!({"maxConflictRate": 1})).unwrap();
     }
     let result = label(&lenient).unwrap();
     assert!(result.counts["failedPairs"] >= 30 && result.counts["unparsed"] == 42, "{:?}", result.counts);
     assert_eq!(sim.answered(), 420, "another gate asks nothing again");
+}
+
+#[test]
+fn what_min_confidence_leaves_out_is_in_the_title_and_in_no_number_of_records() {
+    let (root, sim) = (tempfile::tempdir().unwrap(), JudgeSim::start(Config::default()));
+    let document = document(root.path(), &sim, &json!({"pairs": {"minConfidence": 0.8}}));
+    let result = label(&document).unwrap();
+    let (pairs, unsure) = (result.counts["pairs"], result.counts["unsurePairs"]);
+    assert!(pairs > 0 && unsure > 50 && pairs + unsure + result.counts["ties"] == 210, "{:?}", result.counts);
+    assert_eq!(result.counts["train"] + result.counts["validation"], pairs);
+    let title = &result.message;
+    assert!(
+        title.starts_with(&format!("{pairs} records (")) && title.contains(&format!("{unsure} less sure")),
+        "{title}"
+    );
+}
+
+#[test]
+fn a_judge_that_tells_nothing_fails_by_default_with_its_figures_and_may_be_let_through() {
+    // Position alone; noise alone is shown on a hundred prompts; answers that it would not give.
+    let first = Config { quality_weight: 0.0, position_bias: 2.0, ..Config::default() };
+    let elsewhere = Config { label_mass: 0.001, ..Config::default() };
+    for (config, figures, gates) in [
+        (
+            first,
+            "the two orders of 210 of 210 pairs (1.000) favour different responses: 100.0 %",
+            json!({"maxConflictRate": 1}),
+        ),
+        (
+            elsewhere,
+            "spec.gates.minLabelMass is 0.01, and the judge gives its two answers a probability of 0.0010",
+            json!({"minLabelMass": 0}),
+        ),
+    ] {
+        let (root, sim) = (tempfile::tempdir().unwrap(), JudgeSim::start(config));
+        let mut document = document(root.path(), &sim, &json!({}));
+        let error = label(&document).unwrap_err();
+        assert!(matches!(&error, Error::Gate(why) if why.contains(figures)), "{error}");
+        assert!(!Path::new(&document.output).exists());
+        if let plumbline_crds::Spec::PreferenceDataset(spec) = &mut document.resource.spec {
+            spec.gates = serde_json::from_value(gates).unwrap();
+        }
+        let _ = label(&document);
+        assert_eq!(sim.answered(), 420, "another gate asks nothing again");
+    }
+}
+
+#[test]
+fn a_dataset_without_one_label_says_what_became_of_the_pairs_and_of_the_questions() {
+    // Every pair has a question that is refused, and there are others, so that the judge is asked to the end.
+    let sim =
+        JudgeSim::start(Config::default().faults(|n, _| (n % 2 == 1).then_some(Fault::Text("I'm sorry, I can't."))));
+    let root = tempfile::tempdir().unwrap();
+    let judge = json!([{"name": "sim", "endpoint": {"url": sim.url(), "model": "planted"}, "label": "Verdict",
+        "limits": {"concurrency": 1}}]);
+    let document = document(root.path(), &sim, &json!({"judges": judge, "gates": {"maxUnparsedRate": 1}}));
+    let error = label(&document).unwrap_err().to_string();
+    for words in ["210 with a question that has no verdict", "210 x the judge refuses to answer"] {
+        assert!(error.contains(words), "{words} is not in: {error}");
+    }
+    assert!(!error.contains("ties") && !error.contains("less sure"), "{error}");
 }
 
 #[test]

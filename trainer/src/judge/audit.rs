@@ -3,7 +3,7 @@
 //!
 //! Intervals are 95 % and count prompts, not pairs: pairs of a prompt go together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::label::{Label, Outcome};
 use super::order::Presentation;
@@ -64,6 +64,12 @@ pub struct Position {
     pub conflict_rate: Option<Estimate>,
     /// Cohen's kappa of the two orders as two raters of the same pairs.
     pub kappa: Option<f64>,
+    /// Pearson's correlation of what the two orders say of the first response: of log-odds, or of votes where there are no
+    /// probabilities. A constant preference for a position leaves it as it is, noise brings it to 0. `None` for few prompts, and
+    /// without variation.
+    pub correlation: Option<Estimate>,
+    /// Prompts with a pair in both orders.
+    pub prompts: usize,
 }
 
 /// How much length decides.
@@ -156,11 +162,20 @@ fn position(judged: &Judged, clusters: &[u64]) -> Option<Position> {
         pairs.iter().filter_map(|(c, x, y)| Some((*c, f64::midpoint(x.log_odds()?, y.log_odds()?)))).collect();
     let conflicts: Vec<(u64, f64)> =
         pairs.iter().map(|(c, x, y)| (*c, f64::from(u8::from(is_conflict(x, y))))).collect();
+    let said: Vec<(u64, f64, f64)> = pairs
+        .iter()
+        .filter_map(|(c, x, y)| match (x.log_odds(), y.log_odds()) {
+            (Some(x), Some(y)) => Some((*c, x, -y)),
+            _ => Some((*c, x.probability()? - 0.5, 0.5 - y.probability()?)),
+        })
+        .collect();
     Some(Position {
         first_rate: measure::clustered_mean(&first),
         log_odds: clustered_mean(&biases),
         conflict_rate: measure::clustered_mean(&conflicts),
         kappa: kappa(&pairs),
+        correlation: correlation(&said),
+        prompts: pairs.iter().map(|(c, ..)| c).collect::<BTreeSet<_>>().len(),
     })
 }
 

@@ -69,6 +69,9 @@ fn record(
     })
 }
 
+/// Prompts from which on the correlation of the two orders is checked: with fewer, chance decides.
+const PROMPTS_FOR_CORRELATION: usize = 100;
+
 /// The gates that a dataset of `records` pairs does not pass, each in a sentence with its numbers.
 pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
     let c = &audit.comparisons;
@@ -85,24 +88,50 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
             c.failed
         ));
     }
-    let conflicts = c.conflicts as f64 / c.both_orders.max(1) as f64;
-    if let Some(most) = gates.max_conflict_rate
-        && conflicts > most
-    {
-        failed.push(format!(
-            "spec.gates.maxConflictRate is {most}, and the two orders of {} of {} pairs ({conflicts:.3}) favour different responses",
-            c.conflicts, c.both_orders
-        ));
-    }
-    if let Some(most) = gates.max_unparsed_rate
-        && audit.unparsed_rate > most
-    {
+    failed.extend(failed_by_orders(gates, audit));
+    if audit.unparsed_rate > gates.max_unparsed_rate {
         let kinds: Vec<String> =
             audit.verdicts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
         failed.push(format!(
-            "spec.gates.maxUnparsedRate is {most}, and {:.3} of the questions have no verdict ({})",
+            "spec.gates.maxUnparsedRate is {}, and {:.3} of the questions have no verdict ({})",
+            gates.max_unparsed_rate,
             audit.unparsed_rate,
             kinds.join(", ")
+        ));
+    }
+    if let Some(mass) = audit.label_mass
+        && mass.value < gates.min_label_mass
+    {
+        failed.push(format!(
+            "spec.gates.minLabelMass is {}, and the judge gives its two answers a probability of {:.4} together, mean over \
+             replies: it would rather say something else (another template, examples or answers, or label: Verdict)",
+            gates.min_label_mass, mass.value
+        ));
+    }
+    failed
+}
+
+/// The gates about what the two orders of a pair say.
+fn failed_by_orders(gates: &DatasetGates, audit: &Audit) -> Vec<String> {
+    let c = &audit.comparisons;
+    let conflicts = c.conflicts as f64 / c.both_orders.max(1) as f64;
+    let mut failed = Vec::new();
+    if conflicts > gates.max_conflict_rate {
+        let first = audit.position.and_then(|p| p.first_rate).map_or(f64::NAN, |r| 100.0 * r.value);
+        failed.push(format!(
+            "spec.gates.maxConflictRate is {}, and the two orders of {} of {} pairs ({conflicts:.3}) favour different responses: \
+             {first:.1} % of the verdicts are for what is shown first (another judge, or clearer criteria)",
+            gates.max_conflict_rate, c.conflicts, c.both_orders
+        ));
+    }
+    if let Some(position) = audit.position.filter(|p| p.prompts >= PROMPTS_FOR_CORRELATION)
+        && let Some(said) = position.correlation
+        && said.low <= gates.min_order_correlation
+    {
+        failed.push(format!(
+            "spec.gates.minOrderCorrelation is {}, and what the judge says in one order of a pair goes with what it says in the \
+             other by a correlation of {:.3} ({:.3} to {:.3}) on {} prompts: that is no more than chance may give",
+            gates.min_order_correlation, said.value, said.low, said.high, position.prompts
         ));
     }
     failed
@@ -110,9 +139,10 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::{Comparisons, Length};
+    use super::super::audit::{Comparisons, Length, Position};
     use super::super::verdict::Verdict;
     use super::*;
+    use crate::measure::Estimate;
 
     fn audit(labels: i64, conflicts: i64, both_orders: i64, unparsed_rate: f64) -> Audit {
         Audit {
@@ -130,9 +160,9 @@ mod tests {
     fn gates_fail_beyond_their_limit_and_say_the_numbers() {
         let gates = DatasetGates {
             min_pairs: Some(10),
-            max_conflict_rate: Some(0.4),
-            max_unparsed_rate: Some(0.02),
-            min_human_kappa: None,
+            max_conflict_rate: 0.4,
+            max_unparsed_rate: 0.02,
+            ..DatasetGates::default()
         };
         assert_eq!(failed_gates(&gates, &audit(10, 4, 10, 0.02), 10), Vec::<String>::new());
         let failed = failed_gates(&gates, &audit(9, 5, 10, 0.03), 9);
@@ -144,6 +174,51 @@ mod tests {
             failed[1]
         );
         assert!(failed[2].contains("0.030 of the questions") && failed[2].contains("1 truncated"), "{}", failed[2]);
-        assert_eq!(failed_gates(&DatasetGates::default(), &audit(0, 9, 9, 1.0), 0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_judge_that_tells_nothing_fails_by_default_and_one_that_tells_something_passes() {
+        let estimate = |value: f64, half: f64| Some(Estimate { value, low: value - half, high: value + half });
+        let orders = |correlation: f64, prompts: usize| {
+            Some(Position {
+                first_rate: estimate(0.9, 0.05),
+                log_odds: None,
+                conflict_rate: None,
+                kappa: None,
+                correlation: estimate(correlation, 0.15),
+                prompts,
+            })
+        };
+        let default = DatasetGates::default();
+        let of = |audit: Audit| failed_gates(&default, &audit, 20);
+        let some =
+            |failed: Vec<String>, words: &str| assert!(failed.len() == 1 && failed[0].contains(words), "{failed:?}");
+        some(of(Audit { position: orders(0.9, 24), ..audit(24, 24, 24, 0.0) }), "24 of 24 pairs (1.000)");
+        some(of(audit(24, 0, 24, 0.6)), "maxUnparsedRate is 0.5");
+        some(
+            of(Audit { label_mass: estimate(0.004, 0.001), ..audit(24, 0, 0, 0.0) }),
+            "a probability of 0.0040 together",
+        );
+        some(
+            of(Audit { position: orders(0.02, 150), ..audit(150, 75, 150, 0.0) }),
+            "a correlation of 0.020 (-0.130 to 0.170)",
+        );
+        for passes in [
+            audit(24, 12, 24, 0.25),
+            Audit { position: orders(0.02, 24), ..audit(24, 12, 24, 0.0) },
+            Audit { position: orders(0.4, 150), ..audit(150, 90, 150, 0.0) },
+            Audit { label_mass: estimate(0.3, 0.1), ..audit(24, 0, 0, 0.0) },
+        ] {
+            assert_eq!(of(passes.clone()), Vec::<String>::new(), "{passes:?}");
+        }
+        let off = DatasetGates {
+            max_conflict_rate: 1.0,
+            max_unparsed_rate: 1.0,
+            min_label_mass: 0.0,
+            min_order_correlation: -1.0,
+            ..DatasetGates::default()
+        };
+        let worst = Audit { position: orders(-0.8, 150), label_mass: estimate(0.0, 0.0), ..audit(0, 150, 150, 1.0) };
+        assert_eq!(failed_gates(&off, &worst, 0), Vec::<String>::new());
     }
 }

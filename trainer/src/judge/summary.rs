@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::audit::Audit;
 use super::panel::Judged;
+use super::tripwire;
 use crate::data::preference::Preference;
 use crate::data::{Content, id};
 use crate::measure::Estimate;
@@ -11,6 +12,10 @@ use crate::report::{Number, Sample, SampleScore, Section, decimal};
 
 /// Labelled pairs that a report shows.
 const SAMPLES: usize = 12;
+/// Reasons that a report shows.
+const REASONS: usize = 20;
+/// Share of pairs in conflict that a report has a notice of: what tossing a coin gives.
+const NOTICED_CONFLICTS: f64 = 0.5;
 
 /// Biases under stable names: value, and the ends of its interval as `<name>_low` and `<name>_high`.
 pub fn bias(audit: &Audit) -> BTreeMap<String, String> {
@@ -33,6 +38,7 @@ pub fn agreement(audit: &Audit) -> BTreeMap<String, String> {
         if let Some(kappa) = p.kappa {
             out.insert("orders_kappa".into(), decimal(kappa));
         }
+        put(&mut out, "orders_correlation", p.correlation);
         put(&mut out, "always_first", p.first_rate);
     }
     put(&mut out, "always_longer", audit.length.longer_rate);
@@ -51,22 +57,82 @@ fn put(out: &mut BTreeMap<String, String>, name: &str, estimate: Option<Estimate
     }
 }
 
-/// The sections about the judge, and samples of what it labelled.
-pub fn sections(audit: &Audit, judged: &Judged, records: &[Preference]) -> Vec<Section> {
-    let mut sections = vec![consistency(audit)];
+/// The sections about the records, `train` and `validation` of them, and about the judge, and samples of what it labelled.
+pub fn sections(audit: &Audit, judged: &Judged, records: &[Preference], splits: [usize; 2]) -> Vec<Section> {
+    let mut sections = vec![held(audit, records.len(), splits)];
+    let conflicts = audit.position.and_then(|p| p.conflict_rate).filter(|rate| rate.value >= NOTICED_CONFLICTS);
+    if let Some(rate) = conflicts {
+        sections.push(Section::Notice {
+            title: "The order decides as much as the responses".into(),
+            text: format!(
+                "In {:.1} % of the pairs the judge favours another response when the two change places; tossing a coin gives \
+                 50 %. Both orders together cancel a constant preference for a position, but not chance. Compare the labels with \
+                 your own before they are used.",
+                100.0 * rate.value
+            ),
+        });
+    }
+    sections.push(consistency(audit));
     sections.push(certainty(records));
     sections.push(outcomes(audit, judged));
     if !judged.reasons.is_empty() {
         sections.push(Section::Table {
             title: "Why questions have no verdict".into(),
             columns: vec!["reason".into(), "questions".into()],
-            rows: judged.reasons.iter().map(|(why, n)| vec![why.clone(), n.to_string()]).collect(),
+            rows: reasons(judged),
         });
     }
     if !records.is_empty() {
         sections.push(samples(records));
     }
     sections
+}
+
+/// The most frequent reasons first, and how many have another: a server may give each question one of its own.
+fn reasons(judged: &Judged) -> Vec<Vec<String>> {
+    let mut sorted: Vec<(&String, i64)> = judged.reasons.iter().map(|(why, n)| (why, *n)).collect();
+    sorted.sort_by_key(|(_, n)| -n);
+    let more: i64 = sorted.iter().skip(REASONS).map(|(_, n)| n).sum();
+    let mut rows: Vec<Vec<String>> =
+        sorted.iter().take(REASONS).map(|(why, n)| vec![(*why).clone(), n.to_string()]).collect();
+    if more > 0 {
+        rows.push(vec!["other reasons".into(), more.to_string()]);
+    }
+    rows
+}
+
+/// Why there is not one record, with counts.
+pub fn nothing_labelled(audit: &Audit, judged: &Judged) -> String {
+    let c = &audit.comparisons;
+    let pairs = [
+        (c.labels, "less sure than spec.pairs.minConfidence"),
+        (c.ties, "ties"),
+        (c.dropped, "dropped, as their orders are in conflict (combine: AgreeOnly)"),
+        (c.failed, "with a question that has no verdict"),
+    ];
+    let pairs: Vec<String> = pairs.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let why = if judged.reasons.is_empty() {
+        String::new()
+    } else {
+        format!(". Questions without a verdict: {}", tripwire::causes(&judged.reasons))
+    };
+    format!("no pair of {} has a label, so there is no dataset: {}{why}", judged.outcomes.len(), pairs.join(", "))
+}
+
+/// What the dataset holds and what is left out of it: the first number is its records.
+fn held(audit: &Audit, records: usize, [train, validation]: [usize; 2]) -> Section {
+    let c = &audit.comparisons;
+    let rows = [
+        ("Records", records as i64, "pairs with a label that is sure enough: the lines of the data"),
+        ("Train", train as i64, ""),
+        ("Validation", validation as i64, "of prompts that are in no other split"),
+        ("Left out, less sure", c.labels - records as i64, "than spec.pairs.minConfidence"),
+        ("Left out, ties", c.ties, "the judge sees no difference"),
+        ("Left out, dropped", c.dropped, "orders in conflict under combine: AgreeOnly"),
+        ("Left out, without a verdict", c.failed, "a question about the pair has none"),
+    ];
+    let rows = rows.map(|(label, n, note)| Number::new(label, n as f64).count().note(note));
+    Section::Numbers { title: "What the dataset holds".into(), rows: rows.into() }
 }
 
 fn consistency(audit: &Audit) -> Section {
@@ -106,6 +172,12 @@ fn consistency(audit: &Audit) -> Section {
             Number::new("Kappa of the two orders", p.kappa.unwrap_or(f64::NAN))
                 .note("agreement of both orders beyond chance"),
         );
+        rows.push(number(
+            "Correlation of the two orders",
+            p.correlation,
+            Some(0.0),
+            "of what they say of the same response; a constant preference for a position does not change it",
+        ));
     }
     let length = &audit.length;
     rows.push(
@@ -208,7 +280,14 @@ mod tests {
             verdicts: BTreeMap::new(),
             unparsed_rate: 0.0,
             comparisons: Comparisons::default(),
-            position: Some(Position { first_rate: e, log_odds: e, conflict_rate: e, kappa: Some(0.5) }),
+            position: Some(Position {
+                first_rate: e,
+                log_odds: e,
+                conflict_rate: e,
+                kappa: Some(0.5),
+                correlation: e,
+                prompts: 9,
+            }),
             length: Length { longer_rate: e, correlation: e },
             label_mass: e,
             low_mass_rate: e,

@@ -4,7 +4,7 @@
 //! Sampling and asking are slow and paid for: both write what they have before it is used, so that a run that is killed
 //! anywhere and started again ends with the same bytes. The rest is computed again, in a moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::conditions::Reason;
@@ -32,6 +32,9 @@ use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section, status_name};
 use crate::train::clock::Clock;
 use crate::{Error, Result, device, files};
+
+/// Models that a report names as those that answered.
+const MODELS: usize = 5;
 
 /// Makes the dataset of a run document.
 pub fn run(document: &RunDocument) -> Result<StageResult> {
@@ -105,11 +108,12 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     });
     let counts = counts(&found, &responses, &chosen, &judged, &audit, &parts);
 
-    let mut report =
-        Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, headline(&audit, &judged, &runtime));
+    let title = headline(&audit, &counts, &runtime);
+    let mut report = Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, title);
     describe(&mut report, document, generator, &runtime, &judged, &counts);
     report.card.splits = parts.iter().filter(|(_, r)| !r.is_empty()).map(|(s, _)| s.name().to_owned()).collect();
-    report.sections.extend(summary::sections(&audit, &judged, &records));
+    let splits = [parts[0].1.len(), parts[1].1.len()];
+    report.sections.extend(summary::sections(&audit, &judged, &records, splits));
     for (name, value) in counts.iter().map(|(n, v)| (n, *v as f64)) {
         report.number(name, value);
     }
@@ -126,12 +130,7 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
     }
     if records.is_empty() {
-        let why = judged
-            .reasons
-            .keys()
-            .next()
-            .map_or("every pair is a tie or less sure than spec.pairs.minConfidence", String::as_str);
-        return Err(Error::Data(format!("no pair of {} has a label, so there is no dataset: {why}", items.len())));
+        return Err(Error::Data(summary::nothing_labelled(&audit, &judged)));
     }
     let artifact = publish(document, &folders.staging)?;
     progress.metric("pairs", records.len() as f64);
@@ -266,6 +265,7 @@ fn counts(
         ("failed_pairs", c.failed),
         ("conflicts", c.conflicts),
         ("questions", judged.verdicts.len() as i64),
+        ("implausible_usage", judged.implausible),
         ("train", parts[0].1.len() as i64),
         ("validation", parts[1].1.len() as i64),
     ]
@@ -278,15 +278,29 @@ fn counts(
     counts
 }
 
-fn headline(audit: &Audit, judged: &Judged, runtime: &JudgeRuntime) -> String {
-    let c = &audit.comparisons;
-    let conflict = match &audit.position {
-        Some(p) => {
-            p.conflict_rate.map_or(String::new(), |r| format!("; its two orders conflict on {:.1} %", 100.0 * r.value))
-        }
-        None => String::new(),
-    };
-    format!("{} of {} pairs labelled by the judge {}{conflict}", c.labels, judged.outcomes.len(), runtime.spec.name)
+/// The records first, then what is left out, then whether the judge agrees with itself.
+fn headline(audit: &Audit, counts: &BTreeMap<String, i64>, runtime: &JudgeRuntime) -> String {
+    let n = |name: &str| counts.get(name).copied().unwrap_or_default();
+    let left_out = [
+        (n("unsure_pairs"), "less sure"),
+        (n("ties"), "ties"),
+        (n("dropped_pairs"), "dropped"),
+        (n("failed_pairs"), "without a verdict"),
+    ];
+    let left_out: Vec<String> =
+        left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let left_out = if left_out.is_empty() { String::new() } else { format!(", left out: {}", left_out.join(", ")) };
+    let conflict = audit.position.and_then(|p| p.conflict_rate);
+    let conflict =
+        conflict.map_or(String::new(), |r| format!("; the judge's two orders conflict on {:.1} %", 100.0 * r.value));
+    format!(
+        "{} records ({} train, {} validation) of {} pairs compared by the judge {}{left_out}{conflict}",
+        n("pairs"),
+        n("train"),
+        n("validation"),
+        n("compared_pairs"),
+        runtime.spec.name
+    )
 }
 
 /// What the dataset was made from, by whom.
@@ -322,11 +336,21 @@ fn describe(
         }
     };
     report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));
-    let templates: std::collections::BTreeSet<&str> =
-        judged.plan.questions.iter().map(|q| q.template.as_str()).collect();
+    let templates: BTreeSet<&str> = judged.plan.questions.iter().map(|q| q.template.as_str()).collect();
     report.fact("Questions", templates.into_iter().collect::<Vec<_>>().join(", "));
     if !judged.models.is_empty() {
-        report.fact("Answered by", judged.models.iter().cloned().collect::<Vec<_>>().join(", "));
+        let named: Vec<String> = judged.models.iter().take(MODELS).cloned().collect();
+        let more = judged.models.len().saturating_sub(MODELS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        report.fact("Answered by", named.join(", ") + &more);
+    }
+    let told: BTreeSet<String> = judged.dialects.iter().flat_map(|dialect| dialect.told()).collect();
+    if !told.is_empty() {
+        report.fact("Asked with", told.into_iter().collect::<Vec<_>>().join("; "));
+    }
+    if judged.implausible > 0 {
+        let text = "replies whose count of tokens cannot be; what they cost at most is charged in its place";
+        report.fact("Usage not believed", format!("{} {text}", judged.implausible));
     }
     if let Some(amount) = &judged.cost.amount {
         let currency = judged.cost.currency.as_deref().unwrap_or_default();
