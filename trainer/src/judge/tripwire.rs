@@ -1,7 +1,8 @@
 //! Whether a judge is worth asking on. Computes only.
 //!
 //! A reply without a verdict is paid for like any other. One now and then is part of judging, and is counted; a judge that gives
-//! nothing else is stopped before much is paid: at the beginning after a few questions, later after many in a row.
+//! nothing else, or hardly anything else, is stopped before much is paid: at the beginning after a few questions, later after
+//! many in a row, or when nine of ten had none.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +11,21 @@ const AT_FIRST: usize = 8;
 /// So many in a row after usable ones. Even of a judge half of whose replies are unusable, which no gate passes, this many in a
 /// row are not to be expected in the largest dataset.
 const LATER: usize = 64;
+/// So many replies, and a judge most of whose replies have no verdict is not asked further.
+const SHARE_FROM: usize = 200;
+/// Of these, so many of ten.
+const MOST_OF_TEN: usize = 9;
 /// Characters shown of a reply.
 const SHOWN: usize = 200;
 /// Causes named.
 const NAMED: usize = 3;
 
-/// What was replied since the last usable reply.
+/// What was replied so far.
 #[derive(Debug, Default)]
 pub(super) struct Tripwire {
-    usable: bool,
+    usable: usize,
+    unusable: usize,
+    /// Unusable ones since the last usable one.
     in_a_row: usize,
     causes: BTreeMap<String, usize>,
     example: Option<String>,
@@ -27,25 +34,32 @@ pub(super) struct Tripwire {
 impl Tripwire {
     /// A reply had a verdict.
     pub(super) fn usable(&mut self) {
-        *self = Self { usable: true, ..Self::default() };
+        self.usable += 1;
+        self.in_a_row = 0;
     }
 
     /// A reply had none, because of `cause`; `reply` is what it said. Of `total` questions in all. Returns why the judge is not
     /// to be asked further, if so.
     pub(super) fn unusable(&mut self, cause: &str, reply: Option<&str>, total: usize) -> Option<String> {
+        self.unusable += 1;
         self.in_a_row += 1;
         *self.causes.entry(cause.to_owned()).or_default() += 1;
         if let Some(reply) = reply.filter(|reply| self.example.is_none() && !reply.trim().is_empty()) {
             self.example = Some(super::server_error::one_line(reply, SHOWN));
         }
-        let most = if self.usable { LATER } else { AT_FIRST.min(total) };
-        (self.in_a_row >= most).then(|| self.told())
-    }
-
-    fn told(&self) -> String {
-        let which = if self.usable { "last" } else { "first" };
+        let all = self.usable + self.unusable;
+        let which = if self.usable == 0 && self.unusable >= AT_FIRST.min(total) {
+            format!("none of its first {all}")
+        } else if self.usable > 0 && self.in_a_row >= LATER {
+            format!("none of its last {}", self.in_a_row)
+        } else if all >= SHARE_FROM && self.unusable * 10 >= all * MOST_OF_TEN {
+            format!("only {} of its {all}", self.usable)
+        } else {
+            return None;
+        };
+        let verb = if which.starts_with("none") || self.usable == 1 { "has" } else { "have" };
         let example = self.example.as_ref().map_or(String::new(), |text| format!("; one of them: \"{text}\""));
-        format!("none of its {which} {} replies has a verdict: {}{example}", self.in_a_row, causes(&self.causes))
+        Some(format!("{which} replies {verb} a verdict: {}{example}", causes(&self.causes)))
     }
 }
 
@@ -100,5 +114,20 @@ mod tests {
         assert_eq!(stopped, Some(64));
         wire.usable();
         assert_eq!(wire.unusable("empty", None, 1000), None);
+    }
+
+    #[test]
+    fn a_judge_that_gives_a_verdict_in_one_of_ten_replies_is_stopped_after_two_hundred() {
+        let mut wire = Tripwire::default();
+        let mut stopped = None;
+        for n in 1..1000 {
+            if n % 20 == 1 {
+                wire.usable();
+            } else if let Some(why) = wire.unusable("empty", None, 1000) {
+                stopped = Some((n, why));
+                break;
+            }
+        }
+        assert_eq!(stopped, Some((200, "only 10 of its 200 replies have a verdict: 190 x empty".into())));
     }
 }
