@@ -91,7 +91,9 @@ pub(super) fn states(before: &str, last: bool) -> bool {
 
 /// Whether words are a statement and fillers before it.
 fn is_statement(words: &str, statements: &[&str]) -> bool {
-    let words: Vec<&str> = words.split_whitespace().map(undecorated).filter(|w| !w.is_empty()).collect();
+    let words = words.split_whitespace().map(undecorated);
+    // Marks of a list or a heading are no words.
+    let words: Vec<&str> = words.filter(|w| w.contains(char::is_alphanumeric)).collect();
     let words = words.strip_suffix(&["is"]).unwrap_or(&words);
     statements.iter().any(|statement| {
         let statement: Vec<&str> = statement.split(' ').collect();

@@ -221,6 +221,8 @@ mod tests {
             "Winner: Response A",
             "**Winner:** A",
             "### Verdict: A",
+            "- **Verdict:** A",
+            "1. Both are short.\n2. Verdict: A",
             "Verdict:\n\n**A**",
             "**Response A**\nIt is right.\n**Response B**\nIt is wrong.\n\nFinal verdict: [[A]]",
             "Response A:\nRight.\nResponse B:\nWrong.\nThe better response is A.",
