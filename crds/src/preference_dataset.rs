@@ -250,9 +250,10 @@ pub struct DatasetGates {
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub min_pairs: Option<i64>,
     /// At most this share of pairs whose two orders disagree. Tossing a coin gives 0.5, choosing by position alone 1. Default
-    /// 0.75; 1 does not check.
+    /// 0.75 from 20 pairs on, as it may be chance with fewer; 1 does not check.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
-    pub max_conflict_rate: f64,
+    pub max_conflict_rate: Option<f64>,
     /// At most this share of questions without a verdict. Default 0.5; 1 does not check.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_unparsed_rate: f64,
@@ -274,7 +275,7 @@ impl Default for DatasetGates {
     fn default() -> Self {
         Self {
             min_pairs: None,
-            max_conflict_rate: 0.75,
+            max_conflict_rate: None,
             max_unparsed_rate: 0.5,
             min_label_mass: 0.01,
             min_order_correlation: 0.0,

@@ -69,6 +69,9 @@ fn record(
     })
 }
 
+/// Share of pairs in conflict that is let through where a manifest says nothing, and the pairs from which on it is checked then.
+const MAX_CONFLICT_RATE: f64 = 0.75;
+const PAIRS_FOR_CONFLICTS: i64 = 20;
 /// Prompts from which on the correlation of the two orders is checked: with fewer, chance decides.
 const PROMPTS_FOR_CORRELATION: usize = 100;
 
@@ -116,12 +119,16 @@ fn failed_by_orders(gates: &DatasetGates, audit: &Audit) -> Vec<String> {
     let c = &audit.comparisons;
     let conflicts = c.conflicts as f64 / c.both_orders.max(1) as f64;
     let mut failed = Vec::new();
-    if conflicts > gates.max_conflict_rate {
+    // By default what chance may give is let through: 16 or more heads in 20 tosses of a coin come once in 170 times.
+    let by_default = (c.both_orders >= PAIRS_FOR_CONFLICTS).then_some(MAX_CONFLICT_RATE);
+    if let Some(most) = gates.max_conflict_rate.or(by_default)
+        && conflicts > most
+    {
         let first = audit.position.and_then(|p| p.first_rate).map_or(f64::NAN, |r| 100.0 * r.value);
         failed.push(format!(
-            "spec.gates.maxConflictRate is {}, and the two orders of {} of {} pairs ({conflicts:.3}) favour different responses: \
+            "spec.gates.maxConflictRate is {most}, and the two orders of {} of {} pairs ({conflicts:.3}) favour different responses: \
              {first:.1} % of the verdicts are for what is shown first (another judge, or clearer criteria)",
-            gates.max_conflict_rate, c.conflicts, c.both_orders
+            c.conflicts, c.both_orders
         ));
     }
     if let Some(position) = audit.position.filter(|p| p.prompts >= PROMPTS_FOR_CORRELATION)
@@ -160,7 +167,7 @@ mod tests {
     fn gates_fail_beyond_their_limit_and_say_the_numbers() {
         let gates = DatasetGates {
             min_pairs: Some(10),
-            max_conflict_rate: 0.4,
+            max_conflict_rate: Some(0.4),
             max_unparsed_rate: 0.02,
             ..DatasetGates::default()
         };
@@ -205,6 +212,7 @@ mod tests {
         );
         for passes in [
             audit(24, 12, 24, 0.25),
+            audit(14, 11, 14, 0.0),
             Audit { position: orders(0.02, 24), ..audit(24, 12, 24, 0.0) },
             Audit { position: orders(0.4, 150), ..audit(150, 90, 150, 0.0) },
             Audit { label_mass: estimate(0.3, 0.1), ..audit(24, 0, 0, 0.0) },
@@ -212,7 +220,7 @@ mod tests {
             assert_eq!(of(passes.clone()), Vec::<String>::new(), "{passes:?}");
         }
         let off = DatasetGates {
-            max_conflict_rate: 1.0,
+            max_conflict_rate: Some(1.0),
             max_unparsed_rate: 1.0,
             min_label_mass: 0.0,
             min_order_correlation: -1.0,
