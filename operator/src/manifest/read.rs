@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+/// The largest file of manifests, in bytes.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
 /// A file of manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -40,8 +43,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, ReadError> {
     for path in paths {
         let failed = |source| ReadError::Io { path: path.display().to_string(), source };
         if path == Path::new("-") {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text).map_err(failed)?;
+            let text = bounded(io::stdin().lock()).map_err(failed)?;
             sources.push(Source { name: "-".into(), folder: std::env::current_dir().map_err(failed)?, text });
         } else if path.is_dir() {
             let files = manifests(path).map_err(failed)?;
@@ -60,10 +62,22 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, ReadError> {
 
 fn file_source(path: &Path) -> Result<Source, ReadError> {
     let failed = |source| ReadError::Io { path: path.display().to_string(), source };
-    let text = fs::read_to_string(path).map_err(failed)?;
+    let text = fs::File::open(path).and_then(bounded).map_err(failed)?;
     let absolute = std::path::absolute(path).map_err(failed)?;
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     Ok(Source { name: path.display().to_string(), folder, text })
+}
+
+/// The text of a file that is no larger than files of manifests are.
+fn bounded(file: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        let message =
+            format!("more than {MAX_FILE} bytes: put prompts into a file of their own, or manifests into several");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
 }
 
 fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -91,6 +105,12 @@ mod tests {
         }
         let texts: Vec<String> = read(&[folder.path().to_owned()]).unwrap().into_iter().map(|s| s.text).collect();
         assert_eq!(texts, ["a.yaml", "b.yml", "c.json"]);
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused_and_not_read_to_its_end() {
+        assert_eq!(bounded(io::repeat(b'a').take(MAX_FILE)).unwrap().len() as u64, MAX_FILE);
+        assert!(bounded(io::repeat(b'a')).unwrap_err().to_string().contains("bytes"));
     }
 
     #[test]

@@ -60,9 +60,20 @@ pub struct SyntaxError {
 
 /// More values than a manifest can hold: aliases of aliases grow without bound.
 const MAX_NODES: usize = 200_000;
+/// More bytes than a manifest can hold, aliases written out: an object of a cluster has 1.5 MB.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Lists and mappings in each other. Our schemas have eight; each takes some of the stack.
+const MAX_DEPTH: usize = 64;
+/// Documents of one text.
+const MAX_DOCUMENTS: usize = 10_000;
 
 /// The documents of a text. A document that cannot be read does not hide the others; an empty one is left out.
 pub fn documents(text: &str) -> Vec<Result<Node, SyntaxError>> {
+    if let Some((line, _)) = split(text).nth(MAX_DOCUMENTS) {
+        let message =
+            format!("expected at most {MAX_DOCUMENTS} documents in a file, found more; spread them over several");
+        return vec![Err(SyntaxError { line, message })];
+    }
     split(text).filter_map(|(first_line, document)| parse(document, first_line).transpose()).collect()
 }
 
@@ -135,7 +146,8 @@ fn split(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn parse(document: &str, first_line: usize) -> Result<Option<Node>, SyntaxError> {
-    let mut builder = Builder { parser: Parser::new_from_str(document), first_line, anchors: HashMap::new(), nodes: 0 };
+    let parser = Parser::new_from_str(document);
+    let mut builder = Builder { parser, first_line, anchors: HashMap::new(), nodes: 0, bytes: 0, depth: 0 };
     let root = builder.document().map_err(|error| explain(document, first_line, error))?;
     Ok(root.filter(|node| node.value != Value::Null))
 }
@@ -160,6 +172,8 @@ struct Builder<'a> {
     first_line: usize,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    bytes: usize,
+    depth: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -191,38 +205,69 @@ impl<'a> Builder<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, SyntaxError> {
         let line = self.line(span);
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(SyntaxError {
-                line,
-                message: format!("expected at most {MAX_NODES} values, found more; write aliases out"),
-            });
+        if self.depth > MAX_DEPTH {
+            let message =
+                format!("expected at most {MAX_DEPTH} lists and mappings in each other, found more; remove some");
+            return Err(SyntaxError { line, message });
         }
+        let length = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
+        self.count(line, 1, length)?;
         let (anchor, value) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
                 (anchor, if plain { resolve(&text) } else { Value::String(text.into_owned()) })
             }
-            Event::SequenceStart(anchor, _) => (anchor, Value::List(self.list()?)),
-            Event::MappingStart(anchor, _) => (anchor, Value::Map(self.map()?)),
+            Event::SequenceStart(anchor, _) => (anchor, Value::List(self.below(Self::list)?)),
+            Event::MappingStart(anchor, _) => (anchor, Value::Map(self.below(Self::map)?)),
             Event::Alias(anchor) => {
-                let Some(target) = self.anchors.get(&anchor).cloned() else {
+                let Some(target) = self.anchors.get(&anchor) else {
                     return Err(SyntaxError {
                         line,
                         message: "expected an alias of a value above, found an unknown anchor; write the value out"
                             .into(),
                     });
                 };
-                self.nodes += count(&target);
-                return Ok(Node { line, value: target.value });
+                let (nodes, bytes, depth) = size(target);
+                let value = target.value.clone();
+                self.count(line, nodes, bytes)?;
+                if self.depth + depth > MAX_DEPTH {
+                    let message = format!(
+                        "expected at most {MAX_DEPTH} lists and mappings in each other, found more; write aliases out"
+                    );
+                    return Err(SyntaxError { line, message });
+                }
+                return Ok(Node { line, value });
             }
             _ => (0, Value::Null),
         };
         let node = Node { line, value };
         if anchor > 0 {
+            let (nodes, bytes, _) = size(&node);
+            self.count(line, nodes, bytes)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// Counts what a value holds, before it is kept.
+    fn count(&mut self, line: usize, nodes: usize, bytes: usize) -> Result<(), SyntaxError> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.nodes > MAX_NODES || self.bytes > MAX_BYTES {
+            let message = format!(
+                "expected at most {MAX_NODES} values and {MAX_BYTES} bytes, found more; shorten it, and write aliases out"
+            );
+            return Err(SyntaxError { line, message });
+        }
+        Ok(())
+    }
+
+    /// What is in a list or mapping.
+    fn below<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, SyntaxError>) -> Result<T, SyntaxError> {
+        self.depth += 1;
+        let found = read(self);
+        self.depth -= 1;
+        found
     }
 
     fn list(&mut self) -> Result<Vec<Node>, SyntaxError> {
@@ -242,7 +287,10 @@ impl<'a> Builder<'a> {
             let line = self.line(span);
             let key = match event {
                 Event::MappingEnd | Event::StreamEnd => return Ok(entries),
-                Event::Scalar(text, ..) => text.into_owned(),
+                Event::Scalar(text, ..) => {
+                    self.count(line, 0, text.len())?;
+                    text.into_owned()
+                }
                 _ => {
                     return Err(SyntaxError {
                         line,
@@ -261,11 +309,19 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn count(node: &Node) -> usize {
-    1 + match &node.value {
-        Value::List(items) => items.iter().map(count).sum(),
-        Value::Map(entries) => entries.iter().map(|e| count(&e.node)).sum(),
-        _ => 0,
+/// How many values a node holds, of how many bytes, and how many of them in each other.
+fn size(node: &Node) -> (usize, usize, usize) {
+    let add = |a: (usize, usize, usize), b: (usize, usize, usize)| (a.0 + b.0, a.1 + b.1, a.2.max(b.2 + 1));
+    match &node.value {
+        Value::List(items) => items.iter().map(size).fold((1, 0, 1), add),
+        Value::Map(entries) => {
+            entries.iter().map(|e| (size(&e.node), e.key.len())).fold((1, 0, 1), |sum, (below, key)| {
+                let (nodes, bytes, depth) = add(sum, below);
+                (nodes, bytes + key, depth)
+            })
+        }
+        Value::String(text) | Value::Ambiguous(text) => (1, text.len(), 0),
+        _ => (1, 0, 0),
     }
 }
 
@@ -359,5 +415,28 @@ mod tests {
             bomb = format!("{bomb}a{i}: &a{i} [{aliases}]\n");
         }
         assert!(documents(&bomb)[0].as_ref().unwrap_err().message.contains("at most"));
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_or_grows_by_aliases_is_refused_with_its_line_and_ends_nothing() {
+        let error = |text: &str| documents(text).remove(0).unwrap_err();
+        let blocks = error(&format!("a: 1\nb:\n {}1", "- ".repeat(20_000)));
+        assert_eq!(blocks.line, 3, "{blocks:?}");
+        assert!(blocks.message.contains("in each other"), "{blocks:?}");
+        for deep in ["? ", "[", "{a: ", "- - ? "] {
+            error(&deep.repeat(20_000));
+        }
+        let long = "x".repeat(1 << 20);
+        let bytes = error(&format!("a: &a {long}\nb: [{}]", vec!["*a"; 20_000].join(", ")));
+        assert_eq!((bytes.line, bytes.message.contains("bytes")), (2, true), "{}", bytes.message);
+        let mut nested = String::from("a0: &a0 [1]\n");
+        for i in 1..100 {
+            nested = format!("{nested}a{i}: &a{i} [*a{}]\n", i - 1);
+        }
+        assert!(error(&nested).message.contains("in each other"));
+        let anchors = (0..60).map(|i| format!("{}- &a{i}\n", " ".repeat(i))).chain([long]).collect::<Vec<_>>().concat();
+        assert!(!documents(&anchors).is_empty());
+        let many = "---\na: 1\n".repeat(MAX_DOCUMENTS + 1);
+        assert!(error(&many).message.contains("documents"));
     }
 }
