@@ -17,7 +17,7 @@ use crate::crds::reference;
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
 use crate::validate::references::Elsewhere;
-use crate::{cluster, crds, validate};
+use crate::{cluster, crds, printable, validate};
 
 /// AI feedback alignment from manifests: preference data, reward model, tuned policy.
 #[derive(Debug, Parser)]
@@ -146,7 +146,7 @@ fn validate_command(manifests: &Manifests, anything: bool, target: Target) -> u8
     match validate::validate(&sources, &Elsewhere { anything, ..Elsewhere::default() }, target) {
         Ok(manifests) => {
             for manifest in manifests {
-                println!("{}: {} is valid", manifest.file, manifest.resource.id());
+                println!("{}", printable::line(&format!("{}: {} is valid", manifest.file, manifest.resource.id())));
             }
             Code::Done.number()
         }
@@ -163,7 +163,7 @@ fn plan_command(manifests: Manifests, place: Place) -> u8 {
     match local::explain(&Options { files: manifests.files, work_dir: place.work_dir, trainer: None }) {
         Ok(lines) => {
             for line in lines {
-                println!("{line}");
+                println!("{}", printable::text(&line));
             }
             Code::Done.number()
         }
@@ -252,6 +252,6 @@ fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), String> {
 }
 
 fn fail(error: &dyn std::fmt::Display, code: Code) -> u8 {
-    eprintln!("{error}");
+    eprintln!("{}", printable::text(&error.to_string()));
     code.number()
 }

@@ -13,6 +13,7 @@
 //! | What happens next, and why did my run stop? | `plan` |
 //! | When are two runs the same? | `digest` |
 //! | What do the conditions say? | `status` |
+//! | What may a terminal be shown? | `printable`, `redact` |
 //! | How is that done on a laptop? | `local` |
 //! | How is it done on a cluster? | `cluster` |
 //! | What does the cluster know of it? | `crds` |
@@ -25,6 +26,7 @@ pub mod inputs;
 pub mod local;
 pub mod manifest;
 pub mod plan;
+pub mod printable;
 pub mod redact;
 pub mod secrets;
 pub mod status;

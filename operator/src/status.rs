@@ -5,6 +5,7 @@ use plumbline_crds::run::{ProgressReport, StageResult};
 use plumbline_crds::status::{JobRef, Status};
 
 use crate::plan::{self, Action, Decision, Inputs, Observed, Phase, Run};
+use crate::printable::line;
 
 /// The status to write after a decision at the time `now` (RFC 3339).
 pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
@@ -94,7 +95,7 @@ fn conditions(observed: &Observed, decision: &Decision, now: &str) -> Vec<Condit
                 kind,
                 status,
                 reason,
-                message: message.chars().take(MAX_MESSAGE).collect(),
+                message: line(&message).chars().take(MAX_MESSAGE).collect(),
                 observed_generation: observed.generation,
                 last_transition_time: since.to_owned(),
             }

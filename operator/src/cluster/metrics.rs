@@ -29,7 +29,7 @@ const HOUR: f64 = 60.0 * MINUTE;
 pub enum PostOutcome {
     /// It will be seen in the status.
     Accepted,
-    /// Too many that had to be verified, from this address or in all.
+    /// Too many that had to be verified, from this address or in all; or too many of one pod.
     RateLimited,
     /// No token, or one that the API server does not vouch for.
     Unauthenticated,
@@ -82,6 +82,7 @@ pub struct Metrics {
     run_seconds: HistogramVec,
     start_delay: HistogramVec,
     retries: IntCounterVec,
+    misfits: IntCounterVec,
     accelerator_seconds: IntCounterVec,
     judge_requests: IntCounterVec,
     judge_tokens: IntCounterVec,
@@ -133,6 +134,11 @@ impl Metrics {
                 &delay_buckets,
             )?,
             retries: counter("plumbline_retries_total", "Attempts that ended early, by reason.", &["kind", "reason"])?,
+            misfits: counter(
+                "plumbline_status_misfits_total",
+                "Values that a run said and a status cannot hold: cut to their bounds, or left out.",
+                &["kind"],
+            )?,
             accelerator_seconds: counter(
                 "plumbline_accelerator_seconds_total",
                 "Accelerators held times seconds.",
@@ -163,6 +169,11 @@ impl Metrics {
     /// A reconcile failed. `error` names the variant, never its content.
     pub fn reconcile_failed(&self, kind: Kind, error: &'static str) {
         self.reconcile_errors.with_label_values(&[kind.to_string().as_str(), error]).inc();
+    }
+
+    /// A status was written without values that it cannot hold.
+    pub fn misfits(&self, kind: Kind, many: usize) {
+        self.misfits.with_label_values(&[&kind.to_string()]).inc_by(many as u64);
     }
 
     /// A progress report was answered.

@@ -10,11 +10,13 @@ use super::apply;
 use super::context::Context;
 use super::dependents::Id;
 use super::events;
+use super::fit;
 use super::observe::ObserveError;
 use super::outcome;
 use super::reconcile::World;
 use super::usage;
 use crate::plan::Run;
+use crate::printable;
 use crate::redact::redact;
 use crate::status::with_progress;
 
@@ -58,13 +60,19 @@ pub(super) fn tell(context: &Context, world: &World, status: Status) -> Status {
 }
 
 /// Writes a status that says something new, and lets people know. False where the resource is gone.
-pub(super) async fn record(context: &Context, id: &Id, world: &World, status: &Status) -> Result<bool, ObserveError> {
+pub(super) async fn record(context: &Context, id: &Id, world: &World, status: Status) -> Result<bool, ObserveError> {
+    let (status, misfits) = fit::status(id.kind, status);
+    let status = &status;
     context.resources.set(id, status.leading_reason());
     let previous = &world.seen.previous;
     if same(previous, status) {
         return Ok(true);
     }
     let Id { namespace, kind, name } = id;
+    if !misfits.is_empty() {
+        context.metrics.misfits(*kind, misfits.len());
+        tracing::warn!(fields = misfits.join(", "), "the run said what a status cannot hold; it is cut or left out");
+    }
     if !apply::write_status(&context.client, *kind, namespace, name, &world.seen.uid, status).await? {
         return Ok(false);
     }
@@ -91,6 +99,7 @@ async fn log_of_failure(context: &Context, world: &World, status: &Status) -> Op
     let namespace = world.seen.resource.metadata.namespace.as_deref().unwrap_or_default();
     let tail = apply::log_tail(&context.client, namespace, pod, LOG_LINES).await?;
     let tail = redact(&tail, &[]);
+    let tail = printable::text(&tail);
     let start = tail.char_indices().rev().nth(MOST_NOTE).map_or(0, |(at, _)| at);
     Some(Event {
         type_: EventType::Warning,
@@ -104,7 +113,7 @@ async fn log_of_failure(context: &Context, world: &World, status: &Status) -> Op
 /// Whether two statuses differ at most in how long something has run: a clock that ticks is no news for a while.
 fn same(before: &Status, after: &Status) -> bool {
     let active = |status: &Status| status.job.as_ref().map_or(0, |job| job.active_seconds);
-    if active(after) - active(before) >= UNCOUNTED {
+    if active(after).saturating_sub(active(before)) >= UNCOUNTED {
         return false;
     }
     let still = |status: &Status| {

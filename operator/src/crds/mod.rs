@@ -44,6 +44,12 @@ pub fn spec_schema(kind: Kind) -> Result<Value, CrdError> {
     crd.pointer(&format!("{SCHEMA}/properties/spec")).cloned().ok_or(CrdError::NoSchema { kind })
 }
 
+/// The schema of a kind's `status`.
+pub fn status_schema(kind: Kind) -> Result<Value, CrdError> {
+    let crd = definition(kind)?;
+    crd.pointer(&format!("{SCHEMA}/properties/status")).cloned().ok_or(CrdError::NoSchema { kind })
+}
+
 /// The schema of `metadata.name`.
 pub fn name_schema() -> Value {
     fix::name()

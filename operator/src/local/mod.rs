@@ -208,9 +208,9 @@ fn print_summary(manifests: &[Manifest], work_dir: &WorkDir) -> Result<(), RunEr
         let since: jiff::Timestamp = since.parse().ok()?;
         Some(jiff::Timestamp::now().as_second() - since.as_second())
     };
-    print!("{}", summary::table(&resources, &age));
+    print!("{}", crate::printable::text(&summary::table(&resources, &age)));
     if let Some(report) = report(&resources) {
-        println!("report: {report}");
+        println!("report: {}", crate::printable::line(&report));
     }
     Ok(())
 }

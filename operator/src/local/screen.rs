@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use plumbline_crds::run::ProgressReport;
 
+use crate::printable;
+
 /// Least time between two lines of one stage where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Metrics that fit a line.
@@ -28,6 +30,7 @@ impl Screen {
 
     /// A line that stays.
     pub fn say(&self, line: &str) {
+        let line = printable::text(line);
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
@@ -63,10 +66,10 @@ impl Screen {
             }
             bar
         });
-        bar.set_prefix(format!("{id} {}", progress.stage));
+        bar.set_prefix(printable::line(&format!("{id} {}", progress.stage)).into_owned());
         bar.set_length(total);
         bar.set_position(completed);
-        bar.set_message(details(report));
+        bar.set_message(printable::line(&details(report)).into_owned());
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::printable::line;
+
 /// A problem: `FILE:LINE: Kind/name: spec.path[0].field: expected ..., found ...; do ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -19,13 +21,13 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.line)?;
+        write!(f, "{}:{}: ", line(&self.file), self.line)?;
         for part in [&self.subject, &self.path] {
             if !part.is_empty() {
-                write!(f, "{part}: ")?;
+                write!(f, "{}: ", line(part))?;
             }
         }
-        f.write_str(&self.message)
+        f.write_str(&line(&self.message))
     }
 }
 
@@ -45,8 +47,14 @@ impl Finding {
     }
 }
 
+/// The longest text that is compared with known names, in bytes: it takes the product of the lengths.
+const LONGEST_NAME: usize = 256;
+
 /// The name among `known` that was probably meant.
 pub(super) fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if found.len() > LONGEST_NAME {
+        return None;
+    }
     let lower = found.to_lowercase();
     known
         .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
