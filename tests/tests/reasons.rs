@@ -154,7 +154,7 @@ async fn how_a_run_failed_is_named() {
         ("gate", 9, "Error", said("GateFailed", "accuracy 0.4"), Reason::GateFailed, "accuracy 0.4"),
         ("hack", 10, "Error", said("RewardHackingSuspected", "KL 70"), Reason::RewardHackingSuspected, "KL 70"),
         ("hang", 11, "Error", said("Hung", "no progress for 1800 s"), Reason::Hung, "1800 s"),
-        ("memory", 137, "OOMKilled", String::new(), Reason::OutOfMemory, "resources.limits"),
+        ("memory", 137, "OOMKilled", String::new(), Reason::OutOfMemory, "the container trainer was killed"),
         ("crash", 139, "Error", String::new(), Reason::TrainerFailed, "signal 11"),
     ];
     for (name, code, reason, message, expected, words) in &cases {

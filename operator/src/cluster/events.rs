@@ -4,7 +4,7 @@
 //! a note says what the reason always means, and what differs from time to time stands in the condition's message.
 
 use kube::runtime::events::{Event, EventType};
-use plumbline_crds::conditions::Reason;
+use plumbline_crds::conditions::{ConditionType, Reason};
 use plumbline_crds::status::Status;
 
 /// The event, if the leading reason changed to something that people want to know of.
@@ -14,6 +14,10 @@ pub fn event(before: &Status, after: &Status) -> Option<Event> {
         return None;
     }
     let Text { type_, action, note } = text(reason)?;
+    // Which container it was, and its limit, are the same each time.
+    let of_container =
+        after.condition(ConditionType::Ready).and_then(|c| c.message.split_once("; ")).map(|(what, _)| what);
+    let note = of_container.filter(|_| reason == Reason::OutOfMemory).unwrap_or(note);
     Some(Event { type_, reason: reason.as_str(), note: Some(note.into()), action: action.into(), secondary: None })
 }
 
@@ -42,7 +46,7 @@ fn text(reason: Reason) -> Option<Text> {
         Reason::ChildCreationFailed => warning("CreateChild", "The API server refused an object of the run"),
         Reason::Running => normal("Run", "The run is under way"),
         Reason::Retrying => warning("Retry", "An attempt failed and is tried again"),
-        Reason::OutOfMemory => warning("Run", "The host ran out of memory"),
+        Reason::OutOfMemory => warning("Run", "A container was killed for its memory"),
         Reason::AcceleratorOutOfMemory => warning("Run", "The accelerator ran out of memory"),
         Reason::NodeDisruption => warning("Run", "The pod was taken from its node"),
         Reason::TrainerConfigRejected => warning("Run", "The trainer refused its configuration"),
@@ -86,6 +90,17 @@ mod tests {
         let failed = ready("False", "GateFailed", "");
         assert_eq!(event_of(&running, &failed), Some(("GateFailed".into(), EventType::Warning)));
         assert_eq!(event_of(&done, &Status::default()), None, "nothing is known yet: nothing to tell");
+    }
+
+    #[test]
+    fn the_event_of_a_container_without_memory_names_its_limit() {
+        let failed = ready(
+            "False",
+            "OutOfMemory",
+            "the container trainer was killed (exit code 137) at its memory limit of 16Gi; raise it",
+        );
+        let note = event(&Status::default(), &failed).unwrap().note.unwrap();
+        assert_eq!(note, "the container trainer was killed (exit code 137) at its memory limit of 16Gi");
     }
 
     #[test]

@@ -97,11 +97,13 @@ pub fn patience(job: &Job, workload: Option<&Workload>, now: &str) -> Duration {
 pub fn counted(mut job: JobRef, workload: Option<&Workload>) -> JobRef {
     let Some(workload) = workload else { return job };
     let evictions = &workload.status.scheduling_stats.evictions;
-    let preemptions: i64 = evictions.iter().filter(|e| e.reason == PREEMPTED).map(|e| e.count).sum();
+    let sum = |counts: &mut dyn Iterator<Item = i64>| counts.fold(0, i64::saturating_add);
+    let preemptions = sum(&mut evictions.iter().filter(|e| e.reason == PREEMPTED).map(|e| e.count));
     if preemptions > 0 {
-        *job.retries.entry(Reason::Preempted.as_str()).or_insert(0) += preemptions;
+        let times = job.retries.entry(Reason::Preempted.as_str()).or_insert(0);
+        *times = times.saturating_add(preemptions);
     }
-    job.attempt += evictions.iter().map(|e| e.count).sum::<i64>();
+    job.attempt = job.attempt.saturating_add(sum(&mut evictions.iter().map(|e| e.count)));
     job
 }
 

@@ -1,4 +1,6 @@
 //! What a run has used so far: attempts, failures, seconds, and seconds of accelerators, as its Job and pods tell. Computes only.
+//!
+//! What earlier Jobs counted stands in annotations, which whoever may change Jobs may write: sums end at the largest number.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,11 +27,11 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
     JobRef {
         name: job.metadata.name.clone().unwrap_or_default(),
         uid: job.metadata.uid.clone().filter(|_| !was_let_go),
-        attempt: before.attempt + attempts(job, failed) - 1,
+        attempt: before.attempt.saturating_add(attempts(job, failed) - 1),
         retries,
         active_seconds: match since(job, previous) {
-            Some((previous, since)) => previous.active_seconds + elapsed(job, pods, since, now),
-            None => before.active_seconds + elapsed(job, pods, "", now),
+            Some((previous, since)) => previous.active_seconds.saturating_add(elapsed(job, pods, since, now)),
+            None => before.active_seconds.saturating_add(elapsed(job, pods, "", now)),
         },
         counted_time: Some(now.to_owned()),
     }
@@ -50,7 +52,8 @@ fn failures(
     // How a Job ended that is begun again is counted by whoever decides what follows.
     let end = outcome::last_failed(pods).filter(|_| outcome::gave_up_early(job, pods));
     for pod in failed.iter().filter(|pod| !end.is_some_and(|end| std::ptr::eq(end, **pod))) {
-        *by_reason.entry(why_failed(pod).0.as_str()).or_insert(0) += 1;
+        let times = by_reason.entry(why_failed(pod).0.as_str()).or_insert(0);
+        *times = times.saturating_add(1);
     }
     // Pods that the cluster has removed since were counted while they were seen. What a queue takes away, it counts itself.
     let seen = previous.filter(|p| end.is_none() && p.uid.is_some() && is_of(p, job));
@@ -58,11 +61,11 @@ fn failures(
     for (reason, times) in seen.into_iter().flat_map(|p| &p.retries) {
         if *reason != Reason::Preempted.as_str() {
             let now = by_reason.entry(reason.clone()).or_insert(0);
-            gone += (times - *now).max(0);
+            gone = i64::saturating_add(gone, times.saturating_sub(*now).max(0));
             *now = (*now).max(*times);
         }
     }
-    (by_reason, failed.len() as i64 + gone)
+    (by_reason, gone.saturating_add(failed.len() as i64))
 }
 
 /// Whether a count is of this very Job. One without a UID has let its Job go, which is deleted next; a Job that was made after it
@@ -89,7 +92,7 @@ fn was_sent_away(pod: &Pod) -> bool {
 /// Pods that a Job has started, by those that failed: one more, unless it has given up.
 fn attempts(job: &Job, failed: i64) -> i64 {
     let gave_up = matches!(finished(job), Some(Finished::Failed { .. }));
-    (failed + i64::from(!gave_up)).max(1)
+    failed.saturating_add(i64::from(!gave_up)).max(1)
 }
 
 /// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on as [`counted`] does.
@@ -101,14 +104,14 @@ pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobR
     };
     let held = pods.iter().filter_map(|pod| {
         let (started, ended) = lifetime(pod, now)?;
-        Some(job::accelerators(pod) * seconds_between(started.as_str().max(since), &ended))
+        Some(job::accelerators(pod).saturating_mul(seconds_between(started.as_str().max(since), &ended)))
     });
     let held: Vec<i64> = held.collect();
     // Of several pods the cluster removes those that it ends itself; they held theirs as long as the others. One that is seen
     // and has not started held none.
     let all = if is_finished(job) { job::gang(job) } else { 1 };
-    let gone = (all - pods.len() as i64).max(0) * held.iter().max().unwrap_or(&0);
-    before + held.iter().sum::<i64>() + gone
+    let gone = (all - pods.len() as i64).max(0).saturating_mul(held.iter().max().copied().unwrap_or(0));
+    held.into_iter().fold(before.saturating_add(gone), i64::saturating_add)
 }
 
 /// When a Job ended, which may be long before anybody looks at it (RFC 3339).

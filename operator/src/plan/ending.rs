@@ -80,7 +80,8 @@ pub fn counted(job: &JobRef, end: &End) -> JobRef {
     let mut job = job.clone();
     let said = end.result.as_ref().map(|r| r.reason).filter(|r| *r == Reason::NodeDisruption);
     let reason = if end.is_interruption() { said.unwrap_or(Reason::Suspended) } else { end.explain().0 };
-    *job.retries.entry(reason.as_str()).or_insert(0) += 1;
+    let times = job.retries.entry(reason.as_str()).or_insert(0);
+    *times = times.saturating_add(1);
     job
 }
 
@@ -88,13 +89,13 @@ pub fn counted(job: &JobRef, end: &End) -> JobRef {
 pub fn failures(job: &JobRef) -> i64 {
     let interrupted = [Reason::Suspended, Reason::Preempted, Reason::JobDeleted];
     let innocent: Vec<String> = interrupted.into_iter().chain(PEER_MISSING).map(Reason::as_str).collect();
-    job.retries.iter().filter(|(reason, _)| !innocent.contains(reason)).map(|(_, n)| n).sum()
+    job.retries.iter().filter(|(reason, _)| !innocent.contains(reason)).fold(0, |sum, (_, n)| sum.saturating_add(*n))
 }
 
 /// Interruptions, which do not.
 pub fn interruptions(job: &JobRef) -> i64 {
     let of = |reason: Reason| job.retries.get(&reason.as_str()).copied().unwrap_or(0);
-    of(Reason::Suspended) + of(Reason::NodeDisruption)
+    of(Reason::Suspended).saturating_add(of(Reason::NodeDisruption))
 }
 
 /// The delay before the n-th repetition, n from 1.

@@ -133,7 +133,12 @@ impl Known {
     /// The same run once more, which somebody lets go on after it had failed: with all its retries again, and with what is left
     /// of its time.
     fn go_on(&self) -> Decision {
-        let job = JobRef { attempt: self.job.attempt + 1, uid: None, retries: BTreeMap::new(), ..self.job.clone() };
+        let job = JobRef {
+            attempt: self.job.attempt.saturating_add(1),
+            uid: None,
+            retries: BTreeMap::new(),
+            ..self.job.clone()
+        };
         let action = Action::Retry(Duration::ZERO);
         let decision = self.decide(action, Phase::Active, Reason::Running, attempt(&job));
         Decision { job, ..decision }
@@ -234,10 +239,11 @@ fn again(observed: &Observed, known: &Known) -> Decision {
             return known.start(known.job.name.clone());
         }
         // Whoever ran it was killed before it could say how it ended.
-        let mut job = JobRef { attempt: known.job.attempt + 1, uid: None, ..known.job.clone() };
+        let mut job = JobRef { attempt: known.job.attempt.saturating_add(1), uid: None, ..known.job.clone() };
         let deleted = known.job.uid.is_some() && !was_suspended;
         if deleted {
-            *job.retries.entry(Reason::JobDeleted.as_str()).or_insert(0) += 1;
+            let times = job.retries.entry(Reason::JobDeleted.as_str()).or_insert(0);
+            *times = times.saturating_add(1);
         }
         let message = if deleted {
             "JobDeleted: its Job was deleted by somebody else; the run continues where it stopped"
@@ -255,17 +261,17 @@ fn again(observed: &Observed, known: &Known) -> Decision {
         return known.decide(Action::Fail, Phase::Failed, reason, why);
     }
     if let Some((reason, message)) = missing_peer(observed.previous, end) {
-        let mut job = JobRef { attempt: known.job.attempt + 1, ..known.job.clone() };
+        let mut job = JobRef { attempt: known.job.attempt.saturating_add(1), ..known.job.clone() };
         let times = job.retries.entry(reason.as_str()).or_insert(0);
-        *times += 1;
+        *times = times.saturating_add(1);
         let action = Action::Continue(ending::delay(*times));
         return Decision { job, ..known.decide(action, Phase::Active, reason, message) };
     }
     let counted = ending::counted(&known.job, end);
-    let next = JobRef { attempt: known.job.attempt + 1, ..counted.clone() };
+    let next = JobRef { attempt: known.job.attempt.saturating_add(1), ..counted.clone() };
     if end.is_interruption() {
         // At once the first time; something that interrupts it over and over must not make it spin.
-        let action = Action::Continue(ending::delay(ending::interruptions(&counted) - 1));
+        let action = Action::Continue(ending::delay(ending::interruptions(&counted).saturating_sub(1)));
         let message = "it was interrupted and continues where it stopped";
         return Decision { job: next, ..known.decide(action, Phase::Active, Reason::Running, message) };
     }

@@ -2,11 +2,12 @@
 //!
 //! | what is checked | file |
 //! |---|---|
-//! | each value, against the schema that the CRD publishes | `schema` |
+//! | each value, against the schema that the CRD publishes | `schema`, in the words of `advice` |
 //! | apiVersion, kind, metadata, URIs | `document` |
 //! | fields of one spec against each other | `rules` |
 //! | resources against each other | `references` |
 
+mod advice;
 pub mod document;
 pub mod problem;
 pub mod references;

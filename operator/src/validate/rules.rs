@@ -335,7 +335,7 @@ fn compute(compute: &Compute, found: &mut Findings) {
 }
 
 /// Whether Kubernetes reads a text as a quantity: a decimal number and a binary suffix, a decimal one or an exponent.
-fn is_quantity(text: &str) -> bool {
+pub(crate) fn is_quantity(text: &str) -> bool {
     let text = text.strip_prefix(['+', '-']).unwrap_or(text);
     let (number, suffix) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
     let decimal = number.contains(|c: char| c.is_ascii_digit()) && number.matches('.').count() <= 1;

@@ -10,11 +10,9 @@ use std::collections::HashMap;
 use regex::Regex;
 use serde_json::{Map, Value as Json};
 
+use super::advice::{URL, characters, describe, describe_pattern, found, is_within, remedy, short};
 use super::problem::{Finding, alternatives, nearest};
 use crate::manifest::yaml::{Entry, Node, Value};
-
-/// The pattern of an endpoint's URL.
-const URL: &str = "^https?://[^@?#]+$";
 
 /// Checks `node` at `path`. Returns the value as JSON without the parts that are wrong, so that rules over several
 /// fields can be checked in the same pass, and pushes what is wrong to `findings`.
@@ -24,13 +22,11 @@ pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>
         None
     };
     if let Value::Ambiguous(text) = &node.value {
-        return wrong(
-            findings,
-            format!(
-                "expected {}, found `{text}` without quotes, which Kubernetes takes for a boolean; write \"{text}\"",
-                describe(schema)
-            ),
+        let (expected, remedy) = (describe(schema), remedy(schema, &node.value));
+        let message = format!(
+            "expected {expected}, found `{text}` without quotes, which Kubernetes takes for a boolean; {remedy}"
         );
+        return wrong(findings, message);
     }
     match (schema["type"].as_str(), &node.value) {
         (Some("object"), Value::Map(entries)) => Some(object(schema, node.line, entries, path, findings)),
@@ -163,7 +159,7 @@ fn distinct(items: &[Node], path: &str, findings: &mut Vec<Located>) {
     }
 }
 
-fn string(schema: &Json, text: &str) -> Result<(), String> {
+pub(super) fn string(schema: &Json, text: &str) -> Result<(), String> {
     if let Some(values) = schema["enum"].as_array() {
         let known: Vec<&str> = values.iter().filter_map(Json::as_str).collect();
         if known.contains(&text) {
@@ -201,92 +197,19 @@ fn number(schema: &Json, value: &Value) -> Result<(), String> {
         Value::Float(f) => (*f, false),
         _ => return Ok(()),
     };
-    let advice = if schema["type"] == "integer" && !whole {
-        "write it without a decimal point or exponent"
-    } else if schema["minimum"].as_f64().is_some_and(|least| number.is_nan() || number < least)
-        || schema["maximum"].as_f64().is_some_and(|most| number > most)
-    {
-        "choose one within these bounds"
-    } else {
+    let advice = if !is_within(schema, number) {
+        "choose one within these bounds".to_owned()
+    } else if schema["type"] != "integer" || whole {
         return Ok(());
+    } else if number.fract() == 0.0 {
+        format!("write {number}")
+    } else {
+        format!(
+            "write a whole number, as {}",
+            if is_within(schema, number.floor()) { number.floor() } else { number.ceil() }
+        )
     };
     Err(format!("expected {}, found {number}; {advice}", describe(schema)))
-}
-
-/// What a schema wants, in words.
-fn describe(schema: &Json) -> String {
-    if let Some(values) = schema["enum"].as_array() {
-        return alternatives(&values.iter().filter_map(Json::as_str).collect::<Vec<_>>());
-    }
-    let bounds = |least: &str, most: &str, unit: &str| match (&schema[least], &schema[most]) {
-        (Json::Null, Json::Null) => String::new(),
-        (Json::Null, most) => format!(" of at most {most}{unit}"),
-        (least, Json::Null) => format!(" of at least {least}{unit}"),
-        (least, most) if least == most => format!(" of exactly {most}{unit}"),
-        (least, most) => format!(" from {least} to {most}{unit}"),
-    };
-    match schema["type"].as_str() {
-        Some("integer") => format!("a whole number{}", bounds("minimum", "maximum", "")),
-        Some("number") => format!("a number{}", bounds("minimum", "maximum", "")),
-        Some("boolean") => "true or false".into(),
-        Some("array") => format!("a list{}", bounds("minItems", "maxItems", " items")),
-        Some("object") if schema["properties"].is_object() => {
-            let names: Vec<&str> =
-                schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
-            let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-            format!("a mapping with {shown}{}", if names.len() > 8 { ", ..." } else { "" })
-        }
-        Some("object") => "a mapping".into(),
-        _ => match schema["pattern"].as_str() {
-            Some(pattern) => describe_pattern(pattern),
-            None => "text".into(),
-        },
-    }
-}
-
-fn describe_pattern(pattern: &str) -> String {
-    match pattern {
-        "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => "a name of lower-case letters, digits and `-`, not at its ends".into(),
-        URL => "a URL that starts with http:// or https://, without credentials and query".into(),
-        "^builtin:[a-z0-9-]+$" => "a built-in template as builtin:NAME".into(),
-        "^[A-Z]{3}$" => "a currency code of three capital letters".into(),
-        other => format!("text that matches {other}"),
-    }
-}
-
-fn characters(n: u64) -> String {
-    if n == 1 { "1 character".into() } else { format!("{n} characters") }
-}
-
-fn found(value: &Value) -> String {
-    match value {
-        Value::Null => "an empty value".into(),
-        Value::Bool(b) => format!("the boolean {b}"),
-        Value::Integer(i) => format!("the number {i}"),
-        Value::Float(f) => format!("the number {f}"),
-        Value::String(s) | Value::Ambiguous(s) => format!("the text \"{}\"", short(s)),
-        Value::List(_) => "a list".into(),
-        Value::Map(_) => "a mapping".into(),
-    }
-}
-
-fn remedy(schema: &Json, value: &Value) -> &'static str {
-    match (schema["type"].as_str(), value) {
-        (_, Value::Null) => "give it a value or remove the field",
-        (Some("string"), Value::Bool(_) | Value::Integer(_) | Value::Float(_)) => "put it in quotes",
-        (Some("integer" | "number" | "boolean"), Value::String(_)) => "write it without quotes",
-        (Some("array"), _) => "write each item on its own line after `- `",
-        (Some("object"), _) => "write its fields below it, indented",
-        _ => "change it",
-    }
-}
-
-fn short(text: &str) -> String {
-    let mut short: String = text.chars().take(60).collect();
-    if short.len() < text.len() {
-        short.push_str("...");
-    }
-    short.replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -301,6 +224,7 @@ mod tests {
             "epochs": {"type": "integer", "minimum": 1, "maximum": 1000},
             "rate": {"type": "number", "minimum": 0.0, "maximum": 1.0},
             "suspend": {"type": "boolean"},
+            "save": {"type": "string", "enum": ["Enabled", "Disabled"]},
             "name": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
             "labels": {"type": "object", "maxProperties": 1, "additionalProperties": {"type": "string"}},
             "answers": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}},
@@ -336,10 +260,27 @@ mod tests {
             ("method: PPO\nepoch: 1", "2: spec.epoch: expected a known field, found `epoch`; did you mean `epochs`?"),
             ("method: PPO\nmethod: DPO", "2: spec.method: expected each key once, found it again after line 1; remove one of the two"),
             ("method: PPO\nepochs: 0", "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds"),
-            ("method: PPO\nepochs: 1.5", "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write it without a decimal point or exponent"),
-            ("method: PPO\nepochs: '3'", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write it without quotes"),
+            ("method: PPO\nepochs: 1.5", "2: spec.epochs: expected a whole number from 1 to 1000, found 1.5; write a whole number, as 1"),
+            ("method: PPO\nepochs: '3'", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"3\"; write 3, without quotes"),
+            ("method: true", "1: spec.method: expected SFT, DPO or PPO, found the boolean true; write one of these"),
+            ("method: 1", "1: spec.method: expected SFT, DPO or PPO, found the number 1; write one of these"),
+            ("method: no", "1: spec.method: expected SFT, DPO or PPO, found `no` without quotes, which Kubernetes takes for a boolean; write one of these"),
+            ("method: PPO\nsave: true", "2: spec.save: expected Enabled or Disabled, found the boolean true; write Enabled"),
+            ("method: PPO\nsave: off", "2: spec.save: expected Enabled or Disabled, found `off` without quotes, which Kubernetes takes for a boolean; write Disabled"),
+            ("method: PPO\nsave: enabled", "2: spec.save: expected Enabled or Disabled, found \"enabled\"; did you mean Enabled?"),
+            ("method: PPO\nsuspend: yes", "2: spec.suspend: expected true or false, found `yes` without quotes, which Kubernetes takes for a boolean; write true"),
+            ("method: PPO\nsuspend: 'False'", "2: spec.suspend: expected true or false, found the text \"False\"; write false"),
+            ("method: PPO\nsuspend: 1", "2: spec.suspend: expected true or false, found the number 1; write true"),
+            ("method: PPO\nsuspend: maybe", "2: spec.suspend: expected true or false, found the text \"maybe\"; write one of the two"),
+            ("method: PPO\nrate: '1e-5'", "2: spec.rate: expected a number from 0.0 to 1.0, found the text \"1e-5\"; write 1e-5, without quotes"),
+            ("method: PPO\nrate: true", "2: spec.rate: expected a number from 0.0 to 1.0, found the boolean true; write a number"),
+            ("method: PPO\nrate: '7'", "2: spec.rate: expected a number from 0.0 to 1.0, found the text \"7\"; choose one within these bounds, without quotes"),
+            ("method: PPO\nepochs: 2.0", "2: spec.epochs: expected a whole number from 1 to 1000, found 2; write 2"),
+            ("method: PPO\nepochs: 1e9", "2: spec.epochs: expected a whole number from 1 to 1000, found 1000000000; choose one within these bounds"),
+            ("method: PPO\nepochs: 10 k", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"10 k\"; write digits, without quotes and units"),
+            ("method: PPO\nname: -7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number -7; write such a text, in quotes"),
             ("method: PPO\nrate: .nan", "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds"),
-            ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; put it in quotes"),
+            ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; write \"7\""),
             ("method: PPO\nname: abcdef", "2: spec.name: expected at most 5 characters, found 6; shorten it"),
             ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it"),
             ("method: PPO\nsuspend:", "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field"),
@@ -352,6 +293,49 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(faults(text), [expected], "{text}");
         }
+    }
+
+    #[test]
+    fn advice_that_names_a_value_names_one_that_is_accepted() {
+        fn leaves<'a>(schema: &'a Json, found: &mut Vec<&'a Json>) {
+            for property in schema["properties"].as_object().into_iter().flat_map(Map::values) {
+                leaves(property, found);
+            }
+            for key in ["items", "additionalProperties"] {
+                schema.get(key).into_iter().for_each(|below| leaves(below, found));
+            }
+            if !matches!(schema["type"].as_str(), Some("object" | "array")) {
+                found.push(schema);
+            }
+        }
+        let faults = |schema: &Json, text: &str| {
+            let mut findings = Vec::new();
+            let node = documents(&format!("x: {text}")).remove(0).unwrap();
+            check(schema, node.get("x").unwrap(), "x", &mut findings);
+            findings.into_iter().map(|f| f.finding.message).collect::<Vec<_>>()
+        };
+        let wrong = [
+            "true", "False", "yes", "Off", "'true'", "'no'", "1", "0", "-1", "1.0", "1.5", "'1'", "'1.5'", "'1e-5'",
+            "1e3", "'1e3'", "1e300", "' 7 '", ".nan", ".inf", "auto", "none", "ENABLED", "1_000", "'-0'", "[1]",
+            "{a: 1}",
+        ];
+        let mut followed = 0;
+        for kind in plumbline_crds::Kind::ALL {
+            let schema = crate::crds::spec_schema(kind).unwrap();
+            let mut found = Vec::new();
+            leaves(&schema, &mut found);
+            for (schema, text) in found.into_iter().flat_map(|schema| wrong.map(|text| (schema, text))) {
+                for message in faults(schema, text) {
+                    let advice = message.rsplit_once("; ").unwrap().1;
+                    let named = advice.strip_prefix("write ").or(advice.strip_prefix("did you mean "));
+                    let named = named.map(|named| named.trim_end_matches('?').trim_end_matches(", without quotes"));
+                    let Some(named) = named.filter(|named| !named.contains(' ')) else { continue };
+                    assert_eq!(faults(schema, named), [""; 0], "{text}: {message}");
+                    followed += 1;
+                }
+            }
+        }
+        assert!(followed > 500, "{followed}");
     }
 
     #[test]

@@ -56,8 +56,14 @@ pub(super) fn job(request: &Request) -> Job {
             // Of several pods that train together none can go on without the others. With the first that fails the Job
             // has failed, whatever the cause, and the cluster ends the rest: all begin again in a new Job, which the
             // operator makes and counts as one attempt.
-            backoff_limit: Some(if gang { 0 } else { (compute.max_retries - failures(before)).max(0) as i32 }),
-            active_deadline_seconds: compute.deadline_seconds.map(|most| (most - before.active_seconds).max(1)),
+            backoff_limit: Some(if gang {
+                0
+            } else {
+                compute.max_retries.saturating_sub(failures(before)).clamp(0, 100) as i32
+            }),
+            active_deadline_seconds: compute
+                .deadline_seconds
+                .map(|most| most.saturating_sub(before.active_seconds).max(1)),
             pod_failure_policy: (!gang).then(|| failure_policy(pod::fetches(request.inputs))),
             // Two pods of a run must never hold one work folder.
             pod_replacement_policy: Some("Failed".into()),

@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
@@ -56,9 +57,7 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
         return (Reason::NodeDisruption, format!("the container was lost with its node: {said}"), None);
     }
     if out_of_memory(end) {
-        let message = "the trainer was killed (exit code 137), as a container is that uses more memory than \
-                       spec.compute.resources.limits allows; raise the limit, or lower spec.training.microBatchSize";
-        return (Reason::OutOfMemory, message.into(), None);
+        return (Reason::OutOfMemory, killed_for_memory(pod), None);
     }
     let (reason, message) = ended(end, result.clone()).explain();
     (reason, message, result)
@@ -299,11 +298,16 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
 
 /// How the trainer's container ended; where the trainer never ran, how one before it ended badly, as a judge.
 pub(super) fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    fn end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
-        status.state.as_ref()?.terminated.as_ref()
+    ended_container(pod).map(|(_, end)| end)
+}
+
+/// The same, with the container.
+fn ended_container(pod: &Pod) -> Option<(&ContainerStatus, &ContainerStateTerminated)> {
+    fn end(status: &ContainerStatus) -> Option<(&ContainerStatus, &ContainerStateTerminated)> {
+        Some((status, status.state.as_ref()?.terminated.as_ref()?))
     }
     let trainer = containers(pod).find(|s| s.name == TRAINER).and_then(end);
-    trainer.or_else(|| containers(pod).filter_map(end).find(|t| t.exit_code != 0))
+    trainer.or_else(|| containers(pod).filter_map(end).find(|(_, end)| end.exit_code != 0))
 }
 
 /// What the trainer left to say, without what looks like a key: the operator cannot know the values themselves.
@@ -320,6 +324,23 @@ fn was_lost(end: &ContainerStateTerminated) -> bool {
 /// Killed by the kernel for its memory, also where the runtime says only that it was killed.
 fn out_of_memory(end: &ContainerStateTerminated) -> bool {
     end.reason.as_deref() == Some("OOMKilled") || end.exit_code == SIGNALLED + SIGKILL
+}
+
+/// Which container was killed, and at which limit.
+fn killed_for_memory(pod: &Pod) -> String {
+    let name = ended_container(pod).map_or(TRAINER, |(status, _)| status.name.as_str());
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    let container = init.chain(spec.map(|spec| &spec.containers).into_iter().flatten()).find(|c| c.name == name);
+    let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
+    match limit {
+        Some(Quantity(limit)) => format!(
+            "the container {name} was killed (exit code 137) at its memory limit of {limit}; raise spec.compute.resources.limits.memory, or make the batch smaller"
+        ),
+        None => format!(
+            "the container {name} was killed (exit code 137), which has no memory limit of its own: the node had no more; set spec.compute.resources.requests.memory, or make the batch smaller"
+        ),
+    }
 }
 
 fn exit(end: &ContainerStateTerminated) -> Exit {

@@ -51,6 +51,23 @@ fn a_complete_job_gives_what_its_trainer_left_to_say() {
 }
 
 #[test]
+fn a_container_that_was_killed_for_its_memory_is_named_with_its_limit() {
+    let mut killed = failed(137, "OOMKilled");
+    killed.spec = serde_json::from_value(json!({"containers": [
+        {"name": "other", "resources": {"limits": {"memory": "1Gi"}}},
+        {"name": "trainer", "resources": {"limits": {"memory": "16Gi", "cpu": "2"}}}]}))
+    .unwrap();
+    let (reason, message, _) = why_failed(&killed);
+    assert_eq!(reason, Reason::OutOfMemory);
+    assert!(
+        message.starts_with("the container trainer was killed (exit code 137) at its memory limit of 16Gi; "),
+        "{message}"
+    );
+    let message = why_failed(&failed(137, "OOMKilled")).1;
+    assert!(message.contains("no memory limit of its own"), "{message}");
+}
+
+#[test]
 fn a_complete_job_whose_pod_is_gone_is_begun_again_and_has_not_failed() {
     let complete = job(&json!({"conditions": [{"type": "Complete", "status": "True"}]}));
     let end = end(run(&complete, &[failed(1, "Error")], None));
@@ -92,7 +109,7 @@ fn each_way_to_fail_has_its_reason() {
     let cases = vec![
         (failed_job("PodFailurePolicy"), failed(2, "Error"), Reason::TrainerConfigRejected, "exit code 2"),
         (failed_job("PodFailurePolicy"), ended(9, "Error", &json!(said), NOW), Reason::GateFailed, "below 0.7"),
-        (failed_job("BackoffLimitExceeded"), failed(137, "OOMKilled"), Reason::OutOfMemory, "limits"),
+        (failed_job("BackoffLimitExceeded"), failed(137, "OOMKilled"), Reason::OutOfMemory, "memory"),
         (failed_job("BackoffLimitExceeded"), failed(137, "Error"), Reason::OutOfMemory, "was killed (exit code 137)"),
         (failed_job("BackoffLimitExceeded"), failed(139, "Error"), Reason::TrainerFailed, "signal 11"),
         (failed_job("BackoffLimitExceeded"), failed(4, "Error"), Reason::JudgeUnavailable, "exit code 4"),

@@ -1,0 +1,166 @@
+//! What a schema wants and what to write instead of what was found, in words. Computes only.
+
+use plumbline_crds::source::{OBJECT_KEY, OBJECT_NAME};
+use serde_json::{Map, Value as Json};
+
+use super::problem::alternatives;
+use super::schema::string;
+use crate::manifest::yaml::Value;
+
+/// The pattern of an endpoint's URL.
+pub(super) const URL: &str = "^https?://[^@?#]+$";
+
+/// What a schema wants, in words.
+pub(super) fn describe(schema: &Json) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        return alternatives(&values.iter().filter_map(Json::as_str).collect::<Vec<_>>());
+    }
+    let bounds = |least: &str, most: &str, unit: &str| match (&schema[least], &schema[most]) {
+        (Json::Null, Json::Null) => String::new(),
+        (Json::Null, most) => format!(" of at most {most}{unit}"),
+        (least, Json::Null) => format!(" of at least {least}{unit}"),
+        (least, most) if least == most => format!(" of exactly {most}{unit}"),
+        (least, most) => format!(" from {least} to {most}{unit}"),
+    };
+    match schema["type"].as_str() {
+        Some("integer") => format!("a whole number{}", bounds("minimum", "maximum", "")),
+        Some("number") => format!("a number{}", bounds("minimum", "maximum", "")),
+        Some("boolean") => "true or false".into(),
+        Some("array") => format!("a list{}", bounds("minItems", "maxItems", " items")),
+        Some("object") if schema["properties"].is_object() => {
+            let names: Vec<&str> =
+                schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+            let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+            format!("a mapping with {shown}{}", if names.len() > 8 { ", ..." } else { "" })
+        }
+        Some("object") => "a mapping".into(),
+        _ => match schema["pattern"].as_str() {
+            Some(pattern) => describe_pattern(pattern),
+            None => "text".into(),
+        },
+    }
+}
+
+/// What a pattern stands for.
+pub(super) fn describe_pattern(pattern: &str) -> String {
+    match pattern {
+        "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => "a name of lower-case letters, digits and `-`, not at its ends".into(),
+        OBJECT_NAME => "a name of lower-case letters, digits, `-` and `.`, with a letter or digit at both ends".into(),
+        OBJECT_KEY => "a key of letters, digits, `-`, `_` and `.`".into(),
+        URL => "a URL that starts with http:// or https://, without credentials and query".into(),
+        "^builtin:[a-z0-9-]+$" => "a built-in template as builtin:NAME".into(),
+        "^[A-Z]{3}$" => "a currency code of three capital letters".into(),
+        other => format!("text that matches {other}"),
+    }
+}
+
+/// So many characters.
+pub(super) fn characters(n: u64) -> String {
+    if n == 1 { "1 character".into() } else { format!("{n} characters") }
+}
+
+/// A value, as it was found.
+pub(super) fn found(value: &Value) -> String {
+    match value {
+        Value::Null => "an empty value".into(),
+        Value::Bool(b) => format!("the boolean {b}"),
+        Value::Integer(i) => format!("the number {i}"),
+        Value::Float(f) => format!("the number {f}"),
+        Value::String(s) | Value::Ambiguous(s) => format!("the text \"{}\"", short(s)),
+        Value::List(_) => "a list".into(),
+        Value::Map(_) => "a mapping".into(),
+    }
+}
+
+/// What to write instead: what is accepted then, not only what is another fault.
+pub(super) fn remedy(schema: &Json, value: &Value) -> String {
+    let known: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    match (schema["type"].as_str(), value) {
+        (_, Value::Null) => "give it a value or remove the field".into(),
+        (Some("string"), Value::List(_) | Value::Map(_)) if !known.is_empty() => "write one of these".into(),
+        (Some("string"), _) if !known.is_empty() => {
+            let text = scalar(value);
+            match known.iter().find(|name| **name == text).or_else(|| meant(&known, truth(value))) {
+                Some(name)
+                    if ["y", "n", "yes", "no", "on", "off", "true", "false"]
+                        .contains(&name.to_lowercase().as_str()) =>
+                {
+                    format!("write \"{name}\"")
+                }
+                Some(name) => format!("write {name}"),
+                None => "write one of these".into(),
+            }
+        }
+        (Some("string"), Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Ambiguous(_)) => {
+            let text = scalar(value);
+            if string(schema, &text).is_ok() {
+                format!("write \"{text}\"")
+            } else {
+                "write such a text, in quotes".into()
+            }
+        }
+        (Some("boolean"), _) => {
+            truth(value).map_or_else(|| "write one of the two".into(), |truth| format!("write {truth}"))
+        }
+        (Some("integer" | "number"), Value::String(text)) => match text.trim().parse::<f64>() {
+            Ok(number) if !is_within(schema, number) => "choose one within these bounds, without quotes".into(),
+            Ok(number) if schema["type"] == "integer" && number.fract() != 0.0 => {
+                "write a whole number, without quotes".into()
+            }
+            Ok(number) if schema["type"] == "integer" => format!("write {number}, without quotes"),
+            Ok(_) => format!("write {}, without quotes", text.trim()),
+            Err(_) => "write digits, without quotes and units".into(),
+        },
+        (Some("integer" | "number"), _) => "write a number".into(),
+        (Some("array"), _) => "write each item on its own line after `- `".into(),
+        (Some("object"), _) => "write its fields below it, indented".into(),
+        _ => "change it".into(),
+    }
+}
+
+/// A value that is no list or mapping, as text.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::Bool(b) => b.to_string(),
+        Value::Integer(i) => i.to_string(),
+        Value::Float(f) => f.to_string(),
+        Value::String(text) | Value::Ambiguous(text) => text.clone(),
+        Value::Null | Value::List(_) | Value::Map(_) => String::new(),
+    }
+}
+
+/// What people mean by a value where they want true or false.
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(b) => Some(*b),
+        Value::Integer(n @ (0 | 1)) => Some(*n == 1),
+        Value::String(text) | Value::Ambiguous(text) => match text.trim().to_lowercase().as_str() {
+            "y" | "yes" | "on" | "true" | "1" | "enabled" => Some(true),
+            "n" | "no" | "off" | "false" | "0" | "disabled" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The name of a closed list that stands for true or false, if one does.
+fn meant<'a>(known: &'a [&'a str], truth: Option<bool>) -> Option<&'a &'a str> {
+    let names: &[&str] = if truth? { &["Enabled", "Always"] } else { &["Disabled", "None", "Never"] };
+    known.iter().find(|name| names.contains(name))
+}
+
+/// A text in one line, cut where it is long.
+pub(super) fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push_str("...");
+    }
+    short.replace('\n', " ")
+}
+
+/// Whether a number is within the bounds of a schema.
+pub(super) fn is_within(schema: &Json, number: f64) -> bool {
+    !number.is_nan()
+        && schema["minimum"].as_f64().is_none_or(|least| number >= least)
+        && schema["maximum"].as_f64().is_none_or(|most| number <= most)
+}
