@@ -163,7 +163,9 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     {
         std::future::pending::<()>().await;
     }
-    let begins_watch = shared.fault == Some(Fault::Stale) && path.contains("limit=500") && !path.contains("watch=true");
+    // A page of the kinds, or the head of a list that changes are followed from.
+    let is_list = parts.uri.query().is_some_and(|q| q.split('&').any(|p| matches!(p, "limit=5" | "limit=1")));
+    let begins_watch = shared.fault == Some(Fault::Stale) && is_list && !path.contains("watch=true");
     if shared.fault == Some(Fault::Stale) && shared.revived.load(Ordering::SeqCst) {
         let first = shared.first_lists.lock().unwrap().get(&path).cloned();
         if let Some((headers, body)) = first.filter(|_| begins_watch) {

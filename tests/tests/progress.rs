@@ -11,13 +11,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use plumbline_crds::Kind;
 use plumbline_crds::reward_model::RewardModel;
+use plumbline_crds::{GROUP, Kind};
 use plumbline_operator::cluster::build::AUDIENCE;
+use plumbline_operator::cluster::dependents::Id;
 use plumbline_operator::cluster::leader::{Election, Timing};
 use plumbline_operator::cluster::metrics::{Metrics, Snapshot};
-use plumbline_operator::cluster::progress::{Latest, Owner};
-use plumbline_operator::cluster::server::{Pods, Triggers, Verifier, serve};
+use plumbline_operator::cluster::progress::Latest;
+use plumbline_operator::cluster::server::{PODS, Pods, Triggers, Verifier, serve};
 use plumbline_tests::cluster::{Cluster, Namespace, until};
 use plumbline_tests::operator::{Operator, Scene};
 use serde_json::{Value, json};
@@ -39,11 +40,10 @@ async fn a_pod_speaks_for_the_resource_that_owns_its_job_whatever_its_body_claim
         body["progress"][field] = value.into();
     }
     assert_eq!(site.post(Some(&token), &body).await, 202);
-    let owner = site.reports.try_recv().unwrap();
+    let asked = site.reports.try_recv().unwrap();
     let (uid, job) = (own.uid().unwrap(), job.uid().unwrap());
     let namespace = site.space.name().to_owned();
-    let expected = Owner { kind: Kind::RewardModel, namespace, name: "own".into(), uid: uid.clone(), job: job.clone() };
-    assert_eq!(owner, expected);
+    assert_eq!(asked, Id { namespace, kind: Kind::RewardModel, name: "own".into() });
     let now = Instant::now();
     assert_eq!(site.latest.take(&other.uid().unwrap(), &job, now), None, "the other says nothing");
     assert_eq!(site.latest.take(&uid, &job, now).unwrap().progress.percent, 27);
@@ -200,7 +200,7 @@ struct Site {
     url: String,
     latest: Arc<Latest>,
     metrics: Arc<Metrics>,
-    reports: mpsc::Receiver<Owner>,
+    reports: mpsc::Receiver<Id>,
     election: Election,
 }
 
@@ -228,7 +228,7 @@ impl Site {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/progress", listener.local_addr().unwrap());
-        tokio::spawn(serve(listener, pods.router(), std::future::pending()));
+        tokio::spawn(serve(PODS, listener, pods.router(), std::future::pending()));
         let reports = queues.remove(&Kind::RewardModel).unwrap();
         Self { space, url, latest, metrics, reports, election }
     }
@@ -286,6 +286,7 @@ async fn permit(admin: &Client, space: &Namespace) {
         {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"]},
+        {"apiGroups": [GROUP], "resources": Kind::ALL.map(Kind::plural), "verbs": ["get"]},
     ]}))
     .unwrap();
     let binding: ClusterRoleBinding = serde_json::from_value(json!({

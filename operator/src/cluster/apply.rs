@@ -22,6 +22,9 @@ pub const MANAGER: &str = "plumbline";
 /// Field manager of statuses.
 pub const STATUS_MANAGER: &str = "plumbline-status";
 
+/// Bytes of a log that are read.
+const LOG_BYTES: i64 = 64 * 1024;
+
 /// What became of the wish to have a Job.
 #[derive(Debug)]
 pub enum Made {
@@ -52,12 +55,19 @@ fn is_refusal(code: u16) -> bool {
 
 /// A Job is created once; what queues and people may change of it is never written again.
 async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Children) -> Result<Made, kube::Error> {
-    if let Some(account) = &children.service_account {
-        apply(client, namespace, account).await?;
+    if let Some(account) = &children.service_account
+        && let Some(stranger) = create(client, namespace, uid, account).await?
+    {
+        let advice = "rename or delete it, or name a service account in spec.compute.serviceAccountName";
+        return Ok(Made::InTheWay(format!("{stranger} is not of this resource; {advice}")));
     }
-    document(client, namespace, &children.config_map).await?;
-    if let Some(service) = &children.service {
-        apply(client, namespace, service).await?;
+    if let Some(stranger) = document(client, namespace, uid, &children.config_map).await? {
+        return Ok(Made::InTheWay(format!("{stranger} is not of this resource; rename or delete it")));
+    }
+    if let Some(service) = &children.service
+        && let Some(stranger) = create(client, namespace, uid, service).await?
+    {
+        return Ok(Made::InTheWay(format!("{stranger} is not of this resource; rename or delete it")));
     }
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
@@ -69,17 +79,24 @@ async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Childr
     }
 }
 
-/// Nobody may change what a run is made by, the operator neither. One that goes on with other compute or another budget, or
-/// was made by another version of the operator, has another document of the same name: nothing runs now that reads the old
-/// one.
-async fn document(client: &Client, namespace: &str, document: &ConfigMap) -> Result<(), kube::Error> {
-    match apply(client, namespace, document).await {
-        Err(kube::Error::Api(status)) if status.is_invalid() => {
-            forget_document(client, namespace, &document.name_any()).await?;
-            apply(client, namespace, document).await
-        }
-        applied => applied,
+/// The run document. Nobody may change what a run is made by, the operator neither. One that goes on with other compute or another
+/// budget, or was made by another version of the operator, has another document of the same name: nothing runs now that
+/// reads the old one.
+async fn document(
+    client: &Client,
+    namespace: &str,
+    uid: &str,
+    document: &ConfigMap,
+) -> Result<Option<String>, kube::Error> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let name = document.name_any();
+    match api.get_opt(&name).await? {
+        Some(found) if !is_owned_by(&found, uid) => return Ok(Some(format!("ConfigMap/{name}"))),
+        Some(found) if found.data == document.data => return Ok(None),
+        Some(found) => remove(&api, &found).await?,
+        None => {}
     }
+    post(&api, document).await.map(|()| None)
 }
 
 /// A Job of this name that is there already: ours from a visit that was cut short, or one that has to go first.
@@ -97,8 +114,8 @@ async fn existing(api: &Api<Job>, uid: &str, name: &str) -> Result<Made, kube::E
 }
 
 /// Whether an object belongs to the resource of a UID.
-pub fn is_owned_by(job: &Job, uid: &str) -> bool {
-    job.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+pub fn is_owned_by(object: &impl kube::Resource, uid: &str) -> bool {
+    object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
 /// Deletes a Job with its pods, which are given time to make their progress safe: it is there until they are gone. The one
@@ -118,10 +135,20 @@ async fn delete(client: &Client, namespace: &str, job: &Job, params: DeleteParam
     gone(api.delete(&job.name_any(), &params.preconditions(seen)).await.map(|_| ()))
 }
 
-/// Deletes a run document that no run needs any more.
-pub async fn forget_document(client: &Client, namespace: &str, name: &str) -> Result<(), kube::Error> {
+/// Deletes a run document of the resource of a UID that no run needs any more.
+pub async fn forget_document(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    gone(api.delete(name, &DeleteParams::background()).await.map(|_| ()))
+    match api.get_metadata_opt(name).await? {
+        Some(found) if is_owned_by(&found, uid) => remove(&api, &found).await,
+        _ => Ok(()),
+    }
+}
+
+/// Deletes a document, the one that was seen and no other of its name.
+async fn remove(api: &Api<ConfigMap>, seen: &impl kube::Resource) -> Result<(), kube::Error> {
+    let precondition = Preconditions { uid: seen.meta().uid.clone(), resource_version: None };
+    let params = DeleteParams::background().preconditions(precondition);
+    gone(api.delete(&seen.name_any(), &params).await.map(|_| ()))
 }
 
 /// Lets the cluster remove a finished Job after a while: only when its outcome is written down, since it is the only proof.
@@ -183,12 +210,20 @@ pub fn reference(kind: Kind, namespace: &str, name: &str, uid: &str) -> ObjectRe
 
 /// The last lines that the trainer of a pod printed, where the node still has them.
 pub async fn log_tail(client: &Client, namespace: &str, pod: &Pod, lines: i64) -> Option<String> {
-    let params = LogParams { container: Some(TRAINER.into()), tail_lines: Some(lines), ..LogParams::default() };
+    let params = LogParams {
+        container: Some(TRAINER.into()),
+        tail_lines: Some(lines),
+        // A line may have any length.
+        limit_bytes: Some(LOG_BYTES),
+        ..LogParams::default()
+    };
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     api.logs(&pod.name_any(), &params).await.ok().filter(|text| !text.is_empty())
 }
 
-async fn apply<K>(client: &Client, namespace: &str, object: &K) -> Result<(), kube::Error>
+/// Makes an object that is not there yet. Gives the name of what is there instead, where that is not of the resource: it is
+/// somebody's, and neither changed nor ever deleted with the resource.
+async fn create<K>(client: &Client, namespace: &str, uid: &str, object: &K) -> Result<Option<String>, kube::Error>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -197,7 +232,20 @@ where
         + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    api.patch(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(|_| ())
+    let name = object.name_any();
+    if let Some(found) = api.get_metadata_opt(&name).await? {
+        return Ok((!is_owned_by(&found, uid)).then(|| format!("{}/{name}", K::kind(&()))));
+    }
+    post(&api, object).await.map(|()| None)
+}
+
+/// Makes an object. One that was made in between is an error that passes: the next visit sees whose it is.
+async fn post<K>(api: &Api<K>, object: &K) -> Result<(), kube::Error>
+where
+    K: Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+    api.create(&params, object).await.map(|_| ())
 }
 
 /// What is gone already needs no deleting and no writing. One that was replaced meanwhile is another: the visit fails, and
@@ -212,10 +260,46 @@ fn gone(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::mock;
+    use k8s_openapi::api::core::v1::ServiceAccount;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn what_the_api_server_refuses_is_told_from_faults_that_pass() {
         assert!([400, 403, 413, 422].into_iter().all(is_refusal), "400: a webhook that gives no code");
         assert!(![200, 401, 404, 408, 409, 429, 500, 503, 504].into_iter().any(is_refusal));
+    }
+
+    /// A client of a namespace that has one object of this name, owned by the resource of a UID or by nothing, and its requests.
+    fn with_object(owner: Option<&'static str>) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let requests = asked.clone();
+        let client = mock::client(move |request| {
+            requests.lock().unwrap().push(request.to_owned());
+            let owner = owner.map(
+                |uid| json!({"apiVersion": API_VERSION, "kind": "K", "name": "r", "uid": uid, "controller": true}),
+            );
+            let metadata = json!({"name": "x", "uid": "u", "ownerReferences": owner.into_iter().collect::<Vec<_>>()});
+            request.starts_with("GET").then(|| json!({"metadata": metadata, "data": {"a": "old"}}))
+        });
+        (client, asked)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_of_the_resource_is_neither_changed_nor_deleted() {
+        let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "x"}})).unwrap();
+        let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "x"}, "data": {"a": "new"}})).unwrap();
+        for owner in [None, Some("another")] {
+            let (client, asked) = with_object(owner);
+            assert_eq!(create(&client, "n", "mine", &account).await.unwrap().unwrap(), "ServiceAccount/x");
+            assert_eq!(document(&client, "n", "mine", &map).await.unwrap().unwrap(), "ConfigMap/x");
+            forget_document(&client, "n", "x", "mine").await.unwrap();
+            let asked = asked.lock().unwrap().clone();
+            assert!(asked.iter().all(|request| request.starts_with("GET ")), "{asked:?}");
+        }
+        let (client, asked) = with_object(Some("mine"));
+        assert_eq!(create(&client, "n", "mine", &account).await.unwrap(), None);
+        forget_document(&client, "n", "x", "mine").await.unwrap();
+        assert_eq!(asked.lock().unwrap().last().unwrap(), "DELETE /api/v1/namespaces/n/configmaps/x");
     }
 }

@@ -1,5 +1,5 @@
-//! What makes a resource be visited: its own changes, those of its Jobs and pods, and those of what it names. Talks to the
-//! API server: watches, by metadata alone.
+//! What makes a resource be visited: its own changes, those of its Jobs and pods, and those of what it names (`changes`). Talks
+//! to the API server: watches, by metadata alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -11,6 +11,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action as Next, Config, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
@@ -25,16 +26,19 @@ use tokio::sync::mpsc::Receiver;
 use tracing::Instrument;
 
 use super::build::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
+use super::changes::Followed;
 use super::context::{Context, Shared};
 use super::dependents::{Id, Referent};
 use super::kinds::OfKind;
 use super::logging;
 use super::observe::ObserveError;
-use super::progress::Owner;
 use super::reconcile::reconcile;
+use super::server::Triggers;
 
 /// Visits at a time, of a kind.
 const CONCURRENCY: u16 = 16;
+/// Resources of a kind that are listed at a time. Each may hold 1.5 MB of labels and annotations of a tenant.
+const PAGE: u32 = 5;
 /// Changes that come this close together are one visit.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// A visit that failed is made again after this long; the client has tried the request again itself.
@@ -61,90 +65,127 @@ impl Watched for ConfigMap {}
 impl Watched for PersistentVolumeClaim {}
 
 /// Runs the controllers of the three kinds until `stop` ends; visits that have begun are finished.
-/// `asked`: resources that have progress to write, by kind.
+/// `asked`: what comes out of `triggers`, by kind.
 pub async fn run(
     context: Shared,
-    mut asked: BTreeMap<Kind, Receiver<Owner>>,
+    triggers: &Triggers,
+    mut asked: BTreeMap<Kind, Receiver<Id>>,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
-    let dataset = |name| Referent::Resource(Kind::PreferenceDataset, name);
     let datasets = controller::<PreferenceDataset>(&context, &mut asked, stop.clone());
-    let datasets = naming::<_, PersistentVolumeClaim>(datasets, &context, Referent::Claim);
-    let datasets = naming::<_, ConfigMap>(datasets, &context, Referent::ConfigMap);
     let rewards = controller::<RewardModel>(&context, &mut asked, stop.clone());
-    let rewards = naming::<_, PersistentVolumeClaim>(rewards, &context, Referent::Claim);
-    let rewards = naming::<_, PreferenceDataset>(rewards, &context, dataset);
     let tunings = controller::<PolicyTuning>(&context, &mut asked, stop);
-    let tunings = naming::<_, PersistentVolumeClaim>(tunings, &context, Referent::Claim);
-    let tunings = naming::<_, ConfigMap>(tunings, &context, Referent::ConfigMap);
-    let tunings = naming::<_, PreferenceDataset>(tunings, &context, dataset);
-    let tunings = naming::<_, RewardModel>(tunings, &context, |name| Referent::Resource(Kind::RewardModel, name));
-    futures::join!(drive(datasets, &context), drive(rewards, &context), drive(tunings, &context));
+    let (context, resource) = (&context, |kind| move |name| Referent::Resource(kind, name));
+    let changes = async {
+        futures::join!(
+            made::<Job>(context, triggers),
+            made::<Pod>(context, triggers),
+            named::<ConfigMap>(context, triggers, Referent::ConfigMap),
+            named::<PersistentVolumeClaim>(context, triggers, Referent::Claim),
+            named::<PreferenceDataset>(context, triggers, resource(Kind::PreferenceDataset)),
+            named::<RewardModel>(context, triggers, resource(Kind::RewardModel)),
+        )
+    };
+    let visits = async { futures::join!(drive(datasets, context), drive(rewards, context), drive(tunings, context)) };
+    tokio::select! {
+        _ = visits => {}
+        _ = changes => {}
+    }
 }
 
-/// The controller of a kind: visits for its own changes and for those of its Jobs and pods.
+/// The controller of a kind: visits for its own changes, and where they are asked for.
 fn controller<K: OfKind + Watched>(
     context: &Context,
-    asked: &mut BTreeMap<Kind, Receiver<Owner>>,
+    asked: &mut BTreeMap<Kind, Receiver<Id>>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Controller<PartialObjectMeta<K>> {
     let (reader, writer) = reflector::store();
-    let changes = watcher(api::<K>(context), watcher::Config::default())
+    let changes = watcher(metadata_api::<K>(context), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(slim)
         .reflect(writer)
         .touched_objects()
         // Statuses are written here, and need no visit.
         .predicate_filter(spec_changed, PredicateConfig::default());
-    let ours = format!("{MANAGED_BY_LABEL}={MANAGED_BY},{KIND_LABEL}={}", K::KIND);
-    let own = watcher::Config::default().labels(&ours);
     let asked = asked.remove(&K::KIND);
     let asked = stream::unfold(asked, |asked| async {
         let mut asked = asked?;
-        let owner = asked.recv().await?;
-        Some((ObjectRef::new(&owner.name).within(&owner.namespace), Some(asked)))
+        let id = asked.recv().await?;
+        Some((ObjectRef::new(&id.name).within(&id.namespace), Some(asked)))
     });
     Controller::for_stream(changes, reader)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
-        .watches(api::<Job>(context), own.clone(), |object| labelled(&object))
-        .watches(api::<Pod>(context), own, |object| labelled(&object))
         // A stream that ended would end the controller.
         .reconcile_on(asked.chain(stream::pending()))
         .graceful_shutdown_on(stop)
 }
 
-/// Visits for changes of objects that resources of the kind name.
-fn naming<K: OfKind + Watched, O: Watched>(
-    controller: Controller<PartialObjectMeta<K>>,
-    context: &Shared,
-    referent: impl Fn(String) -> Referent + Send + Sync + 'static,
-) -> Controller<PartialObjectMeta<K>> {
-    let shared = context.clone();
-    controller.watches(api::<O>(context), watcher::Config::default(), move |object| {
-        let namespace = object.namespace().unwrap_or_default();
-        let names = shared.dependents.of(&namespace, &referent(object.name_any()), K::KIND);
-        names.into_iter().map(|name| ObjectRef::new(&name).within(&namespace)).collect::<Vec<_>>()
-    })
+/// Asks for visits for changes of objects that the operator makes, and of their pods.
+async fn made<O: Watched>(context: &Context, triggers: &Triggers) {
+    let selector = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
+    let followed = Followed::<O> { client: context.client.clone(), api: api(context), selector: Some(selector) };
+    followed
+        .run(async |object| {
+            let ids = object.map_or_else(|| context.resources.ids(), |object| labelled(object).into_iter().collect());
+            ask(triggers, ids).await;
+        })
+        .await;
+}
+
+/// Asks for visits for changes of objects that resources name.
+async fn named<O: Watched>(context: &Context, triggers: &Triggers, referent: impl Fn(String) -> Referent) {
+    let followed = Followed::<O> { client: context.client.clone(), api: api(context), selector: None };
+    followed
+        .run(async |object| {
+            let of = |object: &PartialObjectMeta<O>| {
+                context.dependents.of(&object.namespace().unwrap_or_default(), &referent(object.name_any()))
+            };
+            ask(triggers, object.map_or_else(|| context.resources.ids(), of)).await;
+        })
+        .await;
+}
+
+async fn ask(triggers: &Triggers, ids: Vec<Id>) {
+    for id in ids {
+        triggers.ask(id).await;
+    }
 }
 
 /// The resource that an object is labelled with: its pods are not its own children, but those of its Job.
-fn labelled<K: OfKind + Watched, O: Watched>(object: &PartialObjectMeta<O>) -> Option<ObjectRef<PartialObjectMeta<K>>> {
-    let name = object.labels().get(NAME_LABEL)?;
-    Some(ObjectRef::new(name).within(&object.namespace()?))
+fn labelled<O: Watched>(object: &PartialObjectMeta<O>) -> Option<Id> {
+    let label = |name| object.labels().get(name);
+    let (kind, name) = (Kind::parse(label(KIND_LABEL)?)?, label(NAME_LABEL)?.clone());
+    Some(Id { namespace: object.namespace()?, kind, name })
 }
 
-/// What is watched of a type: its metadata.
-fn api<K: Watched>(context: &Context) -> Api<PartialObjectMeta<K>> {
+/// The objects of a type where the operator works.
+fn api<K: Watched>(context: &Context) -> Api<K> {
     match &context.settings.namespace {
         Some(namespace) => Api::namespaced(context.client.clone(), namespace),
         None => Api::all(context.client.clone()),
     }
 }
 
-/// The largest part of metadata is of no use here.
+/// What is watched of a type: its metadata.
+fn metadata_api<K: Watched>(context: &Context) -> Api<PartialObjectMeta<K>> {
+    match &context.settings.namespace {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    }
+}
+
+/// What is kept of an object: of the rest, tenants may write as much as they like.
 fn slim<K>(object: &mut PartialObjectMeta<K>) {
-    object.metadata.managed_fields = None;
-    object.metadata.annotations = None;
+    let all = std::mem::take(&mut object.metadata);
+    object.metadata = ObjectMeta {
+        name: all.name,
+        namespace: all.namespace,
+        uid: all.uid,
+        generation: all.generation,
+        resource_version: all.resource_version,
+        deletion_timestamp: all.deletion_timestamp,
+        ..ObjectMeta::default()
+    };
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the signature of a predicate")]

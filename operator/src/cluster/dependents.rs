@@ -52,11 +52,10 @@ impl Dependents {
         index.names.insert(id.clone(), referents);
     }
 
-    /// The names of the resources of a kind that name an object.
-    pub fn of(&self, namespace: &str, referent: &Referent, kind: Kind) -> Vec<String> {
+    /// The resources that name an object.
+    pub fn of(&self, namespace: &str, referent: &Referent) -> Vec<Id> {
         let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = index.named_by.get(&(namespace.to_owned(), referent.clone()));
-        found.into_iter().flatten().filter(|id| id.kind == kind).map(|id| id.name.clone()).collect()
+        index.named_by.get(&(namespace.to_owned(), referent.clone())).into_iter().flatten().cloned().collect()
     }
 }
 
@@ -86,14 +85,17 @@ mod tests {
     fn who_names_an_object_is_found_until_it_names_another() {
         let dependents = Dependents::default();
         let dataset = |name: &str| Referent::Resource(Kind::PreferenceDataset, name.into());
-        dependents.set(&id("a"), [dataset("d"), Referent::Claim("c".into())].into());
+        let claim = Referent::Claim("c".into());
+        let of = |namespace: &str, referent: &Referent| -> Vec<String> {
+            dependents.of(namespace, referent).into_iter().map(|id| id.name).collect()
+        };
+        dependents.set(&id("a"), [dataset("d"), claim.clone()].into());
         dependents.set(&id("b"), [dataset("d")].into());
-        assert_eq!(dependents.of("n", &dataset("d"), Kind::RewardModel), ["a", "b"]);
-        assert_eq!(dependents.of("other", &dataset("d"), Kind::RewardModel), [""; 0]);
-        assert_eq!(dependents.of("n", &dataset("d"), Kind::PolicyTuning), [""; 0]);
+        assert_eq!(of("n", &dataset("d")), ["a", "b"]);
+        assert_eq!(of("other", &dataset("d")), [""; 0]);
         dependents.set(&id("a"), [dataset("e")].into());
-        assert_eq!(dependents.of("n", &dataset("d"), Kind::RewardModel), ["b"]);
-        assert_eq!(dependents.of("n", &Referent::Claim("c".into()), Kind::RewardModel), [""; 0]);
+        assert_eq!(of("n", &dataset("d")), ["b"]);
+        assert_eq!(of("n", &claim), [""; 0]);
         dependents.set(&id("a"), BTreeSet::new());
         dependents.set(&id("b"), BTreeSet::new());
         let index = dependents.0.lock().unwrap();

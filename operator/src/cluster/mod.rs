@@ -8,14 +8,19 @@
 pub mod api_metrics;
 pub mod apply;
 pub mod build;
+mod changes;
 pub mod context;
 pub mod controller;
 pub mod dependents;
 pub mod events;
+mod fit;
 pub mod kinds;
 pub mod leader;
+mod lists;
 pub mod logging;
 pub mod metrics;
+#[cfg(test)]
+mod mock;
 pub mod observe;
 pub mod outcome;
 pub mod places;

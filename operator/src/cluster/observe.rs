@@ -3,11 +3,12 @@
 //! What is decided on is read anew at each visit and never from a cache: a decision from a stale view could start a run
 //! twice, or stop one that should go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Event, PersistentVolumeClaim, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client};
 use plumbline_crds::artifact::hex;
@@ -22,6 +23,7 @@ use super::build::job::QUEUE_LABEL;
 use super::build::{Input, KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, fetches};
 use super::dependents::Referent;
 use super::kinds;
+use super::lists::listed;
 use super::outcome;
 use super::places::Place;
 use super::queue::Workload;
@@ -252,9 +254,7 @@ pub async fn jobs(client: &Client, seen: &Seen) -> Result<Vec<Job>, kube::Error>
     let Resource { kind, metadata, .. } = &seen.resource;
     let labelled = ListParams::default().labels(&labels(*kind, &metadata.name));
     let api: Api<Job> = Api::namespaced(client.clone(), metadata.namespace.as_deref().unwrap_or_default());
-    let mut jobs = api.list(&labelled).await?.items;
-    jobs.retain(|job| apply::is_owned_by(job, &seen.uid));
-    Ok(jobs)
+    listed(&api, labelled, |job: Job| apply::is_owned_by(&job, &seen.uid).then_some(job)).await
 }
 
 /// A selector of what the operator made for a resource.
@@ -267,7 +267,8 @@ pub async fn work(client: &Client, namespace: &str, job: Job, kueue: bool, now: 
     // By its UID: pods of one of the same name that was deleted before may be there still.
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={uid}"));
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&of_job).await?.items;
+    let own = |pod: Pod| apply::is_owned_by(&pod, uid).then(|| slim(pod));
+    let pods = listed(&Api::<Pod>::namespaced(client.clone(), namespace), of_job, own).await?;
     let mut refusal = None;
     if outcome::lacks_a_pod(&job, &pods, now) {
         refusal = why_refused(client, namespace, &job, outcome::last_end(&pods).as_deref()).await?;
@@ -282,7 +283,7 @@ async fn workload(client: &Client, namespace: &str, job: &Job) -> Result<Option<
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kueue.x-k8s.io", "v1beta2", "Workload"));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
-    let of_job = ListParams::default().labels(&format!("kueue.x-k8s.io/job-uid={uid}"));
+    let of_job = ListParams::default().labels(&format!("kueue.x-k8s.io/job-uid={uid}")).limit(1);
     match api.list(&of_job).await {
         Ok(found) => Ok(found.items.into_iter().find_map(|object| serde_json::from_value(object.data).ok())),
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_forbidden() => Ok(None),
@@ -300,7 +301,8 @@ async fn why_refused(
 ) -> Result<Option<String>, kube::Error> {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let failed = ListParams::default().fields(&format!("involvedObject.uid={uid},reason=FailedCreate"));
-    let events = Api::<Event>::namespaced(client.clone(), namespace).list(&failed).await?.items;
+    let said = |event: Event| Some(Event { metadata: ObjectMeta::default(), ..event });
+    let events = listed(&Api::<Event>::namespaced(client.clone(), namespace), failed, said).await?;
     let last = events.into_iter().max_by_key(|e| e.last_timestamp.as_ref().map(|t| t.0));
     let said = |e: &Event| e.last_timestamp.as_ref().map(timestamp);
     let last = last.filter(|e| since.is_none_or(|since| said(e).is_some_and(|said| said.as_str() >= since)));
@@ -311,24 +313,54 @@ async fn why_refused(
 }
 
 /// A pod of an earlier run of a resource that has not ended yet. A Job that somebody deletes is gone before its pods are, and
-/// two trainers would write the same folder.
-pub async fn left_over(
-    client: &Client,
-    namespace: &str,
-    kind: Kind,
-    name: &str,
-) -> Result<Option<String>, kube::Error> {
-    let ours = ListParams::default()
-        .labels(&labels(kind, name))
-        .fields("status.phase!=Succeeded,status.phase!=Failed")
-        .limit(1);
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace).list_metadata(&ours).await?.items;
-    Ok(pods.into_iter().find_map(|pod| pod.metadata.name))
+/// two trainers would write the same folder. Anybody who may make pods may label them like ours: one that no Job controls, or
+/// the Job of something else, is not waited for.
+pub async fn left_over(client: &Client, seen: &Seen) -> Result<Option<String>, kube::Error> {
+    let Resource { kind, metadata, .. } = &seen.resource;
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let alive = ListParams::default()
+        .labels(&labels(*kind, &metadata.name))
+        .fields("status.phase!=Succeeded,status.phase!=Failed");
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let jobs = Api::<Job>::namespaced(client.clone(), namespace);
+    // Name and UID of each Job, with one of its pods.
+    let mut of_jobs: BTreeMap<(String, String), String> = BTreeMap::new();
+    for pod in listed(&pods, alive, |pod: Pod| Some(pod.metadata)).await? {
+        let owner = pod.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        if let Some(owner) = owner.filter(|owner| owner.api_version == "batch/v1" && owner.kind == "Job") {
+            of_jobs.insert((owner.name.clone(), owner.uid.clone()), pod.name.unwrap_or_default());
+        }
+    }
+    for ((job, uid), pod) in of_jobs {
+        let job = jobs.get_metadata_opt(&job).await?.filter(|job| job.metadata.uid.as_ref() == Some(&uid));
+        // The garbage collector ends the pods of a Job that is gone, whoever made them.
+        if job.is_none_or(|job| apply::is_owned_by(&job, &seen.uid)) {
+            return Ok(Some(pod));
+        }
+    }
+    Ok(None)
+}
+
+/// What is asked of a pod: its metadata without the part that grows with it, the resources of its containers, its status.
+fn slim(pod: Pod) -> Pod {
+    let containers = |containers: Vec<Container>| -> Vec<Container> {
+        let kept =
+            containers.into_iter().map(|c| Container { name: c.name, resources: c.resources, ..Container::default() });
+        kept.collect()
+    };
+    let spec = pod.spec.map(|spec| PodSpec {
+        containers: containers(spec.containers),
+        init_containers: spec.init_containers.map(containers),
+        ..PodSpec::default()
+    });
+    Pod { metadata: ObjectMeta { managed_fields: None, ..pod.metadata }, spec, status: pod.status }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::mock;
+    use serde_json::{Value, json};
 
     #[test]
     fn a_key_of_a_config_map_has_the_digest_of_the_file_that_it_is_mounted_as() {
@@ -337,5 +369,48 @@ mod tests {
             std::fs::write(file.path(), text).unwrap();
             assert_eq!(digest_of(text), plumbline_crds::artifact::digest_path(file.path()).unwrap());
         }
+    }
+
+    /// What is left over where a pod with the labels of a resource is controlled by something.
+    async fn left_over_of(owner: Option<Value>, job: Option<Value>) -> Option<String> {
+        let client = mock::client(move |request| match request {
+            "GET /api/v1/namespaces/n/pods" => {
+                let owners = owner.clone().into_iter().collect::<Vec<_>>();
+                let pod = json!({"metadata": {"name": "p", "ownerReferences": owners}});
+                Some(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod]}))
+            }
+            "GET /apis/batch/v1/namespaces/n/jobs/j" => job.clone(),
+            other => panic!("{other} is asked for"),
+        });
+        let resource = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel",
+            "metadata": {"name": "r", "namespace": "n"}, "spec": {"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}}});
+        let seen = Seen {
+            resource: serde_json::from_value(resource).unwrap(),
+            uid: "mine".into(),
+            created: String::new(),
+            previous: Status::default(),
+            deleting: false,
+            problems: Vec::new(),
+        };
+        left_over(&client, &seen).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_pods_of_its_own_jobs_keep_a_resource_from_starting() {
+        let owner = |api: &str, kind: &str| {
+            Some(json!({"apiVersion": api, "kind": kind, "name": "j", "uid": "ju", "controller": true}))
+        };
+        let job = |uid: &str, of: &str| {
+            let owner = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel", "name": "r", "uid": of, "controller": true});
+            Some(json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"name": "j", "uid": uid, "ownerReferences": [owner]}}))
+        };
+        let of_job = || owner("batch/v1", "Job");
+        assert_eq!(left_over_of(of_job(), job("ju", "mine")).await.as_deref(), Some("p"));
+        assert_eq!(left_over_of(of_job(), None).await.as_deref(), Some("p"), "its Job is gone, and it will be");
+        assert_eq!(left_over_of(of_job(), job("another", "mine")).await.as_deref(), Some("p"), "so is this one's");
+        assert_eq!(left_over_of(of_job(), job("ju", "another")).await, None);
+        assert_eq!(left_over_of(None, None).await, None, "anybody may label a pod");
+        assert_eq!(left_over_of(owner("apps/v1", "ReplicaSet"), None).await, None);
     }
 }

@@ -32,6 +32,8 @@ pub struct Owner {
     pub uid: String,
     /// UID of the Job through which it owns the pod.
     pub job: String,
+    /// UID of the pod.
+    pub pod: String,
 }
 
 /// When the progress of a resource is to be written.
@@ -181,8 +183,8 @@ mod tests {
     use serde_json::json;
 
     fn owner(uid: &str) -> Owner {
-        let (namespace, name, job) = ("team".into(), uid.into(), format!("job-of-{uid}"));
-        Owner { kind: Kind::RewardModel, namespace, name, uid: uid.into(), job }
+        let (namespace, name, job, pod) = ("team".into(), uid.into(), format!("job-of-{uid}"), "p".into());
+        Owner { kind: Kind::RewardModel, namespace, name, uid: uid.into(), job, pod }
     }
 
     fn at(percent: i64) -> ProgressReport {

@@ -32,9 +32,9 @@ pub fn rules() -> Vec<Rule> {
         },
         core("pods", &["get", "list", "watch"]),
         core("pods/log", &["get"]),
-        core("configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
-        core("serviceaccounts", &["create", "patch"]),
-        core("services", &["create", "patch"]),
+        core("configmaps", &["get", "list", "watch", "create", "delete"]),
+        core("serviceaccounts", &["get", "create"]),
+        core("services", &["get", "create"]),
         core("persistentvolumeclaims", &["get", "list", "watch"]),
         // Why a Job cannot make its pods is told nowhere else.
         core("events", &["list"]),

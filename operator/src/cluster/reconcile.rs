@@ -58,6 +58,8 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
         context.resources.remove(id);
         return Ok(Next::await_change());
     };
+    // Before anything else is read: a change that is missed from now on is asked for by what is known of.
+    context.resources.set(id, seen.previous.leading_reason());
     let output = output(&seen.resource, &context.settings);
     context.dependents.set(id, observe::referents(&seen.resource, output.as_ref()));
     let world = Box::pin(observe(context, id, seen, output)).await?;
@@ -89,7 +91,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
         account(&mut status, &world);
     }
     let status = tell(context, &world, status);
-    if !record(context, id, &world, &status).await? {
+    if !record(context, id, &world, status).await? {
         return Ok(Next::await_change());
     }
     if decision.action == Action::Stop
@@ -223,7 +225,7 @@ async fn act(context: &Context, id: &Id, world: &World, decision: &mut Decision)
         Action::Continue(pause) | Action::Retry(pause) if world.left_of(pause) > Duration::ZERO => {
             // What is counted stays counted, should the Job vanish meanwhile; no more is expected of it, and nothing runs yet.
             let job = &mut decision.job;
-            (job.attempt, job.uid) = (job.attempt - 1, None);
+            (job.attempt, job.uid) = (job.attempt.saturating_sub(1), None);
             Ok(Next::requeue(world.left_of(pause)))
         }
         Action::Start | Action::Continue(_) | Action::Retry(_) => {
@@ -238,7 +240,7 @@ async fn queued(context: &Context, id: &Id, world: &World) -> Result<Next, Obser
     let Some(work) = &world.work else { return Ok(again(context)) };
     let deadline = world.seen.resource.spec.compute().deadline_seconds;
     if let (Some(deadline), Some(counted)) = (deadline, &world.job) {
-        let left = (deadline - counted.active_seconds).max(1);
+        let left = deadline.saturating_sub(counted.active_seconds).max(1);
         apply::shorten(&context.client, &id.namespace, &work.job, left).await?;
     }
     if !context.settings.kueue {
@@ -255,7 +257,7 @@ async fn forget_last(context: &Context, id: &Id, world: &World, decision: &Decis
         apply::forget(&context.client, &id.namespace, &work.job).await?;
     }
     if let Some(last) = world.seen.previous.job.as_ref().filter(|job| job.name != decision.job.name) {
-        apply::forget_document(&context.client, &id.namespace, &last.name).await?;
+        apply::forget_document(&context.client, &id.namespace, &last.name, &world.seen.uid).await?;
     }
     Ok(())
 }
@@ -267,7 +269,7 @@ async fn start(context: &Context, id: &Id, world: &World, decision: &mut Decisio
         // It is gone from here.
         previous.uid = None;
     }
-    if let Some(pod) = observe::left_over(&context.client, &id.namespace, id.kind, &id.name).await? {
+    if let Some(pod) = observe::left_over(&context.client, &world.seen).await? {
         let what = format!("pod {pod} of the last run has not ended yet; this starts when it has");
         hold(decision, previous, Reason::Pending, what);
         return Ok(Next::requeue(IN_THE_WAY));

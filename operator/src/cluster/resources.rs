@@ -23,6 +23,11 @@ impl Resources {
         self.locked().remove(id);
     }
 
+    /// Each.
+    pub fn ids(&self) -> Vec<Id> {
+        self.locked().keys().cloned().collect()
+    }
+
     /// Kind and leading reason of each.
     pub fn reasons(&self) -> Vec<(Kind, Reason)> {
         self.locked().iter().map(|(id, reason)| (id.kind, *reason)).collect()

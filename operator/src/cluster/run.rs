@@ -83,13 +83,14 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let pods = Pods {
         verifier: Arc::new(Verifier::new(client.clone())),
         latest: latest.clone(),
-        triggers,
+        triggers: triggers.clone(),
         metrics: metrics.clone(),
         claim: election.claim(),
     };
-    listen("people and probes", settings.addresses.metrics_address, people.router(), stop.clone()).await?;
+    listen("people and probes", server::PEOPLE, settings.addresses.metrics_address, people.router(), stop.clone())
+        .await?;
     if settings.progress_url.is_some() {
-        listen("pods", settings.addresses.progress_address, pods.router(), stop.clone()).await?;
+        listen("pods", server::PODS, settings.addresses.progress_address, pods.router(), stop.clone()).await?;
     }
 
     tokio::select! {
@@ -106,7 +107,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         tokio::time::sleep(LAST_VISITS).await;
     };
     tokio::select! {
-        () = controller::run(context, asked, stop.clone()) => {}
+        () = controller::run(context, &triggers, asked, stop.clone()) => {}
         () = last_moment => tracing::warn!("visits that did not end in time are broken off"),
         lost = election.hold() => return Err(lost.into()),
     }
@@ -126,6 +127,7 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
 
 async fn listen(
     whom: &str,
+    most: usize,
     address: SocketAddr,
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -134,6 +136,6 @@ async fn listen(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!(%address, "listens for {whom}");
-    tokio::spawn(server::serve(listener, router, stop));
+    tokio::spawn(server::serve(most, listener, router, stop));
     Ok(())
 }

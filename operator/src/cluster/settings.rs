@@ -9,6 +9,7 @@ use super::places::Place;
 use super::rbac;
 use super::server::Addresses;
 use crate::uri::is_store;
+use crate::validate::rules::is_quantity;
 
 /// Settings of an installation.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +31,10 @@ pub struct Settings {
     /// name.
     #[arg(long, value_name = "URI", value_parser = claim)]
     pub input_cache: Option<Place>,
+    /// Most that a pod of a run may keep on its node in each of its volumes there, as a Kubernetes quantity: what it fetches, what
+    /// it writes before that goes to a store, and /tmp. The kubelet evicts a pod with more. Empty: no limit.
+    #[arg(long, value_name = "QUANTITY", default_value = "200Gi", value_parser = size)]
+    pub scratch_size: String,
     /// Name of the accelerator among the resources of a node.
     #[arg(long, value_name = "NAME", default_value = "nvidia.com/gpu")]
     pub accelerator_resource: String,
@@ -89,6 +94,13 @@ fn root(uri: &str) -> Result<String, String> {
         }
     }
     Ok(uri.trim_end_matches('/').to_owned())
+}
+
+fn size(text: &str) -> Result<String, String> {
+    if text.is_empty() || is_quantity(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("expected a quantity such as 200Gi, found \"{text}\"; correct it"))
 }
 
 fn claim(uri: &str) -> Result<Place, String> {

@@ -262,18 +262,24 @@ fn volumes(request: &Request) -> Vec<Volume> {
                 ..volume
             },
             Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
-            Place::Remote(_) | Place::Store(_) => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume },
+            Place::Remote(_) | Place::Store(_) => Volume { empty_dir: Some(scratch(request)), ..volume },
             Place::Image(_) => continue,
         };
         named.insert(name, volume);
     }
     let mut volumes: Vec<Volume> = named.into_values().collect();
     volumes.push(Volume { name: "run".into(), config_map: Some(config_map(&request.job.name)), ..Volume::default() });
-    volumes.push(Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
+    volumes.push(Volume { name: "tmp".into(), empty_dir: Some(scratch(request)), ..Volume::default() });
     if request.settings.progress_url.is_some() {
         volumes.push(token());
     }
     volumes
+}
+
+/// Space of the node, of which a pod may not take all: what is fetched may be without end.
+fn scratch(request: &Request) -> EmptyDirVolumeSource {
+    let size = Some(request.settings.scratch_size.clone()).filter(|size| !size.is_empty());
+    EmptyDirVolumeSource { size_limit: size.map(Quantity), medium: None }
 }
 
 fn config_map(name: &str) -> ConfigMapVolumeSource {

@@ -149,7 +149,11 @@ fn what_goes_to_a_store_has_a_folder_of_the_pod_and_the_credentials_of_its_secre
     let job = serde_json::to_value(&children.job).unwrap();
     let pod = &job["spec"]["template"]["spec"];
     let volume = pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == "output").unwrap();
-    assert_eq!(volume["emptyDir"], json!({}));
+    assert_eq!(volume["emptyDir"], json!({"sizeLimit": "200Gi"}));
+    let on_the_node = pod["volumes"].as_array().unwrap().iter().filter(|v| v["emptyDir"].is_object());
+    let names: Vec<&Value> =
+        on_the_node.filter(|v| v["emptyDir"]["sizeLimit"] == "200Gi").map(|v| &v["name"]).collect();
+    assert_eq!(names, ["fetched", "output", "tmp"], "no volume may fill the node");
     let init = pod["initContainers"].as_array().unwrap();
     for container in [&pod["containers"][0], &init[0]] {
         assert_eq!(container["envFrom"], json!([{"secretRef": {"name": "store"}}]), "{}", container["name"]);

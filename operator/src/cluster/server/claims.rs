@@ -24,6 +24,9 @@ pub(super) enum Refusal {
     /// Too many unknown tokens.
     #[error("too many tokens that are not known yet; try again in a few seconds")]
     RateLimited,
+    /// Too many reports of one pod.
+    #[error("too many reports of this pod; send the newest in a few seconds")]
+    TooOften,
     /// No token, or one that the API server does not vouch for.
     #[error("expected `Authorization: Bearer` with a valid token of a pod: {0}")]
     Unauthenticated(String),
@@ -41,7 +44,7 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn outcome(&self) -> PostOutcome {
         match self {
-            Self::RateLimited => PostOutcome::RateLimited,
+            Self::RateLimited | Self::TooOften => PostOutcome::RateLimited,
             Self::Unauthenticated(_) => PostOutcome::Unauthenticated,
             Self::WrongAudience => PostOutcome::WrongAudience,
             Self::NotOwned(_) => PostOutcome::NotOwned,
@@ -51,7 +54,7 @@ impl Refusal {
 
     pub(super) fn code(&self) -> StatusCode {
         match self {
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::Unauthenticated(_) | Self::WrongAudience => StatusCode::UNAUTHORIZED,
             Self::NotOwned(_) => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -103,8 +106,8 @@ pub(super) fn job_of(pod: &Pod, known: &Known) -> Result<Known, Refusal> {
     Ok(Known { namespace: known.namespace.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
 }
 
-/// The resource that controls the Job.
-pub(super) fn owner_of(job: &Job, known: &Known) -> Result<Owner, Refusal> {
+/// The resource that the Job says it is controlled by.
+pub(super) fn owner_of(job: &Job, known: &Known, pod: &Known) -> Result<Owner, Refusal> {
     let owner = controller(&job.metadata, known, "Job")?;
     match Kind::parse(&owner.kind).filter(|_| owner.api_version == API_VERSION) {
         Some(kind) => Ok(Owner {
@@ -113,8 +116,18 @@ pub(super) fn owner_of(job: &Job, known: &Known) -> Result<Owner, Refusal> {
             name: owner.name.clone(),
             uid: owner.uid.clone(),
             job: known.uid.clone(),
+            pod: pod.uid.clone(),
         }),
         None => Err(Refusal::NotOwned("this pod's Job is of no such resource".into())),
+    }
+}
+
+/// The resource, where it is the one that is found under its name in the pod's namespace: anybody may write the UID of another
+/// namespace's resource into a Job of theirs.
+pub(super) fn confirmed(owner: Owner, found: Option<&ObjectMeta>) -> Result<Owner, Refusal> {
+    match found {
+        Some(found) if found.uid.as_ref() == Some(&owner.uid) => Ok(owner),
+        _ => Err(Refusal::NotOwned("the resource that this pod's Job names is not in this namespace".into())),
     }
 }
 
@@ -195,9 +208,10 @@ mod tests {
     #[test]
     fn a_job_leads_to_the_resource_that_controls_it_and_to_no_other() {
         let job = |value| serde_json::from_value::<Job>(value).unwrap();
-        let owner = owner_of(&job(metadata("u", API_VERSION, "RewardModel", true)), &known("j", "u")).unwrap();
+        let pod = known("p", "pu");
+        let owner = owner_of(&job(metadata("u", API_VERSION, "RewardModel", true)), &known("j", "u"), &pod).unwrap();
         let (namespace, name, uid, job_uid) = ("team".into(), "o".into(), "ou".into(), "u".into());
-        assert_eq!(owner, Owner { kind: Kind::RewardModel, namespace, name, uid, job: job_uid });
+        assert_eq!(owner, Owner { kind: Kind::RewardModel, namespace, name, uid, job: job_uid, pod: "pu".into() });
         for other in [
             metadata("another", API_VERSION, "RewardModel", true),
             metadata("u", API_VERSION, "RewardModel", false),
@@ -205,8 +219,19 @@ mod tests {
             metadata("u", "batch/v1", "CronJob", true),
             metadata("u", "example.com/v1", "RewardModel", true),
         ] {
-            let refused = owner_of(&job(other.clone()), &known("j", "u")).unwrap_err();
+            let refused = owner_of(&job(other.clone()), &known("j", "u"), &pod).unwrap_err();
             assert_eq!(refused.outcome(), PostOutcome::NotOwned, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_resource_is_the_one_in_the_pods_namespace_and_none_whose_uid_a_job_just_names() {
+        let job: Job = serde_json::from_value(metadata("u", API_VERSION, "RewardModel", true)).unwrap();
+        let owner = owner_of(&job, &known("j", "u"), &known("p", "pu")).unwrap();
+        let found = |uid: &str| ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() };
+        assert_eq!(confirmed(owner.clone(), Some(&found("ou"))), Ok(owner.clone()));
+        for other in [None, Some(&found("of-a-namesake"))] {
+            assert_eq!(confirmed(owner.clone(), other).unwrap_err().outcome(), PostOutcome::NotOwned);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A server of HTTP/1.1 that nobody can hold up: connections are bounded in number, and closed when a request does not
-//! come in time. Talks to sockets.
+//! A server of HTTP/1.1 that nobody can hold up: connections are closed when a request does not come in time, and where there are
+//! too many, for the newest (`places`). Talks to sockets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -14,11 +14,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tower::Service;
 
-/// Connections at once. Others wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 1024;
+use super::places::Places;
+
 /// For the head of a request, from the moment it may come: also the longest that a connection idles.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a head. The token in it has one or two thousand.
@@ -34,36 +34,44 @@ const RECOVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// Serves until `stop`, then answers what is open and returns.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
-    serve_within(HEAD_TIMEOUT, listener, router, stop).await;
+/// Serves until `stop`, then answers what is open and returns. `most`: connections at once.
+pub async fn serve(most: usize, listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+    serve_within(HEAD_TIMEOUT, most, listener, router, stop).await;
 }
 
-async fn serve_within(head_timeout: Duration, listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn serve_within(
+    head_timeout: Duration,
+    most: usize,
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()>,
+) {
+    let places: Arc<Places<Arc<Notify>>> = Arc::new(Places::new(most));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
-        let accepted = async {
-            let permit = connections.clone().acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            accepted = accepted => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
         let (stream, peer): (_, SocketAddr) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(RECOVERY).await;
+                match places.evict() {
+                    // Its socket is free as soon as its task has run once more.
+                    Some(oldest) => oldest.notify_one(),
+                    None => tokio::time::sleep(RECOVERY).await,
+                }
+                tokio::task::yield_now().await;
                 continue;
             }
         };
+        let peer = peer.ip().to_canonical();
         let router = router.clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
+            request.extensions_mut().insert(Peer(peer));
             router.clone().call(request)
         });
         let connection = http1::Builder::new()
@@ -72,16 +80,39 @@ async fn serve_within(head_timeout: Duration, listener: TcpListener, router: Rou
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
+        let end = Arc::new(Notify::new());
+        let (number, oldest) = places.take(peer, end.clone());
+        if let Some(oldest) = oldest {
+            oldest.notify_one();
+        }
+        let place = Place { places: places.clone(), number };
         tokio::spawn(async move {
-            let _permit = permit;
-            if let Ok(Err(error)) = tokio::time::timeout(MAX_LIFE, connection).await {
-                tracing::debug!(%error, "a connection broke");
+            let _place = place;
+            tokio::select! {
+                ended = tokio::time::timeout(MAX_LIFE, connection) => {
+                    if let Ok(Err(error)) = ended {
+                        tracing::debug!(%error, "a connection broke");
+                    }
+                }
+                () = end.notified() => tracing::debug!(%peer, "a connection has made room for another"),
             }
         });
     }
     drop(listener);
     if tokio::time::timeout(LAST_MOMENTS, graceful.shutdown()).await.is_err() {
         tracing::debug!("connections were still open when the server ended");
+    }
+}
+
+/// The place of a connection, for as long as it is there.
+struct Place {
+    places: Arc<Places<Arc<Notify>>>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.leave(self.number);
     }
 }
 
@@ -95,6 +126,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     const SHORT: Duration = Duration::from_millis(200);
+    const MOST: usize = 16;
 
     async fn talk(to: SocketAddr, text: &str) -> String {
         let mut stream = TcpStream::connect(to).await.unwrap();
@@ -105,19 +137,19 @@ mod tests {
         answer
     }
 
-    async fn start() -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+    async fn start(head_timeout: Duration) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router =
             Router::new().route("/", get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }));
         let (stop, stopped) = oneshot::channel();
         let stopped = async move { drop(stopped.await) };
-        (address, stop, tokio::spawn(serve_within(SHORT, listener, router, stopped)))
+        (address, stop, tokio::spawn(serve_within(head_timeout, MOST, listener, router, stopped)))
     }
 
     #[tokio::test]
     async fn a_request_that_does_not_come_in_time_is_not_waited_for() {
-        let (address, _stop, _served) = start().await;
+        let (address, _stop, _served) = start(SHORT).await;
         let start = std::time::Instant::now();
         talk(address, "GET / HTTP/1.1\r\nhost: x\r\n").await;
         assert!(start.elapsed() >= SHORT && start.elapsed() < HEAD_TIMEOUT, "{:?}", start.elapsed());
@@ -126,8 +158,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_opens_many_connections_and_says_nothing_keeps_nobody_out() {
+        let (address, _stop, _served) = start(HEAD_TIMEOUT).await;
+        let mut open = Vec::new();
+        for i in 0..20 * MOST {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            if i % 2 == 0 {
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+            }
+            open.push(stream);
+        }
+        let start = std::time::Instant::now();
+        let answer = talk(address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        // The first has been closed without an answer.
+        let mut nothing = Vec::new();
+        assert!(matches!(open[0].read_to_end(&mut nothing).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
     async fn it_ends_when_it_is_asked_to_and_idle_connections_with_it() {
-        let (address, stop, served) = start().await;
+        let (address, stop, served) = start(SHORT).await;
         let idle = TcpStream::connect(address).await.unwrap();
         stop.send(()).unwrap();
         served.await.unwrap();

@@ -8,12 +8,14 @@
 //! | How often is the API server asked that? | `cache`, `limit` |
 //! | How does a controller learn of a report? | `triggers` |
 //! | How long may a connection idle? | `listen` |
+//! | Who has to go when there are too many? | `places` |
 
 mod cache;
 mod claims;
 mod limit;
 mod listen;
 mod people;
+mod places;
 mod pods;
 mod token;
 mod triggers;
@@ -25,6 +27,11 @@ pub use people::{PATIENCE, People};
 pub use pods::Pods;
 pub use token::Verifier;
 pub use triggers::Triggers;
+
+/// Connections of people and probes at once. With those of pods they stay below 1,024 sockets, the usual limit of a process.
+pub const PEOPLE: usize = 256;
+/// Connections of pods at once.
+pub const PODS: usize = 512;
 
 /// Where to listen.
 #[derive(Clone, Debug, clap::Args)]

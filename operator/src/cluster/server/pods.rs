@@ -20,6 +20,7 @@ use super::claims::Refusal;
 use super::listen::Peer;
 use super::token::Verifier;
 use super::triggers::Triggers;
+use crate::cluster::dependents::Id;
 use crate::cluster::leader::Claim;
 use crate::cluster::metrics::{Metrics, PostOutcome};
 use crate::cluster::progress::{self, Latest, Offer, Owner};
@@ -86,8 +87,8 @@ impl Pods {
     }
 
     fn ask(&self, owner: Owner) {
-        let uid = owner.uid.clone();
-        if !self.triggers.send(owner) {
+        let Owner { kind, namespace, name, uid, .. } = owner;
+        if !self.triggers.send(Id { namespace, kind, name }) {
             self.latest.unasked(&uid);
         }
     }

@@ -1,0 +1,166 @@
+//! Changes of the objects that runs consist of and are made from, from now on. Talks to the API server: watches, by metadata
+//! alone.
+//!
+//! What is there already is read by name when a resource is visited, and never listed: a list of the ConfigMaps or claims of a
+//! cluster holds whatever its tenants wrote, a quarter of a MiB of annotations each. A change is one object at a time.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures::{AsyncReadExt, TryStreamExt};
+use kube::api::{ListParams, WatchParams};
+use kube::core::{PartialObjectMeta, Request, WatchEvent};
+use kube::{Api, Client, ResourceExt};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use super::controller::Watched;
+
+/// Bytes at the beginning of a list, which hold its resource version: its items come after it.
+const HEAD: u64 = 64 * 1024;
+/// After a watch that has ended as it should.
+const RENEWAL: Duration = Duration::from_millis(100);
+/// After the first of several errors; twice as long after each that follows.
+const PAUSE: Duration = Duration::from_secs(1);
+/// At most.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Why changes are not known for a moment.
+#[derive(Debug, thiserror::Error)]
+enum ChangesError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the list broke off: {0}")]
+    Broken(#[from] std::io::Error),
+    #[error("expected a list with metadata.resourceVersion, found none in its first {HEAD} bytes")]
+    NoVersion,
+}
+
+/// What is followed.
+#[derive(Clone)]
+pub(super) struct Followed<K> {
+    pub(super) client: Client,
+    pub(super) api: Api<K>,
+    /// A label selector; none for all objects.
+    pub(super) selector: Option<String>,
+}
+
+impl<K: Watched> Followed<K> {
+    /// Calls `changed` with each object that is added, changed or deleted, for ever. Calls it with none where it is not known
+    /// what changed before: at the beginning, and after an interruption that the API server does not remember.
+    pub(super) async fn run(&self, changed: impl AsyncFn(Option<&PartialObjectMeta<K>>)) {
+        let (mut version, mut pause) = (None, PAUSE);
+        loop {
+            match self.watch(&mut version, &changed).await {
+                Ok(()) => {
+                    pause = PAUSE;
+                    tokio::time::sleep(RENEWAL).await;
+                }
+                Err(error) => {
+                    if is_forgotten(&error) {
+                        version = None;
+                    }
+                    tracing::warn!(of = %K::plural(&()), "changes are not known: {error}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One watch, from a version, or from now.
+    async fn watch(
+        &self,
+        version: &mut Option<String>,
+        changed: &impl AsyncFn(Option<&PartialObjectMeta<K>>),
+    ) -> Result<(), ChangesError> {
+        let from = if let Some(version) = version {
+            version.clone()
+        } else {
+            let now = self.version().await?;
+            *version = Some(now.clone());
+            changed(None).await;
+            now
+        };
+        let mut params = WatchParams::default();
+        params.label_selector.clone_from(&self.selector);
+        let mut events = std::pin::pin!(self.api.watch_metadata(&params, &from).await?);
+        while let Some(event) = events.try_next().await? {
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
+                    *version = object.resource_version().or(version.take());
+                    changed(Some(&object)).await;
+                }
+                WatchEvent::Bookmark(bookmark) => *version = Some(bookmark.metadata.resource_version),
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The version of what is there now, from the head of a list: its items are not read.
+    async fn version(&self) -> Result<String, ChangesError> {
+        let params = ListParams::default().limit(1);
+        let request =
+            Request::new(self.api.resource_url()).list_metadata(&params).map_err(kube::Error::BuildRequest)?;
+        let mut head = Vec::new();
+        self.client.request_stream(request).await?.take(HEAD).read_to_end(&mut head).await?;
+        version_in(&head).ok_or(ChangesError::NoVersion)
+    }
+}
+
+/// Whether the API server does not remember the version any more that a watch was to begin with.
+fn is_forgotten(error: &ChangesError) -> bool {
+    matches!(error, ChangesError::Api(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// `metadata.resourceVersion` of a list that may be cut off after it.
+fn version_in(head: &[u8]) -> Option<String> {
+    let mut found = None;
+    // It ends with an error in any case: where the version is found, or where the text ends.
+    let _ = serde_json::Deserializer::from_slice(head).deserialize_map(Head(&mut found));
+    found
+}
+
+struct Head<'a>(&'a mut Option<String>);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMetadata {
+    resource_version: Option<String>,
+}
+
+impl<'de> Visitor<'de> for Head<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "metadata" {
+                *self.0 = map.next_value::<ListMetadata>()?.resource_version.filter(|version| !version.is_empty());
+                return Err(A::Error::custom("the rest is not needed"));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_a_list_is_read_without_its_items() {
+        let whole = r#"{"kind":"L","apiVersion":"v1","metadata":{"resourceVersion":"42","continue":"x"},"items":[{"metadata":{"resourceVersion":"7"}}]}"#;
+        assert_eq!(version_in(whole.as_bytes()).as_deref(), Some("42"));
+        let cut = &whole[..whole.find("items").unwrap() + 20];
+        assert_eq!(version_in(cut.as_bytes()).as_deref(), Some("42"));
+        for none in ["", "[]", "{", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":""}}"#, r#"{"items":[{"#] {
+            assert_eq!(version_in(none.as_bytes()), None, "{none}");
+        }
+    }
+}
