@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::source::{KeyRef, SecretRef};
+use crate::source::{KeyRef, OBJECT_NAME, SecretRef};
 
 /// Compute of a stage. On a laptop only `accelerators`, `threads` and `maxRetries` act; the rest
 /// describes a pod.
@@ -47,19 +47,19 @@ pub struct Compute {
     pub image_pull_secrets: Vec<SecretRef>,
     /// Service account of the pod. Default: one without permissions, made for the run.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub service_account_name: Option<String>,
     /// Priority class of the pod. Default: the cluster's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub priority_class_name: Option<String>,
     /// Runtime class of the pod. Default: the cluster's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub runtime_class_name: Option<String>,
     /// Kueue queue to wait in. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = OBJECT_NAME))]
     pub queue_name: Option<String>,
     /// Failures that are tried again. Disruptions (preemption, node drain) do not count. Default 3.
     #[schemars(range(min = 0, max = 100))]

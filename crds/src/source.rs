@@ -3,6 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What Kubernetes takes for the name of most objects (a DNS subdomain, RFC 1123).
+pub const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// What Kubernetes takes for a key of a ConfigMap or Secret, which becomes the name of a file.
+pub const OBJECT_KEY: &str = r"^([-_a-zA-Z0-9]|\.[-_a-zA-Z0-9])[-._a-zA-Z0-9]*$";
+
 /// The name of another Plumbline resource in the same namespace.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -17,7 +22,7 @@ pub struct NameRef {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
 }
 
@@ -26,10 +31,10 @@ pub struct SecretRef {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyRef {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
     /// Key in the object's data.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_KEY))]
     pub key: String,
 }
 
@@ -81,7 +86,8 @@ pub struct PromptSource {
     pub validation_fraction: f64,
 }
 
-fn default_validation_fraction() -> f64 {
+/// The share of prompts that is kept for validation where a resource names none.
+pub(crate) fn default_validation_fraction() -> f64 {
     0.05
 }
 

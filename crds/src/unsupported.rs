@@ -6,7 +6,7 @@ use crate::policy_tuning::{GuardAction, Method, PolicyTuningSpec};
 use crate::preference_dataset::{Aggregation, PreferenceDatasetSpec};
 use crate::resource::Spec;
 use crate::reward_model::RewardModelSpec;
-use crate::source::PromptSource;
+use crate::source::{PromptSource, default_validation_fraction};
 use crate::training::{AdapterSave, Switch, Training};
 
 /// A field that nothing acts on yet.
@@ -109,6 +109,7 @@ fn tuning(s: &PolicyTuningSpec, list: &mut List) {
     training(&s.training, list);
     if let Some(p) = &s.prompts {
         prompts(p, "spec.prompts", list);
+        all_of(p, "spec.prompts", list);
     }
     if let Some(d) = &s.dpo {
         list.check(
@@ -123,6 +124,7 @@ fn tuning(s: &PolicyTuningSpec, list: &mut List) {
     }
     if let Some(e) = &s.evaluation {
         prompts(&e.prompts, "spec.evaluation.prompts", list);
+        all_of(&e.prompts, "spec.evaluation.prompts", list);
         if let Some(j) = &e.judge {
             judge(j, "spec.evaluation.judge", list);
         }
@@ -141,7 +143,24 @@ fn prompts(p: &PromptSource, path: &str, list: &mut List) {
     list.on_laptop(p.config_map_ref.is_some(), format!("{path}.configMapRef"), "use inline or uri");
 }
 
+/// Prompts of which none is kept for validation, as a PreferenceDataset keeps some.
+fn all_of(p: &PromptSource, path: &str, list: &mut List) {
+    let usual = default_validation_fraction();
+    let other = is_other(p.validation_fraction, usual);
+    list.check(
+        other,
+        format!("{path}.validationFraction"),
+        "leave it out: all prompts are used; give those of the evaluation apart",
+    );
+}
+
+/// Whether a number is another than the one that is the default.
+fn is_other(number: f64, usual: f64) -> bool {
+    number.to_bits() != usual.to_bits()
+}
+
 fn judge(j: &Judge, path: &str, list: &mut List) {
     list.check(j.reasoning != Reasoning::None, format!("{path}.reasoning"), "use None");
     list.check(j.label == LabelSource::Votes, format!("{path}.label"), "use LogProbs or Verdict");
+    list.check(is_other(j.weight, 1.0), format!("{path}.weight"), "leave it out: a judge that is alone has no weight");
 }

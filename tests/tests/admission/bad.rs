@@ -54,6 +54,15 @@ fn every_kind(cases: &mut Cases) {
     cases.add("an unknown effect", &toleration(effect), &format!("{at}.effect"), "\"NoExecute\"");
     let both = json!({"name": "A", "value": "v", "secretKeyRef": {"name": "s", "key": "k"}});
     cases.add("two values", &[("/spec/compute/env", json!([both]))], "spec.compute.env[0]", "expected only one of");
+    for (name, key, wrong) in
+        [("../s", "k", "name"), ("S", "k", "name"), ("s", "../k", "key"), ("s", "..", "key"), ("s", "a/b", "key")]
+    {
+        let reference = json!([{"name": "A", "secretKeyRef": {"name": name, "key": key}}]);
+        let at = format!("spec.compute.env[0].secretKeyRef.{wrong}");
+        cases.add("no name and no key", &[("/spec/compute/env", reference)], &at, "should match");
+    }
+    cases.field("no class", "/spec/compute/priorityClassName", json!("High"), "should match");
+    cases.field("a queue that is no label", "/spec/compute/queueName", json!("q".repeat(64)), "63");
     let twice = json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]);
     cases.add("a variable twice", &[("/spec/compute/env", twice)], "spec.compute.env[1]", "Duplicate value");
     location(cases, "/spec/output/uri");

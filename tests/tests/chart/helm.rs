@@ -32,7 +32,7 @@ pub(crate) fn everything(namespace: &str) -> Value {
         "image": {"tag": "v1", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always"},
         "trainer": {"image": {"tag": "v2", "digest": format!("sha256:{}", "b".repeat(64))},
             "acceleratorImage": {"repository": "registry.test/plumbline-trainer-cuda", "tag": "v2"}},
-        "watchedNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "inputCache": "pvc://inputs/cache", "acceleratorResource": "amd.com/gpu",
+        "watchedNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "inputCache": "pvc://inputs/cache", "scratchSize": "7Gi", "acceleratorResource": "amd.com/gpu",
         "hungSeconds": 1_000_000, "finishedJobSeconds": 1_000_001, "lookAgainSeconds": 1_000_002, "logLevel": "info,plumbline=debug",
         "kueue": {"enabled": true}, "replicas": 3, "leaderElection": {"leaseSeconds": 30}, "progress": {"port": 9090},
         "metrics": {

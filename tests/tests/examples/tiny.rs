@@ -29,7 +29,9 @@ pub(crate) fn smaller(mut manifest: Value) -> Value {
     spec.insert("compute".into(), json!({"threads": 1, "maxRetries": 0}));
     if let Some(prompts) = spec.get_mut("prompts") {
         prompts["limit"] = json!(16);
-        prompts["validationFraction"] = json!(0.25);
+        if kind == "PreferenceDataset" {
+            prompts["validationFraction"] = json!(0.25);
+        }
     }
     if let Some(evaluation) = spec.get_mut("evaluation") {
         evaluation["prompts"]["limit"] = json!(4);
