@@ -31,7 +31,7 @@ pub enum ResolveError {
         /// The input.
         role: String,
         /// Why.
-        source: ArtifactError,
+        source: Box<ArtifactError>,
     },
 }
 
@@ -73,7 +73,7 @@ pub fn resolve(
         let digest = digests.digest(&path).map_err(|source| ResolveError::Content {
             id: manifest.resource.id(),
             role: wanted.role.clone(),
-            source,
+            source: Box::new(source),
         })?;
         found.push(ResolvedInput { role: wanted.role, name, path: text(&path), digest, source: None });
     }
