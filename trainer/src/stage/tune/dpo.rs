@@ -1,6 +1,8 @@
 //! DPO (Rafailov et al., 2023): pairs and a frozen reference -> a policy. The reference's log-probabilities are computed
 //! once; a response that takes part in several pairs of a micro-batch is read once.
 
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
@@ -52,7 +54,8 @@ pub(super) fn train(
     }
     outlets.progress.stage("Reading", 1);
     let trunk = Trunk::of_ranks(outlets.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
-    let reference = reference_logprobs(outlets, &pairs.sequences, policy.before(), trunk.as_ref())?;
+    let key = reference_key(run, spec, &pairs.sequences);
+    let reference = reference_logprobs(outlets, key, &pairs.sequences, policy.before(), trunk.as_ref())?;
     let task = PairTask {
         policy,
         pairs: &pairs,
@@ -64,19 +67,42 @@ pub(super) fn train(
     Ok(Trained { prompts: records.into_iter().map(|r| r.prompt_id).collect(), stopped_by_guard: None })
 }
 
-/// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder.
+/// The reference's log-probabilities as they are kept in the work folder.
+#[derive(Deserialize, Serialize)]
+struct Reference {
+    /// What they were computed from.
+    key: String,
+    logprobs: Vec<f64>,
+}
+
+/// Names what the reference's log-probabilities are computed from: the model, and the tokens of each sequence.
+fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequence]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(run.input("policyModel").map_or("", |i| i.digest.as_str()));
+    hash.update(format!("{:?}", spec.training.precision));
+    for sequence in sequences {
+        for tokens in [&sequence.prompt, &sequence.response] {
+            hash.update(tokens.len().to_le_bytes());
+            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder. What was
+/// computed from others is computed again.
 fn reference_logprobs(
     outlets: &mut Outlets,
+    key: String,
     sequences: &[Sequence],
     reference: Side,
     trunk: Option<&Trunk>,
 ) -> Result<Vec<f64>> {
     let path = outlets.work.join("reference-logprobs.json");
     let ranks = outlets.ranks;
-    let kept = if ranks.is_first() { files::kept::<Vec<f64>>(&path)? } else { None };
-    let kept = ranks.of_first(kept)?;
-    if let Some(kept) = kept.filter(|kept| kept.len() == sequences.len()) {
-        return Ok(kept);
+    let kept = if ranks.is_first() { files::kept::<Reference>(&path)? } else { None };
+    if let Some(kept) = ranks.of_first(kept.filter(|kept| kept.key == key))? {
+        return Ok(kept.logprobs);
     }
     let all: Vec<usize> = (0..sequences.len()).collect();
     let share = ranks.share(&all);
@@ -95,7 +121,7 @@ fn reference_logprobs(
     }
     let sums = ranks.gather(sums)?.concat();
     if ranks.is_first() {
-        files::keep(&path, &sums)?;
+        files::keep(&path, &Reference { key, logprobs: sums.clone() })?;
     }
     Ok(sums)
 }
