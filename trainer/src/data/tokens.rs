@@ -1,22 +1,47 @@
 //! Prompts and responses as tokens, the same for training, scoring and sampling. Pure but for the tokenizer.
 //!
-//! A plain-text response continues its prompt and gets no end token: responses are often cut at a length, and an end token
-//! that the model did not write would teach it to stop there. In a conversation the model's chat template closes the turn.
+//! A prompt and its response are one text: they are tokenised together, and the prompt is what the tokens have in common
+//! with the prompt's own. A token across the border (` wor|ld`) belongs to the response. That is how TRL does it.
+//!
+//! A plain-text response gets no end token but what the tokenizer puts after every text: responses are often cut at a
+//! length, and an end token that the model did not write would teach it to stop there. In a conversation the model's chat
+//! template closes the turn.
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Content, Message};
 use crate::generate::Finish;
+use crate::load::chat::Chat;
 use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// A prompt and a response to it, tokenised apart: the response's tokens do not depend on how the prompt ends.
+/// A prompt and a response to it.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub struct Sequence {
     /// Tokens of the prompt, the generation prompt of a chat template included.
     pub prompt: Vec<i64>,
     /// Tokens of the response.
     pub response: Vec<i64>,
+}
+
+/// What became of a response in the text that a model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rendering {
+    /// All of it is there. Always so for plain text.
+    Whole,
+    /// The chat template left out white space around it.
+    Trimmed,
+    /// The chat template left out or changed more than that: it removes the reasoning, or wants another form of content.
+    Changed,
+}
+
+/// A prompt and a response as tokens, and whether they are all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokenised {
+    /// The tokens.
+    pub sequence: Sequence,
+    /// What became of the response.
+    pub rendering: Rendering,
 }
 
 impl Sequence {
@@ -26,12 +51,17 @@ impl Sequence {
     }
 
     /// Prompt and response as a text that was tokenised would give them, for a reward model, which learnt from texts: the
-    /// end token that a model sampled (`finish`) is part of the text only where it closes a turn of a conversation.
-    pub fn text_tokens(&self, finish: Finish, conversation: bool) -> Vec<i64> {
+    /// end token that a model sampled (`finish`) is part of the text only where it closes a turn of a conversation; a plain
+    /// text ends as the tokenizer ends every text (`end_of_text`).
+    pub fn text_tokens(&self, finish: Finish, conversation: bool, end_of_text: &[i64]) -> Vec<i64> {
         let mut tokens = self.tokens();
-        if finish == Finish::Eos && !conversation && self.response.len() > 1 {
+        if conversation {
+            return tokens;
+        }
+        if finish == Finish::Eos && self.response.len() > 1 {
             tokens.pop();
         }
+        tokens.extend(end_of_text);
         tokens
     }
 
@@ -49,8 +79,11 @@ impl Sequence {
 /// Tokens of a prompt that is to be answered.
 pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
     match prompt {
-        Content::Text(text) => tokenizer.encode(text),
-        Content::Messages(turns) => tokenizer.encode(&tokenizer.render_chat(turns, true)?),
+        Content::Text(text) => tokenizer.encode_prompt(text),
+        Content::Messages(turns) => {
+            let chat = tokenizer.chat(turns);
+            chat.encode(&chat.text(turns.len(), true)?)
+        }
     }
 }
 
@@ -69,34 +102,93 @@ pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, f
 }
 
 /// Tokens of a prompt and a response.
-pub fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> Result<Sequence> {
+///
+/// # Errors
+/// [`Error::Data`] with the beginning of the conversation when the chat template refuses it, or writes its prompt
+/// differently once it is answered.
+pub fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> Result<Tokenised> {
     match (prompt, response) {
         (Content::Text(p), Content::Text(r)) => {
-            Ok(Sequence { prompt: tokenizer.encode(p)?, response: tokenizer.encode(r)? })
+            let before = tokenizer.encode_prompt(p)?;
+            let whole = if r.is_empty() { before.clone() } else { tokenizer.encode(&format!("{p}{r}"))? };
+            Ok(Tokenised { sequence: cut(&before, whole), rendering: Rendering::Whole })
         }
-        (Content::Messages(p), Content::Messages(r)) => {
-            let before = tokenizer.render_chat(p, true)?;
-            let turns: Vec<Message> = p.iter().chain(r).cloned().collect();
-            let whole = tokenizer.render_chat(&turns, false)?;
-            let after = whole.strip_prefix(&before).ok_or_else(|| {
-                Error::Data(
-                    "the chat template writes a conversation differently once it is answered; its responses cannot be told from its prompts"
-                        .into(),
-                )
-            })?;
-            // What a template writes after the end of the turn (a line break, as a rule) is not sampled by a model.
-            Ok(Sequence {
-                prompt: tokenizer.encode(&before)?,
-                response: tokenizer.encode(after.trim_end_matches('\n'))?,
-            })
-        }
+        (Content::Messages(p), Content::Messages(r)) => conversation(tokenizer, p, r),
         _ => Err(Error::Data("expected prompt and response both as text or both as messages".into())),
     }
+}
+
+/// The tokens of a prompt, and those of prompt and response together, as the two.
+fn cut(prompt: &[i64], mut whole: Vec<i64>) -> Sequence {
+    let common = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+    let response = whole.split_off(common);
+    Sequence { prompt: whole, response }
+}
+
+fn conversation(tokenizer: &Tokenizer, prompt: &[Message], response: &[Message]) -> Result<Tokenised> {
+    let turns: Vec<Message> = prompt.iter().chain(response).cloned().collect();
+    let chat = tokenizer.chat(&turns);
+    let before = chat.text(prompt.len(), true)?;
+    let whole = chat.text(turns.len(), false)?;
+    let Some(answer) = whole.strip_prefix(&before) else {
+        return Err(tokenizer.cannot_write(prompt, &differs(&before, &whole)));
+    };
+    let (mut end, mut rendering) = (0, Rendering::Whole);
+    for turn in response {
+        let (found, to) = find(&chat, &turn.content, &answer[end..]);
+        (end, rendering) = (end + to, if rendering == Rendering::Whole { found } else { rendering });
+    }
+    if rendering != Rendering::Changed && is_ignored(&chat, prompt.len(), &turns, &whole)? {
+        rendering = Rendering::Changed;
+    }
+    // What a template writes after the end of the turn (a line break, as a rule) is not sampled by a model.
+    let answer = [&answer[..end], answer[end..].trim_end_matches('\n')].concat();
+    let sequence = cut(&chat.encode(&before)?, chat.encode(&format!("{before}{answer}"))?);
+    Ok(Tokenised { sequence, rendering })
+}
+
+/// How a response is in the text that a template made of it, and where it ends there.
+fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
+    for (part, rendering) in [(content, Rendering::Whole), (content.trim(), Rendering::Trimmed)] {
+        let part = chat.part(part);
+        if let Some(at) = answer.find(&part) {
+            return (rendering, at + part.len());
+        }
+    }
+    (Rendering::Changed, 0)
+}
+
+/// Whether a template writes the same whatever a short response is. Its few characters may be in what the template writes
+/// anyway, so that they are found without being there.
+fn is_ignored(chat: &Chat<'_>, prompt: usize, turns: &[Message], whole: &str) -> Result<bool> {
+    const SHORT: usize = 8;
+    let is_short = |turn: &Message| (1..SHORT).contains(&turn.content.trim().len());
+    if !turns[prompt..].iter().any(is_short) {
+        return Ok(false);
+    }
+    let mut others = turns.to_vec();
+    for turn in others[prompt..].iter_mut().filter(|turn| is_short(turn)) {
+        turn.content.push('x');
+    }
+    Ok(chat.text_of(&others, false)? == whole)
+}
+
+/// Where the text of an answered conversation leaves that of its prompt.
+fn differs(before: &str, whole: &str) -> String {
+    let common: usize = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    let next = |text: &str| text[common..].chars().take(30).collect::<String>();
+    format!(
+        "the chat template writes a conversation differently once it is answered: {:?} follows in the prompt and {:?} in \
+         the answered one, so its responses cannot be told from its prompts; take a model whose template writes both alike",
+        next(before),
+        next(whole)
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::tokenizer::tests::{byte_level, list, llama_2_type, of_transformers};
 
     #[test]
     fn only_an_end_token_is_left_out_of_a_plain_text_and_no_token_of_a_conversation() {
@@ -104,9 +196,103 @@ mod tests {
         for (finish, plain) in
             [(Finish::Eos, vec![1, 2, 3]), (Finish::Stop, vec![1, 2, 3, 4]), (Finish::Length, vec![1, 2, 3, 4])]
         {
-            assert_eq!(sequence(&[3, 4]).text_tokens(finish, false), plain, "{finish:?}");
-            assert_eq!(sequence(&[3, 4]).text_tokens(finish, true), [1, 2, 3, 4], "{finish:?}");
+            assert_eq!(sequence(&[3, 4]).text_tokens(finish, false, &[]), plain, "{finish:?}");
+            assert_eq!(sequence(&[3, 4]).text_tokens(finish, true, &[9]), [1, 2, 3, 4], "{finish:?}");
         }
-        assert_eq!(sequence(&[4]).text_tokens(Finish::Eos, false), [1, 2, 4], "something is left to score");
+        assert_eq!(sequence(&[4]).text_tokens(Finish::Eos, false, &[]), [1, 2, 4], "something is left to score");
+        assert_eq!(sequence(&[3, 4]).text_tokens(Finish::Eos, false, &[9]), [1, 2, 3, 9], "as every text ends");
+    }
+
+    /// A tokenizer with this chat template.
+    fn with_template(template: &str) -> (tempfile::TempDir, Tokenizer) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({"chat_template": template, "eos_token": "<|end|>"}).to_string();
+        std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+        let tokenizer = byte_level(folder.path());
+        (folder, tokenizer)
+    }
+
+    fn turns(role: &str, content: &str) -> Content {
+        Content::Messages(vec![Message { role: role.into(), content: content.into() }])
+    }
+
+    const CHATML: &str = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
+
+    #[test]
+    fn prompts_and_responses_have_the_tokens_that_transformers_gives_them_together() {
+        for golden in of_transformers() {
+            let folder = tempfile::tempdir().unwrap();
+            let tokenizer = llama_2_type(folder.path(), golden["bos"].as_bool().unwrap());
+            let expected = |entry: &serde_json::Value| Sequence {
+                prompt: list(&entry["prompt_ids"]),
+                response: list(&entry["response_ids"]),
+            };
+            for entry in golden["pairs"].as_array().unwrap() {
+                let text = |value: &serde_json::Value| Content::Text(value.as_str().unwrap().to_owned());
+                for side in [&entry["chosen"], &entry["rejected"]] {
+                    let found = super::sequence(&tokenizer, &text(&entry["prompt"]), &text(&side["response"])).unwrap();
+                    assert_eq!(found, Tokenised { sequence: expected(side), rendering: Rendering::Whole }, "{entry}");
+                }
+            }
+            for entry in golden["chats"].as_array().unwrap() {
+                let prompt: Vec<Message> = serde_json::from_value(entry["prompt"].clone()).unwrap();
+                let prompt = Content::Messages(prompt);
+                let response = turns("assistant", entry["response"].as_str().unwrap());
+                let found = super::sequence(&tokenizer, &prompt, &response).unwrap();
+                assert_eq!(found, Tokenised { sequence: expected(entry), rendering: Rendering::Whole }, "{entry}");
+                assert_eq!(super::prompt(&tokenizer, &prompt).unwrap(), found.sequence.prompt);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_template_leaves_out_of_a_response_is_noticed() {
+        let trims = CHATML.replace("m.content }}", "m.content | trim }}");
+        let thinks = CHATML.replace("m.content }}", "m.content.split('</think>')[-1] }}");
+        let parts = CHATML.replace(
+            "{{ m.content }}",
+            "{% for part in m.content %}{% if part['type'] == 'text' %}{{ part.text }}{% endif %}{% endfor %}",
+        );
+        for (template, response, expected) in [
+            (CHATML, "yes \n\n", Rendering::Whole),
+            (CHATML, "", Rendering::Whole),
+            (&trims, "yes", Rendering::Whole),
+            (&trims, "yes \n", Rendering::Trimmed),
+            (&trims, "  ", Rendering::Trimmed),
+            (&thinks, "a plain answer", Rendering::Whole),
+            (&thinks, "<think>hm</think>a plain answer", Rendering::Changed),
+            (&parts, "a plain answer", Rendering::Changed),
+            (&parts, "end", Rendering::Changed),
+            (&parts, "|", Rendering::Changed),
+        ] {
+            let (_folder, tokenizer) = with_template(template);
+            let found = super::sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", response)).unwrap();
+            assert_eq!(found.rendering, expected, "{response:?} in {template}");
+        }
+    }
+
+    #[test]
+    fn a_responses_own_line_breaks_stay_and_those_of_the_template_do_not() {
+        let (_folder, tokenizer) = with_template(&CHATML.replace("{{ eos_token }}", ""));
+        let found = super::sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", "yes\n\n")).unwrap();
+        assert_eq!(found.sequence.response, b"yes\n\n".map(i64::from));
+    }
+
+    #[test]
+    fn a_template_that_writes_an_answered_prompt_differently_is_refused_with_the_model_and_the_conversation() {
+        let (folder, tokenizer) =
+            with_template(&CHATML.replace("[assistant] {% endif", "[assistant] <think>\n{% endif"));
+        let error = super::sequence(&tokenizer, &turns("user", "what is the sea"), &turns("assistant", "yes"));
+        let error = error.unwrap_err().to_string();
+        for part in
+            [&folder.path().display().to_string(), "\"what is the sea\"", "\"<think>\\n\"", "once it is answered"]
+        {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let (folder, tokenizer) = with_template("{{ raise_exception('no system role') }}");
+        let error = super::prompt(&tokenizer, &turns("user", "what is the sea")).unwrap_err().to_string();
+        for part in [&folder.path().display().to_string(), "\"what is the sea\"", "no system role"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 }

@@ -65,7 +65,8 @@ pub fn generate(
                 top_logprobs: 0,
             };
             let id = engine.submit(job).map_err(|e| Error::Data(format!("prompt {}: {e}", p + 1)))?;
-            let (decoder, stop) = (tokenizer.incremental(), StopStrings::new(sampling.stop.clone()));
+            let decoder = tokenizer.incremental(prompt.tokens.last().copied());
+            let stop = StopStrings::new(sampling.stop.clone());
             open.insert(id, Writing { prompt: p, sample: s, tokens: Vec::new(), decoder, stop, text: String::new() });
         }
     }
@@ -132,7 +133,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = byte_level(folder.path());
         let stop = StopStrings::new(stop.iter().map(|s| (*s).to_owned()).collect());
-        let (decoder, text) = (tokenizer.incremental(), String::new());
+        let (decoder, text) = (tokenizer.incremental(None), String::new());
         let mut writing = Writing { prompt: 0, sample: 0, tokens: Vec::new(), decoder, stop, text };
         for (i, token) in tokens.iter().enumerate() {
             let found = writing.add(*token, (i + 1 == tokens.len()).then_some(finish)).unwrap();

@@ -4,11 +4,12 @@
 //! every question, so that a server can cache it; the rest is the question itself. Built-in templates enclose what is
 //! judged in tags with a code that its text does not hold: a hash of that text, hashed again while the text holds it.
 
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::{UndefinedBehavior, context};
 use plumbline_crds::judge::{Criterion, Judge, JudgeApi, JudgeExample, JudgeMode, LabelSource, Reasoning};
 use serde_json::Value;
 
 use crate::data::id;
+use crate::load::jinja::{self, Jinja, JinjaError};
 use crate::{Error, Result};
 
 /// How a judge is asked: what all its questions share.
@@ -25,7 +26,6 @@ pub struct Form {
     criteria: Vec<Criterion>,
     examples: Vec<JudgeExample>,
     pub(super) templates: Vec<Template>,
-    jinja: Environment<'static>,
 }
 
 /// A template of a judge.
@@ -34,9 +34,13 @@ pub(super) struct Template {
     /// Name and hash: `pairwise-v1@1f2e...`.
     pub(super) name: String,
     has_system: bool,
+    jinja: Jinja,
 }
 
 const USER: &str = "<!-- user -->\n";
+/// Names of the two parts of a template.
+const SYSTEM: &str = "system";
+const QUESTION: &str = "question";
 
 /// Built-in templates by name, oldest first; a changed text is a new name.
 pub(super) const BUILTIN: [(&str, JudgeMode, &str); 3] = [
@@ -66,8 +70,6 @@ impl Form {
             return Err(Error::Config(format!("{path}.answers: expected two different words, found {answers:?}")));
         }
         let criteria = if judge.criteria.is_empty() { vec![default_criterion()] } else { judge.criteria.clone() };
-        let mut jinja = Environment::new();
-        jinja.set_undefined_behavior(UndefinedBehavior::Strict);
         let mut form = Self {
             mode,
             api: judge.api,
@@ -76,7 +78,6 @@ impl Form {
             criteria,
             examples: judge.examples.clone(),
             templates: Vec::new(),
-            jinja,
         };
         for (field, name, source) in sources(judge, mode, path)? {
             form.add_template(&name, source).map_err(|e| Error::Config(format!("{field}: {e}")))?;
@@ -101,12 +102,12 @@ impl Form {
     fn add_template(&mut self, name: &str, source: &str) -> Result<(), String> {
         let name = format!("{name}@{}", &id::of(&[source])[..8]);
         let (system, user) = source.split_once(USER).map_or((None, source), |(system, user)| (Some(system), user));
-        let bad = |e: minijinja::Error| explain(&e);
-        if let Some(system) = system {
-            self.jinja.add_template_owned(format!("{name}/system"), system.to_owned()).map_err(bad)?;
-        }
-        self.jinja.add_template_owned(format!("{name}/user"), user.to_owned()).map_err(bad)?;
-        let template = Template { name, has_system: system.is_some() };
+        let parts = system.map(|system| (SYSTEM.to_owned(), system.to_owned())).into_iter();
+        let parts = parts.chain([(QUESTION.to_owned(), user.to_owned())]).collect();
+        let mut environment = jinja::environment();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        let jinja = Jinja::compile(environment, parts).map_err(|e| explain(&e))?;
+        let template = Template { name, has_system: system.is_some(), jinja };
         let second = (self.mode == JudgeMode::Pairwise).then_some("second response");
         let (_, text) = self.render(&template, "a prompt", "first response", second)?;
         for shown in ["first response", "second response"].iter().take(1 + usize::from(second.is_some())) {
@@ -149,12 +150,10 @@ impl Form {
             context! { response => first }
         };
         let context = context! { ..responses, ..shared };
-        let render = |part: &str| {
-            let template = self.jinja.get_template(&format!("{}/{part}", template.name)).map_err(|e| explain(&e))?;
-            template.render(&context).map_err(|e| explain(&e))
-        };
-        let system = if template.has_system { Some(render("system")?.trim_end().to_owned()) } else { None };
-        Ok((system, render("user")?))
+        let size = prompt.len() + first.len() + second.map_or(0, str::len);
+        let render = |part: &str| template.jinja.render(part, context.clone(), size).map_err(|e| explain(&e));
+        let system = if template.has_system { Some(render(SYSTEM)?.trim_end().to_owned()) } else { None };
+        Ok((system, render(QUESTION)?))
     }
 }
 
@@ -237,13 +236,18 @@ fn example(example: &JudgeExample) -> Value {
     })
 }
 
-fn explain(error: &minijinja::Error) -> String {
-    let line = error.line().map(|l| format!("line {l}: ")).unwrap_or_default();
-    let detail = error.detail().map(|d| format!(": {d}")).unwrap_or_default();
+fn explain(error: &JinjaError) -> String {
+    let why = match error {
+        JinjaError::Fault(fault) => {
+            let line = fault.line.map(|l| format!("line {l}: ")).unwrap_or_default();
+            let detail = fault.detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default();
+            format!("{line}{}{detail}", fault.kind)
+        }
+        other => other.to_string(),
+    };
     format!(
-        "{line}{}{detail}; a template knows prompt, response (Pointwise) or response_a and response_b (Pairwise), \
-         criteria, examples, first, second, nonce",
-        error.kind()
+        "{why}; a template knows prompt, response (Pointwise) or response_a and response_b (Pairwise), criteria, examples, \
+         first, second, nonce"
     )
 }
 

@@ -5,19 +5,19 @@
 //! Python writes JSON, `raise_exception`, `strftime_now` and the special tokens by name.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::io;
 
 use jiff::civil::DateTime;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 
+use super::jinja::{self, Fault, Jinja, JinjaError};
 use crate::data::Message;
 
 /// A compiled chat template.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    jinja: Jinja,
     special_tokens: BTreeMap<String, String>,
 }
 
@@ -26,13 +26,13 @@ pub struct ChatTemplate {
 pub enum TemplateError {
     /// It is not valid Jinja.
     #[error("the chat template cannot be read: {0}")]
-    Syntax(String),
+    Syntax(JinjaError),
     /// The template itself refuses the conversation, through `raise_exception`.
     #[error("the model's chat template refuses this conversation: {0}")]
     Refused(String),
     /// It fails on the conversation.
     #[error("the chat template fails: {0}")]
-    Render(String),
+    Render(JinjaError),
 }
 
 impl ChatTemplate {
@@ -43,27 +43,13 @@ impl ChatTemplate {
         special_tokens: BTreeMap<String, String>,
         now: DateTime,
     ) -> Result<Self, TemplateError> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, &options));
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Refusal))
-        });
-        environment.add_function("strftime_now", move |format: &str| {
-            jiff::fmt::strtime::format(format, now)
-                .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
-        });
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| TemplateError::Syntax(describe(&e)))?;
-        Ok(Self { environment, special_tokens })
+        let template = (NAME.to_owned(), without_generation_tags(source));
+        let jinja = Jinja::compile(environment(now), vec![template]).map_err(TemplateError::Syntax)?;
+        Ok(Self { jinja, special_tokens })
     }
 
     /// The text of a conversation. With `add_generation_prompt` it ends where the assistant's next turn begins.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
-        let template = self.environment.get_template(NAME).map_err(|e| TemplateError::Syntax(describe(&e)))?;
         let names = Value::from_serialize(&self.special_tokens);
         let context = context! {
             messages,
@@ -72,23 +58,45 @@ impl ChatTemplate {
             documents => Value::from(()),
             ..names
         };
-        template.render(context).map_err(|e| match e.source() {
-            Some(source) if source.is::<Refusal>() => TemplateError::Refused(e.detail().unwrap_or_default().to_owned()),
-            _ => TemplateError::Render(describe(&e)),
+        let size = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        self.jinja.render(NAME, context, size).map_err(|e| match e {
+            JinjaError::Fault(Fault { raised: true, detail, .. }) => TemplateError::Refused(detail.unwrap_or_default()),
+            e => TemplateError::Render(e),
         })
     }
 }
 
 const NAME: &str = "chat_template";
+/// The function that tells the time.
+const CLOCK: &str = "strftime_now";
 
-/// Marks the errors that a template raises itself.
-#[derive(Debug, thiserror::Error)]
-#[error("raised by the template")]
-struct Refusal;
+/// Whether a template asks for the time.
+pub fn asks_for_time(source: &str) -> bool {
+    source.contains(CLOCK)
+}
 
-fn describe(error: &minijinja::Error) -> String {
-    let line = error.line().map(|n| format!(" (line {n} of the template)")).unwrap_or_default();
-    format!("{}{line}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+/// What transformers gives to chat templates.
+fn environment(now: DateTime) -> Environment<'static> {
+    let mut environment = jinja::environment();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, &options));
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(jinja::raised(message))
+    });
+    environment.add_function(CLOCK, move |format: &str| {
+        jiff::fmt::strtime::format(format, now)
+            .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
+    });
+    // As Python has it: a text and a mapping have a length and items, None and a number cannot be iterated over, a truth
+    // value is a number.
+    let has_items = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String);
+    environment.add_test("sequence", move |v: &Value| has_items(v) || v.is_undefined());
+    environment
+        .add_test("iterable", move |v: &Value| has_items(v) || v.is_undefined() || v.kind() == ValueKind::Iterable);
+    environment.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
+    environment
 }
 
 /// `{% generation %} ... {% endgeneration %}` marks the assistant's tokens for transformers and writes nothing. Conditions
@@ -97,9 +105,10 @@ fn without_generation_tags(source: &str) -> String {
     let mut rest = source;
     let mut text = String::with_capacity(source.len());
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let (tag, after) = (&rest[start + 2..start + length], &rest[start + length..]);
-        text.push_str(&rest[..start + 2]);
+        let (before, tag) = rest.split_at(start + 2);
+        let Some(length) = tag.find("%}") else { break };
+        let (tag, after) = tag.split_at(length);
+        text.push_str(before);
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         match name {
             "generation" => text.push_str(&tag.replace(name, "if true")),
@@ -222,7 +231,93 @@ mod tests {
         let error = render(source, &[message("system", "x")], false).unwrap_err();
         assert!(matches!(&error, TemplateError::Refused(why) if why == "System role not supported"), "{error}");
         let broken = render("{% for %}", &[], false).unwrap_err();
-        assert!(matches!(&broken, TemplateError::Syntax(why) if why.contains("line 1")), "{broken}");
+        assert!(matches!(&broken, TemplateError::Syntax(why) if why.to_string().contains("line 1")), "{broken}");
         assert!(matches!(render("{{ messages[0].content }}", &[], false), Err(TemplateError::Render(_))));
+    }
+
+    #[test]
+    fn what_is_iterable_a_sequence_or_a_number_is_what_python_says() {
+        let of = |value: &str| {
+            let tests = ["iterable", "sequence", "mapping", "string", "number", "integer", "none", "defined"];
+            let source: Vec<String> = tests.iter().map(|t| format!("{{{{ 1 if {value} is {t} else 0 }}}}")).collect();
+            render(&source.concat(), &[message("user", "x")], false).unwrap()
+        };
+        // By Jinja2 3.1.
+        for (value, expected) in [
+            ("none", "00000011"),
+            ("nothing", "11000000"),
+            ("'x'", "11010001"),
+            ("[1]", "11000001"),
+            ("{'a': 1}", "11100001"),
+            ("3", "00001101"),
+            ("1.5", "00001001"),
+            ("true", "00001001"),
+            ("messages", "11000001"),
+            ("messages[0]", "11100001"),
+            ("tools", "00000011"),
+        ] {
+            assert_eq!(of(value), expected, "{value}");
+        }
+        let source = "{% if tools is iterable and tools | length > 0 %}tools{% else %}none{% endif %}";
+        assert_eq!(render(source, &[], false).unwrap(), "none");
+    }
+
+    #[test]
+    fn a_template_without_end_is_refused_soon_and_ends_nothing_else() {
+        let nested = "{% for i in range(100000) %}{% for j in range(100000) %}{% for k in range(100000) %}{% endfor %}{% endfor %}{% endfor %}";
+        let doubled = |step: &str| {
+            format!("{{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}}{{% for i in range(60) %}}{step}{{% endfor %}}")
+        };
+        let refused = |name: &str, source: &str| {
+            let begun = std::time::Instant::now();
+            let found = render(source, &[message("user", "hi")], false);
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{name}: {:?}", begun.elapsed());
+            match found {
+                Err(TemplateError::Syntax(e) | TemplateError::Render(e)) => e.to_string(),
+                other => panic!("{name}: {:?}", other.map(|text| text.len())),
+            }
+        };
+        assert!(refused("loops", nested).contains("more than 5000000 instructions"));
+        for (name, source) in [
+            ("concatenation", doubled("{% set ns.x = ns.x ~ ns.x %}")),
+            ("addition", doubled("{% set ns.x = ns.x + ns.x %}")),
+            ("capture", doubled("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}")),
+            ("macro", "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}".to_owned() + &doubled("{% set ns.x = f(ns.x) %}")),
+            ("list", doubled("{% set ns.x = (ns.x ~ '') | list %}{% set ns.x = (ns.x + ns.x + ns.x) | join %}")),
+            ("indent", "{{ messages | tojson(indent=100000000000) }}".to_owned()),
+            ("indent of a text", "{{ 'x\ny' | indent(width=10000000000) }}".to_owned()),
+            ("replace", "{{ ('a' * 100000).replace('a', 'b' * 100000) }}".to_owned()),
+            ("join", "{{ range(100000) | list | join('x' * 100000) }}".to_owned()),
+            ("format", "{{ '%1000000000d' | format(1) }}".to_owned()),
+            ("output", "{% for i in range(100000) %}".to_owned() + &"a".repeat(10_000) + "{% endfor %}"),
+            ("constants", "{{ ".to_owned() + &"('a' * 90000000) ~ ".repeat(20) + "'a' }}"),
+            ("source", "{# ".to_owned() + &"x".repeat(300_000) + " #}"),
+        ] {
+            refused(name, &source);
+        }
+        let error = refused("maximum", "{{ messages | tojson(indent=9223372036854775807) }}");
+        assert!(error.contains("capacity") || error.contains("memory"), "{error}");
+    }
+
+    #[test]
+    fn a_template_nested_without_end_is_read_or_refused_and_ends_nothing_else() {
+        for source in [
+            "{{ ".to_owned() + &"not ".repeat(50_000) + "1 }}",
+            "{{ ".to_owned() + &"-".repeat(200_000) + "1 }}",
+            "{{ ".to_owned() + &"(".repeat(50_000) + "1" + &")".repeat(50_000) + " }}",
+            "{{ ".to_owned() + &"[".repeat(50_000) + &"]".repeat(50_000) + " }}",
+            "{{ 1".to_owned() + &"~x".repeat(50_000) + " }}",
+            "{{ x".to_owned() + &".a".repeat(50_000) + " }}",
+            "{{ x".to_owned() + &"|string".repeat(30_000) + " }}",
+            "{{ ".to_owned() + &"1 if 0 else ".repeat(20_000) + "1 }}",
+            "{% if 0 %}".to_owned() + &"{% elif 0 %}".repeat(20_000) + "{% endif %}",
+            "{% if 1 %}".repeat(10_000) + &"{% endif %}".repeat(10_000),
+            "{% set ns = namespace(x=0) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".to_owned(),
+            "{% set ns = namespace(x=0) %}{% for i in range(100000) %}{% set ns.x = {'a': ns.x} %}{% endfor %}{{ ns.x | tojson }}".to_owned(),
+            "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}".to_owned(),
+        ] {
+            let found = render(&source, &[message("user", "hi")], false);
+            assert!(!matches!(found, Err(TemplateError::Refused(_))));
+        }
     }
 }

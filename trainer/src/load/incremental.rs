@@ -6,20 +6,21 @@ use crate::Result;
 /// Decodes a response token by token. No piece ends inside a character, and a character that is never finished is left
 /// out.
 ///
-/// The pieces together are what [`Tokenizer::decode`] gives for all tokens, but for bytes that are no character: decoders
-/// with byte fallback give up a whole run of byte tokens for one broken byte, and here the characters around it survive.
+/// The pieces together are what the tokens add to the text before them, the space at their beginning included: what
+/// decoding both together gives beyond the text before. Bytes that are no character are the exception: decoders with byte
+/// fallback give up a whole run of byte tokens for one broken byte, and here the characters around it survive.
 pub struct IncrementalDecoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last token that is part of the text.
+    /// The last token of the text so far, the prompt's at first.
     last: Option<i64>,
     /// The beginning of a character.
     unfinished: Vec<u8>,
 }
 
 impl<'a> IncrementalDecoder<'a> {
-    /// Starts a response.
-    pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, last: None, unfinished: Vec::new() }
+    /// Starts a response to a prompt whose last token is `after`; without one a text begins.
+    pub fn new(tokenizer: &'a Tokenizer, after: Option<i64>) -> Self {
+        Self { tokenizer, last: after, unfinished: Vec::new() }
     }
 
     /// The text that a further token completes; empty while a character is unfinished.
@@ -49,7 +50,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn pieces(tokenizer: &Tokenizer, ids: &[i64]) -> Vec<String> {
-        let mut decoder = tokenizer.incremental();
+        let mut decoder = tokenizer.incremental(None);
         ids.iter().map(|id| decoder.push(*id).unwrap()).collect()
     }
 

@@ -1,21 +1,40 @@
-//! The tokenizer of a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`).
+//! The tokenizer of a Hugging Face folder (`tokenizer.json` and what is beside it).
+//!
+//! Text is encoded as transformers does it: a text that stands by itself gets the tokens that the file's post-processor
+//! puts around it (a `<s>` before it), a conversation that the model's template writes gets none, as the template writes
+//! them. A prompt gets those before it and not those after it, which would end it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use serde_json::Value;
-use tokenizers::DecoderWrapper;
+use jiff::civil::DateTime;
+use plumbline_torch::{Exceeded, Limits, confined};
+use tokenizers::{DecoderWrapper, Encoding};
 
-use super::chat_template::ChatTemplate;
+use super::chat::Chat;
+use super::chat_template::{ChatTemplate, TemplateError};
+use super::control_tokens::ControlTokens;
 use super::incremental::IncrementalDecoder;
+use super::token_bytes::{byte_level_bytes, byte_token};
+use super::tokenizer_config::TokenizerConfig;
+use super::{chat_template, clock, tokenizer_rules};
 use crate::data::Message;
 use crate::{Error, Result};
 
 /// Text to token ids and back, and conversations to text.
 pub struct Tokenizer {
     folder: PathBuf,
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: Arc<tokenizers::Tokenizer>,
+    /// The same, but for control tokens, which are text like any other.
+    plain: OnceLock<Arc<tokenizers::Tokenizer>>,
+    /// What the post-processor puts before and after a text.
+    around: [Vec<i64>; 2],
+    /// Whether a text after a control token begins as one at the very start does, where a space is put before it.
+    pub(super) restarts: bool,
+    pub(super) control_tokens: ControlTokens,
     eos_ids: Vec<i64>,
     special_tokens: BTreeMap<String, String>,
     chat_template: Option<ChatTemplate>,
@@ -23,66 +42,85 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where present, `tokenizer_config.json`, `chat_template.jinja`, `config.json` and
-    /// `generation_config.json` of a folder.
+    /// Reads `tokenizer.json` and, where present, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja`, `config.json` and `generation_config.json` of a folder.
     ///
     /// # Errors
-    /// [`Error::Data`] with the file's name when one is missing or broken.
+    /// [`Error::Data`] with the file's name when one is missing or broken, or is not what text can be read with.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|e| {
             let hint = "a model folder needs one; sentencepiece models must be converted to it first";
             Error::Data(format!("{}: {e} ({hint})", path.display()))
         })?;
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let special_tokens = special_tokens(&config);
-        let template = match read_text(&folder.join("chat_template.jinja"))? {
-            Some(text) => Some(text),
-            None => chat_template(&config),
-        };
-        // The clock is read once, so that a process renders a conversation the same way every time.
-        let now = jiff::Zoned::now().datetime();
-        let chat_template = template
-            .map(|source| ChatTemplate::compile(&source, special_tokens.clone(), now))
+        let config = TokenizerConfig::read(folder)?;
+        let chat_template = config
+            .chat_template
+            .map(|source| ChatTemplate::compile(&source, config.special_tokens.clone(), clock::now()))
             .transpose()
             .map_err(|e| Error::Data(format!("{}: {e}", folder.display())))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::Data(format!("{}: not a tokenizer: {e}", path.display())))?;
-        // What a text is cut or filled to is the caller's choice, not the file's.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+        let wrong = |why: String| Error::Data(format!("{}: {why}", path.display()));
+        tokenizer_rules::check(&bytes).map_err(wrong)?;
+        let size = bytes.len();
+        let opened =
+            confined(limits(size), move || open(&bytes)).map_err(|e| wrong(format!("not a tokenizer: {e}")))?;
+        let Opened { tokenizer: inner, around, restarts } = opened.map_err(wrong)?;
 
-        let mut eos_ids = Vec::new();
-        for name in ["config.json", "generation_config.json"] {
-            eos_ids.extend(ids(read_json(&folder.join(name))?.get("eos_token_id")));
-        }
-        let eos_token = special_tokens.get("eos_token").and_then(|token| inner.token_to_id(token));
+        let mut eos_ids = config.eos_ids;
+        let eos_token = config.special_tokens.get("eos_token").and_then(|token| inner.token_to_id(token));
         eos_ids.extend(eos_token.map(i64::from));
         let mut seen = std::collections::BTreeSet::new();
         eos_ids.retain(|id| seen.insert(*id));
 
         let byte_level = inner.get_decoder().is_some_and(is_byte_level);
-        Ok(Self { folder: folder.to_owned(), inner, eos_ids, special_tokens, chat_template, byte_level })
+        let control = inner.get_added_tokens_decoder().into_values().filter(|token| token.special);
+        let control_tokens = ControlTokens::new(control.map(|token| token.content));
+        Ok(Self {
+            folder: folder.to_owned(),
+            inner: Arc::new(inner),
+            plain: OnceLock::new(),
+            around,
+            restarts,
+            control_tokens,
+            eos_ids,
+            special_tokens: config.special_tokens,
+            chat_template,
+            byte_level,
+        })
     }
 
-    /// Token ids of a text. No token is added; special tokens written in the text are recognised.
+    /// Token ids of a text, with those that the post-processor puts around it: `tokenizer(text)` of transformers. Special
+    /// tokens written in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.failed("encode", &e))?;
-        Ok(encoding.get_ids().iter().copied().map(i64::from).collect())
+        Ok([self.encode_prompt(text)?.as_slice(), self.end_of_text()].concat())
     }
 
-    /// Text of token ids, without special tokens.
+    /// Token ids of a text that a response continues: as [`Tokenizer::encode`], without what is put after a text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<i64>> {
+        let found = encode_with(&self.inner, text).map_err(|e| self.failed("encode", &e))?;
+        Ok([self.around[0].as_slice(), &ids(&found)].concat())
+    }
+
+    /// What the post-processor puts after a text.
+    pub fn end_of_text(&self) -> &[i64] {
+        &self.around[1]
+    }
+
+    /// Text of token ids, without special tokens. They begin a text: see [`Tokenizer::incremental`] for a response.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         let ids = ids
             .iter()
             .map(|id| u32::try_from(*id).map_err(|_| Error::Data(format!("{id} is no token id"))))
             .collect::<Result<Vec<u32>>>()?;
-        self.inner.decode(&ids, true).map_err(|e| self.failed("decode", &e))
+        let decoded = panic::catch_unwind(AssertUnwindSafe(|| self.inner.decode(&ids, true)));
+        let decoded = decoded.unwrap_or_else(|_| Err("its decoder panics".into()));
+        decoded.map_err(|e| self.failed("decode", &e))
     }
 
-    /// Decodes a response token by token.
-    pub fn incremental(&self) -> IncrementalDecoder<'_> {
-        IncrementalDecoder::new(self)
+    /// Decodes a response token by token. `after` is the last token of its prompt: a response continues a text, so its
+    /// first space is part of it.
+    pub fn incremental(&self, after: Option<i64>) -> IncrementalDecoder<'_> {
+        IncrementalDecoder::new(self, after)
     }
 
     /// Whether an id is a token that is left out of a text (an end token).
@@ -96,10 +134,15 @@ impl Tokenizer {
             return Ok(self.token_bytes(id));
         }
         // Other decoders look at what is before a token: at the start of a text its space is dropped.
-        let Some(before) = before else { return Ok(self.decode(&[id])?.into_bytes()) };
-        let known = self.decode(&[before])?.len();
-        let text = self.decode(&[before, id])?;
-        Ok(text.as_bytes().get(known..).unwrap_or_default().to_vec())
+        match before {
+            Some(before) if !self.is_special(before) => {
+                let known = self.decode(&[before])?.len();
+                let text = self.decode(&[before, id])?;
+                Ok(text.as_bytes().get(known..).unwrap_or_default().to_vec())
+            }
+            Some(_) if !self.restarts => Ok(self.token_bytes(id)),
+            _ => Ok(self.decode(&[id])?.into_bytes()),
+        }
     }
 
     /// The token written by an id, special ones included, as text for logprobs. A token that holds a part of a character
@@ -112,8 +155,7 @@ impl Tokenizer {
     pub fn token_bytes(&self, id: i64) -> Vec<u8> {
         let Some(token) = self.token(id) else { return Vec::new() };
         if self.byte_level {
-            let bytes: Option<Vec<u8>> = token.chars().map(|c| BYTES.get(&c).copied()).collect();
-            bytes.unwrap_or_else(|| token.into_bytes())
+            byte_level_bytes(&token).unwrap_or_else(|| token.into_bytes())
         } else if let Some(byte) = byte_token(&token) {
             vec![byte]
         } else {
@@ -150,31 +192,103 @@ impl Tokenizer {
             let advice = "give prompts as text, or take a model that was tuned for conversations";
             Error::Data(format!("{}: the model has no chat template; {advice}", self.folder.display()))
         })?;
-        template
-            .render(messages, add_generation_prompt)
-            .map_err(|e| Error::Data(format!("{}: {e}", self.folder.display())))
+        template.render(messages, add_generation_prompt).map_err(|e| self.refused(messages, &e))
     }
 
-    fn token(&self, id: i64) -> Option<String> {
+    /// The texts of a conversation and of its beginnings.
+    pub fn chat<'a>(&'a self, turns: &'a [Message]) -> Chat<'a> {
+        Chat::new(self, turns, self.control_tokens.mark_for(turns))
+    }
+
+    /// The tokenizer for texts in which no control token is recognised.
+    pub(super) fn plain(&self) -> &Arc<tokenizers::Tokenizer> {
+        self.plain.get_or_init(|| {
+            let mut plain = tokenizers::Tokenizer::clone(&self.inner);
+            plain.set_encode_special_tokens(true);
+            Arc::new(plain)
+        })
+    }
+
+    /// What is wrong with a conversation, with where it was found: the model, and how the conversation begins.
+    pub(crate) fn cannot_write(&self, turns: &[Message], why: &str) -> Error {
+        let start: String =
+            turns.iter().find(|m| m.role == "user").map_or("", |m| &m.content).chars().take(40).collect();
+        Error::Data(format!("{}: {why} (in the conversation that begins with {start:?})", self.folder.display()))
+    }
+
+    fn refused(&self, turns: &[Message], error: &TemplateError) -> Error {
+        self.cannot_write(turns, &error.to_string())
+    }
+
+    pub(super) fn token(&self, id: i64) -> Option<String> {
         self.inner.id_to_token(u32::try_from(id).ok()?)
     }
 
-    fn failed(&self, what: &str, error: &tokenizers::Error) -> Error {
+    pub(super) fn failed(&self, what: &str, error: &tokenizers::Error) -> Error {
         Error::Data(format!("{}: the tokenizer cannot {what}: {error}", self.folder.display()))
     }
 }
 
-/// The bytes that stand behind the printable characters of a byte-level vocabulary (GPT-2): printable Latin-1 characters are
-/// themselves, and the 68 others are U+0100 onwards in order.
-static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
-    let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let others = (0..=255u8).filter(|b| !printable(b)).zip('\u{100}'..).map(|(byte, c)| (c, byte));
-    (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte)).chain(others).collect()
-});
+/// The time that a model's chat template is told, if it has one that asks for it.
+pub fn template_date(folder: &Path) -> Result<Option<DateTime>> {
+    let template = TokenizerConfig::read(folder)?.chat_template;
+    Ok(template.filter(|source| chat_template::asks_for_time(source)).map(|_| clock::now()))
+}
 
-/// The byte of a fallback token (`<0x0A>`).
-fn byte_token(token: &str) -> Option<u8> {
-    u8::from_str_radix(token.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
+/// A tokenizer that was read, and what it does to every text.
+struct Opened {
+    tokenizer: tokenizers::Tokenizer,
+    around: [Vec<i64>; 2],
+    restarts: bool,
+}
+
+/// Reads a tokenizer and tries it out.
+fn open(bytes: &[u8]) -> Result<Opened, String> {
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| format!("not a tokenizer: {e}"))?;
+    // What a text is cut or filled to is the caller's choice, not the file's.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+    let read = |text: &str, around: bool| {
+        tokenizer.encode(text, around).map_err(|e| format!("the tokenizer cannot encode {text:?}: {e}"))
+    };
+    read("Aa 1.\n é\u{4e00}\u{1f600}", false)?;
+    let alone = ids(&read("a", false)?);
+    let found = read("a", true)?;
+    let (all, mask) = (ids(&found), found.get_special_tokens_mask());
+    let before = mask.iter().take_while(|special| **special == 1).count();
+    let after = if before == all.len() { 0 } else { mask.iter().rev().take_while(|special| **special == 1).count() };
+    if all[before..all.len() - after] != alone {
+        return Err(
+            "post_processor: it changes or repeats a text; only tokens before and after it are supported".into()
+        );
+    }
+    let around = [all[..before].to_vec(), all[all.len() - after..].to_vec()];
+    let control = tokenizer
+        .get_added_tokens_decoder()
+        .into_iter()
+        .filter(|(_, t)| t.special && !t.single_word)
+        .min_by_key(|(id, _)| *id);
+    let restarts = match control {
+        Some((_, token)) => ids(&read(&format!("{}a", token.content), false)?).get(1..) == Some(alone.as_slice()),
+        None => true,
+    };
+    Ok(Opened { tokenizer, around, restarts })
+}
+
+/// Encodes a text within bounds: what a normalizer or a regular expression may cost is for the file to decide.
+pub(super) fn encode_with(tokenizer: &Arc<tokenizers::Tokenizer>, text: &str) -> Result<Encoding, tokenizers::Error> {
+    let (tokenizer, text) = (Arc::clone(tokenizer), text.to_owned());
+    confined(limits(text.len()), move || tokenizer.encode(text, false)).unwrap_or_else(|e: Exceeded| Err(e.into()))
+}
+
+/// What may be used for a text or a file of `size` bytes: many times what known tokenizers use.
+fn limits(size: usize) -> Limits {
+    let time = Duration::from_secs(20) + Duration::from_micros(20) * u32::try_from(size).unwrap_or(u32::MAX);
+    Limits { memory: (64 << 20) + 512 * size, time, stack: 64 << 20 }
+}
+
+pub(super) fn ids(encoding: &Encoding) -> Vec<i64> {
+    encoding.get_ids().iter().copied().map(i64::from).collect()
 }
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
@@ -185,214 +299,5 @@ fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-fn read_text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::Data(format!("{}: {e}", path.display()))),
-    }
-}
-
-/// The content of a JSON file; null where there is none.
-fn read_json(path: &Path) -> Result<Value> {
-    let Some(text) = read_text(path)? else { return Ok(Value::Null) };
-    serde_json::from_str(&text).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
-}
-
-/// A token id or a list of them.
-fn ids(value: Option<&Value>) -> Vec<i64> {
-    match value {
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_i64).collect(),
-        Some(one) => one.as_i64().into_iter().collect(),
-        None => Vec::new(),
-    }
-}
-
-/// The entries of `tokenizer_config.json` that name a token: its text, or an object with the text as `content`.
-fn special_tokens(config: &Value) -> BTreeMap<String, String> {
-    let Some(entries) = config.as_object() else { return BTreeMap::new() };
-    entries
-        .iter()
-        .filter(|(name, _)| name.ends_with("_token"))
-        .filter_map(|(name, value)| {
-            let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
-            Some((name.clone(), text.to_owned()))
-        })
-        .collect()
-}
-
-/// The template in `tokenizer_config.json`: one, or the one named `default` of a list.
-fn chat_template(config: &Value) -> Option<String> {
-    let value = config.get("chat_template")?;
-    let default = || value.as_array()?.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
-    let text = value.as_str().or_else(|| default()?.get("template")?.as_str())?;
-    Some(text.to_owned())
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::super::incremental::tests::pieces;
-    use super::*;
-    use serde_json::json;
-
-    /// A byte-level vocabulary: every byte by itself (id = its value), one merge, and an end token.
-    pub(crate) fn byte_level(folder: &Path) -> Tokenizer {
-        let mut chars: Vec<(u8, char)> = BYTES.iter().map(|(c, b)| (*b, *c)).collect();
-        chars.sort_unstable();
-        let mut vocabulary: serde_json::Map<String, Value> =
-            chars.iter().map(|(byte, c)| (c.to_string(), json!(byte))).collect();
-        vocabulary.insert("Ġt".to_owned(), json!(256));
-        let split = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-        write(
-            folder,
-            "tokenizer.json",
-            &json!({
-                "version": "1.0",
-                "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-                "added_tokens": [{"id": 257, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": true}],
-                "pre_tokenizer": split, "decoder": split,
-                "model": {"type": "BPE", "vocab": vocabulary, "merges": ["Ġ t"]},
-            }),
-        );
-        Tokenizer::load(folder).unwrap()
-    }
-
-    /// A sentencepiece-like vocabulary: four pieces with U+2581 for a space, then every byte as fallback; the first space
-    /// of a text is dropped.
-    pub(crate) fn sentencepiece(folder: &Path) -> Tokenizer {
-        let pieces = ["<unk>", "\u{2581}a", "\u{2581}b", "c"].map(str::to_owned);
-        let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
-        let vocabulary: serde_json::Map<String, Value> =
-            pieces.into_iter().chain(bytes).enumerate().map(|(id, piece)| (piece, json!(id))).collect();
-        write(
-            folder,
-            "tokenizer.json",
-            &json!({
-                "version": "1.0", "added_tokens": [],
-                "decoder": {"type": "Sequence", "decoders": [
-                    {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
-                    {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-                "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "vocab": vocabulary, "merges": []},
-            }),
-        );
-        Tokenizer::load(folder).unwrap()
-    }
-
-    fn write(folder: &Path, name: &str, value: &Value) {
-        std::fs::write(folder.join(name), value.to_string()).unwrap();
-    }
-
-    #[test]
-    fn text_becomes_ids_whole_and_with_its_special_tokens() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = byte_level(folder.path());
-        let ids = tokenizer.encode("a to<|end|>").unwrap();
-        assert_eq!(ids, [97, 256, 111, 257], "the file's own truncation to 2 tokens must not apply");
-        assert_eq!(tokenizer.decode(&ids).unwrap(), "a to");
-        assert_eq!(tokenizer.encode("").unwrap(), [0; 0]);
-    }
-
-    #[test]
-    fn a_token_is_text_and_bytes_even_when_it_is_half_a_character() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = byte_level(folder.path());
-        assert_eq!((tokenizer.token_text(256).as_str(), tokenizer.token_text(257).as_str()), (" t", "<|end|>"));
-        assert_eq!((tokenizer.token_bytes(0xc3), tokenizer.token_text(0xc3)), (vec![0xc3], "\u{fffd}".to_owned()));
-        assert_eq!(
-            (0..256).map(|id| tokenizer.token_bytes(id)[0]).collect::<Vec<u8>>(),
-            (0..=255).collect::<Vec<u8>>()
-        );
-        assert_eq!((tokenizer.token_bytes(9999), tokenizer.token_bytes(-1)), (vec![], vec![]));
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = sentencepiece(folder.path());
-        assert_eq!((tokenizer.token_bytes(1), tokenizer.token_bytes(4 + 0xc3)), (b" a".to_vec(), vec![0xc3]));
-    }
-
-    #[test]
-    fn every_token_that_ends_a_response_is_known_once() {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), "config.json", &json!({"eos_token_id": 7}));
-        write(folder.path(), "generation_config.json", &json!({"eos_token_id": [9, 7]}));
-        write(folder.path(), "tokenizer_config.json", &json!({"eos_token": {"content": "<|end|>"}}));
-        assert_eq!(byte_level(folder.path()).eos_ids(), [7, 9, 257]);
-    }
-
-    #[test]
-    fn sequences_are_not_filled_up_with_what_ends_them() {
-        let folder = tempfile::tempdir().unwrap();
-        for (config, expected) in [
-            (json!({"eos_token": "<|end|>", "pad_token": "t", "unk_token": "!"}), Some(("t", 116))),
-            (json!({"eos_token": "<|end|>", "pad_token": "<|end|>", "unk_token": "!"}), Some(("!", 33))),
-            (json!({"eos_token": "<|end|>", "pad_token": null, "bos_token": {"content": "#"}}), Some(("#", 35))),
-            (json!({"eos_token": "<|end|>", "pad_token": "<|end|>", "bos_token": "<|end|>"}), None),
-            (json!({"pad_token": "no such token"}), None),
-        ] {
-            write(folder.path(), "tokenizer_config.json", &config);
-            assert_eq!(byte_level(folder.path()).padding(), expected, "{config}");
-        }
-    }
-
-    #[test]
-    fn the_chat_template_is_found_where_models_keep_it() {
-        let user = [Message { role: "user".to_owned(), content: "hi".to_owned() }];
-        let folder = tempfile::tempdir().unwrap();
-        let none = byte_level(folder.path());
-        assert!(!none.has_chat_template());
-        assert!(none.render_chat(&user, true).unwrap_err().to_string().contains("no chat template"));
-        let named =
-            json!([{"name": "tool_use", "template": "tool"}, {"name": "default", "template": "{{ eos_token }}"}]);
-        write(folder.path(), "tokenizer_config.json", &json!({"eos_token": "<|end|>", "chat_template": named}));
-        assert_eq!(byte_level(folder.path()).render_chat(&user, true).unwrap(), "<|end|>");
-        std::fs::write(folder.path().join("chat_template.jinja"), "file: {{ messages[0].content }}").unwrap();
-        assert_eq!(byte_level(folder.path()).render_chat(&user, true).unwrap(), "file: hi");
-        std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").unwrap();
-        let error = Tokenizer::load(folder.path()).err().unwrap().to_string();
-        assert!(error.contains(&folder.path().display().to_string()) && error.contains("chat template"), "{error}");
-    }
-
-    #[test]
-    fn a_missing_or_broken_file_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Tokenizer::load(folder.path()).err().unwrap().to_string().contains("tokenizer.json"));
-        std::fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
-        assert!(Tokenizer::load(folder.path()).err().unwrap().to_string().contains("not a tokenizer"));
-    }
-
-    /// SmolLM2's tokenizer, out of the GGUF file that `make setup` fetches.
-    fn smollm2(folder: &Path) -> Tokenizer {
-        let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf");
-        assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
-        let gguf = crate::load::gguf::GgufFile::open(&gguf).unwrap();
-        let vocabulary = crate::load::gguf::vocabulary::read(&gguf.header).unwrap();
-        write(folder, "tokenizer.json", &vocabulary.tokenizer);
-        write(folder, "tokenizer_config.json", &vocabulary.config);
-        write(folder, "generation_config.json", &vocabulary.generation);
-        Tokenizer::load(folder).unwrap()
-    }
-
-    // The golden file is made by transformers (tests/parity/golden_tokens.py).
-    #[test]
-    fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
-        let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/smollm2_tokens.json")).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = smollm2(folder.path());
-        let texts = golden["texts"].as_array().unwrap();
-        assert!(texts.len() >= 10);
-        for entry in texts {
-            let expected: Vec<i64> = serde_json::from_value(entry["ids"].clone()).unwrap();
-            let found = tokenizer.encode(entry["text"].as_str().unwrap()).unwrap();
-            assert_eq!(found, expected, "{}", entry["name"]);
-            assert_eq!(tokenizer.decode(&found).unwrap(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
-            assert_eq!(pieces(&tokenizer, &found).concat(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
-            let bytes: Vec<u8> = found.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
-            assert_eq!(bytes, entry["text"].as_str().unwrap().as_bytes(), "{}", entry["name"]);
-        }
-        for entry in golden["chats"].as_array().unwrap() {
-            let messages: Vec<Message> = serde_json::from_value(entry["messages"].clone()).unwrap();
-            let prompt = entry["add_generation_prompt"].as_bool().unwrap();
-            assert_eq!(tokenizer.render_chat(&messages, prompt).unwrap(), entry["text"].as_str().unwrap());
-        }
-        assert_eq!(tokenizer.eos_ids(), [2]);
-    }
-}
+pub(crate) mod tests;

@@ -114,6 +114,13 @@ impl Report {
         self.facts.push(Fact { label: label.into(), text: text.into() });
     }
 
+    /// Adds the time that the model's chat template was told, if it asks for one.
+    pub fn template_date(&mut self, date: Option<jiff::civil::DateTime>) {
+        if let Some(date) = date {
+            self.fact("Time in the chat template", date.strftime("%Y-%m-%d %H:%M:%S").to_string());
+        }
+    }
+
     /// Adds a number for programs.
     pub fn number(&mut self, name: impl Into<String>, value: f64) {
         self.summary.insert(name.into(), value);

@@ -53,7 +53,7 @@ fn check_model(params: &Params, served: &str) -> Result<(), ApiError> {
 fn prompt_tokens(prompt: Prompt, tokenizer: &Tokenizer) -> Result<Vec<i64>, ApiError> {
     match prompt {
         Prompt::Tokens(tokens) => Ok(tokens),
-        Prompt::Text(prompt) => tokenizer.encode(&prompt).map_err(|e| ApiError::internal(e.to_string())),
+        Prompt::Text(prompt) => tokenizer.encode_prompt(&prompt).map_err(|e| ApiError::internal(e.to_string())),
     }
 }
 
@@ -63,10 +63,11 @@ fn chat_tokens(messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<i64>, 
         return Err(ApiError::unsupported("messages", message));
     }
     // A template may refuse a conversation: turns that do not alternate, a system message it has no place for.
-    let prompt = tokenizer
-        .render_chat(messages, true)
-        .map_err(|e| ApiError::invalid("messages", format!("the model's chat template refuses `messages`: {e}")))?;
-    tokenizer.encode(&prompt).map_err(|e| ApiError::internal(e.to_string()))
+    let chat = tokenizer.chat(messages);
+    let prompt = chat.text(messages.len(), true);
+    prompt
+        .and_then(|prompt| chat.encode(&prompt))
+        .map_err(|e| ApiError::invalid("messages", format!("the model cannot be given `messages`: {e}")))
 }
 
 /// The jobs of a request. `param` is the field that the prompts came from. With a seed, the k-th sample of a prompt depends on the seed, the prompt's tokens and k alone, not on the other

@@ -126,6 +126,7 @@ impl<S: Sample> Scheduler<'_, S> {
         let Message::Work(mut work) = message else { return ControlFlow::Break(()) };
         let mut ids = Vec::with_capacity(work.jobs.len());
         for (index, job) in work.jobs.into_iter().enumerate() {
+            let after = job.tokens.last().copied();
             let id = match self.sampler.submit(job) {
                 Ok(id) => id,
                 Err(error) => {
@@ -138,7 +139,7 @@ impl<S: Sample> Scheduler<'_, S> {
             };
             let sequence = Sequence {
                 index,
-                stream: TextStream::new(self.tokenizer, work.stop.clone()),
+                stream: TextStream::new(self.tokenizer, after, work.stop.clone()),
                 sampled: 0,
                 tokens_wanted: work.tokens_wanted,
                 reply: work.reply.clone(),

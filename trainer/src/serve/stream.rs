@@ -42,10 +42,10 @@ pub struct TextStream<'a> {
 }
 
 impl<'a> TextStream<'a> {
-    /// A response that ends before the first of `stop`.
-    pub fn new(tokenizer: &'a Tokenizer, stop: Vec<String>) -> Self {
+    /// A response to a prompt whose last token is `after`, which ends before the first of `stop`.
+    pub fn new(tokenizer: &'a Tokenizer, after: Option<i64>, stop: Vec<String>) -> Self {
         let stop = StopStrings::new(stop);
-        Self { decoder: tokenizer.incremental(), stop, waiting: Vec::new(), decoded: 0, emitted: 0 }
+        Self { decoder: tokenizer.incremental(after), stop, waiting: Vec::new(), decoded: 0, emitted: 0 }
     }
 
     /// Adds a token.
@@ -85,7 +85,7 @@ mod tests {
     /// The pieces of a text that comes byte by byte, and the end's.
     fn pieces(stop: &[&str], text: &str) -> Vec<Piece> {
         let tokenizer = tokenizer();
-        let mut stream = TextStream::new(&tokenizer, stop.iter().map(|s| (*s).to_owned()).collect());
+        let mut stream = TextStream::new(&tokenizer, None, stop.iter().map(|s| (*s).to_owned()).collect());
         let mut pieces = Vec::new();
         for byte in text.bytes() {
             pieces.push(stream.push(scored(i64::from(byte))).unwrap());
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn the_end_token_has_a_place_but_no_text() {
         let tokenizer = tokenizer();
-        let mut stream = TextStream::new(&tokenizer, Vec::new());
+        let mut stream = TextStream::new(&tokenizer, None, Vec::new());
         let piece = stream.push(scored(0x61)).unwrap();
         assert_eq!((piece.text.as_str(), piece.tokens.len()), ("a", 1));
         let end = stream.end(Some(scored(256)));
@@ -132,6 +132,6 @@ mod tests {
     #[test]
     fn a_response_of_the_end_token_alone_keeps_its_distribution() {
         let tokenizer = tokenizer();
-        assert_eq!(TextStream::new(&tokenizer, Vec::new()).end(Some(scored(256))).tokens.len(), 1);
+        assert_eq!(TextStream::new(&tokenizer, None, Vec::new()).end(Some(scored(256))).tokens.len(), 1);
     }
 }

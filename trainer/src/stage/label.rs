@@ -26,7 +26,7 @@ use crate::judge::question::Question;
 use crate::judge::runtime::Backend;
 use crate::judge::{Asking, Comparison, JudgeRuntime, Judged, dataset, judge, summary};
 use crate::load::hugging_face::ModelFolder;
-use crate::load::tokenizer::Tokenizer;
+use crate::load::tokenizer::{Tokenizer, template_date};
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section, status_name};
@@ -111,6 +111,9 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     let title = headline(&audit, &counts, &runtime);
     let mut report = Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, title);
     describe(&mut report, document, generator, &runtime, &judged, &counts);
+    if let Some(model) = document.input("generator.model") {
+        report.template_date(template_date(Path::new(&model.path))?);
+    }
     report.card.splits = parts.iter().filter(|(_, r)| !r.is_empty()).map(|(s, _)| s.name().to_owned()).collect();
     let splits = [parts[0].1.len(), parts[1].1.len()];
     report.sections.extend(summary::sections(&audit, &judged, &records, splits));

@@ -17,7 +17,7 @@ use crate::data::preference::{self, Preference};
 use crate::data::texts;
 use crate::data::tokens::Sequence;
 use crate::files::fresh_folder;
-use crate::load::tokenizer::Tokenizer;
+use crate::load::tokenizer::{Tokenizer, template_date};
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::measure::calibration::{Calibration, calibration};
 use crate::model::linear::Adapters;
@@ -76,7 +76,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     progress.stage("Saving", 1);
     let staging = work.join("staging");
     let seconds = clock.seconds()?;
-    let report = show::report(run, spec, &data, &evaluation, &metrics, &seconds)?;
+    let mut report = show::report(run, spec, &data, &evaluation, &metrics, &seconds)?;
+    report.template_date(template_date(&base)?);
     fresh_folder(&staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;

@@ -12,12 +12,15 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocumen
 use plumbline_crds::status::ArtifactRef;
 
 use super::{hang, tell, termination};
+use crate::load::clock;
 use crate::ranks::{self, Place};
 use crate::store::keeper;
 use crate::{Error, Result, alive, files};
 
 /// File below `work` with the digests of the inputs that a run began with, by role.
 const INPUTS_FILE: &str = "inputs.json";
+/// File below `work` with the time that chat templates are told, taken when the run began.
+const CLOCK_FILE: &str = "clock.json";
 /// The longest message of a result, in characters: a condition's message holds no more.
 const MOST_MESSAGE: usize = 1024;
 
@@ -37,9 +40,13 @@ pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResul
 /// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
 /// stage left in the work folder stays.
 pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    start(args, folder, None, |document, _, work| {
+    start(args, folder, None, |document, rank, work| {
         let mut document = document.clone();
         check_inputs(&mut document, work)?;
+        // The other ranks are told by the first when they meet.
+        if rank == 0 {
+            fix_clock(work)?;
+        }
         let result = stage(&document)?;
         Ok(StageResult { inputs: document.lineage(), ..result })
     })
@@ -131,6 +138,16 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
         input.digest = found;
     }
     if taken == begun_with { Ok(()) } else { files::keep(&file, &taken) }
+}
+
+/// Gives this process the time at which its run began.
+fn fix_clock(work: &Path) -> Result<()> {
+    let file = work.join(CLOCK_FILE);
+    if let Some(began) = files::kept(&file)? {
+        clock::set(began);
+        return Ok(());
+    }
+    files::keep(&file, &clock::now())
 }
 
 /// The path of an input that the spec requires.

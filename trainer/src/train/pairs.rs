@@ -48,7 +48,7 @@ impl Pairs {
         let mut numbers: HashMap<Sequence, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
-            let side = |response| tokens::sequence(tokenizer, &record.prompt, response);
+            let side = |response| tokens::sequence(tokenizer, &record.prompt, response).map(|t| t.sequence);
             let (chosen, rejected) = (side(&record.chosen)?, side(&record.rejected)?);
             if !usable(&chosen) || !usable(&rejected) {
                 found.left_out += 1;

@@ -288,6 +288,10 @@ pub(crate) mod tests {
             self.entry(key, 6, &value.to_le_bytes())
         }
 
+        pub(crate) fn bool(self, key: &str, value: bool) -> Self {
+            self.entry(key, 7, &[u8::from(value)])
+        }
+
         pub(crate) fn str(self, key: &str, value: &str) -> Self {
             let mut bytes = Vec::new();
             Self::text(&mut bytes, value);

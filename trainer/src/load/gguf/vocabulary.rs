@@ -40,21 +40,18 @@ pub fn read(header: &Header) -> Result<Vocabulary, VocabularyError> {
     let tokens = Metadata::required(header.metadata.texts("tokenizer.ggml.tokens")?, "tokenizer.ggml.tokens")?;
     let special = SpecialTokens::read(header, &tokens)?;
     Ok(Vocabulary {
-        tokenizer: tokenizer(header, &tokens)?,
+        tokenizer: tokenizer(header, &tokens, &special)?,
         config: tokenizer_config(header, &special)?,
         generation: generation_config(header)?,
     })
 }
 
-fn tokenizer(header: &Header, tokens: &[&str]) -> Result<Value, VocabularyError> {
+fn tokenizer(header: &Header, tokens: &[&str], special: &SpecialTokens) -> Result<Value, VocabularyError> {
     let model = header.metadata.text("tokenizer.ggml.model")?.unwrap_or("not stated");
     if model != "gpt2" {
         return Err(VocabularyError::Kind(format!(
             "the tokenizer's model is {model} (only gpt2, byte-level BPE, is read)"
         )));
-    }
-    if header.metadata.truth("tokenizer.ggml.add_bos_token")? == Some(true) {
-        return Err(VocabularyError::Kind("the tokenizer puts a token before every text (add_bos_token)".to_owned()));
     }
     let pre_tokenizer = pre_tokenizer(header.metadata.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2"))?;
     let merges = Metadata::required(header.metadata.texts("tokenizer.ggml.merges")?, "tokenizer.ggml.merges")?;
@@ -90,7 +87,7 @@ fn tokenizer(header: &Header, tokens: &[&str]) -> Result<Value, VocabularyError>
         "added_tokens": added,
         "normalizer": null,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": null,
+        "post_processor": post_processor(header, special)?,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {
             "type": "BPE",
@@ -105,6 +102,31 @@ fn tokenizer(header: &Header, tokens: &[&str]) -> Result<Value, VocabularyError>
             "merges": merges,
         },
     }))
+}
+
+/// What is put around every text: the first token, the end token, or nothing.
+fn post_processor(header: &Header, special: &SpecialTokens) -> Result<Value, VocabularyError> {
+    let mut single = vec![json!({"Sequence": {"id": "A", "type_id": 0}})];
+    let mut named = Map::new();
+    for (name, key) in [("bos_token", "add_bos_token"), ("eos_token", "add_eos_token")] {
+        if header.metadata.truth(&format!("tokenizer.ggml.{key}"))? != Some(true) {
+            continue;
+        }
+        let (id, token) = special.named(name).ok_or_else(|| {
+            VocabularyError::Broken(format!(
+                "tokenizer.ggml.{key} is true, and there is no {name} to put around a text"
+            ))
+        })?;
+        let place = json!({"SpecialToken": {"id": token, "type_id": 0}});
+        single.insert(if name == "bos_token" { 0 } else { single.len() }, place);
+        named.insert(token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}));
+    }
+    if named.is_empty() {
+        return Ok(Value::Null);
+    }
+    let second = json!({"Sequence": {"id": "B", "type_id": 1}});
+    let pair: Vec<Value> = single.iter().cloned().chain([second]).collect();
+    Ok(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}))
 }
 
 /// How text is cut before merges apply. GGUF holds a name; the rule behind each name is in llama.cpp's
@@ -123,7 +145,8 @@ fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
     }
 }
 
-struct SpecialTokens<'a>(Vec<(&'static str, &'a str)>);
+/// Tokens by name, with their ids.
+struct SpecialTokens<'a>(Vec<(&'static str, u64, &'a str)>);
 
 impl<'a> SpecialTokens<'a> {
     fn read(header: &Header, tokens: &[&'a str]) -> Result<Self, VocabularyError> {
@@ -136,10 +159,14 @@ impl<'a> SpecialTokens<'a> {
                 let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
                 let outside =
                     || VocabularyError::Broken(format!("{key} is {id} and there are {} tokens", tokens.len()));
-                found.push((name, *token.ok_or_else(outside)?));
+                found.push((name, id, *token.ok_or_else(outside)?));
             }
         }
         Ok(Self(found))
+    }
+
+    fn named(&self, wanted: &str) -> Option<(u64, &'a str)> {
+        self.0.iter().find(|(name, ..)| *name == wanted).map(|(_, id, token)| (*id, *token))
     }
 }
 
@@ -147,7 +174,7 @@ fn tokenizer_config(header: &Header, special: &SpecialTokens) -> Result<Value, V
     let mut config = Map::new();
     // The class that takes tokenizer.json as it stands; the model's own class would build its own rules for cutting text.
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
-    config.extend(special.0.iter().map(|(name, token)| ((*name).to_owned(), json!(token))));
+    config.extend(special.0.iter().map(|(name, _, token)| ((*name).to_owned(), json!(token))));
     config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
     if let Some(length) = header.metadata.integer("llama.context_length")? {
         config.insert("model_max_length".to_owned(), json!(length));
@@ -222,6 +249,22 @@ pub(crate) mod tests {
             .u32("tokenizer.ggml.eos_token_id", 0)
             .u32("tokenizer.ggml.eot_token_id", 4);
         assert_eq!(read_writer(two).unwrap().generation["eos_token_id"], json!([0, 4]));
+    }
+
+    #[test]
+    fn what_is_put_around_every_text_is_put_there_by_the_imported_tokenizer() {
+        let around = |writer: Writer| {
+            let vocabulary = read_writer(writer)?;
+            let tokenizer: tokenizers::Tokenizer = vocabulary.tokenizer.to_string().parse().unwrap();
+            Ok::<_, VocabularyError>(tokenizer.encode("12", true).unwrap().get_ids().to_vec())
+        };
+        let writer = || vocabulary(Writer::default(), "gpt-2");
+        assert_eq!(around(writer()).unwrap(), [4]);
+        assert_eq!(around(writer().bool("tokenizer.ggml.add_bos_token", true)).unwrap(), [0, 4]);
+        let both = || writer().bool("tokenizer.ggml.add_bos_token", true).bool("tokenizer.ggml.add_eos_token", true);
+        assert_eq!(around(both().u32("tokenizer.ggml.eos_token_id", 2)).unwrap(), [0, 4, 2]);
+        let error = around(both()).unwrap_err().to_string();
+        assert!(error.contains("add_eos_token is true") && error.contains("no eos_token"), "{error}");
     }
 
     #[test]

@@ -148,8 +148,8 @@ pub fn evaluate(
     let kl = mean_kl(before, after, &sequences);
     let conversations: Vec<bool> = prompts.iter().map(|p| matches!(p.content, Content::Messages(_))).collect();
     let mut evaluation = Evaluation {
-        before: Measured::new(&asked, &conversations, texts_before, &lexicons, reward),
-        after: Measured::new(&asked, &conversations, texts_after, &lexicons, reward),
+        before: Measured::new(&asked, &conversations, texts_before, &lexicons, reward, tokenizer.end_of_text()),
+        after: Measured::new(&asked, &conversations, texts_after, &lexicons, reward, tokenizer.end_of_text()),
         better: Vec::new(),
         win_rate: None,
         kl,
@@ -232,6 +232,7 @@ impl Measured {
         responses: Vec<Vec<Response>>,
         lexicons: &[(String, Vader)],
         reward: Option<&RewardModel>,
+        end_of_text: &[i64],
     ) -> Self {
         let all: Vec<&Response> = responses.iter().flatten().collect();
         let count = all.len().max(1) as f64;
@@ -242,7 +243,7 @@ impl Measured {
                 .zip(conversations)
                 .zip(&responses)
                 .flat_map(|((p, &conversation), responses)| {
-                    responses.iter().map(move |r| sequence(p, r).text_tokens(r.finish, conversation))
+                    responses.iter().map(move |r| sequence(p, r).text_tokens(r.finish, conversation, end_of_text))
                 })
                 .collect();
             let mut scores = model.score(&tokens).into_iter();

@@ -14,8 +14,8 @@ use plumbline_crds::{Kind as ResourceKind, Spec};
 
 use crate::files::{fresh_folder, write_json};
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
-use crate::load::peft;
-use crate::load::tokenizer::Tokenizer;
+use crate::load::tokenizer::{Tokenizer, template_date};
+use crate::load::{clock as template_clock, peft};
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
@@ -44,6 +44,9 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     };
     let work = Path::new(&run.work);
     let ranks = Ranks::join(run)?;
+    if let Some(began) = ranks.of_first(ranks.is_first().then(template_clock::now))? {
+        template_clock::set(began);
+    }
     let own = ranks.folder(work);
     let mut clock = Clock::open(&own)?;
     clock.start("tune")?;
@@ -94,7 +97,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     }
     metrics.copy_into(&staging)?;
     let seconds = clock.seconds()?;
-    let report = report(run, spec, &trained, evaluation.as_ref(), &metrics, &seconds)?;
+    let mut report = report(run, spec, &trained, evaluation.as_ref(), &metrics, &seconds)?;
+    report.template_date(template_date(&folder)?);
     report.write(&staging)?;
     let artifact = publish(run, &staging)?;
     progress.finish();

@@ -34,12 +34,15 @@ pub(super) struct Behaviour<'a> {
     /// Tokens that end a response, and how many tokens it has before one of them may be sampled.
     end_tokens: &'a [i64],
     least: i64,
+    /// What the tokenizer puts after every text.
+    end_of_text: &'a [i64],
 }
 
 impl<'a> Behaviour<'a> {
     pub(super) fn new(sampling: &Sampling, tokenizer: &'a Tokenizer) -> Self {
         let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
-        Self { temperature, end_tokens: tokenizer.eos_ids(), least: sampling.min_new_tokens }
+        let (end_tokens, end_of_text) = (tokenizer.eos_ids(), tokenizer.end_of_text());
+        Self { temperature, end_tokens, least: sampling.min_new_tokens, end_of_text }
     }
 
     /// Log-probabilities of a batch's response tokens, by the hidden states that predict them.
@@ -94,8 +97,10 @@ pub(super) fn measure(
         }
     }
     values.resize_with(sequences.len(), Vec::new);
-    let scored: Vec<Vec<i64>> =
-        sampled.iter().map(|(sequence, finish, conversation)| sequence.text_tokens(*finish, *conversation)).collect();
+    let text_tokens = |(sequence, finish, conversation): &(Sequence, Finish, bool)| {
+        sequence.text_tokens(*finish, *conversation, behaviour.end_of_text)
+    };
+    let scored: Vec<Vec<i64>> = sampled.iter().map(text_tokens).collect();
     let scores = reward.score(&scored);
     let measured = old.into_iter().zip(reference).zip(values).zip(entropy).zip(scores);
     let samples = sampled

@@ -1,0 +1,103 @@
+//! A conversation as its model reads it: the text of its template, and the tokens of that. Computes.
+
+use tokenizers::Encoding;
+
+use super::tokenizer::{Tokenizer, encode_with, ids};
+use crate::Result;
+use crate::data::Message;
+
+/// A conversation.
+pub struct Chat<'a> {
+    tokenizer: &'a Tokenizer,
+    turns: &'a [Message],
+    mark: Option<char>,
+}
+
+impl<'a> Chat<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, turns: &'a [Message], mark: Option<char>) -> Self {
+        Self { tokenizer, turns, mark }
+    }
+
+    /// The first `turns` turns as the template writes them. Control tokens inside a turn are marked.
+    pub fn text(&self, turns: usize, add_generation_prompt: bool) -> Result<String> {
+        self.text_of(&self.turns[..turns], add_generation_prompt)
+    }
+
+    /// As [`Chat::text`], for other turns without control tokens of their own.
+    pub(crate) fn text_of(&self, turns: &[Message], add_generation_prompt: bool) -> Result<String> {
+        match self.mark {
+            None => self.tokenizer.render_chat(turns, add_generation_prompt),
+            Some(mark) => {
+                self.tokenizer.render_chat(&self.tokenizer.control_tokens.marked(turns, mark), add_generation_prompt)
+            }
+        }
+    }
+
+    /// A part of a turn as it is in such a text.
+    pub(crate) fn part(&self, text: &str) -> String {
+        self.mark.map_or_else(|| text.to_owned(), |mark| self.tokenizer.control_tokens.mark(text, mark))
+    }
+
+    /// Token ids of such a text. No token is added. Control tokens of the template are recognised, those inside a turn are
+    /// text.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
+        let tokenizer = self.tokenizer;
+        let found = encode_with(&tokenizer.inner, text).map_err(|e| tokenizer.failed("encode", &e))?;
+        match self.mark {
+            Some(mark) if text.contains(mark) => self.encode_marked(text, &found, mark),
+            _ => Ok(ids(&found)),
+        }
+    }
+
+    /// Tokens of a text with marks: what is between the template's own control tokens is read again without the marks and
+    /// without control tokens.
+    fn encode_marked(&self, text: &str, found: &Encoding, mark: char) -> Result<Vec<i64>> {
+        let (all, offsets) = (ids(found), found.get_offsets());
+        let is_control = |i: usize| {
+            // A token of one character has its mark behind it.
+            self.tokenizer.is_special(all[i]) && !text[offsets[i].1..].starts_with(mark)
+        };
+        let mut tokens = Vec::with_capacity(all.len());
+        let (mut first, mut start) = (0, 0);
+        for i in 0..=all.len() {
+            let end = match offsets.get(i) {
+                Some(_) if !is_control(i) => continue,
+                Some(offset) => offset.0,
+                None => text.len(),
+            };
+            let between = text.get(start..end).unwrap_or_default();
+            if between.contains(mark) {
+                tokens.extend(self.encode_plain(&between.replace(mark, ""), start > 0)?);
+            } else {
+                tokens.extend(&all[first..i]);
+            }
+            tokens.extend(all.get(i));
+            (first, start) = (i + 1, offsets.get(i).map_or(end, |offset| offset.1));
+        }
+        Ok(tokens)
+    }
+
+    /// Tokens of a text in which no control token is recognised, at the start of a text or inside of one.
+    fn encode_plain(&self, text: &str, inside: bool) -> Result<Vec<i64>> {
+        let tokenizer = self.tokenizer;
+        let plain = tokenizer.plain();
+        let read =
+            |text: &str| encode_with(plain, text).map(|found| ids(&found)).map_err(|e| tokenizer.failed("encode", &e));
+        // Where a text begins a space is put before it; a line break stands for what is before it.
+        let lead = if inside && !tokenizer.restarts { "\n" } else { "" };
+        let whole = read(&format!("{lead}{text}"))?;
+        let tokens = match whole.strip_prefix(read(lead)?.as_slice()) {
+            Some(rest) => rest.to_vec(),
+            None => read(text)?,
+        };
+        let control = |id: &i64| tokenizer.token(*id).filter(|token| tokenizer.is_special(*id) && text.contains(token));
+        match tokens.iter().find_map(control) {
+            None => Ok(tokens),
+            Some(token) => {
+                let why =
+                    format!("a turn has {token:?}, which this tokenizer reads as a control token only; leave it out");
+                Err(tokenizer.cannot_write(self.turns, &why))
+            }
+        }
+    }
+}

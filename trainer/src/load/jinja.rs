@@ -1,0 +1,126 @@
+//! Jinja templates within bounds. A template is a program: without bounds one that comes with a model could use up all
+//! memory or time, or the stack. Computes.
+//!
+//! Instructions are counted, so that a loop that is too long is refused after the same instruction everywhere. What a
+//! single instruction may cost (a text doubled, a list joined) is bounded by the memory and time of [`confined`].
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use minijinja::{Environment, ErrorKind, Value};
+use plumbline_torch::{Exceeded, Limits, confined};
+
+/// Bytes of a template's text. The longest that models have are a tenth of it.
+const MOST_SOURCE: usize = 256 << 10;
+/// Characters of an error that are shown.
+const MOST_DETAIL: usize = 400;
+/// Instructions of one rendering: a known template takes some hundred for a turn.
+const INSTRUCTIONS: u64 = 5_000_000;
+/// Memory of one rendering, beside that for each byte of what is rendered.
+const MEMORY: usize = 64 << 20;
+/// Bytes of the stack, of which only what is used becomes memory. Values are freed level by level, and a loop can nest them
+/// as deep as there is memory for.
+const STACK: usize = 1 << 30;
+/// A rendering takes a millisecond. The instructions end nearly every loop long before this.
+const TIME: Duration = Duration::from_secs(20);
+
+/// Why there is no text.
+#[derive(Debug, thiserror::Error)]
+pub enum JinjaError {
+    /// The template is not valid, or fails on what it is given.
+    #[error("{0}")]
+    Fault(Fault),
+    /// It is longer than a template may be, in bytes.
+    #[error("it has {0} bytes, and at most {MOST_SOURCE} are read")]
+    TooLong(usize),
+    /// It needs more than it may use.
+    #[error("{0}")]
+    Exceeded(#[from] Exceeded),
+}
+
+/// What is wrong with a template, or with what it is given.
+#[derive(Debug)]
+pub struct Fault {
+    /// The template's line, from 1.
+    pub line: Option<usize>,
+    /// What kind of error.
+    pub kind: String,
+    /// More of it.
+    pub detail: Option<String>,
+    /// Whether the template raised the error itself; `detail` is its message.
+    pub raised: bool,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.detail.as_ref().unwrap_or(&self.kind))?;
+        self.line.map_or(Ok(()), |line| write!(f, " (line {line} of the template)"))
+    }
+}
+
+impl From<minijinja::Error> for Fault {
+    fn from(error: minijinja::Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::OutOfFuel => format!("it takes more than {INSTRUCTIONS} instructions"),
+            kind => kind.to_string(),
+        };
+        // A detail may hold a value of the template, however long.
+        let detail = error.detail().map(|detail| detail.chars().take(MOST_DETAIL).collect());
+        let raised = error.source().is_some_and(|source| source.is::<Raised>());
+        Self { line: error.line(), kind, detail, raised }
+    }
+}
+
+/// Marks the errors that a template raises itself.
+#[derive(Debug, thiserror::Error)]
+#[error("raised by the template")]
+struct Raised;
+
+/// The error of a template that refuses what it is given.
+pub fn raised(message: String) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Raised)
+}
+
+/// Compiled templates by name.
+#[derive(Clone, Debug)]
+pub struct Jinja(Arc<Environment<'static>>);
+
+impl Jinja {
+    /// Compiles templates, given as name and text, for an environment.
+    pub fn compile(
+        mut environment: Environment<'static>,
+        templates: Vec<(String, String)>,
+    ) -> Result<Self, JinjaError> {
+        if let Some((_, text)) = templates.iter().find(|(_, text)| text.len() > MOST_SOURCE) {
+            return Err(JinjaError::TooLong(text.len()));
+        }
+        let compiled = confined(limits(0), move || {
+            for (name, text) in templates {
+                environment.add_template_owned(name, text).map_err(Fault::from)?;
+            }
+            Ok(environment)
+        });
+        Ok(Self(Arc::new(compiled?.map_err(JinjaError::Fault)?)))
+    }
+
+    /// The text of a template. `size` is the length of what `context` holds, in bytes.
+    pub fn render(&self, name: &str, context: Value, size: usize) -> Result<String, JinjaError> {
+        let (environment, name) = (Arc::clone(&self.0), name.to_owned());
+        let render = move || environment.get_template(&name)?.render(context);
+        confined(limits(size), move || render().map_err(Fault::from))?.map_err(JinjaError::Fault)
+    }
+}
+
+/// An environment in which instructions are counted.
+pub fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(INSTRUCTIONS));
+    // Else an error holds the template's values, which may be nested too deep to be freed by whoever receives it.
+    environment.set_debug(false);
+    environment
+}
+
+fn limits(size: usize) -> Limits {
+    Limits { memory: MEMORY + 32 * size, time: TIME, stack: STACK }
+}
