@@ -25,6 +25,7 @@ cd tests/parity
 "$python" check_encodings.py "$trainer"
 "$python" golden_tokens.py "$model"
 "$python" golden_logits.py "$model"
+"$python" golden_jinja.py "$model"
 "$python" golden_sentencepiece.py ../fixtures/tiny
 "$python" check_saved.py "$trainer" "$model"
 "$python" check_tuned.py "$trainer" "$model"

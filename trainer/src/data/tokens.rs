@@ -89,7 +89,7 @@ pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
 
 /// Tokens of a prompt to a model of which the longest prompt is known. `field` is the spec field for messages.
 pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, field: &str) -> Result<Vec<i64>> {
-    let tokens = prompt(tokenizer, content)?;
+    let tokens = prompt(tokenizer, content).map_err(|e| e.within(field))?;
     if (1..=longest).contains(&tokens.len()) {
         return Ok(tokens);
     }

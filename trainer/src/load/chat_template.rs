@@ -89,6 +89,13 @@ fn environment(now: DateTime) -> Environment<'static> {
         jiff::fmt::strtime::format(format, now)
             .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
     });
+    environment.add_function("cycler", minijinja_contrib::globals::cycler);
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.set_formatter(|out, state, value| match python(value) {
+        Some(text) => out.write_str(&text).map_err(|_| minijinja::Error::from(ErrorKind::WriteFailure)),
+        None => minijinja::escape_formatter(out, state, value),
+    });
+    environment.add_filter("string", |value: &Value| python(value).unwrap_or_else(|| value.to_string()));
     // As Python has it: a text and a mapping have a length and items, None and a number cannot be iterated over, a truth
     // value is a number.
     let has_items = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String);
@@ -97,6 +104,50 @@ fn environment(now: DateTime) -> Environment<'static> {
         .add_test("iterable", move |v: &Value| has_items(v) || v.is_undefined() || v.kind() == ValueKind::Iterable);
     environment.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
     environment
+}
+
+/// A list or a mapping as Python writes it (`['a', 1]`); none for other values, which Jinja writes alike.
+fn python(value: &Value) -> Option<String> {
+    let mut text = String::new();
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map).then(|| write_python(&mut text, value))?;
+    Some(text)
+}
+
+fn write_python(text: &mut String, value: &Value) {
+    let (begin, end) = match (value.kind(), value.as_str()) {
+        (_, Some(string)) => return write_quoted(text, string),
+        (ValueKind::Seq, _) => ('[', ']'),
+        (ValueKind::Map, _) => ('{', '}'),
+        _ => return text.push_str(&value.to_string()),
+    };
+    text.push(begin);
+    for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
+        text.push_str(if i == 0 { "" } else { ", " });
+        write_python(text, &item);
+        if begin == '{' {
+            text.push_str(": ");
+            write_python(text, &value.get_item(&item).unwrap_or_default());
+        }
+    }
+    text.push(end);
+}
+
+/// A text in quotes: single ones, unless only double ones need no escape.
+fn write_quoted(text: &mut String, string: &str) {
+    let quote = if string.contains('\'') && !string.contains('"') { '"' } else { '\'' };
+    text.push(quote);
+    for c in string.chars() {
+        match c {
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            '\\' => text.push_str("\\\\"),
+            c if c == quote => text.extend(['\\', c]),
+            c if c.is_ascii_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text.push(quote);
 }
 
 /// `{% generation %} ... {% endgeneration %}` marks the assistant's tokens for transformers and writes nothing. Conditions
@@ -260,6 +311,24 @@ mod tests {
         }
         let source = "{% if tools is iterable and tools | length > 0 %}tools{% else %}none{% endif %}";
         assert_eq!(render(source, &[], false).unwrap(), "none");
+    }
+
+    // The golden file is made by Jinja2 as transformers sets it up (tests/parity/golden_jinja.py).
+    #[test]
+    fn an_expression_gives_what_jinja2_gives_or_an_error_and_no_other_text() {
+        let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/golden/jinja.json")).unwrap();
+        let messages = [message("user", "hi"), message("assistant", "yo")];
+        let (mut same, mut errors, mut others) = (0, Vec::new(), Vec::new());
+        for entry in golden["expressions"].as_array().unwrap() {
+            let (expression, expected) = (entry["expression"].as_str().unwrap(), entry["text"].as_str().unwrap());
+            match render(&format!("{{{{ {expression} }}}}"), &messages, false) {
+                Ok(text) if text == expected => same += 1,
+                Ok(text) => others.push(format!("{expression}: {text:?} is not {expected:?}")),
+                Err(error) => errors.push(format!("{expression}: {error}")),
+            }
+        }
+        assert!(others.is_empty(), "{}", others.join("\n"));
+        assert!(same > 10 * errors.len(), "{same} alike, {}", errors.join("\n"));
     }
 
     #[test]

@@ -74,9 +74,8 @@ pub fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Se
         thread::Builder::new().name(NAME.into()).stack_size(limits.stack).spawn(run).map_err(Exceeded::NoThread)?;
     // The thread notices at its next allocation that it is late; code that allocates nothing is not waited for either.
     let grace = Duration::from_millis(200);
-    let found = match result.recv_timeout(limits.time + grace) {
-        Ok(found) => found,
-        Err(_) => return Err(Exceeded::Time(limits.time)),
+    let Ok(found) = result.recv_timeout(limits.time + grace) else {
+        return Err(Exceeded::Time(limits.time));
     };
     if found.is_ok() {
         drop(thread.join());
@@ -90,13 +89,16 @@ const UNLIMITED: isize = isize::MAX;
 /// Allocations between two looks at the clock.
 const LOOK: u32 = 4096;
 
+/// Tells the caller of confined code that it has no result.
+type Tell = Box<dyn FnOnce(Exceeded)>;
+
 thread_local! {
     /// Bytes that this thread may still allocate.
     static LEFT: Cell<isize> = const { Cell::new(UNLIMITED) };
     static LIMIT: Cell<usize> = const { Cell::new(0) };
     static UNTIL: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
     static ALLOCATIONS: Cell<u32> = const { Cell::new(0) };
-    static ON_EXCESS: Cell<Option<Box<dyn FnOnce(Exceeded)>>> = const { Cell::new(None) };
+    static ON_EXCESS: Cell<Option<Tell>> = const { Cell::new(None) };
 }
 
 #[global_allocator]

@@ -175,7 +175,7 @@ fn read_prompts(
     let mut kept = Vec::new();
     let mut too_long = 0;
     for prompt in prompts::read(source, path, "spec.prompts")?.prompts {
-        let tokens = tokens::prompt(tokenizer, &prompt.content)?;
+        let tokens = tokens::prompt(tokenizer, &prompt.content).map_err(|e| e.within("spec.prompts"))?;
         if tokens.is_empty() || tokens.len() as i64 > most {
             too_long += 1;
             continue;
