@@ -48,8 +48,8 @@ pub struct RewardModelSpec {
     /// What must hold for the model to be used.
     #[serde(default)]
     pub gates: RewardGates,
-    /// A labelled file to measure accuracy on as well, printed beside the held-out accuracy: JSONL with `text` and
-    /// `label` (1 good, 0 bad).
+    /// Labelled texts to measure accuracy on as well, printed beside the held-out accuracy: records with `text` and `label`
+    /// (1 good, 0 bad).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_labels: Option<DataSource>,
     /// Where the model goes.

@@ -51,11 +51,13 @@ pub struct ModelSource {
     pub revision: Option<String>,
 }
 
-/// A preference dataset that was not made by a PreferenceDataset resource.
+/// Preferences or texts that were not made by a PreferenceDataset resource.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataSource {
-    /// A folder (an artifact of Plumbline, verified by its manifest.json) or a JSONL file.
+    /// A file of JSON Lines, a JSON array or Parquet, the first two also in gzip or zstd; or a folder with such files in
+    /// `data/`, named by their split (`train-00000-of-00002.parquet`): an artifact of Plumbline, verified by its
+    /// manifest.json, or a dataset of Hugging Face.
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
 }
@@ -68,12 +70,13 @@ pub struct PromptSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 8192)))]
     pub inline: Option<Vec<String>>,
-    /// A `.jsonl` file with `prompt` (text) or `messages` (a conversation that ends with the user), or `.txt` with one
-    /// prompt a line.
+    /// Records with `prompt` (text) or `messages` (a conversation that ends with the user) as JSON Lines, a JSON array or
+    /// Parquet, or a `.txt` file with one prompt a line; all but Parquet also in gzip or zstd. A folder is read as that of a
+    /// dataset, its `train` split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
-    /// A key of a ConfigMap that holds JSONL or text.
+    /// A key of a ConfigMap that holds JSON Lines (`.jsonl`) or text (`.txt`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<KeyRef>,
     /// Use at most this many prompts, the first ones. Default: all.

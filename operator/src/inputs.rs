@@ -128,7 +128,7 @@ impl List {
     }
 
     fn prompts(&mut self, role: &str, prompts: &PromptSource) {
-        self.uri(role, Shape::File, prompts.uri.as_ref());
+        self.uri(role, Shape::FileOrFolder, prompts.uri.as_ref());
         self.0.extend(prompts.config_map_ref.as_ref().map(|r| Wanted {
             role: role.into(),
             from: From::ConfigMap { name: r.name.clone(), key: r.key.clone() },
@@ -155,7 +155,7 @@ fn reward(spec: &RewardModelSpec, list: &mut List) {
     list.resource("datasetRef", Kind::PreferenceDataset, spec.dataset_ref.as_ref());
     list.uri("dataset", Shape::FileOrFolder, spec.dataset.as_ref().map(|d| &d.uri));
     list.model("baseModel", Some(&spec.base_model));
-    list.uri("referenceLabels", Shape::File, spec.reference_labels.as_ref().map(|d| &d.uri));
+    list.uri("referenceLabels", Shape::FileOrFolder, spec.reference_labels.as_ref().map(|d| &d.uri));
 }
 
 fn tuning(spec: &PolicyTuningSpec, list: &mut List) {

@@ -12,6 +12,9 @@ use crate::inputs::{self, From, Shape};
 use crate::uri;
 use crate::validate::{Manifest, Problem};
 
+/// What every artifact with data has, beside its manifest.
+const REPORT: &str = "report.json";
+
 /// All that is wrong.
 pub fn check(manifests: &[Manifest], work_dir: &WorkDir) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -53,11 +56,12 @@ fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
         Shape::Folder => ("a folder", path.is_dir()),
         Shape::FileOrFolder => ("a file or folder", path.exists()),
     };
-    // Only a dataset may be either, and a folder without its manifest was not written to its end.
-    if wanted.shape == Shape::FileOrFolder && path.is_dir() && !path.join(artifact::MANIFEST).exists() {
+    // A folder of data may be another program's; one of ours, which has a report, was not written to its end without its
+    // manifest.
+    let ours = |path: &Path| path.join(REPORT).exists() && !path.join(artifact::MANIFEST).exists();
+    if wanted.shape == Shape::FileOrFolder && ours(&path) {
         let message = format!(
-            "expected a JSONL file or a complete dataset, found a folder without {} at {}; finish the run that writes it, or \
-             copy the whole folder",
+            "expected a complete dataset, found one without {} at {}; finish the run that writes it, or copy the whole folder",
             artifact::MANIFEST,
             path.display()
         );

@@ -1,54 +1,204 @@
-//! JSONL files (IO): read line by line with errors that say where, and written at once.
+//! JSON Lines and JSON arrays (IO): read record by record with errors that say where, and written at once.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::path::Path;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::fields;
 use crate::{Error, Result};
+
+/// The longest record, in bytes: what is read at once.
+pub(crate) const LONGEST: usize = 64 << 20;
 
 /// Whether to read on.
 pub(crate) enum Next {
-    /// Read the next line.
-    Line,
+    /// Read the next record.
+    Record,
     /// That is enough.
     Stop,
 }
 
-/// Hands each line that is not blank to `take`, without its line end. An error of `take` gets the file and the line
-/// number before it.
-pub(crate) fn lines(path: &Path, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<()> {
-    let file = File::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))?;
-    let mut reader = BufReader::with_capacity(1 << 20, file);
+/// What is wrong, and in which line (the first is 1).
+pub(crate) type Wrong = (usize, String);
+
+/// Hands each line that is not blank to `take`, without its line end.
+pub(crate) fn lines(reader: &mut dyn BufRead, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<(), Wrong> {
+    each_line(reader, &mut |bytes, number| {
+        let text = std::str::from_utf8(bytes).map_err(|e| (number, format!("is not UTF-8 ({e})")))?;
+        if text.trim().is_empty() { Ok(Next::Record) } else { take(text).map_err(|e| (number, e)) }
+    })
+}
+
+/// Hands each record of JSON Lines or of a JSON array to `take`, with its line.
+pub(crate) fn records(
+    reader: &mut dyn BufRead,
+    take: &mut dyn FnMut(Value) -> Result<Next, String>,
+) -> Result<(), Wrong> {
+    let mut line = 1;
+    if first_byte(reader, &mut line)? == Some(b'[') {
+        return array(reader, line, take);
+    }
+    let skipped = line - 1;
+    let in_file = |(number, what): Wrong| (skipped + number, what);
+    each_line(reader, &mut |bytes, number| {
+        let text = std::str::from_utf8(bytes).map_err(|e| (number, format!("is not UTF-8 ({e})")))?;
+        if text.trim().is_empty() {
+            return Ok(Next::Record);
+        }
+        let value = fields::parse(bytes).map_err(|e| (number, broken(&e)))?;
+        take(value).map_err(|e| (number, e))
+    })
+    .map_err(in_file)
+}
+
+/// What is wrong with a record that is not JSON. The line is known; the column is the record's own.
+fn broken(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or_default();
+    let what = if error.is_eof() {
+        format!("{what}; expected a whole record on the line, or a JSON array of records")
+    } else {
+        what.to_owned()
+    };
+    if error.column() > 0 { format!("column {}: {what}", error.column()) } else { what }
+}
+
+/// Hands each line to `take`, without its line end, the first without a byte order mark.
+fn each_line(reader: &mut dyn BufRead, take: &mut dyn FnMut(&[u8], usize) -> Result<Next, Wrong>) -> Result<(), Wrong> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let at = |what: String| Error::Data(format!("{}:{number}: {what}", path.display()));
-        if reader.read_until(b'\n', &mut line).map_err(|e| at(e.to_string()))? == 0 {
+        let limit = LONGEST as u64 + 2;
+        if reader.take(limit).read_until(b'\n', &mut line).map_err(|e| (number, unreadable(&e)))? == 0 {
             break;
         }
-        let text = std::str::from_utf8(&line).map_err(|e| at(format!("is not UTF-8 ({e})")))?;
-        let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text };
-        let text = text.trim_end_matches(['\n', '\r']);
-        if text.trim().is_empty() {
-            continue;
+        let mut text = line.as_slice();
+        if number == 1 {
+            text = text.strip_prefix(BOM).unwrap_or(text);
         }
-        if let Next::Stop = take(text).map_err(at)? {
+        while let [rest @ .., b'\n' | b'\r'] = text {
+            text = rest;
+        }
+        if text.len() > LONGEST {
+            return Err((number, too_long()));
+        }
+        if let Next::Stop = take(text, number)? {
             break;
         }
     }
     Ok(())
 }
 
-/// A line as JSON. The message names the column; the caller knows the line.
-pub(crate) fn parse<T: DeserializeOwned>(line: &str) -> Result<T, String> {
-    serde_json::from_str(line).map_err(|e| {
-        let text = e.to_string();
-        let what = text.split(" at line ").next().unwrap_or_default();
-        if e.column() > 0 { format!("column {}: {what}", e.column()) } else { what.to_owned() }
-    })
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+fn too_long() -> String {
+    format!("the record is longer than {} MiB; check that the file has one record a line", LONGEST >> 20)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot be read: {error}; the file is cut or damaged")
+}
+
+/// The first byte that is not white space; the byte order mark and the lines before it are read, it is not.
+fn first_byte(reader: &mut dyn BufRead, line: &mut usize) -> Result<Option<u8>, Wrong> {
+    // The buffer is large and was filled from the file's start: the mark is whole in it.
+    if reader.fill_buf().map_err(|e| (*line, unreadable(&e)))?.starts_with(BOM) {
+        reader.consume(BOM.len());
+    }
+    loop {
+        let buffer = reader.fill_buf().map_err(|e| (*line, unreadable(&e)))?;
+        let Some(&first) = buffer.first() else { return Ok(None) };
+        if !first.is_ascii_whitespace() {
+            return Ok(Some(first));
+        }
+        *line += usize::from(first == b'\n');
+        reader.consume(1);
+    }
+}
+
+/// The elements of an array. `line` is that of its bracket, which is next.
+fn array(
+    reader: &mut dyn BufRead,
+    mut line: usize,
+    take: &mut dyn FnMut(Value) -> Result<Next, String>,
+) -> Result<(), Wrong> {
+    reader.consume(1);
+    let mut element = Element::default();
+    let (mut started, mut before) = (line, 0_usize);
+    let mut bytes = reader.bytes();
+    loop {
+        let Some(byte) = bytes.next() else {
+            return Err((line, "the array does not end; the file is cut, or a bracket is missing".into()));
+        };
+        let byte = byte.map_err(|e| (line, unreadable(&e)))?;
+        line += usize::from(byte == b'\n');
+        let ends = element.is_open() && matches!(byte, b',' | b']');
+        if !ends {
+            if element.text.is_empty() {
+                if byte.is_ascii_whitespace() {
+                    continue;
+                }
+                started = line;
+            }
+            element.push(byte).map_err(|e| (started, e))?;
+            continue;
+        }
+        let last = byte == b']';
+        if last && element.text.is_empty() && before == 0 {
+            break;
+        }
+        if element.text.is_empty() {
+            return Err((line, "expected a record between the brackets and commas of the array, found none".into()));
+        }
+        let value = fields::parse(&element.text).map_err(|e| (started + e.line().max(1) - 1, broken(&e)))?;
+        if let Next::Stop = take(value).map_err(|e| (started, e))? {
+            return Ok(());
+        }
+        element = Element { text: std::mem::take(&mut element.text), ..Element::default() };
+        element.text.clear();
+        before += 1;
+        started = line;
+        if last {
+            break;
+        }
+    }
+    match bytes.find(|b| !b.as_ref().is_ok_and(u8::is_ascii_whitespace)) {
+        None => Ok(()),
+        Some(Err(e)) => Err((line, unreadable(&e))),
+        Some(Ok(_)) => Err((line, "something follows the array; expected the end of the file".into())),
+    }
+}
+
+/// An element of an array while it is read.
+#[derive(Default)]
+struct Element {
+    text: Vec<u8>,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Element {
+    /// Whether a comma or a closing bracket would end it.
+    fn is_open(&self) -> bool {
+        self.depth == 0 && !self.in_string
+    }
+
+    fn push(&mut self, byte: u8) -> Result<(), String> {
+        match (self.in_string, byte) {
+            (true, _) if self.escaped => self.escaped = false,
+            (true, b'\\') => self.escaped = true,
+            (_, b'"') => self.in_string = !self.in_string,
+            (false, b'{' | b'[') => self.depth += 1,
+            (false, b'}' | b']') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        self.text.push(byte);
+        if self.text.len() > LONGEST { Err(too_long()) } else { Ok(()) }
+    }
 }
 
 /// Writes records to a file, one a line, and forces it to the disk.
@@ -60,4 +210,22 @@ pub(crate) fn write<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
         file.write_all(b"\n").map_err(failed)?;
     }
     file.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    #[test]
+    fn a_record_without_an_end_is_refused_before_it_is_all_in_memory() {
+        for first in ["{", "[{"] {
+            let endless = first.as_bytes().chain(io::repeat(b'a'));
+            let error = records(&mut BufReader::new(endless), &mut |_| Ok(Next::Record)).unwrap_err();
+            assert!(error.0 == 1 && error.1.contains("longer than 64 MiB"), "{error:?}");
+        }
+        let error = lines(&mut BufReader::new(io::repeat(b'a')), &mut |_| Ok(Next::Record)).unwrap_err();
+        assert!(error.1.contains("longer than 64 MiB"), "{error:?}");
+    }
 }

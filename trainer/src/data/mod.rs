@@ -3,8 +3,11 @@
 //! | what | file |
 //! |---|---|
 //! | prompts, and which of them are kept for validation | `prompts` |
-//! | preference pairs as JSONL (TRL's columns), and as Parquet | `preference`, `parquet` |
+//! | preference pairs (TRL's columns), and how they are written as Parquet | `preference`, `parquet` |
 //! | texts for SFT, texts with a reference label | `texts` |
+//! | which records there are: files, folders, what they are packed in | `rows`, `shards`, `unpack`, `file_kind` |
+//! | a record in JSON Lines, a JSON array, Parquet | `jsonl`, `parquet_rows` |
+//! | what a record may say | `fields`, `schema` |
 //! | ids that are a hash of what they name | `id` |
 //! | sampled responses that survive a kill | `responses` |
 //! | an append-only JSONL file that survives a kill | `append_log` |
@@ -12,14 +15,23 @@
 use serde::{Deserialize, Serialize};
 
 pub mod append_log;
+mod fields;
+mod file_kind;
 pub mod id;
 pub(crate) mod jsonl;
+#[cfg(test)]
+mod mutated;
 pub mod parquet;
+mod parquet_rows;
 pub mod preference;
 pub mod prompts;
 pub mod responses;
+pub(crate) mod rows;
+mod schema;
+mod shards;
 pub mod texts;
 pub mod tokens;
+mod unpack;
 
 /// A turn of a conversation.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -31,7 +43,7 @@ pub struct Message {
 }
 
 /// A text, or a conversation: TRL's standard and conversational forms of `prompt`, `chosen` and `rejected`.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 #[serde(untagged)]
 pub enum Content {
     /// Plain text; a response continues it.
@@ -71,18 +83,6 @@ impl Content {
                 let parts: Vec<&str> = turns.iter().flat_map(|m| [m.role.as_str(), m.content.as_str()]).collect();
                 id::of(&[&["messages"], parts.as_slice()].concat())
             }
-        }
-    }
-
-    /// Checks a conversation: there are turns, each has a known role.
-    fn check(&self, field: &str) -> Result<(), String> {
-        let Self::Messages(turns) = self else { return Ok(()) };
-        if turns.is_empty() {
-            return Err(format!("`{field}` has no turn; a conversation needs at least one"));
-        }
-        match turns.iter().find(|m| !matches!(m.role.as_str(), "system" | "user" | "assistant")) {
-            Some(m) => Err(format!("`{field}` has a turn with role `{}`; expected system, user or assistant", m.role)),
-            None => Ok(()),
         }
     }
 }

@@ -23,13 +23,17 @@ const ROW_GROUP: usize = 10_000;
 
 /// Writes records to a Parquet file. The records hold all texts, or all conversations.
 pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
+    write_packed(path, records, Compression::SNAPPY)
+}
+
+fn write_packed(path: &Path, records: &[Preference], packed: Compression) -> Result<()> {
     let failed = |e: ParquetError| Error::Store(format!("{}: {e}", path.display()));
     let file = File::create(path).map_err(|e| Error::store(path, &e))?;
     let sync = file.try_clone().map_err(|e| Error::store(path, &e))?;
     let conversational = records.first().is_some_and(|r| matches!(r.prompt, Content::Messages(_)));
     let margins = records.iter().any(|r| r.margin.is_some());
     let schema = Arc::new(parse_message_type(&schema(conversational, margins)).map_err(failed)?);
-    let properties = Arc::new(WriterProperties::builder().set_compression(Compression::SNAPPY).build());
+    let properties = Arc::new(WriterProperties::builder().set_compression(packed).build());
     let mut writer = SerializedFileWriter::new(file, schema, properties).map_err(failed)?;
     for rows in records.chunks(ROW_GROUP) {
         let mut group = writer.next_row_group().map_err(failed)?;
@@ -207,6 +211,31 @@ mod tests {
                 .collect::<serde_json::Map<_, _>>()
                 .into(),
             other => panic!("unexpected field {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_the_same_however_it_is_packed() {
+        let turn = |role: &str, text: &str| super::super::Message { role: role.into(), content: text.into() };
+        let turns = Content::Messages(vec![turn("system", ""), turn("user", "u\u{2028}")]);
+        for records in [
+            vec![
+                record(Content::Text("a".into()), Some(1.1), Some(provenance(Some(true)))),
+                record(Content::Text("\u{0}b\n".into()), None, None),
+            ],
+            vec![record(turns, None, Some(provenance(None)))],
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("p.parquet");
+            for packed in [
+                Compression::SNAPPY,
+                Compression::UNCOMPRESSED,
+                Compression::ZSTD(parquet::basic::ZstdLevel::default()),
+                Compression::GZIP(parquet::basic::GzipLevel::default()),
+            ] {
+                write_packed(&path, &records, packed).unwrap();
+                assert_eq!(super::super::preference::read_file(&path).unwrap(), records, "{packed}");
+            }
         }
     }
 

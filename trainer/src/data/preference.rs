@@ -1,22 +1,25 @@
-//! The preference record and its JSONL form (IO): TRL's columns `prompt`, `chosen`, `rejected`, and beside them the
-//! probability that the chosen side is better and where the label comes from.
+//! The preference record (IO): TRL's columns `prompt`, `chosen`, `rejected`, and beside them the probability that the chosen
+//! side is better and where the label comes from.
 //!
 //! Plain TRL files are read as well: without `p` a label is taken as certain (1), without `prompt_id` the id is computed.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use plumbline_crds::artifact;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::fields::{Fields, kind};
 use super::jsonl::{self, Next};
-use super::{Content, Message, prompts};
-use crate::{Error, Result};
+use super::schema::{OneForm, check_prompt, content, refuse_unread};
+use super::{Content, Message, prompts, rows, shards};
+use crate::Result;
 
-/// Share of the prompts of a plain JSONL file that is kept for validation.
+/// Share of the prompts that is kept for validation where a dataset has no split of its own.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
 
 /// A labelled pair.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Serialize, PartialEq)]
 pub struct Preference {
     /// What was asked.
     pub prompt: Content,
@@ -25,16 +28,14 @@ pub struct Preference {
     /// The other one.
     pub rejected: Content,
     /// Probability that `chosen` is better, 0..=1; a label of our own is above 0.5.
-    #[serde(default = "certain")]
     pub p: f64,
     /// Log-odds of `p`, in nats. A hard label has none: its log-odds are not finite.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
     /// Hash of the prompt. Records of one prompt belong together: splits and intervals go by it.
-    #[serde(default)]
     pub prompt_id: String,
     /// Who labelled it, and how.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
 }
 
@@ -61,10 +62,6 @@ pub struct Provenance {
     pub chosen_id: String,
     /// Hash of prompt and rejected response.
     pub rejected_id: String,
-}
-
-fn certain() -> f64 {
-    1.0
 }
 
 /// What a probability votes for: 1 above one half, 0 below, and 0.5 at one half.
@@ -105,47 +102,32 @@ impl Split {
     }
 }
 
-/// The training and the validation records of a dataset's folder, or of a JSONL file, which is split by prompt.
+/// The training and the validation records: the splits of a dataset's folder; of a file, or a folder of others that holds
+/// training data alone, a share of the prompts.
 pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
+    let mut reader = Reader::default();
+    let train = reader.files(&rows::files(path)?)?;
     if path.is_dir() {
-        return Ok((read_split(path, Split::Train)?, read_split(path, Split::Validation)?));
+        let mut held_out = shards::of_split(path, Split::Validation.name())?;
+        if held_out.is_empty() {
+            held_out = shards::of_split(path, "test")?;
+        }
+        // A dataset of Plumbline's own was split when it was made.
+        if !held_out.is_empty() || path.join(artifact::MANIFEST).exists() {
+            return Ok((train, reader.files(&held_out)?));
+        }
     }
-    let all = read_file(path)?;
-    Ok(all.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
+    Ok(train.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
 }
 
-/// Reads a split of a dataset's folder (`data/<split>-*.jsonl`, in order of name). Empty if the split has no file.
+/// Reads a split of a dataset's folder (`data/<split>-*`, in order of name). Empty if the split has no file.
 pub fn read_split(folder: &Path, split: Split) -> Result<Vec<Preference>> {
-    let data = folder.join("data");
-    let entries = fs::read_dir(&data).map_err(|e| {
-        Error::Data(format!("{}: cannot be read ({e}); expected a dataset with data/train-*.jsonl", data.display()))
-    })?;
-    let prefix = format!("{}-", split.name());
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::store(&data, &e))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.starts_with(&prefix) && path.extension().is_some_and(|e| e == "jsonl") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files.iter().map(|f| read_file(f)).collect::<Result<Vec<_>>>().map(|parts| parts.concat())
+    Reader::default().files(&shards::of_split(folder, split.name())?)
 }
 
-/// Reads a JSONL file of preferences and checks every record.
+/// Reads a file of preferences and checks every record.
 pub fn read_file(path: &Path) -> Result<Vec<Preference>> {
-    let mut records = Vec::new();
-    jsonl::lines(path, &mut |line| {
-        let mut record: Preference = jsonl::parse(line)?;
-        check(&record)?;
-        if record.prompt_id.is_empty() {
-            record.prompt_id = record.prompt.id();
-        }
-        records.push(record);
-        Ok(Next::Line)
-    })?;
-    Ok(records)
+    Reader::default().files(&[path])
 }
 
 /// Writes records to a JSONL file, one a line, and forces it to the disk.
@@ -153,33 +135,75 @@ pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
     jsonl::write(path, records)
 }
 
-fn check(record: &Preference) -> Result<(), String> {
-    let sides = [("prompt", &record.prompt), ("chosen", &record.chosen), ("rejected", &record.rejected)];
-    for (field, content) in sides {
-        content.check(field)?;
+#[derive(Default)]
+struct Reader {
+    form: OneForm,
+}
+
+impl Reader {
+    fn files<P: AsRef<Path>>(&mut self, files: &[P]) -> Result<Vec<Preference>> {
+        let known = ["prompt", "chosen", "rejected", "p", "margin", "prompt_id", "provenance"];
+        let mut records = Vec::new();
+        for file in files {
+            rows::read(file.as_ref(), &known, &mut |fields| {
+                let record = preference(fields)?;
+                self.form.check(&record.prompt)?;
+                records.push(record);
+                Ok(Next::Record)
+            })?;
+        }
+        Ok(records)
     }
-    let texts = sides.iter().filter(|(_, c)| matches!(c, Content::Text(_))).count();
+}
+
+fn preference(mut fields: Fields) -> Result<Preference, String> {
+    let mut side = |name: &str| content(name, fields.required(name)?);
+    let (prompt, chosen, rejected) = (side("prompt")?, side("chosen")?, side("rejected")?);
+    check_sides(&prompt, &chosen, &rejected)?;
+    if fields.has("p") && fields.left().all(|(name, _)| name != "p") {
+        return Err("`p` is null; expected a probability in every record, or in none".into());
+    }
+    let p = fields.number("p")?.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&p) {
+        return Err(format!("`p` is {p}; a probability is between 0 and 1"));
+    }
+    let margin = fields.number("margin")?;
+    let prompt_id = match fields.take("prompt_id") {
+        None => prompt.id(),
+        Some(Value::String(id)) if id.is_empty() => prompt.id(),
+        Some(Value::String(id)) => id,
+        Some(Value::Number(id)) => id.to_string(),
+        Some(other) => return Err(format!("`prompt_id` is {}; expected a text or a number", kind(&other))),
+    };
+    let provenance = fields.take("provenance").map(serde_json::from_value).transpose();
+    let provenance = provenance.map_err(|e| format!("`provenance`: {e}"))?;
+    refuse_unread(&fields)?;
+    Ok(Preference { prompt, chosen, rejected, p, margin, prompt_id, provenance })
+}
+
+fn check_sides(prompt: &Content, chosen: &Content, rejected: &Content) -> Result<(), String> {
+    let texts = [prompt, chosen, rejected].iter().filter(|c| matches!(c, Content::Text(_))).count();
     if texts != 0 && texts != 3 {
         return Err("`prompt`, `chosen` and `rejected` must be three texts or three lists of turns".into());
     }
-    for (field, content) in &sides[1..] {
+    check_prompt("prompt", prompt)?;
+    for (field, content) in [("chosen", chosen), ("rejected", rejected)] {
         if let Content::Messages(turns) = content
             && !matches!(turns.as_slice(), [Message { role, .. }] if role == "assistant")
         {
             return Err(format!("`{field}` must be one turn of the assistant; the turns before it belong to `prompt`"));
         }
     }
-    if record.chosen == record.rejected {
+    if chosen == rejected {
         return Err("`chosen` and `rejected` are equal; a preference needs two different responses".into());
-    }
-    if !(0.0..=1.0).contains(&record.p) {
-        return Err(format!("`p` is {}; a probability is between 0 and 1", record.p));
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn written_and_read(text: &str) -> Result<Vec<Preference>> {
@@ -239,6 +263,32 @@ mod tests {
             (r#"{"prompt": "q", "chosen": "a"}"#, "missing field `rejected`"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "a"}"#, "are equal"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 1.5}"#, "`p` is 1.5"),
+            (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": null}"#, "`p` is null"),
+            (
+                r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": "0.9"}"#,
+                "`p` is the text \"0.9\"; expected a number",
+            ),
+            (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "`chosen` is null; expected a text or a list"),
+            (r#"{"prompt": "q", "chosen": 5, "rejected": "b"}"#, "`chosen` is a number; expected a text or a list"),
+            (r#"{"prompt": "q", "chosen": "a", "chosen": "c", "rejected": "b"}"#, "duplicate field `chosen`"),
+            (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "tools": [{"name": "t"}]}"#, "`tools` is not read"),
+            (r#"{"prompt": " ", "chosen": "a", "rejected": "b"}"#, "`prompt` is empty"),
+            (
+                r#"{"prompt": [{"role": "system", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
+                "`prompt` must end with a turn of the user",
+            ),
+            (
+                r#"{"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
+                "it ends with one of the assistant",
+            ),
+            (
+                r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
+                "`chosen[0].tool_calls` is not read",
+            ),
+            (
+                r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
+                "a conversation among texts",
+            ),
             (r#"{"prompt": "q", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}"#, "three texts"),
             (
                 r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,

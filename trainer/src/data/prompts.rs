@@ -1,13 +1,15 @@
-//! Prompts (IO): read from the manifest or a file, duplicates removed, split by prompt.
+//! Prompts (IO): read from the manifest, a file or a folder, duplicates removed, split by prompt.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use plumbline_crds::source::PromptSource;
-use serde::Deserialize;
+use serde_json::Value;
 
-use super::jsonl::{self, Next};
-use super::{Content, Message, id};
+use super::fields::Fields;
+use super::jsonl::Next;
+use super::schema::{OneForm, check_prompt, content, refuse_unread, turns};
+use super::{Content, fields, id, rows};
 use crate::{Error, Result};
 
 /// A prompt.
@@ -33,25 +35,31 @@ pub struct Prompts {
 /// Reads prompts. `path` is where `uri` was resolved to; `field` is the spec field for messages (`spec.prompts`).
 pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<Prompts> {
     let limit = source.limit.map_or(usize::MAX, |l| l as usize);
-    let mut reader = Reader { limit, seen: HashSet::new(), found: Prompts { prompts: Vec::new(), duplicates: 0 } };
+    let found = Prompts { prompts: Vec::new(), duplicates: 0 };
+    let mut reader = Reader { limit, seen: HashSet::new(), form: OneForm::default(), found };
     match (&source.inline, path) {
         (Some(texts), None) => {
             for (i, text) in texts.iter().enumerate() {
                 reader
-                    .take(Content::Text(text.clone()), Vec::new())
+                    .take(("prompt", Content::Text(text.clone())), Vec::new())
                     .map_err(|e| Error::Config(format!("{field}.inline[{i}]: {e}")))?;
             }
         }
-        (None, Some(path)) => match path.extension().and_then(|e| e.to_str()) {
-            Some("jsonl") => jsonl::lines(path, &mut |line| {
-                let (content, tags) = jsonl::parse::<Line>(line)?.prompt()?;
-                reader.take(content, tags)
-            })?,
-            Some("txt") => jsonl::lines(path, &mut |line| reader.take(Content::Text(line.to_owned()), Vec::new()))?,
-            _ => {
-                return Err(Error::Data(format!("{}: expected a .jsonl or a .txt file of prompts", path.display())));
+        (None, Some(path)) => {
+            for file in rows::files(path)? {
+                if rows::is_lines(&file) {
+                    rows::lines(&file, &mut |line| {
+                        refuse_json(line)?;
+                        reader.take(("prompt", Content::Text(line.to_owned())), Vec::new())
+                    })?;
+                } else {
+                    rows::read(&file, &["prompt", "messages", "tags"], &mut |record| {
+                        let (prompt, tags) = prompt(record)?;
+                        reader.take(prompt, tags)
+                    })?;
+                }
             }
-        },
+        }
         _ => return Err(Error::Config(format!("{field}: expected exactly one of inline and uri"))),
     }
     if reader.found.prompts.is_empty() {
@@ -72,63 +80,54 @@ pub fn is_validation(prompt_id: &str, fraction: f64) -> bool {
 struct Reader {
     limit: usize,
     seen: HashSet<String>,
+    form: OneForm,
     found: Prompts,
 }
 
 impl Reader {
-    fn take(&mut self, content: Content, tags: Vec<String>) -> Result<Next, String> {
-        let prompts = &mut self.found.prompts;
-        if prompts.len() >= self.limit {
+    fn take(&mut self, (name, content): (&str, Content), tags: Vec<String>) -> Result<Next, String> {
+        if self.found.prompts.len() >= self.limit {
             return Ok(Next::Stop);
         }
-        if let Some(first) = prompts.first() {
-            let forms = (&first.content, &content);
-            if !matches!(forms, (Content::Text(_), Content::Text(_)) | (Content::Messages(_), Content::Messages(_))) {
-                return Err(
-                    "a text among conversations, or the reverse; use `prompt` or `messages` throughout, so that \
-                            the dataset has one format"
-                        .into(),
-                );
-            }
-        }
+        check_prompt(name, &content)?;
+        self.form.check(&content)?;
         let id = content.id();
         if self.seen.insert(id.clone()) {
-            prompts.push(Prompt { id, content, tags });
+            self.found.prompts.push(Prompt { id, content, tags });
         } else {
             self.found.duplicates += 1;
         }
-        Ok(Next::Line)
+        Ok(Next::Record)
     }
 }
 
-#[derive(Deserialize)]
-struct Line {
-    prompt: Option<Content>,
-    messages: Option<Vec<Message>>,
-    #[serde(default)]
-    tags: Vec<String>,
+/// The prompt of a record with the name of its field, and its tags.
+fn prompt(mut record: Fields) -> Result<((&'static str, Content), Vec<String>), String> {
+    let named = match (record.take("prompt"), record.take("messages")) {
+        (Some(value), None) => ("prompt", content("prompt", value)?),
+        (None, Some(Value::Array(items))) => ("messages", Content::Messages(turns("messages", items)?)),
+        (None, Some(other)) => return Err(format!("`messages` is {}; expected a list of turns", fields::kind(&other))),
+        _ => return Err("expected exactly one of `prompt` (a text) and `messages` (a conversation)".into()),
+    };
+    let tags = record.texts("tags")?;
+    refuse_unread(&record)?;
+    Ok((named, tags))
 }
 
-impl Line {
-    fn prompt(self) -> Result<(Content, Vec<String>), String> {
-        let content = match (self.prompt, self.messages) {
-            (Some(prompt), None) => prompt,
-            (None, Some(messages)) => Content::Messages(messages),
-            _ => return Err("expected exactly one of `prompt` (text) and `messages` (a conversation)".into()),
-        };
-        content.check("messages")?;
-        match &content {
-            Content::Text(text) if text.trim().is_empty() => Err("`prompt` is empty".into()),
-            Content::Messages(turns) if turns.last().is_some_and(|m| m.role != "user") => {
-                Err("`messages` must end with a turn of the user, whom the response answers".into())
-            }
-            _ => Ok((content, self.tags)),
+/// Refuses a line of a text file that is a record: its braces and quotes would be the prompt.
+fn refuse_json(line: &str) -> Result<(), String> {
+    let record = line.trim_start().starts_with('{').then(|| fields::parse(line.as_bytes()).ok()).flatten();
+    match record.map(|value| Fields::of("", value)) {
+        Some(Ok(record)) if record.has("prompt") || record.has("messages") => {
+            Err("is a JSON record in a file of plain lines; name the file .jsonl".into())
         }
+        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Message;
     use super::*;
 
     fn source() -> PromptSource {
@@ -177,6 +176,12 @@ mod tests {
             ("{\"prompt\": \"  \"}", "is empty"),
             ("{\"messages\": []}", "no turn"),
             ("{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}", "role `bot`"),
+            ("{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}]}", "it ends with one of the system"),
+            ("{\"messages\": \"x\"}", "`messages` is a text; expected a list of turns"),
+            ("{\"prompt\": 5}", "`prompt` is a number; expected a text or a list of turns"),
+            ("{\"prompt\": \"x\", \"tools\": [{}, {\"a\": 1}]}", "`tools` is not read"),
+            ("{\"prompt\": \"x\", \"tags\": \"safety\"}", "`tags` is a text; expected a list of texts"),
+            ("[]", "expected an object, found an empty list"),
             ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", "end with a turn of the user"),
             ("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", "one format"),
         ] {
@@ -185,7 +190,9 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains("p.jsonl:2:") && error.contains(expected), "{line}: {error}");
         }
-        assert!(read_as("p.csv", "a,b").unwrap_err().to_string().contains(".jsonl or a .txt"));
+        assert!(read_as("p.csv", "a,b").unwrap_err().to_string().contains("separated values"));
+        assert!(read_as("p.txt", "{\"prompt\": \"a\"}").unwrap_err().to_string().contains("p.txt:1: is a JSON record"));
+        assert_eq!(read_as("p.txt", "{x}").unwrap().prompts[0].content, Content::Text("{x}".into()));
         assert!(read_as("p.txt", "\n\n").unwrap_err().to_string().contains("no prompt"));
     }
 

@@ -2,36 +2,56 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use super::jsonl::{self, Next};
+use super::fields::Fields;
+use super::jsonl::Next;
+use super::rows;
+use super::schema::refuse_unread;
 use crate::{Error, Result};
 
 /// A text.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Text {
     /// The text.
     pub text: String,
     /// Its reference label: larger is better (1 and 0 for good and bad).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<f64>,
+    /// Whether it ends where it ends, or was cut there. A text is taken to be complete unless its record says `false`.
+    pub complete: bool,
 }
 
-/// Reads a `.jsonl` file of objects with `text` and, where there is one, `label` (a number). Other fields are ignored.
+/// Reads the records of a file or folder: objects with `text` and, where there is one, `label` (a number) and `complete`.
 pub fn read(path: &Path) -> Result<Vec<Text>> {
     let mut texts = Vec::new();
-    jsonl::lines(path, &mut |line| {
-        let text: Text = jsonl::parse(line)?;
-        if text.text.is_empty() {
-            return Err("`text` is empty".into());
-        }
-        texts.push(text);
-        Ok(Next::Line)
-    })?;
+    for file in rows::files(path)? {
+        let known: Vec<&str> = ["text", "label", "complete"].into_iter().chain(OTHER_FORMS.iter().copied()).collect();
+        rows::read(&file, &known, &mut |record| {
+            texts.push(text(record)?);
+            Ok(Next::Record)
+        })?;
+    }
     if texts.is_empty() {
-        return Err(Error::Data(format!("{}: has no text; expected one JSON object a line", path.display())));
+        return Err(Error::Data(format!("{}: has no text; expected records with `text`", path.display())));
     }
     Ok(texts)
+}
+
+/// Fields of records that say more than their `text`.
+const OTHER_FORMS: &[&str] =
+    &["messages", "conversations", "prompt", "completion", "chosen", "rejected", "instruction"];
+
+fn text(mut record: Fields) -> Result<Text, String> {
+    if let Some((name, _)) = record.left().find(|(name, _)| OTHER_FORMS.contains(name)) {
+        return Err(format!(
+            "`{name}` is not read: a record is its `text` alone; write the conversation as the text that the model is to learn, as its chat template writes it"
+        ));
+    }
+    let text = record.text("text")?;
+    if text.is_empty() {
+        return Err("`text` is empty".into());
+    }
+    let (label, complete) = (record.number("label")?, record.switch("complete")?.unwrap_or(true));
+    refuse_unread(&record)?;
+    Ok(Text { text, label, complete })
 }
 
 #[cfg(test)]
@@ -42,12 +62,28 @@ mod tests {
     fn texts_keep_their_labels_and_a_bad_line_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("texts.jsonl");
-        std::fs::write(&path, "{\"text\": \"good\", \"label\": 1}\n\n{\"text\": \"plain\", \"source\": \"x\"}\r\n")
-            .unwrap();
-        let texts = read(&path).unwrap();
-        assert_eq!(texts, [Text { text: "good".into(), label: Some(1.0) }, Text { text: "plain".into(), label: None }]);
-        std::fs::write(&path, "{\"text\": \"good\"}\n{\"txt\": 1}\n").unwrap();
-        let error = read(&path).unwrap_err().to_string();
-        assert!(error.contains("texts.jsonl:2: column 10: missing field `text`"), "{error}");
+        let lines = [
+            r#"{"text": "good", "label": 1}"#,
+            "",
+            r#"{"text": "plain", "source": "x", "label": null}"#,
+            r#"{"text": "cut", "complete": false}"#,
+        ];
+        std::fs::write(&path, lines.join("\r\n")).unwrap();
+        let text = |text: &str, label, complete| Text { text: text.into(), label, complete };
+        let expected = [text("good", Some(1.0), true), text("plain", None, true), text("cut", None, false)];
+        assert_eq!(read(&path).unwrap(), expected);
+        for (line, expected) in [
+            (r#"{"txt": 1}"#, "missing field `text`"),
+            (r#"{"text": null}"#, "`text` is null; expected a text"),
+            (r#"{"text": ""}"#, "`text` is empty"),
+            (r#"{"text": "a", "label": true}"#, "`label` is true; expected a number"),
+            (r#"{"text": "a", "complete": "no"}"#, "`complete` is a text; expected true or false"),
+            (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "`messages` is not read"),
+            (r#"{"text": "a", "prompt": "b"}"#, "`prompt` is not read"),
+        ] {
+            std::fs::write(&path, format!("{{\"text\": \"good\"}}\n{line}\n")).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("texts.jsonl:2: ") && error.contains(expected), "{line}: {error}");
+        }
     }
 }

@@ -1,0 +1,223 @@
+//! A record's fields, taken by name, with errors that name the field and what was found in it. Computes only.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// The fields of an object. A field that is null counts as absent unless [`Fields::required`] asks for it.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    /// What comes before a field's name in an error: nothing, or `prompt[0].`.
+    at: String,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    /// The fields of a value. `at` is the path of the value, empty for a whole record.
+    pub(crate) fn of(at: &str, value: Value) -> Result<Self, String> {
+        match value {
+            Value::Object(map) => Ok(Self { at: if at.is_empty() { String::new() } else { format!("{at}.") }, map }),
+            other if at.is_empty() => Err(format!("expected an object, found {}", kind(&other))),
+            other => Err(format!("`{at}` is {}; expected an object", kind(&other))),
+        }
+    }
+
+    /// The path of a field.
+    pub(crate) fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.at)
+    }
+
+    /// Whether there is a field, null or not.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// Takes a field that is not null.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.shift_remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes a field that must be there; null is returned as it is.
+    pub(crate) fn required(&mut self, name: &str) -> Result<Value, String> {
+        let path = self.path(name);
+        self.map.shift_remove(name).ok_or_else(|| format!("missing field `{path}`"))
+    }
+
+    /// Takes a text that must be there.
+    pub(crate) fn text(&mut self, name: &str) -> Result<String, String> {
+        match self.required(name)? {
+            Value::String(text) => Ok(text),
+            other => Err(format!("`{}` is {}; expected a text", self.path(name), kind(&other))),
+        }
+    }
+
+    /// Takes a number.
+    pub(crate) fn number(&mut self, name: &str) -> Result<Option<f64>, String> {
+        let path = self.path(name);
+        let wrong = |found: String| format!("`{path}` is {found}; expected a number");
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Number(n)) => n.as_f64().map(Some).ok_or_else(|| wrong(n.to_string())),
+            Some(Value::String(text)) => Err(wrong(format!("the text {:?}", start(&text)))),
+            Some(other) => Err(wrong(kind(&other).to_owned())),
+        }
+    }
+
+    /// Takes a switch.
+    pub(crate) fn switch(&mut self, name: &str) -> Result<Option<bool>, String> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(on)),
+            Some(other) => Err(format!("`{}` is {}; expected true or false", self.path(name), kind(&other))),
+        }
+    }
+
+    /// Takes a list of texts; none is an empty one.
+    pub(crate) fn texts(&mut self, name: &str) -> Result<Vec<String>, String> {
+        let path = self.path(name);
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(text) => Ok(text),
+                    other => Err(format!("`{path}` holds {}; expected texts", kind(&other))),
+                })
+                .collect(),
+            Some(other) => Err(format!("`{path}` is {}; expected a list of texts", kind(&other))),
+        }
+    }
+
+    /// The paths of the fields that are left and say something, with their values.
+    pub(crate) fn left(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.map.iter().filter(|(_, value)| says_something(value)).map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+/// Whether leaving a value out would lose anything: a null and what is empty say nothing.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(map) => map.values().any(says_something),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+/// What a value is, in words.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(true) => "true",
+        Value::Bool(false) => "false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(items) if items.is_empty() => "an empty list",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The first characters of a text, for an error.
+pub(crate) fn start(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+/// JSON in which no object has a field twice: readers differ in which of the two counts.
+pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice::<Strict>(text).map(|strict| strict.0)
+}
+
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Strict(item)) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(Value::Array(all))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some((name, Strict(value))) = fields.next_entry::<String, Strict>()? {
+            if map.contains_key(&name) {
+                return Err(de::Error::custom(format!("duplicate field `{name}`")));
+            }
+            map.insert(name, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_as_the_library_reads_it_but_a_field_may_not_come_twice() {
+        for text in
+            [r#"{"a": [1, -2, 3.5e-7, true, null, "é\u0000"], "b": {"c": {}}}"#, "18446744073709551615", "\"x\""]
+        {
+            assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap(), "{text}");
+        }
+        for text in [r#"{"a": 1, "a": 1}"#, r#"[{"b": {"a": 1, "a": 2}}]"#] {
+            assert!(parse(text.as_bytes()).unwrap_err().to_string().contains("duplicate field `a`"), "{text}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(parse(deep.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
+    }
+
+    #[test]
+    fn what_is_empty_says_nothing_and_false_and_zero_do() {
+        let fields = r#"{"a": null, "b": "", "c": [], "d": {"e": null}, "f": false, "g": 0, "h": [null]}"#;
+        let fields = Fields::of("", parse(fields.as_bytes()).unwrap()).unwrap();
+        assert_eq!(fields.left().map(|(name, _)| name).collect::<Vec<_>>(), ["f", "g", "h"]);
+    }
+}
