@@ -42,7 +42,8 @@ pub struct PolicyTuningSpec {
     /// The PreferenceDataset to learn from (DPO).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset_ref: Option<NameRef>,
-    /// Preference data (DPO) or texts (SFT) from elsewhere.
+    /// Preference data (DPO) or texts (SFT) from elsewhere. A text ends with the model's end token; a record with
+    /// `complete: false` has a text that was cut, and does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DataSource>,
     /// Prompts to sample from (methods that sample).

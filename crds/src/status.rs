@@ -48,7 +48,8 @@ pub struct Status {
     /// What judges cost so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
-    /// PreferenceDataset: how many prompts, pairs, labels, conflicts ...
+    /// How many records were read, used and left out, by reason: of a PreferenceDataset prompts, pairs, labels, conflicts ...;
+    /// of the others `records`, `leftOut`, `leftOutTooLong` ...
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub counts: BTreeMap<String, i64>,

@@ -209,6 +209,9 @@ fn print_summary(manifests: &[Manifest], work_dir: &WorkDir) -> Result<(), RunEr
         Some(jiff::Timestamp::now().as_second() - since.as_second())
     };
     print!("{}", crate::printable::text(&summary::table(&resources, &age)));
+    for line in summary::left_out(&resources) {
+        println!("{}", crate::printable::line(&line));
+    }
     if let Some(report) = report(&resources) {
         println!("report: {}", crate::printable::line(&report));
     }

@@ -1,4 +1,4 @@
-//! The table that a run ends with, in the columns of `kubectl get rlaif`. Computes only.
+//! The table that a run ends with, in the columns of `kubectl get rlaif`, and what was left out of its data. Computes only.
 
 use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::status::Status;
@@ -21,6 +21,55 @@ pub fn table(resources: &[Resource], age: &dyn Fn(&str) -> Option<i64>) -> Strin
         text.push('\n');
     }
     text
+}
+
+/// One line for each resource that did not use all of its records: how many, and why.
+pub fn left_out(resources: &[Resource]) -> Vec<String> {
+    let made = resources.iter().filter_map(|r| r.status.as_ref().map(|status| (r, &status.counts)));
+    made.filter_map(|(resource, counts)| {
+        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        let (what, read, unused) = match resource.kind {
+            Kind::PreferenceDataset => {
+                ("compared pairs", count("comparedPairs"), count("comparedPairs") - count("pairs"))
+            }
+            Kind::RewardModel | Kind::PolicyTuning => ("records", count("records"), count("leftOut")),
+        };
+        let reasons: Vec<String> = counts
+            .iter()
+            .filter(|(_, n)| **n > 0)
+            .filter_map(|(name, n)| reason(resource.kind, name).map(|reason| format!("{n} {reason}")))
+            .collect();
+        if unused <= 0 && reasons.is_empty() {
+            return None;
+        }
+        let name = format!("{}/{}", resource.kind.to_string().to_lowercase(), resource.metadata.name);
+        let warning = if 2 * unused > read { "warning: " } else { "" };
+        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        Some(format!("{warning}{name}: {unused} of {read} {what} left out{reasons}"))
+    })
+    .collect()
+}
+
+/// Why records were left out, by the name of their count in a status.
+fn reason(kind: Kind, count: &str) -> Option<String> {
+    match (kind, count) {
+        (Kind::PreferenceDataset, "ties") => Some("ties".into()),
+        (Kind::PreferenceDataset, "unsurePairs") => Some("less sure than minConfidence".into()),
+        (Kind::PreferenceDataset, "droppedPairs") => Some("dropped for a conflict".into()),
+        (Kind::PreferenceDataset, "failedPairs") => Some("failed".into()),
+        (Kind::PreferenceDataset, "duplicatePrompts") => Some("duplicate prompts never sampled".into()),
+        (Kind::PreferenceDataset, "similarPairs") => Some("too similar to compare".into()),
+        (Kind::PreferenceDataset, _) => None,
+        (_, "changedByTemplate") => Some("used, but changed by the chat template".into()),
+        (_, count) => {
+            let reason = count.strip_prefix("leftOut").filter(|reason| !reason.is_empty())?;
+            let words = reason.chars().flat_map(|c| {
+                let space = c.is_uppercase().then_some(' ');
+                space.into_iter().chain(c.to_lowercase())
+            });
+            Some(words.collect::<String>().trim().to_owned())
+        }
+    }
 }
 
 fn row(resource: &Resource, age: &dyn Fn(&str) -> Option<i64>) -> [String; 6] {
@@ -53,6 +102,38 @@ fn metric(kind: Kind, status: &Status) -> Option<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_was_left_out_is_said_with_its_reasons_and_most_of_it_is_a_warning() {
+        let resource = |kind: &str, counts: serde_json::Value| -> Resource {
+            let spec = match kind {
+                "RewardModel" => json!({"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}}),
+                _ => json!({"prompts": {"inline": ["a"]}, "judges": []}),
+            };
+            serde_json::from_value(json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": kind,
+                "metadata": {"name": "x"}, "spec": spec, "status": {"counts": counts}}))
+            .unwrap()
+        };
+        let said = left_out(&[
+            resource(
+                "RewardModel",
+                json!({"records": 24, "leftOut": 20, "leftOutTooLong": 18, "leftOutEqualAsTokens": 2}),
+            ),
+            resource("RewardModel", json!({"records": 24, "leftOut": 0})),
+            resource("RewardModel", json!({})),
+            resource(
+                "PreferenceDataset",
+                json!({"comparedPairs": 10, "pairs": 7, "ties": 1, "unsurePairs": 2, "prompts": 9}),
+            ),
+        ]);
+        assert_eq!(
+            said,
+            [
+                "warning: rewardmodel/x: 20 of 24 records left out (2 equal as tokens, 18 too long)",
+                "preferencedataset/x: 3 of 10 compared pairs left out (1 ties, 2 less sure than minConfidence)",
+            ]
+        );
+    }
 
     #[test]
     fn rows_line_up_and_what_is_not_known_is_a_dash() {

@@ -26,7 +26,7 @@ pub(crate) type Wrong = (usize, String);
 
 /// Hands each line that is not blank to `take`, without its line end.
 pub(crate) fn lines(reader: &mut dyn BufRead, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<(), Wrong> {
-    each_line(reader, &mut |bytes, number| {
+    each_line(reader, |bytes, number| {
         let text = std::str::from_utf8(bytes).map_err(|e| (number, format!("is not UTF-8 ({e})")))?;
         if text.trim().is_empty() { Ok(Next::Record) } else { take(text).map_err(|e| (number, e)) }
     })
@@ -43,7 +43,7 @@ pub(crate) fn records(
     }
     let skipped = line - 1;
     let in_file = |(number, what): Wrong| (skipped + number, what);
-    each_line(reader, &mut |bytes, number| {
+    each_line(reader, |bytes, number| {
         let text = std::str::from_utf8(bytes).map_err(|e| (number, format!("is not UTF-8 ({e})")))?;
         if text.trim().is_empty() {
             return Ok(Next::Record);
@@ -67,7 +67,7 @@ fn broken(error: &serde_json::Error) -> String {
 }
 
 /// Hands each line to `take`, without its line end, the first without a byte order mark.
-fn each_line(reader: &mut dyn BufRead, take: &mut dyn FnMut(&[u8], usize) -> Result<Next, Wrong>) -> Result<(), Wrong> {
+fn each_line(reader: &mut dyn BufRead, mut take: impl FnMut(&[u8], usize) -> Result<Next, Wrong>) -> Result<(), Wrong> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();

@@ -250,7 +250,7 @@ fn a_record_with_a_fault_is_refused_or_read_as_what_it_says() {
                 change(&mut records[at], &mut random);
             }
             let (name, text) = if seed % 2 == 0 {
-                ("rows.jsonl", records.iter().map(|r| format!("{r}\n")).collect::<String>())
+                ("rows.jsonl", records.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
             } else {
                 ("rows.json", serde_json::to_string_pretty(&records).unwrap())
             };
@@ -280,7 +280,7 @@ fn a_file_with_other_bytes_is_refused_or_read_as_another_reader_of_json_reads_it
                 Ok(records) => check(&reader, &path, &records, seed),
                 // A byte order mark alone makes a difference to that reader.
                 Err(e) => {
-                    assert!((reader.read)(&path).is_err() || bytes.starts_with(b"\xef\xbb\xbf"), "seed {seed}: {e}")
+                    assert!((reader.read)(&path).is_err() || bytes.starts_with(b"\xef\xbb\xbf"), "seed {seed}: {e}");
                 }
             }
         }

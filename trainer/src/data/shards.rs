@@ -81,7 +81,8 @@ impl Part {
         };
         let stem = name.split('.').next()?.to_owned();
         let rest = stem.strip_prefix(split)?;
-        (rest.is_empty() || rest.starts_with('-')).then(|| Self { stem, format, path })
+        let of_split = rest.is_empty() || rest.starts_with('-');
+        of_split.then_some(Self { path, stem, format })
     }
 
     /// The last two numbers of `train-00000-of-00002`.

@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 
 use super::file_kind::{self, FileKind, HEAD};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Content that is unpacked to more than this, and to more than [`MOST_TIMES`] its size, is taken for an attack.
 const FREE: u64 = 1 << 30;
@@ -32,7 +32,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
     let unreadable = |e: io::Error| wrong(format!("cannot be read: {e}"));
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let mut file = File::open(path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
+    let mut file = files::open_regular(path)?;
     let size = file.metadata().map_err(unreadable)?.len();
     let head = head(&mut file).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
@@ -45,7 +45,8 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         FileKind::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(unreadable)?),
     };
     let mut unpacked = Unpacked { inner: packed, size, read: 0 };
-    let head = self::head(&mut unpacked).map_err(|e| wrong(format!("cannot be unpacked: {e}; the file is cut or damaged")))?;
+    let head =
+        self::head(&mut unpacked).map_err(|e| wrong(format!("cannot be unpacked: {e}; the file is cut or damaged")))?;
     let inner = file_kind::of(&head, name).map_err(|e| wrong(format!("in the packed file: {e}")))?;
     let reader = Cursor::new(head).chain(unpacked);
     match inner {

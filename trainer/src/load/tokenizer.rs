@@ -163,6 +163,12 @@ impl Tokenizer {
         }
     }
 
+    /// The token that a text of training ends with: the tokenizer's own end token, else the first that ends a response.
+    pub fn end_id(&self) -> Option<i64> {
+        let own = self.special_tokens.get("eos_token").and_then(|token| self.inner.token_to_id(token));
+        own.map(i64::from).or_else(|| self.eos_ids.first().copied())
+    }
+
     /// Tokens that end a response: of config.json, generation_config.json and the tokenizer, without duplicates.
     pub fn eos_ids(&self) -> &[i64] {
         &self.eos_ids

@@ -1,5 +1,5 @@
 //! What a stage shows: the report, and how it is written and read (IO). Its parts (`section`) and its renderings
-//! (`html`, `svg`, `card`, `format`, `tensorboard`) compute; `progress` and `metrics` write while a stage runs.
+//! (`html`, `svg`, `card`, `format`, `tensorboard`) and the counts of what was left out (`left_out`) compute; `progress` and `metrics` write while a stage runs.
 //!
 //! Nothing here adds a time of day or a path of the machine, so the same run writes the same bytes anywhere.
 
@@ -17,6 +17,7 @@ use crate::{Error, Result};
 pub mod card;
 pub mod format;
 pub mod html;
+pub mod left_out;
 pub mod metrics;
 pub mod progress;
 pub mod section;
@@ -24,6 +25,7 @@ pub mod svg;
 pub mod tensorboard;
 
 pub use format::{decimal, status_name};
+pub use left_out::{LeftOut, Why};
 pub use metrics::{History, MetricsWriter};
 pub use progress::Progress;
 pub use section::{Number, Sample, SampleScore, Section, Series, Unit};

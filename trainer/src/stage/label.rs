@@ -13,7 +13,7 @@ use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::{Kind, Spec};
 
 use super::run::{input_path, publish};
-use super::stop;
+use super::{in_status, stop};
 use crate::data::preference::{self, Preference, Split};
 use crate::data::prompts::{self, Prompt};
 use crate::data::responses::{self, Sampled, Sampler};
@@ -29,7 +29,7 @@ use crate::load::hugging_face::ModelFolder;
 use crate::load::tokenizer::{Tokenizer, template_date};
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
-use crate::report::{Progress, Report, Section, status_name};
+use crate::report::{Progress, Report, Section};
 use crate::train::clock::Clock;
 use crate::{Error, Result, device, files};
 
@@ -148,11 +148,6 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
         seconds,
         ..StageResult::new(Reason::Completed, report.title)
     })
-}
-
-/// Numbers under the names that a status has for them.
-fn in_status<T>(numbers: BTreeMap<String, T>) -> BTreeMap<String, T> {
-    numbers.into_iter().map(|(name, value)| (status_name(&name), value)).collect()
 }
 
 /// Where a run reads and writes.

@@ -14,3 +14,8 @@ pub mod stop;
 pub mod tell;
 pub mod termination;
 pub mod tune;
+
+/// Numbers under the names that a status has for them.
+fn in_status<T>(numbers: std::collections::BTreeMap<String, T>) -> std::collections::BTreeMap<String, T> {
+    numbers.into_iter().map(|(name, value)| (crate::report::status_name(&name), value)).collect()
+}

@@ -22,7 +22,8 @@ use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::measure::calibration::{Calibration, calibration};
 use crate::model::linear::Adapters;
 use crate::ranks::Ranks;
-use crate::report::{MetricsWriter, Progress, decimal, status_name};
+use crate::report::{LeftOut, MetricsWriter, Progress, Why, decimal, status_name};
+use crate::stage::in_status;
 use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
 use crate::train::means::Means;
@@ -91,6 +92,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     Ok(StageResult {
         artifact: Some(artifact),
         metrics: progress.metrics().to_vec(),
+        counts: in_status(data.left_out().numbers()),
         evaluation: evaluation.numbers().into_iter().map(|(name, v)| (status_name(name), decimal(v))).collect(),
         seconds,
         ..StageResult::new(Reason::Completed, message)
@@ -110,16 +112,14 @@ impl Data {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
         let path = input_path(run, role)?;
         let (train, validation) = preference::read(&path)?;
-        let usable = |s: &Sequence| !s.is_empty() && s.len() <= longest;
-        let pairs = |records: &[Preference]| Pairs::new(records, tokenizer, spec.loss.labels, usable);
+        let unusable = |s: &Sequence| match s.len() {
+            0 => Some(Why::Empty),
+            n if n > longest => Some(Why::TooLong),
+            _ => None,
+        };
+        let pairs = |records: &[Preference]| Pairs::new(records, tokenizer, spec.loss.labels, unusable);
         let data = Self { train: pairs(&train)?, validation: pairs(&validation)?, longest };
-        if data.train.pairs.is_empty() {
-            return Err(Error::Data(format!(
-                "{}: no pair to learn from ({} longer than {longest} tokens: spec.training.maxLength, or the model's context)",
-                path.display(),
-                data.left_out(),
-            )));
-        }
+        data.train.enough(&path, longest)?;
         Ok(data)
     }
 
@@ -128,8 +128,11 @@ impl Data {
         if self.validation.pairs.is_empty() { &self.train } else { &self.validation }
     }
 
-    fn left_out(&self) -> usize {
-        self.train.left_out + self.validation.left_out
+    /// Of both splits together.
+    fn left_out(&self) -> LeftOut {
+        let mut all = self.train.left_out.clone();
+        all.merge(&self.validation.left_out);
+        all
     }
 }
 

@@ -2,14 +2,16 @@
 //! for the tokenizer.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use plumbline_crds::training::LabelKind;
 use tch::{Device, Tensor};
 
-use crate::Result;
 use crate::data::preference::{Preference, vote};
-use crate::data::tokens::{self, Sequence};
+use crate::data::tokens::{self, Rendering, Sequence};
 use crate::load::tokenizer::Tokenizer;
+use crate::report::{LeftOut, Why};
+use crate::{Error, Result};
 
 /// A pair, by the numbers of its sequences.
 pub struct Pair {
@@ -24,7 +26,6 @@ pub struct Pair {
 }
 
 /// The pairs of some records.
-#[derive(Default)]
 pub struct Pairs {
     /// Every distinct prompt and response. The same tokens cut elsewhere are another sequence.
     pub sequences: Vec<Sequence>,
@@ -32,27 +33,36 @@ pub struct Pairs {
     pub pairs: Vec<Pair>,
     /// Numbers of the pairs of each prompt.
     pub groups: Vec<Vec<usize>>,
-    /// Records of which a side is not usable.
-    pub left_out: usize,
+    /// Records that were read, and those of them that are no pair here.
+    pub left_out: LeftOut,
 }
 
 impl Pairs {
-    /// Tokenises records. A record counts when both its sequences are `usable`.
+    /// Tokenises records. A record is left out when `unusable` has a reason against one of its sequences, and when both are
+    /// the same tokens: there is nothing to prefer.
     pub fn new(
         records: &[Preference],
         tokenizer: &Tokenizer,
         labels: LabelKind,
-        usable: impl Fn(&Sequence) -> bool,
+        unusable: impl Fn(&Sequence) -> Option<Why>,
     ) -> Result<Self> {
-        let mut found = Self::default();
+        let mut found =
+            Self { sequences: Vec::new(), pairs: Vec::new(), groups: Vec::new(), left_out: LeftOut::new("pairs") };
+        found.left_out.read(records.len());
         let mut numbers: HashMap<Sequence, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
-            let side = |response| tokens::sequence(tokenizer, &record.prompt, response).map(|t| t.sequence);
+            let side = |response| tokens::sequence(tokenizer, &record.prompt, response);
             let (chosen, rejected) = (side(&record.chosen)?, side(&record.rejected)?);
-            if !usable(&chosen) || !usable(&rejected) {
-                found.left_out += 1;
+            let changed = [&chosen, &rejected].iter().any(|side| side.rendering != Rendering::Whole);
+            let (chosen, rejected) = (chosen.sequence, rejected.sequence);
+            let equal = || (chosen == rejected).then_some(Why::Equal);
+            if let Some(why) = unusable(&chosen).or_else(|| unusable(&rejected)).or_else(equal) {
+                found.left_out.add(why);
                 continue;
+            }
+            if changed {
+                found.left_out.changed();
             }
             let mut number = |sequence: Sequence| {
                 *numbers.entry(sequence).or_insert_with_key(|sequence| {
@@ -70,6 +80,25 @@ impl Pairs {
         }
         found.groups = by_prompt.into_values().collect();
         Ok(found)
+    }
+
+    /// Refuses pairs of a file of which none can be learnt from, and logs how many cannot.
+    pub fn enough(&self, path: &Path, longest: usize) -> Result<()> {
+        let left_out = &self.left_out;
+        if left_out.total() > 0 {
+            tracing::warn!("{} were left out; the longest that is kept has {longest} tokens", left_out.words());
+        }
+        if self.groups.is_empty() && left_out.total() == 0 {
+            return Err(Error::Data(format!("{}: no pair to learn from: there is no record", path.display())));
+        }
+        if self.pairs.is_empty() {
+            return Err(Error::Data(format!(
+                "{}: no pair to learn from: {} left out, where too long is more than {longest} tokens (spec.training.maxLength, or the model's context), and equal as tokens is what the chat template or the tokenizer makes the same; raise spec.training.maxLength, or give other pairs",
+                path.display(),
+                left_out.words()
+            )));
+        }
+        Ok(())
     }
 
     /// Tokens of each sequence.

@@ -32,6 +32,8 @@ pub trait Task {
     fn weight(&self, item: usize) -> f64;
     /// The summed loss of a micro-batch, with gradients, and its metrics.
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)>;
+    /// Looks at the mean loss of the first step, that of a model nothing was learnt by yet.
+    fn after_first_step(&self, _loss: f64) {}
 }
 
 /// Where a stage's files, metrics and progress go.
@@ -140,6 +142,9 @@ pub fn train(
 
         let unsaved = saved.elapsed() > LONGEST_UNSAVED;
         let told = Told { means, stopping: stop::requested(), unsaved }.together(ranks)?;
+        if let Some(loss) = told.means.mean("loss").filter(|_| step == 1) {
+            task.after_first_step(loss);
+        }
         let mut values = told.means.means();
         values.extend([("grad_norm", norm), ("learning_rate", rate), ("epoch", step as f64 / steps_per_epoch as f64)]);
         outlets.metrics.log(step, &values)?;

@@ -121,7 +121,7 @@ fn apart(run: &RunDocument, manifest: &Manifest) -> RunDocument {
 fn trained_on(run: &RunDocument, spec: &PolicyTuningSpec) -> Result<Vec<String>> {
     if spec.method == Method::Dpo {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
-        return Ok(preference::read(&input_path(run, role)?)?.0.into_iter().map(|r| r.prompt_id).collect());
+        return Ok(preference::read(&input_path(run, role)?)?.0.iter().map(|r| r.prompt.id()).collect());
     }
     match &spec.prompts {
         None => Ok(Vec::new()),

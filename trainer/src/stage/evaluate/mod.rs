@@ -45,6 +45,8 @@ pub struct Side<'a> {
 /// Responses to held-out prompts, before and after, and what was measured on them.
 pub struct Evaluation {
     prompts: Vec<Content>,
+    /// Prompts left out because an equal one came before.
+    duplicates: usize,
     before: Measured,
     after: Measured,
     /// Probability that the response after is better, prompt by prompt.
@@ -94,7 +96,7 @@ pub fn evaluate(
     progress: &mut Progress,
 ) -> Result<Evaluation> {
     let path = run.input("evaluation.prompts").map(|i| Path::new(&i.path));
-    let prompts = prompts::read(&wanted.prompts, path, "spec.evaluation.prompts")?.prompts;
+    let prompts::Prompts { prompts, duplicates } = prompts::read(&wanted.prompts, path, "spec.evaluation.prompts")?;
     let known: HashSet<&String> = trained_on.iter().collect();
     let seen = prompts.iter().filter(|p| known.contains(&p.id)).count();
     if seen > 0 {
@@ -157,6 +159,7 @@ pub fn evaluate(
         judge_shares_weights: false,
         cost: None,
         prompts: prompts.iter().map(|p| p.content.clone()).collect(),
+        duplicates,
     };
     if let Some(judge) = &wanted.judge {
         let runtime = JudgeRuntime::resolve(judge, "evaluation.judge", run)?;

@@ -24,7 +24,11 @@ impl Evaluation {
 
     /// The numbers under stable names: `before.vader`, `after.vader`, `win_rate`, `kl` ...
     pub fn numbers(&self) -> Vec<(String, f64)> {
-        let mut numbers = vec![("kl".to_owned(), self.kl)];
+        let mut numbers = vec![
+            ("kl".to_owned(), self.kl),
+            ("prompts".to_owned(), self.prompts.len() as f64),
+            ("duplicate_prompts".to_owned(), self.duplicates as f64),
+        ];
         if let Some(w) = &self.win_rate {
             numbers.extend([
                 ("win_rate".to_owned(), w.rate),

@@ -71,13 +71,7 @@ pub(super) fn report(
         );
     }
     report.sections.push(Section::Numbers { title: "Held-out results".into(), rows });
-    let left_out = data.left_out();
-    if left_out > 0 {
-        report.sections.push(Section::Notice {
-            title: "Pairs left out".into(),
-            text: format!("{left_out} pairs are longer than {} tokens and were left out.", data.longest),
-        });
-    }
+    data.left_out().show(&mut report, &format!("The longest that is kept has {} tokens.", data.longest));
     let history = metrics.history()?;
     report.sections.extend(Section::curves("Loss", "nats a pair", &history, &["loss"]));
     report.sections.extend(Section::curves("Accuracy", "share of pairs", &history, &["accuracy"]));

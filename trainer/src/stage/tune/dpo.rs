@@ -1,9 +1,13 @@
-//! DPO (Rafailov et al., 2023): pairs and a frozen reference -> a policy. The reference's log-probabilities are computed
-//! once; a response that takes part in several pairs of a micro-batch is read once.
+//! DPO (Rafailov et al., 2023): pairs and a frozen reference -> a policy. A response that takes part in several pairs of a
+//! micro-batch is read once.
+//!
+//! In Float32 the reference's log-probabilities are computed once. In BFloat16 they are computed with each micro-batch, by the
+//! pass that the policy makes: rounding depends on what shares a pass, and with passes of its own the reference would differ
+//! from a policy of the same weights, by more than a pair is worth on long responses.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::run::RunDocument;
@@ -13,6 +17,7 @@ use crate::data::tokens::Sequence;
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::dpo::{DpoSettings, dpo};
 use crate::model::linear::Adapters;
+use crate::report::Why;
 use crate::stage::evaluate::Side;
 use crate::stage::run::input_path;
 use crate::stage::stop;
@@ -27,6 +32,9 @@ use crate::{Error, Result, files};
 /// Sequences that the reference reads in one pass.
 const REFERENCE_SEQUENCES: usize = 32;
 
+/// How far the first loss may be from ln 2.
+const FIRST_LOSS_OFF: f64 = 1e-3;
+
 /// Trains the policy on pairs.
 pub(super) fn train(
     run: &RunDocument,
@@ -40,31 +48,34 @@ pub(super) fn train(
     let settings = spec.dpo.clone().unwrap_or_default();
     let longest = policy.decoder.config.longest(spec.training.max_length);
     let (records, _) = preference::read(&path)?;
-    let usable = |s: &Sequence| !s.prompt.is_empty() && !s.response.is_empty() && s.len() <= longest;
-    let pairs = Pairs::new(&records, tokenizer, settings.labels, usable)?;
-    let left_out = pairs.left_out;
-    if left_out > 0 {
-        tracing::warn!(left_out, longest, "pairs that are empty or too long are left out");
-    }
-    if pairs.pairs.is_empty() {
-        return Err(Error::Data(format!(
-            "{}: no pair to learn from ({left_out} empty or longer than {longest} tokens: spec.training.maxLength, or the model's context)",
-            path.display()
-        )));
-    }
+    let unusable = |s: &Sequence| match s {
+        s if s.prompt.is_empty() || s.response.is_empty() => Some(Why::Empty),
+        s if s.len() > longest => Some(Why::TooLong),
+        _ => None,
+    };
+    let pairs = Pairs::new(&records, tokenizer, settings.labels, unusable)?;
+    pairs.enough(&path, longest)?;
     outlets.progress.stage("Reading", 1);
     let trunk = Trunk::of_ranks(outlets.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
-    let key = reference_key(run, spec, &pairs.sequences);
-    let reference = reference_logprobs(outlets, key, &pairs.sequences, policy.before(), trunk.as_ref())?;
+    let reference = match policy.decoder.kind {
+        Kind::Float => {
+            let key = reference_key(run, spec, &pairs.sequences);
+            let before = policy.before();
+            ReferencePass::Once(reference_logprobs(outlets, key, &pairs.sequences, before, trunk.as_ref())?)
+        }
+        _ => ReferencePass::EachTime(policy.before()),
+    };
     let task = PairTask {
         policy,
         pairs: &pairs,
         trunk,
-        reference: &reference,
+        reference,
         settings: DpoSettings { loss: settings.loss, beta: settings.beta, label_smoothing: settings.label_smoothing },
     };
     supervised::train(&task, &pairs.groups, &policy.params, &spec.training, outlets)?;
-    Ok(Trained { prompts: records.into_iter().map(|r| r.prompt_id).collect(), stopped_by_guard: None })
+    // By their content: a file may give its prompts ids of its own.
+    let prompts = records.iter().map(|r| r.prompt.id()).collect();
+    Ok(Trained { prompts, stopped_by_guard: None, left_out: pairs.left_out })
 }
 
 /// The reference's log-probabilities as they are kept in the work folder.
@@ -126,17 +137,54 @@ fn reference_logprobs(
     Ok(sums)
 }
 
+/// The reference's log-probabilities of responses.
+enum ReferencePass<'a> {
+    /// Of each sequence.
+    Once(Vec<f64>),
+    /// Computed by the model with each micro-batch.
+    EachTime(Side<'a>),
+}
+
 struct PairTask<'a> {
     policy: &'a Policy,
     pairs: &'a Pairs,
     trunk: Option<Trunk>,
-    reference: &'a [f64],
+    reference: ReferencePass<'a>,
     settings: DpoSettings,
+}
+
+impl PairTask<'_> {
+    /// `[sequences]`: the reference's log-probability of each response of a batch, whose sequences have these numbers.
+    fn reference(&self, batch: &ResponseBatch, sequences: &[usize], device: Device) -> Tensor {
+        match &self.reference {
+            ReferencePass::Once(all) => {
+                let of_batch: Vec<f32> = sequences.iter().map(|&i| all[i] as f32).collect();
+                Tensor::from_slice(&of_batch).to_device(device)
+            }
+            ReferencePass::EachTime(side) => tch::no_grad(|| {
+                let found = batch.logprobs(side.model, side.adapters, 1.0);
+                batch.sum_by_sequence(&found.logprobs)
+            }),
+        }
+    }
 }
 
 impl Task for PairTask<'_> {
     fn weight(&self, _item: usize) -> f64 {
         1.0
+    }
+
+    fn after_first_step(&self, loss: f64) {
+        let off = (loss - std::f64::consts::LN_2).abs();
+        if off > FIRST_LOSS_OFF {
+            tracing::warn!(
+                "the first loss is {loss:.6}, {off:.6} from ln 2 = 0.693147, which it is where policy and reference are the same model: the two are computed differently, and what is learnt from is off by as much"
+            );
+        } else {
+            tracing::info!(
+                "the first loss is {loss:.6}; ln 2 = 0.693147 where policy and reference are the same model"
+            );
+        }
     }
 
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
@@ -145,10 +193,11 @@ impl Task for PairTask<'_> {
         let sequences: Vec<&Sequence> = pairs.sequences.iter().map(|&i| &self.pairs.sequences[i]).collect();
         let states = self.trunk.as_ref().map(|t| t.gather(&pairs.sequences));
         let batch = ResponseBatch::new(&sequences, device).with_frozen_states(states);
+        // Before the policy's pass, whose graph fills the memory.
+        let reference = self.reference(&batch, &pairs.sequences, device);
         let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
         let logps = batch.sum_by_sequence(&found.logprobs);
-        let reference: Vec<f32> = pairs.sequences.iter().map(|&i| self.reference[i] as f32).collect();
-        let (chosen, rejected) = pairs.sides(&(&logps - Tensor::from_slice(&reference).to_device(device)));
+        let (chosen, rejected) = pairs.sides(&(&logps - reference));
         let loss = dpo(&chosen, &rejected, &pairs.column(|p| p.preference), self.settings).sum(Kind::Float);
 
         let count = items.len() as f64;

@@ -22,8 +22,9 @@ use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
 use crate::ranks::Ranks;
-use crate::report::{MetricsWriter, Progress, Report, Section};
+use crate::report::{LeftOut, MetricsWriter, Progress, Report, Section};
 use crate::stage::evaluate::{self, Evaluation, Side};
+use crate::stage::in_status;
 use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
@@ -106,6 +107,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     Ok(StageResult {
         artifact: Some(artifact),
         metrics: progress.metrics().to_vec(),
+        counts: in_status(trained.left_out.numbers()),
         evaluation: evaluation.as_ref().map(Evaluation::status).unwrap_or_default(),
         cost: evaluation.and_then(|e| e.cost),
         seconds,
@@ -114,12 +116,20 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
 }
 
 /// What training leaves for the report.
-#[derive(Default)]
 pub(crate) struct Trained {
     /// Ids of the prompts that were learnt from: evaluation prompts must not be among them.
     pub prompts: Vec<String>,
     /// Why training stopped before its end, if a guard stopped it.
     pub stopped_by_guard: Option<String>,
+    /// Records that were read and not learnt from.
+    pub left_out: LeftOut,
+}
+
+impl Trained {
+    /// Nothing yet; `records` is what a record is called.
+    fn new(records: &'static str) -> Self {
+        Self { prompts: Vec::new(), stopped_by_guard: None, left_out: LeftOut::new(records) }
+    }
 }
 
 /// The model that is tuned, and the model it was made from.
@@ -216,6 +226,7 @@ fn report(
         }
         report.sections.extend(evaluation.sections());
     }
+    trained.left_out.show(&mut report, "Too long is more than spec.training.maxLength or the model's context holds.");
     let history = metrics.history()?;
     for (title, unit, names) in CURVES {
         report.sections.extend(Section::curves(title, unit, &history, names));

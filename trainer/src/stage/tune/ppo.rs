@@ -30,6 +30,7 @@ use crate::loss::ppo::{clipped, policy_loss, value_loss};
 use crate::model::linear::Adapters;
 use crate::optim::{AdamW, copy_to_cpu, schedule};
 use crate::ranks::Ranks;
+use crate::report::{LeftOut, Why};
 use crate::stage::reward::RewardModel;
 use crate::stage::stop;
 use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
@@ -66,7 +67,7 @@ pub(super) fn train(
     let settings = spec.ppo.clone().unwrap_or_default();
     let training = &spec.training;
     let longest = policy.decoder.config.longest(training.max_length) as i64;
-    let prompts = read_prompts(run, spec, tokenizer, longest - spec.rollout.sampling.max_new_tokens)?;
+    let (prompts, left_out) = read_prompts(run, spec, tokenizer, longest - spec.rollout.sampling.max_new_tokens)?;
     let groups: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
     policy.add_value_head();
     let mut optimizer = AdamW::new(&policy.params, &training.optimizer);
@@ -74,7 +75,8 @@ pub(super) fn train(
     let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
     let mut state = State { step: 0, kl_coefficient: settings.kl_coefficient, episodes: 0 };
     let mut good: BTreeMap<String, Tensor> = snapshot(policy);
-    let mut trained = Trained { prompts: prompts.iter().map(|p| p.id.clone()).collect(), stopped_by_guard: None };
+    let ids = prompts.iter().map(|p| p.id.clone()).collect();
+    let mut trained = Trained { prompts: ids, stopped_by_guard: None, left_out };
     tch::manual_seed(training.seed);
     let ranks = outlets.ranks;
     if let Some(checkpoint) = newest::<State>(&checkpoints, ranks)? {
@@ -132,7 +134,7 @@ pub(super) fn train(
         state.episodes += samples.len() as i64;
 
         let mut values = means.means();
-        values.extend([("lr", rate), ("episode", state.episodes as f64)]);
+        values.extend([("learning_rate", rate), ("episode", state.episodes as f64)]);
         outlets.metrics.log(state.step, &values)?;
         for name in ["objective/scores", "objective/kl", "policy/entropy_avg", "completions/mean_length"] {
             if let Some(value) = means.mean(name) {
@@ -163,35 +165,46 @@ pub(super) fn train(
     Ok(trained)
 }
 
-/// The prompts of at most `most` tokens.
+/// The prompts of at most `most` tokens, and how many others there are.
 fn read_prompts(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
     tokenizer: &Tokenizer,
     most: i64,
-) -> Result<Vec<RolloutPrompt>> {
+) -> Result<(Vec<RolloutPrompt>, LeftOut)> {
     let source = spec.prompts.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.prompts".into()))?;
     let path = run.input("prompts").map(|i| std::path::Path::new(&i.path));
+    let found = prompts::read(source, path, "spec.prompts")?;
+    let mut left_out = LeftOut::new("prompts");
+    left_out.read(found.prompts.len() + found.duplicates);
+    left_out.add_all(Why::Duplicate, found.duplicates);
     let mut kept = Vec::new();
-    let mut too_long = 0;
-    for prompt in prompts::read(source, path, "spec.prompts")?.prompts {
+    for prompt in found.prompts {
         let tokens = tokens::prompt(tokenizer, &prompt.content).map_err(|e| e.within("spec.prompts"))?;
-        if tokens.is_empty() || tokens.len() as i64 > most {
-            too_long += 1;
+        if tokens.is_empty() {
+            left_out.add(Why::Empty);
+            continue;
+        }
+        if tokens.len() as i64 > most {
+            left_out.add(Why::TooLong);
             continue;
         }
         let conversation = matches!(prompt.content, Content::Messages(_));
         kept.push(RolloutPrompt { id: prompt.id, tokens, conversation });
     }
-    if too_long > 0 {
-        tracing::warn!(too_long, most, "prompts that leave no room for a response are left out");
+    if left_out.total() > 0 {
+        tracing::warn!(
+            "{} were left out; the longest that leaves room for a response has {most} tokens",
+            left_out.words()
+        );
     }
     if kept.is_empty() {
         return Err(Error::Data(format!(
-            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength, or the model's context, less maxNewTokens)"
+            "spec.prompts: no prompt has between 1 and {most} tokens (spec.training.maxLength, or the model's context, less maxNewTokens): {} left out",
+            left_out.words()
         )));
     }
-    Ok(kept)
+    Ok((kept, left_out))
 }
 
 fn roll_out(

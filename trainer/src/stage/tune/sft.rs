@@ -1,4 +1,5 @@
-//! SFT: next-token cross-entropy on texts. Packed, so no token is padding; the mean is over all tokens of a batch.
+//! SFT: next-token cross-entropy on texts, each ended by the model's end token unless its record says that it is cut. Packed,
+//! so no token is padding; the mean is over all tokens of a batch.
 
 use tch::{Kind, Tensor};
 
@@ -9,6 +10,7 @@ use crate::data::texts;
 use crate::data::tokens::Sequence;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::linear::Adapters;
+use crate::report::{LeftOut, Why};
 use crate::stage::run::input_path;
 use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
@@ -26,16 +28,21 @@ pub(super) fn train(
 ) -> Result<Trained> {
     let path = input_path(run, "dataset")?;
     let longest = policy.decoder.config.longest(spec.training.max_length);
-    let mut sequences = Vec::new();
-    for text in texts::read(&path)? {
-        let tokens = tokenizer.encode(&text.text)?;
-        // A long text is read in pieces: every token but a piece's first is predicted.
-        sequences.extend(
-            tokens
-                .chunks(longest)
-                .filter(|piece| piece.len() > 1)
-                .map(|piece| Sequence { prompt: piece[..1].to_vec(), response: piece[1..].to_vec() }),
+    let texts = texts::read(&path)?;
+    let mut left_out = LeftOut::new("texts");
+    left_out.read(texts.len());
+    if tokenizer.end_id().is_none() {
+        tracing::warn!(
+            "the model names no end token: texts are learnt without one, so the model does not learn to stop"
         );
+    }
+    let mut sequences = Vec::new();
+    for text in &texts {
+        let tokens = ended(tokenizer.encode(&text.text)?, text.complete, tokenizer);
+        if tokens.len() < 2 {
+            left_out.add(Why::Empty);
+        }
+        sequences.extend(pieces(&tokens, longest));
     }
     if sequences.is_empty() {
         return Err(Error::Data(format!("{}: no text of two tokens or more to learn from", path.display())));
@@ -43,7 +50,28 @@ pub(super) fn train(
     let groups: Vec<Vec<usize>> = (0..sequences.len()).map(|i| vec![i]).collect();
     let task = TextTask { policy, sequences: &sequences };
     supervised::train(&task, &groups, &policy.params, &spec.training, outlets)?;
-    Ok(Trained::default())
+    Ok(Trained { left_out, ..Trained::new("texts") })
+}
+
+/// A text as tokens, with the end token where the text is complete and does not have it: a model that never sees one unlearns
+/// to stop.
+fn ended(mut tokens: Vec<i64>, complete: bool, tokenizer: &Tokenizer) -> Vec<i64> {
+    let has_end = tokens.last().is_some_and(|last| tokenizer.eos_ids().contains(last));
+    if complete && !has_end {
+        tokens.extend(tokenizer.end_id());
+    }
+    tokens
+}
+
+/// A long text in pieces of at most `longest` tokens: every token but a piece's first is predicted. A last piece of one
+/// token begins with the one before it.
+fn pieces(tokens: &[i64], longest: usize) -> Vec<Sequence> {
+    let piece = |p: &[i64]| Sequence { prompt: p[..1].to_vec(), response: p[1..].to_vec() };
+    let mut all: Vec<Sequence> = tokens.chunks(longest).filter(|p| p.len() > 1).map(piece).collect();
+    if tokens.len() > longest && tokens.len() % longest == 1 {
+        all.push(piece(&tokens[tokens.len() - 2..]));
+    }
+    all
 }
 
 struct TextTask<'a> {
@@ -65,5 +93,35 @@ impl Task for TextTask<'_> {
         means.add("entropy", found.entropy.sum(Kind::Double).double_value(&[]), tokens);
         means.total("num_tokens", tokens);
         Ok((-found.logprobs.sum(Kind::Float), means))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::tokenizer::tests::byte_level;
+
+    #[test]
+    fn a_complete_text_ends_once_and_a_cut_one_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [5, 257]}"#).unwrap();
+        std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"eos_token": "<|end|>"}"#).unwrap();
+        let tokenizer = byte_level(folder.path());
+        let tokens = |text: &str, complete| ended(tokenizer.encode(text).unwrap(), complete, &tokenizer);
+        assert_eq!(tokens("ab", true), [97, 98, 257], "the tokenizer's own end token, not the first of the model's");
+        assert_eq!(tokens("ab", false), [97, 98]);
+        assert_eq!(tokens("ab<|end|>", true), [97, 98, 257], "no text ends twice");
+        assert_eq!(tokens("ab\u{5}", true), [97, 98, 5], "another end token of the model ends it too");
+    }
+
+    #[test]
+    fn every_token_of_a_long_text_but_its_first_and_those_of_its_pieces_is_predicted() {
+        let of = |n: i64, longest| -> Vec<Vec<i64>> {
+            pieces(&(0..n).collect::<Vec<_>>(), longest).iter().map(Sequence::tokens).collect()
+        };
+        assert_eq!(of(7, 4), [vec![0, 1, 2, 3], vec![4, 5, 6]]);
+        assert_eq!(of(5, 4), [vec![0, 1, 2, 3], vec![3, 4]], "the end of a text is learnt, wherever it falls");
+        assert_eq!(of(4, 4), [vec![0, 1, 2, 3]]);
+        assert!(of(1, 4).is_empty());
     }
 }
