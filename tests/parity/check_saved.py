@@ -29,6 +29,8 @@ NOT_OURS = "`is_gradient_checkpointing` is deprecated"
 
 def check(trainer: str, folder: Path, base: Path | None = None) -> list[torch.Tensor]:
     """Compares every text, ends the program if one differs, and gives our values."""
+    if base is None:
+        check_stored(folder)
     model, tokenizer = load(folder, base)
     texts = json.loads((golden.FOLDER / "smollm2_logits.json").read_text(encoding="utf-8"))["texts"]
     if type(model).__name__.endswith("SequenceClassification"):
@@ -92,6 +94,28 @@ def load_model(folder: Path) -> torch.nn.Module:
         if report[problem]:
             sys.exit(f"{folder}: {problem.replace('_', ' ')}: {sorted(map(str, report[problem]))[:5]}")
     return model
+
+
+def check_stored(folder: Path) -> None:
+    """config.json names the type of the weights, once, and a model that is loaded as it says has the very numbers of the file."""
+    config = json.loads((folder / "config.json").read_text())
+    said = [config[key] for key in ("dtype", "torch_dtype") if key in config]
+    if len(said) != 1:
+        sys.exit(f"{folder}: expected one of dtype and torch_dtype in config.json, found {said}")
+    stored = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        stored |= load_file(file)
+    # The head of a reward model is kept in 32 bits whatever the rest is.
+    types = {str(tensor.dtype).removeprefix("torch.") for name, tensor in stored.items() if name != "score.weight"}
+    if types != set(said):
+        sys.exit(f"{folder}: config.json says {said[0]}, and the weights are {sorted(types)}")
+    architecture = config["architectures"][0]
+    auto = AutoModelForSequenceClassification if architecture.endswith("SequenceClassification") else AutoModelForCausalLM
+    loaded = auto.from_pretrained(folder, dtype="auto").state_dict()
+    for name, tensor in stored.items():
+        if not torch.equal(loaded[name], tensor.to(loaded[name].dtype)):
+            sys.exit(f"{folder}: {name} is another tensor once it is loaded")
+    print(f"  {len(stored)} tensors of {said[0]} are loaded as they are", flush=True)
 
 
 def load_adapter(folder: Path, base: Path) -> torch.nn.Module:

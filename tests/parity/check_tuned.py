@@ -2,7 +2,8 @@
 
 Usage: check_tuned.py TRAINER MODEL_DIR
 
-Three folders are made and checked: a policy merged into one model, the same tuning as a PEFT adapter, a reward model.
+Folders are made and checked of a policy merged into one model, of the same tuning as a PEFT adapter, and of a reward model;
+the first and the last once more from a base model in BFloat16, as transformers 5 writes it.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import check_saved
 import golden
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PREFERENCES = Path(__file__).with_name("preferences.jsonl")
 # Steps as long as these move logits far beyond the tolerance: a check that the weights are used, not only loaded.
@@ -42,6 +44,25 @@ def main(trainer: str, model: Path) -> None:
         scores = torch.cat(check_saved.check(trainer, reward))
         if not scores.std() > 100 * check_saved.SCORE_TOLERANCE:
             sys.exit(f"the scores are all but equal, which checks nothing: {scores.tolist()}")
+
+        base = root / "bfloat16"
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(base)
+        AutoTokenizer.from_pretrained(model).save_pretrained(base)
+        print("tuned by DPO from a base in BFloat16, merged:", flush=True)
+        merged = train(trainer, root / "merged-bfloat16", policy(base, everywhere), {"policyModel": base})
+        require_moved(before, check_saved.check(trainer, merged))
+        require_type(merged, "bfloat16")
+
+        print("reward model from a base in BFloat16:", flush=True)
+        reward = train(trainer, root / "reward-bfloat16", reward_model(base, everywhere), {"baseModel": base})
+        check_saved.check(trainer, reward)
+        require_type(reward, "bfloat16")
+
+
+def require_type(folder: Path, dtype: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("dtype", config.get("torch_dtype")) != dtype:
+        sys.exit(f"{folder}: expected weights in {dtype}, as the base has them")
 
 
 def policy(model: Path, adapter: dict) -> dict:

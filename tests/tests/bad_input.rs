@@ -13,6 +13,7 @@ use plumbline_tests::fixture;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::place::Place;
 use plumbline_trainer::judge::journal::Journal;
+use plumbline_trainer::load::hugging_face::{read_safetensors, write_safetensors};
 use serde_json::{Value, json};
 
 const DATA: (Kind, &str) = (Kind::PreferenceDataset, "data");
@@ -104,6 +105,55 @@ fn a_missing_tensor_and_another_family_are_named() {
     );
     fs::write(&config, text.replace("\"model_type\": \"llama\"", "\"model_type\": \"rwkv\"")).unwrap();
     assert_fails(&place, REWARD, 2, Reason::TrainerConfigRejected, &["/model:", "config.json", "rwkv"]);
+}
+
+/// Changes one number of a weight of `model.safetensors` to NaN.
+fn spoil(weights: &Path, name: &str) {
+    let mut tensors = read_safetensors(weights).unwrap();
+    let _ = tensors.get_mut(name).unwrap().get(3).get(5).fill_(f64::NAN);
+    write_safetensors(weights, &tensors).unwrap();
+}
+
+#[test]
+fn a_weight_that_is_not_finite_ends_every_stage_before_it_computes_and_is_not_tried_again() {
+    let place = Place::new(&[]);
+    let weights = model(&place).join("model.safetensors");
+    spoil(&weights, "model.layers.2.mlp.up_proj.weight");
+    let model = json!({"uri": place.uri("model")});
+    let pairs = json!({"datasetRef": null, "dataset": {"uri": fixture::uri("pairs.jsonl")}, "evaluation": null});
+    let dpo = with(with(chain::dpo(DPO.1, ""), &pairs), &json!({"policyModel": model}));
+    let dataset = with(chain::dataset(DATA.1, &chain::words()), &json!({"generator": {"model": model}}));
+    for (resource, named) in [(reward(&json!({"baseModel": model})), REWARD), (dpo, DPO), (dataset, DATA)] {
+        place.write(&[resource]);
+        let words = ["model/model.safetensors", "'model.layers.2.mlp.up_proj.weight'", "not finite", "[3, 5]"];
+        assert_fails(&place, named, 3, Reason::DataInvalid, &words);
+        assert_eq!(place.status(named.0, named.1).job.unwrap().attempt, 1, "trying again would not help");
+    }
+}
+
+#[test]
+fn a_token_outside_the_models_vocabulary_is_named_and_is_not_tried_again() {
+    let place = Place::new(&[]);
+    let path = model(&place).join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    tokenizer["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"id": 1024, "content": "<|im_start|>", "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}));
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let pairs = fs::read_to_string(fixture::path("pairs.jsonl")).unwrap();
+    let record = json!({"prompt": "It is", "chosen": " a<|im_start|>", "rejected": " the sea.", "p": 0.9});
+    fs::write(place.path("pairs.jsonl"), format!("{record}\n{pairs}")).unwrap();
+    let (model, file) = (json!({"uri": place.uri("model")}), json!({"uri": place.uri("pairs.jsonl")}));
+    let changes = json!({"datasetRef": null, "dataset": file, "evaluation": null, "policyModel": model});
+    for (resource, named) in
+        [(reward(&json!({"baseModel": model, "dataset": file})), REWARD), (with(chain::dpo(DPO.1, ""), &changes), DPO)]
+    {
+        place.write(&[resource]);
+        assert_fails(&place, named, 3, Reason::DataInvalid, &["tokenizer.json", "<|im_start|>", "1024"]);
+        assert_eq!(place.status(named.0, named.1).job.unwrap().attempt, 1, "trying again would not help");
+    }
 }
 
 #[test]

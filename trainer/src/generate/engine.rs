@@ -197,9 +197,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
         }
         let model: &Decoder = self.model.borrow();
         let tokens: Vec<[i64; 1]> = self.active.iter().map(|a| [a.last_token]).collect();
-        let mut batch = Packed::new(&tokens);
-        batch.positions = Tensor::from_slice(self.cache.lengths());
-        let batch = batch.to_device(model.device());
+        let batch = Packed::new(&tokens).at_positions(self.cache.lengths()).to_device(model.device());
         let step = self.cache.step(model.kind);
         let mut context = Context::Decode { cache: &self.cache, step: &step };
         let hidden = model.forward(&batch, &mut context, self.adapters);

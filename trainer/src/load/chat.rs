@@ -43,10 +43,12 @@ impl<'a> Chat<'a> {
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
         let found = encode_with(&tokenizer.inner, text).map_err(|e| tokenizer.failed("encode", &e))?;
-        match self.mark {
-            Some(mark) if text.contains(mark) => self.encode_marked(text, &found, mark),
-            _ => Ok(ids(&found)),
-        }
+        let tokens = match self.mark {
+            Some(mark) if text.contains(mark) => self.encode_marked(text, &found, mark)?,
+            _ => ids(&found),
+        };
+        tokenizer.within_vocabulary(&tokens)?;
+        Ok(tokens)
     }
 
     /// Tokens of a text with marks: what is between the template's own control tokens is read again without the marks and

@@ -45,12 +45,16 @@ impl GgufFile {
     /// The values of a tensor, row-major, in the order of the file.
     ///
     /// # Errors
-    /// [`Error::Data`] when the encoding is not supported or the file cannot be read.
+    /// [`Error::Data`] when the encoding is not supported, the file cannot be read, or a value is not finite.
     pub fn tensor(&self, info: &TensorInfo) -> Result<Vec<f32>> {
         let named =
             |e: &dyn std::fmt::Display| Error::Data(format!("{}: tensor {}: {e}", self.path.display(), info.name));
         let mut bytes = vec![0; info.bytes as usize];
         self.file.read_exact_at(&mut bytes, info.offset).map_err(|e| named(&e))?;
-        dequantize::dequantize(info.encoding, &bytes).map_err(|e| named(&e))
+        let values = dequantize::dequantize(info.encoding, &bytes).map_err(|e| named(&e))?;
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(first) => Err(named(&format!("the number at {first} is not finite; the file is damaged"))),
+            None => Ok(values),
+        }
     }
 }

@@ -1,198 +1,300 @@
-//! Hugging Face model folders: `config.json`, `model.safetensors` (or shards under `model.safetensors.index.json`).
-//! Reads by mmap; every tensor's name and shape is checked before it is used.
+//! Hugging Face model folders: `config.json`, `model.safetensors` (or shards under `model.safetensors.index.json`). Which
+//! files count is what transformers 5 says; what is in them is used, of a kind that every reader ignores, or refused by name.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use plumbline_torch::Mmap;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors, View};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::training::Precision;
 
+use super::peft;
+use super::tensor_file::TensorFile;
+pub use super::tensor_file::{read_safetensors, write_safetensors};
 use crate::model::config::Config;
 use crate::model::decoder::{Decoder, Layer};
 use crate::model::linear::Linear;
-use crate::{Error, Result, alive};
+use crate::{Error, Result};
+
+/// Weights in one file; it comes before an index, as in transformers.
+pub const WEIGHTS: &str = "model.safetensors";
+/// Which shard holds which weight.
+pub const INDEX: &str = "model.safetensors.index.json";
+/// The head of a language model.
+const LM_HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The head of a sequence classifier: of a reward model.
+pub(crate) const SCORE: &str = "score.weight";
 
 /// An open model folder.
 pub struct ModelFolder {
     path: PathBuf,
     /// The checked config.
     pub config: Config,
-    shards: Vec<(PathBuf, Mmap)>,
-    /// Which shard holds a tensor.
-    index: BTreeMap<String, usize>,
+    files: Vec<TensorFile>,
+    /// Where a tensor is, by the name that it has in transformers.
+    index: BTreeMap<String, Stored>,
+}
+
+/// A tensor in a file.
+struct Stored {
+    file: usize,
+    name: String,
 }
 
 impl ModelFolder {
     /// Opens a folder and reads the list of its tensors.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when config.json asks for what is not computed, [`Error::Data`] when files are missing, broken or
+    /// contradict each other.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_adapter(path)?;
         let config = Config::from_json(read_object(&path.join("config.json"))?)
             .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
-        let mut folder = Self { path: path.to_owned(), config, shards: Vec::new(), index: BTreeMap::new() };
-        for file in shard_files(path)? {
-            let map = plumbline_torch::map_file(&file)
-                .map_err(|e| Error::Data(format!("{}: {e}; a model folder holds model.safetensors", file.display())))?;
-            let names: Vec<String> = parse(&file, &map)?.names().into_iter().map(ToOwned::to_owned).collect();
-            let shard = folder.shards.len();
-            folder.index.extend(names.into_iter().map(|name| (name, shard)));
-            folder.shards.push((file, map));
+        let mut folder = Self { path: path.to_owned(), config, files: Vec::new(), index: BTreeMap::new() };
+        for file in weight_files(path)? {
+            folder.add(TensorFile::open(&file)?)?;
         }
         Ok(folder)
     }
 
-    /// Whether the folder has a tensor.
-    pub fn has(&self, name: &str) -> bool {
-        self.index.contains_key(name)
-    }
-
-    /// A tensor of a given shape, in a given kind, on a device.
-    pub fn tensor(&self, name: &str, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
-        alive::beat();
-        let Some(&shard) = self.index.get(name) else {
-            return Err(Error::Data(format!(
-                "{}: tensor '{name}' is missing; the folder does not hold the model its config.json describes",
-                self.path.display()
-            )));
-        };
-        let (file, map) = &self.shards[shard];
-        let tensors = parse(file, map)?;
-        let view = tensors.tensor(name).map_err(|e| Error::Data(format!("{}: '{name}': {e}", file.display())))?;
-        let found: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        if found != shape {
-            return Err(Error::Data(format!(
-                "{}: tensor '{name}' has shape {found:?} where config.json asks for {shape:?}",
-                file.display()
-            )));
+    fn add(&mut self, file: TensorFile) -> Result<()> {
+        let number = self.files.len();
+        for name in file.names() {
+            let stored = Stored { file: number, name: name.to_owned() };
+            if let Some(other) = self.index.insert(usual_name(name), stored) {
+                let first = self.files.get(other.file).unwrap_or(&file).path();
+                return Err(Error::Data(format!(
+                    "{}: tensor '{name}' is in {} as well, as '{}'; expected each weight once",
+                    file.path().display(),
+                    first.display(),
+                    other.name
+                )));
+            }
         }
-        let tensor = to_tensor(&view, kind).map_err(|e| Error::Data(format!("{}: '{name}': {e}", file.display())))?;
-        Ok(tensor.f_to_device(device)?)
+        self.files.push(file);
+        Ok(())
     }
 
-    /// The decoder on a device, without gradients. Names may have a `model.` prefix or none.
+    /// Whether the folder is a sequence classifier: a reward model.
+    pub fn has_score(&self) -> bool {
+        self.index.contains_key(SCORE)
+    }
+
+    /// The kind that the decoder's weights are stored in; the widest, where they differ.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when a weight is missing or holds no floating-point numbers.
+    pub fn kind(&self) -> Result<Kind> {
+        let mut kinds = Vec::new();
+        for (name, stored) in &self.index {
+            if name != SCORE && !is_ignored(name) {
+                kinds.push(self.files[stored.file].weight_kind(&stored.name)?);
+            }
+        }
+        let first = *kinds.first().ok_or_else(|| self.missing(EMBEDDING))?;
+        Ok(if kinds.iter().all(|kind| *kind == first) { first } else { Kind::Float })
+    }
+
+    /// The language model on a device, without gradients.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when a weight is missing, is of another shape, holds what is not finite, or is not used.
     pub fn decoder(&self, precision: Precision, device: Device) -> Result<Decoder> {
-        let kind = match precision {
-            Precision::Float32 => Kind::Float,
-            Precision::BFloat16 => Kind::BFloat16,
-        };
-        let c = &self.config;
-        let (d, ff) = (c.hidden_size, c.intermediate_size);
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let get = |name: String, shape: &[i64]| self.tensor(&name, shape, kind, device);
-        let layers = (0..c.num_hidden_layers)
-            .map(|i| {
-                let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-                Ok(Layer {
-                    input_norm: get(name("input_layernorm"), &[d])?,
-                    q_proj: Linear::new(get(name("self_attn.q_proj"), &[q, d])?),
-                    k_proj: Linear::new(get(name("self_attn.k_proj"), &[kv, d])?),
-                    v_proj: Linear::new(get(name("self_attn.v_proj"), &[kv, d])?),
-                    o_proj: Linear::new(get(name("self_attn.o_proj"), &[d, q])?),
-                    post_norm: get(name("post_attention_layernorm"), &[d])?,
-                    gate_proj: Linear::new(get(name("mlp.gate_proj"), &[ff, d])?),
-                    up_proj: Linear::new(get(name("mlp.up_proj"), &[ff, d])?),
-                    down_proj: Linear::new(get(name("mlp.down_proj"), &[d, ff])?),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let lm_head = if c.tie_word_embeddings || !self.has("lm_head.weight") {
-            None
-        } else {
-            Some(get("lm_head.weight".into(), &[c.vocab_size, d])?)
-        };
-        if !c.tie_word_embeddings && lm_head.is_none() && !self.has("score.weight") {
-            return Err(Error::Data(format!(
-                "{}: tensor 'lm_head.weight' is missing and config.json does not tie it to the embedding",
-                self.path.display()
-            )));
+        let mut reader = Reader::new(self, kind_of(precision), device);
+        let mut decoder = reader.trunk()?;
+        decoder.lm_head = reader.lm_head()?;
+        if decoder.lm_head.is_some() && self.config.tie_word_embeddings {
+            tracing::warn!(
+                folder = %self.path.display(),
+                "config.json ties lm_head.weight to the embedding, and it holds other numbers: they are used, as transformers does"
+            );
+            // What is written of this model is a model whose head is its own.
+            decoder.config.tie_word_embeddings = false;
+            decoder.config.raw.insert("tie_word_embeddings".into(), false.into());
         }
-        Ok(Decoder::new(
-            c.clone(),
-            get("model.embed_tokens.weight".into(), &[c.vocab_size, d])?,
-            layers,
-            get("model.norm.weight".into(), &[d])?,
-            lm_head,
-            kind,
+        reader.refuse_left_over()?;
+        Ok(decoder)
+    }
+
+    /// The decoder without a head, on a device: what a score is computed from. A language model's head takes no part in it.
+    ///
+    /// # Errors
+    /// As of [`ModelFolder::decoder`].
+    pub fn trunk(&self, precision: Precision, device: Device) -> Result<Decoder> {
+        let mut reader = Reader::new(self, kind_of(precision), device);
+        let decoder = reader.trunk()?;
+        reader.used.insert(LM_HEAD.to_owned());
+        reader.refuse_left_over()?;
+        Ok(decoder)
+    }
+
+    /// A sequence classifier of one label, on a device: the decoder, and the head's weight, `[1, hidden]` in Float32.
+    ///
+    /// # Errors
+    /// As of [`ModelFolder::decoder`].
+    pub fn scorer(&self, precision: Precision, device: Device) -> Result<(Decoder, Tensor)> {
+        let mut reader = Reader::new(self, kind_of(precision), device);
+        let decoder = reader.trunk()?;
+        let shape = [1, self.config.hidden_size];
+        let score = reader.weight(SCORE, &shape, Kind::Float)?;
+        reader.refuse_left_over()?;
+        Ok((decoder, score))
+    }
+
+    fn no_head(&self) -> Error {
+        Error::Data(format!(
+            "{}: tensor '{LM_HEAD}' is missing, and config.json does not tie it to the embedding (`tie_word_embeddings`)",
+            self.path.display()
+        ))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let held: Vec<&str> = self.index.values().map(|stored| stored.name.as_str()).collect();
+        Error::Data(format!(
+            "{}: tensor '{name}' is missing; expected the weights of the model that config.json describes, found {}",
+            self.path.display(),
+            named(&held)
         ))
     }
 }
 
-/// Writes tensors as one safetensors file, in order of name, each in its own kind. One tensor's bytes are in memory at a
-/// time.
-pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    alive::beat();
-    let saved = tensors
-        .iter()
-        .map(|(name, t)| {
-            let (dtype, size) = match t.kind() {
-                Kind::Float => (Dtype::F32, 4),
-                Kind::BFloat16 => (Dtype::BF16, 2),
-                Kind::Half => (Dtype::F16, 2),
-                Kind::Int64 => (Dtype::I64, 8),
-                Kind::Uint8 => (Dtype::U8, 1),
-                kind => return Err(Error::Failed(format!("'{name}': tensors of kind {kind:?} are not saved"))),
-            };
-            let shape = t.size().iter().map(|&n| n as usize).collect();
-            Ok((name.clone(), Saved { tensor: t, dtype, shape, bytes: t.numel() * size }))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    let store = |e: std::io::Error| Error::store(path, &e);
-    // The library writes aside, a file for its owner alone; who serves a model is often another user. Opened without
-    // truncating: the old file may be mapped.
-    let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;
-    safetensors::serialize_to_file(saved, Some(metadata), path)
-        .map_err(|e| Error::Store(format!("{}: {e}", path.display())))?;
-    fs::set_permissions(path, usual.permissions()).map_err(store)
+/// Reads a folder's weights, and knows which were read.
+struct Reader<'a> {
+    folder: &'a ModelFolder,
+    kind: Kind,
+    device: Device,
+    used: BTreeSet<String>,
 }
 
-/// A tensor on its way into a file.
-struct Saved<'a> {
-    tensor: &'a Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: usize,
+impl<'a> Reader<'a> {
+    fn new(folder: &'a ModelFolder, kind: Kind, device: Device) -> Self {
+        Self { folder, kind, device, used: BTreeSet::new() }
+    }
+
+    /// A weight of a given shape, in a given kind.
+    fn weight(&mut self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
+        let stored = self.folder.index.get(name).ok_or_else(|| self.folder.missing(name))?;
+        let tensor = self.folder.files[stored.file].weight(&stored.name, shape, kind)?;
+        self.used.insert(name.to_owned());
+        Ok(tensor.f_to_device(self.device)?)
+    }
+
+    fn get(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.weight(name, shape, self.kind)
+    }
+
+    fn trunk(&mut self) -> Result<Decoder> {
+        let c = self.folder.config.clone();
+        let (d, ff) = (c.hidden_size, c.intermediate_size);
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let mut layers = Vec::new();
+        for i in 0..c.num_hidden_layers {
+            let mut get = |part: &str, shape: &[i64]| self.get(&format!("model.layers.{i}.{part}.weight"), shape);
+            layers.push(Layer {
+                input_norm: get("input_layernorm", &[d])?,
+                q_proj: Linear::new(get("self_attn.q_proj", &[q, d])?),
+                k_proj: Linear::new(get("self_attn.k_proj", &[kv, d])?),
+                v_proj: Linear::new(get("self_attn.v_proj", &[kv, d])?),
+                o_proj: Linear::new(get("self_attn.o_proj", &[d, q])?),
+                post_norm: get("post_attention_layernorm", &[d])?,
+                gate_proj: Linear::new(get("mlp.gate_proj", &[ff, d])?),
+                up_proj: Linear::new(get("mlp.up_proj", &[ff, d])?),
+                down_proj: Linear::new(get("mlp.down_proj", &[d, ff])?),
+            });
+        }
+        let embedding = self.get(EMBEDDING, &[c.vocab_size, d])?;
+        let norm = self.get("model.norm.weight", &[d])?;
+        Ok(Decoder::new(c, embedding, layers, norm, None, self.kind))
+    }
+
+    /// The head's weight, unless it is the embedding's. A file that ties them in words and not in numbers has two weights.
+    fn lm_head(&mut self) -> Result<Option<Tensor>> {
+        let (folder, config) = (self.folder, &self.folder.config);
+        let Some(head) = folder.index.get(LM_HEAD) else {
+            return if config.tie_word_embeddings { Ok(None) } else { Err(folder.no_head()) };
+        };
+        self.used.insert(LM_HEAD.to_owned());
+        let embedding = folder.index.get(EMBEDDING).ok_or_else(|| folder.missing(EMBEDDING))?;
+        let (of_head, of_embedding) = (&folder.files[head.file], &folder.files[embedding.file]);
+        let same = of_head.weight_kind(&head.name)? == of_embedding.weight_kind(&embedding.name)?
+            && of_head.bytes(&head.name)? == of_embedding.bytes(&embedding.name)?;
+        if config.tie_word_embeddings && same {
+            return Ok(None);
+        }
+        self.get(LM_HEAD, &[config.vocab_size, config.hidden_size]).map(Some)
+    }
+
+    /// Refuses a folder with weights that were not read: the model that they belong to is another.
+    fn refuse_left_over(&self) -> Result<()> {
+        let left_over = |name: &String| !self.used.contains(name) && !is_ignored(name);
+        let names: Vec<&str> = self
+            .folder
+            .index
+            .iter()
+            .filter(|(name, _)| left_over(name))
+            .map(|(_, stored)| stored.name.as_str())
+            .collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "{}: the model that config.json describes has no use for {}; without them it would compute something else: take the folder of a model that is supported, or remove what does not belong to it",
+            self.folder.path.display(),
+            named(&names)
+        )))
+    }
 }
 
-impl View for Saved<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut data = vec![0u8; self.bytes];
-        self.tensor.detach().contiguous().copy_data_u8(&mut data, self.tensor.numel());
-        data.into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes
+fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::Float32 => Kind::Float,
+        Precision::BFloat16 => Kind::BFloat16,
     }
 }
 
-/// Every tensor of a safetensors file, in the kind it is stored in.
-pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let map = plumbline_torch::map_file(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
-    let tensors = parse(path, &map)?;
-    tensors
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            let kind = kind_of(view.dtype()).ok_or_else(|| {
-                Error::Data(format!("{}: '{name}' has dtype {:?}, which is not read", path.display(), view.dtype()))
-            })?;
-            Ok((name.clone(), to_tensor(&view, kind)?))
-        })
-        .collect()
+/// The name that transformers gives a weight of a file: a model that was saved without its head has names without `model.`.
+fn usual_name(name: &str) -> String {
+    let bare = name.strip_prefix("model.").unwrap_or(name);
+    if bare.starts_with("lm_head.") || bare.starts_with("score.") {
+        return bare.to_owned();
+    }
+    if ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part)) {
+        return format!("model.{name}");
+    }
+    name.to_owned()
+}
+
+/// What early versions of transformers saved beside the weights, and compute anew: the rotary frequencies.
+fn is_ignored(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+}
+
+/// The first names of a list and how many there are.
+fn named(names: &[&str]) -> String {
+    const SHOWN: usize = 3;
+    let quoted: Vec<String> = names.iter().take(SHOWN).map(|name| format!("'{name}'")).collect();
+    match names.len() {
+        0 => "no tensor".to_owned(),
+        n if n > SHOWN => format!("{n} tensors ({}, ...)", quoted.join(", ")),
+        1 => format!("the tensor {}", quoted.join(", ")),
+        n => format!("{n} tensors ({})", quoted.join(", ")),
+    }
+}
+
+/// Refuses a folder of which transformers would load an adapter on another model.
+fn refuse_adapter(path: &Path) -> Result<()> {
+    if !path.join(peft::CONFIG).exists() {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "{}: {} says that this is an adapter of another model; expected the folder of a whole model: merge the adapter into its base model with PEFT",
+        path.display(),
+        peft::CONFIG
+    )))
 }
 
 /// Files of a model folder that belong to its tokenizer and its way of writing.
@@ -222,64 +324,44 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&text).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
 }
 
-fn shard_files(path: &Path) -> Result<Vec<PathBuf>> {
-    let index = path.join("model.safetensors.index.json");
-    if !index.exists() {
-        return Ok(vec![path.join("model.safetensors")]);
+/// The files that hold the weights, by the rule of transformers.
+fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
+    let (single, index) = (path.join(WEIGHTS), path.join(INDEX));
+    if single.exists() {
+        if index.exists() {
+            tracing::warn!(folder = %path.display(), "{WEIGHTS} is read and {INDEX} is not, as transformers does");
+        }
+        return Ok(vec![single]);
     }
-    let object = read_object(&index)?;
+    if index.exists() {
+        return shards(path, &index);
+    }
+    Err(Error::Data(format!(
+        "{}: No such file; expected the weights there, or in shards with {INDEX} beside it; other formats are not read",
+        single.display()
+    )))
+}
+
+fn shards(path: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    let object = read_object(index)?;
     let map = object
         .get("weight_map")
         .and_then(Value::as_object)
-        .ok_or_else(|| Error::Data(format!("{}: expected an object `weight_map`", index.display())))?;
-    let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
-    files.sort_unstable();
-    files.dedup();
-    if let Some(outside) = files.iter().find(|f| f.contains('/') || f.contains("..")) {
-        return Err(Error::Data(format!("{}: '{outside}' is outside the folder", index.display())));
+        .filter(|map| !map.is_empty())
+        .ok_or_else(|| Error::Data(format!("{}: expected an object `weight_map` of weights", index.display())))?;
+    let mut files = BTreeSet::new();
+    for (weight, file) in map {
+        let name = file.as_str().filter(|name| is_file_name(name)).ok_or_else(|| {
+            Error::Data(format!(
+                "{}: expected the name of a file of this folder for '{weight}', found {file}",
+                index.display()
+            ))
+        })?;
+        files.insert(path.join(name));
     }
-    Ok(files.into_iter().map(|f| path.join(f)).collect())
+    Ok(files.into_iter().collect())
 }
 
-fn parse<'a>(file: &Path, map: &'a Mmap) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(map).map_err(|e| {
-        Error::Data(format!("{}: not a whole safetensors file: {e}; fetch or make it again", file.display()))
-    })
-}
-
-fn kind_of(dtype: Dtype) -> Option<Kind> {
-    Some(match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::I64 => Kind::Int64,
-        Dtype::U8 => Kind::Uint8,
-        _ => return None,
-    })
-}
-
-fn to_tensor(view: &TensorView, kind: Kind) -> Result<Tensor> {
-    let stored = kind_of(view.dtype()).ok_or_else(|| Error::Data(format!("dtype {:?} is not read", view.dtype())))?;
-    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-    let tensor = Tensor::f_from_data_size(view.data(), &shape, stored)?;
-    Ok(if stored == kind { tensor } else { tensor.to_kind(kind) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_may_read_other_files_of_a_folder_may_read_its_weights() {
-        let folder = tempfile::tempdir().unwrap();
-        let (weights, other) = (folder.path().join("model.safetensors"), folder.path().join("config.json"));
-        fs::write(&other, "{}").unwrap();
-        let tensors = [("a".to_owned(), Tensor::ones([2, 3], (Kind::Float, Device::Cpu)))].into();
-        for _ in 0..2 {
-            write_safetensors(&weights, &tensors).unwrap();
-            let mode = |path: &Path| fs::metadata(path).unwrap().permissions();
-            assert_eq!(mode(&weights), mode(&other));
-        }
-        assert_eq!(read_safetensors(&weights).unwrap()["a"], tensors["a"]);
-    }
+fn is_file_name(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file| file == name)
 }

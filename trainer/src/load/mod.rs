@@ -11,6 +11,8 @@ pub mod jinja;
 #[cfg(test)]
 mod mutations;
 pub mod peft;
+pub mod save;
+pub mod tensor_file;
 mod token_bytes;
 pub mod tokenizer;
 mod tokenizer_config;

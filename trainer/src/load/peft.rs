@@ -8,7 +8,8 @@ use plumbline_crds::training::{Adapter, AdapterTarget};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
-use crate::load::hugging_face::{read_object, read_safetensors, write_safetensors};
+use crate::load::hugging_face::read_object;
+use crate::load::tensor_file::{TensorFile, write_safetensors};
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
 use crate::model::lora;
@@ -28,28 +29,31 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     let path = folder.join(CONFIG);
     let config = PeftConfig::from_json(&read_object(&path)?, decoder.layers.len())
         .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
-    let path = folder.join(WEIGHTS);
-    let mut tensors = read_safetensors(&path)?;
-    let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    let file = TensorFile::open(&folder.join(WEIGHTS))?;
+    let mut left_over: BTreeSet<&str> = file.names().collect();
     for &layer in &config.layers {
         for &target in &config.targets {
             let projection = decoder.layers[layer].projection_mut(target);
             let (device, (out, inputs)) = (projection.weight.device(), projection.weight.size2()?);
             let [a, b] = lora::adapter_names(layer, target);
-            let mut take = |name: String, shape: [i64; 2]| take(&mut tensors, &name, shape).map_err(wrong);
+            let mut take = |name: &str, shape: [i64; 2]| {
+                left_over.remove(name);
+                Ok::<_, Error>(file.weight(name, &shape, Kind::Float)?.to_device(device))
+            };
             projection.adapter = Some(LowRank {
-                a: take(a, [config.rank, inputs])?.to_device(device),
-                b: take(b, [out, config.rank])?.to_device(device),
+                a: take(&a, [config.rank, inputs])?,
+                b: take(&b, [out, config.rank])?,
                 scale: config.alpha / config.rank as f64,
                 dropout: config.dropout,
             });
         }
     }
-    match tensors.keys().next() {
+    match left_over.first() {
         None => Ok(()),
-        Some(name) => Err(wrong(format!(
-            "'{name}' and {} more tensors belong to no projection that {CONFIG} names",
-            tensors.len() - 1
+        Some(name) => Err(Error::Data(format!(
+            "{}: '{name}' and {} more tensors belong to no projection that {CONFIG} names",
+            file.path().display(),
+            left_over.len() - 1
         ))),
     }
 }
@@ -65,17 +69,6 @@ pub fn save(decoder: &Decoder, adapter: &Adapter, base_model: &str, folder: &Pat
     let path = folder.join(CONFIG);
     let text = serde_json::to_vec_pretty(&config).map_err(|e| Error::Failed(e.to_string()))?;
     fs::write(&path, text).map_err(|e| Error::store(&path, &e))
-}
-
-fn take(tensors: &mut BTreeMap<String, Tensor>, name: &str, shape: [i64; 2]) -> Result<Tensor, String> {
-    let tensor = tensors.remove(name).ok_or_else(|| format!("tensor '{name}' is missing"))?;
-    if tensor.size() != shape {
-        return Err(format!("tensor '{name}' has shape {:?} where {shape:?} fits the base model", tensor.size()));
-    }
-    if !matches!(tensor.kind(), Kind::Float | Kind::BFloat16 | Kind::Half) {
-        return Err(format!("tensor '{name}' holds {:?} where an adapter holds floating-point numbers", tensor.kind()));
-    }
-    Ok(tensor.to_kind(Kind::Float))
 }
 
 /// What of an adapter's config is computed.
@@ -124,9 +117,10 @@ impl PeftConfig {
                 ));
             }
         }
-        let number = |key: &str| {
+        let number = |key: &str, most: f64| {
             let value = raw.get(key).unwrap_or(&Value::Null);
-            value.as_f64().ok_or_else(|| format!("expected a number in `{key}`, found {value}"))
+            let within = value.as_f64().filter(|x| (0.0..=most).contains(x));
+            within.ok_or_else(|| format!("expected a number from 0 to {most} in `{key}`, found {value}"))
         };
         if !raw.contains_key("peft_type") {
             return Err("expected `peft_type` LORA, found none".into());
@@ -134,8 +128,8 @@ impl PeftConfig {
         let rank = raw.get("r").and_then(Value::as_i64).filter(|r| *r > 0);
         Ok(Self {
             rank: rank.ok_or("expected a positive integer in `r`")?,
-            alpha: number("lora_alpha")?,
-            dropout: if raw.contains_key("lora_dropout") { number("lora_dropout")? } else { 0.0 },
+            alpha: number("lora_alpha", 1e6)?,
+            dropout: if raw.contains_key("lora_dropout") { number("lora_dropout", 1.0)? } else { 0.0 },
             targets: targets(raw.get("target_modules").unwrap_or(&Value::Null))?,
             layers: layers(raw.get("layers_to_transform").unwrap_or(&Value::Null), count)?,
         })
@@ -190,6 +184,7 @@ fn layers(value: &Value, count: usize) -> Result<BTreeSet<usize>, String> {
 mod tests {
     use super::*;
     use crate::load::hugging_face::ModelFolder;
+    use crate::load::tensor_file::read_safetensors;
     use crate::model::attention::Context;
     use crate::model::decoder::tests::random;
     use crate::model::heads;
@@ -297,6 +292,10 @@ mod tests {
             ("layers_pattern", json!("blocks")),
             ("r", json!(0)),
             ("lora_alpha", json!("16")),
+            ("lora_alpha", json!(-16)),
+            ("lora_dropout", json!(1.5)),
+            ("lora_dropout", json!("0.1")),
+            ("lora_dropout", Value::Null),
             ("a_key_of_tomorrow", json!("on")),
         ] {
             let said = refusal(key, value.clone());
@@ -332,6 +331,14 @@ mod tests {
             let said = refusal(key, value);
             assert!(said.contains(WEIGHTS) && said.contains(expected), "{said}");
         }
+        let folder = tempfile::tempdir().unwrap();
+        let (_, mut base) = saved(&json!({"rank": 2, "targets": ["q_proj"]}), folder.path());
+        let path = folder.path().join(WEIGHTS);
+        let mut tensors = read_safetensors(&path).unwrap();
+        let _ = tensors.values_mut().next().unwrap().get(1).fill_(f64::NAN);
+        write_safetensors(&path, &tensors).unwrap();
+        let said = attach(&mut base, folder.path()).unwrap_err().to_string();
+        assert!(said.contains(WEIGHTS) && said.contains("not finite"), "{said}");
         let folder = tempfile::tempdir().unwrap();
         let missing = attach(&mut random(11), folder.path()).unwrap_err().to_string();
         assert!(missing.contains(CONFIG), "{missing}");

@@ -39,6 +39,8 @@ pub struct Tokenizer {
     special_tokens: BTreeMap<String, String>,
     chat_template: Option<ChatTemplate>,
     byte_level: bool,
+    /// Tokens that the model beside it has, if there is one.
+    vocabulary: Option<i64>,
 }
 
 impl Tokenizer {
@@ -75,7 +77,7 @@ impl Tokenizer {
         let byte_level = inner.get_decoder().is_some_and(is_byte_level);
         let control = inner.get_added_tokens_decoder().into_values().filter(|token| token.special);
         let control_tokens = ControlTokens::new(control.map(|token| token.content));
-        Ok(Self {
+        let found = Self {
             folder: folder.to_owned(),
             inner: Arc::new(inner),
             plain: OnceLock::new(),
@@ -86,7 +88,22 @@ impl Tokenizer {
             special_tokens: config.special_tokens,
             chat_template,
             byte_level,
-        })
+            vocabulary: config.vocabulary,
+        };
+        found.within_vocabulary(&found.eos_ids)?;
+        found.within_vocabulary(&found.around.concat())?;
+        Ok(found)
+    }
+
+    /// Refuses ids that the model has no embedding of: tokens that were added to its tokenizer and not to it.
+    pub(super) fn within_vocabulary(&self, ids: &[i64]) -> Result<()> {
+        let Some(vocabulary) = self.vocabulary else { return Ok(()) };
+        let Some(id) = ids.iter().find(|id| !(0..vocabulary).contains(id)) else { return Ok(()) };
+        let token = self.token(*id).map_or_else(|| "a token".to_owned(), |token| format!("the token {token:?}"));
+        Err(Error::Data(format!(
+            "{}: {token} has the id {id}, and config.json has a vocabulary of {vocabulary}; expected ids below it: take the tokenizer that the model was trained with",
+            self.folder.join("tokenizer.json").display()
+        )))
     }
 
     /// Token ids of a text, with those that the post-processor puts around it: `tokenizer(text)` of transformers. Special
@@ -98,7 +115,9 @@ impl Tokenizer {
     /// Token ids of a text that a response continues: as [`Tokenizer::encode`], without what is put after a text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<i64>> {
         let found = encode_with(&self.inner, text).map_err(|e| self.failed("encode", &e))?;
-        Ok([self.around[0].as_slice(), &ids(&found)].concat())
+        let ids = ids(&found);
+        self.within_vocabulary(&ids)?;
+        Ok([self.around[0].as_slice(), &ids].concat())
     }
 
     /// What the post-processor puts after a text.
@@ -180,7 +199,8 @@ impl Tokenizer {
         ["pad_token", "unk_token", "bos_token"].iter().find_map(|name| {
             let token = self.special_tokens.get(*name)?;
             let id = i64::from(self.inner.token_to_id(token)?);
-            (!self.eos_ids.contains(&id)).then_some((token.as_str(), id))
+            let usable = !self.eos_ids.contains(&id) && self.vocabulary.is_none_or(|vocabulary| id < vocabulary);
+            usable.then_some((token.as_str(), id))
         })
     }
 

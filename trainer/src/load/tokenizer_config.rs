@@ -17,6 +17,8 @@ pub(super) struct TokenizerConfig {
     pub(super) chat_template: Option<String>,
     /// Ids that end a response, of `config.json` and `generation_config.json`, in their order.
     pub(super) eos_ids: Vec<i64>,
+    /// Tokens that the model has, by its `config.json`.
+    pub(super) vocabulary: Option<i64>,
 }
 
 impl TokenizerConfig {
@@ -38,10 +40,17 @@ impl TokenizerConfig {
             None => chat_template(&config),
         };
         let mut eos_ids = Vec::new();
+        let mut vocabulary = None;
         for name in ["config.json", "generation_config.json"] {
-            eos_ids.extend(ids(read_object(&folder.join(name))?.get("eos_token_id")));
+            let path = folder.join(name);
+            let object = read_object(&path)?;
+            let found = object.get("eos_token_id").unwrap_or(&Value::Null);
+            eos_ids.extend(ids(found).ok_or_else(|| {
+                Error::Data(format!("{}: expected token ids in `eos_token_id`, found {found}", path.display()))
+            })?);
+            vocabulary = vocabulary.or_else(|| object.get("vocab_size").and_then(Value::as_i64));
         }
-        Ok(Self { special_tokens: special_tokens(&config), chat_template, eos_ids })
+        Ok(Self { special_tokens: special_tokens(&config), chat_template, eos_ids, vocabulary })
     }
 }
 
@@ -59,12 +68,12 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_str(&text).map_err(|e| Error::Data(format!("{}: expected a JSON object: {e}", path.display())))
 }
 
-/// A token id or a list of them.
-fn ids(value: Option<&Value>) -> Vec<i64> {
+/// A token id or a list of them; none where it is anything else.
+fn ids(value: &Value) -> Option<Vec<i64>> {
     match value {
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_i64).collect(),
-        Some(one) => one.as_i64().into_iter().collect(),
-        None => Vec::new(),
+        Value::Null => Some(Vec::new()),
+        Value::Array(items) => items.iter().map(Value::as_i64).collect(),
+        one => Some(vec![one.as_i64()?]),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::attention::{Context, attend};
 use crate::model::config::Config;
 use crate::model::linear::{Adapters, Linear};
 use crate::model::packed::Packed;
+use crate::model::rotary::{Rotary, rotate};
 
 /// A causal decoder.
 #[derive(Debug)]
@@ -29,8 +30,7 @@ pub struct Decoder {
     /// How many of the lowest layers are not trained, when the embedding is not trained either: what they compute does
     /// not change while the rest is trained.
     pub frozen_layers: Option<usize>,
-    /// `[positions, 1, head_dim]` each.
-    rotary: (Tensor, Tensor),
+    rotary: Rotary,
 }
 
 /// One layer.
@@ -85,7 +85,7 @@ impl Layer {
 }
 
 impl Decoder {
-    /// A decoder of given weights, for sequences of at most `positions` tokens.
+    /// A decoder of given weights.
     pub fn new(
         config: Config,
         embedding: Tensor,
@@ -94,7 +94,7 @@ impl Decoder {
         lm_head: Option<Tensor>,
         kind: Kind,
     ) -> Self {
-        let rotary = rotary_tables(&config, kind, embedding.device());
+        let rotary = Rotary::new(&config, kind, embedding.device());
         Self { config, embedding, layers, norm, lm_head, kind, frozen_layers: None, rotary }
     }
 
@@ -141,8 +141,7 @@ impl Decoder {
         context: &mut Context,
         adapters: Adapters,
     ) -> Tensor {
-        let cos = self.rotary.0.index_select(0, &batch.positions);
-        let sin = self.rotary.1.index_select(0, &batch.positions);
+        let (cos, sin) = self.rotary.at(batch);
         for index in range {
             alive::beat();
             x = self.layer(index, &x, batch, context, adapters, (&cos, &sin));
@@ -184,24 +183,6 @@ pub fn rms_norm(x: &Tensor, scale: &Tensor, eps: f64) -> Tensor {
     let width = *x.size().last().unwrap_or(&1);
     let normed = x.to_kind(Kind::Float).rms_norm([width], None::<&Tensor>, eps).to_kind(x.kind());
     normed * scale.to_kind(x.kind())
-}
-
-/// Rotary position embedding (Su et al., 2021) in the half-split layout of Hugging Face. `x`: `[tokens, heads, dim]`,
-/// `cos` and `sin`: `[tokens, 1, dim]`, the latter with the first half negated.
-fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
-    let half = x.size()[2] / 2;
-    x * cos + x.roll([half], [2]) * sin
-}
-
-/// Cosines and sines of every position. The sine's first half is negated, so that a rotation is one roll and two
-/// products: `[a, b] -> [a, b] cos + [b, a] [-sin, sin]`.
-fn rotary_tables(config: &Config, kind: Kind, device: Device) -> (Tensor, Tensor) {
-    let frequencies = Tensor::from_slice(&config.rotary_frequencies());
-    let angles = Tensor::arange(config.max_position_embeddings, (Kind::Double, Device::Cpu)).outer(&frequencies);
-    let (cos, sin) = (angles.cos(), angles.sin());
-    let table =
-        |first: &Tensor, second: &Tensor| Tensor::cat(&[first, second], 1).to_kind(kind).to_device(device).unsqueeze(1);
-    (table(&cos, &cos), table(&sin.neg(), &sin))
 }
 
 #[cfg(test)]
@@ -293,8 +274,7 @@ pub(crate) mod tests {
         cache.admit(None, &kept, 0, 4);
         cache.admit(None, &kept, 4, 1);
         for t in 0..2 {
-            let mut batch = Packed::new(&[[A[4 + t]], [B[1 + t]]]);
-            batch.positions = Tensor::from_slice(cache.lengths());
+            let batch = Packed::new(&[[A[4 + t]], [B[1 + t]]]).at_positions(cache.lengths());
             let step = cache.step(Kind::Float);
             let hidden = decoder.forward(&batch, &mut Context::Decode { cache: &cache, step: &step }, Adapters::On);
             assert_same(&hidden.get(0), &whole(&decoder, &[A]).get(4 + t as i64));
@@ -303,8 +283,7 @@ pub(crate) mod tests {
         // Freeing the first slot moves the second sequence into it.
         assert_eq!(cache.release(0), Some(1));
         cache.reserve(3, 32);
-        let mut batch = Packed::new(&[[5i64]]);
-        batch.positions = Tensor::from_slice(cache.lengths());
+        let batch = Packed::new(&[[5i64]]).at_positions(cache.lengths());
         let step = cache.step(Kind::Float);
         let hidden = decoder.forward(&batch, &mut Context::Decode { cache: &cache, step: &step }, Adapters::On);
         assert_same(&hidden.get(0), &whole(&decoder, &[&[2, 7, 1, 5]]).get(3));

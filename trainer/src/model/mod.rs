@@ -8,6 +8,7 @@
 //! | `attention` | attention over packed segments, over a shared prefix, and over a cache |
 //! | `packed` | segments laid end to end |
 //! | `cache` | keys and values of what was already read |
+//! | `rotary` | position embedding |
 //! | `linear` | a projection, with its low-rank adapter |
 //! | `heads` | token log-probabilities; a scalar |
 
@@ -19,4 +20,5 @@ pub mod heads;
 pub mod linear;
 pub mod lora;
 pub mod packed;
+pub mod rotary;
 pub mod trainable;

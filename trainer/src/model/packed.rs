@@ -11,6 +11,8 @@ pub struct Packed {
     pub tokens: Tensor,
     /// `[tokens]`, Int64: position of each token in its sequence.
     pub positions: Tensor,
+    /// One more than the last position.
+    pub reach: i64,
     /// Tokens of each segment.
     pub lengths: Vec<i64>,
     /// How rows are spread over `[segments, longest]` for attention and back; none when all segments are equally long.
@@ -39,7 +41,15 @@ impl Packed {
         let positions: Vec<i64> = lengths.iter().flat_map(|&n| start..start + n).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let spread = lengths.iter().any(|&n| n != longest).then(|| Spread::new(&lengths, longest));
-        Self { tokens: Tensor::from_slice(&tokens), positions: Tensor::from_slice(&positions), lengths, spread }
+        let reach = start + longest;
+        Self { tokens: Tensor::from_slice(&tokens), positions: Tensor::from_slice(&positions), reach, lengths, spread }
+    }
+
+    /// The same tokens at other positions, one a token.
+    #[must_use]
+    pub fn at_positions(self, positions: &[i64]) -> Self {
+        let reach = positions.iter().max().map_or(0, |last| last + 1);
+        Self { positions: Tensor::from_slice(positions), reach, ..self }
     }
 
     /// The same on a device: that of the decoder that reads it.
@@ -47,7 +57,8 @@ impl Packed {
     pub fn to_device(self, device: Device) -> Self {
         let to = |t: &Tensor| t.to_device(device);
         let spread = self.spread.map(|s| Spread { to_grid: to(&s.to_grid), to_packed: to(&s.to_packed) });
-        Self { tokens: to(&self.tokens), positions: to(&self.positions), lengths: self.lengths, spread }
+        let (tokens, positions) = (to(&self.tokens), to(&self.positions));
+        Self { tokens, positions, reach: self.reach, lengths: self.lengths, spread }
     }
 
     /// Tokens in all.

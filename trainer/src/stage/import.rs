@@ -3,7 +3,7 @@
 //!
 //! This file reads and writes; what is converted to what is decided in [`crate::load::gguf`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use crate::files::{fresh_folder, write_json};
 use crate::load::gguf::llama::{self, Llama, unpermute};
 use crate::load::gguf::{GgufFile, vocabulary};
+use crate::load::save::{SHARD_BYTES, Shards};
+use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Converts a GGUF file into a Hugging Face folder. A folder that already holds this file's model is left alone.
@@ -74,7 +76,9 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     write_json(&staging.join("generation_config.json"), &vocabulary.generation)?;
     write_json(&staging.join("tokenizer.json"), &vocabulary.tokenizer)?;
     write_json(&staging.join("tokenizer_config.json"), &vocabulary.config)?;
-    write_weights(&staging.join("model.safetensors"), &gguf, &llama, args.dtype)?;
+    // What is imported can be loaded.
+    Tokenizer::load(&staging).map_err(|e| in_file(&e))?;
+    write_weights(&staging, &gguf, &llama, args.dtype, SHARD_BYTES)?;
     let created = jiff::Timestamp::now().to_string();
     let manifest = artifact::publish(&staging, out, KIND, &name, vec![input], created)?;
     let bytes: u64 = manifest.files.iter().map(|f| f.size).sum();
@@ -107,10 +111,22 @@ impl WeightType {
         match self {
             Self::Float32 => Some(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
             Self::Float16 => {
-                let fits = |x: &f32| !x.is_finite() || f16::from_f32(*x).is_finite();
-                values.iter().all(fits).then(|| values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect())
+                let fits = values.iter().all(|x| f16::from_f32(*x).is_finite());
+                fits.then(|| values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect())
             }
-            Self::Bfloat16 => Some(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()),
+            Self::Bfloat16 => {
+                let fits = values.iter().all(|x| bf16::from_f32(*x).is_finite());
+                fits.then(|| values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect())
+            }
+        }
+    }
+
+    /// The largest value that it holds.
+    fn largest(self) -> f32 {
+        match self {
+            Self::Float32 => f32::MAX,
+            Self::Float16 => f16::MAX.to_f32(),
+            Self::Bfloat16 => bf16::MAX.to_f32(),
         }
     }
 }
@@ -156,22 +172,37 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Writes `model.safetensors`, one tensor in memory at a time.
-fn write_weights(path: &Path, gguf: &GgufFile, llama: &Llama, dtype: WeightType) -> Result<()> {
+/// Writes the weights into files of at most `most` bytes, with an index where they are several; one tensor in memory at a
+/// time.
+fn write_weights(folder: &Path, gguf: &GgufFile, llama: &Llama, dtype: WeightType, most: u64) -> Result<()> {
+    let tensors: BTreeMap<&str, &llama::Tensor> = llama.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let numbers = |tensor: &llama::Tensor| tensor.source.shape.iter().product::<usize>();
+    let width = dtype.safetensors().bitsize() / 8;
+    let sized = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), (numbers(tensor) * width) as u64));
+    let shards = Shards::new(sized, most);
+    for (file, names) in &shards.files {
+        let of_file: Vec<&llama::Tensor> =
+            names.iter().filter_map(|name| tensors.get(name.as_str()).copied()).collect();
+        write_file(&folder.join(file), gguf, &of_file, dtype)?;
+    }
+    shards.write_index(folder, tensors.values().map(|tensor| numbers(tensor)).sum())
+}
+
+/// Writes tensors as one safetensors file.
+fn write_file(path: &Path, gguf: &GgufFile, tensors: &[&llama::Tensor], dtype: WeightType) -> Result<()> {
     let unwritable = |e: std::io::Error| Error::store(path, &e);
-    let mut tensors: Vec<&llama::Tensor> = llama.tensors.iter().collect();
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(unwritable)?);
-    file.write_all(&safetensors_header(&tensors, dtype)?).map_err(unwritable)?;
+    file.write_all(&safetensors_header(tensors, dtype)?).map_err(unwritable)?;
     for tensor in tensors {
         let mut values = gguf.tensor(&tensor.source)?;
         if let (Some(heads), [_, columns]) = (tensor.interleaved_heads, tensor.source.shape.as_slice()) {
             values = unpermute(&values, heads, *columns);
         }
         let bytes = dtype.bytes(&values).ok_or_else(|| {
-            let name = &tensor.source.name;
+            let (name, largest) = (&tensor.source.name, dtype.largest());
             Error::Data(format!(
-                "tensor {name} has values beyond 65504, the largest of float16; use bfloat16 or float32"
+                "tensor {name} has values beyond {largest}, the largest of {}; use a wider --dtype",
+                dtype.name()
             ))
         })?;
         file.write_all(&bytes).map_err(unwritable)?;
@@ -203,10 +234,17 @@ fn safetensors_header(tensors: &[&llama::Tensor], dtype: WeightType) -> Result<V
 }
 
 #[cfg(test)]
+mod mutations;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::load::gguf::{header::tests::Writer, llama::tests as model, vocabulary::tests as words};
+    use crate::load::hugging_face::ModelFolder;
+    use crate::model::lora;
+    use plumbline_crds::training::Precision;
     use safetensors::SafeTensors;
+    use tch::Device;
 
     fn write_gguf(folder: &Path, writer: Writer) -> PathBuf {
         let path = folder.join("tiny.gguf");
@@ -214,7 +252,7 @@ mod tests {
         path
     }
 
-    fn tiny() -> Writer {
+    pub(super) fn tiny() -> Writer {
         model::tensors(words::vocabulary(model::metadata(), "smollm"))
     }
 
@@ -255,7 +293,7 @@ mod tests {
         let weights = SafeTensors::deserialize(&bytes).unwrap();
         let norm = weights.tensor("model.norm.weight").unwrap();
         assert_eq!((norm.dtype(), &norm.data()[2..4]), (Dtype::BF16, bf16::from_f32(0.125).to_le_bytes().as_slice()));
-        assert_eq!(WeightType::Float16.bytes(&[65504.0, f32::INFINITY]).unwrap().len(), 4);
+        assert_eq!(WeightType::Float16.bytes(&[65504.0, -1.0]).unwrap().len(), 4);
         assert!(WeightType::Float16.bytes(&[70000.0]).is_none());
     }
 
@@ -292,5 +330,56 @@ mod tests {
         let error = result.unwrap_err();
         assert!(matches!(&error, Error::Data(m) if m.contains("tiny.gguf: the metadata lacks tokenizer")), "{error}");
         assert!(!out.exists());
+    }
+    #[test]
+    fn a_value_that_is_not_finite_is_refused_by_its_tensor() {
+        let root = tempfile::tempdir().unwrap();
+        for value in [f32::NAN, f32::INFINITY] {
+            let writer = tiny().f32s("output.weight", &[5, 4], &[[0.5; 19].as_slice(), &[value]].concat());
+            for dtype in [WeightType::Float32, WeightType::Float16, WeightType::Bfloat16] {
+                let (out, result) = import(root.path(), writer.clone(), dtype);
+                let error = result.unwrap_err();
+                assert!(
+                    matches!(&error, Error::Data(m) if m.contains("output.weight") && m.contains("not finite")),
+                    "{error}"
+                );
+                assert!(!out.exists());
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_type_does_not_hold_is_refused_by_its_tensor() {
+        let root = tempfile::tempdir().unwrap();
+        for (value, dtype, fits) in [
+            (70_000.0, WeightType::Float16, false),
+            (3.4e38, WeightType::Bfloat16, false),
+            (70_000.0, WeightType::Bfloat16, true),
+        ] {
+            let writer = tiny().f32s("output.weight", &[5, 4], &[value; 20]);
+            let (_, result) = import(root.path(), writer, dtype);
+            assert_eq!(result.is_ok(), fits, "{value} {dtype:?}");
+            assert!(fits || result.unwrap_err().to_string().contains("output.weight has values beyond"));
+        }
+    }
+
+    #[test]
+    fn a_large_model_is_imported_in_shards_that_hold_the_same_values() {
+        let root = tempfile::tempdir().unwrap();
+        let path = write_gguf(root.path(), tiny());
+        let gguf = GgufFile::open(&path).unwrap();
+        let model = llama::read(&gguf.header).unwrap();
+        let [whole, cut] = ["whole", "cut"].map(|name| root.path().join(name));
+        for (folder, most) in [(&whole, SHARD_BYTES), (&cut, 150)] {
+            fs::create_dir(folder).unwrap();
+            write_json(&folder.join("config.json"), &model.config).unwrap();
+            write_weights(folder, &gguf, &model, WeightType::Float32, most).unwrap();
+        }
+        assert!(cut.join("model.safetensors.index.json").exists() && !cut.join("model.safetensors").exists());
+        let read = |folder: &Path| {
+            let decoder = ModelFolder::open(folder).unwrap().decoder(Precision::Float32, Device::Cpu).unwrap();
+            lora::merged_weights(&decoder)
+        };
+        assert_eq!(read(&whole), read(&cut));
     }
 }

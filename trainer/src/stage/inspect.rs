@@ -10,13 +10,14 @@ use tch::{Device, Tensor};
 
 use crate::load::hugging_face::{ModelFolder, write_safetensors};
 use crate::load::peft;
+use crate::load::tensor_file::not_finite;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::attention::Context;
 use crate::model::heads;
 use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::packed::Packed;
-use crate::stage::reward::{HEAD, RewardModel};
+use crate::stage::reward::RewardModel;
 use crate::{Error, Result};
 
 /// What to inspect.
@@ -55,7 +56,20 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     if ids.is_empty() {
         return Err(Error::Config("--text has no token; give a text".into()));
     }
-    let logits = if folder.has(HEAD) { score(args, &ids)? } else { next_token(args, &folder, &tokenizer, &ids)? };
+    if ids.len() as i64 > c.max_position_embeddings {
+        return Err(Error::Config(format!(
+            "--text has {} tokens; expected at most {}, the model's context",
+            ids.len(),
+            c.max_position_embeddings
+        )));
+    }
+    let logits = if folder.has_score() { score(args, &ids)? } else { next_token(args, &folder, &tokenizer, &ids)? };
+    if let Some((count, first)) = not_finite(&logits) {
+        return Err(Error::Data(format!(
+            "{}: the model computes {count} numbers that are not finite, the first at {first:?}; its weights are too large for what config.json says",
+            args.model.display()
+        )));
+    }
     if let Some(path) = &args.logits {
         let tensors = BTreeMap::from([
             ("input_ids".to_owned(), Tensor::from_slice(&ids)),

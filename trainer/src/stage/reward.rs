@@ -35,7 +35,6 @@ use crate::{Error, Result, device};
 mod model;
 mod show;
 
-pub(crate) use model::HEAD;
 pub use model::RewardModel;
 
 /// Runs the stage.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::dequantize::Encoding;
-use super::metadata::{Metadata, Value};
+use super::metadata::{Integers, Metadata, Value};
 
 /// What stands before the data.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,18 +98,28 @@ impl Header {
         }
 
         let mut tensors = BTreeMap::new();
+        let mut next = Some(0);
+        let alignment = alignment(&metadata).map_err(|what| cursor.broken(what))?;
         for _ in 0..tensor_count {
             let tensor = cursor.tensor()?;
+            // The writers of GGUF put tensors one after the other; an offset that says otherwise is damaged.
+            if next.is_some_and(|next| next != tensor.offset) {
+                return Err(cursor.broken(format!(
+                    "tensor {} begins at byte {} of the data where {} is expected",
+                    tensor.name,
+                    tensor.offset,
+                    next.unwrap_or_default()
+                )));
+            }
+            // Of an encoding that is not read the size is not known.
+            next = next.filter(|_| !matches!(tensor.encoding, Encoding::Unsupported(_))).map(|next: u64| {
+                next.saturating_add(tensor.bytes).checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
+            });
             if let Some(double) = tensors.insert(tensor.name.clone(), tensor) {
                 return Err(cursor.broken(format!("the tensor {} appears twice", double.name)));
             }
         }
 
-        let alignment = match metadata.0.get("general.alignment") {
-            None => 32,
-            Some(Value::Unsigned(n)) if *n > 0 && n.is_multiple_of(8) && *n <= 1 << 20 => *n,
-            Some(other) => return Err(cursor.broken(format!("general.alignment is {other:?}"))),
-        };
         let data = cursor.position.next_multiple_of(alignment);
         for tensor in tensors.values_mut() {
             tensor.offset = tensor.offset.saturating_add(data);
@@ -126,6 +136,18 @@ impl Header {
     }
 }
 
+/// What tensors begin at a multiple of, in bytes.
+fn alignment(metadata: &Metadata) -> Result<u64, String> {
+    match metadata.0.get("general.alignment") {
+        None => Ok(32),
+        Some(Value::Unsigned(n)) if *n > 0 && n.is_multiple_of(8) && *n <= 1 << 20 => Ok(*n),
+        Some(other) => Err(format!("general.alignment is {other:?}")),
+    }
+}
+
+/// The longest header. The vocabularies of models take a few MB.
+const LONGEST: u64 = 1 << 27;
+
 /// A reader that knows where it is and what is left, so that no length in the file makes it allocate more than the file
 /// can hold.
 struct Cursor<'a, R> {
@@ -140,6 +162,9 @@ impl<R: Read> Cursor<'_, R> {
     }
 
     fn need(&self, needed: u64, what: &str) -> Result<(), HeaderError> {
+        if self.position.saturating_add(needed) > LONGEST && self.length > LONGEST {
+            return Err(self.broken(format!("{what} would make it longer than {LONGEST} bytes, which no model needs")));
+        }
         if needed > self.length.saturating_sub(self.position) {
             return Err(HeaderError::Truncated {
                 what: what.to_owned(),
@@ -157,6 +182,12 @@ impl<R: Read> Cursor<'_, R> {
         self.reader.read_exact(&mut bytes)?;
         self.position += count;
         Ok(bytes)
+    }
+
+    fn skip(&mut self, count: u64) -> Result<(), HeaderError> {
+        std::io::copy(&mut self.reader.by_ref().take(count), &mut std::io::sink())?;
+        self.position += count;
+        Ok(())
     }
 
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], HeaderError> {
@@ -197,7 +228,7 @@ impl<R: Read> Cursor<'_, R> {
                 other => return Err(self.broken(format!("{key} is a truth value of {other}"))),
             },
             8 => Value::Text(self.text(key)?),
-            9 => Value::Array(self.list(key)?),
+            9 => self.list(key)?,
             10 => Value::Unsigned(self.u64(key)?),
             11 => signed(i64::from_le_bytes(self.array(key)?)),
             12 => Value::Float(f64::from_le_bytes(self.array(key)?)),
@@ -205,18 +236,30 @@ impl<R: Read> Cursor<'_, R> {
         })
     }
 
-    fn list(&mut self, key: &str) -> Result<Vec<Value>, HeaderError> {
+    fn list(&mut self, key: &str) -> Result<Value, HeaderError> {
         let kind = self.u32(key)?;
-        let smallest = match kind {
-            0 | 1 | 7 => 1,
-            2 | 3 => 2,
-            4..=6 => 4,
-            8 | 10..=12 => 8,
+        let count = self.u64(key)?;
+        let (width, signed) = match kind {
+            0 | 7 => (1, false),
+            1 => (1, true),
+            2 => (2, false),
+            3 => (2, true),
+            4 | 6 => (4, false),
+            5 => (4, true),
+            8 | 10 | 12 => (8, false),
+            11 => (8, true),
             other => return Err(self.broken(format!("{key} is a list of the type {other}"))),
         };
-        let count = self.u64(key)?;
-        self.need(count.saturating_mul(smallest), key)?;
-        (0..count).map(|_| self.value(kind, key)).collect()
+        let bytes = count.saturating_mul(width as u64);
+        self.need(bytes, key)?;
+        Ok(match kind {
+            8 => Value::Texts((0..count).map(|_| self.text(key)).collect::<Result<_, _>>()?),
+            6 | 12 => {
+                self.skip(bytes)?;
+                Value::Floats(count)
+            }
+            _ => Value::Integers(Integers { width, signed, bytes: self.bytes(bytes, key)? }),
+        })
     }
 
     fn tensor(&mut self) -> Result<TensorInfo, HeaderError> {
@@ -257,7 +300,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// Writes a GGUF file: metadata, then tensors of 32-bit numbers or raw blocks.
-    #[derive(Default)]
+    #[derive(Clone, Default)]
     pub(crate) struct Writer {
         metadata: Vec<u8>,
         metadata_count: u64,
@@ -272,7 +315,7 @@ pub(crate) mod tests {
             into.extend(text.as_bytes());
         }
 
-        fn entry(mut self, key: &str, kind: u32, value: &[u8]) -> Self {
+        pub(crate) fn entry(mut self, key: &str, kind: u32, value: &[u8]) -> Self {
             Self::text(&mut self.metadata, key);
             self.metadata.extend(kind.to_le_bytes());
             self.metadata.extend(value);
@@ -290,6 +333,10 @@ pub(crate) mod tests {
 
         pub(crate) fn bool(self, key: &str, value: bool) -> Self {
             self.entry(key, 7, &[u8::from(value)])
+        }
+
+        pub(crate) fn u64(self, key: &str, value: u64) -> Self {
+            self.entry(key, 10, &value.to_le_bytes())
         }
 
         pub(crate) fn str(self, key: &str, value: &str) -> Self {
@@ -367,7 +414,8 @@ pub(crate) mod tests {
         assert_eq!(header.metadata.0["general.architecture"], Value::Text("llama".into()));
         assert_eq!(header.metadata.0["llama.block_count"], Value::Unsigned(2));
         assert_eq!(header.metadata.0["llama.attention.layer_norm_rms_epsilon"], Value::Float(1e-5));
-        assert_eq!(header.metadata.0["numbers"], Value::Array(vec![Value::Negative(-1), Value::Unsigned(3)]));
+        let numbers = [(-1i32).to_le_bytes(), 3i32.to_le_bytes()].concat();
+        assert_eq!(header.metadata.0["numbers"], Value::Integers(Integers { width: 4, signed: true, bytes: numbers }));
         let x = &header.tensors["x.weight"];
         assert_eq!((x.shape.as_slice(), x.encoding, x.bytes), ([2, 3].as_slice(), Encoding::F32, 24));
         assert_eq!(&bytes[x.offset as usize..][..4], 1f32.to_le_bytes());
@@ -413,6 +461,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_list_takes_the_memory_that_the_file_gives_it_and_a_header_is_bounded() {
+        let list =
+            |kind: u32, count: u64, bytes: &[u8]| [&kind.to_le_bytes()[..], &count.to_le_bytes(), bytes].concat();
+        let bytes = Writer::default().entry("bytes", 9, &list(0, 1 << 20, &vec![7; 1 << 20])).finish();
+        let Value::Integers(held) = &parse(&bytes).unwrap().metadata.0["bytes"] else { panic!("a list of numbers") };
+        assert_eq!((held.bytes.len(), held.bytes.capacity()), (1 << 20, 1 << 20));
+        let floats = Writer::default().entry("scores", 9, &list(6, 3, &[0; 12])).u32("after", 5).finish();
+        let header = parse(&floats).unwrap();
+        assert_eq!(
+            (&header.metadata.0["scores"], &header.metadata.0["after"]),
+            (&Value::Floats(3), &Value::Unsigned(5))
+        );
+        // A file of 8 GB, of which nothing is read: the list is refused by its length.
+        let long = Writer::default().entry("bytes", 9, &list(0, 1 << 32, &[])).finish();
+        let error = Header::parse(&mut &long[..], 1 << 33).unwrap_err().to_string();
+        assert!(error.contains("bytes would make it longer than 134217728 bytes"), "{error}");
+    }
+
+    #[test]
     fn other_files_and_versions_are_named() {
         assert!(parse(b"PK\x03\x04rest").unwrap_err().to_string().contains("not a GGUF file"));
         assert!(parse(b"GGUF\x01\0\0\0").unwrap_err().to_string().contains("version 1"));
@@ -420,6 +487,10 @@ pub(crate) mod tests {
         assert!(parse(&twice).unwrap_err().to_string().contains("k appears twice"));
         let odd = Writer::default().tensor("q", &[1, 33], 8, &[0; 34]).finish();
         assert!(parse(&odd).unwrap_err().to_string().contains("Q8_0 packs 32"));
+        let mut moved = Writer::default().f32s("a", &[2], &[1.0, 2.0]).f32s("b", &[2], &[3.0, 4.0]).finish();
+        let offset = moved.iter().position(|byte| *byte == 32).unwrap();
+        moved[offset] = 64;
+        assert!(parse(&moved).unwrap_err().to_string().contains("tensor b begins at byte 64 of the data where 32"));
         let unknown = Writer::default().tensor("q", &[1, 32], 99, &[0; 34]).finish();
         assert!(parse(&unknown).unwrap_err().to_string().contains("unknown encoding 99"));
     }

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::dequantize::Encoding;
 use super::header::{Header, TensorInfo};
-use super::metadata::{Metadata, MetadataError};
+use super::metadata::{Metadata, MetadataError, Value as Entry};
+use crate::model::config::Config;
 
 /// The model as a Hugging Face folder holds it.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ pub fn read(header: &Header) -> Result<Llama, LlamaError> {
     if architecture != "llama" {
         return Err(LlamaError::Architecture(architecture.to_owned()));
     }
+    refuse_unknown(header)?;
     let sizes = Sizes::read(header)?;
     refuse_variants(header, &sizes)?;
     let tensors = find_tensors(header, &sizes)?;
@@ -87,6 +89,8 @@ pub fn read(header: &Header) -> Result<Llama, LlamaError> {
             config.insert(key.to_owned(), json!(id));
         }
     }
+    // What is imported can be loaded: the reader of config.json has the last word.
+    Config::from_json(config.clone()).map_err(|e| LlamaError::Variant(format!("the metadata make no model: {e}")))?;
     Ok(Llama { config, tensors })
 }
 
@@ -123,8 +127,8 @@ impl Sizes {
         let size = |key: &str| -> Result<usize, LlamaError> {
             let key = format!("llama.{key}");
             match Metadata::required(header.metadata.integer(&key)?, &key)? {
-                0 => Err(LlamaError::Tensor(format!("the metadata entry {key} is 0"))),
-                n => Ok(n as usize),
+                n @ 1..=LARGEST => Ok(n as usize),
+                n => Err(LlamaError::Tensor(format!("the metadata entry {key} is {n}, which is no size of a model"))),
             }
         };
         let hidden = size("embedding_length")?;
@@ -154,8 +158,68 @@ impl Sizes {
             kv_heads,
             head_dim,
             context: size("context_length")?,
-            vocabulary: embedding.shape[0],
+            vocabulary: vocabulary(header, embedding)?,
         })
+    }
+}
+
+/// No size of a model is as large; products of two are numbers.
+const LARGEST: u64 = 1 << 30;
+
+/// The rows of the embedding, and what else the file says of them.
+fn vocabulary(header: &Header, embedding: &TensorInfo) -> Result<usize, LlamaError> {
+    let rows = embedding.shape[0];
+    if let Some(n) = header.metadata.integer("llama.vocab_size")?
+        && usize::try_from(n) != Ok(rows)
+    {
+        return Err(LlamaError::Tensor(format!("llama.vocab_size is {n} and token_embd.weight has {rows} rows")));
+    }
+    if let Some(Entry::Texts(tokens)) = header.metadata.0.get("tokenizer.ggml.tokens")
+        && tokens.len() > rows
+    {
+        return Err(LlamaError::Tensor(format!(
+            "the tokenizer has {} tokens and token_embd.weight {rows} rows: token {rows} ({:?}) is outside the vocabulary",
+            tokens.len(),
+            tokens[rows]
+        )));
+    }
+    Ok(rows)
+}
+
+/// Entries below `llama.` that are read, or say nothing of what is computed.
+const KNOWN: [&str; 19] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "expert_count",
+    "expert_used_count",
+    "tensor_data_layout",
+];
+
+/// Refuses a part of a model, and entries that may change what it computes.
+fn refuse_unknown(header: &Header) -> Result<(), LlamaError> {
+    if let Some(n @ 2..) = header.metadata.integer("split.count")? {
+        return Err(LlamaError::Tensor(format!(
+            "this is one of {n} files of a split model (split.count); join them with llama.cpp's `llama-gguf-split --merge`"
+        )));
+    }
+    let unknown = |key: &&String| key.strip_prefix("llama.").is_some_and(|rest| !KNOWN.contains(&rest));
+    match header.metadata.0.keys().find(unknown) {
+        Some(key) => Err(LlamaError::Variant(format!("the metadata have the entry {key}"))),
+        None => Ok(()),
     }
 }
 
@@ -166,12 +230,12 @@ fn refuse_variants(header: &Header, sizes: &Sizes) -> Result<(), LlamaError> {
         return variant(format!("the model is a mixture of {n} experts"));
     }
     if let Some(n) = header.metadata.integer("llama.rope.dimension_count")?
-        && n as usize != sizes.head_dim
+        && usize::try_from(n) != Ok(sizes.head_dim)
     {
         return variant(format!("rotary positions cover {n} of {} values of a head", sizes.head_dim));
     }
     if let Some(n) = header.metadata.integer("llama.attention.value_length")?
-        && n as usize != sizes.head_dim
+        && usize::try_from(n) != Ok(sizes.head_dim)
     {
         return variant(format!("values have {n} numbers a head and keys {}", sizes.head_dim));
     }
@@ -312,6 +376,63 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_absurd_size_is_refused_before_it_is_computed_with() {
+        let with = |key: &str, value: u64| {
+            let mut writer = Writer::default().str("general.architecture", "llama").f32(RMS_EPSILON, 1e-5);
+            for (name, usual) in [
+                ("llama.block_count", 1),
+                ("llama.context_length", 16),
+                ("llama.embedding_length", 4),
+                ("llama.feed_forward_length", 3),
+                ("llama.attention.head_count", 2),
+                ("llama.attention.head_count_kv", 1),
+                ("llama.attention.key_length", 2),
+                ("llama.rope.dimension_count", 2),
+            ] {
+                writer = writer.u64(name, if name == key { value } else { usual });
+            }
+            read_bytes(&tensors(writer).finish())
+        };
+        assert!(with("none", 0).is_ok());
+        for key in [
+            "llama.block_count",
+            "llama.context_length",
+            "llama.embedding_length",
+            "llama.feed_forward_length",
+            "llama.attention.head_count",
+            "llama.attention.head_count_kv",
+            "llama.attention.key_length",
+            "llama.rope.dimension_count",
+        ] {
+            for value in [0, (1 << 62) + 2, (1 << 63) + 16, u64::MAX, 1 << 32, (1 << 32) + 2] {
+                assert!(with(key, value).is_err(), "{key} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_make_no_model_are_refused() {
+        let usual = |epsilon: f32, base: f32| {
+            let writer = Writer::default()
+                .str("general.architecture", "llama")
+                .u32("llama.block_count", 1)
+                .u32("llama.context_length", 16)
+                .u32("llama.embedding_length", 4)
+                .u32("llama.feed_forward_length", 3)
+                .u32("llama.attention.head_count", 2)
+                .u32("llama.attention.head_count_kv", 1)
+                .f32(RMS_EPSILON, epsilon)
+                .f32("llama.rope.freq_base", base);
+            read_bytes(&tensors(writer).finish())
+        };
+        assert!(usual(1e-5, 1e4).is_ok());
+        for bad in [f32::NAN, f32::INFINITY, -1.0, 0.0] {
+            assert!(usual(bad, 1e4).unwrap_err().to_string().contains("rms_norm_eps"));
+            assert!(usual(1e-5, bad).unwrap_err().to_string().contains("rope_theta"));
+        }
+    }
+
+    #[test]
     fn what_would_come_out_wrong_is_refused_by_name() {
         let refusal = |bytes: Vec<u8>| read_bytes(&bytes).unwrap_err().to_string();
         let qwen = Writer::default().str("general.architecture", "qwen2").finish();
@@ -328,6 +449,14 @@ pub(crate) mod tests {
         assert!(refusal(missing).contains("blk.0.attn_norm.weight is missing"));
         let misshapen = metadata().f32s("token_embd.weight", &[5, 3], &[0.0; 15]).finish();
         assert!(refusal(misshapen).contains("has shape [5, 3]; the metadata ask for [5, 4]"));
+        let split = tensors(metadata().entry("split.count", 2, &3u16.to_le_bytes())).finish();
+        assert!(refusal(split).contains("one of 3 files of a split model (split.count)"));
+        let unknown = tensors(metadata().f32("llama.rope.scale_linear", 4.0)).finish();
+        assert!(refusal(unknown).contains("llama.rope.scale_linear"));
+        let rows = tensors(metadata().u32("llama.vocab_size", 6)).finish();
+        assert!(refusal(rows).contains("llama.vocab_size is 6 and token_embd.weight has 5 rows"));
+        let tokens = tensors(metadata().strs("tokenizer.ggml.tokens", &["a", "b", "c", "d", "e", "f"])).finish();
+        assert!(refusal(tokens).contains("token 5 (\"f\") is outside the vocabulary"));
         let odd = Writer::default().str("general.architecture", "llama").str("llama.embedding_length", "four").finish();
         assert!(refusal(odd).contains("llama.embedding_length should be one whole number"));
     }

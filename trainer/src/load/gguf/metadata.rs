@@ -19,8 +19,36 @@ pub enum Value {
     Bool(bool),
     /// Text.
     Text(String),
-    /// A list.
-    Array(Vec<Value>),
+    /// A list of whole numbers or truth values, as the file has it.
+    Integers(Integers),
+    /// A list of floating-point numbers: how many. No reader of a model needs them.
+    Floats(u64),
+    /// A list of texts.
+    Texts(Vec<String>),
+}
+
+/// A list of whole numbers, little-endian, `width` bytes each: a list of a million bytes takes a million bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Integers {
+    /// Bytes of a number: 1, 2, 4 or 8.
+    pub width: usize,
+    /// Whether numbers may be negative.
+    pub signed: bool,
+    /// The numbers, one after the other.
+    pub bytes: Vec<u8>,
+}
+
+impl Integers {
+    /// The numbers; none where one is negative.
+    fn unsigned(&self) -> Option<Vec<u64>> {
+        let number = |bytes: &[u8]| {
+            let negative = self.signed && bytes.last().is_some_and(|high| high & 0x80 != 0);
+            let mut wide = [0; 8];
+            wide[..bytes.len()].copy_from_slice(bytes);
+            (!negative).then(|| u64::from_le_bytes(wide))
+        };
+        self.bytes.chunks_exact(self.width).map(number).collect()
+    }
 }
 
 /// A metadata entry that is not what a reader of the model expects.
@@ -63,16 +91,14 @@ impl Metadata {
     /// A list of texts, if the key is there.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, MetadataError> {
         self.typed(key, "a list of texts", |v| {
-            let Value::Array(items) = v else { return None };
-            items.iter().map(|i| if let Value::Text(s) = i { Some(s.as_str()) } else { None }).collect()
+            if let Value::Texts(texts) = v { Some(texts.iter().map(String::as_str).collect()) } else { None }
         })
     }
 
     /// A list of whole numbers, if the key is there.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<u64>>, MetadataError> {
         self.typed(key, "a list of whole numbers, not negative", |v| {
-            let Value::Array(items) = v else { return None };
-            items.iter().map(|i| if let Value::Unsigned(n) = i { Some(*n) } else { None }).collect()
+            if let Value::Integers(list) = v { list.unsigned() } else { None }
         })
     }
 
@@ -98,8 +124,13 @@ mod tests {
 
     #[test]
     fn a_value_of_another_type_is_an_error_and_a_missing_one_is_none() {
-        let list = Value::Array(vec![Value::Unsigned(1), Value::Text("a".into())]);
-        let metadata = Metadata(BTreeMap::from([("n".into(), Value::Negative(-1)), ("list".into(), list)]));
+        let list = |signed| Value::Integers(Integers { width: 2, signed, bytes: vec![1, 0, 0xff, 0xff] });
+        let metadata = Metadata(BTreeMap::from([
+            ("n".into(), Value::Negative(-1)),
+            ("list".into(), list(true)),
+            ("unsigned".into(), list(false)),
+        ]));
+        assert_eq!(metadata.integers("unsigned").unwrap().unwrap(), [1, 65_535]);
         assert_eq!(metadata.integer("other").unwrap(), None);
         assert!(metadata.integer("n").unwrap_err().to_string().contains("n should be one whole number, not negative"));
         assert!(metadata.integers("list").is_err() && metadata.texts("list").is_err());

@@ -53,7 +53,8 @@ fn tokenizer(header: &Header, tokens: &[&str], special: &SpecialTokens) -> Resul
             "the tokenizer's model is {model} (only gpt2, byte-level BPE, is read)"
         )));
     }
-    let pre_tokenizer = pre_tokenizer(header.metadata.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2"))?;
+    let pre = Metadata::required(header.metadata.text("tokenizer.ggml.pre")?, "tokenizer.ggml.pre")?;
+    let pre_tokenizer = pre_tokenizer(pre)?;
     let merges = Metadata::required(header.metadata.texts("tokenizer.ggml.merges")?, "tokenizer.ggml.merges")?;
     let types =
         Metadata::required(header.metadata.integers("tokenizer.ggml.token_type")?, "tokenizer.ggml.token_type")?;
@@ -151,15 +152,23 @@ struct SpecialTokens<'a>(Vec<(&'static str, u64, &'a str)>);
 impl<'a> SpecialTokens<'a> {
     fn read(header: &Header, tokens: &[&'a str]) -> Result<Self, VocabularyError> {
         let mut found = Vec::new();
-        for (name, key) in
-            [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
-        {
+        for (name, key) in [
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("eot_token", "eot"),
+            ("unk_token", "unknown"),
+            ("pad_token", "padding"),
+        ] {
             let key = format!("tokenizer.ggml.{key}_token_id");
             if let Some(id) = header.metadata.integer(&key)? {
                 let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
                 let outside =
                     || VocabularyError::Broken(format!("{key} is {id} and there are {} tokens", tokens.len()));
-                found.push((name, id, *token.ok_or_else(outside)?));
+                let token = *token.ok_or_else(outside)?;
+                // transformers has no name for the end of a turn; generation_config.json has its id.
+                if name != "eot_token" {
+                    found.push((name, id, token));
+                }
             }
         }
         Ok(Self(found))

@@ -75,6 +75,39 @@ fn a_token_is_text_and_bytes_even_when_it_is_half_a_character() {
 }
 
 #[test]
+fn a_token_that_the_model_has_no_embedding_of_is_refused_where_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "config.json", &json!({"vocab_size": 257}));
+    write(folder.path(), "tokenizer_config.json", &json!({"chat_template": "{{ messages[0].content }}<|end|>"}));
+    let tokenizer = byte_level(folder.path());
+    assert_eq!(tokenizer.encode("a to").unwrap(), [97, 256, 111]);
+    let turns = [Message { role: "user".to_owned(), content: "a".to_owned() }];
+    let chat = tokenizer.chat(&turns);
+    let errors = [tokenizer.encode("a<|end|>").unwrap_err(), chat.encode(&chat.text(1, false).unwrap()).unwrap_err()];
+    for error in errors {
+        assert!(matches!(error, Error::Data(_)), "{error}");
+        for word in ["tokenizer.json", "\"<|end|>\"", "257"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+    for (name, value, expected) in [
+        ("tokenizer_config.json", json!({"eos_token": "<|end|>"}), "vocabulary of 257"),
+        ("generation_config.json", json!({"eos_token_id": [3, 257]}), "vocabulary of 257"),
+        ("generation_config.json", json!({"eos_token_id": -5}), "vocabulary of 257"),
+        ("generation_config.json", json!({"eos_token_id": "3"}), "generation_config.json: expected token ids"),
+        ("generation_config.json", json!({"eos_token_id": [3, null]}), "generation_config.json: expected token ids"),
+    ] {
+        let path = folder.path().join(name);
+        write(folder.path(), name, &value);
+        let said = Tokenizer::load(folder.path()).err().unwrap().to_string();
+        assert!(said.contains(expected), "{said}");
+        std::fs::remove_file(path).unwrap();
+    }
+    write(folder.path(), "tokenizer_config.json", &json!({"pad_token": "<|end|>", "unk_token": "!"}));
+    assert_eq!(Tokenizer::load(folder.path()).unwrap().padding(), Some(("!", 33)), "padding is in the vocabulary");
+}
+
+#[test]
 fn every_token_that_ends_a_response_is_known_once() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "config.json", &json!({"eos_token_id": 7}));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::reward_model::RewardModelSpec;
@@ -12,7 +12,8 @@ use plumbline_crds::training::Precision;
 
 use crate::Result;
 use crate::files::write_json;
-use crate::load::hugging_face::{ModelFolder, copy_tokenizer, read_object, write_safetensors};
+use crate::load::hugging_face::{ModelFolder, SCORE, copy_tokenizer, read_object};
+use crate::load::save::{Architecture, save_model};
 use crate::load::tokenizer::Tokenizer;
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
@@ -23,8 +24,6 @@ use crate::model::packed::{Packed, passes};
 use crate::model::trainable::make_trainable;
 use crate::train::responses::to_f64;
 
-/// Name of the head's weight in a checkpoint, as in Hugging Face's sequence classifiers.
-pub(crate) const HEAD: &str = "score.weight";
 /// Tokens scored in one forward pass when nothing is learnt.
 const SCORING_TOKENS: usize = 4096;
 
@@ -32,33 +31,30 @@ const SCORING_TOKENS: usize = 4096;
 pub struct RewardModel {
     pub(super) decoder: Decoder,
     head: ScalarHead,
-    config: Map<String, Value>,
+    /// The kind that its base model is stored in, and its copy will be.
+    kind: Kind,
 }
 
 impl RewardModel {
     /// The base model with a head that scores everything 0.
     pub(super) fn from_base(folder: &Path, spec: &RewardModelSpec, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
-        let decoder = opened.decoder(spec.training.precision, device)?;
+        let decoder = opened.trunk(spec.training.precision, device)?;
         let head = ScalarHead::zero(decoder.config.hidden_size, device);
-        Ok(Self { config: decoder.config.raw.clone(), decoder, head })
+        Ok(Self { decoder, head, kind: opened.kind()? })
     }
 
     /// A saved reward model, on a device.
     pub fn load(folder: &Path, precision: Precision, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
-        let decoder = opened.decoder(precision, device)?;
-        let weight = opened.tensor(HEAD, &[1, decoder.config.hidden_size], Kind::Float, device)?;
-        Ok(Self { config: decoder.config.raw.clone(), decoder, head: ScalarHead::from_weight(weight) })
+        let (decoder, weight) = opened.scorer(precision, device)?;
+        Ok(Self { decoder, head: ScalarHead::from_weight(weight), kind: opened.kind()? })
     }
 
     /// What is trained, by name.
     pub(super) fn make_trainable(&mut self, spec: &RewardModelSpec) -> BTreeMap<String, Tensor> {
         let mut params = make_trainable(&mut self.decoder, &spec.training);
-        // A language-model head takes no part in a score.
-        self.decoder.lm_head = None;
-        params.remove("lm_head.weight");
-        params.insert(HEAD.into(), self.head.trained.shallow_clone());
+        params.insert(SCORE.into(), self.head.trained.shallow_clone());
         params
     }
 
@@ -91,21 +87,13 @@ impl RewardModel {
     /// Writes a folder that `AutoModelForSequenceClassification` loads.
     pub(super) fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
         let mut weights = lora::merged_weights(&self.decoder);
-        weights.insert(HEAD.into(), self.head.weight());
-        write_safetensors(&folder.join("model.safetensors"), &weights)?;
-        let mut config = self.config.clone();
-        let mistral = config.get("model_type").is_some_and(|family| family == "mistral");
-        let family = if mistral { "Mistral" } else { "Llama" };
-        config.insert("architectures".into(), json!([format!("{family}ForSequenceClassification")]));
-        config.insert("num_labels".into(), json!(1));
-        config.insert("id2label".into(), json!({"0": "LABEL_0"}));
-        config.insert("label2id".into(), json!({"LABEL_0": 0}));
-        config.insert("torch_dtype".into(), json!("float32"));
+        weights.insert(SCORE.into(), self.head.weight());
+        let mut config = self.decoder.config.raw.clone();
         // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
         // and would not be read where it closes a turn.
         let padding = tokenizer.padding();
         config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
-        write_json(&folder.join("config.json"), &config)?;
+        save_model(folder, &weights, self.kind, &config, Architecture::SequenceClassification)?;
         copy_tokenizer(base, folder)?;
         for name in ["tokenizer_config.json", "special_tokens_map.json"] {
             let path = folder.join(name);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
@@ -12,8 +12,9 @@ use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::training::AdapterSave;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
-use crate::files::{fresh_folder, write_json};
+use crate::files::fresh_folder;
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::save::{Architecture, save_model};
 use crate::load::tokenizer::{Tokenizer, template_date};
 use crate::load::{clock as template_clock, peft};
 use crate::model::decoder::Decoder;
@@ -141,6 +142,8 @@ pub(crate) struct Policy {
     original: Option<Decoder>,
     /// Predicts returns (methods with a critic).
     pub value_head: Option<ScalarHead>,
+    /// The kind that the model is stored in, and its tuned copy will be.
+    kind: Kind,
 }
 
 impl Policy {
@@ -154,7 +157,7 @@ impl Policy {
             None => Some(opened.decoder(spec.training.precision, device)?),
         };
         let params = make_trainable(&mut decoder, &spec.training);
-        Ok(Self { decoder, params, original, value_head: None })
+        Ok(Self { decoder, params, original, value_head: None, kind: opened.kind()? })
     }
 
     /// The model as it was.
@@ -180,10 +183,8 @@ impl Policy {
                 peft::save(&self.decoder, adapter, base_model, folder)?;
             }
             _ => {
-                write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(&self.decoder))?;
-                let mut config = self.decoder.config.raw.clone();
-                config.insert("torch_dtype".into(), json!("float32"));
-                write_json(&folder.join("config.json"), &config)?;
+                let weights = lora::merged_weights(&self.decoder);
+                save_model(folder, &weights, self.kind, &self.decoder.config.raw, Architecture::CausalLm)?;
             }
         }
         if let Some(head) = &self.value_head {

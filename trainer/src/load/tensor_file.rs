@@ -1,0 +1,279 @@
+//! safetensors files: the header is read once, tensors by mmap; what is read as a weight is a finite number of a known kind
+//! and shape, or an error with the file's and the tensor's name.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use plumbline_torch::Mmap;
+use safetensors::tensor::TensorInfo;
+use safetensors::{Dtype, SafeTensors, View};
+use tch::{Kind, Tensor};
+
+use crate::{Error, Result, alive};
+
+/// An open file.
+pub struct TensorFile {
+    path: PathBuf,
+    map: Mmap,
+    /// Where the tensors' bytes begin.
+    data: usize,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl TensorFile {
+    /// Opens a file and reads its header. The library checks that the tensors fill the file, in order and without overlap.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when it is no whole safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = plumbline_torch::map_file(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            Error::Data(format!("{}: not a whole safetensors file: {e}; fetch or make it again", path.display()))
+        })?;
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        Ok(Self { path: path.to_owned(), data: size_of::<u64>() + header, map, tensors })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every tensor's name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The kind a weight is stored in.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is no such tensor or when it holds no floating-point numbers.
+    pub fn weight_kind(&self, name: &str) -> Result<Kind> {
+        let dtype = self.info(name)?.dtype;
+        kind_of(dtype).filter(|kind| is_float(*kind)).ok_or_else(|| {
+            self.wrong(
+                name,
+                &format!("holds {dtype} where weights are F32, F16 or BF16; quantised weights are not read"),
+            )
+        })
+    }
+
+    /// A weight of a given shape, in a given kind.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is no such tensor, when it has another shape, or when it holds anything but floating-point
+    /// numbers that are finite in that kind.
+    pub fn weight(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
+        alive::beat();
+        let stored = self.weight_kind(name)?;
+        let found = &self.info(name)?.shape;
+        if !found.iter().map(|n| i64::try_from(*n)).eq(shape.iter().map(|n| Ok(*n))) {
+            return Err(self.wrong(name, &format!("has shape {found:?} where {shape:?} is expected")));
+        }
+        let tensor = Tensor::f_from_data_size(self.bytes(name)?, shape, stored)?;
+        let tensor = if stored == kind { tensor } else { tensor.to_kind(kind) };
+        match not_finite(&tensor) {
+            None => Ok(tensor),
+            Some((count, first)) => Err(self.wrong(
+                name,
+                &format!("holds {count} numbers that are not finite, the first at {first:?}; the file is damaged, or the model diverged when it was trained"),
+            )),
+        }
+    }
+
+    /// The bytes of a tensor.
+    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+        let (start, end) = self.info(name)?.data_offsets;
+        // The header was checked against the file's length.
+        self.map.get(self.data + start..self.data + end).ok_or_else(|| self.wrong(name, "lies outside the file"))
+    }
+
+    /// Every tensor, in the kind it is stored in.
+    fn all(&self) -> Result<BTreeMap<String, Tensor>> {
+        let read = |(name, info): (&String, &TensorInfo)| {
+            let kind = kind_of(info.dtype)
+                .ok_or_else(|| self.wrong(name, &format!("has dtype {}, which is not read", info.dtype)))?;
+            let shape = info.shape.iter().map(|n| i64::try_from(*n)).collect::<Result<Vec<_>, _>>();
+            let numbers = shape.as_ref().ok().and_then(|s| s.iter().try_fold(1i64, |n, d| n.checked_mul(*d)));
+            let (Ok(shape), Some(_)) = (shape, numbers) else {
+                return Err(self.wrong(name, &format!("has the impossible shape {:?}", info.shape)));
+            };
+            Ok((name.clone(), Tensor::f_from_data_size(self.bytes(name)?, &shape, kind)?))
+        };
+        self.tensors.iter().map(read).collect()
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| Error::Data(format!("{}: tensor '{name}' is missing", self.path.display())))
+    }
+
+    fn wrong(&self, name: &str, what: &str) -> Error {
+        Error::Data(format!("{}: tensor '{name}' {what}", self.path.display()))
+    }
+}
+
+/// How many numbers of a tensor are not finite, and the indices of the first; none where all are.
+pub fn not_finite(tensor: &Tensor) -> Option<(i64, Vec<i64>)> {
+    if tensor.numel() == 0 {
+        return None;
+    }
+    // The extremes of a tensor with a NaN are NaN. One pass, and the fastest there is in every kind.
+    let (least, most) = tensor.aminmax(None, false);
+    if least.double_value(&[]).is_finite() && most.double_value(&[]).is_finite() {
+        return None;
+    }
+    let places = tensor.isfinite().logical_not().nonzero();
+    let count = places.size()[0];
+    let first = (count > 0).then(|| Vec::<i64>::try_from(places.get(0)).unwrap_or_default())?;
+    Some((count, first))
+}
+
+/// Every tensor of a safetensors file, in the kind it is stored in.
+pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    TensorFile::open(path)?.all()
+}
+
+/// Writes tensors as one safetensors file, in order of name, each in its own kind. One tensor's bytes are in memory at a
+/// time.
+pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    write_in_kinds(path, tensors.iter().map(|(name, t)| (name.as_str(), t, t.kind())))
+}
+
+/// The same, each in a given kind.
+pub(super) fn write_in_kinds<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (&'a str, &'a Tensor, Kind)>,
+) -> Result<()> {
+    alive::beat();
+    let saved = tensors
+        .map(|(name, tensor, kind)| {
+            let (dtype, size) = dtype_of(kind)
+                .ok_or_else(|| Error::Failed(format!("'{name}': tensors of kind {kind:?} are not saved")))?;
+            let shape = tensor.size().iter().map(|&n| n as usize).collect();
+            Ok((name, Saved { tensor, kind, dtype, shape, bytes: tensor.numel() * size }))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // transformers refuses a file that does not say which framework's layout it has.
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let store = |e: std::io::Error| Error::store(path, &e);
+    // The library writes aside, a file for its owner alone; who serves a model is often another user. Opened without
+    // truncating: the old file may be mapped.
+    let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;
+    safetensors::serialize_to_file(saved, Some(metadata), path)
+        .map_err(|e| Error::Store(format!("{}: {e}", path.display())))?;
+    fs::set_permissions(path, usual.permissions()).map_err(store)
+}
+
+/// A tensor on its way into a file.
+struct Saved<'a> {
+    tensor: &'a Tensor,
+    kind: Kind,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: usize,
+}
+
+impl View for Saved<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut data = vec![0u8; self.bytes];
+        self.tensor.detach().to_kind(self.kind).contiguous().copy_data_u8(&mut data, self.tensor.numel());
+        data.into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The name of a kind of numbers in a file, and the bytes of one.
+pub(super) fn dtype_of(kind: Kind) -> Option<(Dtype, usize)> {
+    Some(match kind {
+        Kind::Float => (Dtype::F32, 4),
+        Kind::Half => (Dtype::F16, 2),
+        Kind::BFloat16 => (Dtype::BF16, 2),
+        Kind::Int64 => (Dtype::I64, 8),
+        Kind::Uint8 => (Dtype::U8, 1),
+        _ => return None,
+    })
+}
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Int64, Kind::Uint8]
+        .into_iter()
+        .find(|kind| dtype_of(*kind).is_some_and(|(of_kind, _)| of_kind == dtype))
+}
+
+fn is_float(kind: Kind) -> bool {
+    matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn whoever_may_read_other_files_of_a_folder_may_read_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let (weights, other) = (folder.path().join("model.safetensors"), folder.path().join("config.json"));
+        fs::write(&other, "{}").unwrap();
+        let tensors = [("a".to_owned(), Tensor::ones([2, 3], (Kind::Float, Device::Cpu)))].into();
+        for _ in 0..2 {
+            write_safetensors(&weights, &tensors).unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions();
+            assert_eq!(mode(&weights), mode(&other));
+        }
+        assert_eq!(read_safetensors(&weights).unwrap()["a"], tensors["a"]);
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_named_in_every_kind_and_huge_ones_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let huge = [(Kind::Float, 3e38), (Kind::BFloat16, 3e38), (Kind::Half, 65504.0)];
+        for (kind, most) in huge {
+            for (value, finite) in [(f64::NAN, false), (f64::INFINITY, false), (f64::NEG_INFINITY, false), (most, true)]
+            {
+                let weight = Tensor::zeros([3, 5], (kind, Device::Cpu));
+                let _ = weight.get(1).fill_(value);
+                write_safetensors(&path, &[("w".to_owned(), weight)].into()).unwrap();
+                let read = TensorFile::open(&path).unwrap().weight("w", &[3, 5], kind);
+                assert_eq!(read.is_ok(), finite, "{kind:?} {value}");
+                if let Err(error) = read {
+                    assert!(matches!(&error, Error::Data(_)), "{error}");
+                    let said = error.to_string();
+                    assert!(
+                        said.contains(
+                            "w.safetensors: tensor 'w' holds 5 numbers that are not finite, the first at [1, 0]"
+                        ),
+                        "{said}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integers_are_no_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        for kind in [Kind::Int64, Kind::Uint8] {
+            write_safetensors(&path, &[("w".to_owned(), Tensor::ones([2], (kind, Device::Cpu)))].into()).unwrap();
+            let said = TensorFile::open(&path).unwrap().weight("w", &[2], Kind::Float).unwrap_err().to_string();
+            assert!(said.contains("where weights are F32, F16 or BF16"), "{said}");
+        }
+    }
+}

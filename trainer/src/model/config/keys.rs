@@ -1,0 +1,229 @@
+//! Typed values of `config.json`, and the keys that change what a model computes. A value of a wrong type or out of range is
+//! an error with its key, what was expected and what was found; never a default. Pure.
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// An object of the file.
+pub(super) struct Keys<'a> {
+    map: &'a Map<String, Value>,
+    /// What stands before a key in a message (`rope_scaling.`).
+    path: &'static str,
+}
+
+impl<'a> Keys<'a> {
+    /// The file itself.
+    pub(super) fn new(map: &'a Map<String, Value>) -> Self {
+        Self { map, path: "" }
+    }
+
+    /// An object of the file; none where the key is absent, null or has an empty object, as transformers reads it.
+    pub(super) fn object(&self, key: &str, path: &'static str) -> Result<Option<Keys<'a>>> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) if map.is_empty() => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Keys { map, path })),
+            Some(found) => Err(self.wrong(key, "an object or null", found)),
+        }
+    }
+
+    /// Every key and its value.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.map.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// A value; none where the key is absent.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key)
+    }
+
+    /// A value; none where the key is absent or null.
+    pub(super) fn set(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A whole number from `least` to `most`; none where the key is absent.
+    pub(super) fn whole(&self, key: &str, least: i64, most: i64) -> Result<Option<i64>> {
+        let Some(found) = self.map.get(key) else { return Ok(None) };
+        match found.as_i64() {
+            Some(n) if (least..=most).contains(&n) => Ok(Some(n)),
+            _ => Err(self.wrong(key, &format!("a whole number from {least} to {most}"), found)),
+        }
+    }
+
+    /// A whole number from `least` to `most` that must be there.
+    pub(super) fn required(&self, key: &str, least: i64, most: i64) -> Result<i64> {
+        self.whole(key, least, most)?
+            .ok_or_else(|| self.wrong(key, &format!("a whole number from {least} to {most}"), &Value::Null))
+    }
+
+    /// A finite number that is `allowed`; none where the key is absent.
+    pub(super) fn number(&self, key: &str, allowed: Range) -> Result<Option<f64>> {
+        let Some(found) = self.map.get(key) else { return Ok(None) };
+        match found.as_f64() {
+            Some(x) if x.is_finite() && allowed.contains(x) => Ok(Some(x)),
+            _ => Err(self.wrong(key, allowed.text(), found)),
+        }
+    }
+
+    /// A text; none where the key is absent or null.
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        self.set(key).map(|found| found.as_str().ok_or_else(|| self.wrong(key, "a text", found))).transpose()
+    }
+
+    /// True or false; false where the key is absent. Null is neither.
+    pub(super) fn flag(&self, key: &str) -> Result<bool> {
+        let Some(found) = self.map.get(key) else { return Ok(false) };
+        found.as_bool().ok_or_else(|| self.wrong(key, "true or false", found))
+    }
+
+    /// Token ids below `vocabulary`: one, a list, or none where the key is absent or null.
+    pub(super) fn token_ids(&self, key: &str, vocabulary: i64) -> Result<Vec<i64>> {
+        let Some(found) = self.set(key) else { return Ok(Vec::new()) };
+        let listed = found.as_array().map_or(std::slice::from_ref(found), Vec::as_slice);
+        listed
+            .iter()
+            .map(|id| id.as_i64().filter(|id| (0..vocabulary).contains(id)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong(key, &format!("token ids from 0 to {}", vocabulary - 1), found))
+    }
+
+    /// An error that names the key, what was expected and what was found.
+    pub(super) fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
+        Error::Config(format!("config.json: expected {expected} in `{}{key}`, found {}", self.path, excerpt(found)))
+    }
+
+    /// An error that names a value which asks for something that is not computed.
+    pub(super) fn not_computed(&self, key: &str, found: &Value) -> Error {
+        Error::Config(format!(
+            "config.json: `{}{key}` is {}, which the decoder does not compute",
+            self.path,
+            excerpt(found)
+        ))
+    }
+}
+
+/// The numbers that a key may hold.
+#[derive(Clone, Copy)]
+pub(super) enum Range {
+    Positive,
+    FromOne,
+}
+
+impl Range {
+    fn contains(self, x: f64) -> bool {
+        match self {
+            Self::Positive => x > 0.0,
+            Self::FromOne => x >= 1.0,
+        }
+    }
+
+    /// For a message.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Positive => "a number above 0",
+            Self::FromOne => "a number of at least 1",
+        }
+    }
+}
+
+/// A value for a message; a long one is cut.
+pub(super) fn excerpt(value: &Value) -> String {
+    const LONGEST: usize = 120;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// What a key may say without asking for something that is not computed. Absent and null always may.
+enum Neutral {
+    Null,
+    False,
+    True,
+    One,
+}
+
+/// Keys that change what a model computes in some reader of `config.json`.
+const NOT_COMPUTED: [(&str, Neutral); 30] = [
+    // Weights that stand for other numbers than they hold.
+    ("quantization_config", Neutral::Null),
+    ("compression_config", Neutral::Null),
+    // Weights or code from elsewhere.
+    ("transformers_weights", Neutral::Null),
+    ("auto_map", Neutral::Null),
+    // Attention.
+    ("attention_multiplier", Neutral::Null),
+    ("attn_logit_softcapping", Neutral::Null),
+    ("query_pre_attn_scalar", Neutral::Null),
+    ("attn_scale", Neutral::Null),
+    ("attention_chunk_size", Neutral::Null),
+    ("alibi", Neutral::False),
+    ("qk_norm", Neutral::False),
+    ("use_qk_norm", Neutral::False),
+    ("qkv_bias", Neutral::False),
+    ("use_sliding_window", Neutral::False),
+    ("use_bidirectional_attention", Neutral::False),
+    ("is_causal", Neutral::True),
+    ("is_encoder_decoder", Neutral::False),
+    ("add_cross_attention", Neutral::False),
+    // Positions.
+    ("partial_rotary_factor", Neutral::One),
+    ("rotary_pct", Neutral::One),
+    ("rope_interleaved", Neutral::False),
+    ("no_rope_layers", Neutral::Null),
+    // Scales of hidden states and logits.
+    ("embedding_multiplier", Neutral::One),
+    ("residual_multiplier", Neutral::One),
+    ("logits_scaling", Neutral::One),
+    ("logit_scale", Neutral::One),
+    ("final_logit_softcapping", Neutral::Null),
+    // The rest of a layer.
+    ("use_parallel_residual", Neutral::False),
+    ("parallel_residual", Neutral::False),
+    // Older versions of transformers computed projections in slices.
+    ("pretraining_tp", Neutral::One),
+];
+
+/// Refuses what the decoder does not compute, by key.
+pub(super) fn refuse_not_computed(keys: &Keys) -> Result<()> {
+    for key in ["attention_bias", "mlp_bias"] {
+        if keys.flag(key)? {
+            return Err(keys.not_computed(key, &Value::Bool(true)));
+        }
+    }
+    for (key, neutral) in &NOT_COMPUTED {
+        let Some(found) = keys.set(key) else { continue };
+        let allowed = match neutral {
+            Neutral::Null => false,
+            Neutral::False => found.as_bool() == Some(false),
+            Neutral::True => found.as_bool() == Some(true),
+            Neutral::One => found.as_f64() == Some(1.0),
+        };
+        if !allowed {
+            return Err(match *key {
+                "quantization_config" | "compression_config" => quantised(key, found),
+                _ => keys.not_computed(key, found),
+            });
+        }
+    }
+    if let Some(found) = keys.get("hidden_act").filter(|found| found.as_str() != Some("silu")) {
+        return Err(keys.not_computed("hidden_act", found));
+    }
+    if let Some(found) = keys.set("layer_types") {
+        let full = |kind: &Value| kind == "full_attention";
+        if !found.as_array().is_some_and(|kinds| kinds.iter().all(full)) {
+            return Err(keys.not_computed("layer_types", found));
+        }
+    }
+    Ok(())
+}
+
+fn quantised(key: &str, found: &Value) -> Error {
+    let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
+    Error::Config(format!(
+        "config.json: `{key}` says that the weights are quantised ({method}); expected weights in float32, float16 or bfloat16: take the model before it was quantised, or write its weights out in full"
+    ))
+}

@@ -1,0 +1,305 @@
+//! Damaged and hostile model files: a few thousand small changes of a good model, the same ones each time. Each is refused
+//! with an error, or read as the same model, or as the other model that a key of config.json describes. None ends in a
+//! panic, takes long or takes much memory.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use plumbline_crds::training::Precision;
+use plumbline_trainer::load::hugging_face::ModelFolder;
+use plumbline_trainer::model::attention::Context;
+use plumbline_trainer::model::config::Config;
+use plumbline_trainer::model::heads;
+use plumbline_trainer::model::linear::Adapters;
+use plumbline_trainer::model::packed::Packed;
+use plumbline_trainer::{Error, Result};
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+
+const SLOWEST: Duration = Duration::from_secs(20);
+const MOST_MEMORY_KB: u64 = 2 << 20;
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny")
+}
+
+/// What a folder is read as: its config and the log-probabilities of some tokens.
+fn read(folder: &Path) -> Result<(Config, Tensor)> {
+    let decoder = ModelFolder::open(folder)?.decoder(Precision::Float32, Device::Cpu)?;
+    let batch = Packed::new(&[&[3i64, 141, 59, 265, 358, 979]]);
+    let logits = tch::no_grad(|| heads::logits(&decoder, &decoder.forward(&batch, &mut Context::Whole, Adapters::On)));
+    Ok((Config { raw: Map::new(), ..decoder.config }, logits.log_softmax(-1, Kind::Float)))
+}
+
+/// The same, where a panic is a failure of the test that names what was read.
+#[track_caller]
+fn tried(folder: &Path, what: &str) -> Result<(Config, Tensor)> {
+    let start = Instant::now();
+    let found = catch_unwind(AssertUnwindSafe(|| read(folder)));
+    assert!(start.elapsed() < SLOWEST, "{what}: took {:?}", start.elapsed());
+    let found = found.unwrap_or_else(|_| panic!("{what}: panicked"));
+    if let Err(error) = &found {
+        assert!(matches!(error, Error::Config(_) | Error::Data(_)), "{what}: {error}");
+        assert!(error.to_string().contains(folder.to_str().unwrap()), "{what}: no file is named: {error}");
+    }
+    found
+}
+
+fn assert_memory_is_bounded() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < MOST_MEMORY_KB, "{peak} kB");
+}
+
+/// A copy of the tiny model without its tokenizer.
+fn copy() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(tiny().join(file), folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+/// Keys that the decoder computes from, or that say it would have to compute something else.
+const KEYS: [&str; 29] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "hidden_act",
+    "sliding_window",
+    "layer_types",
+    "model_type",
+    "pretraining_tp",
+    "quantization_config",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "logits_scaling",
+    "residual_multiplier",
+    "embedding_multiplier",
+    "is_causal",
+    "auto_map",
+];
+
+fn values() -> Vec<Value> {
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    let mut values = vec![Value::Null, json!(u64::MAX), json!(i64::MIN), llama3.clone(), json!({}), json!([])];
+    values.extend([true, false].map(|b| json!(b)));
+    values.extend(
+        [-1i64, 0, 1, 2, 3, 4, 8, 24, 25, 96, 97, 256, 1024, 5000, 1 << 24, 1 << 31, 1 << 53, 1 << 62]
+            .map(|n| json!(n)),
+    );
+    values.extend([-1.5, 0.0, 1e-300, 1e-5, 0.5, 1.0, 24.0, 1e4, 5e5, 1e38, 1e308].map(|x| json!(x)));
+    values.extend(["", "0", "24", "10000.0", "true", "silu", "gelu", "llama", "mistral", "none"].map(|s| json!(s)));
+    values.extend([json!([0]), json!(["full_attention"]), json!(["sliding_attention"]), json!({"type": "linear"})]);
+    for (key, value) in
+        [("factor", json!(0.0)), ("factor", json!("8")), ("low_freq_factor", json!(-1)), ("rope_type", json!(3))]
+    {
+        let mut changed = llama3.clone();
+        changed[key] = value;
+        values.push(changed);
+    }
+    values
+}
+
+/// Whether a value of a key says what the tiny model's config says without it.
+fn says_nothing(key: &str, value: &Value, base: &Map<String, Value>) -> bool {
+    let number = value.as_f64();
+    let as_before = base.get(key).is_some_and(|old| old == value || (number.is_some() && old.as_f64() == number));
+    as_before
+        || value.is_null()
+        || match key {
+            "pretraining_tp"
+            | "partial_rotary_factor"
+            | "logits_scaling"
+            | "residual_multiplier"
+            | "embedding_multiplier" => number == Some(1.0),
+            "model_type" => *value == json!("mistral"),
+            "is_causal" => *value == json!(true),
+            "sliding_window" => value.as_i64().is_some_and(|window| window >= 256),
+            "rope_scaling" | "rope_parameters" => *value == json!({}),
+            "layer_types" => *value == json!([]) || *value == json!(["full_attention"]),
+            _ => false,
+        }
+}
+
+#[test]
+fn a_config_with_any_value_is_refused_or_is_the_model_that_it_describes() {
+    let folder = copy();
+    let path = folder.path().join("config.json");
+    let base: Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let (usual, expected) = read(folder.path()).unwrap();
+    let (mut same, mut other, mut refused) = (0, 0, 0);
+    let mut try_changes = |changes: &[(&str, Value)]| {
+        let mut config = base.clone();
+        config.extend(changes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        fs::write(&path, Value::Object(config).to_string()).unwrap();
+        let what = format!("{changes:?}");
+        match tried(folder.path(), &what) {
+            Err(_) => refused += 1,
+            Ok((config, found)) if config == usual => {
+                assert_eq!(found, expected, "{what}: another result under the same config");
+                for (key, value) in changes {
+                    assert!(says_nothing(key, value, &base), "{what}: `{key}` was passed over");
+                }
+                same += 1;
+            }
+            Ok((_, found)) => {
+                assert!(bool::try_from(found.isfinite().all()).unwrap(), "{what}: not finite");
+                other += 1;
+            }
+        }
+    };
+    let values = values();
+    for key in KEYS {
+        for value in &values {
+            try_changes(&[(key, value.clone())]);
+        }
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    for _ in 0..300 {
+        let change = |rng: &mut ChaCha8Rng| (*KEYS.choose(rng).unwrap(), values.choose(rng).unwrap().clone());
+        let (first, second) = (change(&mut rng), change(&mut rng));
+        if first.0 != second.0 {
+            try_changes(&[first, second]);
+        }
+    }
+    assert!(same > 20 && other > 20 && refused > 500, "{same} the same, {other} another, {refused} refused");
+    assert_memory_is_bounded();
+}
+
+/// The parts of a safetensors file: the header's text and the data.
+fn parts(bytes: &[u8]) -> (String, &[u8]) {
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (String::from_utf8(bytes[8..8 + length].to_vec()).unwrap(), &bytes[8 + length..])
+}
+
+fn whole(header: &[u8], data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header, data].concat()
+}
+
+#[test]
+fn a_safetensors_file_with_any_header_is_refused_or_is_the_same_model() {
+    let folder = copy();
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let (_, expected) = read(folder.path()).unwrap();
+    let (mut same, mut refused) = (0, 0);
+    let mut try_bytes = |changed: &[u8], what: &str| {
+        // A file of its own each time: the one before may still be mapped.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, changed).unwrap();
+        match tried(folder.path(), what) {
+            Err(_) => refused += 1,
+            Ok((_, found)) => {
+                assert_eq!(found, expected, "{what}: another result");
+                same += 1;
+            }
+        }
+    };
+    let (header, data) = parts(&bytes);
+    let mut rng = ChaCha8Rng::seed_from_u64(13);
+    for i in 0..800 {
+        let mut changed = bytes.clone();
+        let at = rng.random_range(0..8 + header.len());
+        changed[at] = rng.random();
+        try_bytes(&changed, &format!("byte {at}, change {i}"));
+    }
+    for length in [0, 1, 7, 8, 100, header.len(), 8 + header.len(), bytes.len() - 1] {
+        try_bytes(&bytes[..length], &format!("cut at {length}"));
+    }
+    for length in [0, 1, 100, header.len() as u64 + 1, 1 << 32, 1 << 63, u64::MAX] {
+        let mut changed = bytes.clone();
+        changed[..8].copy_from_slice(&length.to_le_bytes());
+        try_bytes(&changed, &format!("header of {length}"));
+    }
+    let entries: Map<String, Value> = serde_json::from_str(&header).unwrap();
+    let names: Vec<&String> = entries.keys().filter(|name| *name != "__metadata__").collect();
+    let pool = [
+        json!(null),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(u64::MAX),
+        json!(1i64 << 62),
+        json!("F16"),
+        json!([]),
+        json!([0, 0]),
+        json!([0, 1i64 << 62]),
+        json!([96]),
+        json!([96, 1]),
+        json!([1i64 << 32, 1i64 << 32]),
+        json!({}),
+        json!("F32"),
+        json!("I8"),
+        json!("F8_E4M3"),
+        json!("BOOL"),
+        json!("f16"),
+    ];
+    for i in 0..600 {
+        let mut changed = entries.clone();
+        let name = (*names.choose(&mut rng).unwrap()).clone();
+        let field = *["dtype", "shape", "data_offsets", "extra"].choose(&mut rng).unwrap();
+        let what = match rng.random_range(0..4) {
+            0 => {
+                let other = (*names.choose(&mut rng).unwrap()).clone();
+                let (a, b) = (changed[&name][field].clone(), changed[&other][field].clone());
+                // Two weights of one size, each in the other's place, are another model, and a whole one.
+                let bytes = |name: &String| {
+                    let ends = entries[name]["data_offsets"].as_array().unwrap();
+                    ends[1].as_u64().unwrap() - ends[0].as_u64().unwrap()
+                };
+                let whole_swap = field == "data_offsets" && bytes(&name) == bytes(&other);
+                if field == "extra" || whole_swap {
+                    continue;
+                }
+                changed[&name][field] = b;
+                changed[&other][field] = a;
+                format!("{field} of {name} and {other}")
+            }
+            1 => {
+                let value = pool.choose(&mut rng).unwrap().clone();
+                let what = format!("{field} of {name} is {value}");
+                changed[&name][field] = value;
+                what
+            }
+            2 => {
+                let entry = changed.remove(&name).unwrap();
+                let renamed = format!("{name}{}", rng.random_range(0..10));
+                let what = format!("{name} is {renamed}");
+                changed.insert(renamed, entry);
+                what
+            }
+            _ => {
+                changed[&name].as_object_mut().unwrap().remove(field);
+                format!("no {field} of {name}")
+            }
+        };
+        try_bytes(&whole(Value::Object(changed).to_string().as_bytes(), data), &format!("{what}, change {i}"));
+    }
+    // The same name twice: of an empty tensor and of a weight.
+    let double =
+        header.replacen('{', "{\"model.norm.weight\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]},", 1);
+    try_bytes(&whole(double.as_bytes(), data), "a name twice");
+    assert!(same > 20 && refused > 900, "{same} the same, {refused} refused");
+    assert_memory_is_bounded();
+}
