@@ -109,6 +109,30 @@ pub enum JudgeMode {
     Pointwise,
 }
 
+/// Built-in question templates (`builtin:<name>`) and their mode, oldest first: the newest of a mode is its default.
+pub const BUILTIN_TEMPLATES: [(&str, JudgeMode); 3] = [
+    ("pairwise-v1", JudgeMode::Pairwise),
+    ("pairwise-v2", JudgeMode::Pairwise),
+    ("pointwise-v1", JudgeMode::Pointwise),
+];
+
+impl JudgeMode {
+    /// What every template of this mode has to show, by the names that it has in the template.
+    pub const fn judged(self) -> &'static [&'static str] {
+        match self {
+            Self::Pairwise => &["response_a", "response_b"],
+            Self::Pointwise => &["response"],
+        }
+    }
+}
+
+/// The line of a template that ends the system message and begins the question.
+pub const TEMPLATE_SEPARATOR: &str = "<!-- user -->\n";
+
+/// What a template may use beside what is judged.
+pub const TEMPLATE_VARIABLES: [&str; 8] =
+    ["prompt", "criteria", "examples", "first", "second", "ties", "completion", "nonce"];
+
 /// Which endpoint of the OpenAI protocol is asked.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum JudgeApi {

@@ -5,6 +5,7 @@
 //! | each value, against the schema that the CRD publishes | `schema`, in the words of `advice` |
 //! | apiVersion, kind, metadata, URIs | `document` |
 //! | fields of one spec against each other | `rules` |
+//! | a judge's question templates | `templates` |
 //! | resources against each other | `references` |
 
 mod advice;
@@ -13,6 +14,7 @@ pub mod problem;
 pub mod references;
 pub mod rules;
 pub mod schema;
+mod templates;
 
 use std::path::PathBuf;
 

@@ -11,6 +11,7 @@ use plumbline_crds::training::Training;
 use plumbline_crds::unsupported::{self, Target};
 
 use super::problem::{Finding, alternatives};
+use super::templates;
 use crate::uri;
 
 /// Everything that is wrong between the fields of a spec, where it is to be run.
@@ -232,13 +233,15 @@ fn judge(judge: &Judge, path: &str, found: &mut Findings) {
     found.exactly_one(path, &fields);
     found.at_most_one(path, &[("template", judge.template.is_some()), ("templates", !judge.templates.is_empty())]);
     revision(judge.model.as_ref(), &format!("{path}.model"), found);
+    found.0.extend(templates::check(judge, path));
     let answers = answers(judge);
+    // They are told apart by their words, without the space before them.
     if let [first, second] = &answers[..]
-        && first == second
+        && (first.trim() == second.trim() || first.trim().is_empty() || second.trim().is_empty())
     {
         found.push(
             format!("{path}.answers"),
-            format!("expected two different answers, found \"{first}\" twice; change one"),
+            format!("expected two different answers, found \"{first}\" and \"{second}\"; change one"),
         );
     }
     for (i, example) in judge.examples.iter().enumerate() {
@@ -424,6 +427,9 @@ mod tests {
             (judge_with(&json!({"model": model})), "spec.judges[0]: expected only one of endpoint, model or lexicon, found model and lexicon"),
             (judge_with(&json!({"template": "t", "templates": ["builtin:a"]})), "spec.judges[0]: expected only one of template"),
             (judge_with(&json!({"answers": ["x", "x"]})), "spec.judges[0].answers: expected two different answers"),
+            (judge_with(&json!({"answers": [" A", "A"]})), "spec.judges[0].answers: expected two different answers"),
+            (judge_with(&json!({"answers": [" ", "A"]})), "spec.judges[0].answers: expected two different answers"),
+            (judge_with(&json!({"lexicon": null, "model": model, "template": "{{ response_a }} {{ respons_b }}"})), "spec.judges[0].template: line 1: expected a name"),
             (reward_with(&json!({"datasetRef": null})), "spec: expected exactly one of datasetRef or dataset"),
             (reward_with(&json!({"training": {"batchSize": 4}})), "spec.training.microBatchSize: expected at most spec.training.batchSize (4), found 8"),
             (reward_with(&json!({"baseModel": {"uri": "m", "revision": "v1"}})), "spec.baseModel.revision: expected a revision only"),

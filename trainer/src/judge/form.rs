@@ -5,7 +5,9 @@
 //! judged in tags with a code that its text does not hold: a hash of that text, hashed again while the text holds it.
 
 use minijinja::{UndefinedBehavior, context};
-use plumbline_crds::judge::{Criterion, Judge, JudgeApi, JudgeExample, JudgeMode, LabelSource, Reasoning};
+use plumbline_crds::judge::{
+    Criterion, Judge, JudgeApi, JudgeExample, JudgeMode, LabelSource, Reasoning, TEMPLATE_SEPARATOR,
+};
 use serde_json::Value;
 
 use crate::data::id;
@@ -37,7 +39,6 @@ pub(super) struct Template {
     jinja: Jinja,
 }
 
-const USER: &str = "<!-- user -->\n";
 /// Names of the two parts of a template.
 const SYSTEM: &str = "system";
 const QUESTION: &str = "question";
@@ -101,7 +102,8 @@ impl Form {
 
     fn add_template(&mut self, name: &str, source: &str) -> Result<(), String> {
         let name = format!("{name}@{}", &id::of(&[source])[..8]);
-        let (system, user) = source.split_once(USER).map_or((None, source), |(system, user)| (Some(system), user));
+        let (system, user) =
+            source.split_once(TEMPLATE_SEPARATOR).map_or((None, source), |(system, user)| (Some(system), user));
         let parts = system.map(|system| (SYSTEM.to_owned(), system.to_owned())).into_iter();
         let parts = parts.chain([(QUESTION.to_owned(), user.to_owned())]).collect();
         let mut environment = jinja::environment();

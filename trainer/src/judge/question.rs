@@ -113,6 +113,7 @@ impl Form {
 mod tests {
     use std::collections::BTreeSet;
 
+    use plumbline_crds::judge::{BUILTIN_TEMPLATES, TEMPLATE_VARIABLES};
     use serde_json::json;
 
     use super::super::form::BUILTIN;
@@ -178,6 +179,16 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn templates_and_their_variables_are_those_that_manifests_are_checked_against() {
+        assert_eq!(BUILTIN.map(|(name, mode, _)| (name, mode)), BUILTIN_TEMPLATES);
+        for mode in [JudgeMode::Pairwise, JudgeMode::Pointwise] {
+            let names = TEMPLATE_VARIABLES.iter().chain(mode.judged());
+            let text: String = names.map(|name| format!("{{{{ {name} }}}} ")).collect();
+            form(&json!({"mode": mode, "template": text})).unwrap();
         }
     }
 
