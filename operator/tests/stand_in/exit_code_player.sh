@@ -58,8 +58,9 @@ killed) kill -KILL $$ ;;
     sum=$(sha256sum <"$output/model.txt" | cut -c 1-64)
     size=$(wc -c <"$output/model.txt" | tr -d ' ')
     digest="sha256:$(printf '%s %s model.txt\n' "$sum" "$size" | sha256sum | cut -c 1-64)"
-    printf '{"schemaVersion":1,"kind":"%s","name":"%s","files":[{"path":"model.txt","size":%s,"sha256":"%s"}],"digest":"%s","inputs":[],"createdTime":"2026-01-01T00:00:00Z"}' \
-        "$kind" "$name" "$size" "$sum" "$digest" >"$output/manifest.json"
+    report="{\"path\":\"report.html\",\"size\":7,\"sha256\":\"$(sha256sum <"$output/report.html" | cut -c 1-64)\"}"
+    printf '{"schemaVersion":1,"kind":"%s","name":"%s","files":[{"path":"model.txt","size":%s,"sha256":"%s"},%s],"digest":"%s","inputs":[],"createdTime":"2026-01-01T00:00:00Z"}' \
+        "$kind" "$name" "$size" "$sum" "$report" "$digest" >"$output/manifest.json"
     printf '{"reason":"Completed","message":"played","artifact":{"uri":"file://%s","digest":"%s","sizeBytes":%s,"createdTime":"2026-01-01T00:00:00Z"},"counts":{"pairs":7},"evaluation":{"accuracy":"0.71","winRate":"0.61"}}' \
         "$output" "$digest" "$size" >"$work/result.json"
     ;;
