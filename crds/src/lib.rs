@@ -13,6 +13,7 @@
 //! | Which URIs are fetched from elsewhere? | `remote`, `hub` |
 //! | What does the trainer read and leave behind? | `run`, `artifact`, `exit_code` |
 //! | Which files and paths are accepted from others? | `regular`, `folder`, `relative` |
+//! | What does a work folder hold, and what is measured on it? | `work` |
 //! | Which fields does nothing act on yet? | `unsupported` |
 
 #![allow(clippy::duplicated_attributes, reason = "kube's `printcolumn` is repeated by design")]
@@ -36,6 +37,7 @@ pub mod source;
 pub mod status;
 pub mod training;
 pub mod unsupported;
+pub mod work;
 
 pub use resource::{Kind, Metadata, Resource, Spec};
 

@@ -179,7 +179,7 @@ pub struct InputRef {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JobRef {
-    /// Name of the Job; on a laptop, of the folder of the run.
+    /// Name of the Job. Without its last two parts, the name of the work folder.
     #[schemars(length(max = 253))]
     pub name: String,
     /// UID of the Job. Unset on a laptop.

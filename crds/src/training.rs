@@ -19,7 +19,8 @@ pub struct Training {
     /// Sequences (pairs for RewardModel and DPO) an optimiser step. Default 64.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_size: i64,
-    /// Sequences (pairs) a forward and backward pass; changes memory, never the result. Default 8.
+    /// Sequences (pairs) a forward and backward pass; changes memory, and the result only by rounding and by what dropout
+    /// leaves out. A run continues from its checkpoint with another value. Default 8.
     #[schemars(range(min = 1, max = 100_000))]
     pub micro_batch_size: i64,
     /// Peak learning rate. Default 1e-5.

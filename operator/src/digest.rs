@@ -1,22 +1,40 @@
 //! The identity of a run: equal digests mean the same work, whenever and wherever it is done. Computes only.
+//!
+//! The name of a run is `<base>-<work>-<spec>-<inputs>`, eight hexadecimal digits of a digest each. `work` is of all that
+//! the state in a work folder depends on, `spec` and `inputs` are of everything. So runs that differ only in what they
+//! measure (`plumbline_crds::work`) share a work folder, `<base>-<work>`, and nothing is trained or bought twice.
 
-use plumbline_crds::Spec;
 use plumbline_crds::artifact::hex;
 use plumbline_crds::status::InputRef;
+use plumbline_crds::{Spec, work};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Fields of a spec that say how a run is done and not what it makes. A raised budget goes on with the answers that are
-/// paid for already.
-pub(crate) const NOT_PART: [&str; 4] = ["/budget", "/compute", "/suspend", "/output/credentialsSecretRef"];
+/// Fields of a spec that say how a run is done and not what it makes. With a raised budget a run continues with the
+/// answers that are paid for already, with a smaller micro-batch from its last checkpoint.
+pub(crate) const NOT_PART: [&str; 6] = [
+    "/budget",
+    "/compute",
+    "/suspend",
+    "/output/credentialsSecretRef",
+    "/training/microBatchSize",
+    "/training/checkpoint",
+];
+/// Characters of the digests in the name of a run.
+pub(crate) const DIGESTS: usize = 27;
 
-/// The name of the run of a spec over inputs: `<base>-<spec>-<inputs>`, eight hexadecimal digits of a digest each. Where
-/// a judge is served, how much compute there is and whether the run is suspended make no difference.
+/// The name of the run of a spec over inputs. Where a judge is served, how much compute there is and whether the run is
+/// suspended make no difference.
 pub fn run_name(base: &str, spec: &Spec, inputs: &[InputRef]) -> String {
-    // By role, so that the order of the list makes no difference; the name is part of the spec already.
-    let mut inputs: Vec<(&str, &str)> = inputs.iter().map(|i| (i.role.as_str(), i.digest.as_str())).collect();
-    inputs.sort_unstable();
-    format!("{base}-{}-{}", spec_digest(spec), short_digest(&json!(inputs)))
+    let measuring = |role: &str| work::is_measuring(spec.kind(), role);
+    let state =
+        short_digest(&json!([made_from(spec, work::measuring(spec.kind())), digests(inputs, |i| !measuring(i))]));
+    format!("{base}-{state}-{}-{}", spec_digest(spec), short_digest(&json!(digests(inputs, |_| true))))
+}
+
+/// The name of a run's work folder. Runs that differ only in what they measure have the same.
+pub fn work_name(run: &str) -> &str {
+    run.rsplitn(3, '-').nth(2).unwrap_or(run)
 }
 
 /// Whether a run of this name is one of this spec, whatever its inputs were.
@@ -25,12 +43,29 @@ pub fn is_of_spec(name: &str, spec: &Spec) -> bool {
 }
 
 fn spec_digest(spec: &Spec) -> String {
+    short_digest(&made_from(spec, &[]))
+}
+
+/// What a run is made from as far as its spec says it, without some fields.
+fn made_from(spec: &Spec, without: &[&str]) -> Value {
     let mut what = serde_json::to_value(spec).unwrap_or_default();
     for pointer in NOT_PART {
         remove(&mut what, pointer);
     }
+    for field in without {
+        remove(&mut what, &format!("/{field}"));
+    }
     what.sort_all_objects();
-    short_digest(&json!({"kind": spec.kind(), "spec": what}))
+    json!({"kind": spec.kind(), "spec": what})
+}
+
+/// Role and digest of inputs, by role, so that the order of the list makes no difference; the name is part of the spec
+/// already.
+fn digests(inputs: &[InputRef], wanted: impl Fn(&str) -> bool) -> Vec<(&str, &str)> {
+    let pairs = inputs.iter().map(|i| (i.role.as_str(), i.digest.as_str()));
+    let mut pairs: Vec<_> = pairs.filter(|(role, _)| wanted(role)).collect();
+    pairs.sort_unstable();
+    pairs
 }
 
 fn short_digest(value: &Value) -> String {
@@ -63,12 +98,14 @@ mod tests {
     #[test]
     fn how_a_run_is_done_makes_no_difference() {
         let name = run_name("run", &spec(|_| {}), &inputs("sha256:0"));
-        assert_eq!((name.len(), &name[..4]), (21, "run-"));
+        assert_eq!((name.len(), &name[..4]), (3 + DIGESTS, "run-"));
         for change in [
             (|s: &mut Value| s["compute"] = json!({"threads": 2, "maxRetries": 0})) as fn(&mut Value),
             |s| s["suspend"] = json!(true),
             |s| s["output"]["credentialsSecretRef"] = json!({"name": "c"}),
             |s| s["training"] = json!({"epochs": 1}),
+            // What is lowered when memory runs out: the run continues from its checkpoint.
+            |s| s["training"] = json!({"microBatchSize": 1, "checkpoint": {"everySteps": 7, "keep": 1}}),
         ] {
             assert_eq!(run_name("run", &spec(change), &inputs("sha256:0")), name);
         }
@@ -85,6 +122,54 @@ mod tests {
         assert_ne!(run_name("run", &spec(|s| s["training"] = json!({"epochs": 2})), &inputs("sha256:0")), name);
         assert!(!is_of_spec(&name, &spec(|s| s["training"] = json!({"epochs": 2}))) && !is_of_spec("", &spec(|_| {})));
         assert_ne!(run_name("run", &spec(|s| s["output"]["uri"] = json!("p")), &inputs("sha256:0")), name);
+    }
+
+    #[test]
+    fn what_only_measures_makes_another_run_in_the_same_work_folder() {
+        let all = |change: fn(&mut Value), labels: &str| {
+            let mut inputs = inputs("sha256:0");
+            inputs.push(InputRef { role: "referenceLabels".into(), name: "n".into(), digest: labels.into() });
+            run_name("a-b", &spec(change), &inputs)
+        };
+        let name = all(|_| {}, "sha256:1");
+        assert!(work_name(&name).starts_with("a-b-") && work_name(&name).len() == 12, "{name}");
+        for other in [
+            all(|s| s["gates"] = json!({"minAccuracy": 0.5}), "sha256:1"),
+            all(|s| s["referenceLabels"] = json!({"uri": "elsewhere"}), "sha256:1"),
+            all(|s| s["output"]["uri"] = json!("elsewhere"), "sha256:1"),
+            all(|_| {}, "sha256:2"),
+        ] {
+            assert!(other != name && work_name(&other) == work_name(&name), "{name} and {other}");
+        }
+        for other in [
+            run_name("a-b", &spec(|_| {}), &inputs("sha256:9")),
+            all(|s| s["training"] = json!({"seed": 1}), "sha256:1"),
+            all(|s| s["loss"] = json!({"labels": "Hard"}), "sha256:1"),
+            all(|s| s["baseModel"]["uri"] = json!("other"), "sha256:1"),
+        ] {
+            assert_ne!(work_name(&other), work_name(&name));
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_spec_is_of_the_work_folder_unless_it_is_said_not_to_be() {
+        let specs = [
+            (Kind::PreferenceDataset, json!({"prompts": {"inline": ["p"]}, "judges": [{"name": "j"}]})),
+            (Kind::RewardModel, json!({"baseModel": {"uri": "m"}})),
+            (Kind::PolicyTuning, json!({"method": "PPO", "policyModel": {"uri": "m"}})),
+        ];
+        for (kind, least) in specs {
+            let fields = crate::crds::spec_schema(kind).unwrap()["properties"].as_object().unwrap().clone();
+            for field in work::measuring(kind) {
+                assert!(fields.contains_key(*field), "{kind} has no {field}");
+            }
+            let spec = Spec::from_json(kind, least).unwrap();
+            let (all, state) = (made_from(&spec, &[]), made_from(&spec, work::measuring(kind)));
+            for field in all["spec"].as_object().unwrap().keys() {
+                let measured = work::measuring(kind).contains(&field.as_str());
+                assert_eq!(state["spec"].get(field).is_none(), measured, "{kind}: {field}");
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Status;
 use plumbline_crds::{Kind, Resource};
+use plumbline_operator::digest::work_name;
 
 /// The chain, last things first, so that the order must come from the references.
 const CHAIN: &str = "\
@@ -108,7 +109,7 @@ impl Place {
 
     fn document(&self, kind: Kind, name: &str) -> RunDocument {
         let run = self.status(kind, name).job.unwrap().name;
-        let file = self.path("work").join(kind.plural()).join(name).join(run).join("run.yaml");
+        let file = self.path("work").join(kind.plural()).join(name).join(work_name(&run)).join("run.yaml");
         serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap()
     }
 
@@ -180,8 +181,14 @@ fn a_second_run_does_nothing_and_a_changed_input_is_made_anew() {
     assert!(plan.contains("PreferenceDataset/data: Start"), "{plan}");
     assert_eq!(place.log().len(), 3, "plan must not run anything");
     assert_eq!(code(&place.run()), 0);
-    assert_eq!(place.log()[3], "label 1", "in a folder of its own: {:?}", place.log());
-    assert_ne!(place.data().job.unwrap().name, before.job.unwrap().name);
+    assert_eq!(place.log()[3], "label 2", "another judge, in the folder that has the responses: {:?}", place.log());
+    let judged = place.data().job.unwrap().name;
+    assert_ne!(judged, before.job.unwrap().name);
+
+    fs::write(place.path("model/other.txt"), "another model").unwrap();
+    assert_eq!(code(&place.run()), 0);
+    assert_eq!(place.log().iter().filter(|l| *l == "label 1").count(), 2, "in a folder of its own: {:?}", place.log());
+    assert_ne!(place.data().job.unwrap().name, judged);
 }
 
 #[test]

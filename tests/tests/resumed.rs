@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use plumbline_crds::Kind::{self, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
+use plumbline_crds::run::RunDocument;
 use plumbline_tests::cluster::{Exit, until};
 use plumbline_tests::operator::{Scene, alone, resource};
 use serde_json::{Value, json};
@@ -53,6 +54,37 @@ async fn a_new_run_takes_over_nothing_of_the_one_before() {
     let change = Patch::Merge(json!({"spec": {"training": {"epochs": 3}}}));
     let refused = scene.api(KIND).patch("r", &PatchParams::default(), &change).await.unwrap_err().to_string();
     assert!(refused.contains("a started run uses this"), "what it is made from stays: {refused}");
+}
+
+#[tokio::test]
+async fn a_run_that_only_measures_otherwise_continues_in_the_work_folder_of_the_one_before() {
+    let scene = Scene::new("measured").await;
+    let _operator = scene.operator().await;
+    scene.apply(&reward(&json!({}))).await;
+    let documents: kube::Api<ConfigMap> = scene.namespace.api().await;
+    let work = async |job: &str| {
+        let text = documents.get(job).await.unwrap().data.unwrap().remove("run.yaml").unwrap();
+        serde_yaml::from_str::<RunDocument>(&text).unwrap().work
+    };
+    let first = scene.job(KIND, "r").await;
+    let begun_in = work(&first).await;
+    scene.succeed(KIND, "r", "sha256:1").await;
+    scene.until_reason(KIND, "r", Reason::Completed).await;
+    scene.change(KIND, "r", json!({"gates": {"minAccuracy": 0.5}})).await;
+    let second = until("another run has begun", async || {
+        scene.status(KIND, "r").await.job.map(|job| job.name).filter(|name| *name != first)
+    })
+    .await;
+    assert_eq!(work(&second).await, begun_in);
+    scene.succeed(KIND, "r", "sha256:1").await;
+    scene.until_reason(KIND, "r", Reason::Completed).await;
+    scene.change(KIND, "r", json!({"training": {"microBatchSize": 2}})).await;
+    scene.change(KIND, "r", json!({"training": {"seed": 2}})).await;
+    let third = until("a third run has begun", async || {
+        scene.status(KIND, "r").await.job.map(|job| job.name).filter(|name| *name != second)
+    })
+    .await;
+    assert_ne!(work(&third).await, begun_in, "what is trained otherwise begins with nothing");
 }
 
 #[tokio::test]

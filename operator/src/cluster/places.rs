@@ -137,12 +137,12 @@ impl Place {
         }
     }
 
-    /// The folder beside an output that holds what a run needs to go on after its pod is gone.
+    /// The folder of a name beside an output that holds what a run needs to continue after its pod is gone.
     #[must_use]
-    pub fn work(&self, run: &str) -> Self {
+    pub fn work(&self, name: &str) -> Self {
         let beside = |path: &str| {
-            let (parent, name) = path.rsplit_once('/').map_or((String::new(), path), |(p, n)| (format!("{p}/"), n));
-            format!("{parent}.{name}.work/{run}")
+            let (parent, last) = path.rsplit_once('/').map_or((String::new(), path), |(p, n)| (format!("{p}/"), n));
+            format!("{parent}.{last}.work/{name}")
         };
         match self {
             Self::Claim { claim, path } => Self::Claim { claim: claim.clone(), path: beside(path) },

@@ -209,8 +209,13 @@ mod tests {
                 rules.iter().any(|(at, rule)| at.is_empty() && rule["fieldPath"] == *path)
             };
             for field in spec_schema(kind).unwrap()["properties"].as_object().unwrap().keys() {
-                let free = ["budget", "compute", "suspend", "output"].contains(&field.as_str());
+                let free = ["budget", "compute", "suspend", "output", "training"].contains(&field.as_str());
                 assert_eq!(fixed(field), !free, "{kind}: {field}");
+            }
+            let training = &spec_schema(kind).unwrap()["properties"]["training"]["properties"];
+            for field in training.as_object().into_iter().flat_map(|fields| fields.keys()) {
+                let free = ["microBatchSize", "checkpoint"].contains(&field.as_str());
+                assert_eq!(fixed(&format!("training.{field}")), !free, "{kind}: {field}");
             }
             assert!(fixed("output.uri") && !fixed("output.credentialsSecretRef"), "{kind}");
         }

@@ -10,7 +10,8 @@ use plumbline_crds::status::Status;
 
 use super::digests::Digests;
 use super::work_dir::WorkDir;
-use super::{RunError, preflight, resolve, stage};
+use super::{RUN, RunError, preflight, resolve, stage};
+use crate::digest;
 use crate::plan::{Artifact, End, Inputs, Run};
 use crate::validate::Manifest;
 
@@ -57,7 +58,10 @@ pub fn unrecorded_end(manifest: &Manifest, work_dir: &WorkDir, previous: &Status
     };
     let resource = &manifest.resource;
     let work = work_dir.run_folder(resource.kind, &resource.metadata.name, &job.name);
-    match stage::result(&work).filter(|result| result.reason == Reason::Completed) {
+    // The folder is that of other runs as well, and what they left there is not this one's.
+    let of_this_run = stage::document(&work)
+        .is_some_and(|found| digest::run_name(RUN, &found.resource.spec, &found.lineage()) == job.name);
+    match stage::result(&work).filter(|result| of_this_run && result.reason == Reason::Completed) {
         Some(result) => Run::Ended(Box::new(End { exit: ExitCode::Done.into(), result: Some(result), last: false })),
         None => Run::None,
     }

@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(250);
 pub(super) const LOG_FILE: &str = "log.txt";
 /// The trainer's subcommand that brings inputs here, and the folder below the work folder that it writes to.
 const FETCH: &str = "fetch";
+/// What the trainer is started with.
+const DOCUMENT_FILE: &str = "run.yaml";
 /// Held by the trainer while it lives.
 const LOCK_FILE: &str = "trainer.lock";
 
@@ -87,6 +89,12 @@ pub fn result(work: &Path) -> Option<StageResult> {
     serde_json::from_slice(&fs::read(work.join(RESULT_FILE)).ok()?).ok()
 }
 
+/// The run document of the last attempt. What [`result`] finds is of this one: a result is removed before the next
+/// document is written.
+pub fn document(work: &Path) -> Option<RunDocument> {
+    serde_yaml::from_slice(&fs::read(work.join(DOCUMENT_FILE)).ok()?).ok()
+}
+
 /// The last lines of the log.
 pub fn log_tail(work: &Path, lines: usize) -> String {
     tail(&work.join(LOG_FILE), lines)
@@ -109,7 +117,7 @@ async fn step(
     on_progress: &mut dyn FnMut(&ProgressReport),
 ) -> io::Result<Exit> {
     let folder = if subcommand == FETCH { stage.work.join(FETCH) } else { stage.work.clone() };
-    let document = stage.work.join("run.yaml");
+    let document = stage.work.join(DOCUMENT_FILE);
     write_atomically(&document, run_document(stage, served)?.as_bytes())?;
     let mut trainer = start(stage, subcommand, &document)?;
     let mut last = None;

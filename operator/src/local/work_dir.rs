@@ -4,7 +4,7 @@
 //! lock                                held while a run uses the folder
 //! digests.json                        digests of inputs that have not changed since
 //! <plural>/<name>/resource.yaml       the resource with its status
-//! <plural>/<name>/run-<digests>/      what the stage reads and leaves behind (`work` of its run document)
+//! <plural>/<name>/run-<digest>/       what the stage reads and leaves behind (`work` of its run document)
 //! inputs/<digest of a URI>            an input that was fetched
 //! artifacts/<plural>/<name>/          the artifact, unless spec.output.uri says otherwise
 //! ```
@@ -18,6 +18,7 @@ use plumbline_crds::{Kind, Resource};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::digest;
 use crate::uri::fetched_name;
 
 /// The work folder.
@@ -92,9 +93,9 @@ impl WorkDir {
         self.root.join("digests.json")
     }
 
-    /// The folder of a run.
+    /// The folder of a run, which it shares with runs that only measure other things.
     pub fn run_folder(&self, kind: Kind, name: &str, run: &str) -> PathBuf {
-        self.root.join(kind.plural()).join(name).join(run)
+        self.root.join(kind.plural()).join(name).join(digest::work_name(run))
     }
 
     /// Where an artifact goes by default.

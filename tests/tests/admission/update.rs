@@ -27,7 +27,6 @@ fn changes(kind: Kind) -> Vec<(&'static str, Value)> {
         Kind::RewardModel => vec![
             ("datasetRef", json!({"name": "other"})),
             ("baseModel", json!({"uri": "other"})),
-            ("training", json!({"epochs": 5})),
             ("loss", json!({"labels": "Hard"})),
             ("gates", json!({"minAccuracy": 0.5})),
             ("referenceLabels", json!({"uri": "labels.jsonl"})),
@@ -38,12 +37,26 @@ fn changes(kind: Kind) -> Vec<(&'static str, Value)> {
             ("rewardModelRef", json!({"name": "other"})),
             ("prompts", json!({"limit": 5})),
             ("rollout", json!({"sampling": {"seed": 5}})),
-            ("training", json!({"adapter": {"rank": 8}})),
             ("ppo", json!({"gamma": 0.9})),
             ("guard", json!({"maxKl": 5})),
             ("evaluation", json!({"prompts": {"uri": "held-out.txt"}})),
         ],
     });
+    if kind != Kind::PreferenceDataset {
+        changes.extend([
+            ("training.epochs", json!(5)),
+            ("training.maxSteps", json!(5)),
+            ("training.batchSize", json!(96)),
+            ("training.learningRate", json!(0.5)),
+            ("training.schedule", json!({"type": "Cosine"})),
+            ("training.optimizer", json!({"beta1": 0.5})),
+            ("training.maxLength", json!(777)),
+            ("training.precision", json!("BFloat16")),
+            ("training.adapter", json!({"rank": 8})),
+            ("training.activationCheckpointing", json!("Enabled")),
+            ("training.seed", json!(5)),
+        ]);
+    }
     changes
 }
 
@@ -70,6 +83,8 @@ fn free(kind: Kind) -> Vec<Value> {
     ];
     if kind == Kind::PreferenceDataset {
         free.push(json!({"budget": {"maxRequests": 5}}));
+    } else {
+        free.push(json!({"training": {"microBatchSize": 3, "checkpoint": {"everySteps": 9}}}));
     }
     free
 }

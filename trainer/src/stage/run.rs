@@ -10,6 +10,7 @@ use clap::Args;
 use plumbline_crds::artifact;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
 use plumbline_crds::status::ArtifactRef;
+use plumbline_crds::work::is_measuring;
 
 use super::{hang, tell, termination};
 use crate::load::clock;
@@ -107,7 +108,8 @@ fn leave_failure(work: &Path, error: &Error) {
 }
 
 /// Takes the digest of every input, which verifies those that are artifacts, and refuses one that is not the one that was meant,
-/// and an input that is not what this run began with: half a result of each would be neither.
+/// and an input that is not what the state in the work folder was begun with: half a result of each would be neither. What only
+/// measuring reads may be repaired meanwhile, as what is made with it is kept by what it was made from.
 ///
 /// All of it is read each time a stage starts. Nothing less proves what is there: sizes and times can be those of before, and
 /// a disk can have changed a file without any.
@@ -115,6 +117,7 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
     let file = work.join(INPUTS_FILE);
     let begun_with: BTreeMap<String, String> = files::kept(&file)?.unwrap_or_default();
     let mut taken = begun_with.clone();
+    let kind = document.resource.kind;
     for input in &mut document.inputs {
         let found = artifact::digest_path_telling(Path::new(&input.path), &alive::beat)
             .map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
@@ -127,14 +130,16 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
             }
             continue;
         }
-        if let Some(before) = begun_with.get(&input.role).filter(|before| **before != found) {
-            return Err(Error::Data(format!(
-                "spec.{}: expected what this run began with, {before}, found {found}; restore it, or change the spec to begin \
-                 from scratch",
-                input.role
-            )));
+        if !is_measuring(kind, &input.role) {
+            if let Some(before) = begun_with.get(&input.role).filter(|before| **before != found) {
+                return Err(Error::Data(format!(
+                    "spec.{}: expected what this run began with, {before}, found {found}; restore it, or change the spec to begin \
+                     from scratch",
+                    input.role
+                )));
+            }
+            taken.insert(input.role.clone(), found.clone());
         }
-        taken.insert(input.role.clone(), found.clone());
         input.digest = found;
     }
     if taken == begun_with { Ok(()) } else { files::keep(&file, &taken) }
@@ -295,6 +300,25 @@ mod tests {
         assert!(
             matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected what this run began with"))
         );
+    }
+
+    #[test]
+    fn what_only_measures_may_be_repaired_while_a_run_is_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (args, labels) = (document(folder.path()), folder.path().join("labels.jsonl"));
+        let text = fs::read_to_string(&args.run).unwrap();
+        let input = json!([{"role": "referenceLabels", "name": "l", "path": labels, "digest": ""}]).to_string();
+        fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
+        for content in ["broken", "repaired"] {
+            fs::write(&labels, content).unwrap();
+            let digest = artifact::digest_path(&labels).unwrap();
+            run(&args, |document| {
+                assert_eq!(document.inputs[0].digest, digest);
+                Ok(done())
+            })
+            .unwrap();
+            assert_eq!(result(folder.path()).inputs[0].digest, digest, "the lineage is of what was read");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use plumbline_crds::run::{ResolvedInput, RunDocument, ServedJudge, StorePlaces};
 
 use super::pod::JUDGE_PORT;
 use super::{Request, metadata};
-use crate::inputs;
+use crate::{digest, inputs};
 
 /// Key of the run document.
 pub(super) const DOCUMENT: &str = "run.yaml";
@@ -37,7 +37,7 @@ pub fn run_document(request: &Request) -> RunDocument {
         digest: input.digest.clone(),
         source: input.place.source().map(str::to_owned),
     });
-    let work = request.output.work(&request.job.name);
+    let work = request.output.work(digest::work_name(&request.job.name));
     let store = request
         .output
         .store()

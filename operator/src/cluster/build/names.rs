@@ -4,10 +4,10 @@ use plumbline_crds::Kind;
 use plumbline_crds::artifact::hex;
 use sha2::{Digest, Sha256};
 
+use crate::digest::DIGESTS;
+
 /// The longest name of a Job, which becomes a label of its pods, and with `-` and an index below 1024 their host name.
 const MOST: usize = 63 - 5;
-/// `-`, eight digits for the spec, `-`, eight for the inputs.
-const DIGESTS: usize = 18;
 /// `-` and the digits that stand for the end of a long name.
 const SHORTENED: usize = 9;
 
