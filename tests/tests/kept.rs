@@ -347,7 +347,7 @@ fn a_store_that_takes_nothing_is_told_before_anything_is_computed() {
 
 #[test]
 fn the_report_of_a_run_that_does_not_meet_a_gate_is_where_its_message_says() {
-    let dataset = with(chain::dataset("data", &chain::words()), &json!({"gates": {"minPairs": 100_000}}));
+    let dataset = with(chain::dataset("data", &chain::words()), &json!({"gates": {"minPairs": 1152}}));
     let of_dataset = vec![
         ("prompts", fixture::path("prompts.txt")),
         ("generator.model", fixture::tiny()),

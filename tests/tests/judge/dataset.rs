@@ -199,12 +199,12 @@ fn a_gate_that_fails_says_its_numbers_and_publishes_nothing() {
             .faults(|n, _| (n % 10 == 0).then_some(Fault::Text("no idea"))),
     );
     let root = tempfile::tempdir().unwrap();
-    let gates = json!({"gates": {"minPairs": 1000, "maxConflictRate": 0.4, "maxUnparsedRate": 0.02}});
+    let gates = json!({"gates": {"minPairs": 210, "maxConflictRate": 0.4, "maxUnparsedRate": 0.02}});
     let document = document(root.path(), &sim, &gates);
     let error = label(&document).unwrap_err();
     assert!(matches!(&error, Error::Gate(_)), "{error}");
     let text = error.to_string();
-    for part in ["minPairs is 1000", "maxConflictRate is 0.4", "maxUnparsedRate is 0.02", "unparsed"] {
+    for part in ["minPairs is 210", "maxConflictRate is 0.4", "maxUnparsedRate is 0.02", "unparsed"] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     assert!(!Path::new(&document.output).exists());

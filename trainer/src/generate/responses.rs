@@ -12,6 +12,7 @@ use crate::generate::engine::{Engine, Job, JobId, Limits};
 use crate::generate::stop_strings::StopStrings;
 use crate::load::incremental::IncrementalDecoder;
 use crate::load::tokenizer::Tokenizer;
+use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 use crate::{Error, Result};
@@ -37,8 +38,8 @@ pub struct Response {
 }
 
 /// The longest prompt, in tokens, that a model's context leaves room to continue.
-pub fn longest_prompt(model: &Decoder) -> usize {
-    model.config.longest(Limits::default().max_context as i64) - 1
+pub fn longest_prompt(config: &Config) -> usize {
+    config.longest(Limits::default().max_context as i64) - 1
 }
 
 /// Samples `samples` responses for each prompt. The random numbers of response `s` of a prompt depend on the seed, on the

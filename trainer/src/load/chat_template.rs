@@ -143,7 +143,7 @@ fn write_quoted(text: &mut String, string: &str) {
             '\t' => text.push_str("\\t"),
             '\\' => text.push_str("\\\\"),
             c if c == quote => text.extend(['\\', c]),
-            c if c.is_ascii_control() => text.extend(format!("\\x{:02x}", u32::from(c)).chars()),
+            c if c.is_ascii_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
             c => text.push(c),
         }
     }

@@ -38,21 +38,33 @@ const MODELS: usize = 5;
 
 /// Makes the dataset of a run document.
 pub fn run(document: &RunDocument) -> Result<StageResult> {
-    let spec = spec(document)?;
-    let generator = generator(spec)?;
-    let mut model: Option<(Decoder, Tokenizer)> = None;
-    run_with(document, &mut |prompts, progress| {
+    let generator = generator(spec(document)?)?;
+    let path = input_path(document, "generator.model")?;
+    let (tokenizer, opened) = (Tokenizer::load(&path)?, ModelFolder::open(&path)?);
+    let asked = |prompts: &[Prompt]| asked(&tokenizer, longest_prompt(&opened.config), prompts);
+    let mut model: Option<Decoder> = None;
+    let mut sampler = |prompts: &[Prompt], progress: &mut dyn FnMut(usize) -> Result<()>| {
         if model.is_none() {
-            model = Some(load(document, generator)?);
+            model = Some(opened.decoder(generator.precision, device::of(document.resource.spec.compute())?)?);
         }
-        let Some((decoder, tokenizer)) = &model else { return Ok(Vec::new()) };
-        sample(decoder, tokenizer, generator, prompts, progress)
-    })
+        let Some(decoder) = &model else { return Ok(Vec::new()) };
+        sample(decoder, &tokenizer, generator, &asked(prompts)?, progress)
+    };
+    // A prompt that does not fit must not be found when the others are sampled.
+    make(document, &|prompts| asked(prompts).map(drop), &mut sampler)
 }
 
 /// As [`run`], with responses from `sampler` instead of the generator's model.
-#[allow(clippy::too_many_lines, reason = "the stage reads as its arrows, one after the other")]
 pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<StageResult> {
+    make(document, &|_| Ok(()), sampler)
+}
+
+#[allow(clippy::too_many_lines, reason = "the stage reads as its arrows, one after the other")]
+fn make(
+    document: &RunDocument,
+    check: &dyn Fn(&[Prompt]) -> Result<()>,
+    sampler: &mut Sampler<'_>,
+) -> Result<StageResult> {
     let spec = spec(document)?;
     let generator = generator(spec)?;
     let folders = Folders::new(document);
@@ -63,6 +75,8 @@ pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<Sta
     let found = prompts::read(&spec.prompts, document.input("prompts").map(|i| Path::new(&i.path)), "spec.prompts")?;
     let prompts = &found.prompts;
     let runtime = JudgeRuntime::resolve(only_judge(spec)?, "judges[0]", document)?;
+    check(prompts)?;
+    check_gates(spec, generator, prompts.len() as i64)?;
 
     progress.stage("Generating", prompts.len() as i64 * generator.responses_per_prompt);
     let identity = generator_identity(document, generator);
@@ -188,29 +202,36 @@ fn go_on() -> Result<()> {
     if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-fn load(document: &RunDocument, generator: &Generator) -> Result<(Decoder, Tokenizer)> {
-    let path = input_path(document, "generator.model")?;
-    let device = device::of(document.resource.spec.compute())?;
-    Ok((ModelFolder::open(&path)?.decoder(generator.precision, device)?, Tokenizer::load(&path)?))
+/// Refuses a gate that no answer of a judge could meet.
+fn check_gates(spec: &PreferenceDatasetSpec, generator: &Generator, prompts: i64) -> Result<()> {
+    let of_prompt = generator.responses_per_prompt * (generator.responses_per_prompt - 1) / 2;
+    let most = prompts * of_prompt.min(spec.pairs.per_prompt);
+    match spec.gates.min_pairs.filter(|&least| least > most) {
+        Some(least) => Err(Error::Config(format!(
+            "spec.gates.minPairs asks for {least} pairs, and {prompts} prompts give {most} at most; lower it, or raise spec.pairs.perPrompt or the number of prompts"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Prompts as tokens, each of which leaves room for a response.
+fn asked(tokenizer: &Tokenizer, longest: usize, prompts: &[Prompt]) -> Result<Vec<PromptTokens>> {
+    let of_prompt = |p: &Prompt| {
+        let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.prompts")?;
+        Ok(PromptTokens { key: id::key(&[&p.id]), tokens })
+    };
+    prompts.iter().map(of_prompt).collect()
 }
 
 fn sample(
     decoder: &Decoder,
     tokenizer: &Tokenizer,
     generator: &Generator,
-    prompts: &[Prompt],
+    asked: &[PromptTokens],
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<Sampled>>> {
-    let longest = longest_prompt(decoder);
-    let tokens = prompts
-        .iter()
-        .map(|p| {
-            let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.prompts")?;
-            Ok(PromptTokens { key: id::key(&[&p.id]), tokens })
-        })
-        .collect::<Result<Vec<_>>>()?;
     let samples = generator.responses_per_prompt as usize;
-    let all = generate(decoder, Adapters::Off, tokenizer, &tokens, samples, &generator.sampling, progress)?;
+    let all = generate(decoder, Adapters::Off, tokenizer, asked, samples, &generator.sampling, progress)?;
     Ok(all
         .into_iter()
         .map(|of_prompt| of_prompt.into_iter().map(|r| Sampled::new(r.text, r.finish)).collect())

@@ -28,7 +28,7 @@ use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
 use crate::train::means::Means;
 use crate::train::pairs::Pairs;
-use crate::train::supervised::{Outlets, Task, resume_step, train};
+use crate::train::supervised::{Outlets, Task, is_finished, resume_step, train};
 use crate::train::trunk::Trunk;
 use crate::{Error, Result, device};
 
@@ -50,29 +50,35 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
     let mut model = RewardModel::from_base(&base, spec, device::of(&spec.compute)?)?;
-    let data = Data::load(run, spec, &tokenizer, model.decoder.config.longest(spec.training.max_length))?;
+    let config = &model.decoder.config;
+    let data = Data::load(run, spec, &tokenizer, config.longest(spec.training.max_length))?;
+    // What is needed last is checked first: a fault in it must not cost the training.
+    data.check_gates(spec)?;
+    let reference = Reference::read(run, spec, &tokenizer, config.longest(i64::MAX))?;
     let params = model.make_trainable(spec);
     let resume = resume_step(work, &spec.training)?;
     let mut metrics = MetricsWriter::open(&own, resume)?;
     let mut progress = Progress::new(&own)?;
     progress.stage("Reading", 1);
     let tokens = data.train.tokens();
+    let mut outlets =
+        Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
+    let finished = is_finished(&data.train.groups, &spec.training, &outlets)?;
+    let trunk = || Trunk::of_ranks(&ranks, spec.training.epochs, &model.decoder, &tokens);
     let task = PairTask {
-        trunk: Trunk::of_ranks(&ranks, spec.training.epochs, &model.decoder, &tokens),
+        trunk: if finished { None } else { trunk() },
         model: &model,
         pairs: &data.train,
         tokens: &tokens,
         spec,
     };
-    let mut outlets =
-        Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     train(&task, &data.train.groups, &params, &spec.training, &mut outlets)?;
     if !ranks.leave()? {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));
     }
 
     progress.stage("Evaluating", 1);
-    let evaluation = evaluate(&model, &data, run, spec, &tokenizer)?;
+    let evaluation = evaluate(&model, &data, reference.as_ref())?;
     progress.stage("Saving", 1);
     let staging = work.join("staging");
     let seconds = clock.seconds()?;
@@ -87,7 +93,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let artifact = publish(run, &staging)?;
     progress.finish();
     let held_out = &evaluation.held_out;
-    let message = format!("held-out accuracy {:.3} on {} pairs", held_out.accuracy, held_out.pairs);
+    let split = if data.validation.pairs.is_empty() { "training" } else { "held-out" };
+    let message = format!("accuracy {:.3} on {} {split} pairs", held_out.accuracy, held_out.pairs);
     Ok(StageResult {
         artifact: Some(artifact),
         metrics: progress.metrics().to_vec(),
@@ -119,7 +126,28 @@ impl Data {
         let pairs = |records: &[Preference]| Pairs::new(records, tokenizer, spec.loss.labels, unusable);
         let data = Self { train: pairs(&train)?, validation: pairs(&validation)?, longest };
         data.train.enough(&path, longest)?;
+        if data.validation.pairs.is_empty() && !validation.is_empty() {
+            return Err(Error::Data(format!(
+                "{}: no pair of the validation split to measure on: {} left out, where too long is more than {longest} tokens (spec.training.maxLength, or the model's context); raise spec.training.maxLength, or give other pairs",
+                path.display(),
+                data.validation.left_out.words()
+            )));
+        }
         Ok(data)
+    }
+
+    /// Refuses gates on held-out pairs where there is none: what was learnt says nothing of what was not.
+    fn check_gates(&self, spec: &RewardModelSpec) -> Result<()> {
+        let gates = [
+            ("minAccuracy", spec.gates.min_accuracy.is_some()),
+            ("maxCalibrationError", spec.gates.max_calibration_error.is_some()),
+        ];
+        match gates.iter().find(|(_, is_set)| *is_set && self.validation.pairs.is_empty()) {
+            Some((gate, _)) => Err(Error::Data(format!(
+                "spec.gates.{gate} is measured on held-out pairs, and the data has no validation split; keep prompts out (spec.prompts.validationFraction of the PreferenceDataset; of a file, one prompt in twenty), or leave the gate out"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// What the model is measured on: the training pairs where no other are kept.
@@ -183,13 +211,7 @@ struct Evaluated {
     reference: Option<(f64, usize)>,
 }
 
-fn evaluate(
-    model: &RewardModel,
-    data: &Data,
-    run: &RunDocument,
-    spec: &RewardModelSpec,
-    tokenizer: &Tokenizer,
-) -> Result<Evaluated> {
+fn evaluate(model: &RewardModel, data: &Data, reference: Option<&Reference>) -> Result<Evaluated> {
     let pairs = data.held_out();
     let scores = model.score(&pairs.tokens());
     let points: Vec<(f64, f64)> =
@@ -198,29 +220,49 @@ fn evaluate(
     let length = |i: usize| pairs.sequences[i].len() as f64;
     let lengths: Vec<f64> = pairs.pairs.iter().map(|p| length(p.chosen) - length(p.rejected)).collect();
     let differences: Vec<f64> = points.iter().map(|(d, _)| *d).collect();
-    let reference = match spec.reference_labels {
-        None => None,
-        Some(_) => Some(reference_accuracy(model, &input_path(run, "referenceLabels")?, tokenizer)?),
-    };
+    let reference = reference.map(|r| r.accuracy(model));
     Ok(Evaluated { held_out, length_correlation: correlation(&lengths, &differences), reference })
 }
 
-/// How often a good text has a reward above the median of all and a bad one below: a reward has no zero of its own.
-fn reference_accuracy(model: &RewardModel, path: &Path, tokenizer: &Tokenizer) -> Result<(f64, usize)> {
-    let labelled: Vec<(Vec<i64>, f64)> = texts::read(path)?
-        .into_iter()
-        .filter_map(|t| t.label.map(|label| (t.text, label)))
-        .map(|(text, label)| Ok((tokenizer.encode(&text)?, label)))
-        .collect::<Result<_>>()?;
-    if labelled.is_empty() {
-        return Err(Error::Data(format!("{}: expected lines with `text` and `label`, found none", path.display())));
+/// Texts with a label of their own, as tokens.
+struct Reference(Vec<(Vec<i64>, f64)>);
+
+impl Reference {
+    /// Reads them, if the spec names some. `longest`: tokens that the model can read.
+    fn read(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer, longest: usize) -> Result<Option<Self>> {
+        if spec.reference_labels.is_none() {
+            return Ok(None);
+        }
+        let path = input_path(run, "referenceLabels")?;
+        let mut labelled = Vec::new();
+        for (text, label) in texts::read(&path)?.into_iter().filter_map(|t| t.label.map(|label| (t.text, label))) {
+            let tokens = tokenizer.encode(&text)?;
+            if !(1..=longest).contains(&tokens.len()) {
+                let start: String = text.chars().take(40).collect();
+                return Err(Error::Data(format!(
+                    "{}: expected texts of 1 to {longest} tokens, the model's context, found {} tokens in the text that begins with {start:?}; shorten it or leave it out",
+                    path.display(),
+                    tokens.len()
+                )));
+            }
+            labelled.push((tokens, label));
+        }
+        if labelled.is_empty() {
+            return Err(Error::Data(format!("{}: expected lines with `text` and `label`, found none", path.display())));
+        }
+        Ok(Some(Self(labelled)))
     }
-    let scores = model.score(&labelled.iter().map(|(tokens, _)| tokens).collect::<Vec<_>>());
-    let mut sorted = scores.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-    let right = scores.iter().zip(&labelled).filter(|(s, (_, label))| (**s > median) == (*label > 0.5)).count();
-    Ok((right as f64 / labelled.len() as f64, labelled.len()))
+
+    /// How often a good text has a reward above the median of all and a bad one below (a reward has no zero of its own),
+    /// and how many texts there are.
+    fn accuracy(&self, model: &RewardModel) -> (f64, usize) {
+        let scores = model.score(&self.0.iter().map(|(tokens, _)| tokens).collect::<Vec<_>>());
+        let mut sorted = scores.clone();
+        sorted.sort_by(f64::total_cmp);
+        let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        let right = scores.iter().zip(&self.0).filter(|(s, (_, label))| (**s > median) == (*label > 0.5)).count();
+        (right as f64 / self.0.len() as f64, self.0.len())
+    }
 }
 
 /// Pearson's correlation; 0 when one side does not vary.

@@ -98,6 +98,14 @@ pub fn resume_step(work: &Path, training: &Training) -> Result<Option<i64>> {
     Checkpoints::new(work, training.checkpoint.keep).newest_step()
 }
 
+/// Whether every step on these items is taken: then nothing has to be computed for them. Rank 0 says so for all.
+pub fn is_finished(groups: &[Vec<usize>], training: &Training, outlets: &Outlets) -> Result<bool> {
+    let items: usize = groups.iter().map(Vec::len).sum();
+    let total = order::steps(items, training.batch_size, training.epochs, training.max_steps);
+    let step = if outlets.ranks.is_first() { resume_step(outlets.work, training)? } else { None };
+    Ok(outlets.ranks.of_first(step)? == Some(total))
+}
+
 /// Trains `params` on a task. `groups`: items that stay side by side, as the pairs of a prompt.
 pub fn train(
     task: &dyn Task,

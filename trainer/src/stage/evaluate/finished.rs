@@ -15,12 +15,13 @@ use plumbline_crds::{Kind, Spec};
 
 use crate::data::{preference, prompts};
 use crate::files::write_json;
+use crate::generate::longest_prompt;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section};
-use crate::stage::evaluate::{Evaluation, Side, evaluate};
+use crate::stage::evaluate::{Evaluation, Prepared, Side, evaluate};
 use crate::stage::reward::RewardModel;
 use crate::stage::run::input_path;
 use crate::train::clock::Clock;
@@ -59,6 +60,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let folder = input_path(run, "policyModel")?;
     let (tokenizer, opened) = (Tokenizer::load(&folder)?, ModelFolder::open(&folder)?);
     let device = device::of(&spec.compute)?;
+    let prepared = Prepared::read(run, wanted, &tokenizer, longest_prompt(&opened.config), &trained_on(run, spec)?)?;
     let mut before = opened.decoder(spec.training.precision, device)?;
     let merged = if output.join(peft::CONFIG).exists() {
         peft::attach(&mut before, output)?;
@@ -73,8 +75,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         None => None,
     };
     let mut progress = Progress::new(work)?;
-    let trained_on = trained_on(run, spec)?;
-    let evaluation = evaluate(run, wanted, &tokenizer, sides, reward.as_ref(), &trained_on, &mut progress)?;
+    let evaluation = evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress)?;
 
     let seconds = clock.seconds()?;
     write(work, run, spec, &manifest, &evaluation, &seconds)?;

@@ -1,18 +1,17 @@
 //! Evaluation: the tuned model against the model it was made from, on held-out prompts, by a judge and by measures that
 //! training never saw.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use plumbline_crds::policy_tuning::Evaluation as Wanted;
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Cost;
 
-use crate::data::tokens::{self, Sequence};
-use crate::data::{Content, id, prompts};
-use crate::generate::{Finish, PromptTokens, Response, generate, longest_prompt};
+use crate::data::Content;
+use crate::data::tokens::Sequence;
+use crate::generate::{Finish, PromptTokens, Response, generate};
 use crate::judge::{Comparison, JudgeRuntime, compare};
 use crate::load::tokenizer::Tokenizer;
 use crate::measure::Vader;
@@ -22,16 +21,16 @@ use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 use crate::report::Progress;
 use crate::stage::reward::RewardModel;
-use crate::stage::run::input_path;
 use crate::stage::stop;
-use crate::stage::tune::key_of;
 use crate::train::responses::response_logprobs;
 use crate::{Error, Result, files};
 
 mod finished;
+mod prepare;
 mod show;
 
 pub use finished::{ARTIFACT, FOLDER, run};
+pub use prepare::Prepared;
 
 /// A model to compare.
 #[derive(Clone, Copy)]
@@ -85,35 +84,16 @@ struct KeptResponses {
     responses: Vec<Vec<Response>>,
 }
 
-/// Compares two models. `trained_on`: ids of the prompts that training used; a held-out prompt among them is an error.
+/// Compares two models.
 pub fn evaluate(
     run: &RunDocument,
-    wanted: &Wanted,
+    prepared: Prepared,
     tokenizer: &Tokenizer,
     (before, after): (Side, Side),
     reward: Option<&RewardModel>,
-    trained_on: &[String],
     progress: &mut Progress,
 ) -> Result<Evaluation> {
-    let path = run.input("evaluation.prompts").map(|i| Path::new(&i.path));
-    let prompts::Prompts { prompts, duplicates } = prompts::read(&wanted.prompts, path, "spec.evaluation.prompts")?;
-    let known: HashSet<&String> = trained_on.iter().collect();
-    let seen = prompts.iter().filter(|p| known.contains(&p.id)).count();
-    if seen > 0 {
-        return Err(Error::Config(format!(
-            "spec.evaluation.prompts: {seen} of {} prompts were trained on; evaluation needs prompts of its own",
-            prompts.len()
-        )));
-    }
-    let longest = longest_prompt(after.model);
-    let asked = prompts
-        .iter()
-        .map(|p| {
-            let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.evaluation.prompts")?;
-            Ok(PromptTokens { key: key_of(&p.id), tokens })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let identity = identity(run, wanted, &prompts)?;
+    let Prepared { wanted, prompts, duplicates, asked, lexicons, judge, identity } = prepared;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;
     let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Response>>> {
@@ -135,12 +115,6 @@ pub fn evaluate(
     let texts_after = respond(after, "after", "Sampling after")?;
 
     progress.stage("Measuring", 1);
-    let lexicons = wanted
-        .lexicons
-        .iter()
-        .enumerate()
-        .map(|(i, l)| Ok((l.name.clone(), Vader::load(&input_path(run, &format!("evaluation.lexicons[{i}]"))?)?)))
-        .collect::<Result<Vec<_>>>()?;
     let sequences: Vec<Sequence> = asked
         .iter()
         .zip(&texts_after)
@@ -158,15 +132,14 @@ pub fn evaluate(
         judge: None,
         judge_shares_weights: false,
         cost: None,
-        prompts: prompts.iter().map(|p| p.content.clone()).collect(),
+        prompts: prompts.into_iter().map(|p| p.content).collect(),
         duplicates,
     };
-    if let Some(judge) = &wanted.judge {
-        let runtime = JudgeRuntime::resolve(judge, "evaluation.judge", run)?;
-        evaluation.ask(&runtime, &Path::new(&run.work).join("evaluation-journal"), progress)?;
+    if let Some(judge) = judge {
+        evaluation.ask(&judge, &Path::new(&run.work).join("evaluation-journal"), progress)?;
         let digest = |role: &str| run.input(role).map(|i| i.digest.as_str());
         evaluation.judge_shares_weights =
-            judge.model.is_some() && digest("evaluation.judge.model") == digest("policyModel");
+            judge.spec.model.is_some() && digest("evaluation.judge.model") == digest("policyModel");
     }
     Ok(evaluation)
 }
@@ -203,15 +176,6 @@ impl Evaluation {
         self.cost = Some(judged.cost);
         Ok(())
     }
-}
-
-/// A hash of everything that decides the responses.
-fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> Result<String> {
-    let digest = |role: &str| run.input(role).map_or(String::new(), |i| i.digest.clone());
-    let sampling = serde_json::to_string(&wanted.sampling).map_err(|e| Error::Failed(e.to_string()))?;
-    let mut parts = vec![digest("policyModel"), digest(ARTIFACT), sampling, wanted.samples_per_prompt.to_string()];
-    parts.extend(prompts.iter().map(|p| p.id.clone()));
-    Ok(id::of(&parts))
 }
 
 fn sequence(prompt: &PromptTokens, response: &Response) -> Sequence {

@@ -16,12 +16,13 @@ use crate::data::preference;
 use crate::data::tokens::Sequence;
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::dpo::{DpoSettings, dpo};
+use crate::model::config::Config;
 use crate::model::linear::Adapters;
 use crate::report::Why;
 use crate::stage::evaluate::Side;
 use crate::stage::run::input_path;
 use crate::stage::stop;
-use crate::stage::tune::{Policy, Trained};
+use crate::stage::tune::Policy;
 use crate::train::means::Means;
 use crate::train::pairs::Pairs;
 use crate::train::responses::{ResponseBatch, split};
@@ -35,18 +36,17 @@ const REFERENCE_SEQUENCES: usize = 32;
 /// How far the first loss may be from ln 2.
 const FIRST_LOSS_OFF: f64 = 1e-3;
 
-/// Trains the policy on pairs.
-pub(super) fn train(
+/// Reads the pairs that the policy learns from, and the ids of their prompts.
+pub(super) fn read(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
     tokenizer: &Tokenizer,
-    policy: &Policy,
-    outlets: &mut Outlets,
-) -> Result<Trained> {
+    config: &Config,
+) -> Result<(Pairs, Vec<String>)> {
     let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
     let path = input_path(run, role)?;
     let settings = spec.dpo.clone().unwrap_or_default();
-    let longest = policy.decoder.config.longest(spec.training.max_length);
+    let longest = config.longest(spec.training.max_length);
     let (records, _) = preference::read(&path)?;
     let unusable = |s: &Sequence| match s {
         s if s.prompt.is_empty() || s.response.is_empty() => Some(Why::Empty),
@@ -55,27 +55,39 @@ pub(super) fn train(
     };
     let pairs = Pairs::new(&records, tokenizer, settings.labels, unusable)?;
     pairs.enough(&path, longest)?;
-    outlets.progress.stage("Reading", 1);
-    let trunk = Trunk::of_ranks(outlets.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
-    let reference = match policy.decoder.kind {
-        Kind::Float => {
+    // By their content: a file may give its prompts ids of its own.
+    let prompts = records.iter().map(|r| r.prompt.id()).collect();
+    Ok((pairs, prompts))
+}
+
+/// Trains the policy on pairs.
+pub(super) fn train(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    pairs: &Pairs,
+    policy: &Policy,
+    outlets: &mut Outlets,
+) -> Result<()> {
+    let settings = spec.dpo.clone().unwrap_or_default();
+    let (mut trunk, mut reference) = (None, ReferencePass::EachTime(policy.before()));
+    if !supervised::is_finished(&pairs.groups, &spec.training, outlets)? {
+        outlets.progress.stage("Reading", 1);
+        trunk = Trunk::of_ranks(outlets.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
+        if policy.decoder.kind == Kind::Float {
             let key = reference_key(run, spec, &pairs.sequences);
             let before = policy.before();
-            ReferencePass::Once(reference_logprobs(outlets, key, &pairs.sequences, before, trunk.as_ref())?)
+            let once = reference_logprobs(outlets, key, &pairs.sequences, before, trunk.as_ref())?;
+            reference = ReferencePass::Once(once);
         }
-        _ => ReferencePass::EachTime(policy.before()),
-    };
+    }
     let task = PairTask {
         policy,
-        pairs: &pairs,
+        pairs,
         trunk,
         reference,
         settings: DpoSettings { loss: settings.loss, beta: settings.beta, label_smoothing: settings.label_smoothing },
     };
-    supervised::train(&task, &pairs.groups, &policy.params, &spec.training, outlets)?;
-    // By their content: a file may give its prompts ids of its own.
-    let prompts = records.iter().map(|r| r.prompt.id()).collect();
-    Ok(Trained { prompts, stopped_by_guard: None, left_out: pairs.left_out })
+    supervised::train(&task, &pairs.groups, &policy.params, &spec.training, outlets)
 }
 
 /// The reference's log-probabilities as they are kept in the work folder.
@@ -94,12 +106,10 @@ fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequen
     for sequence in sequences {
         for tokens in [&sequence.prompt, &sequence.response] {
             hash.update(tokens.len().to_le_bytes());
-            for token in tokens {
-                hash.update(token.to_le_bytes());
-            }
+            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         }
     }
-    format!("{:x}", hash.finalize())
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder. What was

@@ -12,11 +12,14 @@ use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::training::AdapterSave;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 
+use crate::data::tokens::Sequence;
 use crate::files::fresh_folder;
+use crate::generate::longest_prompt;
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
 use crate::load::save::{Architecture, save_model};
 use crate::load::tokenizer::{Tokenizer, template_date};
 use crate::load::{clock as template_clock, peft};
+use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
 use crate::model::linear::Adapters;
@@ -24,11 +27,13 @@ use crate::model::lora;
 use crate::model::trainable::make_trainable;
 use crate::ranks::Ranks;
 use crate::report::{LeftOut, MetricsWriter, Progress, Report, Section};
-use crate::stage::evaluate::{self, Evaluation, Side};
+use crate::stage::evaluate::{self, Evaluation, Prepared, Side};
 use crate::stage::in_status;
 use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
+use crate::stage::tune::rollout::RolloutPrompt;
 use crate::train::clock::Clock;
+use crate::train::pairs::Pairs;
 use crate::train::supervised::{Outlets, resume_step};
 use crate::{Error, Result, device};
 
@@ -53,9 +58,14 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let mut clock = Clock::open(&own)?;
     clock.start("tune")?;
     let folder = input_path(run, "policyModel")?;
-    let tokenizer = Tokenizer::load(&folder)?;
+    let (tokenizer, opened) = (Tokenizer::load(&folder)?, ModelFolder::open(&folder)?);
+    let data = Data::read(run, spec, &tokenizer, &opened.config)?;
+    // What is needed last is checked first: a fault in it must not cost the training.
+    let longest = longest_prompt(&opened.config);
+    let evaluation = spec.evaluation.as_ref();
+    let evaluation = evaluation.map(|e| Prepared::read(run, e, &tokenizer, longest, &data.prompts)).transpose()?;
     let device = device::of(&spec.compute)?;
-    let mut policy = Policy::load(&folder, spec, device)?;
+    let mut policy = Policy::load(&opened, spec, device)?;
     let reward = match spec.reward_model_ref {
         Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,
@@ -65,31 +75,27 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let mut progress = Progress::new(&own)?;
     let mut outlets =
         Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
-    let trained = match spec.method {
-        Method::Sft => sft::train(run, spec, &tokenizer, &policy, &mut outlets)?,
-        Method::Dpo => dpo::train(run, spec, &tokenizer, &policy, &mut outlets)?,
-        Method::Ppo => {
+    let mut stopped_by_guard = None;
+    match &data.examples {
+        Examples::Sft(texts) => sft::train(spec, texts, &policy, &mut outlets)?,
+        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, &policy, &mut outlets)?,
+        Examples::Ppo(prompts) => {
             let reward =
                 reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
-            ppo::train(run, spec, &tokenizer, &mut policy, reward, &mut outlets)?
+            stopped_by_guard = ppo::train(spec, prompts, &tokenizer, &mut policy, reward, &mut outlets)?;
         }
-        other => {
-            return Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT")));
-        }
-    };
+    }
+    let trained = Trained { stopped_by_guard, left_out: data.left_out };
 
     if !ranks.leave()? {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));
     }
 
     clock.start("evaluate")?;
-    let evaluation = match &spec.evaluation {
-        None => None,
-        Some(wanted) => {
-            let sides = (policy.before(), Side { model: &policy.decoder, adapters: Adapters::On });
-            Some(evaluate::evaluate(run, wanted, &tokenizer, sides, reward.as_ref(), &trained.prompts, &mut progress)?)
-        }
-    };
+    let sides = (policy.before(), Side { model: &policy.decoder, adapters: Adapters::On });
+    let evaluation = evaluation
+        .map(|prepared| evaluate::evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress))
+        .transpose()?;
     progress.stage("Saving", 1);
     let staging = work.join("staging");
     fresh_folder(&staging)?;
@@ -116,21 +122,50 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     })
 }
 
+/// What was read to learn from.
+struct Data {
+    examples: Examples,
+    /// Ids of the prompts that are learnt from: evaluation prompts must not be among them.
+    prompts: Vec<String>,
+    /// Records that were read and are not learnt from.
+    left_out: LeftOut,
+}
+
+/// What each method learns from.
+enum Examples {
+    Sft(Vec<Sequence>),
+    Dpo(Pairs),
+    Ppo(Vec<RolloutPrompt>),
+}
+
+impl Data {
+    fn read(run: &RunDocument, spec: &PolicyTuningSpec, tokenizer: &Tokenizer, config: &Config) -> Result<Self> {
+        match spec.method {
+            Method::Sft => {
+                let (texts, left_out) = sft::read(run, spec, tokenizer, config)?;
+                Ok(Self { examples: Examples::Sft(texts), prompts: Vec::new(), left_out })
+            }
+            Method::Dpo => {
+                let (pairs, prompts) = dpo::read(run, spec, tokenizer, config)?;
+                let left_out = pairs.left_out.clone();
+                Ok(Self { examples: Examples::Dpo(pairs), prompts, left_out })
+            }
+            Method::Ppo => {
+                let (prompts, left_out) = ppo::read(run, spec, tokenizer, config)?;
+                let ids = prompts.iter().map(|p| p.id.clone()).collect();
+                Ok(Self { examples: Examples::Ppo(prompts), prompts: ids, left_out })
+            }
+            other => Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT"))),
+        }
+    }
+}
+
 /// What training leaves for the report.
 pub(crate) struct Trained {
-    /// Ids of the prompts that were learnt from: evaluation prompts must not be among them.
-    pub prompts: Vec<String>,
     /// Why training stopped before its end, if a guard stopped it.
     pub stopped_by_guard: Option<String>,
     /// Records that were read and not learnt from.
     pub left_out: LeftOut,
-}
-
-impl Trained {
-    /// Nothing yet; `records` is what a record is called.
-    fn new(records: &'static str) -> Self {
-        Self { prompts: Vec::new(), stopped_by_guard: None, left_out: LeftOut::new(records) }
-    }
 }
 
 /// The model that is tuned, and the model it was made from.
@@ -147,8 +182,7 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    fn load(folder: &Path, spec: &PolicyTuningSpec, device: Device) -> Result<Self> {
-        let opened = ModelFolder::open(folder)?;
+    fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result<Self> {
         let mut decoder = opened.decoder(spec.training.precision, device)?;
         // Low-rank adapters leave the original weights as they are: switched off, they are the reference.
         let original = match spec.training.adapter {

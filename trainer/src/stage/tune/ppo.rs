@@ -27,14 +27,15 @@ use crate::generate::{Finish, PromptTokens, generate};
 use crate::load::tokenizer::Tokenizer;
 use crate::loss::kl::kl;
 use crate::loss::ppo::{clipped, policy_loss, value_loss};
+use crate::model::config::Config;
 use crate::model::linear::Adapters;
 use crate::optim::{AdamW, copy_to_cpu, schedule};
 use crate::ranks::Ranks;
 use crate::report::{LeftOut, Why};
 use crate::stage::reward::RewardModel;
 use crate::stage::stop;
+use crate::stage::tune::Policy;
 use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
-use crate::stage::tune::{Policy, Trained};
 use crate::train::means::Means;
 use crate::train::order::{self, Batches};
 use crate::train::responses::{ResponseBatch, to_f64};
@@ -53,30 +54,29 @@ struct State {
     kl_coefficient: f64,
     /// Responses sampled.
     episodes: i64,
+    /// Why a guard stopped training here, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stopped_by_guard: Option<String>,
 }
 
 /// Trains the policy against a reward model.
 pub(super) fn train(
-    run: &RunDocument,
     spec: &PolicyTuningSpec,
+    prompts: &[RolloutPrompt],
     tokenizer: &Tokenizer,
     policy: &mut Policy,
     reward: &RewardModel,
     outlets: &mut Outlets,
-) -> Result<Trained> {
+) -> Result<Option<String>> {
     let settings = spec.ppo.clone().unwrap_or_default();
     let training = &spec.training;
-    let longest = policy.decoder.config.longest(training.max_length) as i64;
-    let (prompts, left_out) = read_prompts(run, spec, tokenizer, longest - spec.rollout.sampling.max_new_tokens)?;
     let groups: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
     policy.add_value_head();
     let mut optimizer = AdamW::new(&policy.params, &training.optimizer);
     let checkpoints = Checkpoints::new(outlets.work, training.checkpoint.keep);
     let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
-    let mut state = State { step: 0, kl_coefficient: settings.kl_coefficient, episodes: 0 };
+    let mut state = State { step: 0, kl_coefficient: settings.kl_coefficient, episodes: 0, stopped_by_guard: None };
     let mut good: BTreeMap<String, Tensor> = snapshot(policy);
-    let ids = prompts.iter().map(|p| p.id.clone()).collect();
-    let mut trained = Trained { prompts: ids, stopped_by_guard: None, left_out };
     tch::manual_seed(training.seed);
     let ranks = outlets.ranks;
     if let Some(checkpoint) = newest::<State>(&checkpoints, ranks)? {
@@ -93,7 +93,7 @@ pub(super) fn train(
     outlets.progress.advance(state.step);
     let mut batches = Batches::new(&groups, spec.rollout.prompts_per_step, training.seed);
     let mut saved = Instant::now();
-    while state.step < total {
+    while state.step < total && state.stopped_by_guard.is_none() {
         let chosen = batches.step(state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
         let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, ranks.share(&batch), state.step)?;
@@ -101,10 +101,11 @@ pub(super) fn train(
         let experience = Experience::new(&samples, &settings, state.kl_coefficient);
         if let Some(why) = spec.guard.as_ref().and_then(|g| tripped(g, &experience)) {
             restore(policy, &good);
-            trained.stopped_by_guard = Some(format!(
+            state.stopped_by_guard = Some(format!(
                 "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
                 state.step + 1
             ));
+            save(&checkpoints, &state, &optimizer, &good, policy, outlets)?;
             break;
         }
         good = snapshot(policy);
@@ -146,14 +147,7 @@ pub(super) fn train(
         let told = Told { stopping: stop::requested(), unsaved, ..Told::default() }.together(ranks)?;
         let due = state.step % training.checkpoint.every_steps == 0 || told.unsaved;
         if due || told.stopping || state.step == total {
-            ranks.check_same(state.step, &policy.params)?;
-            let mut tensors = optimizer.state();
-            tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
-            outlets.metrics.sync()?;
-            if ranks.is_first() {
-                checkpoints.save(state.step, &state, tensors, optimizer.device())?;
-            }
-            outlets.clock.save()?;
+            save(&checkpoints, &state, &optimizer, &good, policy, outlets)?;
             saved = Instant::now();
         }
         if told.stopping && state.step < total {
@@ -162,16 +156,36 @@ pub(super) fn train(
             return Err(Error::Interrupted);
         }
     }
-    Ok(trained)
+    Ok(state.stopped_by_guard)
 }
 
-/// The prompts of at most `most` tokens, and how many others there are.
-fn read_prompts(
+/// Makes safe what was done so far.
+fn save(
+    checkpoints: &Checkpoints,
+    state: &State,
+    optimizer: &AdamW,
+    good: &BTreeMap<String, Tensor>,
+    policy: &Policy,
+    outlets: &mut Outlets,
+) -> Result<()> {
+    outlets.ranks.check_same(state.step, &policy.params)?;
+    let mut tensors = optimizer.state();
+    tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
+    outlets.metrics.sync()?;
+    if outlets.ranks.is_first() {
+        checkpoints.save(state.step, state, tensors, optimizer.device())?;
+    }
+    outlets.clock.save()
+}
+
+/// Reads the prompts to sample from, which leave room for a response, and counts the others.
+pub(super) fn read(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
     tokenizer: &Tokenizer,
-    most: i64,
+    config: &Config,
 ) -> Result<(Vec<RolloutPrompt>, LeftOut)> {
+    let most = config.longest(spec.training.max_length) as i64 - spec.rollout.sampling.max_new_tokens;
     let source = spec.prompts.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.prompts".into()))?;
     let path = run.input("prompts").map(|i| std::path::Path::new(&i.path));
     let found = prompts::read(source, path, "spec.prompts")?;

@@ -9,25 +9,25 @@ use plumbline_crds::run::RunDocument;
 use crate::data::texts;
 use crate::data::tokens::Sequence;
 use crate::load::tokenizer::Tokenizer;
+use crate::model::config::Config;
 use crate::model::linear::Adapters;
 use crate::report::{LeftOut, Why};
 use crate::stage::run::input_path;
-use crate::stage::tune::{Policy, Trained};
+use crate::stage::tune::Policy;
 use crate::train::means::Means;
 use crate::train::responses::ResponseBatch;
 use crate::train::supervised::{self, Outlets, Task};
 use crate::{Error, Result};
 
-/// Trains the policy on texts.
-pub(super) fn train(
+/// Reads the texts that the policy learns.
+pub(super) fn read(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
     tokenizer: &Tokenizer,
-    policy: &Policy,
-    outlets: &mut Outlets,
-) -> Result<Trained> {
+    config: &Config,
+) -> Result<(Vec<Sequence>, LeftOut)> {
     let path = input_path(run, "dataset")?;
-    let longest = policy.decoder.config.longest(spec.training.max_length);
+    let longest = config.longest(spec.training.max_length);
     let texts = texts::read(&path)?;
     let mut left_out = LeftOut::new("texts");
     left_out.read(texts.len());
@@ -47,10 +47,19 @@ pub(super) fn train(
     if sequences.is_empty() {
         return Err(Error::Data(format!("{}: no text of two tokens or more to learn from", path.display())));
     }
+    Ok((sequences, left_out))
+}
+
+/// Trains the policy on texts.
+pub(super) fn train(
+    spec: &PolicyTuningSpec,
+    sequences: &[Sequence],
+    policy: &Policy,
+    outlets: &mut Outlets,
+) -> Result<()> {
     let groups: Vec<Vec<usize>> = (0..sequences.len()).map(|i| vec![i]).collect();
-    let task = TextTask { policy, sequences: &sequences };
-    supervised::train(&task, &groups, &policy.params, &spec.training, outlets)?;
-    Ok(Trained { left_out, ..Trained::new("texts") })
+    let task = TextTask { policy, sequences };
+    supervised::train(&task, &groups, &policy.params, &spec.training, outlets)
 }
 
 /// A text as tokens, with the end token where the text is complete and does not have it: a model that never sees one unlearns
