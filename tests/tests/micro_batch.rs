@@ -109,7 +109,7 @@ fn a_packed_sequence_is_computed_as_if_it_were_alone() {
     let tokenizer = Tokenizer::load(&fixture::tiny()).unwrap();
     let records = read_file(&fixture::path("pairs.jsonl")).unwrap();
     let sequences: Vec<Sequence> =
-        records.iter().take(24).map(|r| sequence(&tokenizer, &r.prompt, &r.chosen).unwrap()).collect();
+        records.iter().take(24).map(|r| sequence(&tokenizer, &r.prompt, &r.chosen).unwrap().sequence).collect();
     let all: Vec<&Sequence> = sequences.iter().collect();
     let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * (1.0 + a.abs());
 
