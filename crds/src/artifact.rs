@@ -234,6 +234,7 @@ pub fn publish(
         None => target,
     };
     fs::create_dir_all(parent).map_err(io_error(parent))?;
+    let arrived = beside(staging, target)?;
     // The old artifact leaves in one step: a removal that is cut short would leave a mixture behind.
     let replaced = target.with_added_extension("replaced");
     remove(&replaced)?;
@@ -242,10 +243,45 @@ pub fn publish(
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io_error(target)(e)),
     }
-    fs::rename(staging, target).map_err(io_error(target))?;
+    fs::rename(&arrived, target).map_err(io_error(target))?;
     File::open(parent).and_then(|f| f.sync_all()).map_err(io_error(parent))?;
     remove(&replaced)?;
     Ok(manifest)
+}
+
+/// Moves a folder to where one step puts it at `target`: it may have to come from another file system.
+fn beside(staging: &Path, target: &Path) -> Result<PathBuf, ArtifactError> {
+    let arriving = target.with_added_extension("arriving");
+    remove(&arriving)?;
+    match fs::rename(staging, &arriving) {
+        Ok(()) => return Ok(arriving),
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
+        Err(e) => return Err(io_error(&arriving)(e)),
+    }
+    let copied = copy(staging, &arriving);
+    if copied.is_err() {
+        // Half of it takes room that a full disk does not have.
+        let _ = fs::remove_dir_all(&arriving);
+    }
+    copied?;
+    remove(staging)?;
+    Ok(arriving)
+}
+
+/// Copies a folder of folders and regular files, and forces it to the disk.
+fn copy(from: &Path, to: &Path) -> Result<(), ArtifactError> {
+    fs::create_dir(to).map_err(io_error(to))?;
+    for entry in fs::read_dir(from).map_err(io_error(from))? {
+        let name = entry.map_err(io_error(from))?.file_name();
+        let (source, target) = (from.join(&name), to.join(&name));
+        if source.is_dir() {
+            copy(&source, &target)?;
+            continue;
+        }
+        let copied = fs::copy(&source, &target).and_then(|_| File::open(&target)).and_then(|file| file.sync_all());
+        copied.map_err(io_error(&target))?;
+    }
+    Ok(())
 }
 
 /// Removes a folder if it is there.
@@ -502,6 +538,20 @@ mod tests {
             fs::write(&manifest, &text[..at]).unwrap();
             assert!(verify(&target).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn what_comes_from_another_file_system_is_copied_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let (staging, target) = (root.path().join("staging"), root.path().join("out"));
+        fs::create_dir_all(staging.join("data")).unwrap();
+        fs::write(staging.join("data/a.jsonl"), "{}\n").unwrap();
+        // What an attempt that was killed has left.
+        copy(&staging, &target.with_added_extension("arriving")).unwrap();
+        assert_eq!(fs::read(root.path().join("out.arriving/data/a.jsonl")).unwrap(), b"{}\n");
+        publish(&staging, &target, "Model", "m", Vec::new(), String::new()).unwrap();
+        verify(&target).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! | What is a GPU to programs under test, where there is none? | `stand_in` |
 //! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 //! | How is the chart installed? | `helm` |
+//! | What is a disk that fills up? | `small_disk` |
+//! | Which server sends what it should not? | `raw_server` |
 //! | What does TensorBoard see? | `events` |
 //! | What does Prometheus see? | `prometheus` |
 //! | How do GitOps tools read what was served? | `gitops` |
@@ -36,6 +38,8 @@ pub mod ports;
 pub mod programs;
 pub mod prometheus;
 pub mod proxy;
+pub mod raw_server;
+pub mod small_disk;
 pub mod stage;
 pub mod stand_in;
 pub mod store;

@@ -1,19 +1,23 @@
-//! Checkpoints: a folder a step, written aside and moved into place; the newest whole one is continued from.
+//! Checkpoints: a folder a step, written aside and moved into place; the newest whole one is continued from. Each file has a
+//! checksum, so that what a disk gave back otherwise than it was written is no beginning of anything.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
 
+use crate::files::write_json;
 use crate::load::hugging_face::{read_safetensors, write_safetensors};
 use crate::store::keeper;
-use crate::{Error, Result};
+use crate::{Error, Result, alive};
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
+const SUMS: &str = "crc32c.json";
 const RNG: &str = "rng";
 const DEVICE_RNG: &str = "rng/cuda";
 
@@ -80,10 +84,13 @@ impl Checkpoints {
         write_safetensors(&aside.join(TENSORS), &tensors)?;
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::Failed(e.to_string()))?;
         fs::write(aside.join(STATE), text).map_err(|e| io(&aside, &e))?;
+        let mut sums = BTreeMap::new();
         for file in [TENSORS, STATE] {
             let path = aside.join(file);
             File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io(&path, &e))?;
+            sums.insert(file.to_owned(), checksum(&path)?);
         }
+        write_json(&aside.join(SUMS), &sums)?;
         if target.exists() {
             fs::remove_dir_all(&target).map_err(|e| io(&target, &e))?;
         }
@@ -102,10 +109,10 @@ impl Checkpoints {
     pub fn newest<S: DeserializeOwned>(&self) -> Result<Option<Checkpoint<S>>> {
         let Some(step) = self.newest_step()? else { return Ok(None) };
         let folder = self.folder.join(format!("step-{step:09}"));
+        check(&folder)?;
         let path = folder.join(STATE);
         let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
-        let state = serde_json::from_slice(&text)
-            .map_err(|e| Error::Data(format!("{}: {e}; delete the folder to start the stage again", path.display())))?;
+        let state = serde_json::from_slice(&text).map_err(|e| damaged(&folder, STATE, &e.to_string()))?;
         Ok(Some(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? }))
     }
 
@@ -128,6 +135,47 @@ impl Checkpoints {
     }
 }
 
+/// Makes sure that the files of a checkpoint are as they were written. One of an earlier version has no checksums.
+fn check(folder: &Path) -> Result<()> {
+    let path = folder.join(SUMS);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::store(&path, &e)),
+    };
+    let sums: BTreeMap<String, u32> =
+        serde_json::from_slice(&text).map_err(|e| damaged(folder, SUMS, &e.to_string()))?;
+    for file in [TENSORS, STATE] {
+        let path = folder.join(file);
+        if !path.is_file() || sums.get(file) != Some(&checksum(&path)?) {
+            return Err(damaged(folder, file, "it is not what was written"));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(folder: &Path, file: &str, what: &str) -> Error {
+    Error::Data(format!(
+        "{}: the checkpoint is damaged: {file}: {what}; move this folder elsewhere, and the run continues from the checkpoint \
+         before it, or from the start",
+        folder.display()
+    ))
+}
+
+/// CRC-32C of a file's content.
+fn checksum(path: &Path) -> Result<u32> {
+    let mut file = File::open(path).map_err(|e| Error::store(path, &e))?;
+    let (mut buffer, mut sum) = (vec![0; 1 << 20], 0);
+    loop {
+        let read = file.read(&mut buffer).map_err(|e| Error::store(path, &e))?;
+        alive::beat();
+        if read == 0 {
+            return Ok(sum);
+        }
+        sum = crc32c::crc32c_append(sum, &buffer[..read]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +195,42 @@ mod tests {
         assert_eq!(newest.state, 15);
         assert_eq!(newest.tensors["w"], Tensor::from_slice(&[15.0f32]));
         assert_eq!(checkpoints.steps().unwrap(), [10, 15]);
+    }
+
+    /// Bounded: each byte of each file of a small checkpoint changed in two ways, and cuts.
+    #[test]
+    fn no_changed_checkpoint_is_continued_from_and_none_is_a_panic() {
+        let work = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(work.path(), 1);
+        let state: BTreeMap<String, f64> = [("loss".to_owned(), 0.5), ("seen".to_owned(), 12.0)].into();
+        let tensors = [("w".to_owned(), Tensor::from_slice(&[1.0f32, 2.0]))].into();
+        checkpoints.save(5, &state, tensors, Device::Cpu).unwrap();
+        let newest = || checkpoints.newest::<BTreeMap<String, f64>>();
+        let is_whole_or_refused = |what: &str| match newest() {
+            Ok(found) => {
+                let found = found.unwrap();
+                assert_eq!((found.state, found.tensors["w"].double_value(&[1])), (state.clone(), 2.0), "{what}");
+            }
+            Err(error) => assert!(matches!(error, Error::Data(_)), "{what}: {error}"),
+        };
+        let folder = work.path().join("checkpoints/step-000000005");
+        for file in [STATE, TENSORS, SUMS] {
+            let path = folder.join(file);
+            let whole = fs::read(&path).unwrap();
+            for at in (0..whole.len()).step_by(whole.len().div_ceil(300)) {
+                for changed in [whole[at] ^ 1, b'7'] {
+                    let mut bytes = whole.clone();
+                    bytes[at] = changed;
+                    fs::write(&path, &bytes).unwrap();
+                    is_whole_or_refused(&format!("{file}: byte {at}"));
+                }
+                fs::write(&path, &whole[..at]).unwrap();
+                is_whole_or_refused(&format!("{file} cut at {at}"));
+            }
+            fs::remove_file(&path).unwrap();
+            assert!(file == SUMS || newest().is_err());
+            fs::write(&path, &whole).unwrap();
+        }
+        newest().unwrap().unwrap();
     }
 }

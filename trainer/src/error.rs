@@ -20,9 +20,12 @@ pub enum Error {
     /// The labelling budget is spent.
     #[error("{0}")]
     BudgetExhausted(String),
-    /// The artifact or the work folder cannot be written.
+    /// A store, hub or server does not answer.
     #[error("{0}")]
     Store(String),
+    /// A file or folder of this machine cannot be read or written: trying again at once does not help.
+    #[error("{0}")]
+    Disk(String),
     /// The accelerator ran out of memory.
     #[error("{0}")]
     AcceleratorOutOfMemory(String),
@@ -58,7 +61,7 @@ impl Error {
             Self::JudgeUnavailable(_) => ExitCode::JudgeUnavailable,
             Self::JudgeRejected(_) => ExitCode::JudgeRejected,
             Self::BudgetExhausted(_) => ExitCode::BudgetExhausted,
-            Self::Store(_) => ExitCode::StoreUnavailable,
+            Self::Store(_) | Self::Disk(_) => ExitCode::StoreUnavailable,
             Self::AcceleratorOutOfMemory(_) => ExitCode::AcceleratorOutOfMemory,
             Self::Gate(_) => ExitCode::GateFailed,
             Self::RewardHacking(_) => ExitCode::RewardHacking,
@@ -77,6 +80,7 @@ impl Error {
             Self::Config(message) => Self::Config(at(message)),
             Self::Data(message) => Self::Data(at(message)),
             Self::Store(message) => Self::Store(at(message)),
+            Self::Disk(message) => Self::Disk(at(message)),
             other => other,
         }
     }
@@ -90,7 +94,13 @@ impl Error {
 
     /// An error of reading or writing our own files.
     pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::Store(format!("{}: {error}", path.display()))
+        use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let advice = match error.kind() {
+            StorageFull | QuotaExceeded => "; free space there and run it again: it resumes",
+            PermissionDenied | ReadOnlyFilesystem => "; check owner, permissions and how it is mounted",
+            _ => "",
+        };
+        Self::Disk(format!("{}: {error}{advice}", path.display()))
     }
 }
 
@@ -116,7 +126,7 @@ impl From<plumbline_crds::artifact::ArtifactError> for Error {
             A::Io { source, .. } if matches!(source.kind(), FileTooLarge | InvalidData | InvalidInput) => {
                 Self::Data(error.to_string())
             }
-            A::Io { .. } => Self::Store(error.to_string()),
+            A::Io { path, source } => Self::store(path, source),
             _ => Self::Data(error.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! Files of a run (IO): small ones that are written whole or not at all and read back after a restart, and those of others,
 //! which are opened only if they are regular.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -10,6 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
+
+/// File in a work folder that is locked by the process that works in it.
+pub const HELD: &str = "held.lock";
 
 /// Replaces a file in one step: a reader, and a restart after a kill, sees the old content or the new one.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
@@ -55,6 +58,48 @@ pub fn open_regular(path: &Path) -> Result<File> {
     regular::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))
 }
 
+/// Holds a folder for this process alone, as long as the file lives: two that write to one folder would spoil the work of both.
+///
+/// # Errors
+/// `Store` where another process holds it, `Disk` where it cannot be written.
+pub fn hold(folder: &Path) -> Result<File> {
+    let path = folder.join(HELD);
+    let held = File::options().create(true).truncate(false).write(true).open(&path);
+    let held = held.map_err(|e| Error::store(&path, &e))?;
+    match held.try_lock() {
+        Ok(()) => Ok(held),
+        Err(TryLockError::WouldBlock) => Err(Error::Store(format!(
+            "{}: another process runs this stage in the same work folder; wait for it, or stop it",
+            folder.display()
+        ))),
+        Err(TryLockError::Error(e)) => {
+            tracing::warn!("{}: {e}; another process in the same folder would not be noticed", path.display());
+            Ok(held)
+        }
+    }
+}
+
+/// Makes sure that an artifact can be put where it goes, which is done last.
+///
+/// # Errors
+/// `Config`, with the folder that cannot be written.
+pub fn check_output(output: &Path) -> Result<()> {
+    let probe = output.with_added_extension("probe");
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = fs::create_dir_all(parent).and_then(|()| match fs::create_dir(&probe) {
+        // One that was killed has left it.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    });
+    made.and_then(|()| fs::remove_dir(&probe)).map_err(|e| {
+        Error::Config(format!(
+            "spec.output.uri: expected that {} can be written, found {}: {e}; change its permissions, or choose another folder",
+            output.display(),
+            parent.display()
+        ))
+    })
+}
+
 /// Makes an empty folder: what a killed attempt left there must not become part of an artifact.
 pub fn fresh_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
@@ -78,6 +123,29 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
         fs::write(&path, "[0.1").unwrap();
         assert!(kept::<Vec<f64>>(&path).unwrap_err().to_string().contains("a.json"));
+    }
+
+    #[test]
+    fn a_folder_has_one_holder_and_the_next_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = hold(folder.path()).unwrap();
+        let error = hold(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(folder.path().to_str().unwrap()) && error.contains("another process"), "{error}");
+        drop(held);
+        hold(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_made_is_refused_by_field_and_folder_and_trying_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        check_output(&folder.path().join("new/out")).unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 0);
+        fs::write(folder.path().join("file"), "").unwrap();
+        for output in [folder.path().join("file/out"), "/proc/nowhere/out".into()] {
+            let error = check_output(&output).unwrap_err();
+            let named = |text: &String| text.contains("spec.output.uri") && text.contains(output.to_str().unwrap());
+            assert!(matches!(&error, Error::Config(text) if named(text)), "{error}");
+        }
     }
 
     #[test]

@@ -64,7 +64,13 @@ impl Executor {
         let (mut run, mut rerun) = (self.last_end(manifest).await?, Rerun::Asked);
         loop {
             let (decision, status, stage) = self.decide(manifest, &run, rerun)?;
+            // What happened is said also where there is no room to record it.
             self.screen.say(&format!("{id}: {}: {}", decision.reason.as_str(), decision.message));
+            let recorded = self.record(&stage.resource, status.clone());
+            if recorded.is_err() && matches!(decision.action, Action::Fail) {
+                self.show_failure(&decision, &run, &stage);
+            }
+            recorded?;
             let delay = match decision.action {
                 Action::Start => Duration::ZERO,
                 Action::Continue(delay) | Action::Retry(delay) => delay,
@@ -94,7 +100,7 @@ impl Executor {
         Ok(unrecorded_end(manifest, &self.work_dir, &stored))
     }
 
-    /// Observes, plans, and records what follows.
+    /// Observes and plans.
     fn decide(&mut self, manifest: &Manifest, run: &Run, rerun: Rerun) -> Result<(Decision, Status, Stage), RunError> {
         let observation = observe(manifest, &self.work_dir, &mut self.digests, &BTreeSet::new())?;
         let observed = Observed {
@@ -123,7 +129,6 @@ impl Executor {
             store: manifest.resource.spec.output().uri.clone().filter(|uri| uri::is_store(uri)),
             work,
         };
-        self.record(&stage.resource, status.clone())?;
         Ok((decision, status, stage))
     }
 
@@ -146,8 +151,10 @@ impl Executor {
         };
         let end = stage::run(stage, &mut self.interrupt, &mut on_progress).await;
         self.screen.end_stage();
-        if let Some(report) = latest {
-            self.record(&stage.resource, with_progress(status.clone(), &report))?;
+        if let Some(report) = latest
+            && let Err(error) = self.record(&stage.resource, with_progress(status.clone(), &report))
+        {
+            tracing::warn!("progress is not recorded: {error}");
         }
         let mut end = end?;
         if let Some(result) = &mut end.result {

@@ -84,9 +84,9 @@ pub enum RunError {
     /// An artifact.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// A process or its files.
-    #[error("a stage cannot be run: {0}")]
-    Io(#[from] io::Error),
+    /// The operating system's signals.
+    #[error("expected to be told of Ctrl-C and SIGTERM, found {0}")]
+    Signals(#[source] io::Error),
 }
 
 impl RunError {
@@ -95,7 +95,8 @@ impl RunError {
         match self {
             Self::Read(_) | Self::Refused(_) | Self::NoTrainer { .. } => ExitCode::Config,
             Self::Input(ResolveError::Content { .. }) | Self::Artifact(_) => ExitCode::Data,
-            Self::WorkDir(_) | Self::Input(_) | Self::Io(_) => ExitCode::Failed,
+            Self::WorkDir(error) | Self::Input(ResolveError::WorkDir(error)) => error.exit_code(),
+            Self::Signals(_) => ExitCode::Failed,
         }
     }
 }
@@ -104,8 +105,11 @@ fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Runs everything and prints the table. Returns the exit code: 0, that of the first stage that failed, or 75 when
-/// interrupted.
+/// Runs everything and prints the table, also where it cannot go on. Returns the exit code: 0, that of the first stage that
+/// failed, or 75 when interrupted.
+///
+/// # Errors
+/// What keeps all of it from being run, or from being run on.
 pub async fn run(options: &Options) -> Result<u8, RunError> {
     let looked_at = WorkDir::look(&options.work_dir)?;
     let manifests = load(options, &looked_at)?;
@@ -114,22 +118,54 @@ pub async fn run(options: &Options) -> Result<u8, RunError> {
 
     let work_dir = WorkDir::open(&options.work_dir)?;
     let digests = Digests::load(work_dir.digests_file());
-    let (interrupt, screen) = (Interrupt::listen()?, Screen::on_stderr());
-    let mut executor = Executor { work_dir, digests, trainer, secrets, interrupt, screen };
+    let interrupt = Interrupt::listen().map_err(RunError::Signals)?;
+    let mut executor = Executor { work_dir, digests, trainer, secrets, interrupt, screen: Screen::on_stderr() };
+    let ended = run_each(&manifests, &mut executor).await;
+    let printed = print_summary(&manifests, &executor.work_dir);
+    let failure = ended?;
+    printed?;
+    let interrupted = executor.interrupt.happened().then(|| ExitCode::Interrupted.number());
+    Ok(failure.or(interrupted).unwrap_or_default())
+}
+
+/// Runs one resource after the other. Returns the exit code of the first that failed. One that fails keeps none from being run
+/// but those that need it, unless the disk takes nothing more: all of them need it.
+async fn run_each(manifests: &[Manifest], executor: &mut Executor) -> Result<Option<u8>, RunError> {
     let mut failure = None;
-    for manifest in &manifests {
+    for (number, manifest) in manifests.iter().enumerate() {
         if executor.interrupt.happened() {
             break;
         }
         let outcome = executor.bring_to_end(manifest).await;
-        executor.digests.save()?;
-        if let Outcome::Failed(code) = outcome? {
-            failure = failure.or(Some(code));
+        if let Err(error) = executor.digests.save() {
+            // It costs time, the next time.
+            tracing::warn!("digests are not remembered: {error}");
+        }
+        let code = match outcome {
+            Ok(Outcome::Failed(code)) => code,
+            Ok(_) => continue,
+            Err(error) => {
+                not_run(&manifests[number + 1..], &executor.screen);
+                return Err(error);
+            }
+        };
+        failure = failure.or(Some(code));
+        if code == ExitCode::StoreUnavailable.number()
+            && let Err(error) = executor.work_dir.probe()
+        {
+            executor.screen.say(&error.to_string());
+            not_run(&manifests[number + 1..], &executor.screen);
+            break;
         }
     }
-    print_summary(&manifests, &executor.work_dir)?;
-    let interrupted = executor.interrupt.happened().then(|| ExitCode::Interrupted.number());
-    Ok(failure.or(interrupted).unwrap_or_default())
+    Ok(failure)
+}
+
+fn not_run(manifests: &[Manifest], screen: &Screen) {
+    let ids: Vec<String> = manifests.iter().map(|m| m.resource.id()).collect();
+    if !ids.is_empty() {
+        screen.say(&format!("not run: {}", ids.join(", ")));
+    }
 }
 
 /// What a run would do now, one line a resource.

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use plumbline_crds::artifact;
+use plumbline_crds::{artifact, regular};
+use rustix::fs::{Access, access};
 
 use super::work_dir::WorkDir;
 use crate::inputs::{self, From, Shape};
@@ -54,7 +55,7 @@ fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
     let (expected, there) = match wanted.shape {
         Shape::File => ("a file", path.is_file()),
         Shape::Folder => ("a folder", path.is_dir()),
-        Shape::FileOrFolder => ("a file or folder", path.exists()),
+        Shape::FileOrFolder => ("a file or folder", path.is_file() || path.is_dir()),
     };
     // A folder of data may be another program's; one of ours, which has a report, was not written to its end without its
     // manifest.
@@ -67,26 +68,45 @@ fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
         );
         return Some(manifest.problem(&wanted.path(), message));
     }
-    let found = match (path.is_dir(), path.exists()) {
-        (true, _) => "a folder",
-        (false, true) => "a file",
-        (false, false) => "nothing",
+    let found = match fs::metadata(&path) {
+        Ok(found) => regular::other(found.file_type()).unwrap_or("a file"),
+        Err(_) => "nothing",
     };
     let message = format!("expected {expected} at {}, found {found}; put it there or change the path", path.display());
     (!there).then(|| manifest.problem(&wanted.path(), message))
 }
 
-/// A finished run replaces its output folder as a whole, so a folder of something else must not be one.
+/// A finished run replaces its output folder as a whole, so a folder of something else must not be one; and it must be possible
+/// to put one there, which would otherwise be found out after everything has been computed.
 fn output(manifest: &Manifest, folder: &Path) -> Option<Problem> {
     let occupied = fs::read_dir(folder).map_or(folder.exists(), |mut entries| entries.next().is_some());
     let resource = &manifest.resource;
     let own = artifact::read_manifest(folder)
         .is_ok_and(|m| m.kind == resource.kind.to_string() && m.name == resource.metadata.name);
+    if occupied && !own {
+        let message = format!(
+            "expected an empty folder or an artifact of {}, found other files in {}, which the run would replace; \
+             choose another folder",
+            resource.id(),
+            folder.display()
+        );
+        return Some(manifest.problem("spec.output.uri", message));
+    }
+    // The work folder is tried by itself.
+    resource.spec.output().uri.as_ref().filter(|uri| !uri::is_store(uri))?;
+    // Its own folder is made, and what was in it is moved aside: that changes the folder that it is in.
+    let parent = folder.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok())?;
+    let allowed = if parent.is_dir() {
+        access(parent, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| error.to_string())
+    } else {
+        Err("it is no folder".to_owned())
+    };
+    let why = allowed.err()?;
     let message = format!(
-        "expected an empty folder or an artifact of {}, found other files in {}, which the run would replace; \
-         choose another folder",
-        resource.id(),
-        folder.display()
+        "expected a folder that {} can be made in, found that {} cannot be written: {why}; change its permissions, or choose \
+         another folder",
+        folder.display(),
+        parent.display()
     );
-    (occupied && !own).then(|| manifest.problem("spec.output.uri", message))
+    Some(manifest.problem("spec.output.uri", message))
 }

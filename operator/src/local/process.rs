@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
+use super::work_dir::WorkDirError;
 use crate::plan::Exit;
 
 /// How long a stage may take to make its progress safe after SIGTERM.
@@ -29,41 +30,47 @@ pub const SERVER_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Process {
     child: Child,
     group: Option<Pid>,
+    program: PathBuf,
 }
 
 /// Starts a program. Its output is added to the file `log`; `lock` is the file that it holds while it lives.
-pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) -> io::Result<Process> {
-    let output = File::options().create(true).append(true).open(log)?;
-    let held = open_lock(lock)?;
-    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
-    let mut command = Command::new(std::env::current_exe()?);
+///
+/// # Errors
+/// With the path that cannot be written or started.
+pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) -> Result<Process, WorkDirError> {
+    let at = WorkDirError::at;
+    let output = File::options().create(true).append(true).open(log).map_err(at(log))?;
+    let held = open_lock(lock).map_err(at(lock))?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive).map_err(|e| at(lock)(e.into()))?;
+    let mut command = Command::new(std::env::current_exe().map_err(at(program))?);
     command.args(["tied", "--parent", &std::process::id().to_string(), "--"]).arg(program).args(arguments);
     // A group of its own: Ctrl-C at the terminal reaches us alone, and we pass it on once.
-    command.process_group(0).stdin(held).stdout(output.try_clone()?).stderr(output).kill_on_drop(true);
+    command.process_group(0).stdin(held).stdout(output.try_clone().map_err(at(log))?).stderr(output).kill_on_drop(true);
     // Stages and judges share the cores: threads that wait for work by spinning would slow all of them many times.
     command.env("OMP_WAIT_POLICY", "PASSIVE");
-    let child = command.spawn()?;
+    let child = command.spawn().map_err(at(program))?;
     let id = child.id();
-    fs::write(lock, id.map(|id| id.to_string()).unwrap_or_default())?;
-    Ok(Process { child, group: id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) })
+    fs::write(lock, id.map(|id| id.to_string()).unwrap_or_default()).map_err(at(lock))?;
+    let group = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    Ok(Process { child, group, program: program.to_owned() })
 }
 
 impl Process {
     /// Waits for its end.
-    pub async fn wait(&mut self) -> io::Result<Exit> {
-        self.child.wait().await.map(exit)
+    pub async fn wait(&mut self) -> Result<Exit, WorkDirError> {
+        self.child.wait().await.map(exit).map_err(WorkDirError::at(&self.program))
     }
 
     /// Its end, if it has ended.
-    pub fn ended(&mut self) -> io::Result<Option<Exit>> {
-        Ok(self.child.try_wait()?.map(exit))
+    pub fn ended(&mut self) -> Result<Option<Exit>, WorkDirError> {
+        Ok(self.child.try_wait().map_err(WorkDirError::at(&self.program))?.map(exit))
     }
 
     /// Asks it to stop, waits, and kills it and its children when it does not.
-    pub async fn stop(&mut self, patience: Duration) -> io::Result<Exit> {
+    pub async fn stop(&mut self, patience: Duration) -> Result<Exit, WorkDirError> {
         self.signal(Signal::TERM);
         if let Ok(ended) = tokio::time::timeout(patience, self.child.wait()).await {
-            return ended.map(exit);
+            return ended.map(exit).map_err(WorkDirError::at(&self.program));
         }
         tracing::warn!("it did not stop within {} s and is killed", patience.as_secs());
         self.signal(Signal::KILL);
@@ -89,12 +96,14 @@ fn exit(status: ExitStatus) -> Exit {
 ///
 /// # Errors
 /// When it cannot be ended: two of a kind must not write to one folder.
-pub async fn end_leftover(lock: &Path, patience: Duration) -> io::Result<()> {
-    if !lock.exists() || is_free(lock)? {
+pub async fn end_leftover(lock: &Path, patience: Duration) -> Result<(), WorkDirError> {
+    let at = WorkDirError::at;
+    let is_free = || is_free(lock).map_err(at(lock));
+    if !lock.exists() || is_free()? {
         return Ok(());
     }
     let path = PathBuf::from(lock);
-    let group = fs::read_to_string(lock)?.trim().parse().ok().and_then(Pid::from_raw);
+    let group = fs::read_to_string(lock).map_err(at(lock))?.trim().parse().ok().and_then(Pid::from_raw);
     tracing::info!("a process of an earlier run is still alive and is asked to stop ({})", path.display());
     for (signal, patience) in [(Signal::TERM, patience), (Signal::KILL, SERVER_PATIENCE)] {
         if let Some(group) = group {
@@ -102,13 +111,13 @@ pub async fn end_leftover(lock: &Path, patience: Duration) -> io::Result<()> {
         }
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if is_free(lock)? {
+            if is_free()? {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    Err(io::Error::other(format!("a process of an earlier run still holds {}; end it and run again", path.display())))
+    Err(at(lock)(io::Error::other("a process of an earlier run still holds it; end it and run again")))
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use plumbline_crds::run::ServedJudge;
 
 use super::process::{self, Process, SERVER_PATIENCE};
 use super::stage::{self, Stage};
+use super::work_dir::WorkDirError;
 use crate::inputs;
 use crate::plan::{End, Exit};
 
@@ -32,7 +32,7 @@ pub struct Served {
 
 /// Serves every judge of a stage that has a model. A judge that does not come up ends the stage as it would end a
 /// stage that lost its judge later; the others are stopped.
-pub async fn start(stage: &Stage) -> io::Result<Result<Vec<Served>, End>> {
+pub async fn start(stage: &Stage) -> Result<Result<Vec<Served>, End>, WorkDirError> {
     let mut served: Vec<Served> = Vec::new();
     for (index, (role, judge)) in inputs::judges(&stage.resource.spec).into_iter().enumerate() {
         let role = format!("{role}.model");
@@ -63,7 +63,7 @@ pub async fn start(stage: &Stage) -> io::Result<Result<Vec<Served>, End>> {
 }
 
 /// Makes sure that no judge of an earlier attempt is running.
-pub async fn end_leftovers(work: &Path) -> io::Result<()> {
+pub async fn end_leftovers(work: &Path) -> Result<(), WorkDirError> {
     for index in 0.. {
         let lock = Files::of(work, index).lock;
         if !lock.exists() {
@@ -94,7 +94,7 @@ fn arguments(model: &str, name: &str, precision: &str, port_file: &Path) -> Vec<
 }
 
 /// The port that the server listens on, once it is ready.
-async fn port(process: &mut Process, files: &Files, name: &str) -> io::Result<Result<u16, End>> {
+async fn port(process: &mut Process, files: &Files, name: &str) -> Result<Result<u16, End>, WorkDirError> {
     let deadline = Instant::now() + PATIENCE;
     let (code, what) = loop {
         let written = fs::read_to_string(&files.port).ok();

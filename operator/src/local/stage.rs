@@ -16,7 +16,7 @@ use plumbline_crds::run::{
 use super::interrupt::Interrupt;
 use super::process::{self, Process, SERVER_PATIENCE, STAGE_PATIENCE};
 use super::served::{self, Served};
-use super::work_dir::write_atomically;
+use super::work_dir::{WorkDirError, write_atomically};
 use crate::plan::{End, Exit};
 
 /// How often a running stage is looked at.
@@ -48,7 +48,7 @@ pub struct Stage {
 }
 
 /// Makes sure that nothing of an earlier attempt is running.
-pub async fn end_leftovers(work: &Path) -> io::Result<()> {
+pub async fn end_leftovers(work: &Path) -> Result<(), WorkDirError> {
     process::end_leftover(&work.join(LOCK_FILE), STAGE_PATIENCE).await?;
     served::end_leftovers(work).await
 }
@@ -58,8 +58,8 @@ pub async fn run(
     stage: &Stage,
     interrupt: &mut Interrupt,
     on_progress: &mut dyn FnMut(&ProgressReport),
-) -> io::Result<End> {
-    fs::create_dir_all(&stage.work)?;
+) -> Result<End, WorkDirError> {
+    fs::create_dir_all(&stage.work).map_err(WorkDirError::at(&stage.work))?;
     end_leftovers(&stage.work).await?;
     // The result of an earlier attempt must not pass for this one's.
     remove(&stage.work.join(RESULT_FILE))?;
@@ -115,10 +115,11 @@ async fn step(
     served: &[Served],
     interrupt: &mut Interrupt,
     on_progress: &mut dyn FnMut(&ProgressReport),
-) -> io::Result<Exit> {
+) -> Result<Exit, WorkDirError> {
     let folder = if subcommand == FETCH { stage.work.join(FETCH) } else { stage.work.clone() };
     let document = stage.work.join(DOCUMENT_FILE);
-    write_atomically(&document, run_document(stage, served)?.as_bytes())?;
+    let text = run_document(stage, served).map_err(WorkDirError::at(&document))?;
+    write_atomically(&document, text.as_bytes()).map_err(WorkDirError::at(&document))?;
     let mut trainer = start(stage, subcommand, &document)?;
     let mut last = None;
     let exit = loop {
@@ -132,7 +133,7 @@ async fn step(
     Ok(exit)
 }
 
-fn start(stage: &Stage, subcommand: &str, document: &Path) -> io::Result<Process> {
+fn start(stage: &Stage, subcommand: &str, document: &Path) -> Result<Process, WorkDirError> {
     let arguments = [OsString::from(subcommand), "--run".into(), document.into()];
     let (log, lock) = (stage.work.join(LOG_FILE), stage.work.join(LOCK_FILE));
     process::spawn(&stage.trainer, &arguments, &log, &lock)
@@ -171,9 +172,9 @@ pub(super) fn no_judge(exit: ExitCode, message: &str) -> End {
     End { exit: exit.into(), result: Some(StageResult::new(exit.reason(), message)), last: false }
 }
 
-pub(super) fn remove(file: &Path) -> io::Result<()> {
+pub(super) fn remove(file: &Path) -> Result<(), WorkDirError> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WorkDirError::at(file)(error)),
         _ => Ok(()),
     }
 }

@@ -14,12 +14,16 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::{Kind, Resource};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::digest;
 use crate::uri::fetched_name;
+
+/// Bytes that a work folder has to take for anything to be begun in it.
+const PROBE: usize = 1 << 16;
 
 /// The work folder.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ pub enum WorkDirError {
         source: serde_yaml::Error,
     },
     /// The file system refuses.
-    #[error("{path}: {source}; check the folder's owner, permissions and free space")]
+    #[error("{path}: {source}; {}", advice(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -60,7 +64,34 @@ pub enum WorkDirError {
     },
 }
 
+/// What to do when a file of a run cannot be read or written. What is done already stays in any case.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space there, or choose a --work-dir elsewhere, and run it again: it resumes"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "check owner and permissions, and whether the file system is mounted to be written to"
+        }
+        _ if is_out_of_files(error) => "raise the limit of open files (ulimit -n)",
+        _ => "check the folder's owner, permissions and free space",
+    }
+}
+
+/// Whether a limit of open files is the cause, which no storage can help.
+fn is_out_of_files(error: &io::Error) -> bool {
+    error.raw_os_error().map(Errno::from_raw_os_error).is_some_and(|e| e == Errno::MFILE || e == Errno::NFILE)
+}
+
 impl WorkDirError {
+    /// The exit code that it ends a run with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Io { source, .. } if !is_out_of_files(source) => ExitCode::StoreUnavailable,
+            _ => ExitCode::Failed,
+        }
+    }
+
     /// From an error of the file system at a path.
     pub fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
@@ -86,6 +117,16 @@ impl WorkDir {
     pub fn look(root: &Path) -> Result<Self, WorkDirError> {
         let root = std::path::absolute(root).map_err(WorkDirError::at(root))?;
         Ok(Self { root, _lock: None })
+    }
+
+    /// Whether anything more can be written: when one stage has failed to, the next would too.
+    ///
+    /// # Errors
+    /// With the folder, why nothing can.
+    pub fn probe(&self) -> Result<(), WorkDirError> {
+        let path = self.root.join("probe");
+        let written = write_atomically(&path, &[0; PROBE]);
+        written.and_then(|()| fs::remove_file(&path)).map_err(WorkDirError::at(&self.root))
     }
 
     /// The cache of digests.
@@ -161,9 +202,9 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     name.push(".new");
     let aside = folder.join(name);
     let mut file = File::create(&aside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&aside, path));
+    // Half a file takes room that a full disk does not have.
+    written.inspect_err(|_| drop(fs::remove_file(&aside)))
 }
 
 #[cfg(test)]

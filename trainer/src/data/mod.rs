@@ -10,7 +10,7 @@
 //! | what a record may say | `fields`, `schema` |
 //! | ids that are a hash of what they name | `id` |
 //! | sampled responses that survive a kill | `responses` |
-//! | an append-only JSONL file that survives a kill | `append_log` |
+//! | an append-only JSONL file that survives a kill, and its lines | `append_log`, `log_line` |
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ mod fields;
 mod file_kind;
 pub mod id;
 pub(crate) mod jsonl;
+mod log_line;
 #[cfg(test)]
 mod mutated;
 pub mod parquet;

@@ -8,10 +8,14 @@
 //! does not have.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
+use plumbline_crds::regular;
+
 use crate::{Error, Result};
+
+/// Bytes of the longest lexicon: some millions of words.
+const LONGEST: u64 = 256 << 20;
 
 /// Rating added by a word such as "very", and taken away by one such as "hardly".
 const BOOST: f64 = 0.293;
@@ -82,8 +86,10 @@ impl Vader {
     /// Reads a lexicon, one word a line: `word<TAB>valence`, more columns ignored (`vader_lexicon.txt`). Valences are
     /// about -4..4; words are matched in lower case.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
-        Self::parse(&text).map_err(|message| Error::Data(format!("{}: {message}", path.display())))
+        let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
+        let text = regular::read(path, LONGEST).map_err(|e| wrong(e.to_string()))?;
+        let text = String::from_utf8(text).map_err(|e| wrong(format!("is not UTF-8 ({e})")))?;
+        Self::parse(&text).map_err(wrong)
     }
 
     /// A lexicon from its text. The error says which line is wrong.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -34,7 +34,7 @@ impl MetricsWriter {
     /// run resumes from, keeps what was logged up to it and drops the rest, which will be logged again.
     ///
     /// # Errors
-    /// `Store` if the folder cannot be written, `Data` if a line that is to be kept is not one of ours.
+    /// `Disk` if the folder cannot be written, `Data` if a line that is to be kept is not one of ours.
     pub fn open(work: &Path, resume_step: Option<i64>) -> Result<Self> {
         let path = work.join(METRICS_FILE);
         let text = match (resume_step, fs::read_to_string(&path)) {
@@ -46,7 +46,7 @@ impl MetricsWriter {
         let (kept, lines) = kept_lines(&text, resume_step.unwrap_or(-1)).map_err(|(line, found)| {
             Error::Data(format!(
                 "{}: line {line}: expected an object with a `step`, steps ascending, found `{found}`; the file was \
-                 altered: restore it, or delete the work folder to start again",
+                 altered: restore it",
                 path.display()
             ))
         })?;
@@ -69,7 +69,7 @@ impl MetricsWriter {
     /// such a value is written as null and counted.
     ///
     /// # Errors
-    /// `Store` if a file cannot be written, `Failed` if the step is before the last one or a metric is named `step`.
+    /// `Disk` if a file cannot be written, `Failed` if the step is before the last one or a metric is named `step`.
     pub fn log(&mut self, step: i64, values: &[(&str, f64)]) -> Result<()> {
         if step < self.last_step {
             return Err(Error::Failed(format!("metrics of step {step} come after those of step {}", self.last_step)));
@@ -82,9 +82,10 @@ impl MetricsWriter {
             }
         }
         let store = |file: &str, e: io::Error| Error::store(&self.work.join(file), &e);
-        self.metrics.write_all(format!("{}\n", Value::from(line)).as_bytes()).map_err(|e| store(METRICS_FILE, e))?;
+        let line = format!("{}\n", Value::from(line));
+        append(&mut self.metrics, line.as_bytes()).map_err(|e| store(METRICS_FILE, e))?;
         let record = tensorboard::scalars(step, values.iter().map(|&(name, v)| (name, finite_or_nan(v))));
-        self.events.write_all(&record).map_err(|e| store(EVENT_FILE, e))?;
+        append(&mut self.events, &record).map_err(|e| store(EVENT_FILE, e))?;
         self.last_step = step;
         self.not_finite += values.iter().filter(|(_, v)| !v.is_finite()).count() as i64;
         Ok(())
@@ -123,6 +124,16 @@ impl MetricsWriter {
         }
         Ok(())
     }
+}
+
+/// Adds to a file that is open at its end, all or nothing: half a line would spoil the one after it.
+fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    let written = file.write_all(bytes);
+    if written.is_err() {
+        let _ = file.set_len(before).and_then(|()| file.seek(SeekFrom::Start(before)));
+    }
+    written
 }
 
 type Line = (i64, Map<String, Value>);
@@ -269,6 +280,6 @@ mod tests {
     #[test]
     fn a_work_folder_that_is_not_there_is_a_store_error_with_its_path() {
         let error = MetricsWriter::open(Path::new("/nowhere/work"), None).unwrap_err();
-        assert!(matches!(&error, Error::Store(m) if m.contains("/nowhere/work")), "{error}");
+        assert!(matches!(&error, Error::Disk(m) if m.contains("/nowhere/work")), "{error}");
     }
 }

@@ -37,7 +37,7 @@ impl Progress {
     /// Writes a first, empty report to `work/progress.json`.
     ///
     /// # Errors
-    /// `Store` if the work folder cannot be written. No later call fails.
+    /// `Disk` if the work folder cannot be written. No later call fails.
     pub fn new(work: &Path) -> Result<Self> {
         let now = Instant::now();
         let mut progress = Self {
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_vanishes_does_not_stop_the_run_and_one_that_never_was_does() {
-        assert!(matches!(Progress::new(Path::new("/nowhere/work")), Err(Error::Store(m)) if m.contains("/nowhere")));
+        assert!(matches!(Progress::new(Path::new("/nowhere/work")), Err(Error::Disk(m)) if m.contains("/nowhere")));
         let work = tempfile::tempdir().unwrap();
         let mut progress = Progress::new(work.path()).unwrap();
         drop(work);

@@ -73,10 +73,16 @@ fn start(
     let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
     let work = &ranks::folder(rank, &Path::new(&document.work).join(folder));
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
+    let _held = files::hold(work)?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     // One pod of a run keeps it, tells how far it is, and what became of it; of the others it matters only why they failed.
     let first = rank == 0;
-    let stage = || stage(&document, rank, work);
+    let stage = || {
+        if first && part.is_none() {
+            files::check_output(Path::new(&document.output))?;
+        }
+        stage(&document, rank, work)
+    };
     let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
         // What was done before a panic is kept too.

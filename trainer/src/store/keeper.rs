@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use super::snapshots::{Frozen, Snapshots, Stamp};
 use super::upload;
+use crate::files::HELD;
 use crate::stage::{fetch, stop};
 use crate::{Error, Result};
 
@@ -28,7 +29,7 @@ const ASIDE: &str = ".moment";
 /// Folder below the work folder with an artifact that is not complete.
 const STAGING: &str = "staging";
 /// What is made anew by whoever continues, or kept by itself.
-const LEFT_OUT: [&str; 4] = [ASIDE, PROGRESS_FILE, STAGING, fetch::FOLDER];
+const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, fetch::FOLDER, HELD];
 /// Folder below the work folder's place in the store with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
 
