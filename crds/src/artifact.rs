@@ -107,12 +107,10 @@ pub enum ArtifactError {
         what: String,
     },
     /// Something in a folder is no input.
-    #[error("{path}: {file} {what}")]
+    #[error("{path}: {what}")]
     Unusable {
-        /// The folder.
-        path: PathBuf,
         /// What is in it.
-        file: String,
+        path: PathBuf,
         /// What it is, and what to do.
         what: String,
     },
@@ -328,9 +326,10 @@ pub fn digest_of(files: &[FileEntry]) -> String {
 fn list_files(folder: &Path, told: &dyn Fn()) -> Result<Vec<FileEntry>, ArtifactError> {
     let mut list = Vec::new();
     for found in files(folder)?.into_iter().filter(|f| f.path != MANIFEST) {
-        let unusable = |what| ArtifactError::Unusable { path: folder.to_owned(), file: found.path.clone(), what };
+        let path = folder.join(&found.path);
+        let unusable = |what| ArtifactError::Unusable { path: path.clone(), what };
         let size = found.file.map_err(unusable)?.len();
-        let sha256 = sha256_file(&folder.join(&found.path), told)?;
+        let sha256 = sha256_file(&path, told)?;
         list.push(FileEntry { path: found.path, size, sha256 });
     }
     Ok(list)
@@ -505,7 +504,7 @@ mod tests {
         fs::write(model.join("config.json"), "{}").unwrap();
         let honest = digest_path(&model).unwrap();
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert!(digest_path(&model).unwrap_err().to_string().contains("pipe is a named pipe"));
+        assert!(digest_path(&model).unwrap_err().to_string().contains("model/pipe: is a named pipe"));
         assert!(digest_path(&pipe).unwrap_err().to_string().contains("a named pipe"));
         fs::remove_file(&pipe).unwrap();
         for target in ["/dev/zero", ".", "/usr/share", "/proc/self/status"] {

@@ -1,10 +1,14 @@
 //! Inputs that are not on a file system: a hub, a web server, a store of objects. Computes only.
 
+use std::net::IpAddr;
+
 use crate::hub::{self, HubUri};
 
 /// Schemes of stores of objects.
 const STORES: [&str; 3] = ["s3://", "gs://", "az://"];
-const WEB: [&str; 2] = ["https://", "http://"];
+const WEB: [&str; 2] = ["https://", PLAIN];
+/// Anybody on the way can read and change what comes so.
+const PLAIN: &str = "http://";
 
 /// A place that inputs are fetched from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,11 @@ impl Remote {
         // What is after ? or before @ is often a credential, and a URI is written into statuses and artifacts.
         let clean = !rest.contains(['?', '#', '@', '\\', ' ']) && !rest.contains("//");
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if uri.starts_with(PLAIN) && !is_loopback(host) {
+            return Some(Err(
+                "expected https://, found http://, which anybody on the way can change; http:// is for this machine alone".into()
+            ));
+        }
         let tidy = !path.split('/').any(|part| part == "." || part == "..");
         Some(if clean && tidy && !host.is_empty() && !path.trim_matches('/').is_empty() {
             Ok(kind(uri.trim_end_matches('/').to_owned()))
@@ -67,6 +76,15 @@ impl Remote {
     }
 }
 
+/// Whether a host, with or without its port, is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +104,23 @@ mod tests {
         }
         for uri in ["pvc://claim/path", "file:///path", "../models", "ftp://host/a"] {
             assert_eq!(Remote::of(uri), None);
+        }
+    }
+
+    #[test]
+    fn what_anybody_on_the_way_can_change_comes_from_this_machine_alone() {
+        for uri in ["http://127.0.0.1:1/a", "http://localhost/a", "http://[::1]:80/a", "https://host/a"] {
+            assert!(Remote::of(uri).unwrap().is_ok(), "{uri}");
+        }
+        for uri in [
+            "http://host/a.jsonl",
+            "http://10.0.0.1/a",
+            "http://169.254.169.254/latest/meta-data",
+            "http://127.0.0.1.example.com/a",
+            "http://localhost.example.com/a",
+            "http://[::2]/a",
+        ] {
+            assert!(Remote::of(uri).unwrap().unwrap_err().contains("expected https://"), "{uri}");
         }
     }
 

@@ -125,7 +125,7 @@ impl WorkDir {
     /// With the folder, why nothing can.
     pub fn probe(&self) -> Result<(), WorkDirError> {
         let path = self.root.join("probe");
-        let written = write_atomically(&path, &[0; PROBE]);
+        let written = write_atomically(&path, &vec![0; PROBE]);
         written.and_then(|()| fs::remove_file(&path)).map_err(WorkDirError::at(&self.root))
     }
 

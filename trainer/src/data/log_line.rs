@@ -71,8 +71,8 @@ fn read<T: DeserializeOwned>(line: &[u8]) -> (Vec<T>, bool) {
         let end = seal_end(rest).unwrap_or(rest.len());
         let (piece, after) = rest.split_at(end);
         // Of what is glued to half a record, the rest is whole: it begins at one of the braces.
-        let starts = (0..piece.len()).filter(|start| piece[*start] == b'{');
-        match starts.filter_map(|start| Some((start, record(&piece[start..])?))).next() {
+        let mut starts = (0..piece.len()).filter(|start| piece[*start] == b'{');
+        match starts.find_map(|start| Some((start, record(&piece[start..])?))) {
             Some((start, record)) => {
                 records.push(record);
                 is_damaged |= start > 0;

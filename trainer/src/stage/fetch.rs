@@ -77,7 +77,7 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
                 here.set(here.get() + bytes);
                 told(here.get(), 0);
             };
-            Source::new(None)?.file(&url, path, &Expected { size: None, sha256: None }, arrived).await?;
+            Source::new(&url, None)?.file(&url, path, &Expected { size: None, sha256: None }, arrived).await?;
         }
     }
     progress.borrow_mut().finish();

@@ -2,7 +2,7 @@
 //! file system.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 use plumbline_crds::artifact::{self, MANIFEST, hex};
+use plumbline_crds::relative;
 use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
@@ -68,7 +69,7 @@ async fn bring_all(
     path: &Path,
     told: &impl Fn(u64, u64),
 ) -> Result<()> {
-    let (total, here) = (objects.iter().map(|o| o.size).sum(), Cell::new(0));
+    let (total, here) = (objects.iter().map(|o| o.size).fold(0, u64::saturating_add), Cell::new(0));
     let arrived = |bytes: u64| {
         here.set(here.get() + bytes);
         told(here.get(), total);
@@ -113,10 +114,27 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
     let keys: Vec<Key> = objects.iter().map(|o| o.location.clone()).collect();
     let is_folder = |o: &ObjectMeta| keys.iter().any(|k| *k != o.location && k.prefix_matches(&o.location));
     objects.retain(|o| o.size > 0 || !(o.location == *key || is_folder(o)));
+    check(key, &objects)?;
     if objects.is_empty() {
         return Err(Error::Data("expected an object or objects below this key, found none; correct the URI".into()));
     }
     Ok(objects)
+}
+
+/// Makes sure that all keys can be files below a folder.
+fn check(key: &Key, objects: &[ObjectMeta]) -> Result<()> {
+    let wrong = |what: &str| Error::Data(format!("the store lists what cannot be files below a folder: {what}"));
+    let keys: HashSet<&str> = objects.iter().map(|o| o.location.as_ref()).collect();
+    for object in objects {
+        let path: &str = object.location.as_ref();
+        let below = path.strip_prefix(key.as_ref()).unwrap_or(path).trim_start_matches('/');
+        relative::check(below).map_err(|why| wrong(&why))?;
+        let folders = below.match_indices('/').map(|(at, _)| &path[..path.len() - below.len() + at]);
+        if let Some(both) = folders.into_iter().find(|folder| keys.contains(folder)) {
+            return Err(wrong(&format!("{both} is an object, and others are below it")));
+        }
+    }
+    Ok(())
 }
 
 /// What the objects are now, in a few digits: what has changed meanwhile must not be mixed with what it was.
@@ -125,6 +143,7 @@ fn state(objects: &[ObjectMeta]) -> String {
     hex(&Sha256::digest(objects.iter().map(line).collect::<String>())[..6])
 }
 
+/// Brings one object to `target`, whole or not at all, unless it is there.
 async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arrived: &impl Fn(u64)) -> Result<()> {
     if let Ok(found) = fs::metadata(target) {
         arrived(found.len());
@@ -133,6 +152,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
     }
+    super::fits(object.size, target.parent().unwrap_or(target))?;
     let aside = target.with_added_extension("part");
     // What is overwritten meanwhile is not what was listed.
     let listed = GetOptions { if_match: object.e_tag.clone(), ..GetOptions::default() };
@@ -144,16 +164,48 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
     let mut size = 0;
     while let Some(chunk) = content.try_next().await.map_err(|e| failed(&e))? {
-        file.write_all(&chunk).map_err(|e| Error::store(&aside, &e))?;
         size += chunk.len() as u64;
+        if size > object.size {
+            break;
+        }
+        file.write_all(&chunk).map_err(|e| Error::store(&aside, &e))?;
         arrived(chunk.len() as u64);
         if stop::requested() {
             return Err(Error::Interrupted);
         }
     }
     if size != object.size {
-        return Err(Error::Store(format!("{}: expected {} bytes, found {size}", object.location, object.size)));
+        // It is the very object that was listed, so it is another size each time.
+        let found = if size > object.size { "more".into() } else { size.to_string() };
+        let what = format!("{}: the store lists {} bytes, and sends {found}", object.location, object.size);
+        return Err(Error::Data(what));
     }
     file.sync_all().map_err(|e| Error::store(&aside, &e))?;
     fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_cannot_be_files_together_are_a_fault_of_the_data() {
+        let object = |key: &str| ObjectMeta {
+            location: Key::from(key),
+            last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
+            size: 1,
+            e_tag: None,
+            version: None,
+        };
+        let check = |keys: &[&str]| check(&Key::from("m"), &keys.iter().map(|k| object(k)).collect::<Vec<_>>());
+        check(&["m/a", "m/b/c", "m/b/d", "m/bc"]).unwrap();
+        for (keys, what) in [
+            (&["m/a", "m/a/b"][..], "m/a is an object"),
+            (&["m/a/b/c", "m/a"], "m/a is an object"),
+            (&[&format!("m/{}", "n".repeat(250))], "250 bytes"),
+        ] {
+            let error = check(keys).unwrap_err();
+            assert!(matches!(&error, Error::Data(text) if text.contains(what)), "{error}");
+        }
+    }
 }

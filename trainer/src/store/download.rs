@@ -1,5 +1,5 @@
 //! Brings one file here over HTTP. What has arrived is kept: after a broken connection, and after a kill, it goes on from
-//! there (RFC 9110, range requests). Talks to the network and to the file system.
+//! there (RFC 9110, range requests). No more comes than was announced or fits. Talks to the network and to the file system.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -8,19 +8,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plumbline_crds::artifact;
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING,
+};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, Version};
 
+use super::redirects;
 use crate::backoff::{PATIENCE, backoff};
 use crate::stage::stop;
 use crate::{Error, Result, alive};
 
 /// Attempts without a byte between them that are made in all.
 pub(super) const ATTEMPTS: u32 = 6;
-const CONNECT: Duration = Duration::from_secs(10);
-/// The longest silence of a server in the middle of an answer.
-const SILENCE: Duration = Duration::from_mins(1);
-
+/// Bytes of the longest file that no listing announces: prompts, texts and preferences, which have to fit in memory.
+const MOST: u64 = 16 << 30;
+/// Bytes of the longest text: the listing of a repository with a hundred thousand files.
+const MOST_TEXT: u64 = 32 << 20;
 /// How soon being asked to stop is noticed while waiting.
 const SLICE: Duration = Duration::from_millis(200);
 
@@ -37,7 +40,7 @@ pub struct Expected<'a> {
 #[derive(Clone, Debug)]
 pub struct Source {
     client: Client,
-    token: Option<String>,
+    authorization: Option<HeaderValue>,
 }
 
 /// One attempt that failed.
@@ -49,24 +52,45 @@ enum Failure {
 }
 
 impl Source {
-    /// `token` is sent to the server that is asked, and to none that it refers to.
+    /// Files at and below `origin`. `token` is sent to the server that is asked, and to none that it refers to.
     ///
     /// # Errors
-    /// `Failed` where there can be no client.
-    pub fn new(token: Option<String>) -> Result<Self> {
-        let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
-        let client = client.map_err(|e| Error::Failed(format!("the HTTP client cannot be built: {e}")))?;
-        Ok(Self { client, token })
+    /// `Failed` where there can be no client, `Config` for a token that cannot be one.
+    pub fn new(origin: &Url, token: Option<&str>) -> Result<Self> {
+        let authorization = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose();
+        let mut authorization = authorization.map_err(|_| {
+            let what = "the request cannot be made; check that the token holds nothing but the token";
+            Error::Config(format!("{}: {what}", place(origin)))
+        })?;
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
+        Ok(Self { client: redirects::client(origin)?, authorization })
     }
 
     /// The text at a URL.
     ///
     /// # Errors
-    /// `Data` where the server refuses, `Store` where it does not answer after all attempts.
+    /// `Data` where the server refuses or does not come to an end, `Store` where it does not answer after all attempts.
     pub async fn text(&self, url: &Url) -> Result<String> {
+        let too_long = || {
+            Failure::Final(Error::Data(format!(
+                "{}: expected a text of at most {MOST_TEXT} bytes, found more",
+                place(url)
+            )))
+        };
         let get = async || {
-            let answer = accepted(self.get(url).send().await, url)?;
-            answer.text().await.map_err(|e| passing(&e, url))
+            let mut answer = accepted(self.get(url).send().await, url)?;
+            let mut text = Vec::new();
+            while let Some(chunk) = answer.chunk().await.map_err(|e| failed(&e, url))? {
+                alive::beat();
+                text.extend_from_slice(&chunk);
+                if text.len() as u64 > MOST_TEXT {
+                    return Err(too_long());
+                }
+            }
+            let not_text = |_| Failure::Final(Error::Data(format!("{}: expected a text in UTF-8", place(url))));
+            String::from_utf8(text).map_err(not_text)
         };
         repeat(url, get, || 0).await
     }
@@ -86,7 +110,7 @@ impl Source {
                 // Nothing would tell that it is the beginning of something else.
                 fs::remove_file(&aside).map_err(|e| Failure::Final(Error::store(&aside, &e)))?;
             }
-            self.go_on(url, &aside, here(), &version, &told).await
+            self.go_on(url, &aside, (here(), expected.size), &version, &told).await
         };
         loop {
             let before = here();
@@ -103,12 +127,13 @@ impl Source {
         fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
     }
 
-    /// One attempt. `version`: how the server calls what it sends, so that a rest is a rest of the same.
+    /// One attempt, `here` bytes of `size` being here. `version`: how the server calls what it sends, so that a rest is a rest
+    /// of the same.
     async fn go_on(
         &self,
         url: &Url,
         aside: &Path,
-        here: u64,
+        (here, size): (u64, Option<u64>),
         version: &RefCell<Option<HeaderValue>>,
         told: &impl Fn(u64),
     ) -> Result<(), Failure> {
@@ -139,11 +164,23 @@ impl Source {
         let from = format!("bytes {here}-");
         let goes_on = answer.headers().get(CONTENT_RANGE).is_some_and(|r| r.as_bytes().starts_with(from.as_bytes()));
         let store = |e: std::io::Error| Failure::Final(Error::store(aside, &e));
+        let here = if goes_on { here } else { 0 };
+        let most = most(&answer, url, aside, (here, size)).map_err(Failure::Final)?;
         let mut file = File::options().create(true).append(true).open(aside).map_err(store)?;
         if !goes_on {
             file.set_len(0).map_err(store)?;
         }
-        while let Some(chunk) = answer.chunk().await.map_err(|e| passing(&e, url))? {
+        let mut arrived = here;
+        while let Some(chunk) = answer.chunk().await.map_err(|e| failed(&e, url))? {
+            arrived += chunk.len() as u64;
+            if arrived > most {
+                fs::remove_file(aside).map_err(store)?;
+                return Err(Failure::Final(Error::Data(format!(
+                    "{}: expected {most} bytes at most, found more; {}",
+                    place(url),
+                    if size.is_some() { "it is not the file that was listed" } else { LONG }
+                ))));
+            }
             file.write_all(&chunk).map_err(store)?;
             told(chunk.len() as u64);
             if stop::requested() {
@@ -155,8 +192,8 @@ impl Source {
 
     fn get(&self, url: &Url) -> RequestBuilder {
         let request = self.client.get(url.clone());
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value),
             None => request,
         }
     }
@@ -199,7 +236,7 @@ pub(super) async fn pause(time: Duration) -> Result<()> {
 
 /// An answer that says yes.
 fn accepted(answer: reqwest::Result<Response>, url: &Url) -> Result<Response, Failure> {
-    let answer = answer.map_err(|e| passing(&e, url))?;
+    let answer = answer.map_err(|e| failed(&e, url))?;
     let (status, place) = (answer.status(), place(url));
     let refused = |what: &str| Err(Failure::Final(Error::Data(format!("{place}: {what} ({status})"))));
     match status.as_u16() {
@@ -215,13 +252,46 @@ fn accepted(answer: reqwest::Result<Response>, url: &Url) -> Result<Response, Fa
     }
 }
 
-fn passing(error: &reqwest::Error, url: &Url) -> Failure {
-    if error.is_builder() {
-        let what = "the request cannot be made; check that the token holds nothing but the token";
-        return Failure::Final(Error::Config(format!("{}: {what}", place(url))));
+/// What went wrong on the way.
+fn failed(error: &reqwest::Error, url: &Url) -> Failure {
+    if let Some(refused) = redirects::refused(error) {
+        return Failure::Final(Error::Data(format!("{}: {refused}; name the file where it is", place(url))));
+    }
+    if error.is_builder() || error.is_redirect() {
+        return Failure::Final(Error::Data(format!("{}: the server sends us on to what is no URL", place(url))));
     }
     let why = if error.is_timeout() { "no answer in time" } else { "the connection broke" };
     Failure::Passing { why: format!("{}: {why}", place(url)), wait: None }
+}
+
+/// What to do with a file that is longer than any that comes so.
+const LONG: &str = "put it in a bucket or a repository of a hub, where its length is known beforehand";
+
+/// The most bytes that a file may have with those that are `here`: as many as a listing or the server announced; where neither
+/// did, as many as [`MOST`] and half of what is free.
+fn most(answer: &Response, url: &Url, aside: &Path, (here, size): (u64, Option<u64>)) -> Result<u64> {
+    let rest = answer.content_length();
+    let is_framed = answer.version() >= Version::HTTP_2 || answer.headers().contains_key(TRANSFER_ENCODING);
+    if rest.is_none() && !is_framed && size.is_none() {
+        return Err(Error::Data(format!(
+            "{}: the server says neither how long the file is nor where it ends, so half of it would pass for all; use another",
+            place(url)
+        )));
+    }
+    let announced = size.or(rest.map(|rest| here.saturating_add(rest)));
+    if let Some(announced) = announced.filter(|announced| size.is_none() && *announced > MOST) {
+        let what = format!("expected at most {MOST} bytes, found {announced}; {LONG}");
+        return Err(Error::Data(format!("{}: {what}", place(url))));
+    }
+    let folder = aside.parent().unwrap_or(Path::new("."));
+    let free = super::free(folder)?;
+    match announced {
+        Some(announced) => {
+            super::fits(announced.saturating_sub(here), folder)?;
+            Ok(announced)
+        }
+        None => Ok(MOST.min(here.saturating_add(free / 2))),
+    }
 }
 
 /// A URL without what may be secret.

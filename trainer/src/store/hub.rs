@@ -6,6 +6,7 @@ use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use plumbline_crds::hub::{HubUri, SCHEME};
+use plumbline_crds::remote::is_loopback;
 use reqwest::Url;
 
 use super::cache::Cache;
@@ -43,7 +44,20 @@ impl Hub {
         let endpoint = Url::parse(&endpoint).ok().filter(|url| !url.cannot_be_a_base()).ok_or_else(|| {
             Error::Config(format!("{ENDPOINT}: expected the address of a hub, found \"{endpoint}\"; correct it"))
         })?;
-        Ok(Self { endpoint, source: Source::new(set(TOKEN))? })
+        Self::at(endpoint, set(TOKEN).as_deref())
+    }
+
+    fn at(endpoint: Url, token: Option<&str>) -> Result<Self> {
+        let is_here = endpoint.host_str().is_some_and(is_loopback);
+        if token.is_some() && endpoint.scheme() != "https" && !is_here {
+            let host = endpoint.host_str().unwrap_or_default();
+            return Err(Error::Config(format!(
+                "{ENDPOINT}: expected https://{host}, as {TOKEN} is set and anybody on the way could read it, found {}://",
+                endpoint.scheme()
+            )));
+        }
+        let source = Source::new(&endpoint, token)?;
+        Ok(Self { endpoint, source })
     }
 
     /// What a repository holds at a commit, or at the revision that the URI names.
@@ -58,8 +72,7 @@ impl Hub {
         let mut url = self.url(&["api", kind], repository, &["revision"], commit.unwrap_or(revision), "");
         url.set_query(Some("blobs=true"));
         let listing = self.source.text(&url).await?;
-        serde_json::from_str(&listing)
-            .map_err(|e| Error::Data(format!("expected what the hub says of a repository, found {e}")))
+        Listing::parse(&listing)
     }
 
     /// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that
@@ -106,7 +119,7 @@ impl Hub {
         place: impl Fn(&RemoteFile) -> std::path::PathBuf,
         told: &impl Fn(u64, u64),
     ) -> Result<()> {
-        let total: u64 = files.iter().filter_map(|f| f.size).sum();
+        let total = files.iter().filter_map(|f| f.size).fold(0, u64::saturating_add);
         let here = std::cell::Cell::new(0);
         let arrived = |bytes: u64| {
             here.set(here.get() + bytes);
@@ -144,11 +157,28 @@ mod tests {
 
     #[test]
     fn addresses_are_those_of_the_hub_below_any_endpoint() {
-        let hub = |endpoint: &str| Hub { endpoint: Url::parse(endpoint).unwrap(), source: Source::new(None).unwrap() };
+        let hub = |endpoint: &str| Hub::at(Url::parse(endpoint).unwrap(), None).unwrap();
         for endpoint in ["http://127.0.0.1:1/mirror/", "http://127.0.0.1:1/mirror"] {
             let url = hub(endpoint).url(&["datasets"], "org/name", &["resolve"], "refs%2Fpr%2F1", "data/a b.jsonl");
             let expected = "http://127.0.0.1:1/mirror/datasets/org/name/resolve/refs%2Fpr%2F1/data/a%20b.jsonl";
             assert_eq!(url.as_str(), expected);
         }
+    }
+
+    #[test]
+    fn a_token_is_for_a_hub_that_nobody_on_the_way_can_read() {
+        let at = |endpoint: &str, token| Hub::at(Url::parse(endpoint).unwrap(), token);
+        for (endpoint, token) in [
+            ("https://hub.example", Some("hf_secret")),
+            ("http://mirror.example", None),
+            ("http://127.0.0.1:1", Some("hf_secret")),
+        ] {
+            assert!(at(endpoint, token).is_ok(), "{endpoint}");
+        }
+        let error = at("http://mirror.example", Some("hf_secret")).unwrap_err();
+        let named = |text: &str| text.contains("expected https://mirror.example") && !text.contains("hf_secret");
+        assert!(matches!(&error, Error::Config(text) if named(text)), "{error}");
+        let error = at("https://hub.example", Some("two\nlines")).unwrap_err();
+        assert!(matches!(&error, Error::Config(text) if text.contains("nothing but the token")), "{error}");
     }
 }

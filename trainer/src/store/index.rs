@@ -88,6 +88,23 @@ mod tests {
         assert!(Index::read(&text("empty", 0, 0)).is_ok());
     }
 
+    /// Bounded: each byte of an index changed in some ways, and each cut.
+    #[test]
+    fn no_changed_index_names_a_path_outside_or_is_a_panic() {
+        let whole = text("journal/replies.jsonl", PIECE + 1, 2);
+        for at in 0..whole.len() {
+            for changed in [b'/', b'.', b'9', b'-', b'"', b'}', 0, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = changed;
+                if let Ok(index) = Index::read(&bytes) {
+                    assert!(index.files.keys().all(|path| relative::check(path).is_ok()), "byte {at}");
+                    assert!(index.files.values().all(|entry| entry.pieces.len() as u64 == pieces(entry.size)));
+                }
+            }
+            assert!(Index::read(&whole[..at]).is_err(), "cut at {at}");
+        }
+    }
+
     #[test]
     fn what_leads_out_of_the_folder_or_does_not_add_up_is_refused() {
         for path in ["../a", "/a", "a//b", "a/./b", ""] {

@@ -3,7 +3,9 @@
 //! Source: the hub's API, `GET /api/models/<repository>/revision/<revision>?blobs=true` (huggingface_hub, `HfApi.repo_info`
 //! with `files_metadata`).
 
-use plumbline_crds::artifact;
+use std::collections::HashSet;
+
+use plumbline_crds::{artifact, relative};
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -45,6 +47,27 @@ pub struct Lfs {
 }
 
 impl Listing {
+    /// Reads what a hub says.
+    ///
+    /// # Errors
+    /// `Data` for what is no listing, or names what cannot be a file below a folder, or a file twice.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = |what: String| Error::Data(format!("expected what the hub says of a repository, found {what}"));
+        let listing: Self = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        let is_commit = (1..=64).contains(&listing.sha.len()) && listing.sha.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !is_commit {
+            return Err(wrong(format!("a commit of other characters than letters and digits: {:?}", listing.sha)));
+        }
+        let mut paths = HashSet::new();
+        for file in &listing.siblings {
+            relative::check(&file.path).map_err(wrong)?;
+            if !paths.insert(&file.path) {
+                return Err(wrong(format!("{} twice", file.path)));
+            }
+        }
+        Ok(listing)
+    }
+
     /// The files of a model. One that was made here and published is a model like others: its manifest speaks of reports,
     /// which are not needed, and of a README that somebody may have changed since.
     ///
@@ -107,6 +130,30 @@ mod tests {
         ]);
         let paths: Vec<String> = all.model().unwrap().into_iter().map(|f| f.path).collect();
         assert_eq!(paths, ["config.json", "model.safetensors", "tokenizer.json", "merges.txt", "chat_template.jinja"]);
+    }
+
+    #[test]
+    fn a_listing_that_no_repository_can_have_is_a_fault_of_the_data() {
+        let of = |sha: &str, paths: &[&str]| {
+            let files: Vec<_> = paths.iter().map(|p| json!({"rfilename": p})).collect();
+            Listing::parse(&json!({"sha": sha, "siblings": files}).to_string())
+        };
+        assert!(of("c0ffee", &["a/b.json", "a/c.json"]).is_ok());
+        let long = "n".repeat(305);
+        for (paths, what) in [
+            (&["a\0b"][..], "control character"),
+            (&["../a"], "not a path below"),
+            (&["/a"], "absolute"),
+            (&["a", "b", "a"], "a twice"),
+            (&[&long], "305 bytes"),
+        ] {
+            let error = of("c0ffee", paths).unwrap_err();
+            assert!(matches!(&error, Error::Data(text) if text.contains(what)), "{error}");
+        }
+        for sha in ["", "../../x", "a/b", &"a".repeat(65)] {
+            assert!(matches!(of(sha, &["a"]), Err(Error::Data(_))), "{sha}");
+        }
+        assert!(matches!(Listing::parse("<html>"), Err(Error::Data(_))));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | How are objects of S3, Google Cloud Storage and Azure brought here? | `bucket` |
 //! | Where is what was fetched kept for the next run? | `cache` |
 //! | How is one file brought here, whatever happens on the way? | `download` |
+//! | Where may a server send us on to? | `reachable`, `redirects` |
 //! | How is an artifact written to a store? | `upload` |
 //! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `keeper` |
 //! | How is a store reached, and waited for? | `reach` |
@@ -19,6 +20,8 @@ mod index;
 pub mod keeper;
 pub mod listing;
 mod reach;
+mod reachable;
+mod redirects;
 mod snapshots;
 mod upload;
 
@@ -39,6 +42,25 @@ pub(crate) fn runtime() -> Result<Runtime> {
 /// The key of a path below a key.
 fn below(key: &Key, path: &str) -> Key {
     path.split('/').fold(key.clone(), Key::join)
+}
+
+/// Bytes that are free for a folder, or for what is made there.
+fn free(folder: &Path) -> Result<u64> {
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    let found = rustix::fs::statvfs(there).map_err(|e| Error::store(there, &e.into()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Makes sure that so many bytes fit into a folder, before they come.
+fn fits(bytes: u64, folder: &Path) -> Result<()> {
+    let free = free(folder)?;
+    if bytes <= free {
+        return Ok(());
+    }
+    Err(Error::Disk(format!(
+        "{}: expected room for {bytes} bytes, found {free}; free space there, or correct what is fetched",
+        folder.display()
+    )))
 }
 
 /// What was brought to `aside` is whole: it goes to `path`, and what was begun there of other versions goes.

@@ -89,6 +89,8 @@ pub(super) fn failed(error: &StoreError) -> Error {
             "the store refuses to give {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
         )),
         StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
+        // Asking again does not make a key a path.
+        StoreError::InvalidPath { source } => Error::Data(format!("the store names a key that is no path: {source}")),
         other => Error::Store(format!("the store does not answer: {}", words(other))),
     }
 }

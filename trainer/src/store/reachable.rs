@@ -1,0 +1,174 @@
+//! Where a server may send a request on to: no nearer than it is itself. A server on the internet must not make this process
+//! ask the networks that it happens to run in. Computes only.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use reqwest::Url;
+use reqwest::dns::Name;
+
+/// Redirects that are followed, one after the other.
+const MOST: usize = 10;
+
+/// How near an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Anywhere.
+    Public,
+    /// In a private network (RFC 1918, RFC 4193) or behind a carrier's (RFC 6598).
+    Private,
+    /// On the same link (RFC 3927, RFC 4291): where clouds give credentials to machines.
+    Link,
+    /// This machine, or none.
+    Machine,
+}
+
+/// Why a request is not sent on.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Reach {
+    /// That of an address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::of_v4(address),
+            IpAddr::V6(address) => Self::of_v6(address),
+        }
+    }
+
+    fn of_v4(address: Ipv4Addr) -> Self {
+        let [a, b, ..] = address.octets();
+        match (a, b) {
+            (0 | 127 | 224..=255, _) => Self::Machine,
+            (169, 254) => Self::Link,
+            (10, _) | (172, 16..=31) | (192, 168) | (100, 64..=127) => Self::Private,
+            _ => Self::Public,
+        }
+    }
+
+    fn of_v6(address: Ipv6Addr) -> Self {
+        let segments = address.segments();
+        let tail = Ipv4Addr::from((u32::from(segments[6]) << 16) | u32::from(segments[7]));
+        match segments {
+            // An IPv4 address in one of its forms (RFC 4291, RFC 6052).
+            [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Self::of_v4(tail),
+            [0, 0, 0, 0, 0, 0, ..] | [0xff00..=0xffff, ..] => Self::Machine,
+            [0xfe80..=0xfebf, ..] => Self::Link,
+            [0xfc00..=0xfdff, ..] => Self::Private,
+            _ => Self::Public,
+        }
+    }
+
+    /// Whether a server at this distance may send a request on to one at another.
+    pub(super) fn may_lead_to(self, other: Self) -> bool {
+        other == Self::Public || other == self || (self, other) == (Self::Machine, Self::Private)
+    }
+
+    /// The address that a URL names as such, if it does.
+    pub(super) fn of_url(url: &Url) -> Option<Self> {
+        let host = url.host_str()?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        host.parse().ok().map(Self::of)
+    }
+}
+
+/// Whether a redirect from one URL to the next is followed; `origin` is the distance of the first, where it is known, and
+/// `followed` the number of redirects before this one.
+///
+/// # Errors
+/// Why it is not.
+pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize) -> Result<(), Refused> {
+    let refused = |why: &str| {
+        let place = to.host_str().unwrap_or_default();
+        Err(Refused(format!("the server sends us on to {}://{place}, {why}", to.scheme())))
+    };
+    if followed > MOST {
+        return Err(Refused(format!("the server sends us on more than {MOST} times")));
+    }
+    match to.scheme() {
+        "https" => {}
+        "http" if from.scheme() == "http" => {}
+        "http" => return refused("which anybody on the way can change"),
+        _ => return refused("expected https://"),
+    }
+    match (origin, Reach::of_url(to)) {
+        (Some(origin), Some(other)) if !origin.may_lead_to(other) => refused(NEARER),
+        _ => Ok(()),
+    }
+}
+
+/// Why a name is not used.
+pub(super) fn nearer(name: &Name) -> Refused {
+    Refused(format!("the server sends us on to {}, {NEARER}", name.as_str()))
+}
+
+const NEARER: &str = "which is in a network of this machine and not on the internet as the server itself";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reach(address: &str) -> Reach {
+        Reach::of(address.parse().unwrap())
+    }
+
+    #[test]
+    fn addresses_are_as_near_as_their_registries_say_in_every_form() {
+        for (address, expected) in [
+            ("127.0.0.1", Reach::Machine),
+            ("0.0.0.0", Reach::Machine),
+            ("::1", Reach::Machine),
+            ("::", Reach::Machine),
+            ("::ffff:127.0.0.1", Reach::Machine),
+            ("::127.0.0.1", Reach::Machine),
+            ("255.255.255.255", Reach::Machine),
+            ("169.254.169.254", Reach::Link),
+            ("::ffff:169.254.169.254", Reach::Link),
+            ("64:ff9b::a9fe:a9fe", Reach::Link),
+            ("fe80::1", Reach::Link),
+            ("10.1.2.3", Reach::Private),
+            ("172.31.0.1", Reach::Private),
+            ("192.168.1.1", Reach::Private),
+            ("100.64.0.1", Reach::Private),
+            ("fd00:ec2::254", Reach::Private),
+            ("172.32.0.1", Reach::Public),
+            ("8.8.8.8", Reach::Public),
+            ("2606:4700::1111", Reach::Public),
+        ] {
+            assert_eq!(reach(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_followed_to_public_servers_and_never_nearer_never_to_http_never_for_ever() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let follow = |from: &str, to: &str, origin| check(&url(from), &url(to), origin, 1);
+        let public = Some(Reach::Public);
+        assert!(follow("https://hub/a", "https://cdn/a", public).is_ok());
+        assert!(follow("https://10.0.0.1/a", "https://10.0.0.2/a", Some(Reach::Private)).is_ok());
+        assert!(follow("http://127.0.0.1:1/a", "http://127.0.0.1:2/a", Some(Reach::Machine)).is_ok());
+        for (to, why) in [
+            ("http://cdn/a", "anybody on the way"),
+            ("ftp://cdn/a", "expected https://"),
+            ("file:///etc/passwd", "expected https://"),
+            ("https://127.0.0.1/a", "network of this machine"),
+            ("https://[::1]/a", "network of this machine"),
+            ("https://169.254.169.254/a", "network of this machine"),
+            ("https://192.168.0.1/a", "network of this machine"),
+            ("https://0x7f000001/a", "network of this machine"),
+        ] {
+            let error = follow("https://hub/a", to, public).unwrap_err().to_string();
+            assert!(error.contains(why), "{to}: {error}");
+        }
+        assert!(follow("http://127.0.0.1/a", "http://169.254.169.254/a", Some(Reach::Machine)).is_err());
+        assert!(check(&url("https://a/"), &url("https://b/"), public, MOST + 1).is_err());
+    }
+}
