@@ -460,7 +460,15 @@ fn every_leaf_of_a_spec_acts_or_is_refused_by_name() {
                 continue;
             }
             let (was, is) = (effect(&before), effect(&after));
-            let not_part = ["spec.budget", "spec.compute", "spec.suspend", "spec.output.credentialsSecretRef"];
+            // How a run is done and not what it makes: a run continues when these change.
+            let not_part = [
+                "spec.budget",
+                "spec.compute",
+                "spec.suspend",
+                "spec.output.credentialsSecretRef",
+                "spec.training.microBatchSize",
+                "spec.training.checkpoint",
+            ];
             if not_part.iter().all(|free| !path.starts_with(free)) && was.run == is.run {
                 dead.push(format!("{kind}: {path}: the run has the same name"));
             }
