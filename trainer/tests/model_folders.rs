@@ -1,5 +1,6 @@
 //! Model folders as other programs leave them: each is read as transformers reads it, or refused with the name of what
 //! does not fit.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test says no")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,7 +78,7 @@ impl Folder {
     /// What is said of the folder, as input data that trying again does not mend.
     #[track_caller]
     fn refused(&self, words: &[&str]) {
-        let error = self.read().expect_err("refused");
+        let error = self.read().unwrap_err();
         assert!(matches!(error, Error::Data(_)), "{error}");
         for word in words {
             assert!(error.to_string().contains(word), "expected `{word}`: {error}");

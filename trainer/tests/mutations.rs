@@ -1,6 +1,7 @@
 //! Damaged and hostile model files: a few thousand small changes of a good model, the same ones each time. Each is refused
 //! with an error, or read as the same model, or as the other model that a key of config.json describes. None ends in a
 //! panic, takes long or takes much memory.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test says no")]
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -86,7 +86,10 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
             with(&[("/spec/generator/model", Value::Null), ("/spec/generator/endpoint", endpoint())]),
             with(&[("/spec/generator/sampling", json!({"minNewTokens": 9, "maxNewTokens": 9}))]),
             with(&[("/spec/prompts", json!({"configMapRef": {"name": "prompts", "key": "prompts.jsonl"}}))]),
-            with(&[("/spec/judges/0", json!({"name": "j", "model": hub, "templates": ["builtin:a", "builtin:b"]}))]),
+            with(&[(
+                "/spec/judges/0",
+                json!({"name": "j", "model": hub, "templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]}),
+            )]),
             with(&[("/spec/judges/0/examples", json!([{"responseA": "x", "responseB": "y", "answer": "B"}]))]),
             with(&[
                 ("/spec/judges/0/mode", json!("Pointwise")),

@@ -187,8 +187,8 @@ mod tests {
         assert_eq!(BUILTIN.map(|(name, mode, _)| (name, mode)), BUILTIN_TEMPLATES);
         for mode in [JudgeMode::Pairwise, JudgeMode::Pointwise] {
             let names = TEMPLATE_VARIABLES.iter().chain(mode.judged());
-            let text: String = names.map(|name| format!("{{{{ {name} }}}} ")).collect();
-            form(&json!({"mode": mode, "template": text})).unwrap();
+            let shown: Vec<String> = names.map(|name| format!("{{{{ {name} }}}}")).collect();
+            form(&json!({"mode": mode, "template": shown.join(" ")})).unwrap();
         }
     }
 

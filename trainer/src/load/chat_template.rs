@@ -5,6 +5,7 @@
 //! Python writes JSON, `raise_exception`, `strftime_now` and the special tokens by name.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io;
 
 use jiff::civil::DateTime;
@@ -143,7 +144,10 @@ fn write_quoted(text: &mut String, string: &str) {
             '\t' => text.push_str("\\t"),
             '\\' => text.push_str("\\\\"),
             c if c == quote => text.extend(['\\', c]),
-            c if c.is_ascii_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_ascii_control() => {
+                // A String takes all that is written.
+                let _ = write!(text, "\\x{:02x}", u32::from(c));
+            }
             c => text.push(c),
         }
     }

@@ -67,7 +67,7 @@ impl From<minijinja::Error> for Fault {
         };
         // A detail may hold a value of the template, however long.
         let detail = error.detail().map(|detail| detail.chars().take(MOST_DETAIL).collect());
-        let raised = error.source().is_some_and(|source| source.is::<Raised>());
+        let raised = error.source().is_some_and(<dyn std::error::Error>::is::<Raised>);
         Self { line: error.line(), kind, detail, raised }
     }
 }

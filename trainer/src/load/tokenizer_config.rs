@@ -120,8 +120,8 @@ mod tests {
         let config = ("tokenizer_config.json", json!({"bos_token": "<config>"}));
         let newer = ("tokenizer_config.json", json!({"bos_token": "<config>", "added_tokens_decoder": {}}));
         let nameless = ("tokenizer_config.json", json!({"added_tokens_decoder": {}}));
-        assert_eq!(bos(&[map.clone()]).as_deref(), Some("<map>"));
-        assert_eq!(bos(&[config.clone()]).as_deref(), Some("<config>"));
+        assert_eq!(bos(std::slice::from_ref(&map)).as_deref(), Some("<map>"));
+        assert_eq!(bos(std::slice::from_ref(&config)).as_deref(), Some("<config>"));
         assert_eq!(bos(&[config, map.clone()]).as_deref(), Some("<map>"));
         assert_eq!(bos(&[newer, map.clone()]).as_deref(), Some("<config>"));
         assert_eq!(bos(&[nameless, map]), None);

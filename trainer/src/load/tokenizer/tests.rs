@@ -346,7 +346,7 @@ fn rules_without_end_are_an_error_with_the_file_and_end_nothing_else() {
     }
     let split = json!({"type": "Split", "pattern": {"Regex": "(a+)+$b"}, "behavior": "Isolated", "invert": false});
     refused(|rules| {
-        rules["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [split, rules["pre_tokenizer"]]})
+        rules["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [split, rules["pre_tokenizer"]]});
     });
     let error = refused(|rules| rules["model"]["dropout"] = json!(0.9));
     assert!(error.contains("tokenizer.json: model.dropout is 0.9"), "{error}");

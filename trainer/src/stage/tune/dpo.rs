@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
+use plumbline_crds::artifact::hex;
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::run::RunDocument;
 
@@ -106,10 +107,12 @@ fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequen
     for sequence in sequences {
         for tokens in [&sequence.prompt, &sequence.response] {
             hash.update(tokens.len().to_le_bytes());
-            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            for token in tokens {
+                hash.update(token.to_le_bytes());
+            }
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder. What was
