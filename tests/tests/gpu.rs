@@ -260,7 +260,7 @@ fn sampled(device: Device) -> Vec<(u64, i64, Vec<i64>, f32)> {
             max_new_tokens: 6 + key as i64,
             ..Sampling::default()
         };
-        engine.submit(Job { tokens: prompt(&end), sampling, key: key as u64, top_logprobs: 2 }).unwrap();
+        engine.submit(Job { tokens: prompt(&end).into(), sampling, key: key as u64, top_logprobs: 2 }).unwrap();
     }
     let mut events = Vec::new();
     while !engine.idle() {

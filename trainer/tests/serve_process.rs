@@ -66,9 +66,13 @@ mod tests {
 
     impl Running {
         fn start(model: &Path, more: &[&str]) -> Self {
+            Self::start_with(serve(model, more))
+        }
+
+        fn start_with(mut command: Command) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("port");
-            let child = serve(model, more).arg("--port-file").arg(&file).spawn().unwrap();
+            let child = command.arg("--port-file").arg(&file).spawn().unwrap();
             let mut running = Self { child, url: String::new(), _folder: folder };
             let until = Instant::now() + Duration::from_mins(1);
             while !file.exists() {
@@ -86,6 +90,13 @@ mod tests {
             let reply: Value = request.send().await.unwrap().json().await.unwrap();
             assert!(reply.get("error").is_none(), "{reply}");
             reply
+        }
+
+        /// The most memory that it has had, in MiB.
+        fn peak(&self) -> u64 {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
         }
 
         fn terminate(&self) {
@@ -159,6 +170,75 @@ mod tests {
 
         server.terminate();
         assert_eq!(server.code(), Some(0));
+    }
+
+    /// The status that a body is answered with.
+    async fn status(url: &str, body: Vec<u8>) -> u16 {
+        let request = reqwest::Client::new().post(format!("{url}/v1/completions")).body(body);
+        request.send().await.map_or(0, |response| response.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn no_request_takes_much_memory() {
+        let model = model();
+        let server = Running::start(model.path(), &[]);
+        let before = server.peak();
+        let list = |n: usize, item: &str, count: usize| {
+            format!(
+                r#"{{"model":"tiny","max_tokens":1,"n":{n},"prompt":[{}{item}]}}"#,
+                format!("{item},").repeat(count)
+            )
+        };
+        let text =
+            |bytes: usize| json!({"model": "tiny", "max_tokens": 1, "prompt": "a ".repeat(bytes / 2)}).to_string();
+        let wide = r#"{"model":"tiny","prompt":"a","n":32,"max_tokens":100,"logprobs":100}"#;
+        for (body, expected) in [
+            (list(128, "\"a\"", 9_999), 400),
+            (list(128, "\"a\"", 99_999), 400),
+            (list(128, "\"a\"", 999_999), 413),
+            (list(1, "0", 2_000_000), 413),
+            (list(1, "[]", 1_300_000), 413),
+            (list(1, "{\"\":[]}", 400_000), 413),
+            (list(1, "0", 250_000), 400),
+            (text(4_000_000), 400),
+            (text(15_000_000), 413),
+            (wide.to_owned(), 200),
+        ] {
+            let (length, start) = (body.len(), body[..60.min(body.len())].to_owned());
+            let four = (0..4).map(|_| status(&server.url, body.clone().into_bytes()));
+            let found = futures::future::join_all(four).await;
+            assert!(found.iter().all(|code| *code == expected), "{start}: {found:?}");
+            let more = server.peak() - before;
+            assert!(more < 400, "four times {length} bytes, {start}: {more} MiB");
+        }
+    }
+
+    #[tokio::test]
+    async fn few_files_and_many_half_heads_keep_nobody_out_and_do_not_delay_its_end() {
+        use std::io::Write;
+        let model = model();
+        let inner = serve(model.path(), &[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -n 64 && exec "$0" "$@""#]).arg(inner.get_program()).args(inner.get_args());
+        command.env("OMP_NUM_THREADS", "1").stderr(Stdio::piped());
+        let mut server = Running::start_with(command);
+        let held: Vec<_> = (0..200)
+            .map(|_| {
+                let mut stream = std::net::TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+                let _ = stream.write_all(b"GET /health HTTP/1.1\r\n");
+                stream
+            })
+            .collect();
+        let asked = Instant::now();
+        assert_eq!(reqwest::get(format!("{}/health", server.url)).await.unwrap().status(), 200);
+        let reply = server.ask("/v1/completions", json!({"model": "tiny", "prompt": "a", "max_tokens": 2})).await;
+        assert_eq!(reply["usage"]["completion_tokens"], 2);
+        assert!(asked.elapsed() < Duration::from_secs(3), "took {:?}", asked.elapsed());
+        server.terminate();
+        let asked = Instant::now();
+        assert_eq!(server.code(), Some(0));
+        assert!(asked.elapsed() < Duration::from_secs(4), "took {:?}", asked.elapsed());
+        drop(held);
     }
 
     #[test]

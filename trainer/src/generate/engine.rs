@@ -3,6 +3,7 @@
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
@@ -20,14 +21,16 @@ use crate::{Error, Result};
 
 /// A shared prefix shorter than this is read again: keeping it would cost more than it saves.
 const SHORTEST_PREFIX: usize = 16;
+/// Cells of the largest mask that attention over a prefix may take: it has one for each new token and each token before it.
+const MOST_MASK: usize = 1 << 24;
 /// Cache capacity grows in steps of this many tokens.
 const CAPACITY_STEP: i64 = 64;
 
 /// What is asked of the engine.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Token ids of the prompt.
-    pub tokens: Vec<i64>,
+    /// Token ids of the prompt, shared by its samples.
+    pub tokens: Arc<[i64]>,
     /// How it is continued. Stop strings are the caller's: it decodes, and cancels the job.
     pub sampling: Sampling,
     /// Seeds this job's random numbers: the same (`sampling.seed`, key) gives the same text.
@@ -99,7 +102,7 @@ pub struct Engine<M: Borrow<Decoder> = Decoder> {
     /// In order of cache slot.
     active: Vec<Active>,
     prefix: Option<Prefix>,
-    last_prompt: Vec<i64>,
+    last_prompt: Arc<[i64]>,
     next_id: JobId,
     stats: Stats,
 }
@@ -135,7 +138,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
             waiting: VecDeque::new(),
             active: Vec::new(),
             prefix: None,
-            last_prompt: Vec::new(),
+            last_prompt: Arc::default(),
             next_id: 0,
             stats: Stats::default(),
         }
@@ -294,7 +297,8 @@ impl<M: Borrow<Decoder>> Engine<M> {
     fn share_prefix(&mut self, prompts: &[&[i64]]) {
         let longest = prompts.iter().map(|p| p.len()).min().unwrap_or(1) - 1;
         let held = self.prefix.as_ref().map_or(0, |p| {
-            let fits = p.tokens.len() <= longest && prompts.iter().all(|q| q.starts_with(&p.tokens));
+            let shared = p.tokens.len();
+            let fits = shared <= longest && pays(prompts, shared) && prompts.iter().all(|q| q.starts_with(&p.tokens));
             if fits { p.tokens.len() } else { 0 }
         });
         let common = |a: &[i64], b: &[i64]| a.iter().zip(b).take_while(|(x, y)| x == y).count();
@@ -304,7 +308,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
             _ => prompts[1..].iter().map(|p| common(first, p)).min().unwrap_or(0),
         }
         .min(longest);
-        if candidate >= SHORTEST_PREFIX && candidate > held * 2 {
+        if candidate >= SHORTEST_PREFIX && candidate > held * 2 && pays(prompts, candidate) {
             let tokens = first[..candidate].to_vec();
             let mut layers = Vec::new();
             let model: &Decoder = self.model.borrow();
@@ -315,6 +319,12 @@ impl<M: Borrow<Decoder>> Engine<M> {
             self.prefix = None;
         }
     }
+}
+
+/// Whether reading a prefix of so many tokens once is worth the mask that it takes.
+fn pays(prompts: &[&[i64]], shared: usize) -> bool {
+    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
+    longest.saturating_sub(shared).saturating_mul(longest) <= MOST_MASK
 }
 
 impl Active {
@@ -406,4 +416,19 @@ fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
         }
     }
     tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_prefix_of_a_long_prompt_is_read_again_rather_than_masked() {
+        let prompts = |length: usize| vec![1; length];
+        for (length, shared, expected) in
+            [(4096, 64, true), (8192, 64, false), (8192, 7000, true), (131_072, 64, false)]
+        {
+            assert_eq!(pays(&[&prompts(10), &prompts(length)], shared), expected, "{shared} of {length}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Responses to a list of prompts, in the order asked.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -58,9 +59,10 @@ pub fn generate(
     let mut engine = Engine::with_adapters(model, adapters, tokenizer.eos_ids().to_vec(), Limits::default());
     let mut open: HashMap<JobId, Writing> = HashMap::new();
     for (p, prompt) in prompts.iter().enumerate() {
+        let tokens: Arc<[i64]> = prompt.tokens.as_slice().into();
         for s in 0..samples {
             let job = Job {
-                tokens: prompt.tokens.clone(),
+                tokens: Arc::clone(&tokens),
                 sampling: sampling.clone(),
                 key: sample_key(prompt.key, s),
                 top_logprobs: 0,
@@ -133,7 +135,7 @@ mod tests {
     fn written(stop: &[&str], tokens: &[i64], finish: Finish) -> (String, Option<Finish>) {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = byte_level(folder.path());
-        let stop = StopStrings::new(stop.iter().map(|s| (*s).to_owned()).collect());
+        let stop = StopStrings::new(stop.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let (decoder, text) = (tokenizer.incremental(None), String::new());
         let mut writing = Writing { prompt: 0, sample: 0, tokens: Vec::new(), decoder, stop, text };
         for (i, token) in tokens.iter().enumerate() {

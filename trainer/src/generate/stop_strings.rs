@@ -1,16 +1,18 @@
 //! Where a response ends: before the first stop string. Computes.
 
+use std::sync::Arc;
+
 /// Hands text on up to the first stop string, and holds back what may be the beginning of one.
 #[derive(Clone, Debug)]
 pub struct StopStrings {
-    stop: Vec<String>,
+    stop: Arc<[String]>,
     held: String,
 }
 
 impl StopStrings {
     /// A response that ends before the first of `stop`.
-    pub fn new(stop: Vec<String>) -> Self {
-        Self { stop, held: String::new() }
+    pub fn new(stop: impl Into<Arc<[String]>>) -> Self {
+        Self { stop: stop.into(), held: String::new() }
     }
 
     /// The text that is safe after `text` was added, and whether a stop string followed it.
@@ -41,7 +43,7 @@ mod tests {
 
     /// A text that comes character by character: what was handed on, and whether a stop string ended it.
     fn cut(stop: &[&str], text: &str) -> (String, bool) {
-        let mut strings = StopStrings::new(stop.iter().map(|s| (*s).to_owned()).collect());
+        let mut strings = StopStrings::new(stop.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let mut out = String::new();
         for c in text.chars() {
             let (safe, stopped) = strings.push(&c.to_string());

@@ -188,6 +188,12 @@ impl Tokenizer {
         own.map(i64::from).or_else(|| self.eos_ids.first().copied())
     }
 
+    /// Bytes of the longest token.
+    pub fn longest_token(&self) -> usize {
+        let ids = self.inner.get_vocab(true).into_values();
+        ids.map(|id| self.token_bytes(id.into()).len()).max().unwrap_or_default()
+    }
+
     /// Tokens that end a response: of config.json, generation_config.json and the tokenizer, without duplicates.
     pub fn eos_ids(&self) -> &[i64] {
         &self.eos_ids

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
+    refused_connections: IntCounter,
     seconds: HistogramVec,
     first_token: Histogram,
     step: Histogram,
@@ -42,6 +43,10 @@ impl Metrics {
             requests: IntCounterVec::new(
                 Opts::new("requests_total", "Requests by route and status code; 499: the client left."),
                 &["route", "code"],
+            )?,
+            refused_connections: IntCounter::new(
+                "connections_refused_total",
+                "Connections that were closed because there were too many: new ones, or such as were silent for long.",
             )?,
             seconds: HistogramVec::new(
                 HistogramOpts::new(
@@ -81,7 +86,9 @@ impl Metrics {
         for gauge in [&metrics.waiting, &metrics.active] {
             metrics.registry.register(Box::new(gauge.clone()))?;
         }
-        for counter in [&metrics.prompt_tokens, &metrics.completion_tokens, &metrics.reused_tokens] {
+        for counter in
+            [&metrics.refused_connections, &metrics.prompt_tokens, &metrics.completion_tokens, &metrics.reused_tokens]
+        {
             metrics.registry.register(Box::new(counter.clone()))?;
         }
         Ok(metrics)
@@ -90,6 +97,11 @@ impl Metrics {
     /// Counts a request to `route`, which must come from a closed list.
     pub fn request(&self, route: &'static str, code: u16) {
         self.requests.with_label_values(&[route, &code.to_string()]).inc();
+    }
+
+    /// A connection was closed because there were too many.
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
     }
 
     /// Measures a request until the timer is dropped.

@@ -11,15 +11,20 @@
 //! | Which paths are there? | `routes`, `replies` |
 //! | What is counted? | `metrics` |
 //! | When does the process end? | `server`, `parent` |
+//! | Who may connect, and how long is a client waited for? | `listen`, `connections`, `patient`, `body` |
 //!
 //! The model lives on one thread of its own (`scheduler`), because a tensor may move between threads but not be shared;
 //! HTTP is asynchronous. A channel of bounded occupancy goes in, one channel a request comes back.
 
+mod body;
+mod connections;
 #[cfg(test)]
 mod fixture;
+pub mod listen;
 pub mod metrics;
 pub mod model;
 pub mod parent;
+mod patient;
 pub mod plan;
 pub mod protocol;
 pub mod replies;

@@ -52,4 +52,6 @@ pub struct Shape {
     pub context: usize,
     /// Token ids are below this.
     pub vocabulary: usize,
+    /// Bytes of the longest token.
+    pub longest_token: usize,
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 use plumbline_crds::source::Sampling;
 use sha2::{Digest, Sha256};
@@ -16,6 +17,17 @@ use crate::data::Message;
 use crate::generate::engine::Job;
 use crate::load::tokenizer::Tokenizer;
 
+/// Memory that a token of a response may take until its client has read it, in bytes.
+const TOKEN_BYTES: usize = 128;
+/// Memory that a log-probability may take, as it is computed, spelled and written, in bytes; chats have the bytes of each
+/// token too.
+const LOGPROB_BYTES: usize = 128;
+const CHAT_LOGPROB_BYTES: usize = 256;
+/// Memory of a sequence but for its tokens, in bytes.
+const SEQUENCE_BYTES: usize = 1024;
+/// The most turns of a conversation.
+const MOST_MESSAGES: usize = 2048;
+
 /// What is to be done for a request.
 pub struct Plan {
     /// One job for each sequence, all samples of the first prompt first.
@@ -24,75 +36,169 @@ pub struct Plan {
     pub params: Params,
     /// Tokens of all prompts.
     pub prompt_tokens: usize,
+    /// Memory that the prompts and the reply may come to take, in bytes.
+    pub memory: usize,
 }
 
-/// Reads a request, tokenises its prompts and checks it against the model called `served`.
-pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, shape: Shape) -> Result<Plan, ApiError> {
-    let (params, prompts, param) = match api {
+/// What a server can do for one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The model's limits.
+    pub shape: Shape,
+    /// Sequences that a request may ask for.
+    pub sequences: usize,
+    /// Memory that its prompts and reply may take, in bytes.
+    pub memory: usize,
+}
+
+/// Reads a request, checks it against the model called `served` and against what this server can do, and tokenises its
+/// prompts. What is cheap to check is checked first: nothing is tokenised or copied for a request that cannot be
+/// answered.
+pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, bounds: Bounds) -> Result<Plan, ApiError> {
+    match api {
         Api::Completions => {
             let asked = request::completion(body)?;
             check_model(&asked.params, served)?;
-            let prompts: Result<_, _> = asked.prompts.into_iter().map(|p| prompt_tokens(p, tokenizer)).collect();
-            (asked.params, prompts?, "prompt")
+            check_sequences(asked.prompts.len(), &asked.params, bounds)?;
+            let mut planning = Planning::new(api, asked.params, bounds);
+            for prompt in asked.prompts {
+                planning.add(match prompt {
+                    Prompt::Tokens(tokens) => tokens,
+                    Prompt::Text(prompt) => {
+                        planning.check_text(&prompt)?;
+                        tokenizer.encode_prompt(&prompt).map_err(|e| ApiError::internal(e.to_string()))?
+                    }
+                })?;
+            }
+            Ok(planning.plan)
         }
         Api::Chat => {
             let asked = request::chat(body)?;
             check_model(&asked.params, served)?;
-            (asked.params, vec![chat_tokens(&asked.messages, tokenizer)?], "messages")
+            check_sequences(1, &asked.params, bounds)?;
+            check_conversation(&asked.messages, tokenizer)?;
+            let mut planning = Planning::new(api, asked.params, bounds);
+            // A template may refuse a conversation: turns that do not alternate, a system message it has no place for.
+            let refused =
+                |e: crate::Error| ApiError::invalid("messages", format!("the model cannot be given `messages`: {e}"));
+            let chat = tokenizer.chat(&asked.messages);
+            let prompt = chat.text(asked.messages.len(), true).map_err(refused)?;
+            planning.check_text(&prompt)?;
+            planning.add(chat.encode(&prompt).map_err(refused)?)?;
+            Ok(planning.plan)
         }
-    };
-    let prompt_tokens = prompts.iter().map(Vec::len).sum();
-    let jobs = jobs(prompts, &params, shape, param)?;
-    Ok(Plan { jobs, params, prompt_tokens })
+    }
 }
 
 fn check_model(params: &Params, served: &str) -> Result<(), ApiError> {
     if params.model == served { Ok(()) } else { Err(ApiError::model_not_found(&params.model, served)) }
 }
 
-fn prompt_tokens(prompt: Prompt, tokenizer: &Tokenizer) -> Result<Vec<i64>, ApiError> {
-    match prompt {
-        Prompt::Tokens(tokens) => Ok(tokens),
-        Prompt::Text(prompt) => tokenizer.encode_prompt(&prompt).map_err(|e| ApiError::internal(e.to_string())),
+fn check_sequences(prompts: usize, params: &Params, bounds: Bounds) -> Result<(), ApiError> {
+    let (asked, most) = (prompts.saturating_mul(params.samples), bounds.sequences);
+    if asked <= most {
+        return Ok(());
     }
+    let message = format!(
+        "the request asks for {asked} sequences (prompts times `n`), but this server takes {most} at a time; send several \
+         requests"
+    );
+    Err(ApiError::invalid("n", message))
 }
 
-fn chat_tokens(messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<i64>, ApiError> {
+fn check_conversation(messages: &[Message], tokenizer: &Tokenizer) -> Result<(), ApiError> {
     if !tokenizer.has_chat_template() {
         let message = "this model has no chat template, so `messages` cannot be written for it; use /v1/completions";
         return Err(ApiError::unsupported("messages", message));
     }
-    // A template may refuse a conversation: turns that do not alternate, a system message it has no place for.
-    let chat = tokenizer.chat(messages);
-    let prompt = chat.text(messages.len(), true);
-    prompt
-        .and_then(|prompt| chat.encode(&prompt))
-        .map_err(|e| ApiError::invalid("messages", format!("the model cannot be given `messages`: {e}")))
+    if messages.len() > MOST_MESSAGES {
+        let message = format!("`messages` must be at most {MOST_MESSAGES}, found {}", messages.len());
+        return Err(ApiError::invalid("messages", message));
+    }
+    Ok(())
 }
 
-/// The jobs of a request. `param` is the field that the prompts came from. With a seed, the k-th sample of a prompt depends on the seed, the prompt's tokens and k alone, not on the other
-/// prompts of the request.
-fn jobs(prompts: Vec<Vec<i64>>, params: &Params, shape: Shape, param: &str) -> Result<Vec<Job>, ApiError> {
-    let seed = params.seed.unwrap_or_else(arbitrary_seed);
-    let mut earlier: HashMap<Vec<i64>, u64> = HashMap::new();
-    let mut jobs = Vec::with_capacity(prompts.len() * params.samples);
-    for (index, tokens) in prompts.into_iter().enumerate() {
-        check_tokens(&tokens, index, shape, param)?;
-        let max_new_tokens = new_tokens(tokens.len(), params, shape, param)?;
-        let sampling =
-            Sampling { max_new_tokens: max_new_tokens as i64, seed, stop: Vec::new(), ..params.sampling.clone() };
-        let first = earlier.entry(tokens.clone()).or_default();
-        for sample in *first..*first + params.samples as u64 {
-            jobs.push(Job {
+/// A plan that is being made, prompt by prompt.
+struct Planning {
+    plan: Plan,
+    bounds: Bounds,
+    /// The field that the prompts come from.
+    param: &'static str,
+    logprob_bytes: usize,
+    seed: i64,
+    prompts: usize,
+    /// Samples of each prompt so far.
+    earlier: HashMap<Arc<[i64]>, u64>,
+}
+
+impl Planning {
+    fn new(api: Api, params: Params, bounds: Bounds) -> Self {
+        let (param, logprob_bytes) = match api {
+            Api::Completions => ("prompt", LOGPROB_BYTES),
+            Api::Chat => ("messages", CHAT_LOGPROB_BYTES),
+        };
+        let seed = params.seed.unwrap_or_else(arbitrary_seed);
+        let plan = Plan { jobs: Vec::new(), params, prompt_tokens: 0, memory: 0 };
+        Self { plan, bounds, param, logprob_bytes, seed, prompts: 0, earlier: HashMap::new() }
+    }
+
+    /// Refuses a text that cannot fit, whatever its tokens are.
+    fn check_text(&self, prompt: &str) -> Result<(), ApiError> {
+        let Shape { context, longest_token, .. } = self.bounds.shape;
+        let most = context.saturating_mul(longest_token);
+        if prompt.len() <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "prompt {} has {} bytes, but the maximum context length is {context} tokens, which is {most} bytes at most; \
+                 shorten the prompt",
+            self.prompts,
+            prompt.len()
+        );
+        Err(ApiError::too_long(self.param, message))
+    }
+
+    /// The jobs of a prompt. With a seed, its k-th sample depends on the seed, the prompt's tokens and k alone, not on the
+    /// other prompts of the request.
+    fn add(&mut self, tokens: Vec<i64>) -> Result<(), ApiError> {
+        let shape = self.bounds.shape;
+        check_tokens(&tokens, self.prompts, shape, self.param)?;
+        let max_new_tokens = new_tokens(tokens.len(), &self.plan.params, shape, self.param)?;
+        self.plan.memory = self.plan.memory.saturating_add(self.memory(tokens.len(), max_new_tokens));
+        if self.plan.memory > self.bounds.memory {
+            return Err(too_much(&self.plan.params, self.bounds.memory));
+        }
+        let params = &self.plan.params;
+        let sampling = Sampling {
+            max_new_tokens: max_new_tokens as i64,
+            seed: self.seed,
+            stop: Vec::new(),
+            ..params.sampling.clone()
+        };
+        let tokens: Arc<[i64]> = tokens.into();
+        let samples = params.samples as u64;
+        let first = self.earlier.entry(Arc::clone(&tokens)).or_default();
+        for sample in *first..*first + samples {
+            self.plan.jobs.push(Job {
                 key: key(&tokens, sample),
-                tokens: tokens.clone(),
+                tokens: Arc::clone(&tokens),
                 sampling: sampling.clone(),
                 top_logprobs: params.logprobs.unwrap_or(0),
             });
         }
-        *first += params.samples as u64;
+        *first += samples;
+        self.prompts += 1;
+        self.plan.prompt_tokens += tokens.len();
+        Ok(())
     }
-    Ok(jobs)
+
+    /// What a prompt and its samples may come to take, in bytes.
+    fn memory(&self, prompt: usize, new_tokens: usize) -> usize {
+        let params = &self.plan.params;
+        let logprobs = params.logprobs.map_or(0, |top| top + 1);
+        let sequence = SEQUENCE_BYTES + new_tokens.saturating_mul(TOKEN_BYTES + logprobs * self.logprob_bytes);
+        (prompt * size_of::<i64>()).saturating_add(params.samples.saturating_mul(sequence))
+    }
 }
 
 fn check_tokens(tokens: &[i64], index: usize, shape: Shape, param: &str) -> Result<(), ApiError> {
@@ -125,6 +231,14 @@ fn new_tokens(prompt: usize, params: &Params, shape: Shape, param: &str) -> Resu
     }
 }
 
+fn too_much(params: &Params, most: usize) -> ApiError {
+    let message = format!(
+        "the reply may take more than {} MiB; ask for fewer new tokens, samples, prompts or log-probabilities",
+        most >> 20
+    );
+    ApiError::invalid(params.max_tokens_field, message)
+}
+
 fn key(tokens: &[i64], sample: u64) -> u64 {
     let mut hash = Sha256::new();
     for token in tokens {
@@ -144,7 +258,8 @@ fn arbitrary_seed() -> i64 {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { context: 10, vocabulary: 100 };
+    const SHAPE: Shape = Shape { context: 10, vocabulary: 100, longest_token: 1 };
+    const BOUNDS: Bounds = Bounds { shape: SHAPE, sequences: 64, memory: 1 << 20 };
 
     fn params(max_tokens: MaxTokens, samples: usize, seed: Option<i64>) -> Params {
         Params {
@@ -160,15 +275,21 @@ mod tests {
         }
     }
 
+    fn jobs(prompts: Vec<Vec<i64>>, params: &Params) -> Result<Vec<Job>, ApiError> {
+        let mut planning = Planning::new(Api::Completions, params.clone(), BOUNDS);
+        prompts.into_iter().try_for_each(|tokens| planning.add(tokens))?;
+        Ok(planning.plan.jobs)
+    }
+
     fn keys(prompts: &[&[i64]], samples: usize) -> Vec<u64> {
         let prompts = prompts.iter().map(|p| p.to_vec()).collect();
-        let jobs = jobs(prompts, &params(MaxTokens::Exactly(1), samples, Some(7)), SHAPE, "prompt").unwrap();
+        let jobs = jobs(prompts, &params(MaxTokens::Exactly(1), samples, Some(7))).unwrap();
         assert!(jobs.iter().all(|j| j.sampling.seed == 7 && j.top_logprobs == 5 && j.sampling.stop.is_empty()));
         jobs.iter().map(|j| j.key).collect()
     }
 
     fn refused(prompt: usize, max_tokens: MaxTokens) -> ApiError {
-        let Err(error) = jobs(vec![vec![1; prompt]], &params(max_tokens, 1, None), SHAPE, "prompt") else {
+        let Err(error) = jobs(vec![vec![1; prompt]], &params(max_tokens, 1, None)) else {
             panic!("{prompt} tokens and {max_tokens:?} more are accepted");
         };
         error
@@ -190,8 +311,7 @@ mod tests {
 
     #[test]
     fn without_a_seed_two_requests_differ() {
-        let seed =
-            || jobs(vec![vec![1]], &params(MaxTokens::Exactly(1), 1, None), SHAPE, "prompt").unwrap()[0].sampling.seed;
+        let seed = || jobs(vec![vec![1]], &params(MaxTokens::Exactly(1), 1, None)).unwrap()[0].sampling.seed;
         assert_ne!(seed(), seed());
         assert!(seed() >= 0);
     }
@@ -212,9 +332,7 @@ mod tests {
     #[test]
     fn a_limit_that_was_not_asked_for_is_what_fits() {
         let limit = |prompt: usize, most| {
-            jobs(vec![vec![1; prompt]], &params(MaxTokens::AtMost(most), 1, None), SHAPE, "prompt").unwrap()[0]
-                .sampling
-                .max_new_tokens
+            jobs(vec![vec![1; prompt]], &params(MaxTokens::AtMost(most), 1, None)).unwrap()[0].sampling.max_new_tokens
         };
         assert_eq!((limit(4, 16), limit(9, usize::MAX), limit(1, 3)), (6, 1, 3));
     }
@@ -222,8 +340,7 @@ mod tests {
     #[test]
     fn a_token_the_model_does_not_have_never_reaches_it() {
         for bad in [vec![], vec![100], vec![-1]] {
-            let error =
-                jobs(vec![vec![1], bad], &params(MaxTokens::Exactly(1), 1, None), SHAPE, "prompt").err().unwrap();
+            let error = jobs(vec![vec![1], bad], &params(MaxTokens::Exactly(1), 1, None)).err().unwrap();
             assert_eq!(error.status, 400);
             assert!(error.body.message.contains("prompt 1"), "{}", error.body.message);
         }

@@ -2,13 +2,15 @@
 
 use std::convert::Infallible;
 
+use axum::body::Bytes;
 use axum::response::sse::Event;
 use futures::{Stream, StreamExt, stream};
 use prometheus::HistogramTimer;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::protocol::ApiError;
-use super::protocol::response::{Reply, Sequence, Usage, Writer};
+use super::protocol::response::{Sequence, Usage, Writer};
 use super::scheduler::Update;
 use crate::Result;
 
@@ -24,6 +26,8 @@ pub struct Pending {
     pub prompt_tokens: usize,
     /// Measures the request while it exists.
     pub timer: HistogramTimer,
+    /// What the prompts and the reply may take, given back when the reply is handed over.
+    pub memory: OwnedSemaphorePermit,
 }
 
 impl Pending {
@@ -36,8 +40,20 @@ impl Pending {
     }
 }
 
-/// Waits for every sequence and writes one reply.
-pub async fn whole(mut pending: Pending) -> Result<Reply, ApiError> {
+/// A reply that was written, with the memory that it may take until it is sent.
+struct Written {
+    json: Vec<u8>,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
+/// Waits for every sequence and writes one reply, as JSON.
+pub async fn whole(mut pending: Pending) -> Result<Bytes, ApiError> {
     let mut open: Vec<(String, Vec<_>)> = vec![Default::default(); pending.sequences];
     let mut done: Vec<Option<Sequence>> = (0..pending.sequences).map(|_| None).collect();
     while done.iter().any(Option::is_none) {
@@ -50,7 +66,17 @@ pub async fn whole(mut pending: Pending) -> Result<Reply, ApiError> {
             done[update.sequence] = Some(Sequence { text, tokens, end });
         }
     }
-    Ok(pending.writer.whole(done.into_iter().flatten().collect(), pending.prompt_tokens))
+    // A reply of many log-probabilities takes long enough to hold up other connections.
+    let written = tokio::task::spawn_blocking(move || {
+        let Pending { writer, prompt_tokens, memory, .. } = pending;
+        let reply = writer.whole(done.into_iter().flatten().collect(), prompt_tokens);
+        serde_json::to_vec(&reply).map(|json| Bytes::from_owner(Written { json, _memory: memory }))
+    });
+    match written.await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(ApiError::internal(format!("the reply cannot be written as JSON: {error}"))),
+        Err(error) => Err(ApiError::internal(format!("the reply cannot be written: {error}"))),
+    }
 }
 
 /// The events of a streamed reply. `[DONE]` comes after every sequence has ended and at no other time; an error is the

@@ -5,9 +5,8 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::body::Body;
+use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{KeepAlive, Sse};
@@ -15,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::body::Reading;
+use super::listen::{Patience, Place};
 use super::metrics::Metrics;
 use super::model::Shape;
-use super::plan;
+use super::plan::{self, Bounds, Plan};
 use super::protocol::ApiError;
 use super::protocol::response::{Api, Writer};
 use super::replies::{self, Pending};
@@ -27,8 +28,10 @@ use super::scheduler::{Message, Update, Work};
 use crate::generate::engine::Job;
 use crate::load::tokenizer::Tokenizer;
 
-/// The longest body of a request, in bytes.
-pub const MOST_BYTES: usize = 16 << 20;
+/// Memory that the prompts and replies of all requests together may come to take, in bytes.
+const MOST_MEMORY: usize = 512 << 20;
+/// The unit in which it is shared out, in bytes.
+const UNIT: usize = 1 << 10;
 /// Names this build in `system_fingerprint`.
 const FINGERPRINT: &str = concat!("plumbline-", env!("CARGO_PKG_VERSION"));
 /// A client that left before its reply was ready, as nginx counts it.
@@ -44,6 +47,8 @@ pub struct App {
     pub metrics: Metrics,
     work: Sender<Message>,
     places: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    reading: Reading,
     capacity: usize,
     started: u64,
     replies: AtomicU64,
@@ -59,8 +64,9 @@ pub struct Ready {
 }
 
 impl App {
-    /// A server of the model `name` that sends its work to a scheduler: at most `capacity` sequences at a time.
-    pub fn new(name: String, capacity: usize, metrics: Metrics, work: Sender<Message>) -> Self {
+    /// A server of the model `name` that sends its work to a scheduler: at most `capacity` sequences at a time. It waits
+    /// for clients with `patience`.
+    pub fn new(name: String, capacity: usize, patience: Patience, metrics: Metrics, work: Sender<Message>) -> Self {
         let capacity = capacity.min(Semaphore::MAX_PERMITS);
         Self {
             name,
@@ -68,6 +74,8 @@ impl App {
             metrics,
             work,
             places: Arc::new(Semaphore::new(capacity)),
+            memory: Arc::new(Semaphore::new(MOST_MEMORY / UNIT)),
+            reading: Reading::new(patience.body),
             capacity,
             started: seconds(),
             replies: AtomicU64::new(0),
@@ -94,7 +102,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MOST_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .with_state(app)
 }
@@ -128,66 +135,78 @@ fn described(app: &App, shape: Shape) -> serde_json::Value {
     })
 }
 
-async fn completions(State(app): State<Arc<App>>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    answer(&app, Api::Completions, body).await
+async fn completions(
+    State(app): State<Arc<App>>,
+    Extension(place): Extension<Place>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    answer(&app, Api::Completions, &place, body).await
 }
 
-async fn chat(State(app): State<Arc<App>>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    answer(&app, Api::Chat, body).await
+async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(place): Extension<Place>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    answer(&app, Api::Chat, &place, body).await
 }
 
-async fn answer(app: &Arc<App>, api: Api, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+async fn answer(app: &Arc<App>, api: Api, place: &Place, body: Body) -> Result<Response, ApiError> {
     let (route, prefix) = match api {
         Api::Completions => (COMPLETIONS, "cmpl"),
         Api::Chat => (CHAT, "chatcmpl"),
     };
     let timer = app.metrics.timer(route);
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(MOST_BYTES),
-        _ => ApiError::malformed(format!("the body cannot be read: {rejection}")),
-    })?;
+    let body = app.reading.receive(body).await?;
+    place.answering();
     let ready = app.ready()?;
     let tokenizer = Arc::clone(&ready.tokenizer);
     let name = app.name.clone();
-    // Tokenising a long prompt takes long enough to hold up other connections.
-    let plan = tokio::task::spawn_blocking(move || plan::plan(api, &body, &name, &ready.tokenizer, ready.shape))
-        .await
-        .map_err(|e| ApiError::internal(format!("the request could not be read: {e}")))??;
-    let sequences = plan.jobs.len();
-    let updates = submit(app, plan.jobs, plan.params.sampling.stop, plan.params.logprobs.is_some())?;
+    let bounds = Bounds { shape: ready.shape, sequences: app.capacity, memory: MOST_MEMORY };
+    let turn = app.reading.turn(body.bytes.len()).await?;
+    // Tokenising a long prompt takes long enough to hold up other connections. It ends also for a client that has left,
+    // and so long it keeps its turn.
+    let plan = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        plan::plan(api, &body.bytes, &name, &ready.tokenizer, bounds)
+    })
+    .await
+    .map_err(|e| ApiError::internal(format!("the request could not be read: {e}")))??;
+    let Plan { jobs, params, prompt_tokens, memory } = plan;
+    let memory = reserve(app, memory)?;
+    let sequences = jobs.len();
     let writer = Writer {
         api,
         id: app.id(prefix),
         created: seconds(),
         model: app.name.clone(),
         fingerprint: FINGERPRINT,
-        logprobs: plan.params.logprobs,
-        include_usage: plan.params.include_usage,
+        logprobs: params.logprobs,
+        include_usage: params.include_usage,
         tokenizer,
     };
-    let pending = Pending { updates, writer, sequences, prompt_tokens: plan.prompt_tokens, timer };
-    if plan.params.stream {
-        Ok(Sse::new(replies::events(pending)).keep_alive(KeepAlive::default()).into_response())
-    } else {
-        Ok(Json(replies::whole(pending).await?).into_response())
+    let updates = submit(app, jobs, params.sampling.stop.into(), params.logprobs.is_some())?;
+    let pending = Pending { updates, writer, sequences, prompt_tokens, timer, memory };
+    if params.stream {
+        return Ok(Sse::new(replies::events(pending)).keep_alive(KeepAlive::default()).into_response());
     }
+    Ok(([(header::CONTENT_TYPE, "application/json")], replies::whole(pending).await?).into_response())
+}
+
+/// Memory for a request, or its refusal when there is none left.
+fn reserve(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    Arc::clone(&app.memory)
+        .try_acquire_many_owned(bytes.div_ceil(UNIT) as u32)
+        .map_err(|_| ApiError::out_of_memory(MOST_MEMORY >> 20))
 }
 
 /// Queues the jobs of a request, or refuses them when too many sequences are queued already.
 fn submit(
     app: &App,
     jobs: Vec<Job>,
-    stop: Vec<String>,
+    stop: Arc<[String]>,
     tokens_wanted: bool,
 ) -> Result<mpsc::UnboundedReceiver<crate::Result<Update>>, ApiError> {
-    if jobs.len() > app.capacity {
-        let message = format!(
-            "the request asks for {} sequences (prompts times `n`), but this server takes {} at a time; send several requests",
-            jobs.len(),
-            app.capacity
-        );
-        return Err(ApiError::invalid("n", message));
-    }
     let permit = Arc::clone(&app.places)
         .try_acquire_many_owned(jobs.len() as u32)
         .map_err(|_| ApiError::overloaded(app.capacity))?;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ pub struct Work {
     /// One job for each sequence that is asked for.
     pub jobs: Vec<Job>,
     /// A response ends before the first of these.
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     /// Whether the updates carry tokens.
     pub tokens_wanted: bool,
     /// Where the text goes; an error is the request's last message. Unbounded, but never holds more than the tokens
@@ -139,7 +140,7 @@ impl<S: Sample> Scheduler<'_, S> {
             };
             let sequence = Sequence {
                 index,
-                stream: TextStream::new(self.tokenizer, after, work.stop.clone()),
+                stream: TextStream::new(self.tokenizer, after, Arc::clone(&work.stop)),
                 sampled: 0,
                 tokens_wanted: work.tokens_wanted,
                 reply: work.reply.clone(),

@@ -1,6 +1,6 @@
 //! The life of a server: it listens, loads the model, says that it is ready, answers, drains, ends. Talks.
 
-use std::future::{Future, IntoFuture, pending};
+use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -8,11 +8,15 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use super::listen::{self, Patience};
 use super::metrics::Metrics;
 use super::model::{Loaded, Sample};
 use super::routes::{App, Ready, router};
 use super::scheduler::{self, Message};
 use crate::{Error, Result};
+
+/// For the end of a model that is not loaded yet.
+const UNLOADED: Duration = Duration::from_millis(500);
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -23,6 +27,8 @@ pub struct Options {
     pub capacity: usize,
     /// How long requests may take to end once the server was told to stop.
     pub drain: Duration,
+    /// How long clients are waited for, and how many.
+    pub patience: Patience,
 }
 
 /// Serves until `stop` is done, then stops accepting, lets what runs end (no longer than `options.drain`) and returns.
@@ -39,7 +45,8 @@ where
     let failed = |what: &str, e: std::io::Error| Error::Failed(format!("{what}: {e}"));
     let address = listener.local_addr().map_err(|e| failed("the socket has no address", e))?;
     let (work, inbox) = mpsc::channel();
-    let app = Arc::new(App::new(options.name, options.capacity, Metrics::new()?, work.clone()));
+    let (drain, patience) = (options.drain, options.patience);
+    let app = Arc::new(App::new(options.name, options.capacity, patience, Metrics::new()?, work.clone()));
     let (say_loaded, loaded) = oneshot::channel();
     let (say_ended, mut ended) = oneshot::channel();
     let model = {
@@ -64,8 +71,12 @@ where
 
     let (close, closing) = oneshot::channel::<()>();
     let closing = async { drop(closing.await) };
-    let http = axum::serve(listener, router(app)).with_graceful_shutdown(closing).into_future();
-    let mut http = tokio::spawn(http);
+    let refused = {
+        let app = Arc::clone(&app);
+        move || app.metrics.connection_refused()
+    };
+    let loads = Arc::clone(&app);
+    let http = tokio::spawn(listen::serve(listener, router(app), patience, refused, closing, drain));
 
     let outcome = tokio::select! {
         result = &mut ended => result.unwrap_or_else(|_| Err(Error::Failed("the model's thread panicked".into()))),
@@ -80,13 +91,14 @@ where
 
     tracing::info!("stops accepting requests");
     let _ = close.send(());
-    if tokio::time::timeout(options.drain, &mut http).await.is_err() {
-        tracing::warn!("requests did not end within {} s and are dropped", options.drain.as_secs());
-        http.abort();
+    if !http.await.unwrap_or(false) {
+        tracing::warn!("requests did not end within {} s and are dropped", drain.as_secs());
     }
     let _ = work.send(Message::Stop);
     if !ended.is_terminated() {
-        let _ = tokio::time::timeout(options.drain, &mut ended).await;
+        // A model that is still being loaded does not hear of it.
+        let patience = if loads.ready.get().is_some() { drain } else { UNLOADED };
+        let _ = tokio::time::timeout(patience, &mut ended).await;
     }
     outcome
 }

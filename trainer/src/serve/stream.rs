@@ -1,6 +1,8 @@
 //! The text of a response with the tokens that made each piece, as both come: whole characters only, cut before a stop
 //! string. Computes.
 
+use std::sync::Arc;
+
 use crate::Result;
 use crate::generate::stop_strings::StopStrings;
 use crate::load::incremental::IncrementalDecoder;
@@ -43,7 +45,7 @@ pub struct TextStream<'a> {
 
 impl<'a> TextStream<'a> {
     /// A response to a prompt whose last token is `after`, which ends before the first of `stop`.
-    pub fn new(tokenizer: &'a Tokenizer, after: Option<i64>, stop: Vec<String>) -> Self {
+    pub fn new(tokenizer: &'a Tokenizer, after: Option<i64>, stop: impl Into<Arc<[String]>>) -> Self {
         let stop = StopStrings::new(stop);
         Self { decoder: tokenizer.incremental(after), stop, waiting: Vec::new(), decoded: 0, emitted: 0 }
     }
@@ -85,7 +87,7 @@ mod tests {
     /// The pieces of a text that comes byte by byte, and the end's.
     fn pieces(stop: &[&str], text: &str) -> Vec<Piece> {
         let tokenizer = tokenizer();
-        let mut stream = TextStream::new(&tokenizer, None, stop.iter().map(|s| (*s).to_owned()).collect());
+        let mut stream = TextStream::new(&tokenizer, None, stop.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let mut pieces = Vec::new();
         for byte in text.bytes() {
             pieces.push(stream.push(scored(i64::from(byte))).unwrap());
@@ -122,7 +124,7 @@ mod tests {
     #[test]
     fn the_end_token_has_a_place_but_no_text() {
         let tokenizer = tokenizer();
-        let mut stream = TextStream::new(&tokenizer, None, Vec::new());
+        let mut stream = TextStream::new(&tokenizer, None, []);
         let piece = stream.push(scored(0x61)).unwrap();
         assert_eq!((piece.text.as_str(), piece.tokens.len()), ("a", 1));
         let end = stream.end(Some(scored(256)));
@@ -132,6 +134,6 @@ mod tests {
     #[test]
     fn a_response_of_the_end_token_alone_keeps_its_distribution() {
         let tokenizer = tokenizer();
-        assert_eq!(TextStream::new(&tokenizer, None, Vec::new()).end(Some(scored(256))).tokens.len(), 1);
+        assert_eq!(TextStream::new(&tokenizer, None, []).end(Some(scored(256))).tokens.len(), 1);
     }
 }

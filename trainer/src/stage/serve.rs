@@ -17,6 +17,7 @@ use crate::generate::engine::{Engine, Limits};
 use crate::load::hugging_face::ModelFolder;
 use crate::load::tokenizer::Tokenizer;
 use crate::model::config::Config;
+use crate::serve::listen::Patience;
 use crate::serve::model::{Loaded, Shape};
 use crate::serve::parent::Parent;
 use crate::serve::server::{self, Options};
@@ -24,8 +25,6 @@ use crate::{Error, Result, device, files};
 
 /// How long requests may take to end after SIGTERM. Kubernetes kills after 30 s by default.
 const DRAIN: Duration = Duration::from_secs(25);
-/// How often the flag that a signal sets is read.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments of `serve`.
 #[derive(Args, Clone, Debug)]
@@ -96,7 +95,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             Error::Config(format!("cannot listen on {}:{}: {e}; choose another --host or --port", args.host, args.port))
         })?;
         let capacity = usize::from(args.max_active) + usize::from(args.max_waiting);
-        let options = Options { name: name.clone(), capacity, drain: DRAIN };
+        let options = Options { name: name.clone(), capacity, drain: DRAIN, patience: Patience::default() };
         let load = {
             let args = args.clone();
             move || load(&args)
@@ -114,7 +113,7 @@ fn load(args: &ServeArgs) -> Result<Loaded<Engine>> {
     let device = device::with_accelerators(args.accelerators.into())?;
     let tokenizer = Tokenizer::load(&args.model)?;
     let folder = ModelFolder::open(&args.model)?;
-    let shape = shape(&folder.config, args.max_context)?;
+    let shape = shape(&folder.config, args.max_context, tokenizer.longest_token())?;
     let model = folder.decoder(args.precision, device)?;
     let limits = Limits { max_active: args.max_active.into(), max_context: shape.context, ..Limits::default() };
     let sampler = Engine::new(model, tokenizer.eos_ids().to_vec(), limits);
@@ -131,11 +130,6 @@ fn ready(port_file: Option<&Path>, name: &str, address: SocketAddr) -> Result<()
 }
 
 async fn asked_to_stop(parent: Option<Parent>) {
-    let signal = async {
-        while !stop::requested() {
-            tokio::time::sleep(POLL).await;
-        }
-    };
     let gone = async {
         match parent {
             None => std::future::pending().await,
@@ -143,7 +137,7 @@ async fn asked_to_stop(parent: Option<Parent>) {
         }
     };
     tokio::select! {
-        () = signal => tracing::info!("asked to stop"),
+        () = stop::asked() => tracing::info!("asked to stop"),
         () = gone => tracing::info!("the process that this server was started for is gone"),
     }
 }
@@ -154,13 +148,13 @@ fn folder_name(folder: &Path) -> String {
 }
 
 /// What requests are checked against: the model's own limits, or a shorter context.
-fn shape(config: &Config, max_context: Option<usize>) -> Result<Shape> {
+fn shape(config: &Config, max_context: Option<usize>, longest_token: usize) -> Result<Shape> {
     let (own, vocabulary) = (config.max_position_embeddings as usize, config.vocab_size as usize);
     match max_context {
         Some(asked) if !(2..=own).contains(&asked) => {
             Err(Error::Config(format!("--max-context must be from 2 to {own}, the model's own, found {asked}")))
         }
-        asked => Ok(Shape { context: asked.unwrap_or(own), vocabulary }),
+        asked => Ok(Shape { context: asked.unwrap_or(own), vocabulary, longest_token }),
     }
 }
 
@@ -200,10 +194,10 @@ mod tests {
             "num_attention_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5, "max_position_embeddings": 50,
         });
         let config = Config::from_json(raw.as_object().unwrap().clone()).unwrap();
-        assert_eq!(shape(&config, None).unwrap(), Shape { context: 50, vocabulary: 100 });
-        assert_eq!(shape(&config, Some(20)).unwrap().context, 20);
+        assert_eq!(shape(&config, None, 7).unwrap(), Shape { context: 50, vocabulary: 100, longest_token: 7 });
+        assert_eq!(shape(&config, Some(20), 7).unwrap().context, 20);
         for bad in [1, 51] {
-            assert!(matches!(shape(&config, Some(bad)), Err(Error::Config(_))));
+            assert!(matches!(shape(&config, Some(bad), 7), Err(Error::Config(_))));
         }
     }
 

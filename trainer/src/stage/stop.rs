@@ -1,11 +1,15 @@
-//! Being asked to stop: SIGTERM and SIGINT set a flag that a stage reads between two units of work.
+//! Being asked to stop: SIGTERM and SIGINT set a flag that a stage reads between two units of work, and while it waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::{Error, Result};
+
+/// How often the flag is read while something is waited for.
+const LOOK: Duration = Duration::from_millis(50);
 
 static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -17,6 +21,22 @@ fn flag() -> &'static Arc<AtomicBool> {
 /// [`Error::Interrupted`].
 pub fn requested() -> bool {
     flag().load(Ordering::Relaxed)
+}
+
+/// Returns when the process was asked to stop.
+pub async fn asked() {
+    while !requested() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What `work` comes to, or [`Error::Interrupted`] when the process is asked to stop first: for work of which nothing is
+/// lost, however long a server takes to answer.
+pub async fn unless_asked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = asked() => Err(Error::Interrupted),
+    }
 }
 
 /// Asks, as a signal does.

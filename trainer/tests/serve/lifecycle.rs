@@ -163,7 +163,8 @@ fn work(prompt: &str) -> (Message, UnboundedReceiver<Result<Update>>) {
     let job =
         Job { tokens: prompt.bytes().map(i64::from).collect(), sampling: Sampling::default(), key: 0, top_logprobs: 0 };
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let work = Work { jobs: vec![job], stop: vec![], tokens_wanted: false, reply, permit, queued: Instant::now() };
+    let work =
+        Work { jobs: vec![job], stop: Arc::default(), tokens_wanted: false, reply, permit, queued: Instant::now() };
     (Message::Work(work), updates)
 }
 

@@ -5,7 +5,11 @@
 #[path = "../../src/serve/fixture.rs"]
 mod fixture;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod mutations;
 #[cfg(test)]
 mod replies;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use plumbline_trainer::generate::Finish;
 use plumbline_trainer::generate::engine::{Event, Job, JobId, Stats};
 use plumbline_trainer::load::tokenizer::Tokenizer;
+use plumbline_trainer::serve::listen::Patience;
 use plumbline_trainer::serve::model::{Loaded, Sample, Shape};
 use plumbline_trainer::serve::server::{Options, serve};
 use plumbline_trainer::{Error, Result};
@@ -133,13 +134,20 @@ pub(crate) struct Setup {
     pub(crate) pace: Duration,
     pub(crate) capacity: usize,
     pub(crate) drain: Duration,
+    pub(crate) patience: Patience,
     /// The model is loaded when this is dropped or sent to.
     pub(crate) load: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { pace: Duration::ZERO, capacity: 64, drain: Duration::from_secs(10), load: None }
+        Self {
+            pace: Duration::ZERO,
+            capacity: 64,
+            drain: Duration::from_secs(10),
+            patience: Patience::default(),
+            load: None,
+        }
     }
 }
 
@@ -166,14 +174,15 @@ impl Server {
             if let Some(load) = setup.load {
                 let _ = load.recv();
             }
-            let shape = Shape { context: CONTEXT, vocabulary: 258 };
+            let shape = Shape { context: CONTEXT, vocabulary: 258, longest_token: 9 };
             Ok(Loaded { sampler: Scripted::new(setup.pace, sampler_log), tokenizer: Arc::new(tokenizer()), shape })
         };
         let on_ready = move |_| {
             let _ = say_ready.send(());
             Ok(())
         };
-        let options = Options { name: "m".into(), capacity: setup.capacity, drain: setup.drain };
+        let Setup { capacity, drain, patience, .. } = setup;
+        let options = Options { name: "m".into(), capacity, drain, patience };
         let task = tokio::spawn(serve(listener, options, load, on_ready, async { drop(stopped.await) }));
         Self { url, log, client: reqwest::Client::new(), ready, stop, task }
     }

@@ -53,21 +53,24 @@ impl ApiError {
 
     /// 400: `prompt` tokens and `completion` tokens asked for do not fit into `context`.
     pub fn context_length(param: &str, context: usize, prompt: usize, completion: usize) -> Self {
-        let mut error = Self::invalid(
-            param,
-            format!(
-                "the maximum context length is {context} tokens, but {} were asked for ({prompt} in the prompt, \
-                 {completion} for the completion); shorten the prompt or ask for fewer tokens",
-                prompt + completion
-            ),
+        let message = format!(
+            "the maximum context length is {context} tokens, but {} were asked for ({prompt} in the prompt, \
+             {completion} for the completion); shorten the prompt or ask for fewer tokens",
+            prompt.saturating_add(completion)
         );
+        Self::too_long(param, message)
+    }
+
+    /// 400: a prompt does not fit into the context, whatever its tokens are.
+    pub fn too_long(param: &str, message: String) -> Self {
+        let mut error = Self::invalid(param, message);
         error.body.code = Some("context_length_exceeded");
         error
     }
 
     /// 404: this server does not serve that model.
     pub fn model_not_found(asked: &str, served: &str) -> Self {
-        let message = format!("the model `{asked}` does not exist here; this server serves `{served}`");
+        let message = format!("the model `{asked:.64}` does not exist here; this server serves `{served}`");
         let mut error = Self::new(404, "invalid_request_error", Some("model_not_found"), message);
         error.body.param = Some("model".into());
         error
@@ -76,7 +79,7 @@ impl ApiError {
     /// 404: no such path.
     pub fn no_route(method: &str, path: &str) -> Self {
         let message = format!(
-            "there is no {method} {path}; see GET /v1/models, POST /v1/completions, POST /v1/chat/completions, \
+            "there is no {method:.16} {path:.64}; see GET /v1/models, POST /v1/completions, POST /v1/chat/completions, \
              GET /health, GET /metrics"
         );
         Self::new(404, "invalid_request_error", Some("not_found"), message)
@@ -84,14 +87,46 @@ impl ApiError {
 
     /// 405: the path exists, but not for this method.
     pub fn wrong_method(method: &str, path: &str) -> Self {
-        let message = format!("{path} does not answer {method}");
+        let message = format!("{path:.64} does not answer {method:.16}");
         Self::new(405, "invalid_request_error", Some("method_not_allowed"), message)
+    }
+
+    /// 408: the body did not come within so many seconds.
+    pub fn too_slow(seconds: u64) -> Self {
+        let message = format!("the request did not come within {seconds} s; send it again, or fewer prompts at once");
+        Self::new(408, "invalid_request_error", Some("request_timeout"), message)
     }
 
     /// 413: the body is longer than `limit` bytes.
     pub fn too_large(limit: usize) -> Self {
         let message = format!("the request is longer than {limit} bytes; send fewer prompts at once");
         Self::new(413, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 413: the body holds more than `limit` values.
+    pub fn too_many_values(limit: usize) -> Self {
+        let message = format!(
+            "the request holds more than {limit} JSON values (each prompt and each token id is one); send fewer prompts \
+             at once"
+        );
+        Self::new(413, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 503: as many long requests are being read as may.
+    pub fn busy_reading() -> Self {
+        let message = "too many long requests are being read; try again in a moment".to_owned();
+        let mut error = Self::new(503, "overloaded_error", Some("queue_full"), message);
+        error.retry_after = Some(1);
+        error
+    }
+
+    /// 503: the replies that are asked for already take the memory that there is for replies.
+    pub fn out_of_memory(mebibytes: usize) -> Self {
+        let message =
+            format!("the prompts and replies of other requests may take all of {mebibytes} MiB; try again in a moment");
+        let mut error = Self::new(503, "overloaded_error", Some("queue_full"), message);
+        error.retry_after = Some(1);
+        error
     }
 
     /// 503: as many sequences wait as may.

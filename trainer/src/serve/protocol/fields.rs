@@ -10,9 +10,16 @@ pub struct Fields {
     map: Map<String, Value>,
 }
 
+/// The most values of a request. A token id is a value; twice the longest contexts of today fit.
+pub(super) const MOST_VALUES: usize = 1 << 18;
+
 impl Fields {
     /// The fields of a request's body.
     pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+        // A value takes many times the two bytes that it can be written in.
+        if values(body) > MOST_VALUES {
+            return Err(ApiError::too_many_values(MOST_VALUES));
+        }
         let value: Value =
             serde_json::from_slice(body).map_err(|e| ApiError::malformed(format!("the body is not JSON: {e}")))?;
         match value {
@@ -111,12 +118,27 @@ impl Fields {
         match self.map.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
             Some((field, _)) => {
-                let name = self.name(field);
+                let name = self.name(&format!("{field:.64}"));
                 let message = format!("`{name}` is not a field that this server knows or supports; leave it out");
                 Err(ApiError::unsupported(name, message))
             }
         }
     }
+}
+
+/// At most how many values a text holds, were it JSON: one, and one more behind each comma and bracket outside of strings.
+fn values(json: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 /// A whole number, also when it is written with a fraction of zero.
@@ -145,5 +167,29 @@ fn shown(value: &Value) -> String {
         Value::Number(number) => number.to_string(),
         Value::Bool(flag) => flag.to_string(),
         other => kind(other).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (json, most) in
+            [("1", 1), ("[1, 2]", 3), (r#"{"a,[{": [[], "b\\", {}]}"#, 7), (r#""\",,,""#, 1), (r#"["\\", 1]"#, 3)]
+        {
+            assert_eq!(values(json.as_bytes()), most, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_too_many_values_is_refused_before_it_is_parsed() {
+        for (open, value, close) in [("[", "0,", "0]"), ("[", "[],", "0]"), ("{\"a\":0,", "\"a\":0,", "\"a\":0}")] {
+            let body = |values: usize| format!("{open}{}{close}", value.repeat(values));
+            assert_eq!(Fields::of_body(body(MOST_VALUES).as_bytes()).err().unwrap().status, 413, "{value}");
+            let fits = Fields::of_body(body(MOST_VALUES / 3).as_bytes());
+            assert!(fits.is_ok() || fits.is_err_and(|e| e.status == 400), "{value}");
+        }
     }
 }
