@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use plumbline_crds::artifact;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::chain;
@@ -83,6 +84,13 @@ impl Fetch {
     pub fn fetch(&mut self, uri: &str) -> String {
         self.start(uri);
         self.digest()
+    }
+
+    /// Asks it to stop, and waits for its end: its exit code, and how long that took.
+    pub fn terminate(&mut self) -> (i32, Duration) {
+        let (mut child, asked) = (self.child.take().unwrap(), Instant::now());
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        (child.wait().unwrap().code().unwrap_or(-1), asked.elapsed())
     }
 
     /// The pod is lost in the middle; what it wrote to a volume stays.

@@ -11,6 +11,7 @@ use plumbline_crds::remote::Remote;
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use reqwest::Url;
 
+use super::stop;
 use crate::report::progress::Progress;
 use crate::store::cache::Cache;
 use crate::store::download::{Expected, Source};
@@ -30,7 +31,7 @@ pub fn run(document: &RunDocument, rank: usize, work: &Path) -> Result<StageResu
     let (progress, mut begun) = (RefCell::new(Progress::new(work)?), Begun::of(work)?);
     let runtime = store::runtime()?;
     if rank > 0 {
-        begun.commits.extend(runtime.block_on(of_first(document))?);
+        begun.commits.extend(runtime.block_on(stop::unless_asked(of_first(document)))?);
     }
     let mut fetched = 0;
     for (input, uri) in document.inputs.iter().filter_map(|input| Some((input, input.source.as_ref()?))) {
@@ -39,7 +40,7 @@ pub fn run(document: &RunDocument, rank: usize, work: &Path) -> Result<StageResu
             continue;
         }
         tracing::info!(uri, "is fetched");
-        let fetched_now = runtime.block_on(fetch(input, uri, &mut begun, &progress));
+        let fetched_now = runtime.block_on(stop::unless_asked(fetch(input, uri, &mut begun, &progress)));
         fetched_now.map_err(|e| e.within(&format!("spec.{}: {uri}", input.role)))?;
         fetched += 1;
     }

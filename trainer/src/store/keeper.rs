@@ -74,7 +74,7 @@ pub fn within(
     let of_output = |e: Error| e.within(&format!("spec.output.uri: {}", store.artifact));
     let resource = &document.resource;
     let owner = (resource.kind.to_string(), resource.metadata.name.clone());
-    runtime.block_on(upload::check(&store.artifact, &owner)).map_err(of_output)?;
+    runtime.block_on(stop::unless_asked(upload::check(&store.artifact, &owner))).map_err(of_output)?;
     if let Some(uri) = &store.work {
         let kept = |whole: &str| part.map_or_else(|| whole.to_owned(), |part| format!("{whole}/{part}"));
         begin(&kept(uri), Path::new(&kept(&document.work))).map_err(of_output)?;
@@ -129,9 +129,12 @@ fn begin(uri: &str, work: &Path) -> Result<()> {
     // The thread's own, since connections that are kept open belong to the runtime that opened them.
     let runtime = super::runtime()?;
     // A store that would refuse it later refuses now, before anything is spent.
-    let mut snapshots = runtime.block_on(Snapshots::open(uri))?;
-    runtime.block_on(snapshots.take_over())?;
-    let brought = runtime.block_on(snapshots.restore(work))?;
+    let (mut snapshots, brought) = runtime.block_on(stop::unless_asked(async {
+        let mut snapshots = Snapshots::open(uri).await?;
+        snapshots.take_over().await?;
+        let brought = snapshots.restore(work).await?;
+        Ok((snapshots, brought))
+    }))?;
     if brought > 0 {
         tracing::info!(files = brought, "the run goes on from what was kept");
     }

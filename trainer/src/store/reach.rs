@@ -65,7 +65,9 @@ pub(super) async fn persist_while<T>(
                 failed += 1;
                 tracing::warn!("{why}; tried again");
                 let until = Instant::now() + backoff(id, failed, None).min(WAIT);
-                while Instant::now() < until {
+                // Asked to stop while it waits, it tries at once: once more, or to find that there is nothing to be kept.
+                let stopping = stop::requested();
+                while Instant::now() < until && stop::requested() == stopping {
                     alive::beat();
                     tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
                 }
