@@ -37,8 +37,12 @@ impl Screen {
         }
     }
 
-    /// What a stage says.
+    /// What a stage says. A report that names no stage is the one that its process writes when it starts: there is nothing to
+    /// show yet, and a line of it would hide the next one for the interval.
     pub fn progress(&mut self, id: &str, report: &ProgressReport) {
+        if report.progress.stage.is_empty() {
+            return;
+        }
         if self.terminal {
             self.draw(id, report);
         } else if self.last_line.is_none_or(|at| at.elapsed() >= INTERVAL) {
@@ -118,6 +122,16 @@ mod tests {
         let report = ProgressReport { progress, metrics: ["a", "b", "c", "d"].map(metric).into(), cost: None };
         assert_eq!(line("X/y", &report), "X/y: Judging 5/20 (25%) ETA 61s  a 0.5  b 0.5  c 0.5");
         assert_eq!(line("X/y", &ProgressReport::default()), "X/y:  0/0 (0%)");
+    }
+
+    #[test]
+    fn a_process_that_has_only_started_takes_no_line_from_the_first_stage() {
+        let mut screen = Screen::default();
+        screen.progress("X/y", &ProgressReport::default());
+        assert!(screen.last_line.is_none());
+        let progress = Progress { stage: "Fetching".into(), ..Progress::default() };
+        screen.progress("X/y", &ProgressReport { progress, ..ProgressReport::default() });
+        assert!(screen.last_line.is_some());
     }
 
     #[test]
