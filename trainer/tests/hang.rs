@@ -10,15 +10,17 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::run::{RESULT_FILE, StageResult};
 use serde_json::json;
 
-/// A file on a storage that does not answer: nobody is ever at the other end of the pipe.
+/// A file on a storage that does not answer: nothing is ever at the other end of the pipe.
 fn pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// Runs a stage whose data does not answer.
-fn run(folder: &Path, seconds: &str) -> (ExitStatus, PathBuf) {
+/// Runs a stage that cannot write the file `unanswered` into its work folder: the storage does not answer.
+fn run(folder: &Path, unanswered: &str, seconds: &str) -> (ExitStatus, PathBuf) {
     let (data, told) = (folder.join("pairs.jsonl"), folder.join("told"));
-    pipe(&data);
+    fs::write(&data, "{}").unwrap();
+    fs::create_dir(folder.join("work")).unwrap();
+    pipe(&folder.join("work").join(format!("{unanswered}.new")));
     let document = json!({
         "resource": {"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel", "metadata": {"name": "r"},
             "spec": {"dataset": {"uri": "pairs.jsonl"}, "baseModel": {"uri": "model"}}},
@@ -47,18 +49,16 @@ fn assert_says_so(file: &Path) {
 #[test]
 fn a_stage_that_stands_still_ends_itself_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let (status, told) = run(folder.path(), "2");
+    let (status, told) = run(folder.path(), "inputs.json", "2");
     assert_eq!(status.code(), Some(11));
     assert_says_so(&told);
     assert_says_so(&folder.path().join("work").join(RESULT_FILE));
 }
 
 #[test]
-fn it_ends_also_where_its_own_folder_does_not_answer() {
+fn it_ends_also_where_its_result_cannot_be_left() {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("work")).unwrap();
-    pipe(&folder.path().join("work").join(format!("{RESULT_FILE}.new")));
-    let (status, told) = run(folder.path(), "2");
+    let (status, told) = run(folder.path(), RESULT_FILE, "2");
     assert!(!status.success());
     assert_says_so(&told);
 }
@@ -66,7 +66,7 @@ fn it_ends_also_where_its_own_folder_does_not_answer() {
 #[test]
 fn a_limit_that_is_no_number_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (status, told) = run(folder.path(), "2m");
+    let (status, told) = run(folder.path(), "inputs.json", "2m");
     assert_eq!(status.code(), Some(2));
     assert!(fs::read_to_string(told).unwrap().contains("PLUMBLINE_HUNG_SECONDS: expected whole seconds"));
 }

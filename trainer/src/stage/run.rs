@@ -90,15 +90,18 @@ fn start(
         Ok(watch) => (watch, caught(stage)),
         Err(error) => (None, Err(error)),
     };
-    drop((teller, watch));
-    match ended {
+    drop(teller);
+    let left = match ended {
         Ok(result) if first => leave(work, &result),
         Ok(result) => files::keep(&work.join(RESULT_FILE), &result),
         Err(error) => {
             leave_failure(work, &error);
             Err(error)
         }
-    }
+    };
+    // Until here: the folder that the result is left in may be what does not answer.
+    drop(watch);
+    left
 }
 
 /// Leaves a result for whoever started the stage; first where no storage can keep it from being left.
