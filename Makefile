@@ -41,6 +41,10 @@ quickstart-dpo: model ## The same labels, DPO in place of reward model and PPO
 test: setup-tests lint ## Formatting, lints and all tests
 	OMP_NUM_THREADS=1 cargo test --workspace --locked
 
+test-kills: setup-tests ## A small chain killed 30 times at random points (KILLS, SEED); make test has time for fewer
+	OMP_NUM_THREADS=1 PLUMBLINE_KILLS=$(or $(KILLS),30) $(if $(SEED),PLUMBLINE_KILL_SEED=$(SEED)) \
+		cargo test --package plumbline-tests --locked --test resume random -- --nocapture
+
 lint: setup ## Formatting and lints only
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -92,6 +92,11 @@ impl Place {
         content.split(|b| *b == b'\n').count() - 1
     }
 
+    /// How many run folders a resource has.
+    pub fn runs(&self, kind: Kind, name: &str) -> usize {
+        entries(&self.path("work").join(kind.plural()).join(name)).iter().filter(|p| p.is_dir()).count()
+    }
+
     /// What a resource's last attempt left to say.
     pub fn result(&self, kind: Kind, name: &str) -> Option<StageResult> {
         let run = self.find_run(kind, name)?;
@@ -174,6 +179,23 @@ impl Ended {
     }
 }
 
+/// What a kill ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Victim {
+    Executor,
+    Stage,
+    Both,
+}
+
+/// What a kill came to.
+pub enum Struck {
+    /// Nothing of the run is left.
+    Hit,
+    /// The run had ended before.
+    Missed(Ended),
+}
+
 /// A run that goes on.
 pub struct Running<'a> {
     place: &'a Place,
@@ -194,6 +216,42 @@ impl Running<'_> {
             std::thread::sleep(Duration::from_millis(1));
         }
         self
+    }
+
+    /// Kills a part of the run with SIGKILL after so long, and waits until all of it has ended. A stage is killed when there
+    /// is one.
+    pub fn strike(mut self, after: Duration, victim: Victim) -> Struck {
+        let (begun, mut child) = (Instant::now(), self.child.take().unwrap());
+        let pid = Pid::from_child(&child);
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return Struck::Missed(Ended { output: child.wait_with_output().unwrap(), took: begun.elapsed() });
+            }
+            if begun.elapsed() >= after && (victim != Victim::Stage || !self.place.groups().is_empty()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if victim == Victim::Both {
+            // So that it cannot see its stage die.
+            kill_process(pid, Signal::STOP).unwrap();
+        }
+        if victim != Victim::Executor {
+            for group in self.place.groups() {
+                // It may have ended by itself in between.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        }
+        if victim != Victim::Stage {
+            child.kill().unwrap();
+        }
+        let _ = child.wait_with_output().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.place.groups().is_empty() {
+            assert!(Instant::now() < deadline, "a stage outlives its executor");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Struck::Hit
     }
 
     /// Kills the whole tree with SIGKILL. The executor is stopped first, so that it cannot see its stage die.

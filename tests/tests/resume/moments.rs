@@ -1,76 +1,17 @@
-//! Killed or asked to stop at any point, a chain continues where it was and ends with the very artifacts of a chain that
-//! was left alone; and no answer that a judge was paid for is asked for again.
+//! Killed or asked to stop at chosen points of each stage.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use plumbline_crds::Kind;
 use plumbline_crds::conditions::{ConditionType, Reason};
-use plumbline_crds::{Kind, artifact};
-use plumbline_tests::chain::{self, with};
-use plumbline_tests::judge_sim::{Config, JudgeSim};
 use plumbline_tests::place::Place;
-use serde_json::{Value, json};
 
-const DATA: (Kind, &str) = (Kind::PreferenceDataset, "data");
-const REWARD: (Kind, &str) = (Kind::RewardModel, "reward");
-const PPO: (Kind, &str) = (Kind::PolicyTuning, "ppo");
-const DPO: (Kind, &str) = (Kind::PolicyTuning, "dpo");
-const ALL: [(Kind, &str); 4] = [DATA, REWARD, PPO, DPO];
-
-const RESPONSES: &str = "journal/responses.jsonl";
-const REPLIES: &str = "journal/replies.jsonl";
-const METRICS: &str = "metrics.jsonl";
-
-/// Requests that are on their way at once, and so may be lost with a kill.
-const CONCURRENCY: usize = 4;
-
-fn judge() -> JudgeSim {
-    JudgeSim::start(Config { latency: Duration::from_millis(8), ..Config::default() })
-}
-
-/// A short chain whose judge sits behind an endpoint and likes long responses.
-fn manifests(sim: &JudgeSim) -> [Value; 4] {
-    let judge = json!({
-        "name": "sim", "endpoint": {"url": sim.url(), "model": "planted"}, "mode": "Pointwise",
-        "template": "{{ prompt }}{{ response }} quality={{ response | length / 20 - 3 }}",
-        "limits": {"concurrency": CONCURRENCY},
-    });
-    let short =
-        json!({"training": {"epochs": 1, "checkpoint": {"everySteps": 4}}, "evaluation": {"samplesPerPrompt": 2}});
-    let reward = json!({"training": {"epochs": 1, "checkpoint": {"everySteps": 4}}});
-    let tuned = |manifest: Value| with(with(manifest, &short), &json!({"rollout": {"promptsPerStep": 8}}));
-    [
-        with(
-            chain::dataset(DATA.1, &judge),
-            &json!({"prompts": {"limit": 64}, "generator": {"responsesPerPrompt": 4}}),
-        ),
-        with(chain::reward(REWARD.1, DATA.1), &reward),
-        tuned(chain::ppo(PPO.1, REWARD.1)),
-        with(chain::dpo(DPO.1, DATA.1), &short),
-    ]
-}
-
-/// The digest of each artifact, and of each file that is part of it: a difference names the file.
-fn digests(place: &Place) -> BTreeMap<String, String> {
-    let mut digests = BTreeMap::new();
-    for (kind, name) in ALL {
-        let manifest = artifact::verify(&place.artifact(kind, name)).unwrap();
-        let content = manifest.files.iter().filter(|f| !artifact::RECORDS.contains(&f.path.as_str()));
-        digests.extend(content.map(|f| (format!("{name}/{}", f.path), f.sha256.clone())));
-        digests.insert(name.to_owned(), manifest.digest);
-    }
-    digests
-}
-
-/// Fails with the names of what differs.
-#[track_caller]
-fn assert_same(found: &BTreeMap<String, String>, expected: &BTreeMap<String, String>) {
-    let names: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
-    let different: Vec<&String> = names.into_iter().filter(|n| found.get(*n) != expected.get(*n)).collect();
-    assert!(different.is_empty(), "these differ: {different:?}");
-}
+use super::kit::{
+    ALL, CONCURRENCY, DATA, DPO, METRICS, PPO, REPLIES, RESPONSES, REWARD, assert_same, digests, journal, judge,
+    manifests, undisturbed,
+};
 
 /// Where a chain is disturbed: a description, the resource, and what holds then and not much longer.
 type Moment = (&'static str, (Kind, &'static str), fn(&Place) -> bool);
@@ -87,21 +28,6 @@ const MOMENTS: [Moment; 7] = [
 
 fn evaluated(place: &Place, (kind, name): (Kind, &str)) -> bool {
     place.find_run(kind, name).is_some_and(|run| run.join("evaluation-before.json").exists())
-}
-
-fn undisturbed(sim: &JudgeSim) -> BTreeMap<String, String> {
-    let place = Place::new(&manifests(sim));
-    let _ = place.run().well();
-    digests(&place)
-}
-
-/// Ids in a journal, without a line that a kill cut.
-fn journal(place: &Place) -> Vec<String> {
-    let Some(run) = place.find_run(DATA.0, DATA.1) else { return Vec::new() };
-    let text = fs::read_to_string(run.join(REPLIES)).unwrap_or_default();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let entries = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    entries.map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -136,14 +62,8 @@ fn killed_in_every_stage_a_chain_ends_with_the_same_artifacts_and_asks_nothing_t
     for (kind, name) in ALL {
         let job = place.status(kind, name).job.unwrap();
         assert!(job.attempt >= 2, "{name} went on in its own folder: {job:?} after {kills} kills");
-        assert_eq!(runs(&place, kind, name), 1, "{name}");
+        assert_eq!(place.runs(kind, name), 1, "{name}");
     }
-}
-
-/// Run folders of a resource.
-fn runs(place: &Place, kind: Kind, name: &str) -> usize {
-    let folder = place.path("work").join(kind.plural()).join(name);
-    fs::read_dir(folder).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count()
 }
 
 /// The steps that have a checkpoint.
