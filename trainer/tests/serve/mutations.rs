@@ -147,10 +147,8 @@ fn change_bytes(bytes: &mut Vec<u8>, random: &mut Random) {
             bytes.splice(at..at, repeated);
         }
         4 => {
-            drop(bytes.splice(
-                at..at,
-                random.of(&[&b"\\ud800"[..], b"\xff", b"1e999", b"[[", b"\r\n", b"\""]).iter().copied(),
-            ))
+            let odd = random.of(&[&b"\\ud800"[..], b"\xff", b"1e999", b"[[", b"\r\n", b"\""]).iter().copied();
+            bytes.splice(at..at, odd);
         }
         _ if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
         _ => {}
