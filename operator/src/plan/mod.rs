@@ -189,7 +189,10 @@ fn terminal(observed: &Observed, known: &Known) -> Option<Decision> {
         return None;
     }
     let untouched = known.same_run && !asked && observed.generation == previous.observed_generation;
-    untouched.then(|| known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone()))
+    // The Job of several pods does not count how it failed itself: what was counted then stays.
+    let retries = previous.job.as_ref().map(|job| job.retries.clone()).unwrap_or_default();
+    let decision = known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone());
+    untouched.then(|| Decision { job: JobRef { retries, ..known.job.clone() }, ..decision })
 }
 
 fn succeeded(observed: &Observed, known: &Known, asked: bool) -> Option<Decision> {

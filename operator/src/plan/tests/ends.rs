@@ -62,6 +62,19 @@ fn an_end_that_is_seen_again_changes_nothing_of_the_status() {
 }
 
 #[test]
+fn a_failure_that_the_cluster_does_not_count_stays_counted_when_it_is_seen_again() {
+    let mut world = World::started();
+    world.spec = spec(&json!({"compute": {"nodes": 2, "maxRetries": 0}}));
+    // The Job of several pods is one attempt, and counts no failure of its own.
+    world.job = world.status.job.clone();
+    for _ in 0..2 {
+        world.run = ended(3);
+        assert_eq!(world.visit(T1).action, Action::Fail);
+        assert_eq!(world.status.job.as_ref().unwrap().retries, [("DataInvalid".to_owned(), 1)].into());
+    }
+}
+
+#[test]
 fn those_that_waited_in_vain_for_one_that_could_not_come_have_not_failed() {
     let lost = || end(ExitCode::PeerLost.into(), None);
     for reason in [Reason::Unschedulable, Reason::ImagePullFailed, Reason::ChildCreationFailed, Reason::NodeDisruption]

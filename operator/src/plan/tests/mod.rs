@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use plumbline_crds::run::StageResult;
-use plumbline_crds::status::{ArtifactRef, InputRef, Status};
+use plumbline_crds::status::{ArtifactRef, InputRef, JobRef, Status};
 use plumbline_crds::{Kind, Spec};
 use serde_json::{Value, json};
 
@@ -53,6 +53,8 @@ struct World {
     status: Status,
     inputs: Inputs,
     run: Run,
+    /// What the cluster counts of the run, where it counts.
+    job: Option<JobRef>,
     problems: Vec<String>,
     artifact: Artifact,
     stopping: bool,
@@ -67,6 +69,7 @@ impl World {
             status: Status::default(),
             inputs: ready("sha256:d"),
             run: Run::None,
+            job: None,
             problems: Vec::new(),
             artifact: Artifact::Absent,
             stopping: false,
@@ -82,7 +85,7 @@ impl World {
             previous: &self.status,
             inputs: self.inputs.clone(),
             run: self.run.clone(),
-            job: None,
+            job: self.job.clone(),
             base_name: "run",
             problems: &self.problems,
             artifact: self.artifact.clone(),
