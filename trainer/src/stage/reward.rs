@@ -49,7 +49,8 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     clock.start("reward")?;
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
-    let mut model = RewardModel::from_base(&base, spec, device::of(&spec.compute)?)?;
+    let device = device::of(&spec.compute)?;
+    let mut model = RewardModel::from_base(&base, spec, device)?;
     let config = &model.decoder.config;
     let data = Data::load(run, spec, &tokenizer, config.longest(spec.training.max_length))?;
     // What is needed last is checked first: a fault in it must not cost the training.
@@ -77,19 +78,22 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));
     }
 
-    progress.stage("Evaluating", 1);
-    let evaluation = evaluate(&model, &data, reference.as_ref())?;
     progress.stage("Saving", 1);
     let staging = work.join("staging");
+    fresh_folder(&staging)?;
+    model.save(&base, &tokenizer, &staging)?;
+    // Merging adapters and rounding to the kind of the file change weights: what is measured is what people load.
+    drop((model, params));
+    let saved = RewardModel::load(&staging, spec.training.precision, device)?;
+    progress.stage("Evaluating", 1);
+    let evaluation = evaluate(&saved, &data, reference.as_ref())?;
     let seconds = clock.seconds()?;
     let mut report = show::report(run, spec, &data, &evaluation, &metrics, &seconds)?;
     report.template_date(template_date(&base)?);
-    fresh_folder(&staging)?;
     metrics.copy_into(&staging)?;
     report.write(&staging)?;
-    // The report says why a gate was not met; the model is worth nothing then.
+    // The report says why a gate was not met.
     check_gates(spec, &evaluation)?;
-    model.save(&base, &tokenizer, &staging)?;
     let artifact = publish(run, &staging)?;
     progress.finish();
     let held_out = &evaluation.held_out;

@@ -91,15 +91,20 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));
     }
 
-    clock.start("evaluate")?;
-    let sides = (policy.before(), Side { model: &policy.decoder, adapters: Adapters::On });
-    let evaluation = evaluation
-        .map(|prepared| evaluate::evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress))
-        .transpose()?;
     progress.stage("Saving", 1);
     let staging = work.join("staging");
     fresh_folder(&staging)?;
     policy.save(run, spec, &folder, &staging)?;
+    clock.start("evaluate")?;
+    let evaluation = match evaluation {
+        Some(prepared) => {
+            let (reference, saved) = policy.reopen(spec, &staging)?;
+            let after = Side { model: saved.as_ref().unwrap_or(&reference), adapters: Adapters::On };
+            let sides = (Side { model: &reference, adapters: Adapters::Off }, after);
+            Some(evaluate::evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress)?)
+        }
+        None => None,
+    };
     if let Some(evaluation) = &evaluation {
         evaluation.write_samples(&staging)?;
     }
@@ -200,6 +205,17 @@ impl Policy {
             Some(model) => Side { model, adapters: Adapters::Off },
             None => Side { model: &self.decoder, adapters: Adapters::Off },
         }
+    }
+
+    /// The model as it was, and the tuned one as it was saved in `folder`, where that is not the first one with its adapters
+    /// on: merging adapters and rounding to the kind of the file change weights, and what is measured is what people load.
+    fn reopen(self, spec: &PolicyTuningSpec, folder: &Path) -> Result<(Decoder, Option<Decoder>)> {
+        let device = self.decoder.device();
+        let is_merged = spec.training.adapter.as_ref().is_none_or(|adapter| adapter.save == AdapterSave::Merged);
+        let reference = self.original.unwrap_or(self.decoder);
+        let saved =
+            is_merged.then(|| ModelFolder::open(folder)?.decoder(spec.training.precision, device)).transpose()?;
+        Ok((reference, saved))
     }
 
     /// Gives the policy a value head that predicts 0 at first.
