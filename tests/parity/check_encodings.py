@@ -60,7 +60,7 @@ def write_model(path: Path, layers: int) -> None:
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list([f"t{i}" for i in range(VOCABULARY)])
+    writer.add_token_list(["t", "1", *(f"t{i}" for i in range(VOCABULARY - 2))])
     writer.add_token_types([1] * VOCABULARY)
     writer.add_token_merges(["t 1"])
     encodings = list(SCALES)
