@@ -15,6 +15,7 @@ use plumbline_tests::place::Place;
 use plumbline_trainer::judge::journal::Journal;
 use plumbline_trainer::load::hugging_face::{read_safetensors, write_safetensors};
 use serde_json::{Value, json};
+use tch::Kind as Precision;
 
 const DATA: (Kind, &str) = (Kind::PreferenceDataset, "data");
 const REWARD: (Kind, &str) = (Kind::RewardModel, "reward");
@@ -129,6 +130,21 @@ fn a_weight_that_is_not_finite_ends_every_stage_before_it_computes_and_is_not_tr
         assert_fails(&place, named, 3, Reason::DataInvalid, &words);
         assert_eq!(place.status(named.0, named.1).job.unwrap().attempt, 1, "trying again would not help");
     }
+}
+
+#[test]
+fn a_model_that_computes_no_numbers_is_named_before_anything_is_learnt_from_it() {
+    let place = Place::new(&[]);
+    let weights = model(&place).join("model.safetensors");
+    let mut tensors = read_safetensors(&weights).unwrap();
+    let large = tensors["model.layers.2.mlp.down_proj.weight"].to_kind(Precision::Float).sign() * 1e38;
+    tensors.insert("model.layers.2.mlp.down_proj.weight".into(), large);
+    write_safetensors(&weights, &tensors).unwrap();
+    let changes = json!({"datasetRef": null, "dataset": {"uri": fixture::uri("pairs.jsonl")}, "evaluation": null,
+        "policyModel": {"uri": place.uri("model")}});
+    place.write(&[with(chain::dpo(DPO.1, ""), &changes)]);
+    assert_fails(&place, DPO, 3, Reason::DataInvalid, &["spec.policyModel", "log-probabilities", "not finite"]);
+    assert_eq!(place.status(DPO.0, DPO.1).job.unwrap().attempt, 1, "trying again would not help");
 }
 
 #[test]

@@ -217,7 +217,10 @@ fn a_reward_model_that_cannot_be_measured_is_refused_before_the_first_step() {
     for (change, expected) in [
         (labels("row.jsonl", "{\"text\": \"good\", \"label\": 1}\n{\"txt\": \"typo\"}\n"), "row.jsonl:2"),
         (labels("long.jsonl", &format!("{long}\n")), "long.jsonl: expected texts of 1 to"),
-        (labels("unlabelled.jsonl", "{\"text\": \"good\"}\n"), "unlabelled.jsonl: expected lines with"),
+        (
+            labels("unlabelled.jsonl", "{\"text\": \"good\", \"label\": 1}\n{\"text\": \"bad\"}\n"),
+            "unlabelled.jsonl: expected a number as `label` in every record, found none in record 2",
+        ),
         (json!({"dataset": {"uri": unsplit}, "gates": {"minAccuracy": 0.5}}), "spec.gates.minAccuracy"),
     ] {
         is_refused_at_once(&place, reward(&change), REWARD, expected);

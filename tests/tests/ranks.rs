@@ -126,6 +126,38 @@ fn a_reward_model_is_the_same_from_one_two_and_three_processes() {
 }
 
 #[test]
+fn all_are_told_the_time_at_which_the_first_began() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(fixture::tiny().join(file), model.join(file)).unwrap();
+    }
+    let template = "{% if strftime_now('%Y') == '1999' %}It is long ago. {% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}<|endoftext|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    fs::write(model.join("chat_template.jinja"), template).unwrap();
+    let turn = |role: &str, content: &Value| json!([{"role": role, "content": content}]);
+    let rows = fs::read_to_string(fixture::path("pairs.jsonl")).unwrap();
+    let rows = rows.lines().take(40).map(|line| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let row = json!({"prompt": turn("user", &row["prompt"]), "chosen": turn("assistant", &row["chosen"]),
+            "rejected": turn("assistant", &row["rejected"])});
+        format!("{row}\n")
+    });
+    let data = root.path().join("pairs.jsonl");
+    fs::write(&data, rows.collect::<String>()).unwrap();
+    let job = Job { inputs: vec![("baseModel", model), ("dataset", data)], ..reward() };
+    let tokens = |size: usize| {
+        let root = root.path().join(size.to_string());
+        fs::create_dir_all(root.join("work")).unwrap();
+        fs::write(root.join("work/clock.json"), "\"1999-12-31T23:59:59\"").unwrap();
+        let made =
+            if size == 1 { stage::run(&job.manifest, &job.inputs, &root) } else { job.start(size, &root).well() };
+        made.metrics.iter().map(|step| step["num_tokens"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(1), tokens(2));
+}
+
+#[test]
 fn dpo_is_the_same_too_with_all_weights_and_with_an_adapter_above_frozen_layers() {
     let root = tempfile::tempdir().unwrap();
     assert_learns_the_same(&dpo(&json!(null)), &root.path().join("all"));

@@ -14,10 +14,16 @@ use crate::{Error, Result};
 /// File in a work folder that is locked by the process that works in it.
 pub const HELD: &str = "held.lock";
 
-/// Replaces a file in one step: a reader, and a restart after a kill, sees the old content or the new one.
+/// Replaces a file in one step: a reader, and a restart after a kill or a loss of power, sees the old content or the new one.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let aside = path.with_added_extension("new");
-    let written = fs::write(&aside, content).map_err(|e| Error::store(&aside, &e));
+    let write = || {
+        let mut file = File::create(&aside)?;
+        file.write_all(content)?;
+        // Otherwise the new name can reach the disk before the content does.
+        file.sync_data()
+    };
+    let written = write().map_err(|e| Error::store(&aside, &e));
     let replaced = written.and_then(|()| fs::rename(&aside, path).map_err(|e| Error::store(path, &e)));
     // Half a file takes room that a full disk does not have.
     replaced.inspect_err(|_| drop(fs::remove_file(&aside)))

@@ -3,6 +3,7 @@
 //! Texts are strings; conversations are lists of structs (`role`, `content`), as Hugging Face datasets write them.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,7 +28,10 @@ pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
 }
 
 fn write_packed(path: &Path, records: &[Preference], packed: Compression) -> Result<()> {
-    let failed = |e: ParquetError| Error::Store(format!("{}: {e}", path.display()));
+    let failed = |e: ParquetError| match &e {
+        ParquetError::External(inner) if let Some(e) = inner.downcast_ref::<io::Error>() => Error::store(path, e),
+        _ => Error::Failed(format!("{}: {e}", path.display())),
+    };
     let file = File::create(path).map_err(|e| Error::store(path, &e))?;
     let sync = file.try_clone().map_err(|e| Error::store(path, &e))?;
     let conversational = records.first().is_some_and(|r| matches!(r.prompt, Content::Messages(_)));

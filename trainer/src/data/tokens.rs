@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Content, Message};
 use crate::generate::Finish;
-use crate::load::chat::Chat;
+use crate::load::chat::{Chat, SHORT};
 use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -24,8 +24,8 @@ pub struct Sequence {
     pub response: Vec<i64>,
 }
 
-/// What became of a response in the text that a model reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of a response in the text that a model reads, the more of it is missing the larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rendering {
     /// All of it is there. Always so for plain text.
     Whole,
@@ -82,7 +82,7 @@ pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
         Content::Text(text) => tokenizer.encode_prompt(text),
         Content::Messages(turns) => {
             let chat = tokenizer.chat(turns);
-            chat.encode(&chat.text(turns.len(), true)?)
+            chat.encode(&chat.prompt(turns.len())?)
         }
     }
 }
@@ -128,7 +128,7 @@ fn cut(prompt: &[i64], mut whole: Vec<i64>) -> Sequence {
 fn conversation(tokenizer: &Tokenizer, prompt: &[Message], response: &[Message]) -> Result<Tokenised> {
     let turns: Vec<Message> = prompt.iter().chain(response).cloned().collect();
     let chat = tokenizer.chat(&turns);
-    let before = chat.text(prompt.len(), true)?;
+    let before = chat.prompt(prompt.len())?;
     let whole = chat.text(turns.len(), false)?;
     let Some(answer) = whole.strip_prefix(&before) else {
         return Err(tokenizer.cannot_write(prompt, &differs(&before, &whole)));
@@ -161,7 +161,6 @@ fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
 /// Whether a template writes the same whatever a short response is. Its few characters may be in what the template writes
 /// anyway, so that they are found without being there.
 fn is_ignored(chat: &Chat<'_>, prompt: usize, turns: &[Message], whole: &str) -> Result<bool> {
-    const SHORT: usize = 8;
     let is_short = |turn: &Message| (1..SHORT).contains(&turn.content.trim().len());
     if !turns[prompt..].iter().any(is_short) {
         return Ok(false);
@@ -251,7 +250,7 @@ mod tests {
         let thinks = CHATML.replace("m.content }}", "m.content.split('</think>')[-1] }}");
         let parts = CHATML.replace(
             "{{ m.content }}",
-            "{% for part in m.content %}{% if part['type'] == 'text' %}{{ part.text }}{% endif %}{% endfor %}",
+            "{% if m.role == 'user' %}{{ m.content }}{% else %}{% for part in m.content %}{% if part['type'] == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}",
         );
         for (template, response, expected) in [
             (CHATML, "yes \n\n", Rendering::Whole),
@@ -268,6 +267,44 @@ mod tests {
             let (_folder, tokenizer) = with_template(template);
             let found = super::sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", response)).unwrap();
             assert_eq!(found.rendering, expected, "{response:?} in {template}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_leaves_out_what_is_asked_is_refused_and_one_that_rewrites_it_is_not() {
+        let of = |role: &str, body: &str| {
+            CHATML.replace(
+                "{{ m.content }}",
+                &format!("{{% if m.role == '{role}' %}}{body}{{% else %}}{{{{ m.content }}}}{{% endif %}}"),
+            )
+        };
+        let parts = "{% for part in m.content %}{{ part.text }}{% endfor %}";
+        let turn = |(role, content): (&str, &str)| Message { role: role.into(), content: content.into() };
+        let long = [
+            ("system", "Answer in verse."),
+            ("user", "What is the sea?"),
+            ("assistant", "<think>hm</think>Water."),
+            ("user", "And salt?"),
+        ];
+        let short = [("user", "user")];
+        for (template, turns, left_out) in [
+            (CHATML.to_owned(), &long[..], None),
+            (CHATML.to_owned(), &short[..], None),
+            (of("user", "{{ m.content | upper | trim }}"), &long[..], None),
+            (of("assistant", "{{ m.content.split('</think>')[-1] }}"), &long[..], None),
+            (of("user", parts), &long[..], Some("What is the sea?")),
+            (of("user", parts), &short[..], Some("user")),
+            (of("system", ""), &long[..], Some("Answer in verse.")),
+        ] {
+            let (folder, tokenizer) = with_template(&template);
+            let turns = Content::Messages(turns.iter().copied().map(turn).collect());
+            let answered = super::sequence(&tokenizer, &turns, &super::tests::turns("assistant", "Salt."));
+            let asked = super::prompt(&tokenizer, &turns);
+            assert_eq!((asked.is_err(), answered.is_err()), (left_out.is_some(), left_out.is_some()), "{template}");
+            if let (Some(start), Err(error)) = (left_out, asked) {
+                let (error, folder) = (error.to_string(), folder.path().display().to_string());
+                assert!(error.contains(&format!("begins with {start:?}")) && error.contains(&folder), "{error}");
+            }
         }
     }
 

@@ -6,6 +6,9 @@ use super::tokenizer::{Tokenizer, encode_with, ids};
 use crate::Result;
 use crate::data::Message;
 
+/// Bytes of a turn that may be found in a text without having been written there.
+pub(crate) const SHORT: usize = 8;
+
 /// A conversation.
 pub struct Chat<'a> {
     tokenizer: &'a Tokenizer,
@@ -21,6 +24,41 @@ impl<'a> Chat<'a> {
     /// The first `turns` turns as the template writes them. Control tokens inside a turn are marked.
     pub fn text(&self, turns: usize, add_generation_prompt: bool) -> Result<String> {
         self.text_of(&self.turns[..turns], add_generation_prompt)
+    }
+
+    /// The first `turns` turns as a prompt to be answered.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) when the template refuses them, or writes the same whatever a system or user turn
+    /// says, as one does that wants content in another form: the model would answer something else than it was asked. What
+    /// it writes of earlier answers is its own affair; many leave out their reasoning.
+    pub fn prompt(&self, turns: usize) -> Result<String> {
+        let (turns, text) = (&self.turns[..turns], self.text(turns, true)?);
+        for (i, turn) in turns.iter().enumerate().filter(|(_, turn)| ["system", "user"].contains(&turn.role.as_str())) {
+            if self.is_ignored(turns, i, &text)? {
+                let start: String = turn.content.trim().chars().take(40).collect();
+                let why = format!(
+                    "the chat template leaves out the {} turn that begins with {start:?}; take a model whose template writes it, \
+                     or prompts without such a turn",
+                    turn.role
+                );
+                return Err(self.tokenizer.cannot_write(turns, &why));
+            }
+        }
+        Ok(text)
+    }
+
+    /// Whether a template that wrote `text` writes the same whatever turn `i` says.
+    fn is_ignored(&self, turns: &[Message], i: usize, text: &str) -> Result<bool> {
+        let content = turns[i].content.trim();
+        // A few characters may be in what the template writes anyway.
+        let is_there = content.len() >= SHORT && text.contains(&self.part(content));
+        if is_there || content.is_empty() {
+            return Ok(false);
+        }
+        let mut others = turns.to_vec();
+        others[i].content.push('x');
+        Ok(self.text_of(&others, true)? == text)
     }
 
     /// As [`Chat::text`], for other turns without control tokens of their own.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
+use plumbline_crds::folder;
 use plumbline_crds::training::Precision;
 
 use super::peft;
@@ -362,6 +363,7 @@ fn shards(path: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
+/// Whether a name is one of a file of a folder that counts: a hidden file is no part of what a digest tells.
 fn is_file_name(name: &str) -> bool {
-    Path::new(name).file_name().is_some_and(|file| file == name)
+    Path::new(name).file_name().is_some_and(|file| file == name) && !folder::is_ignored(name.as_ref())
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use plumbline_torch::Mmap;
 use safetensors::tensor::TensorInfo;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result, alive};
@@ -163,8 +163,10 @@ pub(super) fn write_in_kinds<'a>(
     // The library writes aside, a file for its owner alone; who serves a model is often another user. Opened without
     // truncating: the old file may be mapped.
     let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;
-    safetensors::serialize_to_file(saved, Some(metadata), path)
-        .map_err(|e| Error::Store(format!("{}: {e}", path.display())))?;
+    safetensors::serialize_to_file(saved, Some(metadata), path).map_err(|e| match e {
+        SafeTensorError::IoError(e) => store(e),
+        other => Error::Failed(format!("{}: {other}", path.display())),
+    })?;
     fs::set_permissions(path, usual.permissions()).map_err(store)
 }
 

@@ -25,6 +25,7 @@ use tch::{Device, Kind, Tensor};
 pub use place::Place;
 
 use crate::data::id;
+use crate::load::clock;
 use crate::{Error, Result, alive};
 
 /// Values of a tensor that are compared at a time.
@@ -63,6 +64,10 @@ impl Ranks {
                     of_first.role
                 )));
             }
+        }
+        // Templates are told the same time on all ranks: that of the first, which keeps it.
+        if let Some(began) = ranks.of_first(ranks.is_first().then(clock::now))? {
+            clock::set(began);
         }
         tracing::info!(rank = place.rank, size = place.size, "all ranks are here");
         Ok(ranks)

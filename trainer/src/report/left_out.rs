@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Report, Section};
+use crate::data::tokens::Rendering;
 
 /// Why a record is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,14 +40,18 @@ pub struct LeftOut {
     what: &'static str,
     read: usize,
     by: BTreeMap<Why, usize>,
-    /// Records that are used, of which the chat template changed a response.
+    /// Records that are used, of which the chat template left out white space around a response.
+    trimmed: usize,
+    /// Records that are used, of which the chat template changed a response otherwise.
     changed: usize,
+    /// Records of a validation split, which this stage does not use.
+    held_out: usize,
 }
 
 impl LeftOut {
     /// Nothing read yet.
     pub fn new(what: &'static str) -> Self {
-        Self { what, read: 0, by: BTreeMap::new(), changed: 0 }
+        Self { what, read: 0, by: BTreeMap::new(), trimmed: 0, changed: 0, held_out: 0 }
     }
 
     /// Counts records that were read, those that are left out among them.
@@ -66,15 +71,27 @@ impl LeftOut {
         }
     }
 
-    /// Counts a record that is used, of which the chat template changed a response.
-    pub fn changed(&mut self) {
-        self.changed += 1;
+    /// Counts a record that is used, by what the chat template made of its responses.
+    pub fn rendered(&mut self, rendering: Rendering) {
+        match rendering {
+            Rendering::Whole => {}
+            Rendering::Trimmed => self.trimmed += 1,
+            Rendering::Changed => self.changed += 1,
+        }
+    }
+
+    /// Counts records of a validation split, which were read and are kept for what comes after this stage.
+    pub fn held_out(&mut self, records: usize) {
+        self.read += records;
+        self.held_out += records;
     }
 
     /// Adds the counts of another part of the same records.
     pub fn merge(&mut self, other: &Self) {
         self.read += other.read;
+        self.trimmed += other.trimmed;
         self.changed += other.changed;
+        self.held_out += other.held_out;
         for (why, records) in &other.by {
             self.add_all(*why, *records);
         }
@@ -85,14 +102,20 @@ impl LeftOut {
         self.by.values().sum()
     }
 
-    /// The numbers by name: `records`, `left_out`, and for each reason `left_out_too_long` and the like.
+    /// The reason of most records that are left out.
+    pub fn main(&self) -> Option<Why> {
+        self.by.iter().max_by_key(|(_, records)| **records).map(|(why, _)| *why)
+    }
+
+    /// The numbers by name: `records`, `left_out`, and for each reason `left_out_too_long` and the like; where there are some,
+    /// `trimmed_by_template`, `changed_by_template` and `held_out`.
     pub fn numbers(&self) -> BTreeMap<String, i64> {
         let mut numbers =
             BTreeMap::from([("records".to_owned(), self.read as i64), ("left_out".to_owned(), self.total() as i64)]);
         numbers.extend(self.by.iter().map(|(why, n)| (format!("left_out_{}", why.name()), *n as i64)));
-        if self.changed > 0 {
-            numbers.insert("changed_by_template".to_owned(), self.changed as i64);
-        }
+        let more =
+            [("trimmed_by_template", self.trimmed), ("changed_by_template", self.changed), ("held_out", self.held_out)];
+        numbers.extend(more.iter().filter(|(_, n)| *n > 0).map(|(name, n)| ((*name).to_owned(), *n as i64)));
         numbers
     }
 
@@ -110,10 +133,15 @@ impl LeftOut {
             report.number(name, value as f64);
         }
         let (left_out, what) = (self.total(), self.what);
-        report.fact("Records", format!("{} {what} read, {} used", self.read, self.read - left_out));
+        let used = self.read - left_out - self.held_out;
+        let held_out = match self.held_out {
+            0 => String::new(),
+            n => format!(", {n} held out for validation"),
+        };
+        report.fact("Records", format!("{} {what} read, {used} used{held_out}", self.read));
         let mut notices = Vec::new();
         if left_out > 0 {
-            let most = 2 * left_out > self.read;
+            let most = 2 * left_out > self.read - self.held_out;
             let all = format!("{}{} left out", what[..1].to_uppercase(), &what[1..]);
             let title = if most { format!("{all}: most of them") } else { all };
             notices.push(Section::Notice { title, text: format!("{} were left out. {limit}", self.words()) });
@@ -122,10 +150,14 @@ impl LeftOut {
             notices.push(Section::Notice {
                 title: "The chat template changed responses".into(),
                 text: format!(
-                    "Of {} {what} the chat template wrote a response otherwise than it is in the data: parts were dropped or trimmed. What was learnt is what the template wrote.",
+                    "In {} {what} the chat template changed a response or dropped a part of it. What was learnt is what the template wrote.",
                     self.changed
                 ),
             });
+        }
+        if self.trimmed > 0 {
+            let trimmed = format!("the chat template left out the white space around a response in {}", self.trimmed);
+            report.fact("Trimmed", trimmed);
         }
         report.sections.splice(0..0, notices);
     }
@@ -157,6 +189,24 @@ mod tests {
         assert_eq!(report.sections[0].title(), "Pairs left out: most of them");
         assert_eq!((report.summary["records"], report.summary["left_out"]), (12.0, 7.0));
         assert_eq!(report.facts[0].text, "12 pairs read, 5 used");
+        assert_eq!(counts.main(), Some(Why::TooLong));
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_used_and_not_left_out() {
+        let mut counts = LeftOut::new("pairs");
+        counts.read(3);
+        counts.held_out(5);
+        counts.add(Why::Equal);
+        for rendering in [Rendering::Trimmed, Rendering::Whole] {
+            counts.rendered(rendering);
+        }
+        let mut report = Report::new(Kind::PolicyTuning, "p", "t");
+        counts.show(&mut report, "");
+        assert_eq!(report.facts[0].text, "8 pairs read, 2 used, 5 held out for validation");
+        assert_eq!(report.sections[0].title(), "Pairs left out", "one of the three that it may use");
+        assert_eq!(report.sections.len(), 1, "white space alone is no alarm");
+        assert_eq!((report.summary["held_out"], report.summary["trimmed_by_template"]), (5.0, 1.0));
     }
 
     #[test]

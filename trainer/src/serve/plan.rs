@@ -82,7 +82,7 @@ pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, bounds: 
             let refused =
                 |e: crate::Error| ApiError::invalid("messages", format!("the model cannot be given `messages`: {e}"));
             let chat = tokenizer.chat(&asked.messages);
-            let prompt = chat.text(asked.messages.len(), true).map_err(refused)?;
+            let prompt = chat.prompt(asked.messages.len()).map_err(refused)?;
             planning.check_text(&prompt)?;
             planning.add(chat.encode(&prompt).map_err(refused)?)?;
             Ok(planning.plan)

@@ -146,7 +146,16 @@ fn existing(out: &Path) -> Result<Option<Manifest>> {
             "{}: is there and was not written by an import, which would replace it; name another --out",
             out.display()
         ))),
-        Err(ArtifactError::Altered { .. } | ArtifactError::Unreadable { .. }) => Ok(None),
+        // A damaged model is made again. What else is there was put there by somebody, and would be lost.
+        Err(ArtifactError::Altered { path, file, what }) => match artifact::read_manifest(&path)? {
+            manifest if manifest.kind == KIND && manifest.files.iter().any(|f| f.path == file) => Ok(None),
+            manifest => Err(Error::Config(format!(
+                "{}: holds the {} {}, in which {file} {what}; an import would replace all of it; name another --out, or remove it",
+                out.display(),
+                manifest.kind,
+                manifest.name
+            ))),
+        },
         Err(error) => Err(error.into()),
     }
 }
@@ -321,6 +330,19 @@ mod tests {
         let error = import(root.path(), tiny(), WeightType::Float32).1.unwrap_err();
         assert!(matches!(&error, Error::Config(m) if m.contains("name another --out")), "{error}");
         assert!(out.join("thesis.txt").exists());
+        // Nor is what somebody put into a model, nor another artifact that has such a file.
+        fs::remove_dir_all(&out).unwrap();
+        import(root.path(), tiny(), WeightType::Float32).1.unwrap();
+        for kind in ["Model", "PreferenceDataset"] {
+            let manifest = fs::read_to_string(out.join("manifest.json")).unwrap();
+            fs::write(out.join("manifest.json"), manifest.replace("\"Model\"", &format!("{kind:?}"))).unwrap();
+            fs::write(out.join("notes.txt"), "years of work").unwrap();
+            let error = import(root.path(), tiny(), WeightType::Float16).1.unwrap_err();
+            assert!(matches!(&error, Error::Config(m) if m.contains(kind) && m.contains("notes.txt")), "{error}");
+            assert!(out.join("notes.txt").exists());
+        }
+        fs::write(out.join("manifest.json"), "{}").unwrap();
+        assert!(import(root.path(), tiny(), WeightType::Float32).1.is_err() && out.join("notes.txt").exists());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::run::{RunDocument, StageResult};
 
 use crate::data::preference::{self, Preference};
-use crate::data::texts;
+use crate::data::texts::{self, Text};
 use crate::data::tokens::Sequence;
 use crate::files::fresh_folder;
 use crate::load::tokenizer::{Tokenizer, template_date};
@@ -239,7 +239,13 @@ impl Reference {
         }
         let path = input_path(run, "referenceLabels")?;
         let mut labelled = Vec::new();
-        for (text, label) in texts::read(&path)?.into_iter().filter_map(|t| t.label.map(|label| (t.text, label))) {
+        for (number, Text { text, label, .. }) in (1..).zip(texts::read(&path)?) {
+            let Some(label) = label else {
+                return Err(Error::Data(format!(
+                    "{}: expected a number as `label` in every record, found none in record {number}; add it, or leave the record out",
+                    path.display()
+                )));
+            };
             let tokens = tokenizer.encode(&text)?;
             if !(1..=longest).contains(&tokens.len()) {
                 let start: String = text.chars().take(40).collect();
@@ -250,9 +256,6 @@ impl Reference {
                 )));
             }
             labelled.push((tokens, label));
-        }
-        if labelled.is_empty() {
-            return Err(Error::Data(format!("{}: expected lines with `text` and `label`, found none", path.display())));
         }
         Ok(Some(Self(labelled)))
     }

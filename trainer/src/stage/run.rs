@@ -142,9 +142,9 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
         if !is_measuring(kind, &input.role) {
             if let Some(before) = begun_with.get(&input.role).filter(|before| **before != found) {
                 return Err(Error::Data(format!(
-                    "spec.{}: expected what this run began with, {before}, found {found}; restore it, or change the spec to begin \
-                     from scratch",
-                    input.role
+                    "spec.{}: expected what this run began with, {before}, found {found}; restore it, or begin from scratch by removing {}",
+                    input.role,
+                    work.display()
                 )));
             }
             taken.insert(input.role.clone(), found.clone());

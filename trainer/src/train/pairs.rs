@@ -8,7 +8,7 @@ use plumbline_crds::training::LabelKind;
 use tch::{Device, Tensor};
 
 use crate::data::preference::{Preference, vote};
-use crate::data::tokens::{self, Rendering, Sequence};
+use crate::data::tokens::{self, Sequence};
 use crate::load::tokenizer::Tokenizer;
 use crate::report::{LeftOut, Why};
 use crate::{Error, Result};
@@ -54,16 +54,14 @@ impl Pairs {
         for record in records {
             let side = |response| tokens::sequence(tokenizer, &record.prompt, response);
             let (chosen, rejected) = (side(&record.chosen)?, side(&record.rejected)?);
-            let changed = [&chosen, &rejected].iter().any(|side| side.rendering != Rendering::Whole);
+            let rendering = chosen.rendering.max(rejected.rendering);
             let (chosen, rejected) = (chosen.sequence, rejected.sequence);
             let equal = || (chosen == rejected).then_some(Why::Equal);
             if let Some(why) = unusable(&chosen).or_else(|| unusable(&rejected)).or_else(equal) {
                 found.left_out.add(why);
                 continue;
             }
-            if changed {
-                found.left_out.changed();
-            }
+            found.left_out.rendered(rendering);
             let mut number = |sequence: Sequence| {
                 *numbers.entry(sequence).or_insert_with_key(|sequence| {
                     found.sequences.push(sequence.clone());
@@ -93,9 +91,15 @@ impl Pairs {
         }
         if self.pairs.is_empty() {
             return Err(Error::Data(format!(
-                "{}: no pair to learn from: {} left out, where too long is more than {longest} tokens (spec.training.maxLength, or the model's context), and equal as tokens is what the chat template or the tokenizer makes the same; raise spec.training.maxLength, or give other pairs",
+                "{}: no pair to learn from: {} left out, where too long is more than {longest} tokens (spec.training.maxLength, or the model's context); {}",
                 path.display(),
-                left_out.words()
+                left_out.words(),
+                match left_out.main() {
+                    Some(Why::Equal) =>
+                        "the chat template or the tokenizer makes both responses of a pair the same, so it leaves out what they differ in: take another model or template",
+                    Some(Why::TooLong) => "raise spec.training.maxLength, or give shorter pairs",
+                    _ => "give other pairs",
+                }
             )));
         }
         Ok(())

@@ -254,7 +254,7 @@ fn a_response_after_a_control_token_begins_as_what_is_written_there_does() {
 }
 
 /// A tokenizer whose post-processor puts tokens around a text, as JSON lists the parts.
-fn around(single: &Value) -> Result<Tokenizer> {
+pub(crate) fn around(single: &Value) -> Result<Tokenizer> {
     let folder = tempfile::tempdir().unwrap();
     byte_level(folder.path());
     let path = folder.path().join("tokenizer.json");

@@ -48,13 +48,14 @@ pub(super) fn read(
     let path = input_path(run, role)?;
     let settings = spec.dpo.clone().unwrap_or_default();
     let longest = config.longest(spec.training.max_length);
-    let (records, _) = preference::read(&path)?;
+    let (records, held_out) = preference::read(&path)?;
     let unusable = |s: &Sequence| match s {
         s if s.prompt.is_empty() || s.response.is_empty() => Some(Why::Empty),
         s if s.len() > longest => Some(Why::TooLong),
         _ => None,
     };
-    let pairs = Pairs::new(&records, tokenizer, settings.labels, unusable)?;
+    let mut pairs = Pairs::new(&records, tokenizer, settings.labels, unusable)?;
+    pairs.left_out.held_out(held_out.len());
     pairs.enough(&path, longest)?;
     // By their content: a file may give its prompts ids of its own.
     let prompts = records.iter().map(|r| r.prompt.id()).collect();
@@ -146,6 +147,12 @@ fn reference_logprobs(
         }
     }
     let sums = ranks.gather(sums)?.concat();
+    if sums.iter().any(|sum| !sum.is_finite()) {
+        return Err(Error::Data(
+            "spec.policyModel: the model computes log-probabilities that are not finite, before anything is learnt; its weights are too large for what its config.json says"
+                .into(),
+        ));
+    }
     if ranks.is_first() {
         files::keep(&path, &Reference { key, logprobs: sums.clone() })?;
     }

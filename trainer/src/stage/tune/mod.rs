@@ -16,9 +16,9 @@ use crate::data::tokens::Sequence;
 use crate::files::fresh_folder;
 use crate::generate::longest_prompt;
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
+use crate::load::peft;
 use crate::load::save::{Architecture, save_model};
 use crate::load::tokenizer::{Tokenizer, template_date};
-use crate::load::{clock as template_clock, peft};
 use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
@@ -51,9 +51,6 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     };
     let work = Path::new(&run.work);
     let ranks = Ranks::join(run)?;
-    if let Some(began) = ranks.of_first(ranks.is_first().then(template_clock::now))? {
-        template_clock::set(began);
-    }
     let own = ranks.folder(work);
     let mut clock = Clock::open(&own)?;
     clock.start("tune")?;

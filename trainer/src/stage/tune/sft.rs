@@ -38,7 +38,7 @@ pub(super) fn read(
     }
     let mut sequences = Vec::new();
     for text in &texts {
-        let tokens = ended(tokenizer.encode(&text.text)?, text.complete, tokenizer);
+        let tokens = as_tokens(&text.text, text.complete, tokenizer)?;
         if tokens.len() < 2 {
             left_out.add(Why::Empty);
         }
@@ -62,14 +62,18 @@ pub(super) fn train(
     supervised::train(&task, &groups, &policy.params, &spec.training, outlets)
 }
 
-/// A text as tokens, with the end token where the text is complete and does not have it: a model that never sees one unlearns
-/// to stop.
-fn ended(mut tokens: Vec<i64>, complete: bool, tokenizer: &Tokenizer) -> Vec<i64> {
+/// A text as tokens. A complete one has what the tokenizer puts after a text, and an end token, once: a model that never sees
+/// one unlearns to stop. One that was cut has neither.
+fn as_tokens(text: &str, complete: bool, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
+    if !complete {
+        return tokenizer.encode_prompt(text);
+    }
+    let mut tokens = tokenizer.encode(text)?;
     let has_end = tokens.last().is_some_and(|last| tokenizer.eos_ids().contains(last));
-    if complete && !has_end {
+    if !has_end {
         tokens.extend(tokenizer.end_id());
     }
-    tokens
+    Ok(tokens)
 }
 
 /// A long text in pieces of at most `longest` tokens: every token but a piece's first is predicted. A last piece of one
@@ -108,7 +112,9 @@ impl Task for TextTask<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::tokenizer::tests::byte_level;
+    use serde_json::json;
+
+    use crate::load::tokenizer::tests::{around, byte_level};
 
     #[test]
     fn a_complete_text_ends_once_and_a_cut_one_does_not() {
@@ -116,9 +122,15 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [5, 257]}"#).unwrap();
         std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"eos_token": "<|end|>"}"#).unwrap();
         let tokenizer = byte_level(folder.path());
-        let tokens = |text: &str, complete| ended(tokenizer.encode(text).unwrap(), complete, &tokenizer);
+        let tokens = |text: &str, complete| as_tokens(text, complete, &tokenizer).unwrap();
         assert_eq!(tokens("ab", true), [97, 98, 257], "the tokenizer's own end token, not the first of the model's");
         assert_eq!(tokens("ab", false), [97, 98]);
+        let ends = around(
+            &json!([{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|end|>", "type_id": 0}}]),
+        );
+        let ends = ends.unwrap();
+        assert_eq!(as_tokens("ab", true, &ends).unwrap(), [97, 98, 257]);
+        assert_eq!(as_tokens("ab", false, &ends).unwrap(), [97, 98], "the tokenizer ends no text that was cut");
         assert_eq!(tokens("ab<|end|>", true), [97, 98, 257], "no text ends twice");
         assert_eq!(tokens("ab\u{5}", true), [97, 98, 5], "another end token of the model ends it too");
     }
