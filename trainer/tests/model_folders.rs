@@ -150,8 +150,15 @@ fn shards_that_contradict_each_other_or_are_missing_are_named() {
     let missing = cut(&usual);
     fs::remove_file(missing.at(&shard(1))).unwrap();
     missing.refused(&["model-00002-of-00002.safetensors"]);
-    for file in [json!(3), json!("../other.safetensors"), json!("a/b.safetensors"), json!(""), json!(".."), Value::Null]
-    {
+    for file in [
+        json!(3),
+        json!(".hidden.safetensors"),
+        json!("../other.safetensors"),
+        json!("a/b.safetensors"),
+        json!(""),
+        json!(".."),
+        Value::Null,
+    ] {
         cut(&|_: &str| file.clone())
             .refused(&["model.safetensors.index.json", "expected the name of a file of this folder"]);
     }

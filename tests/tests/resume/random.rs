@@ -41,6 +41,14 @@ impl Paid<'_> {
     }
 }
 
+/// Waits until what was on its way has arrived.
+fn settled(sim: &JudgeSim) {
+    let mut seen = usize::MAX;
+    while std::mem::replace(&mut seen, sim.requests().len()) != seen {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn killed_at_random_points_a_chain_ends_with_the_same_artifacts_and_asks_nothing_twice_that_it_has() {
     let kills = number("PLUMBLINE_KILLS").map_or(KILLS, |n| n as usize);
@@ -71,8 +79,7 @@ fn killed_at_random_points_a_chain_ends_with_the_same_artifacts_and_asks_nothing
                 }
                 Struck::Hit => hits += 1,
             }
-            // What was on its way arrives.
-            std::thread::sleep(Duration::from_millis(50));
+            settled(&sim);
             let lost = paid.twice(&place) - lost_before;
             eprintln!("kill {hits}: {victim:?} after {:.2} s; {lost} answers were on their way", after.as_secs_f64());
             assert!(lost <= CONCURRENCY, "seed {seed}: {lost} answers are lost with one kill");

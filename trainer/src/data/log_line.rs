@@ -1,8 +1,7 @@
 //! A line of an append-only log: a record as a JSON object, sealed by a checksum as its last member. Computes only.
 //!
 //! What can be wrong with a line: it was torn by a crash or a full disk, the next one may be glued to what is left of it, or
-//! the disk gave back other bytes. The checksum tells; without it a changed letter of a reply would be another reply. A line
-//! without a checksum was written by an earlier version, and is read as it is.
+//! the disk gave back other bytes. The checksum tells; without it a changed letter of a reply would be another reply.
 
 use serde::de::DeserializeOwned;
 
@@ -63,7 +62,7 @@ pub(super) fn replay<T: DeserializeOwned>(bytes: &[u8]) -> Replayed<T> {
 /// The records of a line, and whether there is anything else in it. Usually it is one; sealed ones can be told apart also where
 /// a line break is lost between them.
 fn read<T: DeserializeOwned>(line: &[u8]) -> (Vec<T>, bool) {
-    if let Some(record) = record(line) {
+    if let Some(record) = unsealed(line) {
         return (vec![record], false);
     }
     let (mut records, mut is_damaged, mut rest) = (Vec::new(), false, line);
@@ -72,7 +71,7 @@ fn read<T: DeserializeOwned>(line: &[u8]) -> (Vec<T>, bool) {
         let (piece, after) = rest.split_at(end);
         // Of what is glued to half a record, the rest is whole: it begins at one of the braces.
         let mut starts = (0..piece.len()).filter(|start| piece[*start] == b'{');
-        match starts.find_map(|start| Some((start, record(&piece[start..])?))) {
+        match starts.find_map(|start| Some((start, unsealed(&piece[start..])?))) {
             Some((start, record)) => {
                 records.push(record);
                 is_damaged |= start > 0;
@@ -82,17 +81,6 @@ fn read<T: DeserializeOwned>(line: &[u8]) -> (Vec<T>, bool) {
         rest = after;
     }
     (records, is_damaged)
-}
-
-/// A line as one record.
-fn record<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
-    let is_sealed = line.len().checked_sub(SEAL).is_some_and(|at| is_seal(&line[at..]));
-    if is_sealed {
-        return unsealed(line);
-    }
-    // Part of a checksum is none, and no line of an earlier version.
-    let is_cut = line.windows(BEFORE.len()).any(|w| w == BEFORE);
-    if is_cut { None } else { serde_json::from_slice(line).ok() }
 }
 
 /// Where the first checksum ends.
@@ -135,9 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_an_earlier_version_are_read_as_they_are() {
-        let found = replay::<Value>(b"{\"id\":1}\n{\"i{\"id\":2}\nnonsense\n{\"id\":3}");
-        assert_eq!(found.records, [json!({"id": 1}), json!({"id": 2}), json!({"id": 3})]);
-        assert_eq!((found.damaged, found.unfinished), (vec![2, 3], true));
+    fn a_line_without_its_checksum_is_none() {
+        let whole = String::from_utf8(sealed(b"{\"id\":1}".to_vec()).unwrap()).unwrap();
+        let found = replay::<Value>(format!("{whole}{{\"id\":2}}\nnonsense\n{{\"i{whole}{{\"id\":3}}").as_bytes());
+        assert_eq!(found.records, [json!({"id": 1}), json!({"id": 1})]);
+        assert_eq!((found.damaged, found.unfinished), (vec![2, 3, 4], false));
     }
 }

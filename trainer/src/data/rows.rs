@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_records_are_read_from_every_kind_of_file_whatever_it_is_called() {
+    fn the_same_records_are_read_from_every_kind_of_file_that_is_not_called_another() {
         let expected = records(0, 40);
         let lines = json_lines(&expected);
         let array = serde_json::to_vec_pretty(&expected).unwrap();
@@ -116,20 +116,13 @@ mod tests {
             ("p.jsonl.gz", gzip(&lines)),
             ("p.jsonl", halves),
             ("p.json.zst", zstd(&array)),
-            ("p.csv", zstd(&lines).clone()),
             ("p.jsonl.zst", frames),
             ("p.json", serde_json::to_vec(&expected).unwrap()),
         ] {
-            let read = read_as(name, &bytes);
-            if name == "p.csv" {
-                assert!(
-                    read.unwrap_err().to_string().contains("separated values"),
-                    "what is in the package is called a table"
-                );
-            } else {
-                assert_eq!(read.unwrap(), expected, "{name}");
-            }
+            assert_eq!(read_as(name, &bytes).unwrap(), expected, "{name}");
         }
+        let packed = read_as("p.csv", &zstd(&lines)).unwrap_err().to_string();
+        assert!(packed.contains("separated values"), "what is in the package is called a table: {packed}");
     }
 
     #[test]
