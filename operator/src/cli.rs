@@ -1,6 +1,6 @@
 //! The command line: arguments in, exit code out.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -115,7 +115,8 @@ pub fn main() -> ExitCode {
         logging::init();
     } else {
         let level = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(level).init();
+        let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(level);
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
     }
     ExitCode::from(match cli.command {
         Command::Validate { manifests, allow_missing_references, cluster } => {

@@ -82,6 +82,7 @@ fn a_work_folder_that_takes_nothing_more_keeps_the_next_resources_from_being_tri
     let commands = "code=0; \"$PLUMBLINE\" run -f run.yaml --work-dir \"$DISK/work\" || code=$?; echo $code";
     let output = disk.bash("96k", commands);
     let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(!said.contains('\u{1b}'), "nobody asked for colours in a file: {said}");
     assert!(printed.ends_with("5\n"), "{said}");
     assert!(said.contains("not run: RewardModel/reward, PolicyTuning/dpo"), "{said}");
 }
