@@ -81,7 +81,7 @@ impl Form {
             templates: Vec::new(),
         };
         for (field, name, source) in sources(judge, mode, path)? {
-            form.add_template(&name, source).map_err(|e| Error::Config(format!("{field}: {e}")))?;
+            form.add_template(&name, source).map_err(|e| e.within(&field))?;
         }
         Ok(form)
     }
@@ -100,7 +100,7 @@ impl Form {
         }
     }
 
-    fn add_template(&mut self, name: &str, source: &str) -> Result<(), String> {
+    fn add_template(&mut self, name: &str, source: &str) -> Result<()> {
         let name = format!("{name}@{}", &id::of(&[source])[..8]);
         let (system, user) =
             source.split_once(TEMPLATE_SEPARATOR).map_or((None, source), |(system, user)| (Some(system), user));
@@ -108,17 +108,17 @@ impl Form {
         let parts = parts.chain([(QUESTION.to_owned(), user.to_owned())]).collect();
         let mut environment = jinja::environment();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let jinja = Jinja::compile(environment, parts).map_err(|e| explain(&e))?;
+        let jinja = Jinja::compile(environment, parts).map_err(|e| unusable(&e))?;
         let template = Template { name, has_system: system.is_some(), jinja };
         let second = (self.mode == JudgeMode::Pairwise).then_some("second response");
         let (_, text) = self.render(&template, "a prompt", "first response", second)?;
         for shown in ["first response", "second response"].iter().take(1 + usize::from(second.is_some())) {
             if !text.contains(shown) {
-                return Err(format!(
+                return Err(Error::Config(format!(
                     "the template does not show {}; use the variable{}",
                     if second.is_some() { "both responses" } else { "the response" },
                     if second.is_some() { "s `response_a` and `response_b`" } else { " `response`" },
-                ));
+                )));
             }
         }
         self.templates.push(template);
@@ -132,7 +132,7 @@ impl Form {
         prompt: &str,
         first: &str,
         second: Option<&str>,
-    ) -> Result<(Option<String>, String), String> {
+    ) -> Result<(Option<String>, String)> {
         let texts = [prompt, first, second.unwrap_or_default()];
         let code =
             code_apart(&texts, id::of(&[template.name.as_str(), texts[0], texts[1], texts[2]]), |code| id::of(&[code]));
@@ -153,7 +153,7 @@ impl Form {
         };
         let context = context! { ..responses, ..shared };
         let size = prompt.len() + first.len() + second.map_or(0, str::len);
-        let render = |part: &str| template.jinja.render(part, context.clone(), size).map_err(|e| explain(&e));
+        let render = |part: &str| template.jinja.render(part, context.clone(), size).map_err(|e| unusable(&e));
         let system = if template.has_system { Some(render(SYSTEM)?.trim_end().to_owned()) } else { None };
         Ok((system, render(QUESTION)?))
     }
@@ -238,8 +238,10 @@ fn example(example: &JudgeExample) -> Value {
     })
 }
 
-fn explain(error: &JinjaError) -> String {
+/// The error of a template that gives no text.
+fn unusable(error: &JinjaError) -> Error {
     let why = match error {
+        error if error.may_pass() => return Error::Failed(error.to_string()),
         JinjaError::Fault(fault) => {
             let line = fault.line.map(|l| format!("line {l}: ")).unwrap_or_default();
             let detail = fault.detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default();
@@ -247,10 +249,10 @@ fn explain(error: &JinjaError) -> String {
         }
         other => other.to_string(),
     };
-    format!(
+    Error::Config(format!(
         "{why}; a template knows prompt, response (Pointwise) or response_a and response_b (Pairwise), criteria, examples, \
          first, second, nonce"
-    )
+    ))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! | `body`, `secret`: a server's words without our key | `journal`: what was answered |
 //! | `wire`: the OpenAI protocol in JSON; `dialect`: what a server takes of it | `session`: all questions to one endpoint |
 //! | `classify`, `server_error`: what a failed attempt means | `panel`: [`judge()`] and [`compare`] |
-//! | `verdict`: what a reply means, by `log_probs`, or by `verdict_text`, `verdict_json`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
+//! | `verdict`: what a reply means, by `log_probs`, or by `verdict_text`, `verdict_json`, `mark`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
 //! | `order`, `label`: from verdicts to a label | |
 //! | `audit`, `summary`: what is known about the judge; `tripwire`: whether it is asked further | |
 //! | `dataset`: labels as records, and the gates | |
@@ -34,6 +34,7 @@ pub mod label;
 pub mod lexicon;
 pub mod limiter;
 pub mod log_probs;
+mod mark;
 pub mod order;
 pub mod pairs;
 pub mod panel;

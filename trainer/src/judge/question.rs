@@ -9,8 +9,8 @@ use super::dialect::Dialect;
 use super::form::Form;
 use super::order::{self, Presentation};
 use super::{pairs, wire};
+use crate::Result;
 use crate::data::{Content, id};
-use crate::{Error, Result};
 
 /// Two responses to a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ impl Form {
             let mut ask = |about: String, chosen_by: &str, first: &str, second: Option<&str>| -> Result<usize> {
                 let template =
                     &self.templates[(id::key(&["template", chosen_by]) % self.templates.len() as u64) as usize];
-                let (system, text) = self.render(template, &prompt, first, second).map_err(Error::Config)?;
+                let (system, text) = self.render(template, &prompt, first, second)?;
                 let body = wire::request(self, Dialect::default(), "", system.as_deref(), &text);
                 let id = id::of(&[identity, &body.to_string()]);
                 Ok(*known.entry(id.clone()).or_insert_with(|| {

@@ -73,18 +73,49 @@ const WEAK: [&str; 10] = [
     "point goes to",
 ];
 /// Words that leave a statement open.
-const OPEN: [&str; 19] = [
-    "if", "whether", "unless", "might", "may", "could", "would", "should", "when", "assuming", "suppose", "cannot",
-    "not", "never", "perhaps", "maybe", "some", "others", "neither",
+const OPEN: [&str; 15] = [
+    "if", "whether", "unless", "might", "may", "could", "would", "should", "when", "assuming", "suppose", "perhaps",
+    "maybe", "some", "others",
+];
+/// Words that deny one.
+const DENY: [&str; 5] = ["not", "never", "cannot", "neither", "nor"];
+/// Interjections that take back what was said when they are all of a clause: "Actually, no".
+const HALTS: [&str; 4] = ["wait", "actually", "no", "correction"];
+/// What may come before one of them.
+const SIGHS: [&str; 8] = ["but", "and", "hmm", "oh", "well", "or", "ah", "sorry"];
+/// Words that no sentence ends with.
+const DANGLING: [&str; 14] =
+    ["than", "over", "is", "the", "to", "and", "or", "of", "versus", "with", "by", "that", "choose", "prefer"];
+/// Beginnings of a clause that takes back what was said.
+const RETRACTIONS: [&str; 17] = [
+    "on reflection",
+    "on further reflection",
+    "on second thought",
+    "on second thoughts",
+    "scratch that",
+    "strike that",
+    "hold on",
+    "i was wrong",
+    "i am wrong",
+    "i made a mistake",
+    "i take that back",
+    "i take it back",
+    "i reconsider",
+    "i must reconsider",
+    "i need to reconsider",
+    "i have to reconsider",
+    "let me reconsider",
 ];
 
 /// Whether the words of a sentence before its answer state that it is the verdict. All of them do, or, in the last sentence of
-/// a text, those of its last clause: "B is short, so the better answer is A.".
-pub(super) fn states(before: &str, last: bool) -> bool {
+/// a text, those of its last clause: "B is short, so the better answer is A.". `begun`: how the sentence began in lines above,
+/// which may leave it open or deny it.
+pub(super) fn states(before: &str, begun: &str, last: bool) -> bool {
     let words = before.to_lowercase().replace('\u{2019}', "'");
     let clause = if last { words.rsplit([',', ';', '\u{2014}']).next().unwrap_or_default() } else { &words };
-    let mut each = words.split(|c: char| !c.is_alphanumeric() && c != '\'');
-    let open = each.any(|word| OPEN.contains(&word) || word.ends_with("n't"));
+    let all = begun.to_lowercase().replace('\u{2019}', "'") + " " + &words;
+    let each = all.split(|c: char| !c.is_alphanumeric() && c != '\'');
+    let open = denies_in(each.clone()) || each.into_iter().any(|word| OPEN.contains(&word));
     // "The answer is B." may be about the question that was asked; at the end of a text it is not.
     !open && (is_statement(clause, &STRONG) || (last && is_statement(clause, &WEAK)))
 }
@@ -101,21 +132,42 @@ fn is_statement(words: &str, statements: &[&str]) -> bool {
     })
 }
 
-/// Whether a sentence takes back what was said before it.
+/// Whether one of the words, in lower case, denies what is said.
+pub(super) fn denies_in<'w>(mut words: impl Iterator<Item = &'w str>) -> bool {
+    words.any(|word| DENY.contains(&word) || word.ends_with("n't"))
+}
+
+/// Whether a sentence takes back what was said before it: at its start, or in a clause of its own. The same words within a
+/// sentence are about something else: "It actually answers the question.".
 pub(super) fn retracts(sentence: &str) -> bool {
-    let sentence = format!(" {} ", sentence.to_lowercase().replace('\u{2019}', "'"));
-    [
-        " wait",
-        " actually",
-        " on reflection",
-        " on second thought",
-        "reconsider",
-        " correction",
-        "scratch that",
-        "i was wrong",
-    ]
-    .iter()
-    .any(|words| sentence.contains(words))
+    let sentence = sentence.to_lowercase().replace('\u{2019}', "'");
+    let clauses = sentence.split([',', ';', ':', '\u{2014}', '\u{2013}', '\u{2026}']);
+    clauses.enumerate().any(|(at, clause)| {
+        let words = clause.split_whitespace().map(undecorated).filter(|w| w.contains(char::is_alphanumeric));
+        let words: Vec<&str> = words.skip_while(|word| SIGHS.contains(word)).collect();
+        let only_halts = !words.is_empty() && words.iter().all(|word| HALTS.contains(word));
+        // A list may name these: "grammar, correction, no errors".
+        let halts = only_halts && (at == 0 || words.iter().any(|word| ["wait", "actually"].contains(word)));
+        let begins = at == 0 && words.first().is_some_and(|word| ["wait", "actually"].contains(word));
+        let begun = |start: &str| start.split(' ').eq(words.iter().copied().take(start.split(' ').count()));
+        halts || begins || RETRACTIONS.iter().any(|start| begun(start))
+    })
+}
+
+/// Whether a sentence goes on behind the end of a line. `apart`: whether a blank line follows. `bare`: whether the next line
+/// is an answer and nothing else, which cannot be told from the end of a sentence that was wrapped.
+pub(super) fn goes_on(line: &str, next: &str, apart: bool, bare: bool) -> bool {
+    let item = next.starts_with(['-', '*', '+', '#', '|']) && !next.starts_with("**");
+    let heading = line.starts_with(['#', '|']) || (line.starts_with("**") && line.ends_with("**"));
+    let end = line.trim_end_matches(|c: char| c.is_whitespace() || "*_`\"')\u{201d}".contains(c));
+    let ended = !end.ends_with(|c: char| c.is_alphanumeric() || ",;-\u{2014}\u{2013}".contains(c));
+    // "Final verdict" is a heading without its colon.
+    if item || heading || ended || states(line, "", true) {
+        return false;
+    }
+    let last = end.rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
+    let wrapped = bare || next.starts_with(char::is_lowercase);
+    DANGLING.contains(&last.as_str()) || (wrapped && !apart)
 }
 
 /// The sentences of a line.

@@ -2,9 +2,9 @@
 
 use tokenizers::Encoding;
 
-use super::tokenizer::{Tokenizer, encode_with, ids};
-use crate::Result;
+use super::tokenizer::{Tokenizer, ids};
 use crate::data::Message;
+use crate::{Error, Result};
 
 /// Bytes of a turn that may be found in a text without having been written there.
 pub(crate) const SHORT: usize = 8;
@@ -80,7 +80,7 @@ impl<'a> Chat<'a> {
     /// text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
-        let found = encode_with(&tokenizer.inner, text).map_err(|e| tokenizer.failed("encode", &e))?;
+        let found = tokenizer.encode_with(&tokenizer.inner, text)?;
         let tokens = match self.mark {
             Some(mark) if text.contains(mark) => self.encode_marked(text, &found, mark)?,
             _ => ids(&found),
@@ -121,8 +121,7 @@ impl<'a> Chat<'a> {
     fn encode_plain(&self, text: &str, inside: bool) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
         let plain = tokenizer.plain();
-        let read =
-            |text: &str| encode_with(plain, text).map(|found| ids(&found)).map_err(|e| tokenizer.failed("encode", &e));
+        let read = |text: &str| Ok::<_, Error>(ids(&tokenizer.encode_with(plain, text)?));
         // Where a text begins a space is put before it; a line break stands for what is before it.
         let lead = if inside && !tokenizer.restarts { "\n" } else { "" };
         let whole = read(&format!("{lead}{text}"))?;

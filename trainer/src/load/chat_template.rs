@@ -36,6 +36,13 @@ pub enum TemplateError {
     Render(JinjaError),
 }
 
+impl TemplateError {
+    /// Whether it says nothing of the template: another attempt may succeed.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Syntax(e) | Self::Render(e) if e.may_pass())
+    }
+}
+
 impl ChatTemplate {
     /// Compiles a template. `special_tokens` are the names and texts it may use (`bos_token`, `eos_token`); `now` is what
     /// `strftime_now` formats.
@@ -370,6 +377,17 @@ mod tests {
         }
         let error = refused("maximum", "{{ messages | tojson(indent=9223372036854775807) }}");
         assert!(error.contains("capacity") || error.contains("memory"), "{error}");
+    }
+
+    #[test]
+    fn a_template_that_took_more_than_it_may_writes_nothing_any_more() {
+        let source = "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for m in messages %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+        let template = ChatTemplate::compile(source, BTreeMap::new(), jiff::civil::date(2026, 2, 3).into()).unwrap();
+        let render = |turns: usize| template.render(&vec![message("user", "hi"); turns], true);
+        assert_eq!(render(2).unwrap(), "a".repeat(64));
+        let too_much = render(60).unwrap_err().to_string();
+        assert!(too_much.contains("MiB of memory"), "{too_much}");
+        assert_eq!(render(2).unwrap_err().to_string(), too_much, "each time would leave memory behind");
     }
 
     #[test]

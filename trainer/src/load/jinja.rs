@@ -2,14 +2,14 @@
 //! memory or time, or the stack. Computes.
 //!
 //! Instructions are counted, so that a loop that is too long is refused after the same instruction everywhere. What a
-//! single instruction may cost (a text doubled, a list joined) is bounded by the memory and time of [`confined`].
+//! single instruction may cost (a text doubled, a list joined) is bounded by the memory and time of [`Confinement`].
 
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use minijinja::{Environment, ErrorKind, Value};
-use plumbline_torch::{Exceeded, Limits, confined};
+use plumbline_torch::{Confinement, Exceeded, Limits};
 
 /// Bytes of a template's text. The longest that models have are a tenth of it.
 const MOST_SOURCE: usize = 256 << 10;
@@ -22,7 +22,7 @@ const MEMORY: usize = 64 << 20;
 /// Bytes of the stack, of which only what is used becomes memory. Values are freed level by level, and a loop can nest them
 /// as deep as there is memory for.
 const STACK: usize = 1 << 30;
-/// A rendering takes a millisecond. The instructions end nearly every loop long before this.
+/// A rendering computes for a millisecond. The instructions end nearly every loop long before this.
 const TIME: Duration = Duration::from_secs(20);
 
 /// Why there is no text.
@@ -82,9 +82,19 @@ pub fn raised(message: String) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Raised)
 }
 
+impl JinjaError {
+    /// Whether it says nothing of the template: another attempt may succeed.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Exceeded(Exceeded::NoThread(_)))
+    }
+}
+
 /// Compiled templates by name.
 #[derive(Clone, Debug)]
-pub struct Jinja(Arc<Environment<'static>>);
+pub struct Jinja {
+    environment: Arc<Environment<'static>>,
+    confinement: Confinement,
+}
 
 impl Jinja {
     /// Compiles templates, given as name and text, for an environment.
@@ -95,20 +105,23 @@ impl Jinja {
         if let Some((_, text)) = templates.iter().find(|(_, text)| text.len() > MOST_SOURCE) {
             return Err(JinjaError::TooLong(text.len()));
         }
-        let compiled = confined(limits(0), move || {
+        let confinement = Confinement::default();
+        let compiled = confinement.run(limits(0), move || {
             for (name, text) in templates {
                 environment.add_template_owned(name, text).map_err(Fault::from)?;
             }
             Ok(environment)
         });
-        Ok(Self(Arc::new(compiled?.map_err(JinjaError::Fault)?)))
+        let environment = Arc::new(compiled?.map_err(JinjaError::Fault)?);
+        Ok(Self { environment, confinement })
     }
 
-    /// The text of a template. `size` is the length of what `context` holds, in bytes.
+    /// The text of a template. `size` is the length of what `context` holds, in bytes. After a text that needed more than it
+    /// may there is none any more.
     pub fn render(&self, name: &str, context: Value, size: usize) -> Result<String, JinjaError> {
-        let (environment, name) = (Arc::clone(&self.0), name.to_owned());
+        let (environment, name) = (Arc::clone(&self.environment), name.to_owned());
         let render = move || environment.get_template(&name)?.render(context);
-        confined(limits(size), move || render().map_err(Fault::from))?.map_err(JinjaError::Fault)
+        self.confinement.run(limits(size), move || render().map_err(Fault::from))?.map_err(JinjaError::Fault)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::civil::DateTime;
-use plumbline_torch::{Exceeded, Limits, confined};
+use plumbline_torch::{Confinement, Exceeded, Limits};
 use tokenizers::{DecoderWrapper, Encoding};
 
 use super::chat::Chat;
@@ -28,6 +28,7 @@ use crate::{Error, Result};
 pub struct Tokenizer {
     folder: PathBuf,
     pub(super) inner: Arc<tokenizers::Tokenizer>,
+    confinement: Confinement,
     /// The same, but for control tokens, which are text like any other.
     plain: OnceLock<Arc<tokenizers::Tokenizer>>,
     /// What the post-processor puts before and after a text.
@@ -60,12 +61,13 @@ impl Tokenizer {
             .chat_template
             .map(|source| ChatTemplate::compile(&source, config.special_tokens.clone(), clock::now()))
             .transpose()
-            .map_err(|e| Error::Data(format!("{}: {e}", folder.display())))?;
+            .map_err(|e| error_of(e.may_pass(), format!("{}: {e}", folder.display())))?;
         let wrong = |why: String| Error::Data(format!("{}: {why}", path.display()));
         tokenizer_rules::check(&bytes).map_err(wrong)?;
         let size = bytes.len();
-        let opened =
-            confined(limits(size), move || open(&bytes)).map_err(|e| wrong(format!("not a tokenizer: {e}")))?;
+        let confinement = Confinement::default();
+        let opened = confinement.run(limits(size), move || open(&bytes));
+        let opened = opened.map_err(|e| error_of(may_pass(&e), format!("{}: not a tokenizer: {e}", path.display())))?;
         let Opened { tokenizer: inner, around, restarts } = opened.map_err(wrong)?;
 
         let mut eos_ids = config.eos_ids;
@@ -80,6 +82,7 @@ impl Tokenizer {
         let found = Self {
             folder: folder.to_owned(),
             inner: Arc::new(inner),
+            confinement,
             plain: OnceLock::new(),
             around,
             restarts,
@@ -114,8 +117,7 @@ impl Tokenizer {
 
     /// Token ids of a text that a response continues: as [`Tokenizer::encode`], without what is put after a text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<i64>> {
-        let found = encode_with(&self.inner, text).map_err(|e| self.failed("encode", &e))?;
-        let ids = ids(&found);
+        let ids = ids(&self.encode_with(&self.inner, text)?);
         self.within_vocabulary(&ids)?;
         Ok([self.around[0].as_slice(), &ids].concat())
     }
@@ -249,7 +251,19 @@ impl Tokenizer {
     }
 
     fn refused(&self, turns: &[Message], error: &TemplateError) -> Error {
+        if error.may_pass() {
+            return Error::Failed(format!("{}: {error}", self.folder.display()));
+        }
         self.cannot_write(turns, &error.to_string())
+    }
+
+    /// Encodes a text within bounds, as this tokenizer or its plain form: what a normalizer or a regular expression may cost
+    /// is for the file to decide.
+    pub(super) fn encode_with(&self, tokenizer: &Arc<tokenizers::Tokenizer>, text: &str) -> Result<Encoding> {
+        let (tokenizer, text) = (Arc::clone(tokenizer), text.to_owned());
+        let encoded = self.confinement.run(limits(text.len()), move || tokenizer.encode(text, false));
+        let cannot = |e: &dyn std::fmt::Display| format!("{}: the tokenizer cannot encode: {e}", self.folder.display());
+        encoded.map_err(|e| error_of(may_pass(&e), cannot(&e)))?.map_err(|e| Error::Data(cannot(&e)))
     }
 
     pub(super) fn token(&self, id: i64) -> Option<String> {
@@ -307,10 +321,13 @@ fn open(bytes: &[u8]) -> Result<Opened, String> {
     Ok(Opened { tokenizer, around, restarts })
 }
 
-/// Encodes a text within bounds: what a normalizer or a regular expression may cost is for the file to decide.
-pub(super) fn encode_with(tokenizer: &Arc<tokenizers::Tokenizer>, text: &str) -> Result<Encoding, tokenizers::Error> {
-    let (tokenizer, text) = (Arc::clone(tokenizer), text.to_owned());
-    confined(limits(text.len()), move || tokenizer.encode(text, false)).unwrap_or_else(|e: Exceeded| Err(e.into()))
+/// The error of a file that does what it may not, or of a process that could not try it.
+fn error_of(may_pass: bool, message: String) -> Error {
+    if may_pass { Error::Failed(message) } else { Error::Data(message) }
+}
+
+fn may_pass(why: &Exceeded) -> bool {
+    matches!(why, Exceeded::NoThread(_))
 }
 
 /// What may be used for a text or a file of `size` bytes: many times what known tokenizers use.

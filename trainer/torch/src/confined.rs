@@ -3,24 +3,31 @@
 //!
 //! Such code runs on a thread of its own. The process's allocator counts what the thread holds and, beyond its bound, does
 //! not return: an allocation cannot fail in Rust without ending the process, and a thread cannot be ended from outside, so
-//! it is left behind, asleep, with what it holds. The caller has its answer and should not use that file again.
+//! it is left behind, asleep, with what it holds. The caller has its answer, and [`Confinement`] runs no more code of that
+//! file.
+//!
+//! Time is the thread's own on a CPU. By the clock on the wall, a process that was stopped, a machine that slept or one that
+//! is too busy would make good files look bad.
 
-#![allow(unsafe_code, reason = "an allocator cannot be written without")]
+#![allow(unsafe_code, reason = "an allocator cannot be written without, nor a thread's clock read")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::thread::JoinHandleExt;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Once, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// What code may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes that are allocated at a time.
     pub memory: usize,
-    /// How long it may take.
+    /// How long it may compute.
     pub time: Duration,
     /// Bytes of its stack; only what is used becomes memory.
     pub stack: usize,
@@ -35,7 +42,7 @@ pub enum Exceeded {
     Time(Duration),
     /// It panicked, with this message.
     Panicked(String),
-    /// There is no thread for it.
+    /// There is no thread for it. That is no fault of the code, and may pass.
     NoThread(io::Error),
 }
 
@@ -45,25 +52,82 @@ impl std::fmt::Display for Exceeded {
             Self::Memory(bytes) => write!(f, "it needs more than {} MiB of memory", bytes >> 20),
             Self::Time(time) => write!(f, "it takes more than {} s", time.as_secs_f32()),
             Self::Panicked(message) => write!(f, "it fails: {message}"),
-            Self::NoThread(error) => write!(f, "no thread can be started: {error}"),
+            Self::NoThread(error) => write!(f, "no thread with a stack for it can be started: {error}"),
         }
     }
 }
 
 impl std::error::Error for Exceeded {}
 
+/// Where the code of one file runs. Once it has exceeded a limit none of it runs any more: what it held then is not given
+/// back, and a file that does so again and again would take all memory that there is.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement(Arc<OnceLock<Spent>>);
+
+/// What a file's code has used up.
+#[derive(Clone, Copy, Debug)]
+enum Spent {
+    Memory(usize),
+    Time(Duration),
+}
+
+impl Confinement {
+    /// Runs `work` within `limits`.
+    ///
+    /// # Errors
+    /// [`Exceeded`] as soon as a limit is exceeded, if `work` panics, or if a limit was exceeded before.
+    pub fn run<T: Send + 'static>(
+        &self,
+        limits: Limits,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Exceeded> {
+        match self.0.get() {
+            Some(Spent::Memory(bytes)) => return Err(Exceeded::Memory(*bytes)),
+            Some(Spent::Time(time)) => return Err(Exceeded::Time(*time)),
+            None => {}
+        }
+        let found = confined(limits, work);
+        let spent = match found {
+            Err(Exceeded::Memory(bytes)) => Spent::Memory(bytes),
+            Err(Exceeded::Time(time)) => Spent::Time(time),
+            _ => return found,
+        };
+        self.0.get_or_init(|| spent);
+        found
+    }
+}
+
 /// Runs `work` within `limits`.
-///
-/// # Errors
-/// [`Exceeded`] as soon as a limit is exceeded, or if `work` panics.
-pub fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
+fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
     keep_panics_quiet();
+    // A start that fails drops what it was to run.
+    let work = Arc::new(Mutex::new(Some(work)));
+    let refused = match attempt(limits, &work) {
+        Err(Exceeded::NoThread(refused)) => refused,
+        found => return found,
+    };
+    // What is nested in memory needs a stack to be freed: with less of one, less of the other.
+    let less = Limits { memory: limits.memory / LESS, stack: limits.stack / LESS, ..limits };
+    match attempt(less, &work) {
+        // What was too much now need not have been, had there been a thread.
+        Err(Exceeded::Memory(_) | Exceeded::NoThread(_)) => Err(Exceeded::NoThread(refused)),
+        found => found,
+    }
+}
+
+/// Runs what is in `work`, or leaves it there if no thread starts.
+fn attempt<T, F>(limits: Limits, work: &Arc<Mutex<Option<F>>>) -> Result<T, Exceeded>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
     let (sender, result) = mpsc::channel();
-    let until = Instant::now() + limits.time;
     let given_up = sender.clone();
+    let work = Arc::clone(work);
     let run = move || {
+        let Some(work) = work.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         ON_EXCESS.set(Some(Box::new(move |why| drop(given_up.send(Err(why))))));
-        UNTIL.set(Some((until, limits.time)));
+        TIME.set(Some(limits.time));
         LIMIT.set(limits.memory);
         LEFT.set(isize::try_from(limits.memory).unwrap_or(UNLIMITED - 1));
         let done = panic::catch_unwind(AssertUnwindSafe(work));
@@ -72,10 +136,17 @@ pub fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Se
     };
     let thread =
         thread::Builder::new().name(NAME.into()).stack_size(limits.stack).spawn(run).map_err(Exceeded::NoThread)?;
-    // The thread notices at its next allocation that it is late; code that allocates nothing is not waited for either.
-    let grace = Duration::from_millis(200);
-    let Ok(found) = result.recv_timeout(limits.time + grace) else {
-        return Err(Exceeded::Time(limits.time));
+    // The thread notices at its next allocations that it is late; code that allocates nothing is not waited for either.
+    let mut watch = Watch::default();
+    let found = loop {
+        match result.recv_timeout(LOOK) {
+            Ok(found) => break found,
+            Err(RecvTimeoutError::Timeout) if watch.is_late(cpu_time_of(&thread), limits.time) => {
+                return Err(Exceeded::Time(limits.time));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break Err(Exceeded::Panicked("its thread ends".into())),
+        }
     };
     if found.is_ok() {
         drop(thread.join());
@@ -83,11 +154,53 @@ pub fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Se
     found
 }
 
+/// What is known of a thread's time. It is counted in looks where the thread does not compute, so that a process that was
+/// stopped has not waited.
+#[derive(Debug, Default)]
+struct Watch {
+    computed: Duration,
+    waited: Duration,
+}
+
+impl Watch {
+    /// Whether the thread has used its time, or has not computed for a multiple of it. `computed`: its time so far, where it
+    /// can be told.
+    fn is_late(&mut self, computed: Option<Duration>, time: Duration) -> bool {
+        let computed = computed.unwrap_or(self.computed);
+        self.waited = if computed > self.computed { Duration::ZERO } else { self.waited + LOOK };
+        self.computed = computed;
+        self.computed >= time + GRACE || self.waited >= time * PATIENCE
+    }
+}
+
+/// The time that a thread has spent on a CPU; none if it has ended.
+fn cpu_time_of<T>(thread: &JoinHandle<T>) -> Option<Duration> {
+    let mut clock = 0;
+    // SAFETY: the thread has not been joined, so its handle is valid, and the clock's name is written to `clock`.
+    let status = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
+    if status == 0 { read(clock) } else { None }
+}
+
+fn read(clock: libc::clockid_t) -> Option<Duration> {
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: `time` has the size of what is written to it; it is read only where it was written.
+    let time = unsafe { (libc::clock_gettime(clock, time.as_mut_ptr()) == 0).then(|| time.assume_init()) }?;
+    Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
+}
+
 const NAME: &str = "confined";
 /// [`LEFT`] of a thread that is not confined.
 const UNLIMITED: isize = isize::MAX;
-/// Allocations between two looks at the clock.
-const LOOK: u32 = 4096;
+/// Allocations of a thread between two looks at its clock.
+const ALLOCATIONS_A_LOOK: u32 = 4096;
+/// Between two looks of the caller.
+const LOOK: Duration = Duration::from_millis(20);
+/// So much longer than a thread waits for itself, the caller waits for it.
+const GRACE: Duration = Duration::from_millis(200);
+/// So many times its time a thread may be without a CPU, or wait: for memory that is swapped out, say.
+const PATIENCE: u32 = 4;
+/// So many times less is tried where there is no thread with the stack that is wanted.
+const LESS: usize = 8;
 
 /// Tells the caller of confined code that it has no result.
 type Tell = Box<dyn FnOnce(Exceeded)>;
@@ -96,7 +209,7 @@ thread_local! {
     /// Bytes that this thread may still allocate.
     static LEFT: Cell<isize> = const { Cell::new(UNLIMITED) };
     static LIMIT: Cell<usize> = const { Cell::new(0) };
-    static UNTIL: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    static TIME: Cell<Option<Duration>> = const { Cell::new(None) };
     static ALLOCATIONS: Cell<u32> = const { Cell::new(0) };
     static ON_EXCESS: Cell<Option<Tell>> = const { Cell::new(None) };
 }
@@ -146,9 +259,9 @@ fn take(bytes: usize) {
     LEFT.set(left);
     let allocations = ALLOCATIONS.get().wrapping_add(1);
     ALLOCATIONS.set(allocations);
-    if allocations.is_multiple_of(LOOK)
-        && let Some((until, time)) = UNTIL.get()
-        && Instant::now() >= until
+    if allocations.is_multiple_of(ALLOCATIONS_A_LOOK)
+        && let Some(time) = TIME.get()
+        && read(libc::CLOCK_THREAD_CPUTIME_ID).is_some_and(|computed| computed >= time)
     {
         give_up(Exceeded::Time(time));
     }
@@ -192,6 +305,9 @@ fn message(payload: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
 
     const LIMITS: Limits = Limits { memory: 8 << 20, time: Duration::from_secs(20), stack: 1 << 20 };
@@ -236,6 +352,99 @@ mod tests {
         let waiting = move || stopped.recv().is_err();
         assert!(matches!(confined(limits, waiting), Err(Exceeded::Time(_))));
         drop(stop);
+    }
+
+    #[test]
+    fn only_time_in_which_a_thread_computes_or_its_process_runs_counts() {
+        let second = Duration::from_secs(1);
+        let mut watch = Watch::default();
+        assert!(!watch.is_late(Some(second * 9), second * 10));
+        let looks = u32::try_from((second * 10 * PATIENCE).as_millis() / LOOK.as_millis()).unwrap();
+        assert!((1..looks).all(|_| !watch.is_late(Some(second * 9), second * 10)), "it waits");
+        assert!(!watch.is_late(Some(second * 9 + LOOK), second * 10), "and computes again");
+        assert!((1..looks).all(|_| !watch.is_late(None, second * 10)));
+        assert!(watch.is_late(None, second * 10));
+        assert!(Watch::default().is_late(Some(second * 10 + GRACE), second * 10));
+    }
+
+    /// Set in a process that a test starts to run itself there.
+    const INSIDE: &str = "PLUMBLINE_TEST_INSIDE";
+
+    /// Starts a test, by its name here, in a process of its own, whose output is piped.
+    fn start(test: &str) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", &format!("confined::tests::{test}"), "--nocapture"]);
+        command.env(INSIDE, "1").stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_for_longer_than_code_may_take_goes_on_with_it() {
+        let limits = Limits { time: Duration::from_millis(300), ..LIMITS };
+        if std::env::var_os(INSIDE).is_some() {
+            let half_of_it = || {
+                println!("begun");
+                while read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap() < Duration::from_millis(150) {
+                    drop(std::hint::black_box(vec![1u8]));
+                }
+            };
+            return confined(limits, half_of_it).unwrap();
+        }
+        let mut child = start("a_process_that_is_stopped_for_longer_than_code_may_take_goes_on_with_it");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with("begun")));
+        let signal = |signal| {
+            let process = libc::pid_t::try_from(child.id()).unwrap();
+            // SAFETY: the child has not been waited for, so the number is its own.
+            assert_eq!(unsafe { libc::kill(process, signal) }, 0);
+        };
+        signal(libc::SIGSTOP);
+        thread::sleep(limits.time * (PATIENCE + 1));
+        signal(libc::SIGCONT);
+        lines.for_each(drop);
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn without_a_thread_of_the_wanted_stack_a_smaller_one_does_what_it_can() {
+        const NAME: &str = "without_a_thread_of_the_wanted_stack_a_smaller_one_does_what_it_can";
+        if std::env::var_os(INSIDE).is_none() {
+            let child = start(NAME).wait_with_output().unwrap();
+            assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+            return;
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+        let most = (size << 10) + (512 << 20);
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: `limit` is read only.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+
+        let limits = Limits { stack: 1 << 30, ..LIMITS };
+        assert_eq!(confined(limits, || 1).unwrap(), 1, "it has 128 MiB");
+        let found = confined(limits, || vec![0u8; 4 << 20].len());
+        assert!(matches!(found, Err(Exceeded::NoThread(_))), "it would be within its limits: {found:?}");
+        let found = confined(Limits { stack: 1 << 40, ..LIMITS }, || 1);
+        assert!(matches!(found, Err(Exceeded::NoThread(_))), "{found:?}");
+    }
+
+    #[test]
+    fn code_that_exceeded_a_limit_runs_no_more_and_takes_nothing_more() {
+        let confinement = Confinement::default();
+        assert_eq!(confinement.run(LIMITS, || 1).unwrap(), 1);
+        assert!(confinement.run(LIMITS, || -> u8 { panic!("of this text") }).is_err());
+        assert_eq!(confinement.run(LIMITS, || 2).unwrap(), 2, "a panic leaves nothing behind");
+        let (sender, runs) = mpsc::channel();
+        for _ in 0..100 {
+            let sender = sender.clone();
+            let found = confinement.run(LIMITS, move || {
+                sender.send(()).unwrap();
+                vec![1u8; 9 << 20].len()
+            });
+            assert!(matches!(found, Err(Exceeded::Memory(bytes)) if bytes == LIMITS.memory), "{found:?}");
+        }
+        assert_eq!(runs.try_iter().count(), 1);
+        assert!(Confinement::default().run(LIMITS, || 1).is_ok(), "other files are");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use torch_sys::C_tensor;
 mod confined;
 mod group;
 
-pub use confined::{Exceeded, Limits, confined};
+pub use confined::{Confinement, Exceeded, Limits};
 pub use group::{Group, Meeting};
 /// A file mapped into memory, read-only.
 pub use memmap2::Mmap;
