@@ -1,10 +1,8 @@
 //! A conversation as its model reads it: the text of its template, and the tokens of that. Computes.
 
-use tokenizers::Encoding;
-
 use super::tokenizer::{Tokenizer, ids};
+use crate::Result;
 use crate::data::Message;
-use crate::{Error, Result};
 
 /// Bytes of a turn that may be found in a text without having been written there.
 pub(crate) const SHORT: usize = 8;
@@ -80,10 +78,9 @@ impl<'a> Chat<'a> {
     /// text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
-        let found = tokenizer.encode_with(&tokenizer.inner, text)?;
         let tokens = match self.mark {
-            Some(mark) if text.contains(mark) => self.encode_marked(text, &found, mark)?,
-            _ => ids(&found),
+            Some(mark) if text.contains(mark) => self.encode_marked(text, mark)?,
+            _ => tokenizer.ids_of(&tokenizer.inner, text)?,
         };
         tokenizer.within_vocabulary(&tokens)?;
         Ok(tokens)
@@ -91,8 +88,9 @@ impl<'a> Chat<'a> {
 
     /// Tokens of a text with marks: what is between the template's own control tokens is read again without the marks and
     /// without control tokens.
-    fn encode_marked(&self, text: &str, found: &Encoding, mark: char) -> Result<Vec<i64>> {
-        let (all, offsets) = (ids(found), found.get_offsets());
+    fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<i64>> {
+        let found = self.tokenizer.encode_with(&self.tokenizer.inner, text)?;
+        let (all, offsets) = (ids(&found), found.get_offsets());
         let is_control = |i: usize| {
             // A token of one character has its mark behind it.
             self.tokenizer.is_special(all[i]) && !text[offsets[i].1..].starts_with(mark)
@@ -121,7 +119,7 @@ impl<'a> Chat<'a> {
     fn encode_plain(&self, text: &str, inside: bool) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
         let plain = tokenizer.plain();
-        let read = |text: &str| Ok::<_, Error>(ids(&tokenizer.encode_with(plain, text)?));
+        let read = |text: &str| tokenizer.ids_of(plain, text);
         // Where a text begins a space is put before it; a line break stands for what is before it.
         let lead = if inside && !tokenizer.restarts { "\n" } else { "" };
         let whole = read(&format!("{lead}{text}"))?;

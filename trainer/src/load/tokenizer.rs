@@ -117,7 +117,7 @@ impl Tokenizer {
 
     /// Token ids of a text that a response continues: as [`Tokenizer::encode`], without what is put after a text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<i64>> {
-        let ids = ids(&self.encode_with(&self.inner, text)?);
+        let ids = self.ids_of(&self.inner, text)?;
         self.within_vocabulary(&ids)?;
         Ok([self.around[0].as_slice(), &ids].concat())
     }
@@ -257,11 +257,25 @@ impl Tokenizer {
         self.cannot_write(turns, &error.to_string())
     }
 
-    /// Encodes a text within bounds, as this tokenizer or its plain form: what a normalizer or a regular expression may cost
-    /// is for the file to decide.
+    /// Token ids of a text, and where each is in it, as this tokenizer or its plain form gives them.
     pub(super) fn encode_with(&self, tokenizer: &Arc<tokenizers::Tokenizer>, text: &str) -> Result<Encoding> {
+        self.confined(tokenizer, text, |tokenizer, text| tokenizer.encode(text, false))
+    }
+
+    /// Token ids of a text.
+    pub(super) fn ids_of(&self, tokenizer: &Arc<tokenizers::Tokenizer>, text: &str) -> Result<Vec<i64>> {
+        self.confined(tokenizer, text, |tokenizer, text| Ok(ids(&tokenizer.encode_fast(text, false)?)))
+    }
+
+    /// Encodes a text within bounds: what a normalizer or a regular expression may cost is for the file to decide.
+    fn confined<T: Send + 'static>(
+        &self,
+        tokenizer: &Arc<tokenizers::Tokenizer>,
+        text: &str,
+        encode: fn(&tokenizers::Tokenizer, String) -> Result<T, tokenizers::Error>,
+    ) -> Result<T> {
         let (tokenizer, text) = (Arc::clone(tokenizer), text.to_owned());
-        let encoded = self.confinement.run(limits(text.len()), move || tokenizer.encode(text, false));
+        let encoded = self.confinement.run(limits(text.len()), move || encode(&tokenizer, text));
         let cannot = |e: &dyn std::fmt::Display| format!("{}: the tokenizer cannot encode: {e}", self.folder.display());
         encoded.map_err(|e| error_of(may_pass(&e), cannot(&e)))?.map_err(|e| Error::Data(cannot(&e)))
     }

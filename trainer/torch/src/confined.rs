@@ -17,8 +17,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::thread::JoinHandleExt;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -62,7 +62,14 @@ impl std::error::Error for Exceeded {}
 /// Where the code of one file runs. Once it has exceeded a limit none of it runs any more: what it held then is not given
 /// back, and a file that does so again and again would take all memory that there is.
 #[derive(Clone, Debug, Default)]
-pub struct Confinement(Arc<OnceLock<Spent>>);
+pub struct Confinement(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    spent: OnceLock<Spent>,
+    /// Threads that wait for more of the same code: most of it takes less time than the start of a thread does.
+    idle: Mutex<Vec<Worker>>,
+}
 
 /// What a file's code has used up.
 #[derive(Clone, Copy, Debug)]
@@ -81,77 +88,108 @@ impl Confinement {
         limits: Limits,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Exceeded> {
-        match self.0.get() {
+        match self.0.spent.get() {
             Some(Spent::Memory(bytes)) => return Err(Exceeded::Memory(*bytes)),
             Some(Spent::Time(time)) => return Err(Exceeded::Time(*time)),
             None => {}
         }
-        let found = confined(limits, work);
+        let found = self.confined(limits, work);
         let spent = match found {
             Err(Exceeded::Memory(bytes)) => Spent::Memory(bytes),
             Err(Exceeded::Time(time)) => Spent::Time(time),
             _ => return found,
         };
-        self.0.get_or_init(|| spent);
+        self.0.spent.get_or_init(|| spent);
         found
     }
-}
 
-/// Runs `work` within `limits`.
-fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
-    keep_panics_quiet();
-    // A start that fails drops what it was to run.
-    let work = Arc::new(Mutex::new(Some(work)));
-    let refused = match attempt(limits, &work) {
-        Err(Exceeded::NoThread(refused)) => refused,
-        found => return found,
-    };
-    // What is nested in memory needs a stack to be freed: with less of one, less of the other.
-    let less = Limits { memory: limits.memory / LESS, stack: limits.stack / LESS, ..limits };
-    match attempt(less, &work) {
-        // What was too much now need not have been, had there been a thread.
-        Err(Exceeded::Memory(_) | Exceeded::NoThread(_)) => Err(Exceeded::NoThread(refused)),
-        found => found,
-    }
-}
-
-/// Runs what is in `work`, or leaves it there if no thread starts.
-fn attempt<T, F>(limits: Limits, work: &Arc<Mutex<Option<F>>>) -> Result<T, Exceeded>
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    let (sender, result) = mpsc::channel();
-    let given_up = sender.clone();
-    let work = Arc::clone(work);
-    let run = move || {
-        let Some(work) = work.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        ON_EXCESS.set(Some(Box::new(move |why| drop(given_up.send(Err(why))))));
-        TIME.set(Some(limits.time));
-        LIMIT.set(limits.memory);
-        LEFT.set(isize::try_from(limits.memory).unwrap_or(UNLIMITED - 1));
-        let done = panic::catch_unwind(AssertUnwindSafe(work));
-        LEFT.set(UNLIMITED);
-        drop(sender.send(done.map_err(|payload| Exceeded::Panicked(message(&*payload)))));
-    };
-    let thread =
-        thread::Builder::new().name(NAME.into()).stack_size(limits.stack).spawn(run).map_err(Exceeded::NoThread)?;
-    // The thread notices at its next allocations that it is late; code that allocates nothing is not waited for either.
-    let mut watch = Watch::default();
-    let found = loop {
-        match result.recv_timeout(LOOK) {
-            Ok(found) => break found,
-            Err(RecvTimeoutError::Timeout) if watch.is_late(cpu_time_of(&thread), limits.time) => {
-                return Err(Exceeded::Time(limits.time));
+    fn confined<T: Send + 'static>(
+        &self,
+        limits: Limits,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Exceeded> {
+        keep_panics_quiet();
+        let waiting = lock(&self.0.idle).pop().filter(|worker| worker.stack >= limits.stack);
+        let refused = match waiting.map_or_else(|| Worker::start(limits.stack), Ok) {
+            Ok(worker) => {
+                let (found, took) = worker.run(limits, work);
+                // One that took long may hold much: what its stack has become of memory, above all.
+                if took < SHORT && found.is_ok() {
+                    lock(&self.0.idle).push(worker);
+                }
+                return found;
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break Err(Exceeded::Panicked("its thread ends".into())),
+            Err(refused) => refused,
+        };
+        // What is nested in memory needs a stack to be freed: with less of one, less of the other.
+        let less = Limits { memory: limits.memory / LESS, stack: limits.stack / LESS, ..limits };
+        let Ok(worker) = Worker::start(less.stack) else { return Err(Exceeded::NoThread(refused)) };
+        match worker.run(less, work).0 {
+            // What was too much now need not have been, had there been a thread.
+            Err(Exceeded::Memory(_)) => Err(Exceeded::NoThread(refused)),
+            found => found,
         }
-    };
-    if found.is_ok() {
-        drop(thread.join());
     }
-    found
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A thread for confined code, which ends when this is dropped.
+#[derive(Debug)]
+struct Worker {
+    stack: usize,
+    jobs: Sender<Box<dyn FnOnce() + Send>>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    fn start(stack: usize) -> io::Result<Self> {
+        let (jobs, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let thread = thread::Builder::new().name(NAME.into()).stack_size(stack);
+        let thread = thread.spawn(move || received.into_iter().for_each(|job| job()))?;
+        Ok(Self { stack, jobs, thread })
+    }
+
+    /// Runs `work` within `limits`, and says how long it computed.
+    fn run<T: Send + 'static>(
+        &self,
+        limits: Limits,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> (Result<T, Exceeded>, Duration) {
+        let (sender, result) = mpsc::channel();
+        let given_up = sender.clone();
+        let before = cpu_time_of(&self.thread).unwrap_or_default();
+        let job = Box::new(move || {
+            ON_EXCESS.set(Some(Box::new(move |why| drop(given_up.send(Err(why))))));
+            TIME.set(read(libc::CLOCK_THREAD_CPUTIME_ID).map(|begun| (limits.time, begun)));
+            LIMIT.set(limits.memory);
+            LEFT.set(isize::try_from(limits.memory).unwrap_or(UNLIMITED - 1));
+            let done = panic::catch_unwind(AssertUnwindSafe(work));
+            LEFT.set(UNLIMITED);
+            ON_EXCESS.set(None);
+            drop(sender.send(done.map_err(|payload| Exceeded::Panicked(message(&*payload)))));
+        });
+        let computed = || Some(cpu_time_of(&self.thread)?.saturating_sub(before));
+        if self.jobs.send(job).is_err() {
+            return (Err(Exceeded::Panicked("its thread has ended".into())), Duration::MAX);
+        }
+        // The thread notices at its next allocations that it is late; code that allocates nothing is not waited for either.
+        let mut watch = Watch::default();
+        loop {
+            match result.recv_timeout(LOOK) {
+                Ok(found) => return (found, computed().unwrap_or(Duration::MAX)),
+                Err(RecvTimeoutError::Timeout) if watch.is_late(computed(), limits.time) => {
+                    return (Err(Exceeded::Time(limits.time)), Duration::MAX);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return (Err(Exceeded::Panicked("its thread ends".into())), Duration::MAX);
+                }
+            }
+        }
+    }
 }
 
 /// What is known of a thread's time. It is counted in looks where the thread does not compute, so that a process that was
@@ -199,6 +237,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_millis(200);
 /// So many times its time a thread may be without a CPU, or wait: for memory that is swapped out, say.
 const PATIENCE: u32 = 4;
+/// Code that computes for less leaves its thread to be used again.
+const SHORT: Duration = Duration::from_millis(5);
 /// So many times less is tried where there is no thread with the stack that is wanted.
 const LESS: usize = 8;
 
@@ -209,7 +249,8 @@ thread_local! {
     /// Bytes that this thread may still allocate.
     static LEFT: Cell<isize> = const { Cell::new(UNLIMITED) };
     static LIMIT: Cell<usize> = const { Cell::new(0) };
-    static TIME: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// How long it may compute, and its time when it began.
+    static TIME: Cell<Option<(Duration, Duration)>> = const { Cell::new(None) };
     static ALLOCATIONS: Cell<u32> = const { Cell::new(0) };
     static ON_EXCESS: Cell<Option<Tell>> = const { Cell::new(None) };
 }
@@ -260,8 +301,8 @@ fn take(bytes: usize) {
     let allocations = ALLOCATIONS.get().wrapping_add(1);
     ALLOCATIONS.set(allocations);
     if allocations.is_multiple_of(ALLOCATIONS_A_LOOK)
-        && let Some(time) = TIME.get()
-        && read(libc::CLOCK_THREAD_CPUTIME_ID).is_some_and(|computed| computed >= time)
+        && let Some((time, begun)) = TIME.get()
+        && read(libc::CLOCK_THREAD_CPUTIME_ID).is_some_and(|now| now.saturating_sub(begun) >= time)
     {
         give_up(Exceeded::Time(time));
     }
@@ -311,6 +352,33 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { memory: 8 << 20, time: Duration::from_secs(20), stack: 1 << 20 };
+
+    fn confined<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
+        Confinement::default().run(limits, work)
+    }
+
+    #[test]
+    fn short_work_of_one_file_shares_a_thread_and_each_has_all_of_its_limits() {
+        let (file, limits) = (Confinement::default(), Limits { time: Duration::from_millis(200), ..LIMITS });
+        let thread = || file.run(limits, || thread::current().id()).unwrap();
+        let first = thread();
+        assert_eq!((thread(), file.0.idle.lock().unwrap().len()), (first, 1));
+        for _ in 0..5 {
+            let half_of_it = || {
+                let begun = read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap();
+                let held = vec![0u8; 5 << 20];
+                while read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap() - begun < Duration::from_millis(100) {
+                    drop(std::hint::black_box(vec![1u8]));
+                }
+                held.len()
+            };
+            assert_eq!(file.run(limits, half_of_it).unwrap(), 5 << 20);
+            assert!(matches!(file.run(limits, || panic!("no")), Err::<(), _>(Exceeded::Panicked(_))));
+        }
+        let inner = file.clone();
+        let nested = file.run(limits, move || inner.run(LIMITS, || 7).unwrap());
+        assert_eq!(nested.unwrap(), 7, "one that is busy is not waited for");
+    }
 
     #[test]
     fn what_stays_within_its_limits_has_its_result_and_may_free_what_it_holds() {
