@@ -155,14 +155,24 @@ fn write_quoted(text: &mut String, string: &str) {
             '\t' => text.push_str("\\t"),
             '\\' => text.push_str("\\\\"),
             c if c == quote => text.extend(['\\', c]),
-            c if c.is_ascii_control() => {
-                // A String takes all that is written.
-                let _ = write!(text, "\\x{:02x}", u32::from(c));
-            }
-            c => text.push(c),
+            c if is_printable(c) => text.push(c),
+            // A String takes all that is written.
+            c => drop(match u32::from(c) {
+                code @ ..0x100 => write!(text, "\\x{code:02x}"),
+                code @ ..0x1_0000 => write!(text, "\\u{code:04x}"),
+                code => write!(text, "\\U{code:08x}"),
+            }),
         }
     }
     text.push(quote);
+}
+
+/// Python's `str.isprintable`: whether a character has a general category other than control, format, surrogate, private use,
+/// unassigned and separator, but for the space. Rust escapes the others, also where a character before it takes a mark.
+fn is_printable(c: char) -> bool {
+    c == ' '
+        || c.is_ascii_graphic()
+        || (!c.is_ascii() && ['a', c].iter().collect::<String>().escape_debug().count() == 2)
 }
 
 /// `{% generation %} ... {% endgeneration %}` marks the assistant's tokens for transformers and writes nothing. Conditions
