@@ -9,6 +9,8 @@ import golden
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+# Written as they are, since Jinja has no escape for them.
+BEYOND_16_BITS = "['\U000e0001', '\U0010ffff', '\U0001f600', '\U00020000']"
 EXPRESSIONS = r"""
 'x' is sequence
 none is iterable
@@ -38,6 +40,10 @@ none|default('d')
 [{'b':none}]|string
 [1,2]|join(',')
 ['b','a']|sort|join
+['\u00a0', '\u0085', '\u00ad', '\u0378', '\u3000', '\u200b', '\u2028', '\u202e', '\ue000', '\ufeff', '\x7f']
+['\u00e9', 'e\u0301', '\u0301', '\u4e2d', '\u00a1', '\u20ac', '\ufe0f', '\u0e33', '\uac00']
+{'a\u00a0': "it's\u2029"}
+'\u00a0'|string|length
 '  x '|trim
 'xyx'|trim('x')
 'a,b'|replace(',',';')
@@ -194,7 +200,7 @@ messages|tojson
 -5|abs
 'a\n\n'|trim
 'x'.strip() or 'y'
-""".strip().splitlines()
+""".strip().splitlines() + [BEYOND_16_BITS]
 
 
 def measure(_model_dir: str) -> dict:

@@ -11,7 +11,9 @@ use serde_json::Value;
 use super::body::Body;
 use super::classify::{Class, Fault, HttpResponse, classify};
 use super::dialect::Dialect;
+use super::runtime::Target;
 use super::secret::Secret;
+use crate::load::clock;
 use crate::printable::printable;
 use crate::{Error, Result};
 
@@ -29,9 +31,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of `base` (`https://host/v1`) for one path below it. Must be called within a Tokio runtime.
-    pub fn new(base: &str, path: &str, key: Option<Secret>, limits: &JudgeLimits) -> Result<Self> {
+    /// A client of a target for one path below its URL. Must be called within a Tokio runtime.
+    pub fn new(target: &Target, path: &str, limits: &JudgeLimits) -> Result<Self> {
+        let (base, key) = (&target.url, target.key.clone());
         let mut headers = HeaderMap::new();
+        if let Some(time) = target.time {
+            let value = HeaderValue::from_str(&time.to_string())
+                .map_err(|e| Error::Failed(format!("the run's time cannot be sent: {e}")))?;
+            headers.insert(clock::HEADER, value);
+        }
         if let Some(key) = &key {
             let mut value = HeaderValue::from_str(&key.bearer()).map_err(|_| {
                 Error::Config("the judge's API key holds a character that an HTTP header cannot".into())
@@ -117,7 +125,37 @@ fn is_loopback(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+
     use super::*;
+
+    fn target(url: &str) -> Target {
+        Target { url: url.into(), model: "m".into(), key: None, time: None }
+    }
+
+    /// The head of the request that a question is sent with.
+    fn head(time: Option<jiff::civil::DateTime>) -> Vec<String> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let asked = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream).lines().map(Result::unwrap);
+            lines.take_while(|line| !line.is_empty()).collect()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = Client::new(&Target { time, ..target(&url) }, "x", &JudgeLimits::default()).unwrap();
+            client.attempt(&Value::Null, Dialect::default()).await;
+        });
+        asked.join().unwrap()
+    }
+
+    #[test]
+    fn a_server_of_the_run_hears_the_time_of_the_run_and_no_other_server_does() {
+        let line = "x-plumbline-time: 2026-02-03T04:05:06".to_owned();
+        assert!(head(Some(jiff::civil::datetime(2026, 2, 3, 4, 5, 6, 0))).contains(&line));
+        assert!(!head(None).iter().any(|line| line.starts_with(clock::HEADER)));
+    }
 
     #[test]
     fn a_key_is_shown_nowhere() {
@@ -125,7 +163,8 @@ mod tests {
         assert!(!format!("{secret:?}").contains("very"));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _in = runtime.enter();
-        let client = Client::new("http://127.0.0.1:1/v1", "x", Some(secret), &JudgeLimits::default()).unwrap();
+        let target = Target { key: Some(secret), ..target("http://127.0.0.1:1/v1") };
+        let client = Client::new(&target, "x", &JudgeLimits::default()).unwrap();
         assert!(!format!("{client:?}").contains("very"), "{client:?}");
         assert_eq!(client.shown("invalid header: sk-very-secret\u{1b}"), "invalid header: [key]\u{fffd}");
     }

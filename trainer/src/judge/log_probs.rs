@@ -1,5 +1,7 @@
 //! The verdict in the log-probabilities of a reply's first tokens. Computes only.
 
+use std::collections::HashSet;
+
 use super::reasoning;
 use super::verdict::{Soft, Verdict, undecorated};
 use super::wire::{Position, Reply, TOKEN_ID};
@@ -42,8 +44,10 @@ pub fn read(reply: &Reply, answers: &[String; 2]) -> Verdict {
         return Verdict::Unparsed(REASONING);
     }
     let (mut mass, mut listed, mut least) = ([0.0; 2], 0.0, f64::INFINITY);
-    for (at, (token, logprob)) in position.top.iter().enumerate() {
-        if position.top[..at].contains(&(token.clone(), *logprob)) || *logprob <= SENTINEL {
+    let mut seen = HashSet::new();
+    for (token, logprob) in &position.top {
+        // What is listed twice counts once.
+        if *logprob <= SENTINEL || !seen.insert((token, logprob.to_bits())) {
             continue;
         }
         let p = logprob.min(0.0).exp();
@@ -241,6 +245,16 @@ mod tests {
         assert!(matches!(read(&beside, &ab), Verdict::First(_)), "log-probabilities of the text are read");
         let twice = raw("A", &[("A", -0.3), ("A", -0.3), ("A", -0.3), ("B", -1.5)]);
         assert!((soft(&read(&twice, &ab)).log_odds - 1.2).abs() < 1e-9, "what is listed twice counts once");
+    }
+
+    #[test]
+    fn a_list_as_long_as_a_body_may_hold_is_read_at_once() {
+        let others = (0..40_000).map(|i| (format!("t{i}"), -15.0));
+        let top = [("A".to_owned(), -0.3), ("B".to_owned(), -1.5)].into_iter().chain(others).collect();
+        let reply = Reply { positions: vec![Position { token: "A".into(), top }], ..Reply::default() };
+        let begun = std::time::Instant::now();
+        assert!((soft(&read(&reply, &answers("A", "B"))).log_odds - 1.2).abs() < 1e-9);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 
     #[test]

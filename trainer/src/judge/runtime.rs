@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use jiff::civil::DateTime;
 use plumbline_crds::judge::Judge;
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::source::KeyRef;
 
 use super::form::Form;
 use super::secret::Secret;
+use crate::load::clock;
 use crate::measure::Vader;
 use crate::{Error, Result};
 
@@ -45,6 +47,8 @@ pub struct Target {
     pub model: String,
     /// Key to send.
     pub key: Option<Secret>,
+    /// The run's time, for a server that was started for this run: each start of it would have another one.
+    pub time: Option<DateTime>,
 }
 
 impl JudgeRuntime {
@@ -62,7 +66,7 @@ impl JudgeRuntime {
         let form = Form::new(judge, &field)?;
         let (backend, identity) = if let Some(endpoint) = &judge.endpoint {
             let key = endpoint.api_key_secret_ref.as_ref().map(|r| secret(r, &field)).transpose()?;
-            let target = Target { url: endpoint.url.clone(), model: endpoint.model.clone(), key };
+            let target = Target { url: endpoint.url.clone(), model: endpoint.model.clone(), key, time: None };
             let identity = format!("endpoint {} {}", target.url.trim_end_matches('/'), target.model);
             (Backend::Endpoint(target), identity)
         } else if judge.lexicon.is_some() {
@@ -73,7 +77,8 @@ impl JudgeRuntime {
             let served = run.served_judges.iter().find(|s| s.role == role).ok_or_else(|| {
                 Error::Config(format!("the run document says nowhere that the model of spec.{role} is served"))
             })?;
-            let target = Target { url: served.url.clone(), model: served.model.clone(), key: None };
+            let (url, model) = (served.url.clone(), served.model.clone());
+            let target = Target { url, model, key: None, time: Some(clock::now()) };
             (Backend::Endpoint(target), format!("model {}", input("model")?.digest))
         };
         Ok(Self { spec: judge.clone(), field, form, backend, identity })

@@ -143,7 +143,7 @@ impl<'a> Session<'a> {
         self.tokio.block_on(async {
             let target = self.target;
             let path = wire::path(self.runtime.form.api);
-            let client = Client::new(&target.url, path, target.key.clone(), &self.runtime.spec.limits)?;
+            let client = Client::new(target, path, &self.runtime.spec.limits)?;
             let concurrency = self.runtime.spec.limits.concurrency.max(1) as usize;
             let mut ticks = interval(TICK);
             let mut pending: Vec<usize> = (0..questions.len()).filter(|i| answers[*i].is_none()).collect();

@@ -1,5 +1,7 @@
 //! A conversation as its model reads it: the text of its template, and the tokens of that. Computes.
 
+use jiff::civil::DateTime;
+
 use super::tokenizer::{Tokenizer, ids};
 use crate::Result;
 use crate::data::Message;
@@ -12,11 +14,12 @@ pub struct Chat<'a> {
     tokenizer: &'a Tokenizer,
     turns: &'a [Message],
     mark: Option<char>,
+    now: DateTime,
 }
 
 impl<'a> Chat<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, turns: &'a [Message], mark: Option<char>) -> Self {
-        Self { tokenizer, turns, mark }
+    pub(super) fn new(tokenizer: &'a Tokenizer, turns: &'a [Message], mark: Option<char>, now: DateTime) -> Self {
+        Self { tokenizer, turns, mark, now }
     }
 
     /// The first `turns` turns as the template writes them. Control tokens inside a turn are marked.
@@ -61,10 +64,11 @@ impl<'a> Chat<'a> {
 
     /// As [`Chat::text`], for other turns without control tokens of their own.
     pub(crate) fn text_of(&self, turns: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let tokenizer = self.tokenizer;
         match self.mark {
-            None => self.tokenizer.render_chat(turns, add_generation_prompt),
+            None => tokenizer.render_chat(turns, add_generation_prompt, self.now),
             Some(mark) => {
-                self.tokenizer.render_chat(&self.tokenizer.control_tokens.marked(turns, mark), add_generation_prompt)
+                tokenizer.render_chat(&tokenizer.control_tokens.marked(turns, mark), add_generation_prompt, self.now)
             }
         }
     }

@@ -44,26 +44,28 @@ impl TemplateError {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `special_tokens` are the names and texts it may use (`bos_token`, `eos_token`); `now` is what
-    /// `strftime_now` formats.
-    pub fn compile(
-        source: &str,
-        special_tokens: BTreeMap<String, String>,
-        now: DateTime,
-    ) -> Result<Self, TemplateError> {
+    /// Compiles a template. `special_tokens` are the names and texts it may use (`bos_token`, `eos_token`).
+    pub fn compile(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, TemplateError> {
         let template = (NAME.to_owned(), without_generation_tags(source));
-        let jinja = Jinja::compile(environment(now), vec![template]).map_err(TemplateError::Syntax)?;
+        let jinja = Jinja::compile(environment(), vec![template]).map_err(TemplateError::Syntax)?;
         Ok(Self { jinja, special_tokens })
     }
 
-    /// The text of a conversation. With `add_generation_prompt` it ends where the assistant's next turn begins.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
+    /// The text of a conversation. With `add_generation_prompt` it ends where the assistant's next turn begins. `now` is what
+    /// `strftime_now` formats.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        now: DateTime,
+    ) -> Result<String, TemplateError> {
         let names = Value::from_serialize(&self.special_tokens);
         let context = context! {
             messages,
             add_generation_prompt,
             tools => Value::from(()),
             documents => Value::from(()),
+            strftime_now => clock(now),
             ..names
         };
         let size = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
@@ -75,16 +77,22 @@ impl ChatTemplate {
 }
 
 const NAME: &str = "chat_template";
-/// The function that tells the time.
-const CLOCK: &str = "strftime_now";
 
 /// Whether a template asks for the time.
 pub fn asks_for_time(source: &str) -> bool {
-    source.contains(CLOCK)
+    source.contains("strftime_now")
+}
+
+/// The function that tells the time.
+fn clock(now: DateTime) -> Value {
+    Value::from_function(move |format: &str| {
+        jiff::fmt::strtime::format(format, now)
+            .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
+    })
 }
 
 /// What transformers gives to chat templates.
-fn environment(now: DateTime) -> Environment<'static> {
+fn environment() -> Environment<'static> {
     let mut environment = jinja::environment();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -92,10 +100,6 @@ fn environment(now: DateTime) -> Environment<'static> {
     environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, &options));
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(jinja::raised(message))
-    });
-    environment.add_function(CLOCK, move |format: &str| {
-        jiff::fmt::strtime::format(format, now)
-            .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
     });
     environment.add_function("cycler", minijinja_contrib::globals::cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
@@ -151,14 +155,24 @@ fn write_quoted(text: &mut String, string: &str) {
             '\t' => text.push_str("\\t"),
             '\\' => text.push_str("\\\\"),
             c if c == quote => text.extend(['\\', c]),
-            c if c.is_ascii_control() => {
-                // A String takes all that is written.
-                let _ = write!(text, "\\x{:02x}", u32::from(c));
-            }
-            c => text.push(c),
+            c if is_printable(c) => text.push(c),
+            // A String takes all that is written.
+            c => drop(match u32::from(c) {
+                code @ ..0x100 => write!(text, "\\x{code:02x}"),
+                code @ ..0x1_0000 => write!(text, "\\u{code:04x}"),
+                code => write!(text, "\\U{code:08x}"),
+            }),
         }
     }
     text.push(quote);
+}
+
+/// Python's `str.isprintable`: whether a character has a general category other than control, format, surrogate, private use,
+/// unassigned and separator, but for the space. Rust escapes the others, also where a character before it takes a mark.
+fn is_printable(c: char) -> bool {
+    c == ' '
+        || c.is_ascii_graphic()
+        || (!c.is_ascii() && ['a', c].iter().collect::<String>().escape_debug().count() == 2)
 }
 
 /// `{% generation %} ... {% endgeneration %}` marks the assistant's tokens for transformers and writes nothing. Conditions
@@ -221,6 +235,8 @@ impl serde_json::ser::Formatter for OneLine {
 mod tests {
     use super::*;
 
+    const NOW: DateTime = jiff::civil::datetime(2026, 2, 3, 4, 5, 6, 0);
+
     fn message(role: &str, content: &str) -> Message {
         Message { role: role.to_owned(), content: content.to_owned() }
     }
@@ -228,8 +244,7 @@ mod tests {
     fn render(source: &str, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
         let tokens =
             BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned()), ("eos_token".to_owned(), "</s>".to_owned())]);
-        ChatTemplate::compile(source, tokens, jiff::civil::datetime(2026, 2, 3, 4, 5, 6, 0))?
-            .render(messages, add_generation_prompt)
+        ChatTemplate::compile(source, tokens)?.render(messages, add_generation_prompt, NOW)
     }
 
     #[test]
@@ -260,6 +275,8 @@ mod tests {
             ("{% if tools is none and documents is none and date_string is not defined %}plain{% endif %}", "plain"),
             ("{% if not tools %}no tools{% endif %}", "no tools"),
             ("{{ strftime_now('%d %b %Y') }}", "03 Feb 2026"),
+            ("{% macro today() %}{{ strftime_now('%Y') }}{% endmacro %}{{ today() }}", "2026"),
+            ("{% if strftime_now is defined %}{{ strftime_now('%H') }}{% endif %}", "04"),
             ("{% macro turn(m) %}<{{ m.role }}>{% endmacro %}{{ turn(messages[0]) }}", "<user>"),
         ] {
             assert_eq!(render(source, &user, false).unwrap(), expected, "{source}");
@@ -382,8 +399,8 @@ mod tests {
     #[test]
     fn a_template_that_took_more_than_it_may_writes_nothing_any_more() {
         let source = "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for m in messages %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
-        let template = ChatTemplate::compile(source, BTreeMap::new(), jiff::civil::date(2026, 2, 3).into()).unwrap();
-        let render = |turns: usize| template.render(&vec![message("user", "hi"); turns], true);
+        let template = ChatTemplate::compile(source, BTreeMap::new()).unwrap();
+        let render = |turns: usize| template.render(&vec![message("user", "hi"); turns], true, NOW);
         assert_eq!(render(2).unwrap(), "a".repeat(64));
         let too_much = render(60).unwrap_err().to_string();
         assert!(too_much.contains("MiB of memory"), "{too_much}");

@@ -59,7 +59,7 @@ impl Tokenizer {
         let config = TokenizerConfig::read(folder)?;
         let chat_template = config
             .chat_template
-            .map(|source| ChatTemplate::compile(&source, config.special_tokens.clone(), clock::now()))
+            .map(|source| ChatTemplate::compile(&source, config.special_tokens.clone()))
             .transpose()
             .map_err(|e| error_of(e.may_pass(), format!("{}: {e}", folder.display())))?;
         let wrong = |why: String| Error::Data(format!("{}: {why}", path.display()));
@@ -217,21 +217,26 @@ impl Tokenizer {
         self.chat_template.is_some()
     }
 
-    /// A conversation as the model's own template writes it.
+    /// A conversation as the model's own template writes it, which is told the time `now`.
     ///
     /// # Errors
     /// [`Error::Data`] when the folder has no template or the template refuses the conversation.
-    pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool, now: DateTime) -> Result<String> {
         let template = self.chat_template.as_ref().ok_or_else(|| {
             let advice = "give prompts as text, or take a model that was tuned for conversations";
             Error::Data(format!("{}: the model has no chat template; {advice}", self.folder.display()))
         })?;
-        template.render(messages, add_generation_prompt).map_err(|e| self.refused(messages, &e))
+        template.render(messages, add_generation_prompt, now).map_err(|e| self.refused(messages, &e))
     }
 
-    /// The texts of a conversation and of its beginnings.
+    /// The texts of a conversation and of its beginnings, at the time of this process.
     pub fn chat<'a>(&'a self, turns: &'a [Message]) -> Chat<'a> {
-        Chat::new(self, turns, self.control_tokens.mark_for(turns))
+        self.chat_at(turns, clock::now())
+    }
+
+    /// The same at another time.
+    pub fn chat_at<'a>(&'a self, turns: &'a [Message], now: DateTime) -> Chat<'a> {
+        Chat::new(self, turns, self.control_tokens.mark_for(turns), now)
     }
 
     /// The tokenizer for texts in which no control token is recognised.

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 /// A folder with a byte-level tokenizer: a byte is a token of its value, 256 (`<|end|>`) ends a response, 257 (`<|pad|>`)
-/// has no text. The chat template writes the last message, and refuses conversations that begin with `system`.
+/// has no text. The chat template writes the last message, with the time in place of `TIME`, and refuses conversations that begin
+/// with `system`.
 pub(crate) fn model_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
@@ -23,7 +24,7 @@ pub(crate) fn model_folder() -> tempfile::TempDir {
     );
     let template = "{% if messages[0].role == 'system' %}{{ raise_exception('there is no place for a system message') }}\
         {% endif %}{% if not add_generation_prompt %}{{ raise_exception('the model is to answer') }}{% endif %}\
-        {{ messages[-1].content }}";
+        {{ messages[-1].content | replace('TIME', strftime_now('%Y-%m-%d %H:%M')) }}";
     write("tokenizer_config.json", json!({"eos_token": "<|end|>", "chat_template": template}));
     folder
 }

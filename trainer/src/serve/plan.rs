@@ -5,6 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use jiff::civil::DateTime;
 use plumbline_crds::source::Sampling;
 use sha2::{Digest, Sha256};
 
@@ -13,6 +14,7 @@ use super::protocol::ApiError;
 use super::protocol::input::Prompt;
 use super::protocol::request::{self, MaxTokens, Params};
 use super::protocol::response::Api;
+use crate::Error;
 use crate::data::Message;
 use crate::generate::engine::Job;
 use crate::load::tokenizer::Tokenizer;
@@ -27,6 +29,17 @@ const CHAT_LOGPROB_BYTES: usize = 256;
 const SEQUENCE_BYTES: usize = 1024;
 /// The most turns of a conversation.
 const MOST_MESSAGES: usize = 2048;
+
+/// A request as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Where it was sent.
+    pub api: Api,
+    /// Its body.
+    pub body: &'a [u8],
+    /// The time that a chat template is told.
+    pub now: DateTime,
+}
 
 /// What is to be done for a request.
 pub struct Plan {
@@ -54,7 +67,8 @@ pub struct Bounds {
 /// Reads a request, checks it against the model called `served` and against what this server can do, and tokenises its
 /// prompts. What is cheap to check is checked first: nothing is tokenised or copied for a request that cannot be
 /// answered.
-pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, bounds: Bounds) -> Result<Plan, ApiError> {
+pub fn plan(asked: Asked<'_>, served: &str, tokenizer: &Tokenizer, bounds: Bounds) -> Result<Plan, ApiError> {
+    let Asked { api, body, now } = asked;
     match api {
         Api::Completions => {
             let asked = request::completion(body)?;
@@ -66,7 +80,7 @@ pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, bounds: 
                     Prompt::Tokens(tokens) => tokens,
                     Prompt::Text(prompt) => {
                         planning.check_text(&prompt)?;
-                        tokenizer.encode_prompt(&prompt).map_err(|e| ApiError::internal(e.to_string()))?
+                        tokenizer.encode_prompt(&prompt).map_err(|e| unreadable("prompt", &e))?
                     }
                 })?;
             }
@@ -79,14 +93,21 @@ pub fn plan(api: Api, body: &[u8], served: &str, tokenizer: &Tokenizer, bounds: 
             check_conversation(&asked.messages, tokenizer)?;
             let mut planning = Planning::new(api, asked.params, bounds);
             // A template may refuse a conversation: turns that do not alternate, a system message it has no place for.
-            let refused =
-                |e: crate::Error| ApiError::invalid("messages", format!("the model cannot be given `messages`: {e}"));
-            let chat = tokenizer.chat(&asked.messages);
+            let refused = |e: Error| unreadable("messages", &e);
+            let chat = tokenizer.chat_at(&asked.messages, now);
             let prompt = chat.prompt(asked.messages.len()).map_err(refused)?;
             planning.check_text(&prompt)?;
             planning.add(chat.encode(&prompt).map_err(refused)?)?;
             Ok(planning.plan)
         }
+    }
+}
+
+/// Why a model cannot be given what `param` holds.
+fn unreadable(param: &str, error: &Error) -> ApiError {
+    match error {
+        Error::Data(why) => ApiError::invalid(param, format!("the model cannot be given `{param}`: {why}")),
+        other => ApiError::internal(other.to_string()),
     }
 }
 
@@ -307,6 +328,23 @@ mod tests {
     #[test]
     fn a_prompt_that_is_sent_twice_is_sampled_twice() {
         assert_eq!(keys(&[&[1, 2], &[1, 2]], 1), keys(&[&[1, 2]], 2));
+    }
+
+    #[test]
+    fn a_text_with_a_token_that_the_model_does_not_have_is_the_clients_to_mend() {
+        let folder = super::super::fixture::model_folder();
+        // `<|pad|>` has the id 257.
+        std::fs::write(folder.path().join("config.json"), r#"{"vocab_size": 257}"#).unwrap();
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let bounds = Bounds { shape: Shape { context: 100, vocabulary: 257, longest_token: 9 }, ..BOUNDS };
+        let planned = |api, body: &str| {
+            let asked = Asked { api, body: body.as_bytes(), now: jiff::civil::date(2026, 2, 3).into() };
+            plan(asked, "m", &tokenizer, bounds)
+        };
+        assert!(planned(Api::Completions, r#"{"model": "m", "prompt": "a"}"#).is_ok());
+        let error = planned(Api::Completions, r#"{"model": "m", "prompt": ["a", "a<|pad|>"]}"#).err().unwrap();
+        assert_eq!((error.status, error.body.param.as_deref()), (400, Some("prompt")), "{error:?}");
+        assert!(error.body.message.contains("<|pad|>") && error.body.message.contains("257"), "{error:?}");
     }
 
     #[test]

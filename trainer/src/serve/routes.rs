@@ -7,12 +7,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use jiff::civil::DateTime;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -20,12 +21,13 @@ use super::body::Reading;
 use super::listen::{Patience, Place};
 use super::metrics::Metrics;
 use super::model::Shape;
-use super::plan::{self, Bounds, Plan};
+use super::plan::{self, Asked, Bounds, Plan};
 use super::protocol::ApiError;
 use super::protocol::response::{Api, Writer};
 use super::replies::{self, Pending};
 use super::scheduler::{Message, Update, Work};
 use crate::generate::engine::Job;
+use crate::load::clock;
 use crate::load::tokenizer::Tokenizer;
 
 /// Memory that the prompts and replies of all requests together may come to take, in bytes.
@@ -140,18 +142,28 @@ async fn completions(
     Extension(place): Extension<Place>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    answer(&app, Api::Completions, &place, body).await
+    answer(&app, Api::Completions, &place, clock::wall(), body).await
 }
 
 async fn chat(
     State(app): State<Arc<App>>,
     Extension(place): Extension<Place>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    answer(&app, Api::Chat, &place, body).await
+    answer(&app, Api::Chat, &place, time(&headers)?, body).await
 }
 
-async fn answer(app: &Arc<App>, api: Api, place: &Place, body: Body) -> Result<Response, ApiError> {
+/// The time that the client's run has, or that it is now.
+fn time(headers: &HeaderMap) -> Result<DateTime, ApiError> {
+    let Some(value) = headers.get(clock::HEADER) else { return Ok(clock::wall()) };
+    value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        let message = format!("the header `{}` must be a time as 2026-02-03T04:05:06", clock::HEADER);
+        ApiError::invalid(clock::HEADER, message)
+    })
+}
+
+async fn answer(app: &Arc<App>, api: Api, place: &Place, now: DateTime, body: Body) -> Result<Response, ApiError> {
     let (route, prefix) = match api {
         Api::Completions => (COMPLETIONS, "cmpl"),
         Api::Chat => (CHAT, "chatcmpl"),
@@ -168,7 +180,7 @@ async fn answer(app: &Arc<App>, api: Api, place: &Place, body: Body) -> Result<R
     // and so long it keeps its turn.
     let plan = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        plan::plan(api, &body.bytes, &name, &ready.tokenizer, bounds)
+        plan::plan(Asked { api, body: &body.bytes, now }, &name, &ready.tokenizer, bounds)
     })
     .await
     .map_err(|e| ApiError::internal(format!("the request could not be read: {e}")))??;

@@ -111,9 +111,9 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
     let mut objects: Vec<ObjectMeta> = store.list(Some(key)).try_collect().await.map_err(|e| failed(&e))?;
     objects.sort_by(|a, b| a.location.cmp(&b.location));
     // A key that ends in a slash, and holds nothing, is how some tools write a folder.
-    let keys: Vec<Key> = objects.iter().map(|o| o.location.clone()).collect();
-    let is_folder = |o: &ObjectMeta| keys.iter().any(|k| *k != o.location && k.prefix_matches(&o.location));
-    objects.retain(|o| o.size > 0 || !(o.location == *key || is_folder(o)));
+    let keys: Vec<String> = objects.iter().map(|o| o.location.to_string()).collect();
+    let folders: HashSet<&str> = keys.iter().flat_map(|k| k.match_indices('/').map(|(at, _)| &k[..at])).collect();
+    objects.retain(|o| o.size > 0 || !(o.location == *key || folders.contains(o.location.as_ref())));
     check(key, &objects)?;
     if objects.is_empty() {
         return Err(Error::Data("expected an object or objects below this key, found none; correct the URI".into()));
@@ -187,6 +187,31 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_key_with_keys_below_it_that_holds_nothing_is_a_folder_however_many_there_are() {
+        let store = object_store::memory::InMemory::new();
+        let put = async |key: &str, bytes: &'static [u8]| {
+            store.put(&Key::from(key), bytes.into()).await.unwrap();
+        };
+        for empty in ["m/a", "m/b", "m/b/c", "m/empty"] {
+            put(empty, b"").await;
+        }
+        // Between a folder and what is below it, in the order of bytes.
+        for key in ["m/a-1", "m/a/x", "m/b.1", "m/b/c/d"] {
+            put(key, b"1").await;
+        }
+        for i in 0..20_000 {
+            put(&format!("m/many/{i}"), b"").await;
+        }
+        let begun = std::time::Instant::now();
+        let keys: Vec<String> =
+            list(&store, &Key::from("m")).await.unwrap().into_iter().map(|o| o.location.to_string()).collect();
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+        let few: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !key.starts_with("m/many/")).collect();
+        assert_eq!(few, ["m/a-1", "m/a/x", "m/b.1", "m/b/c/d", "m/empty"]);
+        assert_eq!(keys.len(), 20_005);
+    }
 
     #[test]
     fn keys_that_cannot_be_files_together_are_a_fault_of_the_data() {

@@ -11,7 +11,7 @@ use reqwest::dns::Name;
 const MOST: usize = 10;
 
 /// How near an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reach {
     /// Anywhere.
     Public,
@@ -55,11 +55,24 @@ impl Reach {
     }
 
     fn of_v6(address: Ipv6Addr) -> Self {
-        let segments = address.segments();
-        let tail = Ipv4Addr::from((u32::from(segments[6]) << 16) | u32::from(segments[7]));
-        match segments {
-            // An IPv4 address in one of its forms (RFC 4291, RFC 6052).
-            [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Self::of_v4(tail),
+        let bits = address.to_bits();
+        // The IPv4 address in the 32 bits before the last `after`.
+        let v4 = |after: u32| Ipv4Addr::from_bits((bits >> after) as u32);
+        match address.segments() {
+            // An IPv4 address in one of its forms (RFC 4291, RFC 6052, RFC 3056).
+            [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Self::of_v4(v4(0)),
+            [0x2002, ..] => Self::of_v4(v4(80)),
+            // Behind a prefix whose length only its network knows (RFC 8215), around the bits 64 to 71 (RFC 6052): the nearest
+            // that it can be, but for those that begin with the zeros of a shorter address.
+            [0x64, 0xff9b, 1, ..] => {
+                let around = |before: u32| {
+                    let high = (bits >> 64) as u32 & ((1 << before) - 1);
+                    let low = ((bits << 72) >> 96) as u32 >> before;
+                    Ipv4Addr::from_bits(high.checked_shl(32 - before).unwrap_or(0) | low)
+                };
+                let all = [around(16), around(8), around(0), v4(0)].into_iter();
+                all.filter(|v4| v4.octets()[0] != 0).map(Self::of_v4).max().unwrap_or(Self::Machine)
+            }
             [0, 0, 0, 0, 0, 0, ..] | [0xff00..=0xffff, ..] => Self::Machine,
             [0xfe80..=0xfebf, ..] => Self::Link,
             [0xfc00..=0xfdff, ..] => Self::Private,
@@ -139,6 +152,20 @@ mod tests {
             ("192.168.1.1", Reach::Private),
             ("100.64.0.1", Reach::Private),
             ("fd00:ec2::254", Reach::Private),
+            // 6to4 (RFC 3056), local NAT64 (RFC 8215) with a prefix of 48 to 96 bits.
+            ("2002:a00:1::", Reach::Private),
+            ("2002:a9fe:a9fe::1", Reach::Link),
+            ("2002:7f00:1::", Reach::Machine),
+            ("64:ff9b:1:a01:2:300::", Reach::Private),
+            ("64:ff9b:1:a01:2:300:808:808", Reach::Private),
+            ("64:ff9b:1:10a:1:203::", Reach::Private),
+            ("64:ff9b:1:1:a:1:203:0", Reach::Private),
+            ("64:ff9b:1:1:7f:0:108:808", Reach::Machine),
+            ("64:ff9b:1::10.1.2.3", Reach::Private),
+            ("64:ff9b:1::a9fe:a9fe", Reach::Link),
+            ("2002:808:808::", Reach::Public),
+            ("64:ff9b:1::8.8.8.8", Reach::Public),
+            ("64:ff9b:1:808:8:800::", Reach::Public),
             ("172.32.0.1", Reach::Public),
             ("8.8.8.8", Reach::Public),
             ("2606:4700::1111", Reach::Public),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use plumbline_trainer::serve::listen::Patience;
 use plumbline_trainer::serve::model::Shape;
-use plumbline_trainer::serve::plan::{Bounds, plan};
+use plumbline_trainer::serve::plan::{Asked, Bounds, plan};
 use plumbline_trainer::serve::protocol::response::Api;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,6 +35,10 @@ impl Random {
     fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
+}
+
+fn asked(api: Api, body: &[u8]) -> Asked<'_> {
+    Asked { api, body, now: jiff::civil::date(2026, 2, 3).into() }
 }
 
 fn requests() -> [(Api, Value); 4] {
@@ -170,7 +174,7 @@ fn a_changed_request_is_refused_or_planned_within_bounds() {
         for _ in 0..random.below(2) {
             change_bytes(&mut body, &mut random);
         }
-        match plan(api, &body, "m", &tokenizer, BOUNDS) {
+        match plan(asked(api, &body), "m", &tokenizer, BOUNDS) {
             Ok(plan) => {
                 planned += 1;
                 assert!(!plan.jobs.is_empty() && plan.jobs.len() <= BOUNDS.sequences && plan.memory <= BOUNDS.memory);
@@ -199,12 +203,12 @@ fn a_field_that_is_not_known_is_never_passed_over() {
     for (api, request) in requests() {
         let mut paths = Vec::new();
         places(&request, "", &mut paths);
-        assert!(plan(api, request.to_string().as_bytes(), "m", &tokenizer, BOUNDS).is_ok(), "{request}");
+        assert!(plan(asked(api, request.to_string().as_bytes()), "m", &tokenizer, BOUNDS).is_ok(), "{request}");
         for path in paths {
             let mut changed = request.clone();
             let Some(Value::Object(map)) = changed.pointer_mut(&path) else { continue };
             map.insert("surprise".into(), json!(1));
-            let error = plan(api, changed.to_string().as_bytes(), "m", &tokenizer, BOUNDS).err();
+            let error = plan(asked(api, changed.to_string().as_bytes()), "m", &tokenizer, BOUNDS).err();
             assert!(error.is_some_and(|e| e.body.message.contains("surprise")), "{path} of {request}");
         }
     }

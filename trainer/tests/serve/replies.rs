@@ -37,6 +37,23 @@ async fn a_completion_is_answered_with_its_text_and_usage() {
 }
 
 #[tokio::test]
+async fn a_template_is_told_the_time_of_the_clients_run_or_that_of_the_request() {
+    let server = Server::ready(Setup::default()).await;
+    let told = async |time: Option<&str>| {
+        let request = server.client.post(format!("{}{CHAT}", server.url)).json(&chat("say:TIME", json!({})));
+        let request = time.into_iter().fold(request, |request, time| request.header("x-plumbline-time", time));
+        request.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let of_run = told(Some("2026-02-03T23:59:58")).await;
+    assert_eq!(of_run["choices"][0]["message"]["content"], "2026-02-03 23:59");
+    let before = jiff::Zoned::now().datetime().strftime("%Y-%m-%d %H:%M").to_string();
+    let now = told(None).await["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let after = jiff::Zoned::now().datetime().strftime("%Y-%m-%d %H:%M").to_string();
+    assert!(before <= now && now <= after, "{now}");
+    assert_eq!(told(Some("yesterday")).await["error"]["param"], "x-plumbline-time");
+}
+
+#[tokio::test]
 async fn a_prompt_of_token_ids_is_the_same_prompt() {
     let server = Server::ready(Setup::default()).await;
     let ids: Vec<u8> = b"say:x".to_vec();

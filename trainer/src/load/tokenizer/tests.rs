@@ -137,12 +137,12 @@ fn the_chat_template_is_found_where_models_keep_it() {
     let folder = tempfile::tempdir().unwrap();
     let none = byte_level(folder.path());
     assert!(!none.has_chat_template());
-    assert!(none.render_chat(&user, true).unwrap_err().to_string().contains("no chat template"));
+    assert!(none.render_chat(&user, true, clock::now()).unwrap_err().to_string().contains("no chat template"));
     let named = json!([{"name": "tool_use", "template": "tool"}, {"name": "default", "template": "{{ eos_token }}"}]);
     write(folder.path(), "tokenizer_config.json", &json!({"eos_token": "<|end|>", "chat_template": named}));
-    assert_eq!(byte_level(folder.path()).render_chat(&user, true).unwrap(), "<|end|>");
+    assert_eq!(byte_level(folder.path()).render_chat(&user, true, clock::now()).unwrap(), "<|end|>");
     std::fs::write(folder.path().join("chat_template.jinja"), "file: {{ messages[0].content }}").unwrap();
-    assert_eq!(byte_level(folder.path()).render_chat(&user, true).unwrap(), "file: hi");
+    assert_eq!(byte_level(folder.path()).render_chat(&user, true, clock::now()).unwrap(), "file: hi");
     std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").unwrap();
     let error = Tokenizer::load(folder.path()).err().unwrap().to_string();
     assert!(error.contains(&folder.path().display().to_string()) && error.contains("chat template"), "{error}");
@@ -188,7 +188,7 @@ fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
     for entry in golden["chats"].as_array().unwrap() {
         let messages: Vec<Message> = serde_json::from_value(entry["messages"].clone()).unwrap();
         let prompt = entry["add_generation_prompt"].as_bool().unwrap();
-        assert_eq!(tokenizer.render_chat(&messages, prompt).unwrap(), entry["text"].as_str().unwrap());
+        assert_eq!(tokenizer.render_chat(&messages, prompt, clock::now()).unwrap(), entry["text"].as_str().unwrap());
     }
     assert_eq!(tokenizer.eos_ids(), [2]);
 }
