@@ -102,7 +102,7 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
                 (
                     "/spec/judges",
                     json!([
-                        {"name": "free", "lexicon": {"uri": "words"}, "price": price("EUR")},
+                        {"name": "free", "model": {"uri": "pvc://models/judge"}, "price": price("EUR")},
                         {"name": "a", "endpoint": endpoint(), "price": price("USD")},
                         {"name": "b", "endpoint": endpoint(), "price": price("USD")},
                     ]),
