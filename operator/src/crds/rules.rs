@@ -8,6 +8,7 @@
 
 use plumbline_crds::Kind;
 use plumbline_crds::judge::JudgeLimits;
+use plumbline_crds::preference_dataset::Order;
 use serde_json::{Map, Value, json};
 
 use super::CrdError;
@@ -144,6 +145,14 @@ fn dataset(rules: &mut Rules) {
     model("spec.generator.model", rules);
     sampling("spec.generator", "sampling", rules);
     judge("spec.judges[]", rules);
+    let usual = Order::default().sample_fraction;
+    rules.push(
+        "spec",
+        "order.sampleFraction",
+        Reason::Forbidden,
+        format!("self.order.policy == 'Sampled' || self.order.sampleFraction == {usual:?}"),
+        "expected no sampleFraction, which is for order.policy Sampled only; remove it or change policy",
+    );
     location("spec.review.labelsFrom.uri", rules);
     rules.push(
         "spec",
@@ -234,6 +243,7 @@ fn method(schema: &Value, rules: &mut Rules) {
         ("dataset", others),
         ("ppo", (ppo, "method PPO")),
         ("dpo", (dpo, "method DPO")),
+        ("guard", samples),
     ] {
         read(field, &format!("!has(self.{field})"), by);
     }

@@ -4,7 +4,7 @@ use plumbline_crds::Spec;
 use plumbline_crds::compute::Compute;
 use plumbline_crds::judge::{Judge, JudgeApi, JudgeLimits, JudgeMode, LabelSource};
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
-use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
+use plumbline_crds::preference_dataset::{Order, OrderPolicy, PreferenceDatasetSpec};
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::source::{ModelSource, PromptSource, Sampling};
 use plumbline_crds::training::Training;
@@ -73,6 +73,15 @@ fn dataset(spec: &PreferenceDatasetSpec, found: &mut Findings) {
     }
     for (i, one) in spec.judges.iter().enumerate() {
         judge(one, &format!("spec.judges[{i}]"), found);
+    }
+    let order = &spec.order;
+    if order.policy != OrderPolicy::Sampled
+        && order.sample_fraction.to_bits() != Order::default().sample_fraction.to_bits()
+    {
+        found.push(
+            "spec.order.sampleFraction",
+            "expected no sampleFraction, which is for spec.order.policy Sampled only; remove it or change policy",
+        );
     }
     if spec.budget.max_cost.is_some() {
         cost(&spec.judges, found);
@@ -184,6 +193,7 @@ fn method(spec: &PolicyTuningSpec, found: &mut Findings) {
     field("dataset", spec.dataset.is_some(), spec.method == Method::Sft, !samples);
     field("ppo", spec.ppo.is_some(), false, spec.method == Method::Ppo);
     field("dpo", spec.dpo.is_some(), false, spec.method == Method::Dpo);
+    field("guard", spec.guard.is_some(), false, samples);
     if spec.method == Method::Dpo {
         found.exactly_one("spec", &[("datasetRef", spec.dataset_ref.is_some()), ("dataset", spec.dataset.is_some())]);
     }
@@ -478,6 +488,8 @@ mod tests {
                 "spec.rollout.sampling.minNewTokens: expected at most spec.rollout.sampling.maxNewTokens (8), found 9",
             ),
             (dataset_with(&json!({"generator": {}})), "spec.generator: expected exactly one of model or endpoint"),
+            (dataset_with(&json!({"order": {"sampleFraction": 0.5}})), "spec.order.sampleFraction: expected no sampleFraction, which is for spec.order.policy Sampled only"),
+            (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "guard": {"maxKl": 1}})), "spec.guard: expected no guard with method SFT"),
             (dataset_with(&json!({"budget": {"maxCost": 5}})), "spec.judges[0].price: expected a price"),
             (judge_with(&json!({"model": null})), "spec.judges[0]: expected exactly one of endpoint, model or lexicon"),
             (judge_with(&json!({"lexicon": {"uri": "l"}, "answers": ["good", "bad"]})), "spec.judges[0]: expected only one of endpoint, model or lexicon, found model and lexicon"),

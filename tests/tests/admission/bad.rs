@@ -87,6 +87,7 @@ fn dataset(cases: &mut Cases) {
     cases.field("a confidence without a fraction", "/spec/pairs/minConfidence", json!(0), "expected at least 0.5");
     cases.field("no pair", "/spec/pairs/perPrompt", json!(0), "to 1");
     cases.field("an unknown order", "/spec/order/policy", json!("Twice"), "\"Sampled\"");
+    cases.field("a share of both orders", "/spec/order/sampleFraction", json!(0.5), "for order.policy Sampled only");
     cases.field("a share in percent", "/spec/order/sampleFraction", json!(20), "to 1");
     location(cases, "/spec/review/labelsFrom/uri");
     let judges = |judges: Value| [("/spec/budget/maxCost", json!(5)), ("/spec/judges", judges)];
@@ -175,6 +176,7 @@ fn data_methods(cases: &mut Cases) {
     location(cases, "/spec/dataset/uri");
     cases.field("a reward", "/spec/rewardModelRef", json!({"name": "r"}), "which is for methods that sample only");
     cases.field("prompts", "/spec/prompts", json!({"inline": ["p"]}), "which is for methods that sample only");
+    cases.field("a guard", "/spec/guard", json!({"maxKl": 1}), "which is for methods that sample only");
     cases.field("settings of PPO", "/spec/ppo", json!({}), "which is for method PPO only");
     let rollout = [("/spec/rollout/sampling/temperature", json!(0.5))];
     cases.add("a rollout", &rollout, "spec.rollout", "which is for methods that sample only");
