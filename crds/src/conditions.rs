@@ -91,6 +91,8 @@ pub enum Reason {
     OutOfMemory,
     /// The accelerator ran out of memory.
     AcceleratorOutOfMemory,
+    /// The pod kept more on the disk of its node than it may.
+    StorageExceeded,
     /// The pod was preempted, evicted or lost its node.
     NodeDisruption,
     /// Its queue gave the quota to a run that comes before it.

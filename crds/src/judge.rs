@@ -18,7 +18,8 @@ pub struct Judge {
     /// A model that the trainer serves beside the job, over the same protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelSource>,
-    /// A deterministic word-list judge, for tests and criteria that can be checked.
+    /// A deterministic word-list judge, for tests and criteria that can be checked. It rates one response at a time, and
+    /// has none of the fields of a question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lexicon: Option<LexiconSource>,
     /// Pairwise shows both responses in one question; Pointwise scores each on its own. Default Pairwise.
@@ -40,8 +41,10 @@ pub struct Judge {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 80), regex(pattern = "^builtin:[a-z0-9-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub templates: Vec<String>,
-    /// A question template of your own (Jinja; variables `prompt`, `response` or `response_a` and `response_b`,
-    /// `criteria`, `examples`), instead of `templates`.
+    /// A question template of your own (Jinja), instead of `templates`. It knows `prompt`, `response` (Pointwise) or
+    /// `response_a` and `response_b` (Pairwise), `criteria`, `examples`, the answers `first` and `second`, `ties` (whether
+    /// a tie may be called), `completion` (whether `api` is Completion) and `nonce` (a code that is in no text); any
+    /// other name only with `default` or `is defined`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16384))]
     pub template: Option<String>,

@@ -46,7 +46,8 @@ pub struct PreferenceDatasetSpec {
     /// One or more judges; several are an ensemble.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub judges: Vec<Judge>,
-    /// In which order a pair is shown, and how two orders become one label.
+    /// In which order a pair is shown, and how two orders become one label. Only Pairwise judges have an order: of a
+    /// Pointwise one and of a word list nothing here is read.
     #[serde(default)]
     pub order: Order,
     /// How the judges of an ensemble become one label. Default Mean.
@@ -145,10 +146,10 @@ pub enum PairStrategy {
 pub struct Order {
     /// Both asks each pair twice; Sampled asks a share twice; Single asks once in an order drawn by hash. Default Both.
     pub policy: OrderPolicy,
-    /// Share asked in both orders under Sampled. Default 0.2.
+    /// Share asked in both orders, under Sampled only. Default 0.2.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample_fraction: f64,
-    /// Logits averages log-odds, Probabilities averages probabilities, AgreeOnly drops pairs whose orders disagree.
+    /// Of pairs that are asked in both orders: Logits averages log-odds, Probabilities averages probabilities, AgreeOnly drops pairs whose orders disagree.
     /// Default Logits.
     pub combine: OrderCombination,
 }
@@ -249,7 +250,7 @@ pub struct DatasetGates {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub min_pairs: Option<i64>,
-    /// At most this share of pairs whose two orders disagree. Tossing a coin gives 0.5, choosing by position alone 1. Default
+    /// At most this share of pairs whose two orders disagree, where pairs are asked in both. Tossing a coin gives 0.5, choosing by position alone 1. Default
     /// 0.75 from 20 pairs on, as it may be chance with fewer; 1 does not check.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -261,7 +262,7 @@ pub struct DatasetGates {
     /// say is something else. Default 0.01; 0 does not check.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_label_mass: f64,
-    /// More than this correlation of what the two orders of a pair say, with 95 % confidence, counting prompts. Checked from 100
+    /// More than this correlation of what the two orders of a pair say, where both are asked, with 95 % confidence, counting prompts. Checked from 100
     /// prompts on. Default 0, more than chance; -1 does not check.
     #[schemars(range(min = -1.0, max = 1.0))]
     pub min_order_correlation: f64,

@@ -179,9 +179,16 @@ pub struct InputRef {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JobRef {
-    /// Name of the Job. Without its last two parts, the name of the work folder.
+    /// Name of the Job. Without its last part, the name of the work folder.
     #[schemars(length(max = 253))]
     pub name: String,
+    /// The last generation of the spec that this run is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// Digest of that spec, without what makes no other run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
+    pub spec_digest: Option<String>,
     /// UID of the Job. Unset on a laptop.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

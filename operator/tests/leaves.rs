@@ -1,6 +1,7 @@
-//! Every leaf of the three specs acts: one is flipped at a time, and something has to change for it beside the spec that the run
+//! Every leaf of the three specs acts in every variant of them: one is flipped at a time, and something has to change for it beside the spec that the run
 //! document repeats: an object of the run, the plan, a refusal by name; or else it is the trainer that reads it, by an
 //! expression that is named here and looked for in its source. A leaf that is in no case fails, as does one that changes nothing.
+//! What the trainer reads of some variants only is listed apart: of the others it has to be refused, or documented as such.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,12 +17,13 @@ use std::path::Path;
 use clap::Parser;
 use plumbline_crds::artifact::hex;
 use plumbline_crds::status::{InputRef, JobRef, Status};
-use plumbline_crds::unsupported::{Target, unsupported};
+use plumbline_crds::unsupported::Target;
 use plumbline_crds::{API_VERSION, Kind, Resource, Spec};
 use plumbline_operator::cluster::build::{Input, Request, children};
 use plumbline_operator::cluster::places::Place;
 use plumbline_operator::cluster::settings::Settings;
 use plumbline_operator::plan::{Artifact, Inputs, Observed, Rerun, Run, plan};
+use plumbline_operator::validate::rules;
 use plumbline_operator::{crds, digest, inputs};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -53,10 +55,10 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     (".label", "judge.label"),
     (".template", "judge.template"),
     (".templates[]", "judge.templates"),
-    ("criteria[].name", "c.name"),
-    ("criteria[].description", "c.description"),
-    ("criteria[].levels[]", "c.levels"),
-    ("criteria[].weight", "c.weight"),
+    ("criteria[].name", "\"name\": c.name"),
+    ("criteria[].description", "\"description\": c.description"),
+    ("criteria[].levels[]", "\"levels\": c.levels"),
+    ("criteria[].weight", "\"weight\": c.weight"),
     ("examples[].answer", "judge.examples"),
     ("examples[].prompt", "judge.examples"),
     ("examples[].response", "judge.examples"),
@@ -64,8 +66,8 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     ("examples[].responseB", "judge.examples"),
     ("endpoint.url", "endpoint.url"),
     ("endpoint.model", "endpoint.model"),
-    ("judges[].name", "spec.name"),
-    ("judge.name", "spec.name"),
+    ("judges[].name", "runtime.spec.name"),
+    ("judge.name", "self.spec.name.clone()"),
     ("limits.concurrency", "limits.concurrency"),
     ("limits.maxAttempts", "limits.max_attempts"),
     ("limits.requestsPerMinute", "limits.requests_per_minute"),
@@ -112,7 +114,7 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     ("dpo.beta", "settings.beta"),
     ("dpo.labelSmoothing", "settings.label_smoothing"),
     ("dpo.labels", "settings.labels"),
-    ("evaluation.lexicons[].name", "l.name"),
+    ("evaluation.lexicons[].name", "l.name.clone(), Vader::load"),
     ("evaluation.samplesPerPrompt", "wanted.samples_per_prompt"),
     ("guard.maxKl", "guard.max_kl"),
     ("guard.minEntropy", "guard.min_entropy"),
@@ -135,6 +137,33 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     ("rollout.promptsPerStep", "rollout.prompts_per_step"),
     ("rollout.responsesPerPrompt", "rollout.responses_per_prompt"),
     ("compute.threads", "compute().threads"),
+];
+
+/// A variant of a spec: what it has at a pointer.
+type Variant = (&'static str, fn(&Value) -> bool);
+
+const POINTWISE: Variant = ("/judges/0/mode", |mode| mode == "Pointwise");
+const ALL_ALIKE: Variant = ("/order/policy", |policy| policy != "Sampled");
+const ONE_ORDER: Variant = ("/order/policy", |policy| policy == "Single");
+const FROM_DATA: Variant = ("/method", |method| method != "PPO");
+const FROM_TEXTS: Variant = ("/method", |method| method == "SFT");
+
+/// Leaves that the trainer does not read of a variant: by the beginning of their path, with the words by which the descriptions
+/// of the field, or of one that it is part of, say so. Without words they are refused by name.
+const NOT_READ: &[(Kind, Variant, &str, Option<&str>)] = &[
+    (Kind::PreferenceDataset, POINTWISE, "spec.order.", Some("Only Pairwise judges have an order")),
+    (Kind::PreferenceDataset, POINTWISE, "spec.gates.maxConflictRate", Some("where pairs are asked in both")),
+    (Kind::PreferenceDataset, POINTWISE, "spec.gates.minOrderCorrelation", Some("where both are asked")),
+    (Kind::PreferenceDataset, ONE_ORDER, "spec.gates.maxConflictRate", Some("where pairs are asked in both")),
+    (Kind::PreferenceDataset, ONE_ORDER, "spec.gates.minOrderCorrelation", Some("where both are asked")),
+    (Kind::PreferenceDataset, ONE_ORDER, "spec.order.combine", Some("Of pairs that are asked in both orders")),
+    (Kind::PreferenceDataset, ALL_ALIKE, "spec.order.sampleFraction", None),
+    (Kind::PolicyTuning, FROM_DATA, "spec.guard.", None),
+    (Kind::PolicyTuning, FROM_DATA, "spec.rollout.", None),
+    (Kind::PolicyTuning, FROM_DATA, "spec.ppo.", None),
+    (Kind::PolicyTuning, FROM_DATA, "spec.prompts.", None),
+    (Kind::PolicyTuning, FROM_DATA, "spec.rewardModelRef.", None),
+    (Kind::PolicyTuning, FROM_TEXTS, "spec.dpo.", None),
 ];
 
 fn sampling() -> Value {
@@ -168,7 +197,10 @@ fn judge(by: &str) -> Value {
             judge["answers"] = json!(["yes", "no"]);
             judge["examples"] = json!([{"prompt": "prompt-a", "response": "one-a", "answer": "yes"}]);
         }
-        _ => judge["lexicon"] = json!({"uri": "pvc://words-a/w.tsv"}),
+        _ => {
+            judge = json!({"name": "judge-a", "mode": "Pointwise", "reasoning": "None", "weight": 1.0,
+                "lexicon": {"uri": "pvc://words-a/w.tsv"}});
+        }
     }
     judge
 }
@@ -202,12 +234,17 @@ fn with(mut spec: Value) -> Value {
 /// Valid specs of a kind in which every leaf occurs.
 fn cases(kind: Kind) -> Vec<Value> {
     match kind {
-        Kind::PreferenceDataset => [("uri", "endpoint"), ("inline", "model"), ("config", "lexicon")]
+        Kind::PreferenceDataset => [
+            ("uri", "endpoint", "Sampled"),
+            ("inline", "model", "Both"),
+            ("config", "lexicon", "Both"),
+            ("inline", "endpoint", "Single"),
+        ]
             .into_iter()
-            .map(|(from, by)| {
+            .map(|(from, by, policy)| {
                 let mut spec = with(json!({"prompts": prompts(from), "judges": [judge(by)],
                     "pairs": {"perPrompt": 5, "strategy": "Random", "maxSimilarity": 0.5, "minConfidence": 0.5},
-                    "order": {"policy": "Both", "sampleFraction": 0.5, "combine": "Logits"}, "aggregation": "Mean",
+                    "order": {"policy": policy, "sampleFraction": 0.5, "combine": "Logits"}, "aggregation": "Mean",
                     "gates": {"minPairs": 5, "maxConflictRate": 0.5, "maxUnparsedRate": 0.5, "minHumanKappa": 0.5, "minLabelMass": 0.5, "minOrderCorrelation": 0.5},
                     "budget": {"maxRequests": 5, "maxCost": 5.0}, "shards": 1,
                     "review": {"sampleFraction": 0.5, "labelsFrom": {"uri": "pvc://labels-a/l.jsonl"},
@@ -260,6 +297,12 @@ fn cases(kind: Kind) -> Vec<Value> {
                 "referenceModel": {"uri": "hf://org/reference-a", "revision": "revision-a"}});
             let mut sft = tuning("SFT", "inline", "lexicon");
             sft["dataset"] = json!({"uri": "pvc://data-a/d.jsonl"});
+            for spec in [&mut dpo, &mut sft] {
+                for field in ["guard", "rollout", "ppo", "prompts", "rewardModelRef"] {
+                    spec[field] = ppo[0][field].clone();
+                }
+            }
+            sft["dpo"] = dpo["dpo"].clone();
             ppo.into_iter().chain([dpo, sft]).collect()
         }
     }
@@ -396,11 +439,21 @@ fn effect(resource: &Resource) -> Effect {
     }
 }
 
-/// Whether a leaf, or what it is part of, is refused by name.
+/// Whether a leaf, or what it is part of, is refused by name: by a rule, or as nothing acts on it yet.
 fn is_refused(path: &str, spec: &Spec) -> bool {
-    unsupported(spec, Target::Cluster).iter().any(|refused| {
+    rules::check(spec, Target::Cluster).iter().any(|refused| {
         let of = refused.path.replace("[0]", "[]");
         path.strip_prefix(&of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
+    })
+}
+
+/// Whether a description on the way to a leaf has some words.
+fn is_documented(schema: &Value, path: &str, words: &str) -> bool {
+    let said = |schema: &Value| schema["description"].as_str().is_some_and(|said| said.contains(words));
+    let mut at = schema;
+    path.split('.').skip(1).any(|name| {
+        at = &at["properties"][name.trim_end_matches("[]").trim_end_matches("{}")];
+        said(at)
     })
 }
 
@@ -438,50 +491,71 @@ fn is_read(source: &str, expression: &str) -> bool {
 fn every_leaf_of_a_spec_acts_or_is_refused_by_name() {
     let mut trainer = String::new();
     source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/src")), &mut trainer);
-    let (mut dead, mut named) = (Vec::new(), BTreeSet::new());
+    let (mut dead, mut named, mut unread) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let mut flips = 0;
     for kind in Kind::ALL {
-        let mut all = BTreeMap::new();
-        leaves(&crds::spec_schema(kind).unwrap(), "spec", &mut all);
+        let (spec_schema, mut all) = (crds::spec_schema(kind).unwrap(), BTreeMap::new());
+        leaves(&spec_schema, "spec", &mut all);
         for (path, schema) in all {
             let below = path.strip_prefix("spec").unwrap();
-            let Some(mut spec) = cases(kind).into_iter().find(|case| at(&mut case.clone(), below).is_some()) else {
+            let with_it: Vec<Value> =
+                cases(kind).into_iter().filter(|case| at(&mut case.clone(), below).is_some()).collect();
+            if with_it.is_empty() {
                 dead.push(format!("{kind}: {path} is in no case; add it to one"));
-                continue;
-            };
-            let before = resource(kind, &spec);
-            let leaf = at(&mut spec, below).unwrap();
-            let Some(other) = flipped(&path, leaf, &schema) else { continue };
-            *leaf = other;
-            let after = resource(kind, &spec);
-            flips += 1;
-            assert_ne!(before, after, "{kind}: {path}: the types drop it");
-            if is_refused(&path, &before.spec) || is_refused(&path, &after.spec) {
-                continue;
             }
-            let (was, is) = (effect(&before), effect(&after));
-            // How a run is done and not what it makes: a run continues when these change.
-            let not_part = [
-                "spec.budget",
-                "spec.compute",
-                "spec.suspend",
-                "spec.output.credentialsSecretRef",
-                "spec.training.microBatchSize",
-                "spec.training.checkpoint",
-            ];
-            if not_part.iter().all(|free| !path.starts_with(free)) && was.run == is.run {
-                dead.push(format!("{kind}: {path}: the run has the same name"));
-            }
-            if was.objects != is.objects || was.decision != is.decision {
-                continue;
-            }
-            match READ_BY_THE_TRAINER.iter().find(|(end, _)| path.ends_with(end)) {
-                Some((end, expression)) if is_read(&trainer, expression) => {
-                    named.insert(*end);
+            for (i, mut spec) in with_it.into_iter().enumerate() {
+                let variant = spec.clone();
+                let before = resource(kind, &spec);
+                let leaf = at(&mut spec, below).unwrap();
+                let Some(other) = flipped(&path, leaf, &schema) else { continue };
+                *leaf = other;
+                let after = resource(kind, &spec);
+                flips += 1;
+                let path = path.as_str();
+                let mut fails = |why: &str| dead.push(format!("{kind}, case {i}: {path} {why}"));
+                if before == after {
+                    fails("is dropped by the types");
                 }
-                Some((_, expression)) => dead.push(format!("{kind}: {path}: the trainer does not read `{expression}`")),
-                None => {
-                    dead.push(format!("{kind}: {path} changes nothing; make it act, or refuse it in unsupported.rs"));
+                let refused = is_refused(path, &before.spec) || is_refused(path, &after.spec);
+                let not_read = NOT_READ.iter().enumerate().filter(|(_, (of, (pointer, is_it), start, _))| {
+                    *of == kind && path.starts_with(start) && variant.pointer(pointer).is_some_and(is_it)
+                });
+                let not_read: Vec<_> = not_read.collect();
+                for (entry, (.., words)) in &not_read {
+                    unread.insert(*entry);
+                    match words {
+                        None if !refused => fails("is not read by this variant, and not refused"),
+                        Some(words) if !is_documented(&spec_schema, path, words) => {
+                            fails("is not read by this variant, and its description does not say so");
+                        }
+                        _ => {}
+                    }
+                }
+                if refused || !not_read.is_empty() {
+                    continue;
+                }
+                let (was, is) = (effect(&before), effect(&after));
+                // How a run is done and not what it makes: a run continues when these change.
+                let not_part = [
+                    "spec.budget",
+                    "spec.compute",
+                    "spec.suspend",
+                    "spec.output.credentialsSecretRef",
+                    "spec.training.microBatchSize",
+                    "spec.training.checkpoint",
+                ];
+                if not_part.iter().all(|free| !path.starts_with(free)) && was.run == is.run {
+                    fails("leaves the run its name");
+                }
+                if was.objects != is.objects || was.decision != is.decision {
+                    continue;
+                }
+                match READ_BY_THE_TRAINER.iter().find(|(end, _)| path.ends_with(end)) {
+                    Some((end, expression)) if is_read(&trainer, expression) => {
+                        named.insert(*end);
+                    }
+                    Some((_, expression)) => fails(&format!("is not read by the trainer, which has no `{expression}`")),
+                    None => fails("changes nothing; make it act, or refuse it in unsupported.rs"),
                 }
             }
         }
@@ -490,4 +564,5 @@ fn every_leaf_of_a_spec_acts_or_is_refused_by_name() {
     assert!(flips > 200, "{flips}");
     let unused: Vec<_> = READ_BY_THE_TRAINER.iter().filter(|(end, _)| !named.contains(end)).collect();
     assert!(unused.is_empty(), "nothing needs these entries: {unused:?}");
+    assert_eq!(unread.len(), NOT_READ.len(), "nothing needs some entries of NOT_READ: {unread:?}");
 }

@@ -48,6 +48,7 @@ fn text(reason: Reason) -> Option<Text> {
         Reason::Retrying => warning("Retry", "An attempt failed and is tried again"),
         Reason::OutOfMemory => warning("Run", "A container was killed for its memory"),
         Reason::AcceleratorOutOfMemory => warning("Run", "The accelerator ran out of memory"),
+        Reason::StorageExceeded => warning("Run", "The pod kept more on the disk of its node than it may"),
         Reason::NodeDisruption => warning("Run", "The pod was taken from its node"),
         Reason::TrainerConfigRejected => warning("Run", "The trainer refused its configuration"),
         Reason::DataInvalid => warning("Run", "Data is broken, or is not what its digest says"),

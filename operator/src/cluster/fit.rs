@@ -17,13 +17,33 @@ static SCHEMAS: LazyLock<Vec<Value>> =
 
 /// The status as it can be written, and the paths of what was cut or left out.
 pub(super) fn status(kind: Kind, status: Status) -> (Status, Vec<String>) {
+    fitted(&SCHEMAS[kind as usize], status)
+}
+
+fn fitted(schema: &Value, status: Status) -> (Status, Vec<String>) {
     let Ok(value) = serde_json::to_value(&status) else { return (status, Vec::new()) };
     let mut misfits = Vec::new();
-    let fitted = fit(&SCHEMAS[kind as usize], value, "status", &mut misfits);
+    let fitted = fit(schema, value, "status", &mut misfits);
     if misfits.is_empty() {
         return (status, misfits);
     }
-    (fitted.and_then(|fitted| serde_json::from_value(fitted).ok()).unwrap_or_default(), misfits)
+    let readable = fitted.and_then(|fitted| readable(fitted, &mut misfits));
+    // The API server says better what is wrong with it than an empty one would.
+    (readable.unwrap_or(status), misfits)
+}
+
+/// The status without the fields that cannot be read back.
+fn readable(fitted: Value, misfits: &mut Vec<String>) -> Option<Status> {
+    let Value::Object(mut fields) = fitted else { return None };
+    fields.retain(|name, value| {
+        let alone = Value::Object([(name.clone(), value.clone())].into_iter().collect());
+        let is_readable = serde_json::from_value::<Status>(alone).is_ok();
+        if !is_readable {
+            misfits.push(format!("status.{name}"));
+        }
+        is_readable
+    });
+    serde_json::from_value(Value::Object(fields)).ok()
 }
 
 /// The value as the schema holds it; nothing where it holds none of it.
@@ -141,6 +161,23 @@ mod tests {
         {
             assert!(misfits.iter().any(|misfit| misfit == path), "{path}: {misfits:?}");
         }
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_back_is_left_out_and_nothing_else_is() {
+        // Such a schema is a fault of the types: what a status cannot be without must not take the rest with it.
+        let mut schema = SCHEMAS[0].clone();
+        schema["properties"]["progress"]["properties"]["stage"]["maxLength"] = 2.into();
+        let fields = schema["properties"]["artifact"]["properties"].as_object_mut().unwrap();
+        fields["uri"]["maxLength"] = 2.into();
+        schema["properties"]["artifact"].as_object_mut().unwrap().remove("required");
+        let status = read(json!({"observedGeneration": 3, "progress": {"stage": "Training", "completed": 5},
+            "artifact": {"uri": "file:///a", "digest": "sha256:a", "sizeBytes": 1, "createdTime": "t"},
+            "job": {"name": "r-1", "attempt": 2}}));
+        let (fitted, misfits) = fitted(&schema, status.clone());
+        assert_eq!((fitted.observed_generation, fitted.job), (3, status.job));
+        assert_eq!((fitted.artifact, fitted.progress.unwrap().completed), (None, 5));
+        assert!(misfits.iter().any(|misfit| misfit == "status.artifact"), "{misfits:?}");
     }
 
     #[test]

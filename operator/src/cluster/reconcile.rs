@@ -94,8 +94,11 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     if !record(context, id, &world, status).await? {
         return Ok(Next::await_change());
     }
-    if decision.action == Action::Stop
-        && let Some(work) = &world.work
+    // A run may be over whose Job would go on.
+    let is_over =
+        |job: &Job| matches!(world.run, Run::Ended(_)) && !outcome::is_finished(job) && !starts(decision.action);
+    if let Some(work) = &world.work
+        && (decision.action == Action::Stop || is_over(&work.job))
     {
         apply::stop(&context.client, namespace, &work.job).await?;
     }

@@ -34,6 +34,8 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
             None => before.active_seconds.saturating_add(elapsed(job, pods, "", now)),
         },
         counted_time: Some(now.to_owned()),
+        // Of which spec a run is, no Job tells.
+        ..JobRef::default()
     }
 }
 

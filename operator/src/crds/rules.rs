@@ -7,6 +7,8 @@
 //! that default before it fills it, so rules over such an object's fields hang above it.
 
 use plumbline_crds::Kind;
+use plumbline_crds::judge::JudgeLimits;
+use plumbline_crds::preference_dataset::Order;
 use serde_json::{Map, Value, json};
 
 use super::CrdError;
@@ -143,6 +145,14 @@ fn dataset(rules: &mut Rules) {
     model("spec.generator.model", rules);
     sampling("spec.generator", "sampling", rules);
     judge("spec.judges[]", rules);
+    let usual = Order::default().sample_fraction;
+    rules.push(
+        "spec",
+        "order.sampleFraction",
+        Reason::Forbidden,
+        format!("self.order.policy == 'Sampled' || self.order.sampleFraction == {usual:?}"),
+        "expected no sampleFraction, which is for order.policy Sampled only; remove it or change policy",
+    );
     location("spec.review.labelsFrom.uri", rules);
     rules.push(
         "spec",
@@ -233,6 +243,7 @@ fn method(schema: &Value, rules: &mut Rules) {
         ("dataset", others),
         ("ppo", (ppo, "method PPO")),
         ("dpo", (dpo, "method DPO")),
+        ("guard", samples),
     ] {
         read(field, &format!("!has(self.{field})"), by);
     }
@@ -290,9 +301,16 @@ fn judge(at: &str, rules: &mut Rules) {
     location(&format!("{at}.lexicon.uri"), rules);
     rules.push(
         at,
+        "",
+        Reason::Invalid,
+        beside_lexicon(),
+        "expected beside lexicon only what a word list reads, found one of template, templates, api, label, criteria, answers, examples, limits or price; remove it",
+    );
+    rules.push(
+        at,
         "answers",
         Reason::Invalid,
-        "!has(self.answers) || self.answers.size() != 2 || self.answers[0] != self.answers[1]",
+        "!has(self.answers) || self.answers.size() != 2 || (self.answers[0].trim() != self.answers[1].trim() && self.answers.all(a, a.trim() != ''))",
         "expected two different answers; change one",
     );
     rules.push(
@@ -309,6 +327,23 @@ fn judge(at: &str, rules: &mut Rules) {
         "!has(self.examples) || self.examples.all(e, e.answer in (has(self.answers) ? self.answers : self.mode == 'Pairwise' ? ['A', 'B'] : ['yes', 'no']))",
         "expected one of the judge's answers in each example (by default A or B, for Pointwise yes or no); write one of them",
     );
+}
+
+/// That a judge with a word list sets nothing that only a question has.
+fn beside_lexicon() -> String {
+    let limits = JudgeLimits::default();
+    let absent = ["template", "answers", "price"].map(|field| format!("!has(self.{field})"));
+    let empty = ["templates", "criteria", "examples"].map(|f| format!("(!has(self.{f}) || self.{f}.size() == 0)"));
+    let usual = [
+        ("concurrency", limits.concurrency),
+        ("timeoutSeconds", limits.timeout_seconds),
+        ("maxAttempts", limits.max_attempts),
+    ]
+    .map(|(field, usual)| format!("self.limits.{field} == {usual}"));
+    let unlimited = ["requestsPerMinute", "tokensPerMinute"].map(|field| format!("!has(self.limits.{field})"));
+    let defaults = ["self.api == 'Chat'", "self.label == 'LogProbs'"].map(str::to_owned);
+    let all = [&absent[..], &empty, &defaults, &usual, &unlimited].concat();
+    format!("!has(self.lexicon) || ({})", all.join(" && "))
 }
 
 fn model(at: &str, rules: &mut Rules) {

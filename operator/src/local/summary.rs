@@ -1,8 +1,9 @@
 //! The table that a run ends with, in the columns of `kubectl get rlaif`, and what was left out of its data. Computes only.
 
 use plumbline_crds::conditions::{ConditionStatus, ConditionType, Reason};
+use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
 use plumbline_crds::status::Status;
-use plumbline_crds::{Kind, Resource};
+use plumbline_crds::{Kind, Resource, Spec};
 
 use super::screen::duration;
 
@@ -28,26 +29,38 @@ pub fn left_out(resources: &[Resource]) -> Vec<String> {
     let made = resources.iter().filter_map(|r| r.status.as_ref().map(|status| (r, &status.counts)));
     made.filter_map(|(resource, counts)| {
         let count = |name: &str| counts.get(name).copied().unwrap_or_default();
-        let (what, read, unused) = match resource.kind {
-            Kind::PreferenceDataset => {
-                ("compared pairs", count("comparedPairs"), count("comparedPairs") - count("pairs"))
-            }
-            Kind::RewardModel | Kind::PolicyTuning => ("records", count("records"), count("leftOut")),
-        };
-        let reasons: Vec<String> = counts
+        let mut reasons: Vec<String> = counts
             .iter()
             .filter(|(_, n)| **n > 0)
             .filter_map(|(name, n)| reason(resource.kind, name).map(|reason| format!("{n} {reason}")))
             .collect();
-        if unused <= 0 && reasons.is_empty() {
-            return None;
-        }
+        let (what, read, unused) = match &resource.spec {
+            Spec::PreferenceDataset(spec) => {
+                let lost = if count("emptyResponses") > 0 { without_text(spec, &count) } else { 0 };
+                reasons.extend((lost > 0).then(|| format!("{lost} without a second response that has text")));
+                let candidates = count("comparedPairs") + count("similarPairs") + lost;
+                ("pairs", candidates, candidates - count("pairs"))
+            }
+            Spec::RewardModel(_) | Spec::PolicyTuning(_) => ("records", count("records"), count("leftOut")),
+        };
+        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        let left_out =
+            (unused > 0 || !reasons.is_empty()).then(|| format!("{unused} of {read} {what} left out{reasons}"));
+        let duplicates = Some(count("duplicatePrompts")).filter(|n| *n > 0 && resource.kind == Kind::PreferenceDataset);
+        let duplicates = duplicates.map(|n| format!("{n} duplicate prompts never sampled"));
+        let said: Vec<String> = left_out.into_iter().chain(duplicates).collect();
         let name = format!("{}/{}", resource.kind.to_string().to_lowercase(), resource.metadata.name);
         let warning = if 2 * unused > read { "warning: " } else { "" };
-        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-        Some(format!("{warning}{name}: {unused} of {read} {what} left out{reasons}"))
+        (!said.is_empty()).then(|| format!("{warning}{name}: {}", said.join("; ")))
     })
     .collect()
+}
+
+/// The pairs of a dataset that there are no two responses with text for.
+fn without_text(spec: &PreferenceDatasetSpec, count: &impl Fn(&str) -> i64) -> i64 {
+    let responses = spec.generator.as_ref().map_or(0, |g| g.responses_per_prompt);
+    let of_prompt = spec.pairs.per_prompt.min(responses * (responses - 1) / 2);
+    (count("prompts") * of_prompt - count("comparedPairs") - count("similarPairs")).max(0)
 }
 
 /// Why records were left out, by the name of their count in a status.
@@ -57,7 +70,6 @@ fn reason(kind: Kind, count: &str) -> Option<String> {
         (Kind::PreferenceDataset, "unsurePairs") => Some("less sure than minConfidence".into()),
         (Kind::PreferenceDataset, "droppedPairs") => Some("dropped for a conflict".into()),
         (Kind::PreferenceDataset, "failedPairs") => Some("failed".into()),
-        (Kind::PreferenceDataset, "duplicatePrompts") => Some("duplicate prompts never sampled".into()),
         (Kind::PreferenceDataset, "similarPairs") => Some("too similar to compare".into()),
         (Kind::PreferenceDataset, _) => None,
         (_, "changedByTemplate") => Some("used, but changed by the chat template".into()),
@@ -108,7 +120,8 @@ mod tests {
         let resource = |kind: &str, counts: serde_json::Value| -> Resource {
             let spec = match kind {
                 "RewardModel" => json!({"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}}),
-                _ => json!({"prompts": {"inline": ["a"]}, "judges": []}),
+                _ => json!({"prompts": {"inline": ["a"]}, "judges": [], "pairs": {"perPrompt": 1},
+                    "generator": {"model": {"uri": "m"}, "responsesPerPrompt": 2}}),
             };
             serde_json::from_value(json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": kind,
                 "metadata": {"name": "x"}, "spec": spec, "status": {"counts": counts}}))
@@ -130,7 +143,23 @@ mod tests {
             said,
             [
                 "warning: rewardmodel/x: 20 of 24 records left out (2 equal as tokens, 18 too long)",
-                "preferencedataset/x: 3 of 10 compared pairs left out (1 ties, 2 less sure than minConfidence)",
+                "preferencedataset/x: 3 of 10 pairs left out (1 ties, 2 less sure than minConfidence)",
+            ]
+        );
+        let candidates = left_out(&[
+            resource("PreferenceDataset", json!({"prompts": 60, "comparedPairs": 6, "pairs": 6, "similarPairs": 54})),
+            resource(
+                "PreferenceDataset",
+                json!({"prompts": 9, "comparedPairs": 9, "pairs": 9, "duplicatePrompts": 20}),
+            ),
+            resource("PreferenceDataset", json!({"prompts": 4, "comparedPairs": 1, "pairs": 1, "emptyResponses": 3})),
+        ]);
+        assert_eq!(
+            candidates,
+            [
+                "warning: preferencedataset/x: 54 of 60 pairs left out (54 too similar to compare)",
+                "preferencedataset/x: 20 duplicate prompts never sampled",
+                "warning: preferencedataset/x: 3 of 4 pairs left out (3 without a second response that has text)",
             ]
         );
     }

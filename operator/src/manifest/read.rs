@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use plumbline_crds::regular;
+
 /// The largest file of manifests, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -51,18 +53,24 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, ReadError> {
                 return Err(ReadError::NoManifests { path: path.display().to_string() });
             }
             for file in files {
-                sources.push(file_source(&file)?);
+                sources.push(file_in_folder(&file)?);
             }
         } else {
-            sources.push(file_source(path)?);
+            // What is named may be a pipe, as that of another command.
+            sources.push(source(path, fs::File::open(path))?);
         }
     }
     Ok(sources)
 }
 
-fn file_source(path: &Path) -> Result<Source, ReadError> {
+/// A file that nobody named: opening a pipe would wait for a writer that may never come.
+fn file_in_folder(path: &Path) -> Result<Source, ReadError> {
+    source(path, regular::open(path))
+}
+
+fn source(path: &Path, file: io::Result<fs::File>) -> Result<Source, ReadError> {
     let failed = |source| ReadError::Io { path: path.display().to_string(), source };
-    let text = fs::File::open(path).and_then(bounded).map_err(failed)?;
+    let text = file.and_then(bounded).map_err(failed)?;
     let absolute = std::path::absolute(path).map_err(failed)?;
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     Ok(Source { name: path.display().to_string(), folder, text })
@@ -70,14 +78,14 @@ fn file_source(path: &Path) -> Result<Source, ReadError> {
 
 /// The text of a file that is no larger than files of manifests are.
 fn bounded(file: impl Read) -> io::Result<String> {
-    let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    let mut text = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_FILE {
         let message =
             format!("more than {MAX_FILE} bytes: put prompts into a file of their own, or manifests into several");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
-    Ok(text)
+    String::from_utf8(text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
 }
 
 fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -111,6 +119,23 @@ mod tests {
     fn a_file_without_end_is_refused_and_not_read_to_its_end() {
         assert_eq!(bounded(io::repeat(b'a').take(MAX_FILE)).unwrap().len() as u64, MAX_FILE);
         assert!(bounded(io::repeat(b'a')).unwrap_err().to_string().contains("bytes"));
+    }
+
+    #[test]
+    fn what_is_no_regular_file_in_a_folder_is_never_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("b.yaml");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let error = file_in_folder(&pipe).unwrap_err().to_string();
+        assert!(error.contains("b.yaml") && error.contains("a named pipe"), "{error}");
+    }
+
+    #[test]
+    fn a_long_file_is_refused_for_its_length_also_where_the_limit_cuts_a_character() {
+        let long = "a".repeat(MAX_FILE as usize) + "\u{e4}";
+        assert_eq!(bounded(long.as_bytes()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(bounded(&b"\xff"[..]).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

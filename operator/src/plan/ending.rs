@@ -87,9 +87,13 @@ pub fn counted(job: &JobRef, end: &End) -> JobRef {
 
 /// Ends that count against `compute.maxRetries`: those that were somebody's fault.
 pub fn failures(job: &JobRef) -> i64 {
+    job.retries.iter().filter(|(reason, _)| !is_innocent(reason)).fold(0, |sum, (_, n)| sum.saturating_add(*n))
+}
+
+/// Whether an end for this reason was nobody's fault.
+pub fn is_innocent(reason: &str) -> bool {
     let interrupted = [Reason::Suspended, Reason::Preempted, Reason::JobDeleted];
-    let innocent: Vec<String> = interrupted.into_iter().chain(PEER_MISSING).map(Reason::as_str).collect();
-    job.retries.iter().filter(|(reason, _)| !innocent.contains(reason)).fold(0, |sum, (_, n)| sum.saturating_add(*n))
+    interrupted.into_iter().chain(PEER_MISSING).any(|innocent| innocent.as_str() == reason)
 }
 
 /// Interruptions, which do not.

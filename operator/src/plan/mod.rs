@@ -81,7 +81,7 @@ pub fn plan(observed: &Observed) -> Decision {
             known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotReady, message)
         }
         Inputs::Ready(inputs) if !known.same_run => {
-            known.start(digest::run_name(observed.base_name, observed.spec, inputs))
+            known.start(digest::run_name(observed.base_name, observed.spec, inputs), observed)
         }
         Inputs::Ready(_) => again(observed, &known),
         Inputs::Unknown => known.decide(Action::Wait, Phase::Waiting, Reason::Pending, "the inputs are not known yet"),
@@ -105,9 +105,15 @@ struct Known {
 impl Known {
     fn of(observed: &Observed) -> Self {
         let previous = observed.previous;
-        let job = observed.job.clone().or_else(|| previous.job.clone()).unwrap_or_default();
-        let same_spec = digest::is_of_spec(&job.name, observed.spec);
-        let recorded = previous.job.as_ref().is_some_and(|p| p.name == job.name);
+        let mut job = observed.job.clone().or_else(|| previous.job.clone()).unwrap_or_default();
+        let last = previous.job.as_ref().filter(|last| last.name == job.name);
+        let recorded = last.is_some();
+        let same_spec = last.map_or_else(|| is_wanted(&job.name, observed), |last| is_of_spec(last, observed));
+        if same_spec {
+            of_spec(&mut job, observed);
+        } else if let Some(last) = last {
+            (job.generation, job.spec_digest) = (last.generation, last.spec_digest.clone());
+        }
         let outdated = match &observed.inputs {
             Inputs::Ready(inputs) if same_spec && recorded => changed(&previous.inputs, inputs),
             _ => Vec::new(),
@@ -124,8 +130,9 @@ impl Known {
         Decision { action, phase, reason, message: message.into(), job, outdated }
     }
 
-    fn start(&self, name: String) -> Decision {
-        let job = JobRef { name, attempt: 1, ..JobRef::default() };
+    fn start(&self, name: String, observed: &Observed) -> Decision {
+        let mut job = JobRef { name, attempt: 1, ..JobRef::default() };
+        of_spec(&mut job, observed);
         let decision = self.decide(Action::Start, Phase::Active, Reason::Running, attempt(&job));
         Decision { job, outdated: Vec::new(), ..decision }
     }
@@ -143,6 +150,35 @@ impl Known {
         let decision = self.decide(action, Phase::Active, Reason::Running, attempt(&job));
         Decision { job, ..decision }
     }
+}
+
+/// Whether the run of a status is one of the spec that is wanted. The spec of a generation never changes, while what a digest
+/// is taken of may, from one version of this program to the next: an upgrade alone makes no run another.
+fn is_of_spec(last: &JobRef, observed: &Observed) -> bool {
+    last.generation == Some(observed.generation)
+        || last.spec_digest.as_ref() == Some(&digest::spec_digest(observed.spec))
+        || (last.generation.is_none() && had_ended(observed))
+}
+
+/// Whether the status of a version that did not write of which spec a run is says that this one ended with the spec that it
+/// has observed last.
+fn had_ended(observed: &Observed) -> bool {
+    let previous = observed.previous;
+    let failed = previous.condition(ConditionType::Stalled).is_some_and(|c| c.reason != Reason::SpecInvalid);
+    let ended = previous.is_true(ConditionType::Succeeded) || (previous.is_true(ConditionType::Stalled) && failed);
+    ended && previous.observed_generation == observed.generation
+}
+
+/// Whether a run that no status speaks of, since whoever started it was killed, is the one that would be started now.
+fn is_wanted(name: &str, observed: &Observed) -> bool {
+    let Inputs::Ready(inputs) = &observed.inputs else { return false };
+    digest::run_name(observed.base_name, observed.spec, inputs) == name
+}
+
+/// Notes that a run is of the spec that is wanted now, as this version digests it.
+fn of_spec(job: &mut JobRef, observed: &Observed) {
+    job.generation = Some(observed.generation);
+    job.spec_digest = Some(digest::spec_digest(observed.spec));
 }
 
 fn attempt(job: &JobRef) -> String {
@@ -239,7 +275,7 @@ fn again(observed: &Observed, known: &Known) -> Decision {
             return known.go_on();
         }
         if had_failed || previous.is_true(ConditionType::Succeeded) {
-            return known.start(known.job.name.clone());
+            return known.start(known.job.name.clone(), observed);
         }
         // Whoever ran it was killed before it could say how it ended.
         let mut job = JobRef { attempt: known.job.attempt.saturating_add(1), uid: None, ..known.job.clone() };

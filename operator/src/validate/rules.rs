@@ -2,9 +2,9 @@
 
 use plumbline_crds::Spec;
 use plumbline_crds::compute::Compute;
-use plumbline_crds::judge::{Judge, JudgeMode};
+use plumbline_crds::judge::{Judge, JudgeApi, JudgeLimits, JudgeMode, LabelSource};
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
-use plumbline_crds::preference_dataset::PreferenceDatasetSpec;
+use plumbline_crds::preference_dataset::{Order, OrderPolicy, PreferenceDatasetSpec};
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::source::{ModelSource, PromptSource, Sampling};
 use plumbline_crds::training::Training;
@@ -73,6 +73,15 @@ fn dataset(spec: &PreferenceDatasetSpec, found: &mut Findings) {
     }
     for (i, one) in spec.judges.iter().enumerate() {
         judge(one, &format!("spec.judges[{i}]"), found);
+    }
+    let order = &spec.order;
+    if order.policy != OrderPolicy::Sampled
+        && order.sample_fraction.to_bits() != Order::default().sample_fraction.to_bits()
+    {
+        found.push(
+            "spec.order.sampleFraction",
+            "expected no sampleFraction, which is for spec.order.policy Sampled only; remove it or change policy",
+        );
     }
     if spec.budget.max_cost.is_some() {
         cost(&spec.judges, found);
@@ -184,6 +193,7 @@ fn method(spec: &PolicyTuningSpec, found: &mut Findings) {
     field("dataset", spec.dataset.is_some(), spec.method == Method::Sft, !samples);
     field("ppo", spec.ppo.is_some(), false, spec.method == Method::Ppo);
     field("dpo", spec.dpo.is_some(), false, spec.method == Method::Dpo);
+    field("guard", spec.guard.is_some(), false, samples);
     if spec.method == Method::Dpo {
         found.exactly_one("spec", &[("datasetRef", spec.dataset_ref.is_some()), ("dataset", spec.dataset.is_some())]);
     }
@@ -231,8 +241,14 @@ fn judge(judge: &Judge, path: &str, found: &mut Findings) {
         ("lexicon", judge.lexicon.is_some()),
     ];
     found.exactly_one(path, &fields);
-    found.at_most_one(path, &[("template", judge.template.is_some()), ("templates", !judge.templates.is_empty())]);
     revision(judge.model.as_ref(), &format!("{path}.model"), found);
+    if judge.lexicon.is_some() {
+        if judge.endpoint.is_none() && judge.model.is_none() {
+            beside_lexicon(judge, path, found);
+        }
+        return;
+    }
+    found.at_most_one(path, &[("template", judge.template.is_some()), ("templates", !judge.templates.is_empty())]);
     found.0.extend(templates::check(judge, path));
     let answers = answers(judge);
     // They are told apart by their words, without the space before them.
@@ -274,6 +290,27 @@ fn judge(judge: &Judge, path: &str, found: &mut Findings) {
                 format!("{path}.answer"),
                 format!("expected one of the judge's answers ({known}), found \"{found_answer}\"; write one of them"),
             );
+        }
+    }
+}
+
+/// A word list is asked nothing: it rates one response after the other, as a Pointwise judge does.
+fn beside_lexicon(judge: &Judge, path: &str, found: &mut Findings) {
+    for (field, is_set) in [
+        ("template", judge.template.is_some()),
+        ("templates", !judge.templates.is_empty()),
+        ("api", judge.api != JudgeApi::default()),
+        ("label", judge.label != LabelSource::default()),
+        ("criteria", !judge.criteria.is_empty()),
+        ("answers", judge.answers.is_some()),
+        ("examples", !judge.examples.is_empty()),
+        ("limits", judge.limits != JudgeLimits::default()),
+        ("price", judge.price.is_some()),
+    ] {
+        if is_set {
+            let message =
+                format!("expected no {field} beside lexicon, found some; a word list does not read it: remove it");
+            found.push(format!("{path}.{field}"), message);
         }
     }
 }
@@ -392,9 +429,39 @@ mod tests {
     }
 
     fn judge_with(change: &Value) -> Vec<String> {
-        let mut judge = json!({"name": "j", "lexicon": {"uri": "l"}});
+        let mut judge = json!({"name": "j", "model": {"uri": "m"}});
         merge(&mut judge, change);
         dataset_with(&json!({"judges": [judge]}))
+    }
+
+    #[test]
+    fn what_a_word_list_does_not_read_is_refused_by_name() {
+        let beside =
+            |field: &str, value: Value| judge_with(&json!({"model": null, "lexicon": {"uri": "l"}, field: value}));
+        for (field, value) in [
+            ("template", json!("{{ response }}")),
+            ("templates", json!(["builtin:pointwise-v1"])),
+            ("api", json!("Completion")),
+            ("label", json!("Verdict")),
+            ("criteria", json!([{"name": "c"}])),
+            ("answers", json!(["good", "bad"])),
+            ("examples", json!([{"response": "r", "answer": "yes"}])),
+            ("limits", json!({"concurrency": 1})),
+            ("price", json!({"inputPerMillionTokens": 1, "outputPerMillionTokens": 1})),
+        ] {
+            let found = beside(field, value);
+            assert!(found.len() == 1, "{field}: {found:?}");
+            assert!(
+                found[0].starts_with(&format!("spec.judges[0].{field}: expected no {field} beside lexicon")),
+                "{found:?}"
+            );
+        }
+        // It looks at one response at a time, whatever it is told.
+        for (field, value) in
+            [("mode", json!("Pointwise")), ("mode", json!("Pairwise")), ("limits", json!({})), ("templates", json!([]))]
+        {
+            assert_eq!(beside(field, value), [""; 0], "{field}");
+        }
     }
 
     #[test]
@@ -408,7 +475,6 @@ mod tests {
     #[test]
     #[rustfmt::skip] // one case a line
     fn each_rule_finds_its_fault_and_only_that() {
-        let model = json!({"uri": "m"});
         let cases: Vec<(Vec<String>, &str)> = vec![
             (dataset_with(&json!({"prompts": {}})), "spec.prompts: expected exactly one of inline, uri or configMapRef"),
             (dataset_with(&json!({"prompts": {"inline": ["a"], "uri": "p"}})), "spec.prompts: expected only one of"),
@@ -422,14 +488,16 @@ mod tests {
                 "spec.rollout.sampling.minNewTokens: expected at most spec.rollout.sampling.maxNewTokens (8), found 9",
             ),
             (dataset_with(&json!({"generator": {}})), "spec.generator: expected exactly one of model or endpoint"),
+            (dataset_with(&json!({"order": {"sampleFraction": 0.5}})), "spec.order.sampleFraction: expected no sampleFraction, which is for spec.order.policy Sampled only"),
+            (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "guard": {"maxKl": 1}})), "spec.guard: expected no guard with method SFT"),
             (dataset_with(&json!({"budget": {"maxCost": 5}})), "spec.judges[0].price: expected a price"),
-            (judge_with(&json!({"lexicon": null})), "spec.judges[0]: expected exactly one of endpoint, model or lexicon"),
-            (judge_with(&json!({"model": model})), "spec.judges[0]: expected only one of endpoint, model or lexicon, found model and lexicon"),
-            (judge_with(&json!({"template": "t", "templates": ["builtin:a"]})), "spec.judges[0]: expected only one of template"),
+            (judge_with(&json!({"model": null})), "spec.judges[0]: expected exactly one of endpoint, model or lexicon"),
+            (judge_with(&json!({"lexicon": {"uri": "l"}, "answers": ["good", "bad"]})), "spec.judges[0]: expected only one of endpoint, model or lexicon, found model and lexicon"),
+            (judge_with(&json!({"template": "{{ response_a }}{{ response_b }}", "templates": ["builtin:pairwise-v1"]})), "spec.judges[0]: expected only one of template"),
             (judge_with(&json!({"answers": ["x", "x"]})), "spec.judges[0].answers: expected two different answers"),
             (judge_with(&json!({"answers": [" A", "A"]})), "spec.judges[0].answers: expected two different answers"),
             (judge_with(&json!({"answers": [" ", "A"]})), "spec.judges[0].answers: expected two different answers"),
-            (judge_with(&json!({"lexicon": null, "model": model, "template": "{{ response_a }} {{ respons_b }}"})), "spec.judges[0].template: line 1: expected a name"),
+            (judge_with(&json!({"template": "{{ response_a }} {{ respons_b }}"})), "spec.judges[0].template: line 1: expected a name"),
             (reward_with(&json!({"datasetRef": null})), "spec: expected exactly one of datasetRef or dataset"),
             (reward_with(&json!({"training": {"batchSize": 4}})), "spec.training.microBatchSize: expected at most spec.training.batchSize (4), found 8"),
             (reward_with(&json!({"baseModel": {"uri": "m", "revision": "v1"}})), "spec.baseModel.revision: expected a revision only"),

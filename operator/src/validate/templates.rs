@@ -3,7 +3,7 @@
 //! on a sample, before anything is trained or asked. Computes only.
 
 use std::collections::{BTreeSet, HashSet};
-use std::thread;
+use std::sync::LazyLock;
 
 use minijinja::{Environment, Error};
 use plumbline_crds::judge::{BUILTIN_TEMPLATES, Judge, JudgeMode, TEMPLATE_SEPARATOR, TEMPLATE_VARIABLES};
@@ -11,15 +11,14 @@ use regex::Regex;
 
 use super::problem::{Finding, alternatives, nearest};
 
-/// Bytes of the stack that a template is parsed on: the longest that the schema allows may be one nested expression. What
-/// is not used is no memory.
-const STACK: usize = 1 << 30;
+/// Operators before a value that may follow each other.
+const UNARY: usize = 100;
+/// Operators of one tag, and branches of a template's conditions, up to which it is read here. Each may be one more call on
+/// the stack of whoever reads it; brackets and blocks the engine bounds itself.
+const LINKS: usize = 250;
 
 /// What is wrong with the templates of a judge. `path` is its spec field.
 pub(super) fn check(judge: &Judge, path: &str) -> Vec<Finding> {
-    if judge.lexicon.is_some() {
-        return Vec::new();
-    }
     let of_mode = || BUILTIN_TEMPLATES.iter().filter(|(_, mode)| *mode == judge.mode).map(|(name, _)| *name);
     let mut found = Vec::new();
     for (i, given) in judge.templates.iter().enumerate() {
@@ -33,21 +32,17 @@ pub(super) fn check(judge: &Judge, path: &str) -> Vec<Finding> {
             found.push(Finding::new(format!("{path}.templates[{i}]"), message));
         }
     }
-    let why = judge.template.as_ref().and_then(|text| on_a_stack_of_its_own(|| own(text, judge.mode)).err());
+    let why = judge.template.as_ref().and_then(|text| own(text, judge.mode).err());
     found.extend(why.map(|why| Finding::new(format!("{path}.template"), why)));
     found
 }
 
-fn on_a_stack_of_its_own<T: Send>(check: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, check);
-        let thread = thread.map_err(|e| format!("expected room to check the template in, found {e}; try again"))?;
-        thread.join().unwrap_or_else(|_| Err("expected a template, found one that cannot be read; simplify it".into()))
-    })
-}
-
 /// Why a template that the manifest holds cannot be used.
 fn own(text: &str, mode: JudgeMode) -> Result<(), String> {
+    if !is_shallow(text)? {
+        // The trainer reads it within bounds of its own, before it asks anything.
+        return Ok(());
+    }
     let environment = Environment::new();
     let (mut used, mut before) = (HashSet::new(), 0);
     // Each part is a template by itself.
@@ -58,7 +53,8 @@ fn own(text: &str, mode: JudgeMode) -> Result<(), String> {
     }
     let global: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
     let known: Vec<&str> = TEMPLATE_VARIABLES.iter().chain(mode.judged()).copied().collect();
-    let unknown = used.iter().filter(|name| !known.contains(&name.as_str()) && !global.contains(name.as_str())).min();
+    let unknown = used.iter().filter(|name| !known.contains(&name.as_str()) && !global.contains(name.as_str()));
+    let unknown = unknown.filter(|name| !is_guarded(name, text)).min();
     if let Some(name) = unknown {
         let whole = Regex::new(&format!(r"\b{}\b", regex::escape(name)));
         let line = text.lines().position(|line| whole.as_ref().is_ok_and(|w| w.is_match(line))).map_or(1, |i| i + 1);
@@ -76,6 +72,107 @@ fn own(text: &str, mode: JudgeMode) -> Result<(), String> {
             mode.judged().join(" and ")
         )),
     }
+}
+
+/// Whether a template asks for a name only where there is one, as with `default` or `is defined`: then it may be unknown.
+fn is_guarded(name: &str, text: &str) -> bool {
+    let guard = format!(r"\b{}\s*(\|\s*(default|d)\b|is\s+(not\s+)?(un)?defined\b)", regex::escape(name));
+    Regex::new(&guard).is_ok_and(|guard| guard.is_match(text))
+}
+
+/// Whether a template can be read on any stack.
+///
+/// # Errors
+/// Why it cannot be meant so.
+fn is_shallow(text: &str) -> Result<bool, String> {
+    let (mut branches, mut shallow) = (0, true);
+    for (line, tag) in tags(text) {
+        let nesting = nesting(tag);
+        if nesting.unary > UNARY {
+            return Err(format!(
+                "line {line}: expected at most {UNARY} of `not` and `-` in a row, found {}; simplify it",
+                nesting.unary
+            ));
+        }
+        branches += usize::from(tag.trim_start_matches('-').trim_start().starts_with("elif"));
+        shallow &= nesting.links <= LINKS;
+    }
+    Ok(shallow && branches <= LINKS)
+}
+
+/// What stands between the delimiters of a template, each with its line.
+fn tags(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let start = rest.find('{').filter(|at| rest.len() > at + 1)?;
+            let line = 1 + text[..text.len() - rest.len() + start].matches('\n').count();
+            let inside = &rest[start + 1..];
+            let end = match inside.as_bytes()[0] {
+                b'{' => "}}",
+                b'%' => "%}",
+                b'#' => {
+                    rest = inside.split_once("#}").map_or("", |(_, after)| after);
+                    continue;
+                }
+                _ => {
+                    rest = inside;
+                    continue;
+                }
+            };
+            let inside = &inside[1..];
+            let length = closed_by(inside, end);
+            rest = &inside[length..];
+            return Some((line, &inside[..length]));
+        }
+    })
+}
+
+/// Bytes up to a closing delimiter that is in no text.
+fn closed_by(inside: &str, end: &str) -> usize {
+    let (mut quote, mut escaped) = (None, false);
+    for (at, c) in inside.char_indices() {
+        match quote {
+            None if inside[at..].starts_with(end) => return at,
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(open) if c == open => quote = None,
+            _ => {}
+        }
+    }
+    inside.len()
+}
+
+/// How deep the expressions of a tag may be.
+#[derive(Default)]
+struct Nesting {
+    /// Most operators before one value.
+    unary: usize,
+    /// Operators and brackets in all.
+    links: usize,
+}
+
+fn nesting(tag: &str) -> Nesting {
+    static TOKENS: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r#"(?s)"(\\.|[^"\\])*"|'(\\.|[^'\\])*'|\w+|[^\s]"#).ok());
+    let (mut found, mut row) = (Nesting::default(), 0);
+    for token in TOKENS.iter().flat_map(|tokens| tokens.find_iter(tag)) {
+        match token.as_str() {
+            "not" | "-" => row += 1,
+            "(" | "[" | "{" => found.links += 1,
+            "and" | "or" | "in" | "is" | "if" => (row, found.links) = (0, found.links + 1),
+            "," | ":" | ")" | "]" | "}" => row = 0,
+            other => {
+                row = 0;
+                let is_operand = other.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '"' | '\''));
+                found.links += usize::from(!is_operand);
+            }
+        }
+        found.links += usize::from(matches!(token.as_str(), "not" | "-"));
+        found.unary = found.unary.max(row);
+    }
+    found
 }
 
 fn syntax(error: &Error, before: usize) -> String {
@@ -111,7 +208,8 @@ mod tests {
             json!({"mode": "Pointwise", "templates": ["builtin:pointwise-v1"]}),
             json!({"template": "{% for c in criteria %}{{ loop.index }}. {{ c.name }}{% endfor %}\n<!-- user -->\n{{ prompt }} {{ nonce }} {{ response_a }} {{ response_b }} {{ first }} {{ second }}{{ ties }}{{ completion }}"}),
             json!({"mode": "Pointwise", "template": "{% set n = namespace(x=0) %}{% for e in examples %}{% set n.x = n.x + 1 %}{{ e.response }}{% endfor %}{{ range(n.x) | join }}{{ prompt }}{{ response | length / 20 - 3 }}"}),
-            json!({"endpoint": null, "lexicon": {"uri": "l"}, "templates": ["builtin:pairwise-v1"]}),
+            json!({"template": "{% if system is defined %}{{ system }}{% endif %}{{ rubric | default('none') }}{{ response_a }}{{ response_b }}{{ other|d('') }}"}),
+            json!({"template": "{{ response_a ~ '- - - ' ~ response_b }}\n{# - - - #}\n-----------------------------------------------------------------------------------------------------------------------"}),
         ] {
             assert_eq!(found(&judge), [""; 0], "{judge}");
         }
@@ -128,6 +226,8 @@ mod tests {
             (json!({"template": "{{ response_a }}"}), "spec.judges[0].template: expected a template that shows what is judged, found none of `response_b`"),
             (json!({"mode": "Pointwise", "template": "{{ prompt }}"}), "spec.judges[0].template: expected a template that shows what is judged, found none of `response`"),
             (json!({"mode": "Pointwise", "template": "{{ response_a }}"}), "spec.judges[0].template: line 1: expected a name that a Pointwise template knows, found `response_a`"),
+            (json!({"template": "{{ system | upper }}{{ response_a }}{{ response_b }}"}), "spec.judges[0].template: line 1: expected a name that a Pairwise template knows, found `system`; it knows prompt, "),
+            (json!({"template": "{{ response_a }}\n{% if not not 1 %}{% endif %}{{ NESTED 1 }}{{ response_b }}".replace("NESTED", &["not "; 102].concat()).replace("  1", " 1")}), "spec.judges[0].template: line 2: expected at most 100 of `not` and `-` in a row, found 102; simplify it"),
             (json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v9"]}), "spec.judges[0].templates[1]: expected a built-in template of a Pairwise judge (builtin:pairwise-v1 or builtin:pairwise-v2), found builtin:pairwise-v9"),
             (json!({"mode": "Pointwise", "templates": ["builtin:pairwise-v1"]}), "spec.judges[0].templates[0]: expected a built-in template of a Pointwise judge (builtin:pointwise-v1)"),
         ] {
@@ -137,11 +237,57 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_nested_template_is_answered_and_ends_nothing() {
-        for nested in ["-", "not ", "(", "[", "{% if x %}", "{{ x"] {
-            let text =
-                format!("{{{{ {}1 }}}}{{{{ response_a }}}}{{{{ response_b }}}}", nested.repeat(16_000 / nested.len()));
-            let _ = found(&json!({"template": text}));
+    fn a_template_is_checked_on_the_stack_of_its_caller_however_it_is_nested() {
+        // As deep as what is checked goes, and as long as a template may be: on the stack of a worker of the operator.
+        let links = |link: &str| link.repeat(LINKS / 2);
+        let long = |link: &str| link.repeat(16_000 / link.len());
+        let chains = [
+            " + 1",
+            " ~ x",
+            ".x",
+            "|e",
+            "()",
+            "[0]",
+            " or x",
+            " is defined and x",
+            " if x else y",
+            " in x",
+            " < 1",
+            " ** 2",
+        ];
+        let opened = ["- ", "not ", "(", "[", "{'a': ", "- (", "not [", "x[", "x(", "x|f("];
+        for text in chains
+            .iter()
+            .flat_map(|link| [format!("{{{{ x{} }}}}", links(link)), format!("{{{{ x{} }}}}", long(link))])
+            .chain(
+                opened
+                    .iter()
+                    .flat_map(|open| [format!("{{{{ {}1 }}}}", open.repeat(99)), format!("{{{{ {}1 }}}}", long(open))]),
+            )
+            .chain(
+                [
+                    "{% if x %}",
+                    "{% for x in y %}",
+                    "{% if x %}{% elif x %}",
+                    "{% elif x %}",
+                    "{% filter e %}",
+                    "{% macro x() %}",
+                    "{{ x",
+                    "{% set x %}",
+                ]
+                .map(long),
+            )
+            .chain([
+                format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(1_300)),
+                format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(LINKS)),
+            ])
+            // Each open bracket with a chain of its own.
+            .chain([format!("{{{{ {}1{} }}}}", "1 + - not (".repeat(80), ")".repeat(80))])
+        {
+            let whole = format!("{text}{{{{ response_a }}}}{{{{ response_b }}}}");
+            let small = std::thread::Builder::new().stack_size(2 << 20);
+            let found = small.spawn(move || found(&json!({"template": whole}))).unwrap().join();
+            assert!(found.is_ok(), "{}", &text[..40]);
         }
     }
 }

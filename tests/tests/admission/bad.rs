@@ -87,6 +87,7 @@ fn dataset(cases: &mut Cases) {
     cases.field("a confidence without a fraction", "/spec/pairs/minConfidence", json!(0), "expected at least 0.5");
     cases.field("no pair", "/spec/pairs/perPrompt", json!(0), "to 1");
     cases.field("an unknown order", "/spec/order/policy", json!("Twice"), "\"Sampled\"");
+    cases.field("a share of both orders", "/spec/order/sampleFraction", json!(0.5), "for order.policy Sampled only");
     cases.field("a share in percent", "/spec/order/sampleFraction", json!(20), "to 1");
     location(cases, "/spec/review/labelsFrom/uri");
     let judges = |judges: Value| [("/spec/budget/maxCost", json!(5)), ("/spec/judges", judges)];
@@ -175,6 +176,7 @@ fn data_methods(cases: &mut Cases) {
     location(cases, "/spec/dataset/uri");
     cases.field("a reward", "/spec/rewardModelRef", json!({"name": "r"}), "which is for methods that sample only");
     cases.field("prompts", "/spec/prompts", json!({"inline": ["p"]}), "which is for methods that sample only");
+    cases.field("a guard", "/spec/guard", json!({"maxKl": 1}), "which is for methods that sample only");
     cases.field("settings of PPO", "/spec/ppo", json!({}), "which is for method PPO only");
     let rollout = [("/spec/rollout/sampling/temperature", json!(0.5))];
     cases.add("a rollout", &rollout, "spec.rollout", "which is for methods that sample only");
@@ -246,7 +248,7 @@ fn location(cases: &mut Cases, at: &str) {
 fn judge(cases: &mut Cases, at: &str) {
     let path = path_of(at);
     let good = |changes: &[(&str, Value)]| {
-        let mut judge = json!({"name": "j", "lexicon": {"uri": "l"}});
+        let mut judge = json!({"name": "j", "model": {"uri": "pvc://models/m"}});
         for (field, value) in changes {
             judge[field] = value.clone();
         }
@@ -267,7 +269,7 @@ fn judge(cases: &mut Cases, at: &str) {
     add("a revision of a file", revision, ".model.revision", "only with an hf:// URI");
     let model = json!({"name": "j", "model": {"uri": "/m"}});
     add("a bare path", model, ".model.uri", "expected pvc://, hf://, s3://");
-    let lexicon = good(&[("lexicon", json!({"uri": "/l"}))]);
+    let lexicon = json!({"name": "j", "lexicon": {"uri": "/l"}});
     add("a bare path", lexicon, ".lexicon.uri", "expected pvc://, hf://, s3://");
     let url = json!({"name": "j", "endpoint": {"url": "api.example.com", "model": "m"}});
     add("a URL without a scheme", url, ".endpoint.url", "https?");
@@ -276,6 +278,29 @@ fn judge(cases: &mut Cases, at: &str) {
         add("a URL with a secret", url, ".endpoint.url", "https?");
     }
     add("equal answers", good(&[("answers", json!(["x", "x"]))]), ".answers", "expected two different answers");
+    for answers in [json!([" A", "A"]), json!(["A", "A\t"]), json!([" ", "A"]), json!(["A", "\n"])] {
+        add(
+            "answers that differ by space",
+            good(&[("answers", answers)]),
+            ".answers",
+            "expected two different answers",
+        );
+    }
+    for (field, value) in [
+        ("template", json!("{{ response }}")),
+        ("templates", json!(["builtin:pointwise-v1"])),
+        ("api", json!("Completion")),
+        ("label", json!("Verdict")),
+        ("criteria", json!([{"name": "kind"}])),
+        ("answers", json!(["good", "bad"])),
+        ("examples", json!([{"responseA": "x", "responseB": "y", "answer": "A"}])),
+        ("limits", json!({"concurrency": 1})),
+        ("limits", json!({"tokensPerMinute": 1})),
+        ("price", price("EUR")),
+    ] {
+        let judge = json!({"name": "j", "lexicon": {"uri": "pvc://words/l"}, field: value});
+        add("what a word list does not read", judge, "", "expected beside lexicon only");
+    }
     add("three answers", good(&[("answers", json!(["x", "y", "z"]))]), ".answers", "2");
     let pointwise = json!([{"response": "x", "answer": "A"}]);
     add("an example of the other mode", good(&[("examples", pointwise)]), ".examples", "in each example of a Pairwise");

@@ -90,19 +90,25 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
                 "/spec/judges/0",
                 json!({"name": "j", "model": hub, "templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]}),
             )]),
-            with(&[("/spec/judges/0/examples", json!([{"responseA": "x", "responseB": "y", "answer": "B"}]))]),
-            with(&[
-                ("/spec/judges/0/mode", json!("Pointwise")),
-                ("/spec/judges/0/answers", json!(["good", "bad"])),
-                ("/spec/judges/0/template", json!("{{ response }}")),
-                ("/spec/judges/0/examples", json!([{"response": "x", "answer": "bad"}])),
-            ]),
+            with(&[(
+                "/spec/judges/0",
+                json!({"name": "j", "model": {"uri": "file:///models/judge"},
+                    "examples": [{"responseA": "x", "responseB": "y", "answer": "B"}]}),
+            )]),
+            with(&[(
+                "/spec/judges/0",
+                json!({"name": "j", "model": {"uri": "file:///models/judge"}, "mode": "Pointwise",
+                    "answers": ["good", "bad"], "template": "{{ response }}",
+                    "examples": [{"response": "x", "answer": "bad"}]}),
+            )]),
+            with(&[("/spec/judges/0/mode", json!("Pointwise"))]),
+            with(&[("/spec/order", json!({"policy": "Sampled", "sampleFraction": 0.5}))]),
             with(&[
                 ("/spec/budget/maxCost", json!(50)),
                 (
                     "/spec/judges",
                     json!([
-                        {"name": "free", "lexicon": {"uri": "words"}, "price": price("EUR")},
+                        {"name": "free", "model": {"uri": "file:///models/judge"}, "price": price("EUR")},
                         {"name": "a", "endpoint": endpoint(), "price": price("USD")},
                         {"name": "b", "endpoint": endpoint(), "price": price("USD")},
                     ]),

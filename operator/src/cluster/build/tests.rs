@@ -72,7 +72,7 @@ fn built_in(resource: &Resource, job: &JobRef, judge: &str, output: &str, cache:
 }
 
 fn first() -> JobRef {
-    JobRef { name: "helpful-label-00000000-11111111-22222222".into(), attempt: 1, ..JobRef::default() }
+    JobRef { name: "helpful-label-0000000000000000-11111111".into(), attempt: 1, ..JobRef::default() }
 }
 
 fn job_json(change: &Value) -> Value {
@@ -142,7 +142,7 @@ fn what_goes_to_a_store_has_a_folder_of_the_pod_and_the_credentials_of_its_secre
     assert_eq!(document.output, "/var/lib/plumbline/output/helpful");
     let store = document.store.unwrap();
     assert_eq!(store.artifact, "s3://align/helpful");
-    let name = "helpful-label-00000000";
+    let name = "helpful-label-0000000000000000";
     assert!(
         children.job.metadata.name.as_ref().unwrap().starts_with(name),
         "runs that measure other things share the folder"
@@ -184,7 +184,7 @@ fn a_judge_with_a_model_is_a_native_sidecar_that_the_run_document_points_at() {
     );
     assert_eq!(document["inputs"][0]["path"], "/etc/plumbline/inputs/prompts/p.jsonl");
     assert_eq!(document["output"], "/var/lib/plumbline/claims/results/helpful");
-    assert_eq!(document["work"], "/var/lib/plumbline/claims/results/.helpful.work/helpful-label-00000000");
+    assert_eq!(document["work"], "/var/lib/plumbline/claims/results/.helpful.work/helpful-label-0000000000000000");
     assert_eq!(document["resource"]["metadata"], json!({"name": "helpful", "namespace": "team"}));
 }
 
@@ -321,7 +321,7 @@ fn several_nodes_are_one_gang_that_meets_at_its_first_pod() {
             "datasetRef": {"name": "d"}, "baseModel": {"uri": "pvc://models/sft"},
             "output": {"uri": "pvc://results/helpful"}, "compute": {"nodes": 3, "maxRetries": 5}}}))
     .unwrap();
-    let name = "helpful-reward-00000000-11111111-22222222";
+    let name = "helpful-reward-0000000000000000-11111111";
     let children = built(&resource, &JobRef { name: name.into(), attempt: 1, ..JobRef::default() });
     let job = serde_json::to_value(&children.job).unwrap();
     let spec = &job["spec"];

@@ -5,13 +5,15 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use plumbline_crds::Kind;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 
+use super::build::KIND_LABEL;
 use super::build::job::{self, LOST, QUEUE_LABEL, TRAINER};
 use super::times::{seconds_between, timestamp};
-use crate::plan::{End, Exit, Obstacle, Run};
+use crate::plan::{End, Exit, Obstacle, Run, ending};
 use crate::redact::redact;
 
 /// The signal of an exit code of 128 and more, as shells and container runtimes report it.
@@ -38,6 +40,7 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
         }
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
         None if is_ending(job) => Run::Ending,
+        None if overfills_for_ever(job, pods) => Run::Ended(Box::new(failure(job, pods, BACKOFF_LIMIT, ""))),
         None => Run::Running(refusal.map(refused).or_else(|| obstacle(job, pods))),
     }
 }
@@ -48,6 +51,9 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
     if let Some(disruption) = disruption(pod) {
         return (Reason::NodeDisruption, disruption, result);
     }
+    if let Some(overfull) = overfull(pod) {
+        return (Reason::StorageExceeded, overfull, result);
+    }
     let Some(end) = terminated(pod) else {
         let told = pod.status.as_ref().and_then(|s| s.reason.clone().or_else(|| s.message.clone()));
         return (Reason::TrainerFailed, told.unwrap_or_else(|| "the pod failed and does not say why".into()), None);
@@ -57,7 +63,7 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
         return (Reason::NodeDisruption, format!("the container was lost with its node: {said}"), None);
     }
     if out_of_memory(end) {
-        return (Reason::OutOfMemory, killed_for_memory(pod), None);
+        return (Reason::OutOfMemory, killed_for_memory(pod, end), None);
     }
     let (reason, message) = ended(end, result.clone()).explain();
     (reason, message, result)
@@ -148,7 +154,8 @@ fn gang_failure(pods: &[Pod], reason: &str, message: &str) -> End {
         };
     };
     let (why, said, result) = why_failed(pod);
-    let code = terminated(pod).filter(|_| disruption(pod).is_none()).and_then(|t| ExitCode::from_number(t.exit_code));
+    let itself = disruption(pod).is_none() && overfull(pod).is_none();
+    let code = terminated(pod).filter(|_| itself).and_then(|t| ExitCode::from_number(t.exit_code));
     let exit = code.filter(|c| !c.retryable() || *c == ExitCode::Interrupted).unwrap_or(ExitCode::Failed);
     let message = format!("rank {}: {said}", job::rank(pod));
     let result = StageResult { reason: why, message, ..result.unwrap_or_else(|| StageResult::new(why, "")) };
@@ -160,7 +167,16 @@ fn gang_failure(pods: &[Pod], reason: &str, message: &str) -> End {
 pub fn gave_up_early(job: &Job, pods: &[Pod]) -> bool {
     let by_count = matches!(finished(job), Some(Finished::Failed { reason, .. }) if reason == BACKOFF_LIMIT);
     let forgotten = |pod: &Pod| terminated(pod).is_some_and(|end| was_lost(end) && end.exit_code != LOST);
-    by_count && pods.iter().any(|pod| phase(pod) == "Failed" && forgotten(pod))
+    by_count && pods.iter().any(|pod| phase(pod) == "Failed" && overfull(pod).is_none() && forgotten(pod))
+}
+
+/// Whether a Job would go on without end: its pods fill their node until they are evicted, and end with an exit code that it
+/// does not count, as they were asked to stop.
+fn overfills_for_ever(job: &Job, pods: &[Pod]) -> bool {
+    let most = job.spec.as_ref().and_then(|s| s.backoff_limit).map_or(i64::MAX, i64::from);
+    let failures = pods.iter().filter(|p| phase(p) == "Failed" && !ending::is_innocent(&why_failed(p).0.as_str()));
+    let again = last_failed(pods).is_some_and(|pod| overfull(pod).is_some());
+    again && job::gang(job) == 1 && failures.count() as i64 > most
 }
 
 /// A Job has tried again itself, so its failure is the last, unless it gave up early.
@@ -285,6 +301,23 @@ fn disruption(pod: &Pod) -> Option<String> {
     Some(format!("the pod was taken from its node: {reason}: {message}"))
 }
 
+/// Evicted for what the pod itself kept on its node. The kubelet says that in the status alone; of what it does for the sake of
+/// the node there is a condition ([`disruption`]).
+fn overfull(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref().filter(|s| s.reason.as_deref() == Some("Evicted"))?;
+    if disruption(pod).is_some() {
+        return None;
+    }
+    let said = status.message.as_deref().map(|said| said.trim_end_matches(['.', ' '])).filter(|said| !said.is_empty());
+    let said = said.unwrap_or("it kept more there than it may");
+    let advice = if said.contains("phemeral") {
+        "raise spec.compute.resources.limits.ephemeral-storage"
+    } else {
+        "raise scratchSize in the values of the operator's chart (--scratch-size), or use smaller inputs"
+    };
+    Some(format!("the pod was evicted from its node: {said}; {advice}"))
+}
+
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let found = pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)?;
     Some((&found.status, found.reason.as_deref().unwrap_or_default(), found.message.as_deref().unwrap_or_default()))
@@ -321,26 +354,39 @@ fn was_lost(end: &ContainerStateTerminated) -> bool {
     end.exit_code == LOST || matches!(end.reason.as_deref(), Some("Unknown" | "ContainerStatusUnknown"))
 }
 
-/// Killed by the kernel for its memory, also where the runtime says only that it was killed.
+/// Killed, most likely by the kernel for its memory: not every runtime says so.
 fn out_of_memory(end: &ContainerStateTerminated) -> bool {
-    end.reason.as_deref() == Some("OOMKilled") || end.exit_code == SIGNALLED + SIGKILL
+    is_sure(end) || end.exit_code == SIGNALLED + SIGKILL
 }
 
-/// Which container was killed, and at which limit.
-fn killed_for_memory(pod: &Pod) -> String {
+fn is_sure(end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some("OOMKilled")
+}
+
+/// Which container was killed, at which limit, and what helps.
+fn killed_for_memory(pod: &Pod, end: &ContainerStateTerminated) -> String {
     let name = ended_container(pod).map_or(TRAINER, |(status, _)| status.name.as_str());
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
     let container = init.chain(spec.map(|spec| &spec.containers).into_iter().flatten()).find(|c| c.name == name);
     let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
-    match limit {
-        Some(Quantity(limit)) => format!(
-            "the container {name} was killed (exit code 137) at its memory limit of {limit}; raise spec.compute.resources.limits.memory, or make the batch smaller"
-        ),
-        None => format!(
-            "the container {name} was killed (exit code 137), which has no memory limit of its own: the node had no more; set spec.compute.resources.requests.memory, or make the batch smaller"
-        ),
-    }
+    let what = match (is_sure(end), limit) {
+        (true, Some(Quantity(limit))) => format!(" at its memory limit of {limit}"),
+        (true, None) => ": its node ran out of memory, and it has no memory limit of its own".into(),
+        (false, Some(Quantity(limit))) => {
+            format!(", most likely for its memory use; its memory limit is {limit}")
+        }
+        (false, None) => ", most likely for its memory use; it has no memory limit of its own".into(),
+    };
+    let advice = match limit {
+        Some(_) => "raise spec.compute.resources.limits.memory",
+        None => "set spec.compute.resources.requests.memory",
+    };
+    let kind = pod.metadata.labels.as_ref().and_then(|labels| Kind::parse(labels.get(KIND_LABEL)?));
+    let trains = name == TRAINER && matches!(kind, Some(Kind::RewardModel | Kind::PolicyTuning));
+    let smaller =
+        if trains { ", or lower spec.training.microBatchSize: the run continues from its last checkpoint" } else { "" };
+    format!("the container {name} was killed (exit code {}){what}; {advice}{smaller}", end.exit_code)
 }
 
 fn exit(end: &ContainerStateTerminated) -> Exit {

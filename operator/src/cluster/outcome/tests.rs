@@ -1,6 +1,7 @@
 //! What a Job and its pods must be taken for.
 
 use super::*;
+use crate::cluster::build::KIND_LABEL;
 use crate::cluster::usage::counted;
 use crate::plan::ending;
 use serde_json::{Value, json};
@@ -272,4 +273,94 @@ fn a_gang_lacks_a_pod_until_all_run_or_are_done() {
     let counted = gang_of(job(&json!({"succeeded": 1})), 2);
     assert!(!may_lack_a_pod(&counted, &[running()]), "one that is done may be gone");
     assert!(!may_lack_a_pod(&job(&json!({})), &[running()]) && may_lack_a_pod(&job(&json!({})), &[failed(1, "")]));
+}
+
+/// A pod that its kubelet evicted for what it kept on the node: no condition says so.
+fn overfull(code: i32, container: &str, message: &str) -> Pod {
+    let state = json!({"terminated": {"exitCode": code, "reason": "Error", "finishedAt": "2026-01-01T00:10:00Z"}});
+    let ended =
+        json!([{"name": container, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
+    let list = if container == TRAINER { "containerStatuses" } else { "initContainerStatuses" };
+    pod(&json!({"phase": "Failed", "reason": "Evicted", "message": message, list: ended,
+        "startTime": "2026-01-01T00:00:00Z"}))
+}
+
+const FULL: &str = "Usage of EmptyDir volume \"fetched\" exceeds the limit \"200Gi\". ";
+
+#[test]
+fn a_pod_that_kept_more_on_its_node_than_it_may_has_failed_by_that_whatever_its_exit_code() {
+    for (pod, words) in [
+        (overfull(137, TRAINER, FULL), "scratchSize"),
+        (overfull(75, "fetch", FULL), "scratchSize"),
+        (overfull(75, TRAINER, FULL), "--scratch-size"),
+        (pod(&json!({"phase": "Failed", "reason": "Evicted", "message": FULL})), "scratchSize"),
+        (
+            overfull(137, TRAINER, "Container trainer exceeded its local ephemeral storage limit \"1Gi\". "),
+            "spec.compute.resources.limits.ephemeral-storage",
+        ),
+    ] {
+        let (reason, message, _) = why_failed(&pod);
+        assert_eq!(reason, Reason::StorageExceeded, "{message}");
+        assert!(message.contains("exceed") && message.contains(words) && !message.contains("memory"), "{message}");
+    }
+    // An eviction for the sake of the node is told by a condition, and is nobody's failure.
+    let pressed =
+        pod(&json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory.",
+        "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}]}));
+    assert_eq!(why_failed(&pressed).0, Reason::NodeDisruption);
+}
+
+#[test]
+fn what_overfills_its_node_again_and_again_ends_when_its_retries_are_used_up_though_its_job_does_not_count() {
+    // Exit code 75 is no failure to the Job, which replaces the pod for ever.
+    let mut repeating = job(&json!({"startTime": "2026-01-01T00:00:00Z"}));
+    repeating.spec.as_mut().unwrap().backoff_limit = Some(1);
+    let full = || overfull(75, "fetch", FULL);
+    assert!(matches!(run(&repeating, &[full()], None), Run::Running(Some(o)) if o.reason == Reason::Retrying));
+    assert_eq!(counted(&repeating, &[full()], None, NOW).retries, [("StorageExceeded".to_owned(), 1)].into());
+    let mut last = full();
+    last.metadata.creation_timestamp = serde_json::from_value(json!(NOW)).unwrap();
+    let over = end(run(&repeating, &[full(), last], None));
+    assert!(over.last && over.explain().0 == Reason::StorageExceeded, "{over:?}");
+    assert!(over.explain().1.contains("gave up after 2 attempts"), "{over:?}");
+    // Interruptions do not count, and of what the Job counts it says itself when it is over.
+    let stopped = failed(75, "Error");
+    assert!(matches!(run(&repeating, &[stopped.clone(), stopped, full()], None), Run::Running(_)));
+    assert!(matches!(run(&repeating, &[failed(4, "Error"), failed(4, "Error")], None), Run::Running(_)));
+}
+
+#[test]
+fn an_overfull_pod_of_several_is_a_failure_and_no_interruption() {
+    let mut full = overfull(75, TRAINER, FULL);
+    full.metadata.annotations = of_rank(1, 75, NOW).metadata.annotations;
+    let job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+    let end = end(run(&job, &[of_rank(0, 12, NOW), full], None));
+    assert!(!end.is_interruption() && end.is_retryable() && !end.last, "{end:?}");
+    assert_eq!(end.explain().0, Reason::StorageExceeded);
+}
+
+#[test]
+fn what_helps_a_container_without_memory_is_a_setting_that_it_has() {
+    let killed = |reason: &str, kind: &str, container: &str| {
+        let mut pod = failed(137, reason);
+        pod.metadata.labels = Some([(KIND_LABEL.to_owned(), kind.to_owned())].into());
+        let statuses = pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap();
+        statuses[0].name = container.to_owned();
+        why_failed(&pod)
+    };
+    for (kind, container, smaller) in [
+        ("RewardModel", "trainer", true),
+        ("PolicyTuning", "trainer", true),
+        ("PreferenceDataset", "trainer", false),
+        ("PolicyTuning", "judge-0", false),
+    ] {
+        for reason in ["OOMKilled", "Error"] {
+            let (why, message, _) = killed(reason, kind, container);
+            assert_eq!(why, Reason::OutOfMemory);
+            assert_eq!(message.contains("lower spec.training.microBatchSize"), smaller, "{message}");
+            assert!(!message.contains("batch smaller") && message.contains("spec.compute.resources"), "{message}");
+            // Somebody may have killed it.
+            assert_eq!(message.contains("most likely for its memory use"), reason == "Error", "{message}");
+        }
+    }
 }

@@ -177,3 +177,84 @@ fn a_failed_run_that_is_suspended_and_resumed_goes_on() {
     world.run = given_up(Reason::JudgeUnavailable);
     assert_eq!(world.visit(T1).action, Action::Retry(Duration::ZERO));
 }
+
+/// A status as another version of the operator left it, which names the same run otherwise.
+fn named_otherwise(world: &mut World) {
+    let job = world.status.job.as_mut().unwrap();
+    job.name = "run-0000000000000000-11111111".into();
+    job.spec_digest = job.spec_digest.take().map(|_| "sha256:3".into());
+}
+
+#[test]
+fn what_an_earlier_version_of_the_operator_named_otherwise_is_the_same_run_while_its_generation_is() {
+    for (before, run, action) in [
+        (World::done as fn() -> World, Run::None, Action::Skip),
+        (World::failed, Run::None, Action::Fail),
+        (World::started, Run::Running(None), Action::Watch),
+        (World::started, Run::None, Action::Continue(Duration::ZERO)),
+        (World::started, ended(4), Action::Retry(Duration::from_secs(5))),
+    ] {
+        let mut world = before();
+        named_otherwise(&mut world);
+        let name = world.status.job.clone().unwrap().name;
+        world.run = run.clone();
+        assert_eq!(world.visit(T1).action, action);
+        assert_eq!(world.status.job.clone().unwrap().name, name);
+        // Only an input that changed makes another run of what has not ended well.
+        (world.run, world.inputs) = (run.clone(), ready("sha256:new"));
+        let again = world.visit(T1);
+        let expected = match action {
+            Action::Skip | Action::Watch => action,
+            _ => Action::Start,
+        };
+        assert_eq!(again.action, expected, "{action:?}");
+    }
+}
+
+#[test]
+fn a_run_that_an_earlier_version_began_is_suspended_and_resumed_as_the_same() {
+    let mut world = World::started();
+    named_otherwise(&mut world);
+    let name = world.status.job.clone().unwrap().name;
+    world.run = Run::Running(None);
+    assert_eq!(world.visit(T1).action, Action::Watch);
+    world.change(&json!({"suspend": true}));
+    assert_eq!((world.visit(T1).action, world.status.leading_reason()), (Action::Stop, Reason::Suspended));
+    world.run = Run::None;
+    world.change(&json!({}));
+    assert!(matches!(world.visit(T1).action, Action::Continue(_)));
+    assert_eq!(world.status.job.unwrap().name, name);
+}
+
+#[test]
+fn a_status_that_has_seen_another_spec_is_not_taken_for_the_status_of_its_run() {
+    // The new spec waits for an input first: its generation has been observed when the input comes.
+    for before in [World::done as fn() -> World, World::failed, World::started] {
+        let mut world = before();
+        world.change(&json!({"loss": {"labels": "Hard"}}));
+        world.inputs = Inputs::NotReady(vec!["PreferenceDataset/d".into()]);
+        assert_eq!(world.visit(T1).action, Action::Wait);
+        world.inputs = ready("sha256:d");
+        assert_eq!(world.visit(T1).action, Action::Start);
+    }
+    // It ends well when the spec has changed and its pods are on their way out.
+    let mut world = World::started();
+    world.run = Run::Ending;
+    world.change(&json!({"loss": {"labels": "Hard"}}));
+    world.visit(T1);
+    world.run = ended(0);
+    assert_eq!(world.visit(T1).action, Action::Start);
+}
+
+#[test]
+fn a_status_from_before_specs_were_digested_is_trusted_where_its_run_had_ended() {
+    for (before, action) in [(World::done as fn() -> World, Action::Skip), (World::failed, Action::Fail)] {
+        let mut world = before();
+        named_otherwise(&mut world);
+        let job = world.status.job.as_mut().unwrap();
+        (job.generation, job.spec_digest) = (None, None);
+        assert_eq!(world.visit(T1).action, action);
+        world.change(&json!({"loss": {"labels": "Hard"}}));
+        assert_eq!(world.visit(T1).action, Action::Start);
+    }
+}

@@ -143,20 +143,20 @@ fn each_state_and_change_has_its_action_and_reason() {
     let secs = Duration::from_secs;
     let cases: Vec<Case> = vec![
         ("new, inputs ready", World::new, |_| {}, Start, Reason::Running),
-        ("new, suspended", World::new, |w| w.spec = spec(&json!({"suspend": true})), Wait, Reason::Suspended),
+        ("new, suspended", World::new, |w| w.change(&json!({"suspend": true})), Wait, Reason::Suspended),
         ("new, host stopping", World::new, |w| w.stopping = true, Wait, Reason::Suspended),
         ("new, no reference", World::new, |w| w.inputs = Inputs::NotFound(vec!["d".into()]), Wait, Reason::ReferenceNotFound),
         ("new, reference not ready", World::new, |w| w.inputs = Inputs::NotReady(vec!["d".into()]), Wait, Reason::ReferenceNotReady),
         ("running", World::started, |w| w.run = Run::Running(None), Watch, Reason::Running),
-        ("running, suspended", World::started, |w| { w.run = Run::Running(None); w.spec = spec(&json!({"suspend": true})); }, Stop, Reason::Suspended),
+        ("running, suspended", World::started, |w| { w.run = Run::Running(None); w.change(&json!({"suspend": true})); }, Stop, Reason::Suspended),
         ("running, host stopping", World::started, |w| { w.run = Run::Running(None); w.stopping = true; }, Stop, Reason::Suspended),
-        ("running, spec changed", World::started, |w| { w.run = Run::Running(None); w.spec = spec(&json!({"loss": {"labels": "Hard"}})); }, Stop, Reason::Running),
-        ("running, only compute changed", World::started, |w| { w.run = Run::Running(None); w.spec = spec(&json!({"compute": {"threads": 2}})); }, Watch, Reason::Running),
+        ("running, spec changed", World::started, |w| { w.run = Run::Running(None); w.change(&json!({"loss": {"labels": "Hard"}})); }, Stop, Reason::Running),
+        ("running, only compute changed", World::started, |w| { w.run = Run::Running(None); w.change(&json!({"compute": {"threads": 2}})); }, Watch, Reason::Running),
         ("running, an input changed", World::started, |w| { w.run = Run::Running(None); w.inputs = ready("sha256:new"); }, Watch, Reason::Running),
         ("running, reference gone", World::started, |w| { w.run = Run::Running(None); w.inputs = Inputs::NotFound(vec!["d".into()]); }, Watch, Reason::Running),
         ("lost", World::started, |_| {}, Continue(secs(0)), Reason::Running),
         ("lost, an input changed", World::started, |w| w.inputs = ready("sha256:new"), Start, Reason::Running),
-        ("lost, spec changed", World::started, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
+        ("lost, spec changed", World::started, |w| w.change(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
         ("ended 0, artifact", World::started, |w| { w.run = ended(0); w.artifact = Artifact::Verified(artifact("sha256:a")); }, Finish, Reason::Completed),
         ("ended 0, artifact out of sight", World::started, |w| { w.run = ended(0); w.artifact = Artifact::Unseen; }, Finish, Reason::Completed),
         ("ended 0 while stopping", World::started, |w| { w.run = ended(0); w.stopping = true; w.artifact = Artifact::Verified(artifact("sha256:a")); }, Finish, Reason::Completed),
@@ -175,13 +175,13 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("ended 75", World::started, |w| w.run = ended(75), Continue(secs(0)), Reason::Running),
         ("ended 75, host stopping", World::started, |w| { w.run = ended(75); w.stopping = true; }, Wait, Reason::Suspended),
         ("killed", World::started, |w| w.run = end(Exit::Signal(9), None), Retry(secs(5)), Reason::Retrying),
-        ("no retries left", World::started, |w| { w.run = ended(4); w.spec = spec(&json!({"compute": {"maxRetries": 0}})); }, Fail, Reason::JudgeUnavailable),
+        ("no retries left", World::started, |w| { w.run = ended(4); w.change(&json!({"compute": {"maxRetries": 0}})); }, Fail, Reason::JudgeUnavailable),
         ("done", World::done, |_| {}, Skip, Reason::Completed),
-        ("done, suspended", World::done, |w| w.spec = spec(&json!({"suspend": true})), Skip, Reason::Completed),
+        ("done, suspended", World::done, |w| w.change(&json!({"suspend": true})), Skip, Reason::Completed),
         ("done, reference gone", World::done, |w| w.inputs = Inputs::NotFound(vec!["d".into()]), Skip, Reason::Completed),
         ("done, an input changed", World::done, |w| w.inputs = ready("sha256:new"), Skip, Reason::Completed),
         ("done, an input changed, asked", World::done, |w| { w.inputs = ready("sha256:new"); w.rerun = Rerun::Asked; }, Start, Reason::Running),
-        ("done, spec changed", World::done, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
+        ("done, spec changed", World::done, |w| w.change(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
         ("done, asked", World::done, |w| w.rerun = Rerun::Asked, Skip, Reason::Completed),
         ("done, artifact out of sight", World::done, |w| w.artifact = Artifact::Unseen, Skip, Reason::Completed),
         ("done, artifact gone", World::done, |w| w.artifact = Artifact::Absent, Fail, Reason::DataInvalid),
@@ -195,7 +195,7 @@ fn each_state_and_change_has_its_action_and_reason() {
         ("done, only compute changed", World::done, |w| w.change(&json!({"compute": {"threads": 2}})), Skip, Reason::Completed),
         ("failed, asked", World::failed, |w| w.rerun = Rerun::Asked, Start, Reason::Running),
         ("failed, an input changed", World::failed, |w| w.inputs = ready("sha256:new"), Start, Reason::Running),
-        ("failed, spec changed", World::failed, |w| w.spec = spec(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
+        ("failed, spec changed", World::failed, |w| w.change(&json!({"loss": {"labels": "Hard"}})), Start, Reason::Running),
         ("failed, reference gone", World::failed, |w| w.inputs = Inputs::NotReady(vec!["d".into()]), Fail, Reason::DataInvalid),
     ];
     for (name, before, change, action, reason) in cases {
@@ -297,7 +297,7 @@ fn a_transition_time_moves_only_with_its_status() {
 fn a_new_run_forgets_the_results_and_the_counts_of_the_last_one() {
     let mut world = World::done();
     let first = world.status.job.clone().unwrap();
-    world.spec = spec(&json!({"loss": {"labels": "Hard"}}));
+    world.change(&json!({"loss": {"labels": "Hard"}}));
     world.visit(T1);
     let job = world.status.job.clone().unwrap();
     assert_ne!(job.name, first.name);
