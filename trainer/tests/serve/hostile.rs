@@ -14,8 +14,9 @@ use super::script::{Server, Setup, merged};
 const COMPLETIONS: &str = "/v1/completions";
 const HALF_A_HEAD: &str = "POST /v1/completions HTTP/1.1\r\nhost: x\r\n";
 const HALF_A_BODY: &str = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"model\"";
-/// What an answer takes that nothing holds up, on a machine that is busy with other tests.
-const SOON: Duration = Duration::from_secs(3);
+/// Half of the shortest time for which a server waits by default: an answer that takes less was not held up by a client that
+/// it waits for, however busy the machine is.
+const SOON: Duration = Duration::from_secs(15);
 
 fn say(text: &str) -> Value {
     json!({"model": "m", "prompt": format!("say:{text}"), "max_tokens": 1000})
@@ -80,16 +81,19 @@ async fn a_request_that_is_being_answered_is_not_given_up_for_new_connections() 
 #[tokio::test]
 async fn a_request_that_does_not_come_is_not_waited_for() {
     let short = Duration::from_millis(300);
-    let patience = Patience { head: short, body: short, ..Patience::default() };
-    let server = Server::ready(Setup { patience, ..Setup::default() }).await;
     let started = Instant::now();
+    let patience = Patience { head: short, ..Patience::default() };
+    let server = Server::ready(Setup { patience, ..Setup::default() }).await;
     assert_eq!(rest(connected(&server, "").await).await, "", "an idle connection is closed");
     rest(connected(&server, HALF_A_HEAD).await).await;
+    // This one waits for heads as others do: on a busy machine those below take longer than so short a time.
+    let patience = Patience { body: short, ..Patience::default() };
+    let server = Server::ready(Setup { patience, ..Setup::default() }).await;
     let told = rest(connected(&server, HALF_A_BODY).await).await;
     assert!(told.starts_with("HTTP/1.1 408") && told.contains("request_timeout"), "{told}");
     let took = started.elapsed();
-    assert!(took >= short * 3 && took < SOON * 3, "took {took:?}");
-    assert_answers(&server).await;
+    assert!(took >= short * 3 && took < SOON, "took {took:?}");
+    assert_eq!(reqwest::get(format!("{}/health", server.url)).await.unwrap().status(), 200);
 }
 
 #[tokio::test]

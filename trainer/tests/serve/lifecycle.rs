@@ -120,7 +120,8 @@ async fn told_to_stop_it_does_not_wait_for_ever() {
     let asked = Instant::now();
     let (ended, _) = server.begin_stop();
     ended.await.unwrap().unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(3), "took {:?}", asked.elapsed());
+    // What was asked for takes 20 s.
+    assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
     let mut text = String::new();
     while let Ok(Some(chunk)) = endless.chunk().await {
         text.push_str(&String::from_utf8_lossy(&chunk));
