@@ -46,7 +46,11 @@ impl SmallDisk {
         command.env("DISK", self.mounted()).env("BESIDE", self.folder.path());
         command.env("PLUMBLINE", plumbline()).env("TRAINER", trainer());
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}(without root, the kernel has to allow namespaces of users)",
+            text(&output.stderr)
+        );
         output
     }
 }

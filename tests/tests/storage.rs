@@ -64,7 +64,7 @@ fn a_disk_that_is_full_at_any_stage_is_named_and_with_room_the_run_ends_as_undis
         if code == "5\n" {
             full += 1;
             let named = said.contains(disk.mounted().to_str().unwrap()) && said.contains("No space left on device");
-            assert!(named, "{size}: {said}");
+            assert!(named && said.contains("free space"), "{size}: {said}");
             // Where not even the lock of the folder can be made, there is nothing to show.
             assert!(size == "8k" || printed.contains("preferencedataset/data"), "{size}: the table is printed: {said}");
         }
