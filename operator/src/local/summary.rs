@@ -48,9 +48,11 @@ pub fn left_out(resources: &[Resource]) -> Vec<String> {
             (unused > 0 || !reasons.is_empty()).then(|| format!("{unused} of {read} {what} left out{reasons}"));
         let duplicates = Some(count("duplicatePrompts")).filter(|n| *n > 0 && resource.kind == Kind::PreferenceDataset);
         let duplicates = duplicates.map(|n| format!("{n} duplicate prompts never sampled"));
-        let said: Vec<String> = left_out.into_iter().chain(duplicates).collect();
+        let changed = count("changedByTemplate");
+        let rewritten = (changed > 0).then(|| format!("in {changed} of {read} the chat template changed a response"));
+        let said: Vec<String> = left_out.into_iter().chain(duplicates).chain(rewritten).collect();
         let name = format!("{}/{}", resource.kind.to_string().to_lowercase(), resource.metadata.name);
-        let warning = if 2 * unused > read { "warning: " } else { "" };
+        let warning = if 2 * unused.max(changed) > read { "warning: " } else { "" };
         (!said.is_empty()).then(|| format!("{warning}{name}: {}", said.join("; ")))
     })
     .collect()
@@ -72,7 +74,6 @@ fn reason(kind: Kind, count: &str) -> Option<String> {
         (Kind::PreferenceDataset, "failedPairs") => Some("failed".into()),
         (Kind::PreferenceDataset, "similarPairs") => Some("too similar to compare".into()),
         (Kind::PreferenceDataset, _) => None,
-        (_, "changedByTemplate") => Some("used, but changed by the chat template".into()),
         (_, count) => {
             let reason = count.strip_prefix("leftOut").filter(|reason| !reason.is_empty())?;
             let words = reason.chars().flat_map(|c| {
@@ -132,7 +133,8 @@ mod tests {
                 "RewardModel",
                 json!({"records": 24, "leftOut": 20, "leftOutTooLong": 18, "leftOutEqualAsTokens": 2}),
             ),
-            resource("RewardModel", json!({"records": 24, "leftOut": 0})),
+            resource("RewardModel", json!({"records": 24, "leftOut": 0, "heldOut": 2, "trimmedByTemplate": 24})),
+            resource("RewardModel", json!({"records": 24, "leftOut": 0, "changedByTemplate": 13})),
             resource("RewardModel", json!({})),
             resource(
                 "PreferenceDataset",
@@ -143,6 +145,7 @@ mod tests {
             said,
             [
                 "warning: rewardmodel/x: 20 of 24 records left out (2 equal as tokens, 18 too long)",
+                "warning: rewardmodel/x: in 13 of 24 the chat template changed a response",
                 "preferencedataset/x: 3 of 10 pairs left out (1 ties, 2 less sure than minConfidence)",
             ]
         );
