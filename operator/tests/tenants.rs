@@ -8,10 +8,11 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ const OBJECTS: usize = 2000;
 const CHANGES: usize = 200;
 /// Bytes of annotations of each: as many as an object may have.
 const ANNOTATIONS: usize = 250 * 1024;
+
+/// Files that the test may hold beside its connections.
+const OTHER_FILES: usize = 200;
 
 /// A stand-in for an API server: nothing but ConfigMaps, claims and a Lease.
 struct Server {
@@ -122,17 +126,35 @@ struct Operator {
 }
 
 impl Operator {
-    fn start(folder: &Path) -> Self {
-        let free = || StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (people, pods) = (free(), free());
+    /// Starts one on ports that the system chooses, which its log has.
+    async fn start(folder: &Path) -> Self {
+        let log = folder.join("log");
         let child = Command::new(env!("CARGO_BIN_EXE_plumbline"))
             .args(["operator", "--lease-namespace", "plumbline", "--progress-url", "http://operator.test"])
-            .args(["--metrics-address", &people.to_string(), "--progress-address", &pods.to_string()])
+            .args(["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"])
             .env("KUBECONFIG", folder.join("kubeconfig"))
-            .stderr(Stdio::null())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { child, people, pods }
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        // Dropped, it is ended, should it never listen.
+        let mut operator = Self { child, people: nowhere, pods: nowhere };
+        let start = Instant::now();
+        loop {
+            let told = std::fs::read_to_string(&log).unwrap();
+            let address = |whom: &str| {
+                let line = told.lines().find(|line| line.contains(&format!("listens for {whom}")))?;
+                let port = line.split_once("127.0.0.1:")?.1;
+                port.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+            };
+            if let (Some(people), Some(pods)) = (address("people"), address("pods")) {
+                operator.people.set_port(people);
+                operator.pods.set_port(pods);
+                return operator;
+            }
+            assert!(start.elapsed() < Duration::from_mins(1), "it does not listen: {told}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The most memory that it has held, in kB.
@@ -153,10 +175,10 @@ impl Operator {
         answer.starts_with("HTTP/1.1 200").then(|| start.elapsed())
     }
 
-    async fn until_it_listens(&self) {
+    async fn until_it_is_well(&self) {
         let start = Instant::now();
-        while self.healthz().is_none() || TcpStream::connect(self.pods).is_err() {
-            assert!(start.elapsed() < Duration::from_mins(1), "it does not listen");
+        while self.healthz().is_none() {
+            assert!(start.elapsed() < Duration::from_mins(1), "it is not well");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -172,8 +194,8 @@ impl Drop for Operator {
 async fn peak_with(objects: usize) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(objects, folder.path()).await;
-    let operator = Operator::start(folder.path());
-    operator.until_it_listens().await;
+    let operator = Operator::start(folder.path()).await;
+    operator.until_it_is_well().await;
     server.until_all_is_read().await;
     operator.peak()
 }
@@ -189,17 +211,19 @@ async fn large_objects_of_tenants_take_no_memory_of_the_operator() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_connections_that_say_nothing_keep_no_probe_out() {
-    // Both ends of each, and whatever else the test holds.
+    // One end of each of two ports' connections, and whatever else the test holds.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let wanted = rustix::process::Rlimit { current: limit.maximum.map(|most| most.min(8192)).or(Some(8192)), ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
+    let most = wanted.current.map_or(8192, |most| most as usize);
+    let each = 2000.min(most.saturating_sub(OTHER_FILES) / 2);
     let folder = tempfile::tempdir().unwrap();
     let _server = Server::start(0, folder.path()).await;
-    let operator = Operator::start(folder.path());
-    operator.until_it_listens().await;
+    let operator = Operator::start(folder.path()).await;
+    operator.until_it_is_well().await;
     let mut open = Vec::new();
     for address in [operator.people, operator.pods] {
-        for i in 0..2000 {
+        for i in 0..each {
             let mut stream = TcpStream::connect(address).unwrap();
             match i % 3 {
                 0 => {}

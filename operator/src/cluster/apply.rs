@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, LogParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use plumbline_crds::status::Status;
@@ -59,23 +60,50 @@ async fn make_all(client: &Client, namespace: &str, uid: &str, children: &Childr
         && let Some(stranger) = create(client, namespace, uid, account).await?
     {
         let advice = "rename or delete it, or name a service account in spec.compute.serviceAccountName";
-        return Ok(Made::InTheWay(format!("{stranger} is not of this resource; {advice}")));
+        return Ok(Made::InTheWay(in_the_way(&stranger, advice)));
     }
     if let Some(stranger) = document(client, namespace, uid, &children.config_map).await? {
-        return Ok(Made::InTheWay(format!("{stranger} is not of this resource; rename or delete it")));
+        return Ok(Made::InTheWay(in_the_way(&stranger, "rename or delete it")));
     }
     if let Some(service) = &children.service
         && let Some(stranger) = create(client, namespace, uid, service).await?
     {
-        return Ok(Made::InTheWay(format!("{stranger} is not of this resource; rename or delete it")));
+        return Ok(Made::InTheWay(in_the_way(&stranger, "rename or delete it")));
     }
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     match api.create(&params, &children.job).await {
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            existing(&api, uid, &children.job.name_any()).await
-        }
+        Err(kube::Error::Api(status)) if status.is_already_exists() => existing(&api, uid, &children.job).await,
         created => created.map(|job| Made::Job(Box::new(job))),
+    }
+}
+
+/// What has the name of an object of a run, and is not of its resource.
+#[derive(Debug, PartialEq, Eq)]
+struct Stranger {
+    what: String,
+    /// It is of a resource of the same name, which is deleted: the cluster is about to remove it.
+    is_left_behind: bool,
+}
+
+impl Stranger {
+    fn new(found: &impl kube::Resource, wanted: &impl kube::Resource, what: String) -> Self {
+        let owner = |object: &[OwnerReference]| {
+            let owner = object.iter().find(|owner| owner.controller == Some(true));
+            owner.map(|owner| (owner.api_version.clone(), owner.kind.clone(), owner.name.clone()))
+        };
+        let owners = (owner(found.owner_references()), owner(wanted.owner_references()));
+        Self { what, is_left_behind: owners.0.is_some() && owners.0 == owners.1 }
+    }
+}
+
+/// Why nothing starts beside a stranger. `advice`: what to do where it stays.
+fn in_the_way(stranger: &Stranger, advice: &str) -> String {
+    match stranger {
+        Stranger { what, is_left_behind: true } => {
+            format!("{what} is of the deleted resource of this name; this starts when it is gone")
+        }
+        Stranger { what, .. } => format!("{what} is not of this resource; {advice}"),
     }
 }
 
@@ -87,11 +115,13 @@ async fn document(
     namespace: &str,
     uid: &str,
     document: &ConfigMap,
-) -> Result<Option<String>, kube::Error> {
+) -> Result<Option<Stranger>, kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = document.name_any();
     match api.get_opt(&name).await? {
-        Some(found) if !is_owned_by(&found, uid) => return Ok(Some(format!("ConfigMap/{name}"))),
+        Some(found) if !is_owned_by(&found, uid) => {
+            return Ok(Some(Stranger::new(&found, document, format!("ConfigMap/{name}"))));
+        }
         Some(found) if found.data == document.data => return Ok(None),
         Some(found) => remove(&api, &found).await?,
         None => {}
@@ -100,12 +130,14 @@ async fn document(
 }
 
 /// A Job of this name that is there already: ours from a visit that was cut short, or one that has to go first.
-async fn existing(api: &Api<Job>, uid: &str, name: &str) -> Result<Made, kube::Error> {
-    let Some(job) = api.get_opt(name).await? else {
+async fn existing(api: &Api<Job>, uid: &str, wanted: &Job) -> Result<Made, kube::Error> {
+    let name = wanted.name_any();
+    let Some(job) = api.get_opt(&name).await? else {
         return Ok(Made::InTheWay(format!("Job/{name} was just deleted; this starts in a moment")));
     };
     if !is_owned_by(&job, uid) {
-        return Ok(Made::InTheWay(format!("Job/{name} is not of this resource; this starts when it is gone")));
+        let stranger = Stranger::new(&job, wanted, format!("Job/{name}"));
+        return Ok(Made::InTheWay(in_the_way(&stranger, "this starts when it is gone")));
     }
     if job.metadata.deletion_timestamp.is_some() {
         return Ok(Made::InTheWay(format!("Job/{name} of the last run is not gone yet; this starts when it is")));
@@ -209,21 +241,32 @@ pub fn reference(kind: Kind, namespace: &str, name: &str, uid: &str) -> ObjectRe
 }
 
 /// The last lines that the trainer of a pod printed, where the node still has them.
-pub async fn log_tail(client: &Client, namespace: &str, pod: &Pod, lines: i64) -> Option<String> {
-    let params = LogParams {
-        container: Some(TRAINER.into()),
-        tail_lines: Some(lines),
-        // A line may have any length.
-        limit_bytes: Some(LOG_BYTES),
-        ..LogParams::default()
-    };
+pub async fn log_tail(client: &Client, namespace: &str, pod: &Pod, mut lines: i64) -> Option<String> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    api.logs(&pod.name_any(), &params).await.ok().filter(|text| !text.is_empty())
+    loop {
+        let params = LogParams {
+            container: Some(TRAINER.into()),
+            tail_lines: Some(lines),
+            // A line may have any length.
+            limit_bytes: Some(LOG_BYTES),
+            ..LogParams::default()
+        };
+        let text = api.logs(&pod.name_any(), &params).await.ok().filter(|text| !text.is_empty())?;
+        match fewer(lines, &text) {
+            Some(few) => lines = few,
+            None => return Some(text),
+        }
+    }
 }
 
-/// Makes an object that is not there yet. Gives the name of what is there instead, where that is not of the resource: it is
+/// How many lines to ask for instead, where those that were asked for fill all the room: then their end is cut off.
+fn fewer(lines: i64, text: &str) -> Option<i64> {
+    (lines > 1 && text.len() as i64 >= LOG_BYTES).then_some((lines / 4).max(1))
+}
+
+/// Makes an object that is not there yet. Gives what is there instead, where that is not of the resource: it is
 /// somebody's, and neither changed nor ever deleted with the resource.
-async fn create<K>(client: &Client, namespace: &str, uid: &str, object: &K) -> Result<Option<String>, kube::Error>
+async fn create<K>(client: &Client, namespace: &str, uid: &str, object: &K) -> Result<Option<Stranger>, kube::Error>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -234,7 +277,8 @@ where
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let name = object.name_any();
     if let Some(found) = api.get_metadata_opt(&name).await? {
-        return Ok((!is_owned_by(&found, uid)).then(|| format!("{}/{name}", K::kind(&()))));
+        let stranger = || Stranger::new(&found, object, format!("{}/{name}", K::kind(&())));
+        return Ok((!is_owned_by(&found, uid)).then(stranger));
     }
     post(&api, object).await.map(|()| None)
 }
@@ -285,17 +329,58 @@ mod tests {
         (client, asked)
     }
 
+    /// An object as it is made for the resource that has the UID `mine`.
+    fn owned<K: DeserializeOwned>(object: &Value) -> K {
+        let mut object = object.clone();
+        object["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": API_VERSION, "kind": "K", "name": "r", "uid": "mine", "controller": true}]);
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_log_is_its_last_lines_however_long_the_lines_before_are() {
+        let lines = ["x".repeat(LOG_BYTES as usize), "before".into(), "the last".into()];
+        let client = mock::log_client(move |query| {
+            let asked = |name: &str| query.split('&').find_map(|q| q.strip_prefix(name)?.parse::<usize>().ok());
+            let tail = lines[lines.len().saturating_sub(asked("tailLines=").unwrap())..].join("\n");
+            // The API server cuts the end of what was asked for, and not its beginning.
+            tail.chars().take(asked("limitBytes=").unwrap()).collect()
+        });
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap();
+        assert_eq!(log_tail(&client, "n", &pod, 20).await.unwrap(), "the last");
+        assert_eq!(log_tail(&client, "n", &pod, 2).await.unwrap(), "before\nthe last");
+        assert_eq!(fewer(1, &"y".repeat(LOG_BYTES as usize)), None, "a line may be longer than there is room for");
+    }
+
     #[tokio::test]
     async fn what_is_not_of_the_resource_is_neither_changed_nor_deleted() {
         let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "x"}})).unwrap();
         let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "x"}, "data": {"a": "new"}})).unwrap();
         for owner in [None, Some("another")] {
             let (client, asked) = with_object(owner);
-            assert_eq!(create(&client, "n", "mine", &account).await.unwrap().unwrap(), "ServiceAccount/x");
-            assert_eq!(document(&client, "n", "mine", &map).await.unwrap().unwrap(), "ConfigMap/x");
+            assert_eq!(create(&client, "n", "mine", &account).await.unwrap().unwrap().what, "ServiceAccount/x");
+            assert_eq!(document(&client, "n", "mine", &map).await.unwrap().unwrap().what, "ConfigMap/x");
             forget_document(&client, "n", "x", "mine").await.unwrap();
             let asked = asked.lock().unwrap().clone();
             assert!(asked.iter().all(|request| request.starts_with("GET ")), "{asked:?}");
+        }
+        // What a deleted resource of the same name has left behind goes by itself.
+        let account: ServiceAccount = owned(&json!({"metadata": {"name": "x"}}));
+        let map: ConfigMap = owned(&json!({"metadata": {"name": "x"}, "data": {"a": "new"}}));
+        for owner in [None, Some("another")] {
+            let (client, _) = with_object(owner);
+            let left = create(&client, "n", "mine", &account).await.unwrap().unwrap();
+            let map = document(&client, "n", "mine", &map).await.unwrap().unwrap();
+            for stranger in [left, map] {
+                let said = in_the_way(&stranger, "rename or delete it");
+                let waits = said.ends_with("/x is of the deleted resource of this name; this starts when it is gone");
+                assert_eq!(waits, owner.is_some(), "{said}");
+                assert_eq!(
+                    said.ends_with("/x is not of this resource; rename or delete it"),
+                    owner.is_none(),
+                    "{said}"
+                );
+            }
         }
         let (client, asked) = with_object(Some("mine"));
         assert_eq!(create(&client, "n", "mine", &account).await.unwrap(), None);

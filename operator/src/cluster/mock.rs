@@ -20,3 +20,12 @@ pub(super) fn client(answer: impl Fn(&str) -> Option<Value> + Clone + Send + Syn
     });
     Client::new(service, "default")
 }
+
+/// A client whose every request is answered with a text, by its query.
+pub(super) fn log_client(answer: impl Fn(&str) -> String + Clone + Send + Sync + 'static) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let text = answer(request.uri().query().unwrap_or_default());
+        async move { Ok::<_, std::convert::Infallible>(Response::new(Body::from(text.into_bytes()))) }
+    });
+    Client::new(service, "default")
+}

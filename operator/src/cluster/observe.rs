@@ -33,6 +33,13 @@ use crate::inputs::{self, From, Wanted};
 use crate::validate::document::locations;
 use crate::validate::rules;
 
+/// Jobs without the labels of a resource that are asked for one by one: with more, all of the namespace are listed.
+const MOST_ASKED_FOR: usize = 8;
+/// Jobs at a time of such a list, of which only the metadata is read.
+const JOBS_AT_A_TIME: u32 = 500;
+/// Jobs that are looked at. One that is not is taken for one that is gone.
+const MOST_JOBS: usize = 10_000;
+
 /// A resource as it stands.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -322,23 +329,47 @@ pub async fn left_over(client: &Client, seen: &Seen) -> Result<Option<String>, k
         .labels(&labels(*kind, &metadata.name))
         .fields("status.phase!=Succeeded,status.phase!=Failed");
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    let jobs = Api::<Job>::namespaced(client.clone(), namespace);
-    // Name and UID of each Job, with one of its pods.
-    let mut of_jobs: BTreeMap<(String, String), String> = BTreeMap::new();
+    // Name of each Job by its UID, with one of its pods.
+    let mut of_jobs: BTreeMap<String, (String, String)> = BTreeMap::new();
     for pod in listed(&pods, alive, |pod: Pod| Some(pod.metadata)).await? {
         let owner = pod.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         if let Some(owner) = owner.filter(|owner| owner.api_version == "batch/v1" && owner.kind == "Job") {
-            of_jobs.insert((owner.name.clone(), owner.uid.clone()), pod.name.unwrap_or_default());
+            of_jobs.insert(owner.uid.clone(), (owner.name.clone(), pod.name.unwrap_or_default()));
         }
     }
-    for ((job, uid), pod) in of_jobs {
-        let job = jobs.get_metadata_opt(&job).await?.filter(|job| job.metadata.uid.as_ref() == Some(&uid));
-        // The garbage collector ends the pods of a Job that is gone, whoever made them.
-        if job.is_none_or(|job| apply::is_owned_by(&job, &seen.uid)) {
-            return Ok(Some(pod));
+    if of_jobs.is_empty() {
+        return Ok(None);
+    }
+    let jobs = Api::<Job>::namespaced(client.clone(), namespace);
+    let labelled = ListParams::default().labels(&labels(*kind, &metadata.name));
+    let mut known = owned(&jobs, labelled, &seen.uid).await?;
+    let unknown: Vec<(&String, &String)> =
+        of_jobs.iter().filter(|(uid, _)| !known.contains_key(*uid)).map(|(uid, (job, _))| (uid, job)).collect();
+    if unknown.len() > MOST_ASKED_FOR {
+        known.extend(owned(&jobs, ListParams::default(), &seen.uid).await?);
+    } else {
+        for (uid, job) in unknown {
+            let job = jobs.get_metadata_opt(job).await?.filter(|job| job.metadata.uid.as_ref() == Some(uid));
+            known.extend(job.map(|job| (uid.clone(), apply::is_owned_by(&job, &seen.uid))));
         }
     }
-    Ok(None)
+    // The garbage collector ends the pods of a Job that is gone, whoever made them.
+    Ok(of_jobs.into_iter().find(|(uid, _)| known.get(uid).copied().unwrap_or(true)).map(|(_, (_, pod))| pod))
+}
+
+/// The Jobs of a list by UID, and whether each is of the resource of a UID.
+async fn owned(jobs: &Api<Job>, params: ListParams, owner: &str) -> Result<BTreeMap<String, bool>, kube::Error> {
+    let (mut params, mut found) = (params.limit(JOBS_AT_A_TIME), BTreeMap::new());
+    loop {
+        let page = jobs.list_metadata(&params).await?;
+        let uids =
+            page.items.iter().filter_map(|job| Some((job.metadata.uid.clone()?, apply::is_owned_by(job, owner))));
+        found.extend(uids);
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if params.continue_token.is_none() || found.len() >= MOST_JOBS {
+            return Ok(found);
+        }
+    }
 }
 
 /// What is asked of a pod: its metadata without the part that grows with it, the resources of its containers, its status.
@@ -379,20 +410,71 @@ mod tests {
                 let pod = json!({"metadata": {"name": "p", "ownerReferences": owners}});
                 Some(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod]}))
             }
+            // Of the Jobs with the labels of the resource there is none.
+            "GET /apis/batch/v1/namespaces/n/jobs" => Some(job_list(&[])),
             "GET /apis/batch/v1/namespaces/n/jobs/j" => job.clone(),
             other => panic!("{other} is asked for"),
         });
+        left_over(&client, &seen()).await.unwrap()
+    }
+
+    fn job_list(jobs: &[Value]) -> Value {
+        json!({"kind": "JobList", "apiVersion": "batch/v1", "metadata": {}, "items": jobs})
+    }
+
+    fn seen() -> Seen {
         let resource = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel",
             "metadata": {"name": "r", "namespace": "n"}, "spec": {"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}}});
-        let seen = Seen {
+        Seen {
             resource: serde_json::from_value(resource).unwrap(),
             uid: "mine".into(),
             created: String::new(),
             previous: Status::default(),
             deleting: false,
             problems: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn pods_that_name_many_owners_cost_few_requests() {
+        use std::sync::{Arc, Mutex};
+        let owner = |kind: &str, name: &str, uid: &str| {
+            json!({"apiVersion": if kind == "Job" { "batch/v1" } else { "plumbline.dev/v1alpha1" }, "kind": kind,
+                "name": name, "uid": uid, "controller": true})
         };
-        left_over(&client, &seen).await.unwrap()
+        let pod = move |i: usize| json!({"metadata": {"name": format!("p{i}"), "ownerReferences": [owner("Job", &format!("j{i}"), &format!("u{i}"))]}});
+        // What the Jobs are of: of another resource, or, the last, of this one. Whether a list is by labels, this server ignores.
+        for (mine, expected) in [(false, None), (true, Some("p499"))] {
+            let jobs: Vec<Value> = (0..500)
+                .map(|i| {
+                    let of = if mine && i == 499 { "mine" } else { "another" };
+                    json!({"metadata": {"name": format!("j{i}"), "uid": format!("u{i}"),
+                        "ownerReferences": [owner("RewardModel", "r", of)]}})
+                })
+                .collect();
+            for shown in [0, 500] {
+                let (jobs, lists, asked) = (jobs.clone(), Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+                let count = asked.clone();
+                let client = mock::client(move |request| {
+                    *count.lock().unwrap() += 1;
+                    match request {
+                        "GET /api/v1/namespaces/n/pods" => {
+                            let pods: Vec<Value> = (0..500).map(pod).collect();
+                            Some(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}))
+                        }
+                        "GET /apis/batch/v1/namespaces/n/jobs" => {
+                            let mut lists = lists.lock().unwrap();
+                            *lists += 1;
+                            Some(job_list(if *lists == 1 { &jobs[..shown] } else { &jobs }))
+                        }
+                        _ => None,
+                    }
+                });
+                assert_eq!(left_over(&client, &seen()).await.unwrap().as_deref(), expected, "{shown}");
+                let asked = *asked.lock().unwrap();
+                assert!(asked <= 3, "{asked} requests");
+            }
+        }
     }
 
     #[tokio::test]

@@ -9,7 +9,6 @@ use super::places::Place;
 use super::rbac;
 use super::server::Addresses;
 use crate::uri::is_store;
-use crate::validate::rules::is_quantity;
 
 /// Settings of an installation.
 #[derive(Clone, Debug, clap::Args)]
@@ -96,11 +95,20 @@ fn root(uri: &str) -> Result<String, String> {
     Ok(uri.trim_end_matches('/').to_owned())
 }
 
+/// A size as the chart's schema has it: a number of bytes and one of Kubernetes' suffixes for many of them.
 fn size(text: &str) -> Result<String, String> {
-    if text.is_empty() || is_quantity(text) {
+    let number = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "k", "M", "G", "T", "P", "E"]
+        .into_iter()
+        .find_map(|suffix| text.strip_suffix(suffix))
+        .unwrap_or(text);
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if text.is_empty() || (digits(whole) && digits(fraction)) {
         return Ok(text.to_owned());
     }
-    Err(format!("expected a quantity such as 200Gi, found \"{text}\"; correct it"))
+    Err(format!(
+        "expected a size such as 200Gi, found \"{text}\"; write a number with one of Ki, Mi, Gi, Ti, k, M, G or T"
+    ))
 }
 
 fn claim(uri: &str) -> Result<Place, String> {
@@ -113,6 +121,38 @@ fn claim(uri: &str) -> Result<Place, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_operator_and_its_chart_take_the_same_sizes() {
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../../charts/plumbline/values.schema.json")).unwrap();
+        let pattern = schema["properties"]["scratchSize"]["pattern"].as_str().unwrap();
+        let chart = regex::Regex::new(pattern).unwrap();
+        for (text, fits) in [
+            ("", true),
+            ("200Gi", true),
+            ("1.5Ti", true),
+            ("100k", true),
+            ("5M", true),
+            ("1E", true),
+            ("1073741824", true),
+            ("7Ki", true),
+            ("100K", false),
+            ("-1Gi", false),
+            ("+1Gi", false),
+            ("1e9", false),
+            ("1m", false),
+            ("1u", false),
+            ("1ki", false),
+            (".5Gi", false),
+            ("5.Gi", false),
+            ("8 GB", false),
+            ("Gi", false),
+            ("1Gi\n", false),
+        ] {
+            assert_eq!((size(text).is_ok(), chart.is_match(text)), (fits, fits), "{text:?}");
+        }
+    }
 
     #[test]
     fn every_artifact_has_a_place_below_the_root_or_the_root_is_refused() {

@@ -34,6 +34,7 @@ use plumbline_crds::conditions::ConditionType;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::unsupported::Target;
 use plumbline_crds::{Kind, Resource};
+use rustix::fs::Access;
 
 use crate::manifest::read::{self, ReadError};
 use crate::plan::{Action, Observed, Rerun, plan};
@@ -75,6 +76,14 @@ pub enum RunError {
         /// Where it was looked for.
         place: String,
     },
+    /// There is one that may not be executed.
+    #[error(
+        "{path}: expected a program that may be executed, found a file that may not; chmod +x it, or name another with --trainer"
+    )]
+    NotExecutable {
+        /// The file.
+        path: PathBuf,
+    },
     /// The work folder.
     #[error(transparent)]
     WorkDir(#[from] WorkDirError),
@@ -96,7 +105,7 @@ impl RunError {
             Self::Read(_) | Self::Refused(_) | Self::NoTrainer { .. } => ExitCode::Config,
             Self::Input(ResolveError::Content { .. }) | Self::Artifact(_) => ExitCode::Data,
             Self::WorkDir(error) | Self::Input(ResolveError::WorkDir(error)) => error.exit_code(),
-            Self::Signals(_) => ExitCode::Failed,
+            Self::Signals(_) | Self::NotExecutable { .. } => ExitCode::Failed,
         }
     }
 }
@@ -221,16 +230,25 @@ fn find_trainer(given: Option<&Path>) -> Result<PathBuf, RunError> {
     const NAME: &str = "plumbline-trainer";
     if let Some(path) = given {
         let found = std::path::absolute(path).ok().filter(|p| p.is_file());
-        return found.ok_or_else(|| RunError::NoTrainer { place: format!("at {}", path.display()) });
+        return executable(found.ok_or_else(|| RunError::NoTrainer { place: format!("at {}", path.display()) })?);
     }
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let on_path = std::env::var_os("PATH").unwrap_or_default();
-    beside
+    let found = beside
         .into_iter()
         .chain(std::env::split_paths(&on_path))
         .map(|folder| folder.join(NAME))
         .find(|path| path.is_file())
-        .ok_or_else(|| RunError::NoTrainer { place: "beside this program or on the PATH".into() })
+        .ok_or_else(|| RunError::NoTrainer { place: "beside this program or on the PATH".into() })?;
+    executable(found)
+}
+
+/// A program, if it may be executed: what only its start would tell would be told of each stage.
+fn executable(path: PathBuf) -> Result<PathBuf, RunError> {
+    match rustix::fs::access(&path, Access::EXEC_OK) {
+        Ok(()) => Ok(path),
+        Err(_) => Err(RunError::NotExecutable { path }),
+    }
 }
 
 fn print_summary(manifests: &[Manifest], work_dir: &WorkDir) -> Result<(), RunError> {
@@ -268,4 +286,24 @@ fn report(resources: &[Resource]) -> Option<String> {
 fn now() -> String {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_trainer_that_may_not_be_executed_is_refused_before_anything_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let trainer = folder.path().join("plumbline-trainer");
+        fs::write(&trainer, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&trainer, Permissions::from_mode(0o644)).unwrap();
+        let error = find_trainer(Some(&trainer)).unwrap_err();
+        assert!(error.to_string().contains("chmod +x"), "{error}");
+        assert_eq!(error.exit_code(), ExitCode::Failed);
+        fs::set_permissions(&trainer, Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find_trainer(Some(&trainer)).unwrap(), trainer);
+    }
 }

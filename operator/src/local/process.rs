@@ -41,14 +41,17 @@ pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) ->
     let at = WorkDirError::at;
     let output = File::options().create(true).append(true).open(log).map_err(at(log))?;
     let held = open_lock(lock).map_err(at(lock))?;
-    flock(&held, FlockOperation::NonBlockingLockExclusive).map_err(|e| at(lock)(e.into()))?;
-    let mut command = Command::new(std::env::current_exe().map_err(at(program))?);
+    flock(&held, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        Errno::WOULDBLOCK => still_running(lock),
+        other => at(lock)(other.into()),
+    })?;
+    let mut command = Command::new(std::env::current_exe().map_err(WorkDirError::process(program))?);
     command.args(["tied", "--parent", &std::process::id().to_string(), "--"]).arg(program).args(arguments);
     // A group of its own: Ctrl-C at the terminal reaches us alone, and we pass it on once.
     command.process_group(0).stdin(held).stdout(output.try_clone().map_err(at(log))?).stderr(output).kill_on_drop(true);
     // Stages and judges share the cores: threads that wait for work by spinning would slow all of them many times.
     command.env("OMP_WAIT_POLICY", "PASSIVE");
-    let child = command.spawn().map_err(at(program))?;
+    let child = command.spawn().map_err(WorkDirError::process(program))?;
     let id = child.id();
     fs::write(lock, id.map(|id| id.to_string()).unwrap_or_default()).map_err(at(lock))?;
     let group = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
@@ -58,19 +61,19 @@ pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) ->
 impl Process {
     /// Waits for its end.
     pub async fn wait(&mut self) -> Result<Exit, WorkDirError> {
-        self.child.wait().await.map(exit).map_err(WorkDirError::at(&self.program))
+        self.child.wait().await.map(exit).map_err(WorkDirError::process(&self.program))
     }
 
     /// Its end, if it has ended.
     pub fn ended(&mut self) -> Result<Option<Exit>, WorkDirError> {
-        Ok(self.child.try_wait().map_err(WorkDirError::at(&self.program))?.map(exit))
+        Ok(self.child.try_wait().map_err(WorkDirError::process(&self.program))?.map(exit))
     }
 
     /// Asks it to stop, waits, and kills it and its children when it does not.
     pub async fn stop(&mut self, patience: Duration) -> Result<Exit, WorkDirError> {
         self.signal(Signal::TERM);
         if let Ok(ended) = tokio::time::timeout(patience, self.child.wait()).await {
-            return ended.map(exit).map_err(WorkDirError::at(&self.program));
+            return ended.map(exit).map_err(WorkDirError::process(&self.program));
         }
         tracing::warn!("it did not stop within {} s and is killed", patience.as_secs());
         self.signal(Signal::KILL);
@@ -117,7 +120,12 @@ pub async fn end_leftover(lock: &Path, patience: Duration) -> Result<(), WorkDir
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    Err(at(lock)(io::Error::other("a process of an earlier run still holds it; end it and run again")))
+    Err(still_running(lock))
+}
+
+fn still_running(lock: &Path) -> WorkDirError {
+    let process = fs::read_to_string(lock).unwrap_or_default().trim().to_owned();
+    WorkDirError::StillRunning { path: lock.to_owned(), process }
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
@@ -129,5 +137,39 @@ fn is_free(lock: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plumbline_crds::exit_code::ExitCode;
+
+    /// What does not lie at the storage must not send anybody to look for free space.
+    fn is_no_fault_of_the_storage(error: &WorkDirError, advice: &str) {
+        let said = error.to_string();
+        assert!(said.contains(advice) && !said.contains("free space") && !said.contains("owner"), "{said}");
+        assert_eq!(error.exit_code(), ExitCode::Failed, "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_an_earlier_process_holds_is_said_to_be_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let held = open_lock(&at("lock")).unwrap();
+        flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        fs::write(at("lock"), "4194305").unwrap();
+        let error = spawn(Path::new("/bin/true"), &[], &at("log"), &at("lock")).unwrap_err();
+        is_no_fault_of_the_storage(&error, "end process 4194305");
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_made_is_told_from_a_file_that_cannot_be_written() {
+        for (number, advice) in
+            [(Errno::AGAIN, "ulimit -u"), (Errno::NOMEM, "memory"), (Errno::ACCESS, "may be executed")]
+        {
+            let source = io::Error::from_raw_os_error(number.raw_os_error());
+            is_no_fault_of_the_storage(&WorkDirError::process(Path::new("/bin/true"))(source), advice);
+        }
     }
 }

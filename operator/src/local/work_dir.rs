@@ -54,6 +54,22 @@ pub enum WorkDirError {
         /// Why.
         source: serde_yaml::Error,
     },
+    /// A process of an earlier run works in the folder.
+    #[error("{path}: expected no process of an earlier run, found one that holds this file; {}", end_it(.process))]
+    StillRunning {
+        /// The file that it holds.
+        path: PathBuf,
+        /// Its id, as the file has it.
+        process: String,
+    },
+    /// A program cannot be started.
+    #[error("{path}: expected to start this program, found {source}; {}", advice_to_start(source))]
+    Process {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file system refuses.
     #[error("{path}: {source}; {}", advice(source))]
     Io {
@@ -78,6 +94,26 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+fn end_it(process: &str) -> String {
+    match process {
+        "" => "end it (`fuser` names it) and run again".into(),
+        id => format!("end process {id} and run again"),
+    }
+}
+
+/// What to do when a process cannot be made. No storage can help.
+fn advice_to_start(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => "raise the limit of processes (ulimit -u, or pids of a container), or end some",
+        io::ErrorKind::OutOfMemory => "free memory, and run it again: it resumes",
+        io::ErrorKind::PermissionDenied => {
+            "check that it may be executed (chmod +x), and that its file system allows it"
+        }
+        _ if is_out_of_files(error) => "raise the limit of open files (ulimit -n)",
+        _ => "check that it is there and may be executed",
+    }
+}
+
 /// Whether a limit of open files is the cause, which no storage can help.
 fn is_out_of_files(error: &io::Error) -> bool {
     error.raw_os_error().map(Errno::from_raw_os_error).is_some_and(|e| e == Errno::MFILE || e == Errno::NFILE)
@@ -90,6 +126,11 @@ impl WorkDirError {
             Self::Io { source, .. } if !is_out_of_files(source) => ExitCode::StoreUnavailable,
             _ => ExitCode::Failed,
         }
+    }
+
+    /// From an error of the operating system about a process of a program.
+    pub fn process(program: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Process { path: program.to_owned(), source }
     }
 
     /// From an error of the file system at a path.
