@@ -216,6 +216,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_template_that_takes_all_memory_that_it_may_has_it_once() {
+        let model = model();
+        let template = "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        let config = json!({"eos_token": "<|end|>", "chat_template": template}).to_string();
+        std::fs::write(model.path().join("tokenizer_config.json"), config).unwrap();
+        let server = Running::start(model.path(), &[]);
+        let before = server.peak();
+        let body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]});
+        for _ in 0..40 {
+            let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", server.url)).json(&body);
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), 400);
+            let error = response.text().await.unwrap();
+            assert!(error.contains("MiB of memory"), "{error}");
+        }
+        let more = server.peak() - before;
+        assert!(more < 200, "{more} MiB");
+    }
+
+    #[tokio::test]
     async fn few_files_and_many_half_heads_keep_nobody_out_and_do_not_delay_its_end() {
         use std::io::Write;
         let model = model();

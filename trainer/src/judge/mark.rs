@@ -4,7 +4,7 @@
 //! not [[A]]."), compare another answer with it ("better than [[A]]") or report it ("it ends with [[A]]").
 
 use super::statement::{denies_in, sentences};
-use super::verdict::undecorated;
+use super::verdict::{self, lowered};
 
 const MARKS: [(&str, &str); 6] = [
     ("[[", "]]"),
@@ -121,9 +121,7 @@ fn has(words: &[String], of: &[&str]) -> bool {
 
 /// The words of a text in lower case. What only names an answer to come ("the response") is left out at the end.
 fn words(text: &str) -> Vec<String> {
-    let text = text.to_lowercase().replace('\u{2019}', "'");
-    let words = text.split_whitespace().map(undecorated).filter(|word| word.contains(char::is_alphanumeric));
-    let mut words: Vec<String> = words.map(str::to_owned).collect();
+    let mut words: Vec<String> = verdict::words(&lowered(text)).map(str::to_owned).collect();
     while words.last().is_some_and(|word| ["the", "response", "assistant", "model", "one"].contains(&word.as_str())) {
         words.pop();
     }

@@ -1,6 +1,6 @@
 //! Sentences that state a verdict: "The better answer is A." Computes only.
 
-use super::verdict::undecorated;
+use super::verdict::{lowered, words};
 
 /// Words between a statement and its answer.
 pub(super) const VERBS: [&str; 8] =
@@ -111,9 +111,9 @@ const RETRACTIONS: [&str; 17] = [
 /// a text, those of its last clause: "B is short, so the better answer is A.". `begun`: how the sentence began in lines above,
 /// which may leave it open or deny it.
 pub(super) fn states(before: &str, begun: &str, last: bool) -> bool {
-    let words = before.to_lowercase().replace('\u{2019}', "'");
+    let words = lowered(before);
     let clause = if last { words.rsplit([',', ';', '\u{2014}']).next().unwrap_or_default() } else { &words };
-    let all = begun.to_lowercase().replace('\u{2019}', "'") + " " + &words;
+    let all = lowered(begun) + " " + &words;
     let each = all.split(|c: char| !c.is_alphanumeric() && c != '\'');
     let open = denies_in(each.clone()) || each.into_iter().any(|word| OPEN.contains(&word));
     // "The answer is B." may be about the question that was asked; at the end of a text it is not.
@@ -122,9 +122,7 @@ pub(super) fn states(before: &str, begun: &str, last: bool) -> bool {
 
 /// Whether words are a statement and fillers before it.
 fn is_statement(words: &str, statements: &[&str]) -> bool {
-    let words = words.split_whitespace().map(undecorated);
-    // Marks of a list or a heading are no words.
-    let words: Vec<&str> = words.filter(|w| w.contains(char::is_alphanumeric)).collect();
+    let words: Vec<&str> = self::words(words).collect();
     let words = words.strip_suffix(&["is"]).unwrap_or(&words);
     statements.iter().any(|statement| {
         let statement: Vec<&str> = statement.split(' ').collect();
@@ -138,19 +136,18 @@ pub(super) fn denies_in<'w>(mut words: impl Iterator<Item = &'w str>) -> bool {
 }
 
 /// Whether a sentence takes back what was said before it: at its start, or in a clause of its own. The same words within a
-/// sentence are about something else: "It actually answers the question.".
-pub(super) fn retracts(sentence: &str) -> bool {
-    let sentence = sentence.to_lowercase().replace('\u{2019}', "'");
+/// sentence are about something else: "It actually answers the question.". `begun`: whether the sentence began in lines above.
+pub(super) fn retracts(sentence: &str, begun: bool) -> bool {
+    let sentence = lowered(sentence);
     let clauses = sentence.split([',', ';', ':', '\u{2014}', '\u{2013}', '\u{2026}']);
     clauses.enumerate().any(|(at, clause)| {
-        let words = clause.split_whitespace().map(undecorated).filter(|w| w.contains(char::is_alphanumeric));
-        let words: Vec<&str> = words.skip_while(|word| SIGHS.contains(word)).collect();
+        let words: Vec<&str> = words(clause).skip_while(|word| SIGHS.contains(word)).collect();
         let only_halts = !words.is_empty() && words.iter().all(|word| HALTS.contains(word));
         // A list may name these: "grammar, correction, no errors".
         let halts = only_halts && (at == 0 || words.iter().any(|word| ["wait", "actually"].contains(word)));
-        let begins = at == 0 && words.first().is_some_and(|word| ["wait", "actually"].contains(word));
-        let begun = |start: &str| start.split(' ').eq(words.iter().copied().take(start.split(' ').count()));
-        halts || begins || RETRACTIONS.iter().any(|start| begun(start))
+        let begins = at == 0 && !begun && words.first().is_some_and(|word| ["wait", "actually"].contains(word));
+        let has_begin = |start: &str| start.split(' ').eq(words.iter().copied().take(start.split(' ').count()));
+        halts || begins || RETRACTIONS.iter().any(|start| has_begin(start))
     })
 }
 

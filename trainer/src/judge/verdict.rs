@@ -157,6 +157,16 @@ pub(super) fn undecorated(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || AROUND.contains(c))
 }
 
+/// In lower case, with straight apostrophes.
+pub(super) fn lowered(text: &str) -> String {
+    text.to_lowercase().replace('\u{2019}', "'")
+}
+
+/// The words of a text. Marks of a list or a heading are none.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split_whitespace().map(undecorated).filter(|word| word.contains(char::is_alphanumeric))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

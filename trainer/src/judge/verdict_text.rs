@@ -10,7 +10,7 @@
 //! A heading ("Response A:") gives none, nor does an answer that is mentioned within a sentence, nor what a judge says while it
 //! reasons. Verdicts that differ make a reply ambiguous.
 
-use super::verdict::{Verdict, undecorated};
+use super::verdict::{Verdict, lowered, undecorated};
 use super::verdict_json;
 use super::{mark, reasoning, statement};
 
@@ -79,7 +79,11 @@ impl Reader<'_> {
             .collect();
         // What is taken back, without a word of what holds instead, is as good as both.
         let both = [Choice::First, Choice::Second];
-        let retracted = sentences.iter().rposition(|(_, sentence)| statement::retracts(sentence));
+        let begun = |i: usize| {
+            let at = sentences[i].0;
+            if i == 0 || sentences[i - 1].0 < at { lines[at].begun.as_str() } else { "" }
+        };
+        let retracted = (0..sentences.len()).rposition(|i| statement::retracts(sentences[i].1, !begun(i).is_empty()));
         for (at, line) in lines.iter().enumerate() {
             let choices = self.marked(line);
             if !choices.is_empty() && retracted.is_some_and(|retraction| sentences[retraction].0 > at) {
@@ -87,10 +91,8 @@ impl Reader<'_> {
             }
             found.extend(choices);
         }
-        for (i, (at, sentence)) in sentences.iter().enumerate() {
-            let first = i == 0 || sentences[i - 1].0 < *at;
-            let begun = if first { lines[*at].begun.as_str() } else { "" };
-            let Some(choice) = self.stated(sentence, begun, i + 1 == sentences.len()) else { continue };
+        for (i, (_, sentence)) in sentences.iter().enumerate() {
+            let Some(choice) = self.stated(sentence, begun(i), i + 1 == sentences.len()) else { continue };
             found.push(choice);
             if retracted.is_some_and(|at| at > i) {
                 found.extend(both);
@@ -199,7 +201,7 @@ impl Reader<'_> {
 }
 
 fn refuses(text: &str) -> bool {
-    let text = text.replace('\u{2019}', "'").to_lowercase();
+    let text = lowered(text);
     ["i'm sorry", "i am sorry", "sorry, ", "i can't", "i cannot", "i won't", "i am unable", "i'm unable", "as an ai"]
         .iter()
         .any(|start| text.starts_with(start))

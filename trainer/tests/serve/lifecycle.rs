@@ -81,6 +81,7 @@ async fn a_full_queue_refuses_and_recovers() {
     assert_eq!(refused.headers()["retry-after"], "1");
     let error: Value = refused.json().await.unwrap();
     assert_eq!((&error["error"]["code"], &error["error"]["type"]), (&json!("queue_full"), &json!("overloaded_error")));
+    server.until("all places are taken", |log| log.open == 3).await;
     drop(held);
     server.until("the places are free", |log| log.open == 0).await;
     assert_eq!(server.ask(COMPLETIONS, say("x")).await["choices"][0]["text"], "x");

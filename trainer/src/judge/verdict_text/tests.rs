@@ -209,6 +209,7 @@ fn two_different_verdicts_are_ambiguous_and_two_equal_ones_are_not() {
         "If accuracy matters, [[A]]",
         "Perhaps [[A]]",
         "Verdict: A\n\nActually, no.",
+        "Verdict: A\nactually, the other one is right",
         "Verdict: A\nNo, the other one is right.",
         "Verdict: A\nCorrection: the other one is.",
         "Verdict: A\nHmm, wait, it has an error.",
@@ -230,6 +231,7 @@ fn two_different_verdicts_are_ambiguous_and_two_equal_ones_are_not() {
         "Verdict: A\nThe user can wait, and is told so.",
         "Verdict: A\nB was wrong, as I was wrongly told.",
         "[[A]]\nIt actually answers the question.",
+        "The better answer is A.\nB is longer because it\nactually answers two questions.",
     ] {
         assert_eq!(text(reply), Verdict::First(None), "{reply:?}");
     }
