@@ -192,6 +192,28 @@ fn a_second_run_does_nothing_and_a_changed_input_is_made_anew() {
 }
 
 #[test]
+fn what_another_version_has_made_is_kept_until_its_manifest_is_edited() {
+    let place = Place::new(&[]);
+    assert_eq!(code(&place.run()), 0);
+    let log = place.log();
+    // Another version names the same run otherwise.
+    let file = place.path("work/preferencedatasets/data/resource.yaml");
+    let mut resource: Resource = serde_yaml::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let job = resource.status.as_mut().unwrap().job.as_mut().unwrap();
+    (job.name, job.spec_digest) = ("run-0000000000000000-11111111".into(), Some("sha256:2".into()));
+    fs::write(&file, serde_yaml::to_string(&resource).unwrap()).unwrap();
+    let again = place.run();
+    assert_eq!((code(&again), place.log()), (0, log.clone()), "{}", text(&again.stderr));
+    assert_eq!(place.data().job.unwrap().name, "run-0000000000000000-11111111");
+
+    let edited =
+        CHAIN.replace("generator: {model: {uri: model}}", "generator: {model: {uri: model}, responsesPerPrompt: 3}");
+    fs::write(place.path("chain.yaml"), edited).unwrap();
+    assert_eq!(code(&place.run()), 0);
+    assert_eq!(place.log()[log.len()], "label 1", "in a folder of its own: {:?}", place.log());
+}
+
+#[test]
 fn an_interrupted_stage_continues_at_once_and_is_not_counted_as_a_failure() {
     let place = Place::new(&[("PLAY_LABEL", "75 0")]);
     let output = place.run();
