@@ -172,6 +172,35 @@ async fn how_a_run_failed_is_named() {
 }
 
 #[tokio::test]
+async fn a_pod_that_overfills_its_node_is_tried_again_as_often_as_allowed_and_its_job_is_stopped_then() {
+    let scene = Scene::new("overfull").await;
+    let operator = scene.operator().await;
+    scene.apply(&reward("r", &json!({"compute": {"maxRetries": 1}}))).await;
+    let message = "Usage of EmptyDir volume \"tmp\" exceeds the limit \"200Gi\". ";
+    let pod = scene.pod(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.node.evict_overfull(&pod, message).await;
+    seen(&scene, &operator, KIND, "r", Reason::Retrying, "StorageExceeded").await;
+    let pod = scene.pod(KIND, "r").await;
+    scene.node.run(&pod).await;
+    scene.node.evict_overfull(&pod, message).await;
+    let status = seen(&scene, &operator, KIND, "r", Reason::StorageExceeded, "scratchSize").await;
+    assert_eq!(condition(&status, Stalled), (True, Reason::StorageExceeded));
+    assert_eq!(status.job.unwrap().retries, [("StorageExceeded".to_owned(), 2)].into());
+    // Exit code 75 is no failure to the Job, which would go on.
+    let jobs: Api<k8s_openapi::api::batch::v1::Job> = scene.namespace.api().await;
+    until("the Job is stopped", async || {
+        let found = jobs.list(&ListParams::default()).await.unwrap();
+        found.items.iter().all(|job| job.metadata.deletion_timestamp.is_some()).then_some(())
+    })
+    .await;
+    assert_eq!(scene.jobs_made(), 1);
+    // With more room, the same run goes on.
+    scene.apply(&reward("r", &json!({"compute": {"maxRetries": 2}}))).await;
+    until("another Job", async || (scene.jobs_made() == 2).then_some(())).await;
+}
+
+#[tokio::test]
 async fn disruptions_do_not_count_and_failures_are_tried_again_as_often_as_allowed() {
     let scene = Scene::new("retries").await;
     let operator = scene.operator().await;

@@ -146,6 +146,15 @@ impl FakeNode {
         self.write(pod, with(status, "Failed", &[condition])).await
     }
 
+    /// The pod has filled a volume of its node: the kubelet asks it to stop and fails it, and no condition says so.
+    pub async fn evict_overfull(&self, pod: &Pod, message: &str) -> Pod {
+        self.schedule(pod).await;
+        let mut status = statuses(pod, |_, _| terminated(75, "Error", ""));
+        status["reason"] = "Evicted".into();
+        status["message"] = message.into();
+        self.write(pod, with(status, "Failed", &[])).await
+    }
+
     /// The kubelet confirms a deletion once the containers have ended, with [`Self::end`] or unseen. The pod is gone as soon
     /// as the Job has counted it.
     pub async fn remove(&self, pod: &Pod) {
