@@ -116,7 +116,7 @@ pub enum ArtifactError {
     },
     /// A file is missing or differs.
     #[error(
-        "{path}: the artifact was altered: {file} {what}; restore it, or delete the folder and run the resource again"
+        "{path}: the artifact was altered: {file} {what}; restore it, or run the resource that made it again; of a model that was changed on purpose, remove manifest.json"
     )]
     Altered {
         /// The folder.

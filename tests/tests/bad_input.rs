@@ -67,6 +67,8 @@ fn a_truncated_model_file_is_named_as_not_whole() {
         fs::write(&weights, &whole[..length]).unwrap();
         assert_fails(&place, REWARD, 3, Reason::DataInvalid, &["model/model.safetensors"]);
     }
+    fs::write(&weights, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+    assert_fails(&place, REWARD, 3, Reason::DataInvalid, &["model/model.safetensors", "git lfs pull"]);
     fs::remove_file(&weights).unwrap();
     assert_fails(&place, REWARD, 3, Reason::DataInvalid, &["model/model.safetensors"]);
     fs::write(&weights, whole).unwrap();
@@ -145,6 +147,38 @@ fn a_model_that_computes_no_numbers_is_named_before_anything_is_learnt_from_it()
     place.write(&[with(chain::dpo(DPO.1, ""), &changes)]);
     assert_fails(&place, DPO, 3, Reason::DataInvalid, &["spec.policyModel", "log-probabilities", "not finite"]);
     assert_eq!(place.status(DPO.0, DPO.1).job.unwrap().attempt, 1, "trying again would not help");
+}
+
+#[test]
+fn a_judge_that_says_the_same_of_every_pair_fails_a_gate_and_responses_that_are_all_alike_are_no_pairs() {
+    let place = Place::new(&[]);
+    let config = Config { answers_all: true, ..Config::default() };
+    let always_first =
+        JudgeSim::start(config.faults(|_, _| {
+            Some(Fault::changed(|completion| completion["choices"][0]["message"]["content"] = json!("A")))
+        }));
+    let judge = json!({"name": "j", "label": "Verdict", "endpoint": {"url": always_first.url(), "model": "m"}});
+    let few = json!({"prompts": {"uri": null, "inline": ["Once upon a", "The old house"], "validationFraction": null},
+        "generator": {"responsesPerPrompt": 3}, "pairs": {"perPrompt": 3}});
+    let dataset = with(chain::dataset(DATA.1, &judge), &few);
+    place.write(std::slice::from_ref(&dataset));
+    let words = ["maxConflictRate", "of 6 of 6 pairs", "100.0 % of the verdicts are for what is shown first"];
+    assert_fails(&place, DATA, 9, Reason::GateFailed, &words);
+    let greedy = with(dataset, &json!({"generator": {"sampling": {"temperature": 0.0}}}));
+    place.write(&[greedy]);
+    let words = ["of 6 responses to 2 prompts 0 are empty", "too much alike", "sampling.temperature"];
+    assert_fails(&place, DATA, 3, Reason::DataInvalid, &words);
+}
+
+#[test]
+fn a_reward_model_in_place_of_a_policy_is_called_what_it_is() {
+    let place = Place::new(&[reward(&json!({}))]);
+    let _ = place.run().well();
+    let model = format!("file://{}", place.artifact(REWARD.0, REWARD.1).display());
+    let changes = json!({"datasetRef": null, "dataset": {"uri": fixture::uri("pairs.jsonl")}, "evaluation": null,
+        "policyModel": {"uri": model}});
+    place.write(&[with(chain::dpo(DPO.1, ""), &changes)]);
+    assert_fails(&place, DPO, 3, Reason::DataInvalid, &["a reward model (it has the tensor 'score.weight')"]);
 }
 
 #[test]

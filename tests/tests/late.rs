@@ -124,6 +124,10 @@ fn an_evaluation_that_cannot_be_made_is_refused_before_the_first_step_and_a_repa
         (judge(json!({"template": "{{ response_a }} {{ respons_b }}"})), "spec.evaluation.judge.template: line 1"),
         (judge(json!({"template": "{{ response_a }}"})), "found none of `response_b`"),
         (judge(json!({"templates": ["builtin:pairwise-v9"]})), "found builtin:pairwise-v9"),
+        (
+            judge(json!({"endpoint": null, "model": {"uri": fixture::uri("tiny")}})),
+            "has no chat template; set api: Completion",
+        ),
         (judge(json!({"answers": ["A", "A "]})), "spec.evaluation.judge.answers"),
         (
             judge(json!({"endpoint": {"apiKeySecretRef": {"name": "no-such", "key": "key"}}})),

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use plumbline_crds::training::Precision;
 use plumbline_tests::chain::{self, with};
+use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::programs::{code, text, trainer};
 use plumbline_tests::{fixture, stage};
 use plumbline_trainer::data::preference::{self, Preference};
@@ -77,4 +78,49 @@ fn the_accuracy_of_a_reward_model_is_that_of_the_saved_one() {
     let summary = read(&made.artifact.join("summary.json"));
     let (reported, log_loss) = (summary["log_loss"].as_f64().unwrap(), calibration(&points, 10).unwrap().log_loss);
     assert!((reported - log_loss).abs() < 1e-9 && (reported - LN_2).abs() > 1e-4, "{reported} {log_loss}");
+}
+
+#[test]
+fn what_was_measured_on_training_pairs_is_called_so() {
+    let root = tempfile::tempdir().unwrap();
+    let pairs = root.path().join("pairs.jsonl");
+    // All of one prompt: none can be held out.
+    let pair = |i: usize| format!("{}\n", json!({"prompt": "Once", "chosen": format!(" a{i}"), "rejected": " b"}));
+    fs::write(&pairs, (0..8).map(pair).collect::<String>()).unwrap();
+    let manifest = with(chain::reward("reward", ""), &json!({"datasetRef": null, "dataset": {"uri": "pairs"}}));
+    let inputs = [("baseModel", fixture::tiny()), ("dataset", pairs)];
+    let made = stage::run(&manifest, &inputs, root.path());
+    let summary = read(&made.artifact.join("summary.json"));
+    assert!(summary["train_accuracy"].is_number() && summary["train_pairs"] == 8.0, "{summary}");
+    assert!(summary.get("accuracy").is_none() && summary.get("pairs").is_none(), "{summary}");
+    let report = read(&made.artifact.join("report.json"));
+    assert_eq!(report["sections"][0]["title"], "Nothing was held out");
+}
+
+#[test]
+fn a_judge_that_goes_by_the_order_is_no_evidence_of_a_win_rate() {
+    let conflicts = |always_first: bool| {
+        let config = Config { answers_all: true, ..Config::default() };
+        let says_a = |completion: &mut Value| completion["choices"][0]["message"]["content"] = json!("A");
+        let sim = JudgeSim::start(config.faults(move |_, _| always_first.then(|| Fault::changed(says_a))));
+        let root = tempfile::tempdir().unwrap();
+        let few = json!({
+            "datasetRef": null, "dataset": {"uri": "pairs"},
+            "training": {"maxSteps": 1, "batchSize": 8, "microBatchSize": 8},
+            "evaluation": {
+                "prompts": {"uri": null, "inline": ["Once upon a", "The old house", "My dear friend"]},
+                "samplesPerPrompt": 2, "sampling": {"maxNewTokens": 8}, "lexicons": null, "judge": null,
+            },
+        });
+        let mut manifest = with(chain::dpo("tuned", ""), &few);
+        manifest["spec"]["evaluation"]["judge"] =
+            json!({"name": "j", "label": "Verdict", "endpoint": {"url": sim.url(), "model": "m"}});
+        let inputs = [("policyModel", fixture::tiny()), ("dataset", fixture::path("pairs.jsonl"))];
+        let made = stage::run(&manifest, &inputs, root.path());
+        let report = fs::read_to_string(made.artifact.join("report.json")).unwrap();
+        let summary = read(&made.artifact.join("summary.json"));
+        (summary["conflicts"].as_f64(), report.contains("The judge goes by the order more than by the responses"))
+    };
+    assert_eq!(conflicts(false), (Some(0.0), false));
+    assert_eq!(conflicts(true), (Some(6.0), true));
 }

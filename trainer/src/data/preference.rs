@@ -167,7 +167,17 @@ fn preference(mut fields: Fields) -> Result<Preference, String> {
     if !(0.0..=1.0).contains(&p) {
         return Err(format!("`p` is {p}; a probability is between 0 and 1"));
     }
+    if p <= 0.5 {
+        return Err(format!(
+            "`p` is {p}; `chosen` is the better response, so its probability to be better is above 0.5: swap the two and write {}, \
+             or leave out a pair without a preference",
+            1.0 - p
+        ));
+    }
     let margin = fields.number("margin")?;
+    if let Some(margin) = margin.filter(|margin| *margin < 0.0) {
+        return Err(format!("`margin` is {margin}; the log-odds that `chosen` is better are not below 0"));
+    }
     let prompt_id = match fields.take("prompt_id") {
         None => prompt.id(),
         Some(Value::String(id)) if id.is_empty() => prompt.id(),
@@ -263,6 +273,9 @@ mod tests {
             (r#"{"prompt": "q", "chosen": "a"}"#, "missing field `rejected`"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "a"}"#, "are equal"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 1.5}"#, "`p` is 1.5"),
+            (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 0.25}"#, "swap the two and write 0.75"),
+            (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 0.5}"#, "`p` is 0.5"),
+            (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 0.9, "margin": -3}"#, "`margin` is -3"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": null}"#, "`p` is null"),
             (
                 r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": "0.9"}"#,

@@ -91,7 +91,7 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
             c.failed
         ));
     }
-    failed.extend(failed_by_orders(gates, audit));
+    failed.extend(failed_by_orders(gates, audit, records));
     if audit.unparsed_rate > gates.max_unparsed_rate {
         let kinds: Vec<String> =
             audit.verdicts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
@@ -115,12 +115,13 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
 }
 
 /// The gates about what the two orders of a pair say.
-fn failed_by_orders(gates: &DatasetGates, audit: &Audit) -> Vec<String> {
+fn failed_by_orders(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
     let c = &audit.comparisons;
     let conflicts = c.conflicts as f64 / c.both_orders.max(1) as f64;
     let mut failed = Vec::new();
-    // By default what chance may give is let through: 16 or more heads in 20 tosses of a coin come once in 170 times.
-    let by_default = (c.both_orders >= PAIRS_FOR_CONFLICTS).then_some(MAX_CONFLICT_RATE);
+    // By default what chance may give is let through, where anything is: 16 or more heads in 20 tosses of a coin come once in
+    // 170 times.
+    let by_default = (c.both_orders >= PAIRS_FOR_CONFLICTS || records == 0).then_some(MAX_CONFLICT_RATE);
     if let Some(most) = gates.max_conflict_rate.or(by_default)
         && conflicts > most
     {

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use jiff::civil::DateTime;
-use plumbline_crds::judge::Judge;
+use plumbline_crds::judge::{Judge, JudgeApi};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::source::KeyRef;
 
 use super::form::Form;
 use super::secret::Secret;
 use crate::load::clock;
+use crate::load::tokenizer::has_chat_template;
 use crate::measure::Vader;
 use crate::{Error, Result};
 
@@ -79,7 +80,9 @@ impl JudgeRuntime {
             })?;
             let (url, model) = (served.url.clone(), served.model.clone());
             let target = Target { url, model, key: None, time: Some(clock::now()) };
-            (Backend::Endpoint(target), format!("model {}", input("model")?.digest))
+            let model = input("model")?;
+            check_template(judge, &field, Path::new(&model.path))?;
+            (Backend::Endpoint(target), format!("model {}", model.digest))
         };
         Ok(Self { spec: judge.clone(), field, form, backend, identity })
     }
@@ -93,6 +96,19 @@ impl JudgeRuntime {
             _ => self.spec.name.clone(),
         }
     }
+}
+
+/// Refuses to ask a model for a conversation that it has no chat template for. Where its folder is another container's, its
+/// server says so.
+fn check_template(judge: &Judge, field: &str, folder: &Path) -> Result<()> {
+    if judge.api == JudgeApi::Completion || !folder.is_dir() || has_chat_template(folder)? {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{field}.api is Chat, and the model in {} has no chat template; set api: Completion, or take a model that was tuned for \
+         conversations",
+        folder.display()
+    )))
 }
 
 /// The environment variable that holds a key of a Secret: `PLUMBLINE_SECRET_<NAME>_<KEY>`.

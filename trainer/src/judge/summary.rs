@@ -102,7 +102,18 @@ fn reasons(judged: &Judged) -> Vec<Vec<String>> {
 }
 
 /// Why there is not one record, with counts.
-pub fn nothing_labelled(audit: &Audit, judged: &Judged) -> String {
+pub fn nothing_labelled(audit: &Audit, judged: &Judged, counts: &BTreeMap<String, i64>) -> String {
+    if judged.outcomes.is_empty() {
+        let n = |name: &str| counts.get(name).copied().unwrap_or_default();
+        return format!(
+            "no prompt has two responses to compare: of {} responses to {} prompts {} are empty, and {} pairs are too much alike; \
+             raise spec.generator.sampling.temperature (at 0 all responses to a prompt are the same) or responsesPerPrompt",
+            n("responses"),
+            n("prompts"),
+            n("empty_responses"),
+            n("similar_pairs")
+        );
+    }
     let c = &audit.comparisons;
     let pairs = [
         (c.labels, "less sure than spec.pairs.minConfidence"),

@@ -242,6 +242,12 @@ impl<'a> Reader<'a> {
         if names.is_empty() {
             return Ok(());
         }
+        if names.contains(&SCORE) {
+            return Err(Error::Data(format!(
+                "{}: a reward model (it has the tensor '{SCORE}'), where a model that writes text is needed",
+                self.folder.path.display()
+            )));
+        }
         Err(Error::Data(format!(
             "{}: the model that config.json describes has no use for {}; without them it would compute something else: take the folder of a model that is supported, or remove what does not belong to it",
             self.folder.path.display(),

@@ -29,6 +29,10 @@ impl TensorFile {
     /// [`Error::Data`] when it is no whole safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
         let map = plumbline_torch::map_file(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+        if map.starts_with(b"version https://git-lfs") {
+            let what = "a Git LFS pointer, not the weights; fetch them with `git lfs pull`";
+            return Err(Error::Data(format!("{}: {what}", path.display())));
+        }
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::Data(format!("{}: not a whole safetensors file: {e}; fetch or make it again", path.display()))
         })?;

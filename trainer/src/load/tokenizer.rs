@@ -294,6 +294,11 @@ impl Tokenizer {
     }
 }
 
+/// Whether a model has a chat template.
+pub fn has_chat_template(folder: &Path) -> Result<bool> {
+    Ok(TokenizerConfig::read(folder)?.chat_template.is_some())
+}
+
 /// The time that a model's chat template is told, if it has one that asks for it.
 pub fn template_date(folder: &Path) -> Result<Option<DateTime>> {
     let template = TokenizerConfig::read(folder)?.chat_template;

@@ -147,7 +147,7 @@ fn make(
         return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
     }
     if records.is_empty() {
-        return Err(Error::Data(summary::nothing_labelled(&audit, &judged)));
+        return Err(Error::Data(summary::nothing_labelled(&audit, &judged, &counts)));
     }
     let artifact = publish(document, &folders.staging)?;
     progress.metric("pairs", records.len() as f64);

@@ -96,14 +96,14 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     check_gates(spec, &evaluation)?;
     let artifact = publish(run, &staging)?;
     progress.finish();
-    let held_out = &evaluation.held_out;
-    let split = if data.validation.pairs.is_empty() { "training" } else { "held-out" };
-    let message = format!("accuracy {:.3} on {} {split} pairs", held_out.accuracy, held_out.pairs);
+    let split = if evaluation.held_out { "held-out" } else { "training" };
+    let message =
+        format!("accuracy {:.3} on {} {split} pairs", evaluation.measured.accuracy, evaluation.measured.pairs);
     Ok(StageResult {
         artifact: Some(artifact),
         metrics: progress.metrics().to_vec(),
         counts: in_status(data.left_out().numbers()),
-        evaluation: evaluation.numbers().into_iter().map(|(name, v)| (status_name(name), decimal(v))).collect(),
+        evaluation: evaluation.numbers().into_iter().map(|(name, v)| (status_name(&name), decimal(v))).collect(),
         seconds,
         ..StageResult::new(Reason::Completed, message)
     })
@@ -148,7 +148,7 @@ impl Data {
         ];
         match gates.iter().find(|(_, is_set)| *is_set && self.validation.pairs.is_empty()) {
             Some((gate, _)) => Err(Error::Data(format!(
-                "spec.gates.{gate} is measured on held-out pairs, and the data has no validation split; keep prompts out (spec.prompts.validationFraction of the PreferenceDataset; of a file, one prompt in twenty), or leave the gate out"
+                "spec.gates.{gate} is measured on held-out pairs, and the data has no validation split; keep prompts out (a larger spec.prompts.validationFraction of the PreferenceDataset, more prompts, or a folder with a validation split), or leave the gate out"
             ))),
             None => Ok(()),
         }
@@ -209,7 +209,9 @@ impl Task for PairTask<'_> {
 }
 
 struct Evaluated {
-    held_out: Calibration,
+    measured: Calibration,
+    /// It was measured on pairs that were not learnt from.
+    held_out: bool,
     length_correlation: f64,
     /// Accuracy of the sign of a reward on labelled texts, and how many there are.
     reference: Option<(f64, usize)>,
@@ -220,12 +222,13 @@ fn evaluate(model: &RewardModel, data: &Data, reference: Option<&Reference>) -> 
     let scores = model.score(&pairs.tokens());
     let points: Vec<(f64, f64)> =
         pairs.pairs.iter().map(|p| (scores[p.chosen] - scores[p.rejected], p.preference)).collect();
-    let held_out = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
+    let measured = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
     let length = |i: usize| pairs.sequences[i].len() as f64;
     let lengths: Vec<f64> = pairs.pairs.iter().map(|p| length(p.chosen) - length(p.rejected)).collect();
     let differences: Vec<f64> = points.iter().map(|(d, _)| *d).collect();
     let reference = reference.map(|r| r.accuracy(model));
-    Ok(Evaluated { held_out, length_correlation: correlation(&lengths, &differences), reference })
+    let held_out = !data.validation.pairs.is_empty();
+    Ok(Evaluated { measured, held_out, length_correlation: correlation(&lengths, &differences), reference })
 }
 
 /// Texts with a label of their own, as tokens.
@@ -282,7 +285,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn check_gates(spec: &RewardModelSpec, found: &Evaluated) -> Result<()> {
-    let c = &found.held_out;
+    let c = &found.measured;
     if let Some(least) = spec.gates.min_accuracy.filter(|&least| c.accuracy < least) {
         return Err(Error::Gate(format!(
             "spec.gates.minAccuracy asks for {least}, the held-out accuracy is {:.3} on {} pairs",

@@ -54,6 +54,8 @@ pub struct Evaluation {
     /// Mean over responses of log after - log before, in nats, on responses of the tuned model.
     kl: f64,
     judge: Option<String>,
+    /// Comparisons that were asked in both orders, and those of them in which the orders favour different responses.
+    conflicts: Option<(usize, usize)>,
     /// Judge and policy are the same weights.
     judge_shares_weights: bool,
     /// What the judge cost.
@@ -130,6 +132,7 @@ pub fn evaluate(
         win_rate: None,
         kl,
         judge: None,
+        conflicts: None,
         judge_shares_weights: false,
         cost: None,
         prompts: prompts.into_iter().map(|p| p.content).collect(),
@@ -172,6 +175,8 @@ impl Evaluation {
             .flat_map(|(p, r)| r.iter().map(move |&win| win_rate::Comparison { prompt: p as u64, win }))
             .collect();
         self.win_rate = win_rate(&comparisons);
+        let orders: Vec<bool> = judged.outcomes.iter().filter_map(|o| o.label()?.conflict).collect();
+        self.conflicts = (!orders.is_empty()).then(|| (orders.len(), orders.iter().filter(|c| **c).count()));
         self.judge = Some(runtime.model_name());
         self.cost = Some(judged.cost);
         Ok(())

@@ -38,6 +38,7 @@ impl Evaluation {
                 ("failed_comparisons".to_owned(), w.failed as f64),
             ]);
         }
+        numbers.extend(self.conflicts.map(|(_, conflicts)| ("conflicts".to_owned(), conflicts as f64)));
         for (side, measured) in [("before", &self.before), ("after", &self.after)] {
             numbers.extend(measured.numbers().into_iter().map(|(name, value)| (format!("{side}.{name}"), value)));
         }
@@ -60,6 +61,15 @@ impl Evaluation {
                        moved the policy where this judge wants it, not that people would agree. The measures without a \
                        judge are the independent evidence."
                         .into(),
+            });
+        }
+        if let Some((asked, conflicts)) = self.conflicts.filter(|(asked, conflicts)| 2 * conflicts > *asked) {
+            sections.push(Section::Notice {
+                title: "The judge goes by the order more than by the responses".into(),
+                text: format!(
+                    "In {conflicts} of {asked} comparisons it prefers another response when the two change places. The win rate is \
+                     near 50 % then, whatever the responses are like: it is no evidence."
+                ),
             });
         }
         let columns = vec!["measure".to_owned(), "before".to_owned(), "after".to_owned()];

@@ -12,17 +12,20 @@ use crate::report::{MetricsWriter, Number, Report, Section};
 use crate::stage::reward::{Data, Evaluated};
 
 impl Evaluated {
-    /// The numbers under stable names.
-    pub(super) fn numbers(&self) -> Vec<(&'static str, f64)> {
-        let c = &self.held_out;
-        let mut numbers = vec![
+    /// The numbers under stable names: those that were measured on pairs which were learnt from begin with `train_`.
+    pub(super) fn numbers(&self) -> Vec<(String, f64)> {
+        let c = &self.measured;
+        let of_pairs = [
             ("accuracy", c.accuracy),
             ("log_loss", c.log_loss),
             ("calibration_error", c.ece),
             ("pairs", c.pairs as f64),
             ("length_correlation", self.length_correlation),
         ];
-        numbers.extend(self.reference.map(|(accuracy, _)| ("reference_accuracy", accuracy)));
+        let split = if self.held_out { "" } else { "train_" };
+        let mut numbers: Vec<(String, f64)> =
+            of_pairs.into_iter().map(|(name, value)| (format!("{split}{name}"), value)).collect();
+        numbers.extend(self.reference.map(|(accuracy, _)| ("reference_accuracy".to_owned(), accuracy)));
         numbers
     }
 }
@@ -45,12 +48,20 @@ pub(super) fn report(
     for (name, value) in found.numbers() {
         report.number(name, value);
     }
-    let c = &found.held_out;
-    let split = if data.validation.pairs.is_empty() {
-        "training pairs (the dataset has no validation split)"
+    let c = &found.measured;
+    let (title, split) = if found.held_out {
+        ("Held-out results", "held-out pairs")
     } else {
-        "held-out pairs"
+        ("Results on the training pairs", "training pairs (the data has no validation split)")
     };
+    if !found.held_out {
+        report.sections.push(Section::Notice {
+            title: "Nothing was held out".into(),
+            text: "The data has no validation split, so the model was measured on pairs that it has learnt from. The numbers say \
+                   nothing of how it judges others."
+                .into(),
+        });
+    }
     let mut rows = vec![
         Number::new("Accuracy against the judge", c.accuracy)
             .percent()
@@ -70,7 +81,7 @@ pub(super) fn report(
                 .note(format!("{texts} labelled texts, split at the median score")),
         );
     }
-    report.sections.push(Section::Numbers { title: "Held-out results".into(), rows });
+    report.sections.push(Section::Numbers { title: title.into(), rows });
     data.left_out().show(&mut report, &format!("The longest that is kept has {} tokens.", data.longest));
     let history = metrics.history()?;
     report.sections.extend(Section::curves("Loss", "nats a pair", &history, &["loss"]));
