@@ -61,7 +61,8 @@ pub struct Status {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub agreement: BTreeMap<String, String>,
-    /// RewardModel and PolicyTuning: held-out results, as decimals (accuracy, winRate, winRateLow, winRateHigh ...).
+    /// RewardModel and PolicyTuning: held-out results, as decimals (accuracy, winRate, winRateLow, winRateHigh ...). Of a
+    /// RewardModel without held-out pairs, those on its training pairs, by names that begin with `train` (trainAccuracy ...).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub evaluation: BTreeMap<String, String>,

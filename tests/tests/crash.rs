@@ -117,6 +117,12 @@ async fn play(
     let scene = Scene::new(name).await;
     let record = Record::start(&scene).await;
     let stale = trouble.fault == Some(Fault::Stale);
+    if matches!(trouble.fault, Some(Fault::Unobserved(_))) {
+        // What is made between its first list and its watch would be found when the watch ends, minutes later.
+        for kind in Kind::ALL {
+            scene.apply(&resource(kind, "r", &json!({}))).await;
+        }
+    }
     let proxy = Proxy::start(&scene.account().await, trouble.killed_after, trouble.fault).await;
     let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
     let restarts = async {

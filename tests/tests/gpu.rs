@@ -153,7 +153,7 @@ fn a_run_that_is_continued_on_the_gpu_drops_what_it_would_have_dropped_and_ends_
     // What a run that was killed after its second step had left.
     let checkpoint = Path::new("work/checkpoints/step-000000002");
     fs::create_dir_all(half.join(checkpoint)).unwrap();
-    for file in ["state.safetensors", "state.json"] {
+    for file in ["state.safetensors", "state.json", "crc32c.json"] {
         fs::copy(whole.join(checkpoint).join(file), half.join(checkpoint).join(file)).unwrap();
     }
     fs::copy(whole.join("work/metrics.jsonl"), half.join("work/metrics.jsonl")).unwrap();

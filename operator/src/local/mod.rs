@@ -102,10 +102,10 @@ impl RunError {
     /// The exit code to end with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Read(_) | Self::Refused(_) | Self::NoTrainer { .. } => ExitCode::Config,
+            Self::Read(_) | Self::Refused(_) | Self::NoTrainer { .. } | Self::NotExecutable { .. } => ExitCode::Config,
             Self::Input(ResolveError::Content { .. }) | Self::Artifact(_) => ExitCode::Data,
             Self::WorkDir(error) | Self::Input(ResolveError::WorkDir(error)) => error.exit_code(),
-            Self::Signals(_) | Self::NotExecutable { .. } => ExitCode::Failed,
+            Self::Signals(_) => ExitCode::Failed,
         }
     }
 }
@@ -234,13 +234,17 @@ fn find_trainer(given: Option<&Path>) -> Result<PathBuf, RunError> {
     }
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let found = beside
-        .into_iter()
-        .chain(std::env::split_paths(&on_path))
-        .map(|folder| folder.join(NAME))
-        .find(|path| path.is_file())
-        .ok_or_else(|| RunError::NoTrainer { place: "beside this program or on the PATH".into() })?;
-    executable(found)
+    let files = beside.into_iter().chain(std::env::split_paths(&on_path)).map(|folder| folder.join(NAME));
+    // As a shell does: the first that may be executed; one that may not is named where there is no other.
+    let mut refused = Err(RunError::NoTrainer { place: "beside this program or on the PATH".into() });
+    for found in files.filter(|path| path.is_file()).map(executable) {
+        match (&found, &refused) {
+            (Ok(_), _) => return found,
+            (Err(_), Err(RunError::NoTrainer { .. })) => refused = found,
+            _ => {}
+        }
+    }
+    refused
 }
 
 /// A program, if it may be executed: what only its start would tell would be told of each stage.
@@ -302,7 +306,7 @@ mod tests {
         fs::set_permissions(&trainer, Permissions::from_mode(0o644)).unwrap();
         let error = find_trainer(Some(&trainer)).unwrap_err();
         assert!(error.to_string().contains("chmod +x"), "{error}");
-        assert_eq!(error.exit_code(), ExitCode::Failed);
+        assert_eq!(error.exit_code(), ExitCode::Config);
         fs::set_permissions(&trainer, Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find_trainer(Some(&trainer)).unwrap(), trainer);
     }

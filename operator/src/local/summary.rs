@@ -106,7 +106,10 @@ fn row(resource: &Resource, age: &dyn Fn(&str) -> Option<i64>) -> [String; 6] {
 fn metric(kind: Kind, status: &Status) -> Option<String> {
     match kind {
         Kind::PreferenceDataset => status.counts.get("pairs").map(ToString::to_string),
-        Kind::RewardModel => status.evaluation.get("accuracy").cloned(),
+        Kind::RewardModel => {
+            let of_training = || Some(format!("{} (train)", status.evaluation.get("trainAccuracy")?));
+            status.evaluation.get("accuracy").cloned().or_else(of_training)
+        }
         Kind::PolicyTuning => status.evaluation.get("winRate").cloned(),
     }
 }

@@ -32,7 +32,9 @@ pub fn plan(observed: &Observed) -> Decision {
         return known.decide(Action::Finish, Phase::Done, Reason::Completed, at(&artifact.uri));
     }
     let running = matches!(observed.run, Run::Running(_));
-    if let Some(problem) = observed.problems.first() {
+    // A spec that a run has begun with was valid then: what this version does not take any more costs nobody a run.
+    let begun = known.same_spec && known.recorded && (running || observed.previous.is_true(ConditionType::Succeeded));
+    if let Some(problem) = observed.problems.first().filter(|_| !begun) {
         let action = if running { Action::Stop } else { Action::Fail };
         return known.decide(action, Phase::Failed, Reason::SpecInvalid, problem);
     }

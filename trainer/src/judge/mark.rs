@@ -15,7 +15,7 @@ const MARKS: [(&str, &str); 6] = [
     ("<winner>", "</winner>"),
 ];
 /// Words that make another answer than the marked one the better of two, or leave the choice open between them.
-const COMPARE: [&str; 22] = [
+const COMPARE: [&str; 14] = [
     "than",
     "over",
     "against",
@@ -28,17 +28,11 @@ const COMPARE: [&str; 22] = [
     "surpasses",
     "loses",
     "lose",
-    "lost",
-    "loser",
-    "losing",
-    "worse",
-    "worst",
-    "weaker",
-    "weakest",
-    "inferior",
     "unlike",
     "compared",
 ];
+/// Words that name the answer that is not the verdict.
+const LOSER: [&str; 8] = ["lost", "loser", "losing", "worse", "worst", "weaker", "weakest", "inferior"];
 /// Words that exclude an answer.
 const EXCLUDE: [&str; 10] =
     ["instead", "except", "without", "reject", "rejects", "rejected", "exclude", "wrong", "incorrect", "hardly"];
@@ -49,9 +43,12 @@ const CONDITIONS: [&str; 5] = ["if", "whether", "unless", "assuming", "suppose"]
 /// Words of a guess, in the clause of a mark.
 const GUESSES: [&str; 8] = ["might", "may", "could", "should", "would", "perhaps", "maybe", "others"];
 /// Words that a clause begins with which holds whatever was denied before it.
-const TURNS: [&str; 10] = ["so", "but", "thus", "therefore", "hence", "and", "then", "my", "the", "final"];
+const TURNS: [&str; 9] = ["so", "but", "thus", "therefore", "hence", "then", "my", "the", "final"];
+/// Words of a clause that says of itself what is chosen.
+const SUBJECTS: [&str; 10] =
+    ["i", "we", "it", "winner", "verdict", "choice", "preference", "decision", "conclusion", "result"];
 /// Words that begin a reason, after which the verdict follows.
-const REASONS: [&str; 4] = ["since", "because", "given", "although"];
+const REASONS: [&str; 8] = ["since", "because", "given", "although", "though", "while", "as", "despite"];
 
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,41 +75,61 @@ pub(super) fn at_end(line: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// What the words before a mark say about it. `is_rival`: whether a word is an answer other than the one in the mark.
+///
+/// The words of the mark's own clause decide. An earlier clause decides where the last one has no subject of its own ("I would
+/// not, in the end, choose [[B]]"); where it has, an earlier denial is of something else ("B does not answer, so I choose [[A]]").
 pub(super) fn meaning(before: &str, is_rival: impl Fn(&str) -> bool) -> Meaning {
-    let text = before.trim_end_matches(|c: char| c.is_whitespace() || "*_`\"'$([{#>-".contains(c));
+    let text = before.trim_end_matches(|c: char| c.is_whitespace() || "*_`\"'$([{#-".contains(c));
     // What an earlier sentence says is said of something else.
     let sentence = if text.ends_with(['.', '!', '?']) { "" } else { sentences(text).last().unwrap_or_default() };
-    let clauses: Vec<&str> = sentence.split([',', ';', '\u{2014}', '\u{2013}']).collect();
-    let (last, earlier) = clauses.split_last().map_or(("", &[][..]), |(last, earlier)| (*last, earlier));
-    let words = words(last);
-    let earlier: Vec<Vec<String>> = earlier.iter().map(|clause| self::words(clause)).collect();
-    let conditional = has(&words, &CONDITIONS) || earlier.iter().any(|clause| has(clause, &CONDITIONS));
-    let personal = words.windows(2).any(|pair| pair == ["i", "would"]);
-    if conditional || (!personal && has(&words, &GUESSES)) {
+    let parts: Vec<&str> = sentence.split([',', ';', '\u{2014}', '\u{2013}']).collect();
+    let clauses: Vec<Vec<String>> = parts.iter().map(|part| words(part)).collect();
+    let (last, earlier) = clauses.split_last().map_or((&[][..], &[][..]), |(last, earlier)| (last.as_slice(), earlier));
+    let conditional = clauses.iter().any(|clause| has(clause, &CONDITIONS));
+    let personal = last.windows(2).any(|pair| pair == ["i", "would"]);
+    if conditional || (!personal && has(last, &GUESSES)) {
         return Meaning::Open;
     }
-    if against(&words) || has(&words, &REPORT) || last.split_whitespace().any(&is_rival) {
+    let rival_mark = |text: &str| text.split_whitespace().any(|word| word.contains("[[") && is_rival(word));
+    let is_listed = text.ends_with('>')
+        || (last.last().is_some_and(|word| word == "and") && sentence.split_whitespace().any(&is_rival))
+        || parts.last().is_some_and(|part| rival_mark(part));
+    if is_listed || parts.last().is_some_and(|part| is_against(part)) || has(last, &REPORT) {
         return Meaning::Mentioned;
     }
-    let rival_mark = before.split_whitespace().any(|word| word.contains("[[") && is_rival(word));
-    let denied = rival_mark || earlier.iter().any(|clause| against(clause));
-    let turns = words.first().is_some_and(|word| TURNS.contains(&word.as_str())) && words != ["and"];
-    let reason = words.is_empty()
-        && matches!(&earlier[..], [only] if only.first().is_some_and(|w| REASONS.contains(&w.as_str())));
-    if denied && !turns && !reason { Meaning::Mentioned } else { Meaning::Given }
+    let has_subject = last.first().is_some_and(|word| TURNS.contains(&word.as_str())) || has(last, &SUBJECTS);
+    let reason = earlier.first().and_then(|clause| clause.first()).is_some_and(|word| REASONS.contains(&word.as_str()));
+    let denied = rival_mark(before) || earlier.iter().any(|clause| against(clause));
+    if denied && !has_subject && !reason { Meaning::Mentioned } else { Meaning::Given }
 }
 
-/// Whether the lines before a mark that is all of its line begin a sentence that denies it. That they mention something is
-/// no matter: the mark is a line of its own.
+/// Whether the clause that a mark ends is against the answer in it. Before a colon, only the words at it are: what else is said
+/// there is said of the choice, as in "It does not rhyme: [[A]]" and "Better response (A or B): [[A]]".
+fn is_against(clause: &str) -> bool {
+    const NEAR: usize = 2;
+    match clause.rsplit_once(':') {
+        None => against(&words(clause)),
+        Some((before, behind)) if words(behind).is_empty() => {
+            let before: Vec<String> = verdict::words(&lowered(before)).map(str::to_owned).collect();
+            let near = &before[before.len().saturating_sub(NEAR)..];
+            has(near, &LOSER) || has(near, &EXCLUDE)
+        }
+        Some((_, behind)) => against(&words(behind)),
+    }
+}
+
+/// Whether the lines before a mark that is all of its line end with a word that denies it or compares with it.
 pub(super) fn is_denied(begun: &str) -> bool {
-    against(&words(begun))
+    let words = words(begun);
+    against(&words[words.len().saturating_sub(1)..])
 }
 
 /// Whether words are against what they are said of.
 fn against(words: &[String]) -> bool {
     let preferred_to = words.last().is_some_and(|word| word == "to")
         && words.iter().any(|word| word.starts_with("prefer") || word == "superior");
-    denies_in(words.iter().map(String::as_str)) || has(words, &COMPARE) || has(words, &EXCLUDE) || preferred_to
+    let named = [&COMPARE[..], &LOSER, &EXCLUDE].iter().any(|of| has(words, of));
+    denies_in(words.iter().map(String::as_str)) || named || preferred_to
 }
 
 fn has(words: &[String], of: &[&str]) -> bool {

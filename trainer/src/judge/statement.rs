@@ -86,6 +86,9 @@ const SIGHS: [&str; 8] = ["but", "and", "hmm", "oh", "well", "or", "ah", "sorry"
 /// Words that no sentence ends with.
 const DANGLING: [&str; 14] =
     ["than", "over", "is", "the", "to", "and", "or", "of", "versus", "with", "by", "that", "choose", "prefer"];
+/// Words of a line that says itself which answer is the better one.
+const COMPARISONS: [&str; 9] =
+    ["better", "best", "worse", "worst", "winner", "wins", "prefer", "preferred", "superior"];
 /// Beginnings of a clause that takes back what was said.
 const RETRACTIONS: [&str; 17] = [
     "on reflection",
@@ -163,8 +166,15 @@ pub(super) fn goes_on(line: &str, next: &str, apart: bool, bare: bool) -> bool {
         return false;
     }
     let last = end.rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
-    let wrapped = bare || next.starts_with(char::is_lowercase);
-    DANGLING.contains(&last.as_str()) || (wrapped && !apart)
+    if bare {
+        // An answer of its own below a line without a full stop, unless that line cannot end there or says which is better.
+        let listed = line.starts_with(['-', '*', '+']);
+        let of_verdicts = line.split(|c: char| !c.is_alphanumeric()).any(|word| COMPARISONS.contains(&word));
+        return DANGLING.contains(&last.as_str())
+            || (!listed && DENY.contains(&last.as_str()))
+            || (of_verdicts && !apart);
+    }
+    DANGLING.contains(&last.as_str()) || (next.starts_with(char::is_lowercase) && !apart)
 }
 
 /// The sentences of a line.

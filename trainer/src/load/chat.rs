@@ -35,31 +35,46 @@ impl<'a> Chat<'a> {
     /// it writes of earlier answers is its own affair; many leave out their reasoning.
     pub fn prompt(&self, turns: usize) -> Result<String> {
         let (turns, text) = (&self.turns[..turns], self.text(turns, true)?);
-        for (i, turn) in turns.iter().enumerate().filter(|(_, turn)| ["system", "user"].contains(&turn.role.as_str())) {
-            if self.is_ignored(turns, i, &text)? {
-                let start: String = turn.content.trim().chars().take(40).collect();
-                let why = format!(
-                    "the chat template leaves out the {} turn that begins with {start:?}; take a model whose template writes it, \
-                     or prompts without such a turn",
-                    turn.role
-                );
-                return Err(self.tokenizer.cannot_write(turns, &why));
-            }
+        let asks = |turn: &Message| ["system", "user"].contains(&turn.role.as_str());
+        // A few characters may be in what the template writes anyway.
+        let is_there = |content: &str| content.len() >= SHORT && text.contains(&self.part(content));
+        let doubtful: Vec<usize> = (0..turns.len())
+            .filter(|&i| asks(&turns[i]) && !turns[i].content.trim().is_empty() && !is_there(turns[i].content.trim()))
+            .collect();
+        if let Some(i) = self.first_ignored(turns, &doubtful, &text)? {
+            let (role, start) = (&turns[i].role, turns[i].content.trim().chars().take(40).collect::<String>());
+            let why = format!(
+                "the chat template leaves out the {role} turn that begins with {start:?}; take a model whose template writes it, or \
+                 prompts without such a turn"
+            );
+            return Err(self.tokenizer.cannot_write(turns, &why));
         }
         Ok(text)
     }
 
-    /// Whether a template that wrote `text` writes the same whatever turn `i` says.
-    fn is_ignored(&self, turns: &[Message], i: usize, text: &str) -> Result<bool> {
-        let content = turns[i].content.trim();
-        // A few characters may be in what the template writes anyway.
-        let is_there = content.len() >= SHORT && text.contains(&self.part(content));
-        if is_there || content.is_empty() {
-            return Ok(false);
+    /// The first of some turns of which a template writes the same whatever they say. `text`: what it writes of them as they
+    /// are.
+    fn first_ignored(&self, turns: &[Message], doubtful: &[usize], text: &str) -> Result<Option<usize>> {
+        /// Turns that are looked at by themselves, each of which is another text.
+        const MOST: usize = 8;
+        if doubtful.is_empty() {
+            return Ok(None);
         }
+        // Each says something else, that it can be found by.
+        let mark = |i: usize| format!("q{i}z");
         let mut others = turns.to_vec();
-        others[i].content.push('x');
-        Ok(self.text_of(&others, true)? == text)
+        for &i in doubtful {
+            others[i].content.push_str(&mark(i));
+        }
+        let altered = self.text_of(&others, true)?.to_lowercase();
+        for &i in doubtful.iter().filter(|&&i| !altered.contains(&mark(i))).take(MOST) {
+            let mut others = turns.to_vec();
+            others[i].content.push('x');
+            if self.text_of(&others, true)? == text {
+                return Ok(Some(i));
+            }
+        }
+        Ok(None)
     }
 
     /// As [`Chat::text`], for other turns without control tokens of their own.

@@ -56,9 +56,8 @@ fn requests() -> [(Api, Value); 4] {
         ),
         (
             Api::Chat,
-            json!({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]},
-                {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}], "max_completion_tokens": 5,
-                "logprobs": true, "top_logprobs": 20, "tools": [], "user": "u", "seed": -1}),
+            json!({"model": "m", "messages": [{"role": "assistant", "content": "b"},
+                {"role": "user", "content": [{"type": "text", "text": "a"}]}], "max_completion_tokens": 5, "logprobs": true, "top_logprobs": 20, "tools": [], "user": "u", "seed": -1}),
         ),
     ]
 }

@@ -19,9 +19,8 @@ use crate::generate::longest_prompt;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
 use crate::load::tokenizer::Tokenizer;
-use crate::model::linear::Adapters;
 use crate::report::{Progress, Report, Section};
-use crate::stage::evaluate::{Evaluation, Prepared, Side, evaluate};
+use crate::stage::evaluate::{Evaluation, Prepared, Sides, evaluate};
 use crate::stage::reward::RewardModel;
 use crate::stage::run::input_path;
 use crate::train::clock::Clock;
@@ -61,15 +60,14 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let (tokenizer, opened) = (Tokenizer::load(&folder)?, ModelFolder::open(&folder)?);
     let device = device::of(&spec.compute)?;
     let prepared = Prepared::read(run, wanted, &tokenizer, longest_prompt(&opened.config), &trained_on(run, spec)?)?;
-    let mut before = opened.decoder(spec.training.precision, device)?;
-    let merged = if output.join(peft::CONFIG).exists() {
+    let precision = spec.training.precision;
+    let mut before = opened.decoder(precision, device)?;
+    let sides = if output.join(peft::CONFIG).exists() {
         peft::attach(&mut before, output)?;
-        None
+        Sides::of_adapters(before, precision)
     } else {
-        Some(ModelFolder::open(output)?.decoder(spec.training.precision, device)?)
+        Sides::of_folders(before, [folder, output.to_owned()], precision)
     };
-    let after = Side { model: merged.as_ref().unwrap_or(&before), adapters: Adapters::On };
-    let sides = (Side { model: &before, adapters: Adapters::Off }, after);
     let reward = match spec.reward_model_ref {
         Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,

@@ -17,8 +17,6 @@ use crate::load::tokenizer::Tokenizer;
 use crate::measure::Vader;
 use crate::measure::distinct::{Diversity, diversity};
 use crate::measure::win_rate::{self, WinRate, win_rate};
-use crate::model::decoder::Decoder;
-use crate::model::linear::Adapters;
 use crate::report::Progress;
 use crate::stage::reward::RewardModel;
 use crate::stage::stop;
@@ -28,18 +26,11 @@ use crate::{Error, Result, files};
 mod finished;
 mod prepare;
 mod show;
+mod sides;
 
 pub use finished::{ARTIFACT, FOLDER, run};
 pub use prepare::Prepared;
-
-/// A model to compare.
-#[derive(Clone, Copy)]
-pub struct Side<'a> {
-    /// The decoder.
-    pub model: &'a Decoder,
-    /// With or without its adapters.
-    pub adapters: Adapters,
-}
+pub use sides::{Side, Sides};
 
 /// Responses to held-out prompts, before and after, and what was measured on them.
 pub struct Evaluation {
@@ -91,19 +82,20 @@ pub fn evaluate(
     run: &RunDocument,
     prepared: Prepared,
     tokenizer: &Tokenizer,
-    (before, after): (Side, Side),
+    mut sides: Sides,
     reward: Option<&RewardModel>,
     progress: &mut Progress,
 ) -> Result<Evaluation> {
     let Prepared { wanted, prompts, duplicates, asked, lexicons, judge, identity } = prepared;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;
-    let mut respond = |side: Side, name: &str, stage: &str| -> Result<Vec<Vec<Response>>> {
+    let mut respond = |name: &str| -> Result<Vec<Vec<Response>>> {
         let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
         if let Some(kept) = files::kept::<KeptResponses>(&path)?.filter(|kept| kept.asked == identity) {
             return Ok(kept.responses);
         }
-        progress.stage(stage, total);
+        let side = if name == "after" { sides.after()? } else { sides.before()? };
+        progress.stage(&format!("Sampling {name}"), total);
         let mut tick = |done: usize| {
             progress.advance(done as i64);
             if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
@@ -113,8 +105,8 @@ pub fn evaluate(
         files::keep(&path, &kept)?;
         Ok(kept.responses)
     };
-    let texts_before = respond(before, "before", "Sampling before")?;
-    let texts_after = respond(after, "after", "Sampling after")?;
+    let texts_before = respond("before")?;
+    let texts_after = respond("after")?;
 
     progress.stage("Measuring", 1);
     let sequences: Vec<Sequence> = asked
@@ -123,7 +115,8 @@ pub fn evaluate(
         .flat_map(|(p, responses)| responses.iter().map(|r| sequence(p, r)))
         .filter(|s| !s.response.is_empty())
         .collect();
-    let kl = mean_kl(before, after, &sequences);
+    let kl = mean_kl(&mut sides, &sequences)?;
+    drop(sides);
     let conversations: Vec<bool> = prompts.iter().map(|p| matches!(p.content, Content::Messages(_))).collect();
     let mut evaluation = Evaluation {
         before: Measured::new(&asked, &conversations, texts_before, &lexicons, reward, tokenizer.end_of_text()),
@@ -188,13 +181,14 @@ fn sequence(prompt: &PromptTokens, response: &Response) -> Sequence {
 }
 
 /// KL(after || before) a response by K1, on responses that the model after sampled.
-fn mean_kl(before: Side, after: Side, sequences: &[Sequence]) -> f64 {
+fn mean_kl(sides: &mut Sides, sequences: &[Sequence]) -> Result<f64> {
     let sequences: Vec<&Sequence> = sequences.iter().collect();
     let sums = |side: Side| -> Vec<f64> {
         response_logprobs(side.model, side.adapters, &sequences, 1.0).iter().map(|l| l.iter().sum()).collect()
     };
-    let (a, b) = (sums(after), sums(before));
-    a.iter().zip(&b).map(|(a, b)| a - b).sum::<f64>() / a.len().max(1) as f64
+    let after = sums(sides.after()?);
+    let before = sums(sides.before()?);
+    Ok(after.iter().zip(&before).map(|(a, b)| a - b).sum::<f64>() / after.len().max(1) as f64)
 }
 
 impl Measured {

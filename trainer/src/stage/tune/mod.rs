@@ -27,7 +27,7 @@ use crate::model::lora;
 use crate::model::trainable::make_trainable;
 use crate::ranks::Ranks;
 use crate::report::{LeftOut, MetricsWriter, Progress, Report, Section};
-use crate::stage::evaluate::{self, Evaluation, Prepared, Side};
+use crate::stage::evaluate::{self, Evaluation, Prepared, Side, Sides};
 use crate::stage::in_status;
 use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
@@ -95,9 +95,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     clock.start("evaluate")?;
     let evaluation = match evaluation {
         Some(prepared) => {
-            let (reference, saved) = policy.reopen(spec, &staging)?;
-            let after = Side { model: saved.as_ref().unwrap_or(&reference), adapters: Adapters::On };
-            let sides = (Side { model: &reference, adapters: Adapters::Off }, after);
+            let sides = policy.into_sides(spec, &folder, &staging);
             Some(evaluate::evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress)?)
         }
         None => None,
@@ -204,15 +202,16 @@ impl Policy {
         }
     }
 
-    /// The model as it was, and the tuned one as it was saved in `folder`, where that is not the first one with its adapters
-    /// on: merging adapters and rounding to the kind of the file change weights, and what is measured is what people load.
-    fn reopen(self, spec: &PolicyTuningSpec, folder: &Path) -> Result<(Decoder, Option<Decoder>)> {
-        let device = self.decoder.device();
+    /// The model as it was in `base`, and the tuned one as it was saved in `folder`: merging adapters and rounding to the type of
+    /// the file change weights, and what is measured is what people load.
+    fn into_sides(self, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Sides {
         let is_merged = spec.training.adapter.as_ref().is_none_or(|adapter| adapter.save == AdapterSave::Merged);
-        let reference = self.original.unwrap_or(self.decoder);
-        let saved =
-            is_merged.then(|| ModelFolder::open(folder)?.decoder(spec.training.precision, device)).transpose()?;
-        Ok((reference, saved))
+        let before = self.original.unwrap_or(self.decoder);
+        if is_merged {
+            Sides::of_folders(before, [base.to_owned(), folder.to_owned()], spec.training.precision)
+        } else {
+            Sides::of_adapters(before, spec.training.precision)
+        }
     }
 
     /// Gives the policy a value head that predicts 0 at first.
