@@ -218,7 +218,8 @@ fn a_weight_that_nothing_computes_with_is_refused_by_name() {
         let folder = Folder::new().weights(|weights| {
             weights.insert(name.clone(), tensor);
         });
-        folder.refused(&[&format!("the tensor '{name}'"), "has no use for"]);
+        let what = if name == "score.weight" { "a reward model" } else { "has no use for" };
+        folder.refused(&[&format!("the tensor '{name}'"), what]);
     }
     let biases = Folder::new().weights(|weights| {
         for i in 0..4 {
