@@ -67,11 +67,11 @@ fn the_accuracy_of_a_reward_model_is_that_of_the_saved_one() {
     let made = stage::run(&manifest, &inputs, root.path());
     let tokenizer = Tokenizer::load(&fixture::tiny()).unwrap();
     let (_, held_out) = preference::read(&pairs).unwrap();
-    let tokens = |record: &Preference, response| {
-        tokens::sequence(&tokenizer, &record.prompt, response).unwrap().sequence.tokens()
+    let tokens = |record: &Preference| {
+        let pair = tokens::pair(&tokenizer, &record.prompt, &record.chosen, &record.rejected).unwrap();
+        pair.map(|side| side.sequence.tokens())
     };
-    let responses: Vec<Vec<i64>> =
-        held_out.iter().flat_map(|record| [&record.chosen, &record.rejected].map(|r| tokens(record, r))).collect();
+    let responses: Vec<Vec<i64>> = held_out.iter().flat_map(tokens).collect();
     let scores = RewardModel::load(&made.artifact, Precision::Float32, Device::Cpu).unwrap().score(&responses);
     let points: Vec<(f64, f64)> =
         scores.chunks(2).zip(&held_out).map(|(pair, record)| (pair[0] - pair[1], record.p)).collect();

@@ -7,7 +7,7 @@ use plumbline_crds::training::Precision;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::{fixture, stage};
 use plumbline_trainer::data::preference::read_file;
-use plumbline_trainer::data::tokens::{Sequence, sequence};
+use plumbline_trainer::data::tokens::{Sequence, pair};
 use plumbline_trainer::load::hugging_face::ModelFolder;
 use plumbline_trainer::load::tokenizer::Tokenizer;
 use plumbline_trainer::model::linear::Adapters;
@@ -108,8 +108,11 @@ fn a_packed_sequence_is_computed_as_if_it_were_alone() {
     let root = tempfile::tempdir().unwrap();
     let tokenizer = Tokenizer::load(&fixture::tiny()).unwrap();
     let records = read_file(&fixture::path("pairs.jsonl")).unwrap();
-    let sequences: Vec<Sequence> =
-        records.iter().take(24).map(|r| sequence(&tokenizer, &r.prompt, &r.chosen).unwrap().sequence).collect();
+    let sequences: Vec<Sequence> = records
+        .iter()
+        .take(24)
+        .map(|r| pair(&tokenizer, &r.prompt, &r.chosen, &r.rejected).unwrap()[0].sequence.clone())
+        .collect();
     let all: Vec<&Sequence> = sequences.iter().collect();
     let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * (1.0 + a.abs());
 

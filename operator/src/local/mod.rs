@@ -236,15 +236,10 @@ fn find_trainer(given: Option<&Path>) -> Result<PathBuf, RunError> {
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let files = beside.into_iter().chain(std::env::split_paths(&on_path)).map(|folder| folder.join(NAME));
     // As a shell does: the first that may be executed; one that may not is named where there is no other.
-    let mut refused = Err(RunError::NoTrainer { place: "beside this program or on the PATH".into() });
-    for found in files.filter(|path| path.is_file()).map(executable) {
-        match (&found, &refused) {
-            (Ok(_), _) => return found,
-            (Err(_), Err(RunError::NoTrainer { .. })) => refused = found,
-            _ => {}
-        }
-    }
-    refused
+    let (found, refused): (Vec<_>, Vec<_>) =
+        files.filter(|path| path.is_file()).map(executable).partition(Result::is_ok);
+    let none = || Err(RunError::NoTrainer { place: "beside this program or on the PATH".into() });
+    found.into_iter().chain(refused).next().unwrap_or_else(none)
 }
 
 /// A program, if it may be executed: what only its start would tell would be told of each stage.

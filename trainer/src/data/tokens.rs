@@ -101,20 +101,34 @@ pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, f
     )))
 }
 
-/// Tokens of a prompt and a response.
+/// Tokens of a prompt and of two responses to it.
 ///
 /// # Errors
 /// [`Error::Data`] with the beginning of the conversation when the chat template refuses it, or writes its prompt
 /// differently once it is answered.
-pub fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> Result<Tokenised> {
-    match (prompt, response) {
-        (Content::Text(p), Content::Text(r)) => {
-            let before = tokenizer.encode_prompt(p)?;
-            let whole = if r.is_empty() { before.clone() } else { tokenizer.encode(&format!("{p}{r}"))? };
-            Ok(Tokenised { sequence: cut(&before, whole), rendering: Rendering::Whole })
+pub fn pair(tokenizer: &Tokenizer, prompt: &Content, chosen: &Content, rejected: &Content) -> Result<[Tokenised; 2]> {
+    match (prompt, chosen, rejected) {
+        (Content::Text(prompt), Content::Text(chosen), Content::Text(rejected)) => {
+            let before = tokenizer.encode_prompt(prompt)?;
+            let side = |response: &str| -> Result<Tokenised> {
+                let whole = if response.is_empty() {
+                    before.clone()
+                } else {
+                    tokenizer.encode(&format!("{prompt}{response}"))?
+                };
+                Ok(Tokenised { sequence: cut(&before, whole), rendering: Rendering::Whole })
+            };
+            Ok([side(chosen)?, side(rejected)?])
         }
-        (Content::Messages(p), Content::Messages(r)) => conversation(tokenizer, p, r),
-        _ => Err(Error::Data("expected prompt and response both as text or both as messages".into())),
+        (Content::Messages(prompt), Content::Messages(chosen), Content::Messages(rejected)) => {
+            let turns = [prompt.as_slice(), chosen, rejected].concat();
+            let chat = tokenizer.chat(&turns);
+            let text = chat.prompt(prompt.len())?;
+            let before = Before { turns: prompt, tokens: chat.encode(&text)?, text };
+            let side = |response: &[Message]| answered(tokenizer, &chat, &before, response);
+            Ok([side(chosen)?, side(rejected)?])
+        }
+        _ => Err(Error::Data("expected prompt and responses all as text or all as messages".into())),
     }
 }
 
@@ -125,25 +139,34 @@ fn cut(prompt: &[i64], mut whole: Vec<i64>) -> Sequence {
     Sequence { prompt: whole, response }
 }
 
-fn conversation(tokenizer: &Tokenizer, prompt: &[Message], response: &[Message]) -> Result<Tokenised> {
-    let turns: Vec<Message> = prompt.iter().chain(response).cloned().collect();
-    let chat = tokenizer.chat(&turns);
-    let before = chat.prompt(prompt.len())?;
-    let whole = chat.text(turns.len(), false)?;
-    let Some(answer) = whole.strip_prefix(&before) else {
-        return Err(tokenizer.cannot_write(prompt, &differs(&before, &whole)));
+/// A conversation before its answer, as turns, text and tokens.
+struct Before<'a> {
+    turns: &'a [Message],
+    text: String,
+    tokens: Vec<i64>,
+}
+
+/// A conversation with its answer.
+fn answered(tokenizer: &Tokenizer, chat: &Chat<'_>, before: &Before<'_>, response: &[Message]) -> Result<Tokenised> {
+    let turns = [before.turns, response].concat();
+    let whole = chat.text_of(&turns, false)?;
+    let Some(answer) = whole.strip_prefix(&before.text) else {
+        return Err(tokenizer.cannot_write(before.turns, &differs(&before.text, &whole)));
     };
     let (mut end, mut rendering) = (0, Rendering::Whole);
     for turn in response {
-        let (found, to) = find(&chat, &turn.content, &answer[end..]);
+        let (found, to) = find(chat, &turn.content, &answer[end..]);
         (end, rendering) = (end + to, if rendering == Rendering::Whole { found } else { rendering });
     }
-    if rendering != Rendering::Changed && is_ignored(&chat, prompt.len(), &turns, &whole)? {
+    // A few characters may be in what the template writes anyway, so that they are found without being there.
+    let is_short = |&turn: &usize| (1..SHORT).contains(&turns[turn].content.trim().len());
+    let short: Vec<usize> = (before.turns.len()..turns.len()).filter(is_short).collect();
+    if rendering != Rendering::Changed && !short.is_empty() && chat.ignores(&turns, &short, false, &whole)? {
         rendering = Rendering::Changed;
     }
     // What a template writes after the end of the turn (a line break, as a rule) is not sampled by a model.
     let answer = [&answer[..end], answer[end..].trim_end_matches('\n')].concat();
-    let sequence = cut(&chat.encode(&before)?, chat.encode(&format!("{before}{answer}"))?);
+    let sequence = cut(&before.tokens, chat.encode(&format!("{}{answer}", before.text))?);
     Ok(Tokenised { sequence, rendering })
 }
 
@@ -156,20 +179,6 @@ fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
         }
     }
     (Rendering::Changed, 0)
-}
-
-/// Whether a template writes the same whatever a short response is. Its few characters may be in what the template writes
-/// anyway, so that they are found without being there.
-fn is_ignored(chat: &Chat<'_>, prompt: usize, turns: &[Message], whole: &str) -> Result<bool> {
-    let is_short = |turn: &Message| (1..SHORT).contains(&turn.content.trim().len());
-    if !turns[prompt..].iter().any(is_short) {
-        return Ok(false);
-    }
-    let mut others = turns.to_vec();
-    for turn in others[prompt..].iter_mut().filter(|turn| is_short(turn)) {
-        turn.content.push('x');
-    }
-    Ok(chat.text_of(&others, false)? == whole)
 }
 
 /// Where the text of an answered conversation leaves that of its prompt.
@@ -189,17 +198,21 @@ mod tests {
     use super::*;
     use crate::load::tokenizer::tests::{byte_level, list, llama_2_type, of_transformers};
 
+    fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> Result<Tokenised> {
+        super::pair(tokenizer, prompt, response, response).map(|[one, _]| one)
+    }
+
     #[test]
     fn only_an_end_token_is_left_out_of_a_plain_text_and_no_token_of_a_conversation() {
-        let sequence = |response: &[i64]| Sequence { prompt: vec![1, 2], response: response.to_vec() };
+        let of = |response: &[i64]| Sequence { prompt: vec![1, 2], response: response.to_vec() };
         for (finish, plain) in
             [(Finish::Eos, vec![1, 2, 3]), (Finish::Stop, vec![1, 2, 3, 4]), (Finish::Length, vec![1, 2, 3, 4])]
         {
-            assert_eq!(sequence(&[3, 4]).text_tokens(finish, false, &[]), plain, "{finish:?}");
-            assert_eq!(sequence(&[3, 4]).text_tokens(finish, true, &[9]), [1, 2, 3, 4], "{finish:?}");
+            assert_eq!(of(&[3, 4]).text_tokens(finish, false, &[]), plain, "{finish:?}");
+            assert_eq!(of(&[3, 4]).text_tokens(finish, true, &[9]), [1, 2, 3, 4], "{finish:?}");
         }
-        assert_eq!(sequence(&[4]).text_tokens(Finish::Eos, false, &[]), [1, 2, 4], "something is left to score");
-        assert_eq!(sequence(&[3, 4]).text_tokens(Finish::Eos, false, &[9]), [1, 2, 3, 9], "as every text ends");
+        assert_eq!(of(&[4]).text_tokens(Finish::Eos, false, &[]), [1, 2, 4], "something is left to score");
+        assert_eq!(of(&[3, 4]).text_tokens(Finish::Eos, false, &[9]), [1, 2, 3, 9], "as every text ends");
     }
 
     /// A tokenizer with this chat template.
@@ -229,7 +242,7 @@ mod tests {
             for entry in golden["pairs"].as_array().unwrap() {
                 let text = |value: &serde_json::Value| Content::Text(value.as_str().unwrap().to_owned());
                 for side in [&entry["chosen"], &entry["rejected"]] {
-                    let found = super::sequence(&tokenizer, &text(&entry["prompt"]), &text(&side["response"])).unwrap();
+                    let found = sequence(&tokenizer, &text(&entry["prompt"]), &text(&side["response"])).unwrap();
                     assert_eq!(found, Tokenised { sequence: expected(side), rendering: Rendering::Whole }, "{entry}");
                 }
             }
@@ -237,7 +250,7 @@ mod tests {
                 let prompt: Vec<Message> = serde_json::from_value(entry["prompt"].clone()).unwrap();
                 let prompt = Content::Messages(prompt);
                 let response = turns("assistant", entry["response"].as_str().unwrap());
-                let found = super::sequence(&tokenizer, &prompt, &response).unwrap();
+                let found = sequence(&tokenizer, &prompt, &response).unwrap();
                 assert_eq!(found, Tokenised { sequence: expected(entry), rendering: Rendering::Whole }, "{entry}");
                 assert_eq!(super::prompt(&tokenizer, &prompt).unwrap(), found.sequence.prompt);
             }
@@ -265,7 +278,7 @@ mod tests {
             (&parts, "|", Rendering::Changed),
         ] {
             let (_folder, tokenizer) = with_template(template);
-            let found = super::sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", response)).unwrap();
+            let found = sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", response)).unwrap();
             assert_eq!(found.rendering, expected, "{response:?} in {template}");
         }
     }
@@ -298,7 +311,7 @@ mod tests {
         ] {
             let (folder, tokenizer) = with_template(&template);
             let turns = Content::Messages(turns.iter().copied().map(turn).collect());
-            let answered = super::sequence(&tokenizer, &turns, &super::tests::turns("assistant", "Salt."));
+            let answered = sequence(&tokenizer, &turns, &super::tests::turns("assistant", "Salt."));
             let asked = super::prompt(&tokenizer, &turns);
             assert_eq!((asked.is_err(), answered.is_err()), (left_out.is_some(), left_out.is_some()), "{template}");
             if let (Some(start), Err(error)) = (left_out, asked) {
@@ -311,7 +324,7 @@ mod tests {
     #[test]
     fn a_responses_own_line_breaks_stay_and_those_of_the_template_do_not() {
         let (_folder, tokenizer) = with_template(&CHATML.replace("{{ eos_token }}", ""));
-        let found = super::sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", "yes\n\n")).unwrap();
+        let found = sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", "yes\n\n")).unwrap();
         assert_eq!(found.sequence.response, b"yes\n\n".map(i64::from));
     }
 
@@ -319,7 +332,7 @@ mod tests {
     fn a_template_that_writes_an_answered_prompt_differently_is_refused_with_the_model_and_the_conversation() {
         let (folder, tokenizer) =
             with_template(&CHATML.replace("[assistant] {% endif", "[assistant] <think>\n{% endif"));
-        let error = super::sequence(&tokenizer, &turns("user", "what is the sea"), &turns("assistant", "yes"));
+        let error = sequence(&tokenizer, &turns("user", "what is the sea"), &turns("assistant", "yes"));
         let error = error.unwrap_err().to_string();
         for part in
             [&folder.path().display().to_string(), "\"what is the sea\"", "\"<think>\\n\"", "once it is answered"]

@@ -59,17 +59,19 @@ pub enum Fault {
 /// Classifies a response that arrived to a question in a dialect. `now` is for Retry-After as a date.
 pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> Class {
     let error = ServerError::read(&response.body);
-    let why = format!("HTTP {}: {}", response.status, error.text.trim_end_matches('.'));
+    let status = response.status;
+    // Many servers give the status as the code of the error too.
+    let text = error.text.strip_prefix(&format!("{status}: ")).unwrap_or(&error.text);
+    let why = format!("HTTP {status}: {}", text.trim_end_matches('.'));
     if error.is_quota() {
         return Class::FatalJob(format!("{why}. The account has no quota left; top it up or use another key"));
     }
-    match response.status {
+    match status {
         200..=299 if !error.present => match wire::reply(&response.body) {
             Ok(reply) => Class::Answer(Box::new(reply)),
-            Err(e) => Class::RetryBackoff(
-                Fault::Question,
-                format!("HTTP {}: {e}: {}", response.status, excerpt(&response.body.text)),
-            ),
+            Err(e) => {
+                Class::RetryBackoff(Fault::Question, format!("HTTP {status}: {e}: {}", excerpt(&response.body.text)))
+            }
         },
         200..=299 => Class::RetryBackoff(Fault::Question, why),
         300..=399 => Class::FatalJob(format!("{why}. The address redirects; write the final address as the url")),
@@ -79,7 +81,7 @@ pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> Cl
         405 => Class::FatalJob(format!("{why}. The url is not the base address of an OpenAI-compatible server")),
         408 | 409 | 424 | 425 | 429 | 500..=599 => match retry_after(response, now) {
             Some(wait) => Class::RetryAfter(wait, why),
-            None if matches!(response.status, 429 | 502 | 503 | 504 | 529) => Class::RetryBackoff(Fault::Endpoint, why),
+            None if matches!(status, 429 | 502 | 503 | 504 | 529) => Class::RetryBackoff(Fault::Endpoint, why),
             None => Class::RetryBackoff(Fault::Question, why),
         },
         _ if error.is_content_filter() => Class::FatalPair { filtered: true, why },
@@ -166,7 +168,7 @@ mod tests {
             ),
             (429, r#"{"error": {"type": "enforced_spend_limit_reached", "message": "m"}}"#, "spend_limit"),
             (400, r#"{"error": {"code": "unsupported_parameter", "message": "max_tokens"}}"#, "unsupported_parameter"),
-            (400, r#"{"error": {"code": 400, "message": "logprobs is not supported"}}"#, "logprobs"),
+            (400, r#"{"error": {"code": 400, "message": "logprobs is not supported"}}"#, "HTTP 400: logprobs"),
             (301, "", "redirects"),
             (405, "", "base address"),
         ] {

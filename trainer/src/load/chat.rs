@@ -68,13 +68,26 @@ impl<'a> Chat<'a> {
         }
         let altered = self.text_of(&others, true)?.to_lowercase();
         for &i in doubtful.iter().filter(|&&i| !altered.contains(&mark(i))).take(MOST) {
-            let mut others = turns.to_vec();
-            others[i].content.push('x');
-            if self.text_of(&others, true)? == text {
+            if self.ignores(turns, &[i], true, text)? {
                 return Ok(Some(i));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a template writes the same whatever these of the turns say. `text`: what it writes of them as they are.
+    pub(crate) fn ignores(
+        &self,
+        turns: &[Message],
+        these: &[usize],
+        add_generation_prompt: bool,
+        text: &str,
+    ) -> Result<bool> {
+        let mut others = turns.to_vec();
+        for &i in these {
+            others[i].content.push('x');
+        }
+        Ok(self.text_of(&others, add_generation_prompt)? == text)
     }
 
     /// As [`Chat::text`], for other turns without control tokens of their own.

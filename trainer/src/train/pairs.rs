@@ -52,8 +52,7 @@ impl Pairs {
         let mut numbers: HashMap<Sequence, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
-            let side = |response| tokens::sequence(tokenizer, &record.prompt, response);
-            let (chosen, rejected) = (side(&record.chosen)?, side(&record.rejected)?);
+            let [chosen, rejected] = tokens::pair(tokenizer, &record.prompt, &record.chosen, &record.rejected)?;
             let rendering = chosen.rendering.max(rejected.rendering);
             let (chosen, rejected) = (chosen.sequence, rejected.sequence);
             let equal = || (chosen == rejected).then_some(Why::Equal);

@@ -30,7 +30,7 @@ mod sides;
 
 pub use finished::{ARTIFACT, FOLDER, run};
 pub use prepare::Prepared;
-pub use sides::{Side, Sides};
+pub use sides::{Side, Sides, Which};
 
 /// Responses to held-out prompts, before and after, and what was measured on them.
 pub struct Evaluation {
@@ -89,12 +89,13 @@ pub fn evaluate(
     let Prepared { wanted, prompts, duplicates, asked, lexicons, judge, identity } = prepared;
     let samples = wanted.samples_per_prompt as usize;
     let total = (asked.len() * samples) as i64;
-    let mut respond = |name: &str| -> Result<Vec<Vec<Response>>> {
+    let mut respond = |which: Which| -> Result<Vec<Vec<Response>>> {
+        let name = which.name();
         let path = Path::new(&run.work).join(format!("evaluation-{name}.json"));
         if let Some(kept) = files::kept::<KeptResponses>(&path)?.filter(|kept| kept.asked == identity) {
             return Ok(kept.responses);
         }
-        let side = if name == "after" { sides.after()? } else { sides.before()? };
+        let side = sides.side(which)?;
         progress.stage(&format!("Sampling {name}"), total);
         let mut tick = |done: usize| {
             progress.advance(done as i64);
@@ -105,8 +106,8 @@ pub fn evaluate(
         files::keep(&path, &kept)?;
         Ok(kept.responses)
     };
-    let texts_before = respond("before")?;
-    let texts_after = respond("after")?;
+    let texts_before = respond(Which::Before)?;
+    let texts_after = respond(Which::After)?;
 
     progress.stage("Measuring", 1);
     let sequences: Vec<Sequence> = asked
@@ -186,8 +187,8 @@ fn mean_kl(sides: &mut Sides, sequences: &[Sequence]) -> Result<f64> {
     let sums = |side: Side| -> Vec<f64> {
         response_logprobs(side.model, side.adapters, &sequences, 1.0).iter().map(|l| l.iter().sum()).collect()
     };
-    let after = sums(sides.after()?);
-    let before = sums(sides.before()?);
+    let after = sums(sides.side(Which::After)?);
+    let before = sums(sides.side(Which::Before)?);
     Ok(after.iter().zip(&before).map(|(a, b)| a - b).sum::<f64>() / after.len().max(1) as f64)
 }
 

@@ -12,6 +12,25 @@ use crate::load::hugging_face::ModelFolder;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The model that was tuned, as it was.
+    Before,
+    /// The tuned model.
+    After,
+}
+
+impl Which {
+    /// Its name on the screen and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+        }
+    }
+}
+
 /// A model to compare.
 #[derive(Clone, Copy)]
 pub struct Side<'a> {
@@ -24,7 +43,7 @@ pub struct Side<'a> {
 /// The model before, and the one after.
 pub struct Sides {
     held: Option<Decoder>,
-    is_after: bool,
+    is: Which,
     /// Where they are read from, before and after; none where one decoder is both, without and with its adapters.
     folders: Option<[PathBuf; 2]>,
     precision: Precision,
@@ -35,7 +54,7 @@ impl Sides {
     /// A model without and with its adapters.
     pub fn of_adapters(model: Decoder, precision: Precision) -> Self {
         let device = model.device();
-        Self { held: Some(model), is_after: false, folders: None, precision, device }
+        Self { held: Some(model), is: Which::Before, folders: None, precision, device }
     }
 
     /// The models of two folders, of which the first is read already.
@@ -43,35 +62,29 @@ impl Sides {
         Self { folders: Some(folders), ..Self::of_adapters(before, precision) }
     }
 
-    /// The model before.
+    /// One of the models, read from its folder where the other one is held.
     ///
     /// # Errors
     /// Where its folder cannot be read.
-    pub fn before(&mut self) -> Result<Side<'_>> {
-        self.side(false)
-    }
-
-    /// The model after.
-    ///
-    /// # Errors
-    /// As [`Sides::before`].
-    pub fn after(&mut self) -> Result<Side<'_>> {
-        self.side(true)
-    }
-
-    fn side(&mut self, after: bool) -> Result<Side<'_>> {
+    pub fn side(&mut self, which: Which) -> Result<Side<'_>> {
         let model = match (self.held.take(), &self.folders) {
-            (Some(model), Some(_)) if self.is_after == after => model,
+            (Some(model), Some(_)) if self.is == which => model,
             (Some(model), None) => model,
             (other, folders) => {
                 drop(other);
-                let [of_before, of_after] = folders.as_ref().map_or_else(Default::default, Clone::clone);
-                let folder = if after { of_after } else { of_before };
+                let [before, after] = folders.as_ref().map_or_else(Default::default, Clone::clone);
+                let folder = match which {
+                    Which::Before => before,
+                    Which::After => after,
+                };
                 ModelFolder::open(&folder)?.decoder(self.precision, self.device)?
             }
         };
-        self.is_after = after;
-        let adapters = if after { Adapters::On } else { Adapters::Off };
+        self.is = which;
+        let adapters = match which {
+            Which::Before => Adapters::Off,
+            Which::After => Adapters::On,
+        };
         Ok(Side { model: self.held.insert(model), adapters })
     }
 }
