@@ -490,7 +490,12 @@ fn is_read(source: &str, expression: &str) -> bool {
 #[test]
 fn every_leaf_of_a_spec_acts_or_is_refused_by_name() {
     let mut trainer = String::new();
-    source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/src")), &mut trainer);
+    for folder in [
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/src"),
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/feedback/src"),
+    ] {
+        source(Path::new(folder), &mut trainer);
+    }
     let (mut dead, mut named, mut unread) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let mut flips = 0;
     for kind in Kind::ALL {

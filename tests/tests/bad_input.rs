@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use plumbline_crds::Kind;
 use plumbline_crds::conditions::{ConditionType, Reason};
+use plumbline_feedback::judge::journal::Journal;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::fixture;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::place::Place;
-use plumbline_trainer::judge::journal::Journal;
 use plumbline_trainer::load::hugging_face::{read_safetensors, write_safetensors};
 use serde_json::{Value, json};
 use tch::Kind as Precision;

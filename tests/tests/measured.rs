@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use plumbline_crds::training::Precision;
+use plumbline_feedback::data::preference::{self, Preference};
+use plumbline_feedback::data::tokens;
+use plumbline_feedback::measure::calibration::calibration;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::programs::{code, text, trainer};
 use plumbline_tests::{fixture, stage};
-use plumbline_trainer::data::preference::{self, Preference};
-use plumbline_trainer::data::tokens;
-use plumbline_trainer::load::tokenizer::Tokenizer;
-use plumbline_trainer::measure::calibration::calibration;
 use plumbline_trainer::stage::reward::RewardModel;
 use serde_json::{Value, json};
 use tch::Device;

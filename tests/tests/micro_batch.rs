@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::training::Precision;
+use plumbline_feedback::data::preference::read_file;
+use plumbline_feedback::data::tokens::{Sequence, pair};
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::{fixture, stage};
-use plumbline_trainer::data::preference::read_file;
-use plumbline_trainer::data::tokens::{Sequence, pair};
 use plumbline_trainer::load::hugging_face::ModelFolder;
-use plumbline_trainer::load::tokenizer::Tokenizer;
 use plumbline_trainer::model::linear::Adapters;
 use plumbline_trainer::stage::reward::RewardModel;
 use plumbline_trainer::train::responses::response_logprobs;

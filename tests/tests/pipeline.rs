@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use plumbline_crds::conditions::{ConditionType, Reason};
 use plumbline_crds::{Kind, artifact};
+use plumbline_feedback::data::preference::{Split, read_split};
+use plumbline_feedback::measure::Vader;
 use plumbline_tests::place::Place;
 use plumbline_tests::{chain, fixture};
-use plumbline_trainer::data::preference::{Split, read_split};
-use plumbline_trainer::measure::Vader;
 use serde_json::{Value, json};
 
 const DATA: (Kind, &str) = (Kind::PreferenceDataset, "data");

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use plumbline_crds::artifact;
 use plumbline_crds::run::StageResult;
+use plumbline_feedback::data::preference::read_file;
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::gang::{Gang, weights_apart};
 use plumbline_tests::{fixture, stage};
-use plumbline_trainer::data::preference::read_file;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

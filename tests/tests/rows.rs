@@ -5,10 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use plumbline_crds::Kind;
+use plumbline_feedback::data::{parquet, preference};
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::place::Place;
 use plumbline_tests::{fixture, stage};
-use plumbline_trainer::data::{parquet, preference};
 use serde_json::{Value, json};
 
 const REWARD: (Kind, &str) = (Kind::RewardModel, "reward");

@@ -6,14 +6,16 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use plumbline_feedback::alive;
+use plumbline_feedback::files::write_json;
+use plumbline_feedback::store::keeper;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
 
-use crate::files::write_json;
 use crate::load::hugging_face::{read_safetensors, write_safetensors};
-use crate::store::keeper;
-use crate::{Error, Result, alive};
+use crate::torch_error::of_torch;
+use crate::{Error, Result};
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
@@ -70,9 +72,9 @@ impl Checkpoints {
         mut tensors: BTreeMap<String, Tensor>,
         device: Device,
     ) -> Result<()> {
-        tensors.insert(RNG.into(), plumbline_torch::rng_state(Device::Cpu)?);
+        tensors.insert(RNG.into(), plumbline_torch::rng_state(Device::Cpu).map_err(of_torch)?);
         if device.is_cuda() {
-            tensors.insert(DEVICE_RNG.into(), plumbline_torch::rng_state(device)?);
+            tensors.insert(DEVICE_RNG.into(), plumbline_torch::rng_state(device).map_err(of_torch)?);
         }
         let (aside, target) = (self.folder.join("writing"), self.folder.join(format!("step-{step:09}")));
         let io = |path: &Path, e: &std::io::Error| Error::store(path, e);

@@ -10,35 +10,24 @@
 //! | On which device? | `device` |
 //! | How do several processes train one model? | `ranks` |
 //! | How are models read and written? | `load` |
-//! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
-//! | How does a judge become a label? | `judge` |
 //! | How is a model served to judges? | `serve` |
-//! | What of a stranger's text may be shown? | `printable` |
-//! | Does a process get on? How long does it wait before it tries again? | `alive`, `backoff` |
-//! | What is measured before and after? | `measure` |
-//! | Where do metrics, curves and reports come from? | `report` |
+//! | Data, tokens, judges, measures, reports, stores? | `plumbline_feedback`, which has no tensor |
 
 pub mod advantage;
-pub mod alive;
-pub mod backoff;
 pub mod checkpoint;
-pub mod data;
 pub mod device;
-pub mod error;
-pub mod files;
 pub mod generate;
-pub mod judge;
 pub mod load;
 pub mod loss;
-pub mod measure;
 pub mod model;
 pub mod optim;
-pub mod printable;
 pub mod ranks;
-pub mod report;
 pub mod serve;
 pub mod stage;
-pub mod store;
+#[cfg(test)]
+#[path = "../feedback/src/text/fixture.rs"]
+mod tokenizer_fixture;
+mod torch_error;
 pub mod train;
 
-pub use error::{Error, Result};
+pub use plumbline_feedback::{Error, Result};

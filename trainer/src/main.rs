@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use plumbline_trainer::Result;
-use plumbline_trainer::stage::{evaluate, fetch, import, inspect, label, reward, run, serve, stop, tune};
+use plumbline_feedback::store::keeper;
+use plumbline_feedback::{Result, shutdown};
+use plumbline_trainer::stage::{evaluate, fetch, import, inspect, label, reward, run, serve, tune};
 use tracing_subscriber::EnvFilter;
 
 /// Makes preference data, reward models and tuned policies: one stage a process.
@@ -52,7 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     set_up_log(cli.log);
-    match stop::install().and_then(|()| dispatch(&cli.command)) {
+    match shutdown::install().and_then(|()| dispatch(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: &Command) -> Result<()> {
     match command {
-        Command::Fetch(args) => run::prepare(args, fetch::FOLDER, fetch::run),
+        Command::Fetch(args) => run::prepare(args, keeper::FETCHED, fetch::run),
         Command::Label(args) => run::run(args, label::run),
         Command::Reward(args) => run::run(args, reward::run),
         Command::Tune(args) => run::run(args, tune::run),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::training::Precision;
-use plumbline_trainer::Error;
+use plumbline_feedback::Error;
 use plumbline_trainer::load::hugging_face::{ModelFolder, read_safetensors, write_safetensors};
 use plumbline_trainer::model::attention::Context;
 use plumbline_trainer::model::heads;

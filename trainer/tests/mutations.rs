@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use plumbline_crds::training::Precision;
+use plumbline_feedback::{Error, Result};
 use plumbline_trainer::load::hugging_face::ModelFolder;
 use plumbline_trainer::model::attention::Context;
 use plumbline_trainer::model::config::Config;
 use plumbline_trainer::model::heads;
 use plumbline_trainer::model::linear::Adapters;
 use plumbline_trainer::model::packed::Packed;
-use plumbline_trainer::{Error, Result};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

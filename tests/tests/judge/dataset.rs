@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use plumbline_crds::artifact;
 use plumbline_crds::run::{RunDocument, StageResult};
+use plumbline_feedback::data::preference::{Split, read_split};
+use plumbline_feedback::data::prompts::Prompt;
+use plumbline_feedback::data::responses::Sampled;
+use plumbline_feedback::report::{Report, Section};
+use plumbline_feedback::{Error, Result};
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
-use plumbline_trainer::data::preference::{Split, read_split};
-use plumbline_trainer::data::prompts::Prompt;
-use plumbline_trainer::data::responses::Sampled;
-use plumbline_trainer::report::{Report, Section};
 use plumbline_trainer::stage::label::run_with;
-use plumbline_trainer::{Error, Result};
 use serde_json::{Value, json};
 
 const PROMPTS: usize = 70;
@@ -82,7 +82,7 @@ fn report(document: &RunDocument) -> Report {
     report
 }
 
-fn quality(text: &plumbline_trainer::data::Content) -> f64 {
+fn quality(text: &plumbline_feedback::data::Content) -> f64 {
     text.to_text().rsplit('=').next().unwrap().parse().unwrap()
 }
 
@@ -119,7 +119,7 @@ fn a_dataset_holds_what_was_planted_and_says_how_it_was_made() {
         assert_eq!((provenance.judge.as_str(), provenance.model.as_str(), provenance.orders), ("sim", "planted", 2));
         assert!((provenance.label_mass.unwrap() - 0.9).abs() < 1e-9);
     }
-    let prompts_of = |records: &[plumbline_trainer::data::preference::Preference]| {
+    let prompts_of = |records: &[plumbline_feedback::data::preference::Preference]| {
         records.iter().map(|r| r.prompt_id.clone()).collect::<std::collections::BTreeSet<_>>()
     };
     assert!(prompts_of(&train).is_disjoint(&prompts_of(&validation)), "a prompt is in one split only");
@@ -304,7 +304,7 @@ fn a_lexicon_judge_labels_without_a_server_and_always_the_same() {
         assert!(result.counts["pairs"] > 100 && result.counts["ties"] > 0, "{:?}", result.counts);
         for record in read_split(Path::new(&document.output), Split::Train).unwrap() {
             let order = ["a good day for it", "an ordinary thing here", "nothing much to say", "a bad night for that"];
-            let place = |c: &plumbline_trainer::data::Content| order.iter().position(|t| *t == c.to_text()).unwrap();
+            let place = |c: &plumbline_feedback::data::Content| order.iter().position(|t| *t == c.to_text()).unwrap();
             assert!(place(&record.chosen) < place(&record.rejected), "{record:?}");
         }
         content(&document)

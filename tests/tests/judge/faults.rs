@@ -4,9 +4,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use plumbline_crds::preference_dataset::Order;
+use plumbline_feedback::Error;
+use plumbline_feedback::judge::journal::Journal;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
-use plumbline_trainer::Error;
-use plumbline_trainer::judge::journal::Journal;
 use serde_json::json;
 
 use super::kit::{ask, planted, temp};

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
+use plumbline_feedback::Error;
+use plumbline_feedback::judge::{Asking, judge};
+use plumbline_feedback::shutdown;
 use plumbline_tests::chain;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::place::Place;
-use plumbline_trainer::Error;
-use plumbline_trainer::judge::{Asking, judge};
-use plumbline_trainer::stage::stop;
 use serde_json::{Value, json};
 
 use super::kit::{Planted, ask, planted, quiet, runtime, temp};
@@ -99,7 +99,7 @@ fn a_stop_is_noticed_while_a_limit_or_a_server_makes_the_run_wait() {
     while sim.requests().len() < if which == "limit" { 1 } else { 3 } {
         std::thread::sleep(Duration::from_millis(5));
     }
-    stop::request();
+    shutdown::request();
     let asked_to = Instant::now();
     let error = asked.join().unwrap().unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");

@@ -5,9 +5,9 @@ use std::path::Path;
 use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Cost;
-use plumbline_trainer::Result;
-use plumbline_trainer::data::Content;
-use plumbline_trainer::judge::{Asking, Comparison, JudgeRuntime, Judged, judge};
+use plumbline_feedback::Result;
+use plumbline_feedback::data::Content;
+use plumbline_feedback::judge::{Asking, Comparison, JudgeRuntime, Judged, judge};
 use serde_json::{Value, json};
 
 /// A judge at `url`, with more of its spec.

@@ -5,16 +5,16 @@ use std::fs;
 
 use plumbline_crds::judge::Judge;
 use plumbline_crds::preference_dataset::Order;
+use plumbline_feedback::Error;
+use plumbline_feedback::data::id;
+use plumbline_feedback::judge::body::Body;
+use plumbline_feedback::judge::classify::{HttpResponse, classify};
+use plumbline_feedback::judge::dialect::Dialect;
+use plumbline_feedback::judge::form::Form;
+use plumbline_feedback::judge::journal::Journal;
+use plumbline_feedback::judge::verdict::{self, Verdict};
+use plumbline_feedback::judge::wire;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
-use plumbline_trainer::Error;
-use plumbline_trainer::data::id;
-use plumbline_trainer::judge::body::Body;
-use plumbline_trainer::judge::classify::{HttpResponse, classify};
-use plumbline_trainer::judge::dialect::Dialect;
-use plumbline_trainer::judge::form::Form;
-use plumbline_trainer::judge::journal::Journal;
-use plumbline_trainer::judge::verdict::{self, Verdict};
-use plumbline_trainer::judge::wire;
 use serde_json::{Value, json};
 
 use super::kit::{ask, planted, temp};

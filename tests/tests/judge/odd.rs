@@ -1,9 +1,9 @@
 //! Servers that answer otherwise than most: what is read from them, how soon a useless one is stopped, and what is said of it.
 
 use plumbline_crds::preference_dataset::Order;
+use plumbline_feedback::Error;
+use plumbline_feedback::judge::journal::Journal;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
-use plumbline_trainer::Error;
-use plumbline_trainer::judge::journal::Journal;
 use serde_json::{Value, json};
 
 use super::kit::{ask, planted, temp};

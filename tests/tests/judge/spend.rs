@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
+use plumbline_feedback::Error;
+use plumbline_feedback::judge::journal::{Entry, Journal};
+use plumbline_feedback::judge::{Asking, compare, judge};
 use plumbline_tests::judge_sim::{Config, JudgeSim};
-use plumbline_trainer::Error;
-use plumbline_trainer::judge::journal::{Entry, Journal};
-use plumbline_trainer::judge::{Asking, compare, judge};
 use serde_json::json;
 
 use super::kit::{ask, planted, runtime, temp};

@@ -1,11 +1,11 @@
 //! What was planted in the judge is found again, and what is no verdict never becomes a label.
 
 use plumbline_crds::preference_dataset::{Order, OrderCombination, OrderPolicy};
+use plumbline_feedback::data::Content;
+use plumbline_feedback::judge::audit::audit;
+use plumbline_feedback::judge::label::Outcome;
+use plumbline_feedback::judge::{Comparison, compare};
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
-use plumbline_trainer::data::Content;
-use plumbline_trainer::judge::audit::audit;
-use plumbline_trainer::judge::label::Outcome;
-use plumbline_trainer::judge::{Comparison, compare};
 use serde_json::json;
 
 use super::kit::{ask, planted, quiet, runtime, temp};

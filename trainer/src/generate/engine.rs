@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::source::Sampling;
+use plumbline_feedback::data::responses::Finish;
 
-use crate::generate::Finish;
 use crate::generate::sampler::{Uniforms, sample};
 use crate::model::attention::Context;
 use crate::model::cache::{Cache, Prefix};

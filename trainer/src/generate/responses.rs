@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use plumbline_crds::source::Sampling;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::text::incremental::IncrementalDecoder;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::generate::Finish;
 use crate::generate::engine::{Engine, Job, JobId, Limits};
 use crate::generate::stop_strings::StopStrings;
-use crate::load::incremental::IncrementalDecoder;
-use crate::load::tokenizer::Tokenizer;
 use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
@@ -129,7 +129,7 @@ fn sample_key(prompt: u64, sample: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::tokenizer::tests::byte_level;
+    use crate::tokenizer_fixture::byte_level;
 
     /// A response of bytes, the last of which comes with `finish`: its text and why it ended.
     fn written(stop: &[&str], tokens: &[i64], finish: Finish) -> (String, Option<Finish>) {

@@ -17,6 +17,7 @@ pub use super::tensor_file::{read_safetensors, write_safetensors};
 use crate::model::config::Config;
 use crate::model::decoder::{Decoder, Layer};
 use crate::model::linear::Linear;
+use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
 /// Weights in one file; it comes before an index, as in transformers.
@@ -181,7 +182,7 @@ impl<'a> Reader<'a> {
         let stored = self.folder.index.get(name).ok_or_else(|| self.folder.missing(name))?;
         let tensor = self.folder.files[stored.file].weight(&stored.name, shape, kind)?;
         self.used.insert(name.to_owned());
-        Ok(tensor.f_to_device(self.device)?)
+        tensor.f_to_device(self.device).map_err(of_torch)
     }
 
     fn get(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {

@@ -13,6 +13,7 @@ use crate::load::tensor_file::{TensorFile, write_safetensors};
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
 use crate::model::lora;
+use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
 /// Says what the adapter is; a PEFT folder is known by it.
@@ -34,7 +35,7 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     for &layer in &config.layers {
         for &target in &config.targets {
             let projection = decoder.layers[layer].projection_mut(target);
-            let (device, (out, inputs)) = (projection.weight.device(), projection.weight.size2()?);
+            let (device, (out, inputs)) = (projection.weight.device(), projection.weight.size2().map_err(of_torch)?);
             let [a, b] = lora::adapter_names(layer, target);
             let mut take = |name: &str, shape: [i64; 2]| {
                 left_over.remove(name);

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use plumbline_feedback::files::write_json;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use super::hugging_face::{INDEX, SCORE, WEIGHTS};
 use super::tensor_file::{dtype_of, write_in_kinds};
-use crate::files::write_json;
 use crate::{Error, Result};
 
 /// The most bytes of weights in one file, as transformers cuts them and hubs take them.

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use plumbline_feedback::alive;
 use plumbline_torch::Mmap;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use tch::{Kind, Tensor};
 
-use crate::{Error, Result, alive};
+use crate::torch_error::of_torch;
+use crate::{Error, Result};
 
 /// An open file.
 pub struct TensorFile {
@@ -76,7 +78,7 @@ impl TensorFile {
         if !found.iter().map(|n| i64::try_from(*n)).eq(shape.iter().map(|n| Ok(*n))) {
             return Err(self.wrong(name, &format!("has shape {found:?} where {shape:?} is expected")));
         }
-        let tensor = Tensor::f_from_data_size(self.bytes(name)?, shape, stored)?;
+        let tensor = Tensor::f_from_data_size(self.bytes(name)?, shape, stored).map_err(of_torch)?;
         let tensor = if stored == kind { tensor } else { tensor.to_kind(kind) };
         match not_finite(&tensor) {
             None => Ok(tensor),
@@ -104,7 +106,7 @@ impl TensorFile {
             let (Ok(shape), Some(_)) = (shape, numbers) else {
                 return Err(self.wrong(name, &format!("has the impossible shape {:?}", info.shape)));
             };
-            Ok((name.clone(), Tensor::f_from_data_size(self.bytes(name)?, &shape, kind)?))
+            Ok((name.clone(), Tensor::f_from_data_size(self.bytes(name)?, &shape, kind).map_err(of_torch)?))
         };
         self.tensors.iter().map(read).collect()
     }

@@ -4,8 +4,8 @@
 use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::training::AdapterTarget;
+use plumbline_feedback::alive;
 
-use crate::alive;
 use crate::model::attention::{Context, attend};
 use crate::model::config::Config;
 use crate::model::linear::{Adapters, Linear};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use plumbline_crds::training::Optimizer;
 use tch::{Device, Kind, Tensor};
 
+use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
 /// The optimiser and its state.
@@ -49,7 +50,7 @@ impl AdamW {
         if grads.is_empty() {
             return Err(Error::Failed("no parameter has a gradient; nothing would be trained".into()));
         }
-        let norm = plumbline_torch::clip_grad_norm(&grads, self.settings.max_grad_norm)?;
+        let norm = plumbline_torch::clip_grad_norm(&grads, self.settings.max_grad_norm).map_err(of_torch)?;
         if !norm.is_finite() {
             return Err(Error::Failed(format!(
                 "the gradient norm is {norm}; lower spec.training.learningRate, or use Float32 precision"
@@ -72,9 +73,10 @@ impl AdamW {
                 weight_decay,
                 epsilon: self.settings.epsilon,
             };
-            plumbline_torch::fused_adamw(&of(&params), &of(&grads), &of(&first), &of(&second), &of(&steps), settings)?;
+            plumbline_torch::fused_adamw(&of(&params), &of(&grads), &of(&first), &of(&second), &of(&steps), settings)
+                .map_err(of_torch)?;
         }
-        plumbline_torch::drop_grads(&self.params)?;
+        plumbline_torch::drop_grads(&self.params).map_err(of_torch)?;
         Ok(norm)
     }
 

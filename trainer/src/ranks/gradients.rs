@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use plumbline_feedback::alive;
 use plumbline_torch::{Group, TorchError, set_grads};
 use tch::{Device, Kind, Tensor};
-
-use crate::alive;
 
 /// Numbers in a bucket: 25 MiB in Float32, as PyTorch's DistributedDataParallel has by default (`bucket_cap_mb`).
 const BUCKET: usize = 25 * (1 << 20) / 4;

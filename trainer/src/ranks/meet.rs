@@ -8,11 +8,12 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use plumbline_feedback::alive;
+use plumbline_feedback::shutdown;
 use plumbline_torch::{Group, Meeting};
 
 use super::place::Place;
-use crate::stage::stop;
-use crate::{Error, Result, alive};
+use crate::{Error, Result};
 
 /// How long the last rank may take to come: its node may have to be started first, its image pulled, its inputs fetched, and on
 /// rank 0 the work folder brought back from a store, which is hundreds of gigabytes for a large model. To give up sooner would
@@ -132,7 +133,7 @@ fn resolve(place: &Place) -> io::Result<SocketAddr> {
 /// Waiting is no standing still, and ends when the process is asked to stop.
 fn pause_allowed() -> Result<()> {
     alive::beat();
-    if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+    if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 fn not_met(place: &Place, begun: Instant, why: &str) -> Error {

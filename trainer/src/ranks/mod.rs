@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::run::RunDocument;
+use plumbline_feedback::alive;
+use plumbline_feedback::clock;
+use plumbline_feedback::data::id;
 use plumbline_torch::{Group, TorchError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,9 +27,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use place::Place;
 
-use crate::data::id;
-use crate::load::clock;
-use crate::{Error, Result, alive};
+use crate::{Error, Result};
 
 /// Values of a tensor that are compared at a time.
 const SLICE: i64 = 4 << 20;

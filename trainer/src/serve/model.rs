@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use plumbline_feedback::text::tokenizer::Tokenizer;
+
 use crate::Result;
 use crate::generate::engine::{Engine, Event, Job, JobId, Stats};
-use crate::load::tokenizer::Tokenizer;
 
 /// Samples tokens for many jobs at once. See [`Engine`] for what each part does.
 #[allow(missing_docs, reason = "documented at the engine")]

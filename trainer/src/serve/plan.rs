@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use jiff::civil::DateTime;
 use plumbline_crds::source::Sampling;
+use plumbline_feedback::data::Message;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 
 use super::model::Shape;
@@ -15,9 +17,7 @@ use super::protocol::input::Prompt;
 use super::protocol::request::{self, MaxTokens, Params};
 use super::protocol::response::Api;
 use crate::Error;
-use crate::data::Message;
 use crate::generate::engine::Job;
-use crate::load::tokenizer::Tokenizer;
 
 /// Memory that a token of a response may take until its client has read it, in bytes.
 const TOKEN_BYTES: usize = 128;

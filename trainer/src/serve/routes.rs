@@ -14,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::civil::DateTime;
+use plumbline_feedback::clock;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -27,8 +29,6 @@ use super::protocol::response::{Api, Writer};
 use super::replies::{self, Pending};
 use super::scheduler::{Message, Update, Work};
 use crate::generate::engine::Job;
-use crate::load::clock;
-use crate::load::tokenizer::Tokenizer;
 
 /// Memory that the prompts and replies of all requests together may come to take, in bytes.
 const MOST_MEMORY: usize = 512 << 20;

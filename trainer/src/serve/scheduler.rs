@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -14,9 +16,7 @@ use super::metrics::Metrics;
 use super::model::Sample;
 use super::stream::{Piece, Scored, TextStream};
 use crate::Result;
-use crate::generate::Finish;
 use crate::generate::engine::{Event, Job, JobId};
-use crate::load::tokenizer::Tokenizer;
 
 /// When the model is idle, requests that come within this time of the first one share its first batch.
 const GATHER: Duration = Duration::from_millis(2);

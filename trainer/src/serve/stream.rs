@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use plumbline_feedback::text::incremental::IncrementalDecoder;
+use plumbline_feedback::text::tokenizer::Tokenizer;
+
 use crate::Result;
 use crate::generate::stop_strings::StopStrings;
-use crate::load::incremental::IncrementalDecoder;
-use crate::load::tokenizer::Tokenizer;
 
 /// A sampled token and its log-probabilities.
 #[derive(Clone, Debug, PartialEq)]

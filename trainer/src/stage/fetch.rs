@@ -9,18 +9,18 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::hub::HubUri;
 use plumbline_crds::remote::Remote;
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
+use plumbline_feedback::files;
+use plumbline_feedback::report::progress::Progress;
+use plumbline_feedback::shutdown;
+use plumbline_feedback::store::cache::Cache;
+use plumbline_feedback::store::download::{Expected, Source};
+use plumbline_feedback::store::hub::Hub;
+use plumbline_feedback::store::keeper::{self, FETCHED};
+use plumbline_feedback::store::{self, bucket};
 use reqwest::Url;
 
-use super::stop;
-use crate::report::progress::Progress;
-use crate::store::cache::Cache;
-use crate::store::download::{Expected, Source};
-use crate::store::hub::Hub;
-use crate::store::{self, bucket, keeper};
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
-/// Folder below the work folder that this leaves its result in.
-pub const FOLDER: &str = "fetch";
 /// File in it with the commits that a run has begun with, by URI.
 const COMMITS_FILE: &str = "commits.json";
 /// Progress is told in these.
@@ -31,7 +31,7 @@ pub fn run(document: &RunDocument, rank: usize, work: &Path) -> Result<StageResu
     let (progress, mut begun) = (RefCell::new(Progress::new(work)?), Begun::of(work)?);
     let runtime = store::runtime()?;
     if rank > 0 {
-        begun.commits.extend(runtime.block_on(stop::unless_asked(of_first(document)))?);
+        begun.commits.extend(runtime.block_on(shutdown::unless_asked(of_first(document)))?);
     }
     let mut fetched = 0;
     for (input, uri) in document.inputs.iter().filter_map(|input| Some((input, input.source.as_ref()?))) {
@@ -40,7 +40,7 @@ pub fn run(document: &RunDocument, rank: usize, work: &Path) -> Result<StageResu
             continue;
         }
         tracing::info!(uri, "is fetched");
-        let fetched_now = runtime.block_on(stop::unless_asked(fetch(input, uri, &mut begun, &progress)));
+        let fetched_now = runtime.block_on(shutdown::unless_asked(fetch(input, uri, &mut begun, &progress)));
         fetched_now.map_err(|e| e.within(&format!("spec.{}: {uri}", input.role)))?;
         fetched += 1;
     }
@@ -89,11 +89,11 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
 /// pod.
 async fn of_first(document: &RunDocument) -> Result<BTreeMap<String, String>> {
     let Some(uri) = document.store.as_ref().and_then(|store| store.work.as_ref()) else {
-        let file = Path::new(&document.work).join(FOLDER).join(COMMITS_FILE);
+        let file = Path::new(&document.work).join(FETCHED).join(COMMITS_FILE);
         return Ok(files::kept(&file)?.unwrap_or_default());
     };
-    let wrong = |e: serde_json::Error| Error::Data(format!("{uri}: {FOLDER}/{COMMITS_FILE}: {e}"));
-    match keeper::file(&format!("{uri}/{FOLDER}"), COMMITS_FILE).await? {
+    let wrong = |e: serde_json::Error| Error::Data(format!("{uri}: {FETCHED}/{COMMITS_FILE}: {e}"));
+    match keeper::file(&format!("{uri}/{FETCHED}"), COMMITS_FILE).await? {
         Some(text) => serde_json::from_slice(&text).map_err(wrong),
         None => Ok(BTreeMap::new()),
     }

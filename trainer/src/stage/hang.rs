@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use plumbline_crds::exit_code::ExitCode;
+use plumbline_feedback::alive;
 
 use super::beside::Beside;
-use crate::{Error, Result, alive};
+use crate::{Error, Result};
 
 /// Environment variable with the seconds without progress after which a stage is ended; 0, as without it, is never.
 const SECONDS: &str = "PLUMBLINE_HUNG_SECONDS";

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use plumbline_crds::artifact::{self, ArtifactError, Manifest};
 use plumbline_crds::status::InputRef;
+use plumbline_feedback::files::{fresh_folder, write_json};
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Value, json};
 
-use crate::files::{fresh_folder, write_json};
 use crate::load::gguf::llama::{self, Llama, unpermute};
 use crate::load::gguf::{GgufFile, vocabulary};
 use crate::load::save::{SHARD_BYTES, Shards};
-use crate::load::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Converts a GGUF file into a Hugging Face folder. A folder that already holds this file's model is left alone.

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use plumbline_crds::training::Precision;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use tch::{Device, Tensor};
 
 use crate::load::hugging_face::{ModelFolder, write_safetensors};
 use crate::load::peft;
 use crate::load::tensor_file::not_finite;
-use crate::load::tokenizer::Tokenizer;
 use crate::model::attention::Context;
 use crate::model::heads;
 use crate::model::linear::Adapters;

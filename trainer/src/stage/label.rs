@@ -11,27 +11,29 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::preference_dataset::{Generator, PreferenceDatasetSpec};
 use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::{Kind, Spec};
+use plumbline_feedback::data::preference::{self, Preference, Split};
+use plumbline_feedback::data::prompts::{self, Prompt};
+use plumbline_feedback::data::responses::{self, Sampled, Sampler};
+use plumbline_feedback::data::{id, parquet, tokens};
+use plumbline_feedback::files;
+use plumbline_feedback::judge::audit::{Audit, audit};
+use plumbline_feedback::judge::journal::copy_sorted;
+use plumbline_feedback::judge::pairs::{Chosen, choose};
+use plumbline_feedback::judge::question::Question;
+use plumbline_feedback::judge::runtime::Backend;
+use plumbline_feedback::judge::{Asking, Comparison, JudgeRuntime, Judged, dataset, judge, summary};
+use plumbline_feedback::report::{Progress, Report, Section};
+use plumbline_feedback::shutdown;
+use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
+use super::in_status;
 use super::run::{input_path, publish};
-use super::{in_status, stop};
-use crate::data::preference::{self, Preference, Split};
-use crate::data::prompts::{self, Prompt};
-use crate::data::responses::{self, Sampled, Sampler};
-use crate::data::{id, parquet, tokens};
 use crate::generate::{PromptTokens, generate, longest_prompt};
-use crate::judge::audit::{Audit, audit};
-use crate::judge::journal::copy_sorted;
-use crate::judge::pairs::{Chosen, choose};
-use crate::judge::question::Question;
-use crate::judge::runtime::Backend;
-use crate::judge::{Asking, Comparison, JudgeRuntime, Judged, dataset, judge, summary};
 use crate::load::hugging_face::ModelFolder;
-use crate::load::tokenizer::{Tokenizer, template_date};
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
-use crate::report::{Progress, Report, Section};
 use crate::train::clock::Clock;
-use crate::{Error, Result, device, files};
+use crate::{Error, Result, device};
 
 /// Models that a report names as those that answered.
 const MODELS: usize = 5;
@@ -199,7 +201,7 @@ fn only_judge(spec: &PreferenceDatasetSpec) -> Result<&plumbline_crds::judge::Ju
 
 /// Stops between two units of work if the process was asked to.
 fn go_on() -> Result<()> {
-    if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+    if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Refuses a gate that no answer of a judge could meet.

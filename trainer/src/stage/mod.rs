@@ -10,12 +10,11 @@ pub mod label;
 pub mod reward;
 pub mod run;
 pub mod serve;
-pub mod stop;
 pub mod tell;
 pub mod termination;
 pub mod tune;
 
 /// Numbers under the names that a status has for them.
 fn in_status<T>(numbers: std::collections::BTreeMap<String, T>) -> std::collections::BTreeMap<String, T> {
-    numbers.into_iter().map(|(name, value)| (crate::report::status_name(&name), value)).collect()
+    numbers.into_iter().map(|(name, value)| (plumbline_feedback::report::status_name(&name), value)).collect()
 }

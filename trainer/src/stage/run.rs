@@ -11,12 +11,14 @@ use plumbline_crds::artifact;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
 use plumbline_crds::status::ArtifactRef;
 use plumbline_crds::work::is_measuring;
+use plumbline_feedback::clock;
+use plumbline_feedback::store::keeper;
+use plumbline_feedback::{alive, files};
 
 use super::{hang, tell, termination};
-use crate::load::clock;
 use crate::ranks::{self, Place};
-use crate::store::keeper;
-use crate::{Error, Result, alive, files};
+use crate::torch_error::of_line;
+use crate::{Error, Result};
 
 /// File below `work` with the digests of the inputs that a run began with, by role.
 const INPUTS_FILE: &str = "inputs.json";
@@ -200,7 +202,7 @@ fn caught<T>(stage: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(stage)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panicked");
-        Err(Error::of_libtorch(first_line(text)))
+        Err(of_line(first_line(text)))
     })
 }
 

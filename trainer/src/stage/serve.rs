@@ -9,19 +9,20 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use plumbline_crds::training::Precision;
+use plumbline_feedback::files;
+use plumbline_feedback::shutdown;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use tokio::net::TcpListener;
 
 use super::run::threads;
-use super::stop;
 use crate::generate::engine::{Engine, Limits};
 use crate::load::hugging_face::ModelFolder;
-use crate::load::tokenizer::Tokenizer;
 use crate::model::config::Config;
 use crate::serve::listen::Patience;
 use crate::serve::model::{Loaded, Shape};
 use crate::serve::parent::Parent;
 use crate::serve::server::{self, Options};
-use crate::{Error, Result, device, files};
+use crate::{Error, Result, device};
 
 /// How long requests may take to end after SIGTERM. Kubernetes kills after 30 s by default.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -137,7 +138,7 @@ async fn asked_to_stop(parent: Option<Parent>) {
         }
     };
     tokio::select! {
-        () = stop::asked() => tracing::info!("asked to stop"),
+        () = shutdown::asked() => tracing::info!("asked to stop"),
         () = gone => tracing::info!("the process that this server was started for is gone"),
     }
 }

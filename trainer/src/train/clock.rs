@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{Error, Result, files};
+use plumbline_feedback::files;
+
+use crate::{Error, Result};
 
 /// Least time between two writes by [`Clock::tick`].
 const TICK: Duration = Duration::from_secs(1);

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use plumbline_crds::training::LabelKind;
+use plumbline_feedback::data::preference::{Preference, vote};
+use plumbline_feedback::data::tokens::{self, Sequence};
+use plumbline_feedback::report::{LeftOut, Why};
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use tch::{Device, Tensor};
 
-use crate::data::preference::{Preference, vote};
-use crate::data::tokens::{self, Sequence};
-use crate::load::tokenizer::Tokenizer;
-use crate::report::{LeftOut, Why};
 use crate::{Error, Result};
 
 /// A pair, by the numbers of its sequences.

@@ -1,8 +1,8 @@
 //! Responses in a packed batch: which hidden states predict their tokens. Pure.
 
+use plumbline_feedback::data::tokens::Sequence;
 use tch::{Device, Kind, Tensor};
 
-use crate::data::tokens::Sequence;
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
 use crate::model::heads::{Barred, TokenLogProbs, token_logprobs};

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::training::Training;
+use plumbline_feedback::report::{MetricsWriter, Progress};
+use plumbline_feedback::shutdown;
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::optim::{AdamW, schedule};
 use crate::ranks::Ranks;
-use crate::report::{MetricsWriter, Progress};
-use crate::stage::stop;
 use crate::train::clock::Clock;
 use crate::train::means::Means;
 use crate::train::order::{self, Batches};
@@ -149,7 +149,7 @@ pub fn train(
         step += 1;
 
         let unsaved = saved.elapsed() > LONGEST_UNSAVED;
-        let told = Told { means, stopping: stop::requested(), unsaved }.together(ranks)?;
+        let told = Told { means, stopping: shutdown::requested(), unsaved }.together(ranks)?;
         if let Some(loss) = told.means.mean("loss").filter(|_| step == 1) {
             task.after_first_step(loss);
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use plumbline_crds::source::Sampling;
-use plumbline_trainer::Result;
-use plumbline_trainer::generate::Finish;
+use plumbline_feedback::Result;
+use plumbline_feedback::data::responses::Finish;
 use plumbline_trainer::generate::engine::Job;
 use plumbline_trainer::serve::metrics::Metrics;
 use plumbline_trainer::serve::scheduler::{self, Message, Update, Work};

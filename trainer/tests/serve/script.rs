@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use plumbline_trainer::generate::Finish;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::text::tokenizer::Tokenizer;
+use plumbline_feedback::{Error, Result};
 use plumbline_trainer::generate::engine::{Event, Job, JobId, Stats};
-use plumbline_trainer::load::tokenizer::Tokenizer;
 use plumbline_trainer::serve::listen::Patience;
 use plumbline_trainer::serve::model::{Loaded, Sample, Shape};
 use plumbline_trainer::serve::server::{Options, serve};
-use plumbline_trainer::{Error, Result};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;

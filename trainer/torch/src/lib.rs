@@ -1,6 +1,6 @@
 //! What tch does not expose of libtorch: fused and foreach optimiser steps, backward with gradients, dropping gradients,
-//! generator state; groups of processes; CUDA, which is loaded only when it is asked for; mapping files into memory; and
-//! code that is confined to some memory. The only crate with `unsafe` and C++.
+//! generator state; groups of processes; CUDA, which is loaded only when it is asked for; and mapping files into memory. The
+//! only crate with C++, and with `confined` the only one with `unsafe`.
 //!
 //! Every function takes and returns ordinary [`tch::Tensor`]s and is safe to call with any of them: libtorch checks
 //! shapes and kinds and its exceptions become [`TorchError`].
@@ -14,10 +14,8 @@ use libc::{c_char, c_double, c_int};
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
-mod confined;
 mod group;
 
-pub use confined::{Confinement, Exceeded, Limits};
 pub use group::{Group, Meeting};
 /// A file mapped into memory, read-only.
 pub use memmap2::Mmap;

@@ -214,6 +214,14 @@ fn generation_config(header: &Header) -> Result<Value, VocabularyError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use plumbline_feedback::clock;
+    use plumbline_feedback::data::Message;
+    use plumbline_feedback::text::tokenizer::Tokenizer;
+
+    use super::super::GgufFile;
     use super::super::header::tests::Writer;
     use super::*;
 
@@ -286,5 +294,49 @@ pub(crate) mod tests {
         assert!(refusal(Writer::default()).contains("lacks tokenizer.ggml.tokens"));
         let outside = vocabulary(Writer::default(), "smollm").u32("tokenizer.ggml.eos_token_id", 5);
         assert!(refusal(outside).contains("eos_token_id is 5 and there are 5 tokens"));
+    }
+
+    /// SmolLM2's tokenizer, out of the GGUF file that `make setup` fetches.
+    fn smollm2(folder: &Path) -> Tokenizer {
+        let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
+        let vocabulary = read(&GgufFile::open(&gguf).unwrap().header).unwrap();
+        for (name, value) in [
+            ("tokenizer.json", &vocabulary.tokenizer),
+            ("tokenizer_config.json", &vocabulary.config),
+            ("generation_config.json", &vocabulary.generation),
+        ] {
+            fs::write(folder.join(name), value.to_string()).unwrap();
+        }
+        Tokenizer::load(folder).unwrap()
+    }
+
+    // The golden file is made by transformers (tests/parity/golden_tokens.py).
+    #[test]
+    fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
+        let golden: Value = serde_json::from_str(include_str!("../../../../tests/golden/smollm2_tokens.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = smollm2(folder.path());
+        let texts = golden["texts"].as_array().unwrap();
+        assert!(texts.len() >= 10);
+        for entry in texts {
+            let expected: Vec<i64> = serde_json::from_value(entry["ids"].clone()).unwrap();
+            let (text, decoded) = (entry["text"].as_str().unwrap(), entry["decoded"].as_str().unwrap());
+            let found = tokenizer.encode(text).unwrap();
+            assert_eq!(found, expected, "{}", entry["name"]);
+            assert_eq!(tokenizer.decode(&found).unwrap(), decoded, "{}", entry["name"]);
+            let mut decoder = tokenizer.incremental(None);
+            let pieces: String = found.iter().map(|id| decoder.push(*id).unwrap()).collect();
+            assert_eq!(pieces, decoded, "{}", entry["name"]);
+            let bytes: Vec<u8> = found.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
+            assert_eq!(bytes, text.as_bytes(), "{}", entry["name"]);
+        }
+        for entry in golden["chats"].as_array().unwrap() {
+            let messages: Vec<Message> = serde_json::from_value(entry["messages"].clone()).unwrap();
+            let prompt = entry["add_generation_prompt"].as_bool().unwrap();
+            let text = tokenizer.render_chat(&messages, prompt, clock::now()).unwrap();
+            assert_eq!(text, entry["text"].as_str().unwrap());
+        }
+        assert_eq!(tokenizer.eos_ids(), [2]);
     }
 }

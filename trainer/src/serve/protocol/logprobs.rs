@@ -1,9 +1,9 @@
 //! Log-probabilities as each of the two APIs writes them. Computes.
 
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::{Serialize, Serializer};
 
 use super::response::Api;
-use crate::load::tokenizer::Tokenizer;
 use crate::serve::stream::Scored;
 
 /// `logprobs` of a choice.

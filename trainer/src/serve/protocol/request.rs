@@ -2,12 +2,12 @@
 //! nothing, or refused by name: a request that is half understood would be answered with the wrong text. Computes.
 
 use plumbline_crds::source::Sampling;
+use plumbline_feedback::data::Message;
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::Fields;
 use super::input::{Prompt, messages, prompts, stop};
-use crate::data::Message;
 
 /// Log-probabilities of at most this many tokens a position.
 pub const MOST_LOGPROBS: i64 = 100;

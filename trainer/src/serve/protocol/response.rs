@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use super::logprobs::Logprobs;
-use crate::generate::Finish;
-use crate::load::tokenizer::Tokenizer;
 use crate::serve::scheduler::{End, Update};
 use crate::serve::stream::Scored;
 

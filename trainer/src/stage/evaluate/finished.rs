@@ -12,14 +12,14 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
 use plumbline_crds::run::{ResolvedInput, RunDocument, StageResult};
 use plumbline_crds::{Kind, Spec};
+use plumbline_feedback::data::{preference, prompts};
+use plumbline_feedback::files::write_json;
+use plumbline_feedback::report::{Progress, Report, Section};
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::data::{preference, prompts};
-use crate::files::write_json;
 use crate::generate::longest_prompt;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
-use crate::load::tokenizer::Tokenizer;
-use crate::report::{Progress, Report, Section};
 use crate::stage::evaluate::{Evaluation, Prepared, Sides, evaluate};
 use crate::stage::reward::RewardModel;
 use crate::stage::run::input_path;
@@ -159,10 +159,10 @@ fn write(
 mod tests {
     use super::*;
     use crate::load::hugging_face::write_safetensors;
-    use crate::load::tokenizer::tests::byte_level;
     use crate::model::decoder::Decoder;
     use crate::model::decoder::tests::random;
     use crate::model::lora;
+    use crate::tokenizer_fixture::byte_level;
 
     /// A model of 32 tokens, which are bytes, and two tunings of it that are the same: as an adapter and merged.
     struct Tuned {

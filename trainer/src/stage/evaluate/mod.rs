@@ -8,20 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Cost;
+use plumbline_feedback::data::Content;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::data::tokens::Sequence;
+use plumbline_feedback::files;
+use plumbline_feedback::judge::{Comparison, JudgeRuntime, compare};
+use plumbline_feedback::measure::Vader;
+use plumbline_feedback::measure::distinct::{Diversity, diversity};
+use plumbline_feedback::measure::win_rate::{self, WinRate, win_rate};
+use plumbline_feedback::report::Progress;
+use plumbline_feedback::shutdown;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::data::Content;
-use crate::data::tokens::Sequence;
-use crate::generate::{Finish, PromptTokens, Response, generate};
-use crate::judge::{Comparison, JudgeRuntime, compare};
-use crate::load::tokenizer::Tokenizer;
-use crate::measure::Vader;
-use crate::measure::distinct::{Diversity, diversity};
-use crate::measure::win_rate::{self, WinRate, win_rate};
-use crate::report::Progress;
+use crate::generate::{PromptTokens, Response, generate};
 use crate::stage::reward::RewardModel;
-use crate::stage::stop;
 use crate::train::responses::response_logprobs;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 mod finished;
 mod prepare;
@@ -99,7 +101,7 @@ pub fn evaluate(
         progress.stage(&format!("Sampling {name}"), total);
         let mut tick = |done: usize| {
             progress.advance(done as i64);
-            if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+            if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
         let responses = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
         let kept = KeptResponses { asked: identity.clone(), responses };
@@ -157,7 +159,7 @@ impl Evaluation {
             }
             progress.advance(done as i64);
             progress.cost(cost);
-            if stop::requested() { Err(Error::Interrupted) } else { Ok(()) }
+            if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
         let judged = compare(runtime, &items, journal, &mut tick)?;
         let mut probabilities = judged.probabilities().into_iter();

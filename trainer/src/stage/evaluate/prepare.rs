@@ -6,12 +6,12 @@ use std::path::Path;
 
 use plumbline_crds::policy_tuning::Evaluation as Wanted;
 use plumbline_crds::run::RunDocument;
+use plumbline_feedback::data::{id, prompts, tokens};
+use plumbline_feedback::judge::JudgeRuntime;
+use plumbline_feedback::measure::Vader;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::data::{id, prompts, tokens};
 use crate::generate::PromptTokens;
-use crate::judge::JudgeRuntime;
-use crate::load::tokenizer::Tokenizer;
-use crate::measure::Vader;
 use crate::stage::evaluate::ARTIFACT;
 use crate::stage::run::input_path;
 use crate::stage::tune::key_of;

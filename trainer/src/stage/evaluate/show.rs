@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use plumbline_feedback::report::{Number, Sample, SampleScore, Section, decimal, status_name};
 use serde_json::json;
 
-use crate::report::{Number, Sample, SampleScore, Section, decimal, status_name};
 use crate::stage::evaluate::{Evaluation, Measured};
 use crate::{Error, Result};
 

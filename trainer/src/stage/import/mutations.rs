@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plumbline_crds::training::Precision;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Map;
@@ -17,7 +18,6 @@ use super::{ImportArgs, WeightType, run};
 use crate::Result;
 use crate::load::gguf::header::Header;
 use crate::load::hugging_face::ModelFolder;
-use crate::load::tokenizer::Tokenizer;
 use crate::model::attention::Context;
 use crate::model::config::Config;
 use crate::model::heads;

@@ -9,12 +9,12 @@ use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::training::Precision;
+use plumbline_feedback::files::write_json;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::Result;
-use crate::files::write_json;
 use crate::load::hugging_face::{ModelFolder, SCORE, copy_tokenizer, read_object};
 use crate::load::save::{Architecture, save_model};
-use crate::load::tokenizer::Tokenizer;
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;

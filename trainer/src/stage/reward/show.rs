@@ -6,9 +6,9 @@ use std::path::Path;
 use plumbline_crds::Kind;
 use plumbline_crds::reward_model::RewardModelSpec;
 use plumbline_crds::run::RunDocument;
+use plumbline_feedback::report::{MetricsWriter, Number, Report, Section};
 
 use crate::Result;
-use crate::report::{MetricsWriter, Number, Report, Section};
 use crate::stage::reward::{Data, Evaluated};
 
 impl Evaluated {

@@ -12,24 +12,25 @@ use tch::{Device, Kind, Tensor};
 use plumbline_crds::artifact::hex;
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::run::RunDocument;
+use plumbline_feedback::data::preference;
+use plumbline_feedback::data::tokens::Sequence;
+use plumbline_feedback::files;
+use plumbline_feedback::report::Why;
+use plumbline_feedback::shutdown;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::data::preference;
-use crate::data::tokens::Sequence;
-use crate::load::tokenizer::Tokenizer;
 use crate::loss::dpo::{DpoSettings, dpo};
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
-use crate::report::Why;
 use crate::stage::evaluate::Side;
 use crate::stage::run::input_path;
-use crate::stage::stop;
 use crate::stage::tune::Policy;
 use crate::train::means::Means;
 use crate::train::pairs::Pairs;
 use crate::train::responses::{ResponseBatch, split};
 use crate::train::supervised::{self, Outlets, Task};
 use crate::train::trunk::Trunk;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// Sequences that the reference reads in one pass.
 const REFERENCE_SEQUENCES: usize = 32;
@@ -142,7 +143,7 @@ fn reference_logprobs(
         let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
         sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
         outlets.progress.advance(sums.len() as i64);
-        if stop::requested() {
+        if shutdown::requested() {
             return Err(Error::Interrupted);
         }
     }

@@ -17,23 +17,24 @@ use plumbline_crds::policy_tuning::{Guard, PolicyTuningSpec, Ppo};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::source::Sampling;
 use plumbline_crds::training::Switch;
+use plumbline_feedback::data::Content;
+use plumbline_feedback::data::prompts;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::data::tokens::{self, Sequence};
+use plumbline_feedback::report::{LeftOut, Why};
+use plumbline_feedback::shutdown;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::advantage::{adapt_kl_coefficient, explained_variance, gae, token_rewards, whiten};
 use crate::checkpoint::Checkpoints;
-use crate::data::Content;
-use crate::data::prompts;
-use crate::data::tokens::{self, Sequence};
-use crate::generate::{Finish, PromptTokens, generate};
-use crate::load::tokenizer::Tokenizer;
+use crate::generate::{PromptTokens, generate};
 use crate::loss::kl::kl;
 use crate::loss::ppo::{clipped, policy_loss, value_loss};
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
 use crate::optim::{AdamW, copy_to_cpu, schedule};
 use crate::ranks::Ranks;
-use crate::report::{LeftOut, Why};
 use crate::stage::reward::RewardModel;
-use crate::stage::stop;
 use crate::stage::tune::Policy;
 use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
 use crate::train::means::Means;
@@ -144,7 +145,7 @@ pub(super) fn train(
         }
         outlets.progress.advance(state.step);
         let unsaved = saved.elapsed() > LONGEST_UNSAVED;
-        let told = Told { stopping: stop::requested(), unsaved, ..Told::default() }.together(ranks)?;
+        let told = Told { stopping: shutdown::requested(), unsaved, ..Told::default() }.together(ranks)?;
         let due = state.step % training.checkpoint.every_steps == 0 || told.unsaved;
         if due || told.stopping || state.step == total {
             save(&checkpoints, &state, &optimizer, &good, policy, outlets)?;

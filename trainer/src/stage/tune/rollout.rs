@@ -1,12 +1,12 @@
 //! A rollout: responses sampled from the policy, with what every RL algorithm needs of them.
 
 use plumbline_crds::source::Sampling;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::data::tokens::Sequence;
+use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::data::tokens::Sequence;
-use crate::generate::Finish;
-use crate::load::tokenizer::Tokenizer;
 use crate::model::decoder::Decoder;
 use crate::model::heads::{TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;

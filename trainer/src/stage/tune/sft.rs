@@ -5,13 +5,13 @@ use tch::{Kind, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::run::RunDocument;
+use plumbline_feedback::data::texts;
+use plumbline_feedback::data::tokens::Sequence;
+use plumbline_feedback::report::{LeftOut, Why};
+use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::data::texts;
-use crate::data::tokens::Sequence;
-use crate::load::tokenizer::Tokenizer;
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
-use crate::report::{LeftOut, Why};
 use crate::stage::run::input_path;
 use crate::stage::tune::Policy;
 use crate::train::means::Means;
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    use crate::load::tokenizer::tests::{around, byte_level};
+    use crate::tokenizer_fixture::{around, byte_level};
 
     #[test]
     fn a_complete_text_ends_once_and_a_cut_one_does_not() {

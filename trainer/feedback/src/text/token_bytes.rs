@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 /// The bytes that stand behind the printable characters of a byte-level vocabulary (GPT-2): printable Latin-1 characters are
 /// themselves, and the 68 others are U+0100 onwards in order.
-pub(super) static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+pub static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
     let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let others = (0..=255u8).filter(|b| !printable(b)).zip('\u{100}'..).map(|(byte, c)| (c, byte));
     (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte)).chain(others).collect()

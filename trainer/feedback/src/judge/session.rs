@@ -25,7 +25,7 @@ use super::tripwire::Tripwire;
 use super::verdict::{self, Verdict};
 use super::wire::{self, Reply};
 use crate::backoff::{PATIENCE, backoff};
-use crate::stage::stop;
+use crate::shutdown;
 use crate::{Error, Result};
 
 /// Questions that are asked before all others: one alone, which finds out how the server wants to be asked, then some that
@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
                         next = asked.next() => next,
                         _ = ticks.tick() => {
                             // The caller notices between two answers; the next one may be an hour away.
-                            if stop::requested() {
+                            if shutdown::requested() {
                                 self.stop(Error::Interrupted);
                             }
                             continue;

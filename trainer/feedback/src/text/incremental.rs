@@ -46,7 +46,8 @@ fn unfinished(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::tokenizer::tests::{byte_level, sentencepiece};
+    use super::super::fixture::byte_level;
+    use super::super::tokenizer::tests::sentencepiece;
     use super::*;
 
     pub(crate) fn pieces(tokenizer: &Tokenizer, ids: &[i64]) -> Vec<String> {

@@ -10,7 +10,7 @@ use object_store::{Error as StoreError, ObjectStore};
 use reqwest::Url;
 
 use crate::backoff::{PATIENCE, backoff};
-use crate::stage::stop;
+use crate::shutdown;
 use crate::{Error, Result, alive};
 
 /// What the environment variables begin with that say how stores are reached.
@@ -66,8 +66,8 @@ pub(super) async fn persist_while<T>(
                 tracing::warn!("{why}; tried again");
                 let until = Instant::now() + backoff(id, failed, None).min(WAIT);
                 // Asked to stop while it waits, it tries at once: once more, or to find that there is nothing to be kept.
-                let stopping = stop::requested();
-                while Instant::now() < until && stop::requested() == stopping {
+                let stopping = shutdown::requested();
+                while Instant::now() < until && shutdown::requested() == stopping {
                     alive::beat();
                     tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
                 }
@@ -80,7 +80,11 @@ pub(super) async fn persist_while<T>(
 /// Whether what was begun then is given up.
 fn is_over(begun: Instant) -> bool {
     static ASKED: OnceLock<Instant> = OnceLock::new();
-    if stop::requested() { ASKED.get_or_init(Instant::now).elapsed() > STOPPING } else { begun.elapsed() > PATIENCE }
+    if shutdown::requested() {
+        ASKED.get_or_init(Instant::now).elapsed() > STOPPING
+    } else {
+        begun.elapsed() > PATIENCE
+    }
 }
 
 /// Why an object was not given.

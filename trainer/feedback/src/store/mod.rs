@@ -34,7 +34,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{Error, Result};
 
 /// What requests are made with, on the thread that waits for them.
-pub(crate) fn runtime() -> Result<Runtime> {
+pub fn runtime() -> Result<Runtime> {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))
 }

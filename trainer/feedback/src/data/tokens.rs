@@ -9,10 +9,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::responses::Finish;
 use crate::data::{Content, Message};
-use crate::generate::Finish;
-use crate::load::chat::{Chat, SHORT};
-use crate::load::tokenizer::Tokenizer;
+use crate::text::chat::{Chat, SHORT};
+use crate::text::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// A prompt and a response to it.
@@ -196,7 +196,8 @@ fn differs(before: &str, whole: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::tokenizer::tests::{byte_level, list, llama_2_type, of_transformers};
+    use crate::text::fixture::byte_level;
+    use crate::text::tokenizer::tests::{list, llama_2_type, of_transformers};
 
     fn sequence(tokenizer: &Tokenizer, prompt: &Content, response: &Content) -> Result<Tokenised> {
         super::pair(tokenizer, prompt, response, response).map(|[one, _]| one)

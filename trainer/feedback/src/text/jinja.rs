@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minijinja::{Environment, ErrorKind, Value};
-use plumbline_torch::{Confinement, Exceeded, Limits};
+use plumbline_confined::{Confinement, Exceeded, Limits};
 
 /// Bytes of a template's text. The longest that models have are a tenth of it.
 const MOST_SOURCE: usize = 256 << 10;

@@ -13,7 +13,7 @@ use super::classify::{Class, Fault, HttpResponse, classify};
 use super::dialect::Dialect;
 use super::runtime::Target;
 use super::secret::Secret;
-use crate::load::clock;
+use crate::clock;
 use crate::printable::printable;
 use crate::{Error, Result};
 

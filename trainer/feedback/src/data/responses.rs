@@ -10,12 +10,22 @@ use super::append_log::AppendLog;
 use super::prompts::Prompt;
 use super::{id, jsonl};
 use crate::Result;
-use crate::generate::Finish;
 
 /// Prompts that are sampled together.
 pub const CHUNK: usize = 32;
 /// Name of the file in its folder.
 pub const RESPONSES: &str = "responses.jsonl";
+
+/// Why a response ended.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum Finish {
+    /// The model's end token.
+    Eos,
+    /// A stop string.
+    Stop,
+    /// The limit of new tokens, or of the context.
+    Length,
+}
 
 /// A response, as it is kept.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

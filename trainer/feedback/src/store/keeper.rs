@@ -19,8 +19,7 @@ use tokio::runtime::Runtime;
 use super::snapshots::{Frozen, Snapshots, Stamp};
 use super::upload;
 use crate::files::HELD;
-use crate::stage::{fetch, stop};
-use crate::{Error, Result};
+use crate::{Error, Result, shutdown};
 
 /// Least time between two moments that are kept, unless one is worth more than others.
 const EVERY: Duration = Duration::from_secs(20);
@@ -28,8 +27,10 @@ const EVERY: Duration = Duration::from_secs(20);
 const ASIDE: &str = ".moment";
 /// Folder below the work folder with an artifact that is not complete.
 const STAGING: &str = "staging";
+/// Folder below the work folder that fetching the inputs leaves its result in; it is kept by itself.
+pub const FETCHED: &str = "fetch";
 /// What is made anew by whoever continues, or kept by itself.
-const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, fetch::FOLDER, HELD];
+const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, FETCHED, HELD];
 /// Folder below the work folder's place in the store with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
 
@@ -74,7 +75,7 @@ pub fn within(
     let of_output = |e: Error| e.within(&format!("spec.output.uri: {}", store.artifact));
     let resource = &document.resource;
     let owner = (resource.kind.to_string(), resource.metadata.name.clone());
-    runtime.block_on(stop::unless_asked(upload::check(&store.artifact, &owner))).map_err(of_output)?;
+    runtime.block_on(shutdown::unless_asked(upload::check(&store.artifact, &owner))).map_err(of_output)?;
     if let Some(uri) = &store.work {
         let kept = |whole: &str| part.map_or_else(|| whole.to_owned(), |part| format!("{whole}/{part}"));
         begin(&kept(uri), Path::new(&kept(&document.work))).map_err(of_output)?;
@@ -101,7 +102,7 @@ pub fn within(
 }
 
 /// A file of the work folder that another process keeps there, if it has kept one: to read, and nothing more.
-pub(crate) async fn file(uri: &str, path: &str) -> Result<Option<Vec<u8>>> {
+pub async fn file(uri: &str, path: &str) -> Result<Option<Vec<u8>>> {
     let read = async || Snapshots::open(uri).await?.content(path).await;
     match read().await {
         // It may have been replaced in between.
@@ -129,7 +130,7 @@ fn begin(uri: &str, work: &Path) -> Result<()> {
     // The thread's own, since connections that are kept open belong to the runtime that opened them.
     let runtime = super::runtime()?;
     // A store that would refuse it later refuses now, before anything is spent.
-    let (mut snapshots, brought) = runtime.block_on(stop::unless_asked(async {
+    let (mut snapshots, brought) = runtime.block_on(shutdown::unless_asked(async {
         let mut snapshots = Snapshots::open(uri).await?;
         snapshots.take_over().await?;
         let brought = snapshots.restore(work).await?;
@@ -147,7 +148,7 @@ fn begin(uri: &str, work: &Path) -> Result<()> {
                 Ok(()) => tracing::debug!(files = files.len(), "a moment is kept"),
                 Err(Error::Failed(why)) => {
                     tracing::error!("{why}");
-                    stop::request();
+                    shutdown::request();
                 }
                 Err(error) => tracing::warn!("a moment is not kept: {error}"),
             }

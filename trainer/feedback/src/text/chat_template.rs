@@ -344,7 +344,8 @@ mod tests {
     // The golden file is made by Jinja2 as transformers sets it up (tests/parity/golden_jinja.py).
     #[test]
     fn an_expression_gives_what_jinja2_gives_or_an_error_and_no_other_text() {
-        let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/golden/jinja.json")).unwrap();
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../tests/golden/jinja.json")).unwrap();
         let messages = [message("user", "hi"), message("assistant", "yo")];
         let (mut same, mut errors, mut others) = (0, Vec::new(), Vec::new());
         for entry in golden["expressions"].as_array().unwrap() {

@@ -85,13 +85,6 @@ impl Error {
         }
     }
 
-    /// An error of libtorch, by the first line of its message. Its allocator, CUDA's runtime and cuBLAS each have words of
-    /// their own for a GPU that is full.
-    pub(crate) fn of_libtorch(line: &str) -> Self {
-        let full = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|words| line.contains(words));
-        if full { Self::AcceleratorOutOfMemory(line.to_owned()) } else { Self::Failed(line.to_owned()) }
-    }
-
     /// An error of reading or writing our own files.
     pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -101,19 +94,6 @@ impl Error {
             _ => "",
         };
         Self::Disk(format!("{}: {error}{advice}", path.display()))
-    }
-}
-
-impl From<tch::TchError> for Error {
-    fn from(error: tch::TchError) -> Self {
-        // The first line says what happened; the rest is libtorch's own stack.
-        Self::of_libtorch(error.to_string().lines().next().unwrap_or_default())
-    }
-}
-
-impl From<plumbline_torch::TorchError> for Error {
-    fn from(error: plumbline_torch::TorchError) -> Self {
-        Self::of_libtorch(&error.to_string())
     }
 }
 
@@ -128,35 +108,6 @@ impl From<plumbline_crds::artifact::ArtifactError> for Error {
             }
             A::Io { path, source } => Self::store(path, source),
             _ => Self::Data(error.to_string()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_gpu_is_known_by_what_libtorch_says_of_it() {
-        // Each in the words of libtorch 2.11: its allocator, a call of CUDA's runtime, cuBLAS on its first use.
-        let allocator = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.20 \
-            GiB is free. Including non-PyTorch memory, this process has 77.80 GiB memory in use. Of the allocated memory 76.10 \
-            GiB is allocated by PyTorch, and 910.00 MiB is reserved by PyTorch but unallocated.";
-        for line in [
-            allocator,
-            "CUDA error: out of memory",
-            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        ] {
-            let error = Error::of_libtorch(line);
-            assert!(matches!(error, Error::AcceleratorOutOfMemory(_)), "{line}");
-            assert_eq!(error.exit_code(), ExitCode::AcceleratorOutOfMemory);
-        }
-        for line in [
-            "Found no NVIDIA driver on your system",
-            "CUDA error: device-side assert triggered",
-            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes. Error code 12 (Cannot allocate memory)",
-        ] {
-            assert!(matches!(Error::of_libtorch(line), Error::Failed(_)), "{line}");
         }
     }
 }

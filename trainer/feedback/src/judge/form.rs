@@ -11,7 +11,7 @@ use plumbline_crds::judge::{
 use serde_json::Value;
 
 use crate::data::id;
-use crate::load::jinja::{self, Jinja, JinjaError};
+use crate::text::jinja::{self, Jinja, JinjaError};
 use crate::{Error, Result};
 
 /// How a judge is asked: what all its questions share.

@@ -18,7 +18,7 @@ use super::cache::Cache;
 use super::finish;
 use super::reach::{failed, open, persist_while};
 use super::upload::PARTIAL;
-use crate::stage::stop;
+use crate::shutdown;
 use crate::{Error, Result, alive};
 
 /// Objects at a time.
@@ -41,7 +41,7 @@ pub async fn fetch(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u6
         uri,
         || most.get(),
         async || {
-            if stop::requested() {
+            if shutdown::requested() {
                 return Err(Error::Interrupted);
             }
             attempt(uri, cache, path, &told).await
@@ -170,7 +170,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
         }
         file.write_all(&chunk).map_err(|e| Error::store(&aside, &e))?;
         arrived(chunk.len() as u64);
-        if stop::requested() {
+        if shutdown::requested() {
             return Err(Error::Interrupted);
         }
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::civil::DateTime;
-use plumbline_torch::{Confinement, Exceeded, Limits};
+use plumbline_confined::{Confinement, Exceeded, Limits};
 use tokenizers::{DecoderWrapper, Encoding};
 
 use super::chat::Chat;
@@ -20,7 +20,8 @@ use super::control_tokens::ControlTokens;
 use super::incremental::IncrementalDecoder;
 use super::token_bytes::{byte_level_bytes, byte_token};
 use super::tokenizer_config::TokenizerConfig;
-use super::{chat_template, clock, tokenizer_rules};
+use super::{chat_template, tokenizer_rules};
+use crate::clock;
 use crate::data::Message;
 use crate::{Error, Result};
 

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::index::{Entry, Index, PIECE, pieces};
 use super::reach::{failed, not_taken, open, persist};
-use crate::stage::stop;
+use crate::shutdown;
 use crate::{Error, Result, alive};
 
 /// Pieces at a time.
@@ -116,7 +116,7 @@ impl Snapshots {
                     break;
                 }
                 // Written by the other one in between.
-                Err(Error::Failed(_)) if !stop::requested() => self.look().await?,
+                Err(Error::Failed(_)) if !shutdown::requested() => self.look().await?,
                 Err(error) => return Err(error),
             }
         }
@@ -183,7 +183,7 @@ impl Snapshots {
         let mut content = stream::iter(entry.pieces.clone()).map(piece).buffered(AT_ONCE);
         while let Some(piece) = content.next().await {
             file.write_all(&piece?).map_err(|e| Error::store(&aside, &e))?;
-            if stop::requested() {
+            if shutdown::requested() {
                 return Err(Error::Interrupted);
             }
         }

@@ -9,9 +9,9 @@ use plumbline_crds::source::KeyRef;
 
 use super::form::Form;
 use super::secret::Secret;
-use crate::load::clock;
-use crate::load::tokenizer::has_chat_template;
+use crate::clock;
 use crate::measure::Vader;
+use crate::text::tokenizer::has_chat_template;
 use crate::{Error, Result};
 
 /// A judge that can be asked.

@@ -1,30 +1,7 @@
+use super::super::fixture::{around, byte_level};
 use super::super::incremental::tests::pieces;
-use super::super::token_bytes::BYTES;
 use super::*;
 use serde_json::{Value, json};
-
-/// A byte-level vocabulary: every byte by itself (id = its value), one merge, and an end token.
-pub(crate) fn byte_level(folder: &Path) -> Tokenizer {
-    let mut chars: Vec<(u8, char)> = BYTES.iter().map(|(c, b)| (*b, *c)).collect();
-    chars.sort_unstable();
-    let mut vocabulary: serde_json::Map<String, Value> =
-        chars.iter().map(|(byte, c)| (c.to_string(), json!(byte))).collect();
-    vocabulary.insert("Ġt".to_owned(), json!(256));
-    let split = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    write(
-        folder,
-        "tokenizer.json",
-        &json!({
-            "version": "1.0",
-            "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-            "added_tokens": [{"id": 257, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true}],
-            "pre_tokenizer": split, "decoder": split,
-            "model": {"type": "BPE", "vocab": vocabulary, "merges": ["Ġ t"]},
-        }),
-    );
-    Tokenizer::load(folder).unwrap()
-}
 
 /// A sentencepiece-like vocabulary: four pieces with U+2581 for a space, then every byte as fallback; the first space
 /// of a text is dropped.
@@ -156,46 +133,9 @@ fn a_missing_or_broken_file_is_named() {
     assert!(Tokenizer::load(folder.path()).err().unwrap().to_string().contains("not a tokenizer"));
 }
 
-/// SmolLM2's tokenizer, out of the GGUF file that `make setup` fetches.
-fn smollm2(folder: &Path) -> Tokenizer {
-    let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf");
-    assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
-    let gguf = crate::load::gguf::GgufFile::open(&gguf).unwrap();
-    let vocabulary = crate::load::gguf::vocabulary::read(&gguf.header).unwrap();
-    write(folder, "tokenizer.json", &vocabulary.tokenizer);
-    write(folder, "tokenizer_config.json", &vocabulary.config);
-    write(folder, "generation_config.json", &vocabulary.generation);
-    Tokenizer::load(folder).unwrap()
-}
-
-// The golden file is made by transformers (tests/parity/golden_tokens.py).
-#[test]
-fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
-    let golden: Value = serde_json::from_str(include_str!("../../../../tests/golden/smollm2_tokens.json")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let tokenizer = smollm2(folder.path());
-    let texts = golden["texts"].as_array().unwrap();
-    assert!(texts.len() >= 10);
-    for entry in texts {
-        let expected: Vec<i64> = serde_json::from_value(entry["ids"].clone()).unwrap();
-        let found = tokenizer.encode(entry["text"].as_str().unwrap()).unwrap();
-        assert_eq!(found, expected, "{}", entry["name"]);
-        assert_eq!(tokenizer.decode(&found).unwrap(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
-        assert_eq!(pieces(&tokenizer, &found).concat(), entry["decoded"].as_str().unwrap(), "{}", entry["name"]);
-        let bytes: Vec<u8> = found.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
-        assert_eq!(bytes, entry["text"].as_str().unwrap().as_bytes(), "{}", entry["name"]);
-    }
-    for entry in golden["chats"].as_array().unwrap() {
-        let messages: Vec<Message> = serde_json::from_value(entry["messages"].clone()).unwrap();
-        let prompt = entry["add_generation_prompt"].as_bool().unwrap();
-        assert_eq!(tokenizer.render_chat(&messages, prompt, clock::now()).unwrap(), entry["text"].as_str().unwrap());
-    }
-    assert_eq!(tokenizer.eos_ids(), [2]);
-}
-
 /// A Llama-2-type tokenizer (tests/golden/sentencepiece), which puts `<s>` before every text or does not.
 pub(crate) fn llama_2_type(folder: &Path, bos: bool) -> Tokenizer {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/sentencepiece");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/sentencepiece");
     std::fs::copy(golden.join("tokenizer_config.json"), folder.join("tokenizer_config.json")).unwrap();
     let rules = std::fs::read(golden.join("tokenizer.json")).unwrap();
     let mut rules: Value = serde_json::from_slice(&rules).unwrap();
@@ -208,7 +148,7 @@ pub(crate) fn llama_2_type(folder: &Path, bos: bool) -> Tokenizer {
 
 /// What transformers makes of it, with `<s>` and without (tests/parity/golden_sentencepiece.py).
 pub(crate) fn of_transformers() -> Vec<Value> {
-    let golden: Value = serde_json::from_str(include_str!("../../../../tests/golden/sentencepiece.json")).unwrap();
+    let golden: Value = serde_json::from_str(include_str!("../../../../../tests/golden/sentencepiece.json")).unwrap();
     golden["variants"].as_array().unwrap().clone()
 }
 
@@ -251,19 +191,6 @@ fn a_response_after_a_control_token_begins_as_what_is_written_there_does() {
     let mut decoder = tokenizer.incremental(Some(1));
     let text: String = ids[2..].iter().map(|id| decoder.push(*id).unwrap()).collect();
     assert_eq!(text, "the sea", "the space before a first word is the tokenizer's own");
-}
-
-/// A tokenizer whose post-processor puts tokens around a text, as JSON lists the parts.
-pub(crate) fn around(single: &Value) -> Result<Tokenizer> {
-    let folder = tempfile::tempdir().unwrap();
-    byte_level(folder.path());
-    let path = folder.path().join("tokenizer.json");
-    let mut rules: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let end = json!({"<|end|>": {"id": "<|end|>", "ids": [257], "tokens": ["<|end|>"]}});
-    rules["post_processor"] =
-        json!({"type": "TemplateProcessing", "single": single, "pair": [text("A"), text("B")], "special_tokens": end});
-    write(folder.path(), "tokenizer.json", &rules);
-    Tokenizer::load(folder.path())
 }
 
 fn text(name: &str) -> Value {

@@ -15,7 +15,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, Version};
 
 use super::redirects;
 use crate::backoff::{PATIENCE, backoff};
-use crate::stage::stop;
+use crate::shutdown;
 use crate::{Error, Result, alive};
 
 /// Attempts without a byte between them that are made in all.
@@ -183,7 +183,7 @@ impl Source {
             }
             file.write_all(&chunk).map_err(store)?;
             told(chunk.len() as u64);
-            if stop::requested() {
+            if shutdown::requested() {
                 return Err(Failure::Final(Error::Interrupted));
             }
         }
@@ -225,7 +225,7 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
 pub(super) async fn pause(time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     while Instant::now() < until {
-        if stop::requested() {
+        if shutdown::requested() {
             return Err(Error::Interrupted);
         }
         alive::beat();

@@ -1,0 +1,34 @@
+//! What the trainer does without a tensor: data, text and tokens, judges and their labels, measures, reports, and the stores
+//! that inputs come from and results go to. It links no libtorch.
+//!
+//! | question | where |
+//! |---|---|
+//! | What is a record? Which files are read? | `data` |
+//! | How does text become tokens, and a conversation text? | `text` |
+//! | How does a judge become a label? | `judge` |
+//! | What is measured before and after? | `measure` |
+//! | Where do metrics, curves and reports come from? | `report` |
+//! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
+//! | How does a stage fail, and with which exit code? | `error` |
+//! | What of a stranger's text may be shown? | `printable` |
+//! | Does a process get on? How long does it wait before it tries again? When is it asked to stop? | `alive`, `backoff`, `shutdown` |
+
+// A test fixture that the trainer reads too names this crate.
+#[cfg(test)]
+extern crate self as plumbline_feedback;
+
+pub mod alive;
+pub mod backoff;
+pub mod clock;
+pub mod data;
+pub mod error;
+pub mod files;
+pub mod judge;
+pub mod measure;
+pub mod printable;
+pub mod report;
+pub mod shutdown;
+pub mod store;
+pub mod text;
+
+pub use error::{Error, Result};
