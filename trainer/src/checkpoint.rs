@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use plumbline_feedback::alive;
 use plumbline_feedback::files::write_json;
-use plumbline_feedback::store::keeper;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
@@ -103,7 +102,6 @@ impl Checkpoints {
             let path = self.folder.join(format!("step-{old:09}"));
             fs::remove_dir_all(&path).map_err(|e| io(&path, &e))?;
         }
-        keeper::checkpoint();
         Ok(())
     }
 

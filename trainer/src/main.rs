@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use plumbline_feedback::store::keeper;
+use plumbline_feedback::store::work_dir_sync::FETCHED;
 use plumbline_feedback::{Result, shutdown};
 use plumbline_trainer::stage::{evaluate, fetch, import, inspect, label, reward, run, serve, tune};
 use tracing_subscriber::EnvFilter;
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: &Command) -> Result<()> {
     match command {
-        Command::Fetch(args) => run::prepare(args, keeper::FETCHED, fetch::run),
+        Command::Fetch(args) => run::prepare(args, FETCHED, fetch::run),
         Command::Label(args) => run::run(args, label::run),
         Command::Reward(args) => run::run(args, reward::run),
         Command::Tune(args) => run::run(args, tune::run),

@@ -13,6 +13,7 @@ use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::InputRef;
 use plumbline_crds::training::Precision;
 use plumbline_feedback::data::tokens::Sequence;
+use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use plumbline_tests::text::{opening, sentences};
 use plumbline_trainer::load::hugging_face::{ModelFolder, copy_tokenizer, read_safetensors, write_safetensors};
@@ -230,7 +231,7 @@ fn train(work: &Path, start: &Path, texts: &[&str]) -> Result<PathBuf> {
         "work": work.join("run"),
     }))?;
     fs::create_dir_all(work.join("run"))?;
-    let result = tune::run(&document)?;
+    let result = tune::run(&document, &WorkDirSync::off())?;
     println!("trained in {:.0} s", result.seconds.values().sum::<f64>());
     Ok(work.join("trained"))
 }

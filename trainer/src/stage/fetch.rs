@@ -15,7 +15,7 @@ use plumbline_feedback::shutdown;
 use plumbline_feedback::store::cache::Cache;
 use plumbline_feedback::store::download::{Expected, Source};
 use plumbline_feedback::store::hub::Hub;
-use plumbline_feedback::store::keeper::{self, FETCHED};
+use plumbline_feedback::store::work_dir_sync::{self, FETCHED, WorkDirSync};
 use plumbline_feedback::store::{self, bucket};
 use reqwest::Url;
 
@@ -27,8 +27,8 @@ const COMMITS_FILE: &str = "commits.json";
 const MIB: u64 = 1 << 20;
 
 /// Runs it. Each rank fetches for itself, and tells of it in a folder of its own.
-pub fn run(document: &RunDocument, rank: usize, work: &Path) -> Result<StageResult> {
-    let (progress, mut begun) = (RefCell::new(Progress::new(work)?), Begun::of(work)?);
+pub fn run(document: &RunDocument, sync: &WorkDirSync, rank: usize, work: &Path) -> Result<StageResult> {
+    let (progress, mut begun) = (RefCell::new(Progress::new(work, sync)?), Begun::of(work)?);
     let runtime = store::runtime()?;
     if rank > 0 {
         begun.commits.extend(runtime.block_on(shutdown::unless_asked(of_first(document)))?);
@@ -93,7 +93,7 @@ async fn of_first(document: &RunDocument) -> Result<BTreeMap<String, String>> {
         return Ok(files::kept(&file)?.unwrap_or_default());
     };
     let wrong = |e: serde_json::Error| Error::Data(format!("{uri}: {FETCHED}/{COMMITS_FILE}: {e}"));
-    match keeper::file(&format!("{uri}/{FETCHED}"), COMMITS_FILE).await? {
+    match work_dir_sync::file(&format!("{uri}/{FETCHED}"), COMMITS_FILE).await? {
         Some(text) => serde_json::from_slice(&text).map_err(wrong),
         None => Ok(BTreeMap::new()),
     }

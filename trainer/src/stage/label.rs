@@ -24,6 +24,7 @@ use plumbline_feedback::judge::runtime::Backend;
 use plumbline_feedback::judge::{Asking, Comparison, JudgeRuntime, Judged, dataset, judge, summary};
 use plumbline_feedback::report::{Progress, Report, Section};
 use plumbline_feedback::shutdown;
+use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
 use super::in_status;
@@ -39,7 +40,7 @@ use crate::{Error, Result, device};
 const MODELS: usize = 5;
 
 /// Makes the dataset of a run document.
-pub fn run(document: &RunDocument) -> Result<StageResult> {
+pub fn run(document: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let generator = generator(spec(document)?)?;
     let path = input_path(document, "generator.model")?;
     let (tokenizer, opened) = (Tokenizer::load(&path)?, ModelFolder::open(&path)?);
@@ -53,24 +54,25 @@ pub fn run(document: &RunDocument) -> Result<StageResult> {
         sample(decoder, &tokenizer, generator, &asked(prompts)?, progress)
     };
     // A prompt that does not fit must not be found when the others are sampled.
-    make(document, &|prompts| asked(prompts).map(drop), &mut sampler)
+    make(document, sync, &|prompts| asked(prompts).map(drop), &mut sampler)
 }
 
 /// As [`run`], with responses from `sampler` instead of the generator's model.
 pub fn run_with(document: &RunDocument, sampler: &mut Sampler<'_>) -> Result<StageResult> {
-    make(document, &|_| Ok(()), sampler)
+    make(document, &WorkDirSync::off(), &|_| Ok(()), sampler)
 }
 
 #[allow(clippy::too_many_lines, reason = "the stage reads as its arrows, one after the other")]
 fn make(
     document: &RunDocument,
+    sync: &WorkDirSync,
     check: &dyn Fn(&[Prompt]) -> Result<()>,
     sampler: &mut Sampler<'_>,
 ) -> Result<StageResult> {
     let spec = spec(document)?;
     let generator = generator(spec)?;
     let folders = Folders::new(document);
-    let mut progress = Progress::new(&folders.work)?;
+    let mut progress = Progress::new(&folders.work, sync)?;
     let mut clock = Clock::open(&folders.work)?;
     clock.start("label")?;
 

@@ -18,6 +18,7 @@ use plumbline_feedback::data::tokens::Sequence;
 use plumbline_feedback::files::fresh_folder;
 use plumbline_feedback::measure::calibration::{Calibration, calibration};
 use plumbline_feedback::report::{LeftOut, MetricsWriter, Progress, Why, decimal, status_name};
+use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
 use crate::loss::bradley_terry::{bradley_terry, centering};
@@ -38,7 +39,7 @@ mod show;
 pub use model::RewardModel;
 
 /// Runs the stage.
-pub fn run(run: &RunDocument) -> Result<StageResult> {
+pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let Spec::RewardModel(spec) = &run.resource.spec else {
         return Err(Error::Config(format!("expected a RewardModel, found a {}", run.resource.kind)));
     };
@@ -59,7 +60,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     let params = model.make_trainable(spec);
     let resume = resume_step(work, &spec.training)?;
     let mut metrics = MetricsWriter::open(&own, resume)?;
-    let mut progress = Progress::new(&own)?;
+    let mut progress = Progress::new(&own, sync)?;
     progress.stage("Reading", 1);
     let tokens = data.train.tokens();
     let mut outlets =

@@ -12,7 +12,7 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocumen
 use plumbline_crds::status::ArtifactRef;
 use plumbline_crds::work::is_measuring;
 use plumbline_feedback::clock;
-use plumbline_feedback::store::keeper;
+use plumbline_feedback::store::work_dir_sync::{self, WorkDirSync};
 use plumbline_feedback::{alive, files};
 
 use super::{hang, tell, termination};
@@ -36,21 +36,25 @@ pub struct RunArgs {
 }
 
 /// Runs a stage and leaves `result.json` in the work folder, also when the stage fails.
-pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
+pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument, &WorkDirSync) -> Result<StageResult>) -> Result<()> {
     run_in(args, "", stage)
 }
 
 /// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
 /// stage left in the work folder stays.
-pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> Result<StageResult>) -> Result<()> {
-    start(args, folder, None, |document, rank, work| {
+pub fn run_in(
+    args: &RunArgs,
+    folder: &str,
+    stage: impl FnOnce(&RunDocument, &WorkDirSync) -> Result<StageResult>,
+) -> Result<()> {
+    start(args, folder, None, |document, sync, rank, work| {
         let mut document = document.clone();
         check_inputs(&mut document, work)?;
         // The other ranks are told by the first when they meet.
         if rank == 0 {
             fix_clock(work)?;
         }
-        let result = stage(&document)?;
+        let result = stage(&document, sync)?;
         Ok(StageResult { inputs: document.lineage(), ..result })
     })
 }
@@ -60,7 +64,7 @@ pub fn run_in(args: &RunArgs, folder: &str, stage: impl FnOnce(&RunDocument) -> 
 pub fn prepare(
     args: &RunArgs,
     folder: &str,
-    stage: impl FnOnce(&RunDocument, usize, &Path) -> Result<StageResult>,
+    stage: impl FnOnce(&RunDocument, &WorkDirSync, usize, &Path) -> Result<StageResult>,
 ) -> Result<()> {
     start(args, folder, Some(folder), stage)
 }
@@ -69,7 +73,7 @@ fn start(
     args: &RunArgs,
     folder: &str,
     part: Option<&str>,
-    stage: impl FnOnce(&RunDocument, usize, &Path) -> Result<StageResult>,
+    stage: impl FnOnce(&RunDocument, &WorkDirSync, usize, &Path) -> Result<StageResult>,
 ) -> Result<()> {
     let document = read(&args.run)?;
     let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
@@ -79,17 +83,17 @@ fn start(
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     // One pod of a run keeps it, tells how far it is, and what became of it; of the others it matters only why they failed.
     let first = rank == 0;
-    let stage = || {
+    let stage = |sync: &WorkDirSync| {
         if first && part.is_none() {
             files::check_output(Path::new(&document.output))?;
         }
-        stage(&document, rank, work)
+        stage(&document, sync, rank, work)
     };
     let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
     let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
         // What was done before a panic is kept too.
-        Ok(watch) if first => (watch, caught(|| keeper::within(&document, part, || caught(stage)))),
-        Ok(watch) => (watch, caught(stage)),
+        Ok(watch) if first => (watch, caught(|| work_dir_sync::within(&document, part, |sync| caught(|| stage(sync))))),
+        Ok(watch) => (watch, caught(|| stage(&WorkDirSync::off()))),
         Err(error) => (None, Err(error)),
     };
     drop(teller);
@@ -254,7 +258,7 @@ mod tests {
     #[test]
     fn the_result_of_a_stage_is_left_in_the_work_folder() {
         let folder = tempfile::tempdir().unwrap();
-        run(&document(folder.path()), |document| {
+        run(&document(folder.path()), |document, _| {
             assert_eq!(document.resource.metadata.name, "r");
             Ok(done())
         })
@@ -266,7 +270,7 @@ mod tests {
     fn a_stage_that_fails_leaves_its_reason_and_its_last_metrics() {
         let folder = tempfile::tempdir().unwrap();
         let metric = Metric { name: "loss".into(), value: "0.5".into() };
-        let error = run(&document(folder.path()), |document| {
+        let error = run(&document(folder.path()), |document, _| {
             let report = ProgressReport { metrics: vec![metric.clone()], ..ProgressReport::default() };
             fs::write(Path::new(&document.work).join(PROGRESS_FILE), serde_json::to_vec(&report).unwrap()).unwrap();
             Err(Error::Gate("é".repeat(2000)))
@@ -281,13 +285,13 @@ mod tests {
     #[test]
     fn a_panic_is_a_failure_with_a_reason_not_a_missing_result() {
         let folder = tempfile::tempdir().unwrap();
-        let error =
-            run(&document(folder.path()), |_| panic!("CUDA out of memory. Tried to allocate\nframe #1")).unwrap_err();
+        let error = run(&document(folder.path()), |_, _| panic!("CUDA out of memory. Tried to allocate\nframe #1"))
+            .unwrap_err();
         assert!(matches!(&error, Error::AcceleratorOutOfMemory(text) if !text.contains("frame")), "{error:?}");
         assert_eq!(result(folder.path()).reason, Reason::AcceleratorOutOfMemory);
-        let error = run(&document(folder.path()), |_| panic!("a tensor of the wrong shape")).unwrap_err();
+        let error = run(&document(folder.path()), |_, _| panic!("a tensor of the wrong shape")).unwrap_err();
         assert!(matches!(error, Error::Failed(_)));
-        let out_of_range = |_: &RunDocument| -> Result<StageResult> {
+        let out_of_range = |_: &RunDocument, _: &WorkDirSync| -> Result<StageResult> {
             let _ = tch::Tensor::from_slice(&[1i64]).index_select(0, &tch::Tensor::from_slice(&[5i64]));
             Ok(done())
         };
@@ -304,10 +308,10 @@ mod tests {
         let input = json!([{"role": "dataset", "name": "d", "path": data, "digest": ""}]).to_string();
         fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
         fs::write(&data, "one").unwrap();
-        run(&args, |_| Ok(done())).unwrap();
-        run(&args, |_| Ok(done())).unwrap();
+        run(&args, |_, _| Ok(done())).unwrap();
+        run(&args, |_, _| Ok(done())).unwrap();
         fs::write(&data, "two").unwrap();
-        let error = run(&args, |_| panic!("it must not begin")).unwrap_err();
+        let error = run(&args, |_, _| panic!("it must not begin")).unwrap_err();
         assert!(
             matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected what this run began with"))
         );
@@ -323,7 +327,7 @@ mod tests {
         for content in ["broken", "repaired"] {
             fs::write(&labels, content).unwrap();
             let digest = artifact::digest_path(&labels).unwrap();
-            run(&args, |document| {
+            run(&args, |document, _| {
                 assert_eq!(document.inputs[0].digest, digest);
                 Ok(done())
             })
@@ -341,9 +345,9 @@ mod tests {
         let text = fs::read_to_string(&args.run).unwrap();
         let input = json!([{"role": "dataset", "name": "d", "path": data, "digest": digest}]).to_string();
         fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
-        run(&args, |_| Ok(done())).unwrap();
+        run(&args, |_, _| Ok(done())).unwrap();
         let refused = || {
-            let error = run(&args, |_| panic!("it must not begin")).unwrap_err();
+            let error = run(&args, |_, _| panic!("it must not begin")).unwrap_err();
             assert!(matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected")), "{error:?}");
         };
         fs::write(&data, "two").unwrap();
@@ -366,9 +370,9 @@ mod tests {
         let text = fs::read_to_string(&args.run).unwrap();
         let input = json!([{"role": "datasetRef", "name": "d", "path": data, "digest": manifest.digest}]).to_string();
         fs::write(&args.run, text.replace("inputs: []", &format!("inputs: {input}"))).unwrap();
-        run(&args, |_| Ok(done())).unwrap();
+        run(&args, |_, _| Ok(done())).unwrap();
         let refused = |what: &str| {
-            let error = run(&args, |_| panic!("it must not begin")).unwrap_err();
+            let error = run(&args, |_, _| panic!("it must not begin")).unwrap_err();
             assert!(
                 matches!(&error, Error::Data(text) if text.starts_with("spec.datasetRef: ") && text.contains(what))
             );
@@ -389,7 +393,7 @@ mod tests {
             if let Some(content) = content {
                 fs::write(&args.run, content).unwrap();
             }
-            let error = run(&args, |_| Ok(done())).unwrap_err();
+            let error = run(&args, |_, _| Ok(done())).unwrap_err();
             assert!(matches!(&error, Error::Config(text) if text.contains("run.yaml")), "{error:?}");
         }
     }

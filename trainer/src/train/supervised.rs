@@ -168,6 +168,7 @@ pub fn train(
                 checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device())?;
             }
             outlets.clock.save()?;
+            outlets.progress.checkpointed();
             saved = Instant::now();
         }
         if told.stopping && step < total {

@@ -11,7 +11,7 @@ use plumbline_crds::run::{PROGRESS_FILE, ProgressReport};
 use plumbline_crds::status::{Cost, Metric, Progress as ProgressStatus};
 
 use super::decimal;
-use crate::store::keeper;
+use crate::store::work_dir_sync::WorkDirSync;
 use crate::{Result, alive, files};
 
 /// Least time between two writes within a stage.
@@ -25,6 +25,7 @@ const MAX_METRICS: usize = 32;
 #[derive(Debug)]
 pub struct Progress {
     path: PathBuf,
+    sync: WorkDirSync,
     report: ProgressReport,
     written: Instant,
     logged: Instant,
@@ -34,14 +35,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Writes a first, empty report to `work/progress.json`.
+    /// Writes a first, empty report to `work/progress.json`. Whenever progress is reported, `sync` may upload a snapshot: a stage
+    /// reports between two of its writes.
     ///
     /// # Errors
     /// `Disk` if the work folder cannot be written. No later call fails.
-    pub fn new(work: &Path) -> Result<Self> {
+    pub fn new(work: &Path, sync: &WorkDirSync) -> Result<Self> {
         let now = Instant::now();
         let mut progress = Self {
             path: work.join(PROGRESS_FILE),
+            sync: sync.clone(),
             report: ProgressReport::default(),
             written: now,
             logged: now,
@@ -55,7 +58,7 @@ impl Progress {
     /// Starts a stage of `total` units: `Generating`, `Judging`, `Training`, `Evaluating`.
     pub fn stage(&mut self, name: &str, total: i64) {
         alive::beat();
-        keeper::moment();
+        self.sync.snapshot();
         self.report.progress = ProgressStatus { stage: name.to_owned(), total, ..ProgressStatus::default() };
         self.baseline = None;
         self.write();
@@ -65,7 +68,7 @@ impl Progress {
     /// Units of the stage that are done, in all. Written at most once a second.
     pub fn advance(&mut self, completed: i64) {
         alive::beat();
-        keeper::moment();
+        self.sync.snapshot();
         let now = Instant::now();
         let (start, first) = *self.baseline.get_or_insert((now, completed));
         let progress = &mut self.report.progress;
@@ -78,6 +81,11 @@ impl Progress {
         if self.logged.elapsed() >= LOG_EVERY {
             self.log();
         }
+    }
+
+    /// A checkpoint is in place.
+    pub fn checkpointed(&self) {
+        self.sync.checkpoint();
     }
 
     /// The latest value of a metric, under TRL's name. Written with the next progress.
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn stage_changes_and_the_end_are_written_at_once_and_steps_at_most_once_a_second() {
         let work = tempfile::tempdir().unwrap();
-        let mut progress = Progress::new(work.path()).unwrap();
+        let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         assert_eq!(read(work.path()).progress.stage, "");
         progress.stage("Training", 200);
         assert_eq!(read(work.path()).progress.stage, "Training");
@@ -185,7 +193,7 @@ mod tests {
     #[test]
     fn a_step_is_written_once_a_second_has_passed() {
         let work = tempfile::tempdir().unwrap();
-        let mut progress = Progress::new(work.path()).unwrap();
+        let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         progress.stage("Judging", 10);
         progress.written = Instant::now().checked_sub(WRITE_EVERY).unwrap();
         progress.advance(4);
@@ -198,7 +206,7 @@ mod tests {
         assert_eq!(eta_seconds(Duration::from_secs(10), 0, 20), None);
         assert_eq!(eta_seconds(Duration::from_secs(10), 5, -1), Some(0));
         let work = tempfile::tempdir().unwrap();
-        let mut progress = Progress::new(work.path()).unwrap();
+        let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         progress.stage("Training", 1000);
         progress.advance(900);
         assert_eq!(progress.report.progress.eta_seconds, None, "900 steps were not done in no time");
@@ -216,9 +224,11 @@ mod tests {
 
     #[test]
     fn a_folder_that_vanishes_does_not_stop_the_run_and_one_that_never_was_does() {
-        assert!(matches!(Progress::new(Path::new("/nowhere/work")), Err(Error::Disk(m)) if m.contains("/nowhere")));
+        assert!(
+            matches!(Progress::new(Path::new("/nowhere/work"), &WorkDirSync::off()), Err(Error::Disk(m)) if m.contains("/nowhere"))
+        );
         let work = tempfile::tempdir().unwrap();
-        let mut progress = Progress::new(work.path()).unwrap();
+        let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         drop(work);
         progress.stage("Training", 2);
         progress.finish();
@@ -228,7 +238,7 @@ mod tests {
     #[test]
     fn a_status_never_holds_more_metrics_than_its_schema_allows() {
         let work = tempfile::tempdir().unwrap();
-        let mut progress = Progress::new(work.path()).unwrap();
+        let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         for i in 0..100 {
             progress.metric(&format!("rewards/{i}"), f64::from(i));
         }

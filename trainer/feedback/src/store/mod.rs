@@ -9,7 +9,7 @@
 //! | How is one file brought here, whatever happens on the way? | `download` |
 //! | Where may a server send us on to? | `reachable`, `redirects` |
 //! | How is an artifact written to a store? | `upload` |
-//! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `keeper` |
+//! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `work_dir_sync` |
 //! | How is a store reached, and waited for? | `reach` |
 
 pub mod bucket;
@@ -17,13 +17,13 @@ pub mod cache;
 pub mod download;
 pub mod hub;
 mod index;
-pub mod keeper;
 pub mod listing;
 mod reach;
 mod reachable;
 mod redirects;
 mod snapshots;
 mod upload;
+pub mod work_dir_sync;
 
 use std::fs;
 use std::path::Path;

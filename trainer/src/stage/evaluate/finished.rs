@@ -15,6 +15,7 @@ use plumbline_crds::{Kind, Spec};
 use plumbline_feedback::data::{preference, prompts};
 use plumbline_feedback::files::write_json;
 use plumbline_feedback::report::{Progress, Report, Section};
+use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::generate::longest_prompt;
@@ -39,7 +40,7 @@ const NUMBERS: &str = "evaluation.json";
 /// # Errors
 /// [`Error::Config`] when the document is not a PolicyTuning with an evaluation, [`Error::Data`] when its artifact is not
 /// there, incomplete, altered or another resource's; and what sampling and judging may fail with.
-pub fn run(run: &RunDocument) -> Result<StageResult> {
+pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let Spec::PolicyTuning(spec) = &run.resource.spec else {
         return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
     };
@@ -72,7 +73,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
         Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,
     };
-    let mut progress = Progress::new(work)?;
+    let mut progress = Progress::new(work, sync)?;
     let evaluation = evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress)?;
 
     let seconds = clock.seconds()?;
@@ -231,7 +232,7 @@ mod tests {
         let tuned = tuned();
         let [adapter, merged] = ["adapter", "merged"].map(|output| {
             let document = tuned.document(output, &evaluation(1));
-            let result = run(&document).unwrap();
+            let result = run(&document, &WorkDirSync::off()).unwrap();
             let folder = Path::new(&document.work).join(FOLDER);
             let written: Value = serde_json::from_slice(&fs::read(folder.join(NUMBERS)).unwrap()).unwrap();
             assert!(fs::read_to_string(folder.join("report.html")).unwrap().contains("Evaluation of p"));
@@ -250,12 +251,12 @@ mod tests {
     fn responses_to_other_questions_are_not_reused() {
         let tuned = tuned();
         let document = tuned.document("adapter", &evaluation(1));
-        run(&document).unwrap();
+        run(&document, &WorkDirSync::off()).unwrap();
         let kept = Path::new(&document.work).join(FOLDER).join("evaluation-after.json");
         let first = fs::read(&kept).unwrap();
-        run(&document).unwrap();
+        run(&document, &WorkDirSync::off()).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), first);
-        run(&tuned.document("adapter", &evaluation(2))).unwrap();
+        run(&tuned.document("adapter", &evaluation(2)), &WorkDirSync::off()).unwrap();
         let samples = fs::read_to_string(kept.with_file_name("samples.jsonl")).unwrap();
         let line: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
         assert_eq!(line["after"].as_array().unwrap().len(), 2);
@@ -265,7 +266,7 @@ mod tests {
     fn what_cannot_be_evaluated_is_refused_before_anything_is_written() {
         let tuned = tuned();
         let said = |document: &RunDocument| {
-            let error = run(document).unwrap_err();
+            let error = run(document, &WorkDirSync::off()).unwrap_err();
             assert!(!Path::new(&document.work).exists(), "{error}");
             error
         };
@@ -288,7 +289,7 @@ mod tests {
     fn prompts_that_were_trained_on_are_no_evaluation() {
         let mut asked = evaluation(1);
         asked["prompts"]["inline"] = json!(["\u{1}\u{2}\u{3}", "\u{4}"]);
-        let error = run(&tuned().document("adapter", &asked)).unwrap_err().to_string();
+        let error = run(&tuned().document("adapter", &asked), &WorkDirSync::off()).unwrap_err().to_string();
         assert!(error.contains("1 of 2 prompts were trained on"), "{error}");
     }
 }

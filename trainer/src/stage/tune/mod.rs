@@ -14,6 +14,7 @@ use plumbline_crds::{Kind as ResourceKind, Spec};
 use plumbline_feedback::data::tokens::Sequence;
 use plumbline_feedback::files::fresh_folder;
 use plumbline_feedback::report::{LeftOut, MetricsWriter, Progress, Report, Section};
+use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
 use crate::generate::longest_prompt;
@@ -45,7 +46,7 @@ mod sft;
 pub(crate) use ppo::key_of;
 
 /// Runs the stage.
-pub fn run(run: &RunDocument) -> Result<StageResult> {
+pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let Spec::PolicyTuning(spec) = &run.resource.spec else {
         return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
     };
@@ -69,7 +70,7 @@ pub fn run(run: &RunDocument) -> Result<StageResult> {
     };
 
     let mut metrics = MetricsWriter::open(&own, resume_step(work, &spec.training)?)?;
-    let mut progress = Progress::new(&own)?;
+    let mut progress = Progress::new(&own, sync)?;
     let mut outlets =
         Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     let mut stopped_by_guard = None;

@@ -176,7 +176,9 @@ fn save(
     if outlets.ranks.is_first() {
         checkpoints.save(state.step, state, tensors, optimizer.device())?;
     }
-    outlets.clock.save()
+    outlets.clock.save()?;
+    outlets.progress.checkpointed();
+    Ok(())
 }
 
 /// Reads the prompts to sample from, which leave room for a response, and counts the others.

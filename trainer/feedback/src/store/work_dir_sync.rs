@@ -1,8 +1,8 @@
-//! Keeps a run in a store while it goes on: its work folder from time to time, its artifact at the end. A pod on another
-//! machine continues from there. Talks to the store, from a thread of its own, and to the file system.
+//! Uploads the work directory of a run to a store while its stage runs, and the artifact at the end. A pod on another machine
+//! resumes from there. Talks to the store, from a thread of its own, and to the file system.
 //!
-//! A stage can be killed at any moment and continue, so every moment between two of its writes is one to continue from. The
-//! thread that writes says when ([`moment`]); the files are linked aside, which takes no time, and brought to the store while
+//! A stage can be killed at any time and resume, so its work directory can be resumed from between any two of its writes. The
+//! thread that writes says when ([`WorkDirSync::snapshot`]); the files are linked aside, which takes no time, and uploaded while
 //! it works on.
 
 use std::fs;
@@ -21,10 +21,10 @@ use super::upload;
 use crate::files::HELD;
 use crate::{Error, Result, shutdown};
 
-/// Least time between two moments that are kept, unless one is worth more than others.
+/// Least time between two snapshots, unless one holds a new checkpoint.
 const EVERY: Duration = Duration::from_secs(20);
-/// Folder below the work folder with the files of the moment that is on its way.
-const ASIDE: &str = ".moment";
+/// Folder below the work folder with the files of the snapshot that is being uploaded.
+const ASIDE: &str = ".snapshot";
 /// Folder below the work folder with an artifact that is not complete.
 const STAGING: &str = "staging";
 /// Folder below the work folder that fetching the inputs leaves its result in; it is kept by itself.
@@ -34,29 +34,69 @@ const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, FETCHED, HELD];
 /// Folder below the work folder's place in the store with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
 
-/// The work folder that is kept, if one is.
-static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
+/// Uploads snapshots of a work directory while a stage runs. Clones upload the same one.
+#[derive(Clone, Debug, Default)]
+pub struct WorkDirSync(Arc<Mutex<Option<Upload>>>);
 
-struct Kept {
+#[derive(Debug)]
+struct Upload {
     work: PathBuf,
     /// To the thread.
     sender: Sender<Vec<Frozen>>,
     thread: JoinHandle<(Snapshots, Runtime)>,
-    /// A moment is on its way.
+    /// A snapshot is being uploaded.
     busy: Arc<AtomicBool>,
     last: Instant,
-    /// A moment of worth has come while another one was on its way.
+    /// A checkpoint was written while a snapshot was being uploaded.
     due: bool,
 }
 
-/// The work folder is at a moment to continue from.
-pub fn moment() {
-    keep(false);
-}
+impl WorkDirSync {
+    /// Uploads nothing: the work directory is on a volume that outlives the process.
+    pub fn off() -> Self {
+        Self::default()
+    }
 
-/// The work folder is at a moment that is worth more than others: a checkpoint.
-pub fn checkpoint() {
-    keep(true);
+    /// Uploads a snapshot if the last one is old enough. To be called between two writes.
+    pub fn snapshot(&self) {
+        self.upload(false);
+    }
+
+    /// Uploads a snapshot as soon as possible: there is a new checkpoint.
+    pub fn checkpoint(&self) {
+        self.upload(true);
+    }
+
+    fn upload(&self, checkpoint: bool) {
+        let mut upload = self.lock();
+        let Some(upload) = upload.as_mut() else { return };
+        upload.due |= checkpoint || upload.last.elapsed() >= EVERY;
+        if !upload.due || upload.busy.load(Ordering::Acquire) {
+            return;
+        }
+        match freeze(&upload.work) {
+            Ok(files) => {
+                upload.busy.store(true, Ordering::Release);
+                // A thread that has ended is reported at the end.
+                let _ = upload.sender.send(files);
+                (upload.due, upload.last) = (false, Instant::now());
+            }
+            Err(error) => tracing::warn!("snapshot upload failed: {error}"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Upload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uploads the last snapshot.
+    fn finish(&self) -> Result<()> {
+        let Some(Upload { work, sender, thread, .. }) = self.lock().take() else { return Ok(()) };
+        drop(sender);
+        let (mut snapshots, runtime) =
+            thread.join().map_err(|_| Error::Store("the thread that uploads the work folder ended".into()))?;
+        runtime.block_on(snapshots.save(&freeze(&work)?))
+    }
 }
 
 /// Runs a stage. What an earlier process kept of it is here before it begins, and what it makes is in the store when this
@@ -68,9 +108,10 @@ pub fn checkpoint() {
 pub fn within(
     document: &RunDocument,
     part: Option<&str>,
-    stage: impl FnOnce() -> Result<StageResult>,
+    stage: impl FnOnce(&WorkDirSync) -> Result<StageResult>,
 ) -> Result<StageResult> {
-    let Some(store) = &document.store else { return stage() };
+    let mut sync = WorkDirSync::off();
+    let Some(store) = &document.store else { return stage(&sync) };
     let runtime = super::runtime()?;
     let of_output = |e: Error| e.within(&format!("spec.output.uri: {}", store.artifact));
     let resource = &document.resource;
@@ -78,10 +119,10 @@ pub fn within(
     runtime.block_on(shutdown::unless_asked(upload::check(&store.artifact, &owner))).map_err(of_output)?;
     if let Some(uri) = &store.work {
         let kept = |whole: &str| part.map_or_else(|| whole.to_owned(), |part| format!("{whole}/{part}"));
-        begin(&kept(uri), Path::new(&kept(&document.work))).map_err(of_output)?;
+        sync = start(&kept(uri), Path::new(&kept(&document.work))).map_err(of_output)?;
     }
-    let ended = stage();
-    let kept = end().map_err(of_output);
+    let ended = stage(&sync);
+    let kept = sync.finish().map_err(of_output);
     if let Err(taken_over @ Error::Failed(_)) = kept {
         // Whatever the stage says: it was stopped because of this.
         return Err(taken_over);
@@ -89,7 +130,7 @@ pub fn within(
     let result = match ended {
         Ok(result) => result,
         Err(error) => {
-            kept.unwrap_or_else(|e| tracing::warn!("what was done since the last moment is not kept: {e}"));
+            kept.unwrap_or_else(|e| tracing::warn!("work since the last snapshot was not uploaded: {e}"));
             return Err(with_report(error, document, store, &runtime));
         }
     };
@@ -125,8 +166,8 @@ fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtim
     }
 }
 
-/// Takes the work folder over, brings it here as it was kept, and keeps it from now on.
-fn begin(uri: &str, work: &Path) -> Result<()> {
+/// Takes the work folder over, restores it as it was uploaded, and uploads it from now on.
+fn start(uri: &str, work: &Path) -> Result<WorkDirSync> {
     // The thread's own, since connections that are kept open belong to the runtime that opened them.
     let runtime = super::runtime()?;
     // A store that would refuse it later refuses now, before anything is spent.
@@ -137,59 +178,28 @@ fn begin(uri: &str, work: &Path) -> Result<()> {
         Ok((snapshots, brought))
     }))?;
     if brought > 0 {
-        tracing::info!(files = brought, "the run goes on from what was kept");
+        tracing::info!(files = brought, "the run resumes from its last snapshot");
     }
-    let (sender, moments) = channel::<Vec<Frozen>>();
+    let (sender, received) = channel::<Vec<Frozen>>();
     let (busy, aside) = (Arc::<AtomicBool>::default(), work.join(ASIDE));
     let done = busy.clone();
     let thread = std::thread::spawn(move || {
-        for files in moments {
+        for files in received {
             match runtime.block_on(snapshots.save(&files)) {
-                Ok(()) => tracing::debug!(files = files.len(), "a moment is kept"),
+                Ok(()) => tracing::debug!(files = files.len(), "snapshot uploaded"),
                 Err(Error::Failed(why)) => {
                     tracing::error!("{why}");
                     shutdown::request();
                 }
-                Err(error) => tracing::warn!("a moment is not kept: {error}"),
+                Err(error) => tracing::warn!("snapshot upload failed: {error}"),
             }
             let _ = fs::remove_dir_all(&aside);
             done.store(false, Ordering::Release);
         }
         (snapshots, runtime)
     });
-    *kept() = Some(Kept { work: work.to_owned(), sender, thread, busy, last: Instant::now(), due: false });
-    Ok(())
-}
-
-/// Keeps the last moment.
-fn end() -> Result<()> {
-    let Some(Kept { work, sender, thread, .. }) = kept().take() else { return Ok(()) };
-    drop(sender);
-    let (mut snapshots, runtime) =
-        thread.join().map_err(|_| Error::Store("the thread that keeps the work folder ended".into()))?;
-    runtime.block_on(snapshots.save(&freeze(&work)?))
-}
-
-fn keep(of_worth: bool) {
-    let mut kept = kept();
-    let Some(kept) = kept.as_mut() else { return };
-    kept.due |= of_worth || kept.last.elapsed() >= EVERY;
-    if !kept.due || kept.busy.load(Ordering::Acquire) {
-        return;
-    }
-    match freeze(&kept.work) {
-        Ok(files) => {
-            kept.busy.store(true, Ordering::Release);
-            // A thread that has ended is told of at the end.
-            let _ = kept.sender.send(files);
-            (kept.due, kept.last) = (false, Instant::now());
-        }
-        Err(error) => tracing::warn!("a moment is not kept: {error}"),
-    }
-}
-
-fn kept() -> MutexGuard<'static, Option<Kept>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+    let upload = Upload { work: work.to_owned(), sender, thread, busy, last: Instant::now(), due: false };
+    Ok(WorkDirSync(Arc::new(Mutex::new(Some(upload)))))
 }
 
 /// Links every file aside: what is replaced or removed later stays as it is, and of what grows, the size is noted.
