@@ -17,7 +17,11 @@ use rustix::fs::OFlags;
 /// The system's, and one that says what is there instead of a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     check(fs::metadata(path)?.file_type())?;
-    // Should a pipe have come in its place, opening it so does not wait.
+    open_at_once(path)
+}
+
+/// The same of what has come in its place since it was looked at: opening a pipe so does not wait.
+fn open_at_once(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     check(file.metadata()?.file_type())?;
@@ -65,6 +69,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use rustix::fs::{CWD, FileType as Node, Mode, mknodat};
 
@@ -89,6 +95,17 @@ mod tests {
             assert!(read(&path, 1).is_err());
         }
         assert_eq!(open(&at("nothing")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_pipe_that_comes_in_place_of_a_file_while_it_is_opened_is_refused_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let pipe = root.path().join("pipe");
+        mknodat(CWD, &pipe, Node::Fifo, Mode::RUSR, 0).unwrap();
+        let (sender, opened) = mpsc::channel();
+        std::thread::spawn(move || sender.send(open_at_once(&pipe)));
+        let error = opened.recv_timeout(Duration::from_secs(20)).expect("it waits for a writer").unwrap_err();
+        assert!(error.to_string().contains("a named pipe"), "{error}");
     }
 
     #[test]

@@ -34,6 +34,8 @@ const ANNOTATIONS: usize = 250 * 1024;
 
 /// Files that the test may hold beside its connections.
 const OTHER_FILES: usize = 200;
+/// For a connection to be accepted, where the time for the head of a request is 30 s.
+const ACCEPTED: Duration = Duration::from_secs(16);
 
 /// A stand-in for an API server: nothing but ConfigMaps, claims and a Lease.
 struct Server {
@@ -224,7 +226,8 @@ async fn thousands_of_connections_that_say_nothing_keep_no_probe_out() {
     let mut open = Vec::new();
     for address in [operator.people, operator.pods] {
         for i in 0..each {
-            let mut stream = TcpStream::connect(address).unwrap();
+            // A server that takes no more leaves them waiting here, until it has closed those that say nothing.
+            let mut stream = TcpStream::connect_timeout(&address, ACCEPTED).unwrap();
             match i % 3 {
                 0 => {}
                 1 => stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").unwrap(),

@@ -156,15 +156,20 @@ fn a_policy_and_a_reference_of_equal_weights_start_at_ln_2_in_either_precision()
         record["prompt"] = json!(text.chars().skip(7 * i).take(5 + 14 * i).collect::<String>());
     }
     fs::write(root.path().join("pairs.jsonl"), lines(&records)).unwrap();
-    for (precision, adapter) in [("BFloat16", json!(null)), ("BFloat16", json!({"rank": 4})), ("Float32", json!(null))]
-    {
+    // Other sizes than the 32 sequences that the reference is read by.
+    for (precision, adapter, micro) in [
+        ("BFloat16", json!(null), 8),
+        ("BFloat16", json!(null), 1),
+        ("BFloat16", json!({"rank": 4}), 8),
+        ("Float32", json!(null), 8),
+    ] {
         let changes = json!({"datasetRef": null, "dataset": {"uri": "pairs"}, "evaluation": null,
-            "training": {"maxSteps": 3, "batchSize": 8, "microBatchSize": 4, "maxLength": 256, "precision": precision, "adapter": adapter}});
-        let folder = root.path().join(format!("{precision}-{adapter}").replace(['"', '{', '}', ':'], ""));
+            "training": {"maxSteps": 3, "batchSize": 8, "microBatchSize": micro, "maxLength": 256, "precision": precision, "adapter": adapter}});
+        let folder = root.path().join(format!("{precision}-{adapter}-{micro}").replace(['"', '{', '}', ':'], ""));
         let inputs = [("policyModel", fixture::tiny()), ("dataset", root.path().join("pairs.jsonl"))];
         let made = stage::run(&with(chain::dpo("d", ""), &changes), &inputs, &folder);
         let losses: Vec<f64> = made.metrics.iter().map(|line| line["loss"].as_f64().unwrap()).collect();
-        assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-5, "{precision} {adapter}: {losses:?}");
+        assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-5, "{precision} {adapter} {micro}: {losses:?}");
         assert!(losses[1] != losses[0], "{precision} {adapter}: it learns: {losses:?}");
     }
 }

@@ -1,11 +1,10 @@
 //! Replies and journals that are changed in places drawn by a fixed seed: nothing panics, every label is a probability or a
 //! named failure, and a change of what is not the verdict changes no verdict.
 
-use std::fs;
-
 use plumbline_crds::judge::Judge;
 use plumbline_crds::preference_dataset::Order;
 use plumbline_feedback::Error;
+use plumbline_feedback::data::append_log::AppendLog;
 use plumbline_feedback::data::id;
 use plumbline_feedback::judge::body::Body;
 use plumbline_feedback::judge::classify::{HttpResponse, classify};
@@ -151,6 +150,7 @@ fn a_changed_reply_is_a_label_within_its_range_or_a_named_failure() {
     for (label, text) in [("LogProbs", "A"), ("Verdict", "The better answer is A."), ("Verdict", "{\"winner\": \"A\"}")]
     {
         let form = form(label);
+        let mut read_as_a = 0;
         for seed in 0..4000 {
             let mut draw = Draw::new(&format!("{label} {text} {seed}"));
             let mut value = usual(text);
@@ -165,8 +165,11 @@ fn a_changed_reply_is_a_label_within_its_range_or_a_named_failure() {
             if seed % 2 == 1 {
                 change_bytes(&mut bytes, &mut draw);
             }
-            assert_sound(&read(&form, &bytes), &String::from_utf8_lossy(&bytes));
+            let verdict = read(&form, &bytes);
+            assert_sound(&verdict, &String::from_utf8_lossy(&bytes));
+            read_as_a += usize::from(matches!(verdict, Ok(Verdict::First(_))));
         }
+        assert!((800..3600).contains(&read_as_a), "{label} {text}: {read_as_a} of 4000 replies are read");
     }
 }
 
@@ -239,13 +242,16 @@ fn words_around_a_stated_verdict_never_turn_it_around() {
         "\u{0}",
         "漢",
     ];
+    let mut stated = 0;
     for seed in 0..6000 {
         let mut draw = Draw::new(&format!("words {seed}"));
         let mut some = || (0..draw.below(12)).map(|_| words[draw.below(words.len())]).collect::<Vec<_>>().join(" ");
         let text = format!("{}\n\nFinal verdict: A", some());
         let read = read(&form, usual(&text).to_string().as_bytes()).unwrap();
         assert!(!matches!(read, Verdict::Second(_) | Verdict::Tie(_)), "{read:?}: {text:?}");
+        stated += usize::from(matches!(read, Verdict::First(_)));
     }
+    assert!(stated > 4000, "{stated} of 6000 are read");
 }
 
 #[test]
@@ -285,11 +291,13 @@ fn a_real_run_over_changed_replies_ends_with_labels_in_range_or_a_named_error() 
 #[test]
 fn a_journal_with_other_contents_is_read_as_carefully_as_a_server() {
     let (sim, data, whole) = (JudgeSim::start(Config::default()), planted(6), temp());
-    ask(sim.url(), &json!({}), &data, &Order::default(), whole.path()).unwrap();
-    let lines = fs::read_to_string(Journal::file(whole.path())).unwrap();
+    let undisturbed = ask(sim.url(), &json!({}), &data, &Order::default(), whole.path()).unwrap().probabilities();
+    let (log, written) = AppendLog::<Value>::open(&Journal::file(whole.path())).unwrap();
+    drop(log);
+    let mut other_labels = 0;
     for seed in 0..150 {
         let mut draw = Draw::new(&format!("journal {seed}"));
-        let mut entries: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut entries = written.clone();
         for _ in 0..=draw.below(3) {
             let at = draw.below(entries.len());
             if draw.below(2) == 0 {
@@ -299,11 +307,16 @@ fn a_journal_with_other_contents_is_read_as_carefully_as_a_server() {
             }
         }
         let journal = temp();
-        let text: Vec<String> = entries.iter().map(Value::to_string).collect();
-        fs::write(Journal::file(journal.path()), text.join("\n") + "\n").unwrap();
+        // With checksums that fit, or no changed line would be looked at. What is no object cannot have one.
+        let (mut log, _) = AppendLog::open(&Journal::file(journal.path())).unwrap();
+        for entry in entries.iter().filter(|entry| entry.as_object().is_some_and(|fields| !fields.is_empty())) {
+            log.append(entry).unwrap();
+        }
+        drop(log);
         match ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()) {
             Ok(judged) => {
                 assert!(judged.probabilities().iter().flatten().all(|p| (0.0..=1.0).contains(p)), "seed {seed}");
+                other_labels += usize::from(judged.probabilities() != undisturbed);
                 assert!(
                     judged.cost.prompt_tokens >= 0 && judged.cost.prompt_tokens < 12 * 200_000,
                     "{:?}",
@@ -314,4 +327,5 @@ fn a_journal_with_other_contents_is_read_as_carefully_as_a_server() {
             Err(other) => panic!("seed {seed}: {other:?}"),
         }
     }
+    assert!(other_labels > 15, "{other_labels} of 150 journals give other labels: the changed lines are read");
 }
