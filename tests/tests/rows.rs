@@ -121,6 +121,37 @@ fn pairs_that_a_template_makes_equal_are_counted_and_none_is_learnt_from() {
 }
 
 #[test]
+fn a_conversation_that_a_template_refuses_is_named_by_its_line() {
+    let place = Place::new(&[]);
+    let model = chat_model(
+        &place,
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}\n{% endfor %}",
+    );
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+    let records: Vec<Value> = pairs(24)
+        .iter()
+        .enumerate()
+        .map(|(i, r)| {
+            let answer = |side: &str| json!([turn("assistant", r[side].as_str().unwrap())]);
+            let asked = turn("user", r["prompt"].as_str().unwrap());
+            let prompt = if i == 5 { vec![turn("system", "rhyme"), asked] } else { vec![asked] };
+            json!({"prompt": prompt, "chosen": answer("chosen"), "rejected": answer("rejected")})
+        })
+        .collect();
+    // A blank line is no record.
+    fs::write(place.path("pairs.jsonl"), format!("\n{}", lines(&records))).unwrap();
+    for manifest in stages(&place, "pairs.jsonl", &format!("file://{}", model.display())) {
+        place.write(&[manifest]);
+        let ended = place.run();
+        assert_eq!(ended.code(), 3, "{}", ended.said());
+        let begins = records[5]["prompt"][1]["content"].as_str().unwrap().chars().take(20).collect::<String>();
+        for words in ["pairs.jsonl:7: ", "no system turn", &begins, "model"] {
+            assert!(ended.said().contains(words), "expected `{words}`: {}", ended.said());
+        }
+    }
+}
+
+#[test]
 fn preferences_texts_and_prompts_are_read_from_the_files_that_hugging_face_has() {
     let place = Place::new(&[]);
     let records = preference::read_file(&fixture::path("pairs.jsonl")).unwrap();

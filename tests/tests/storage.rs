@@ -9,7 +9,7 @@ use std::time::Duration;
 use plumbline_crds::{Kind, artifact};
 use plumbline_tests::chain::{self, with};
 use plumbline_tests::place::Place;
-use plumbline_tests::programs::{code, plumbline, text};
+use plumbline_tests::programs::{code, plumbline, text, trainer};
 use plumbline_tests::small_disk::{SmallDisk, read};
 use plumbline_tests::{fixture, stage};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -190,6 +190,31 @@ fn what_is_beside_the_files_of_an_artifact_is_refused_and_no_reader_sees_it() {
     }
     fs::write(model.join(".DS_Store"), "x").unwrap();
     let _ = place.run().well();
+}
+
+#[test]
+fn a_model_that_people_inspect_or_serve_has_no_file_that_is_waited_for() {
+    let make_pipe = |path: &std::path::Path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    for name in ["tokenizer.json", "generation_config.json", "config.json", "model.safetensors"] {
+        let root = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(fixture::tiny().join(file), root.path().join(file)).unwrap();
+        }
+        let _ = fs::remove_file(root.path().join(name));
+        if name == "config.json" {
+            symlink("/dev/zero", root.path().join(name)).unwrap();
+        } else {
+            make_pipe(&root.path().join(name));
+        }
+        for command in [&["inspect", "--text", "Once"][..], &["serve", "--port", "0"]] {
+            let mut waits = Command::new("timeout");
+            waits.args(["60", trainer().to_str().unwrap()]).args(command);
+            let output = waits.arg("--model").arg(root.path()).output().unwrap();
+            let said = text(&output.stderr);
+            assert_eq!(code(&output), 3, "{command:?} {name}: {said}");
+            assert!(said.contains(&format!("{name}: is a ")) && said.contains("regular files only"), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a web server or a hub sends that it should not: the fetch ends by name, soon, and nothing of it becomes an input.
+//! What a web server, a hub or a store sends that it should not: the fetch ends by name, soon, and nothing of it becomes an input.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use serde_json::json;
 /// A fetch that is refused takes a second; one that is tried again takes longer than this.
 const SOON: Duration = Duration::from_mins(1);
 
-/// Fetches what a URI names, with the hub at an address.
+/// Fetches what a URI names, with the hub and the store at an address.
 fn fetch(root: &Path, uri: &str, hub: &str) -> Output {
     let document = json!({
         "resource": chain::reward("reward", "data"), "output": root.join("out"), "work": root.join("work"),
@@ -24,6 +24,8 @@ fn fetch(root: &Path, uri: &str, hub: &str) -> Output {
     std::fs::write(root.join("run.yaml"), serde_yaml::to_string(&document).unwrap()).unwrap();
     let mut command = std::process::Command::new(programs::trainer());
     command.args(["fetch", "--run"]).arg(root.join("run.yaml")).env("HF_ENDPOINT", hub).env("HF_TOKEN", "hf_secret");
+    command.envs([("AWS_ENDPOINT_URL", hub), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")]);
+    command.envs([("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hf_secret")]);
     command.output().unwrap()
 }
 
@@ -130,6 +132,42 @@ fn a_listing_that_never_ends_or_names_impossible_files_is_a_fault_of_the_data_at
         }));
         is_refused("hf://org/tiny", server.address(), &["what the hub says of a repository"]);
         assert_eq!(server.requests(), 1);
+    }
+}
+
+/// A store of one bucket, `b`, that lists keys, as they are written in XML, each of three bytes, and has none of them.
+fn store_that_lists(keys: &'static [&'static str]) -> RawServer {
+    RawServer::start(Box::new(move |path, _, stream| {
+        if !path.contains("list-type") {
+            return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+        let prefix = path.split("prefix=").nth(1).unwrap().split('&').next().unwrap().replace("%2F", "/");
+        let below = keys.iter().filter(|key| prefix == "m/" || key.starts_with(&prefix));
+        let objects: Vec<String> = below
+            .map(|key| {
+                format!(
+                    "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+                     <ETag>&quot;e&quot;</ETag><Size>3</Size></Contents>"
+                )
+            })
+            .collect();
+        let objects = objects.concat();
+        let body = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>");
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    }))
+}
+
+#[test]
+fn a_store_that_lists_keys_which_are_no_files_below_the_one_that_was_asked_for_is_refused_by_name() {
+    for (keys, words) in [
+        (&["elsewhere/x.jsonl"][..], "\"elsewhere/x.jsonl\" is not below m"),
+        (&["m/a", "mm/x.jsonl"], "\"mm/x.jsonl\" is not below m"),
+        (&["m/a", "m/a"], "\"m/a\" is listed twice"),
+        (&["m/x/"], "m/x/ ends in a slash"),
+        (&["m/a&#10;2026-01-01T00:00:00Z  INFO everything is well"], "a\\n2026-01-01T00:00:00Z"),
+    ] {
+        let server = store_that_lists(keys);
+        is_refused("s3://b/m", server.address(), &[words]);
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use plumbline_crds::regular;
+use plumbline_crds::{folder, regular};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,6 +62,19 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// `Data`, with the path and what is there.
 pub fn open_regular(path: &Path) -> Result<File> {
     regular::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))
+}
+
+/// Refuses a model folder that holds anything but regular files, before any of them is opened. An input of a stage is looked
+/// through when its digest is taken; this is for the folders that people name themselves.
+///
+/// # Errors
+/// `Data`, with the path and what is there.
+pub fn check_folder(path: &Path) -> Result<()> {
+    // What cannot be listed has a better message where its files are read.
+    for found in folder::files(path).unwrap_or_default() {
+        found.file.map_err(|why| Error::Data(format!("{}: {why}", path.join(found.path).display())))?;
+    }
+    Ok(())
 }
 
 /// Holds a folder for this process alone, as long as the file lives: two that write to one folder would spoil the work of both.

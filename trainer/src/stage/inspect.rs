@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use plumbline_crds::training::Precision;
+use plumbline_feedback::files;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use tch::{Device, Tensor};
 
@@ -40,6 +41,9 @@ pub struct InspectArgs {
 /// Prints what the loader sees.
 #[allow(clippy::print_stdout, reason = "this is the command's output")]
 pub fn run(args: &InspectArgs) -> Result<()> {
+    for folder in [Some(&args.model), args.adapter.as_ref()].into_iter().flatten() {
+        files::check_folder(folder)?;
+    }
     let folder = ModelFolder::open(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
     let c = &folder.config;

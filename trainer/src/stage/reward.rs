@@ -128,7 +128,7 @@ impl Data {
             n if n > longest => Some(Why::TooLong),
             _ => None,
         };
-        let pairs = |records: &[Preference]| Pairs::new(records, tokenizer, spec.loss.labels, unusable);
+        let pairs = |records: &[Preference]| Pairs::new(records, &path, tokenizer, spec.loss.labels, unusable);
         let data = Self { train: pairs(&train)?, validation: pairs(&validation)?, longest };
         data.train.enough(&path, longest)?;
         if data.validation.pairs.is_empty() && !validation.is_empty() {

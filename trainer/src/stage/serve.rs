@@ -112,6 +112,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
 fn load(args: &ServeArgs) -> Result<Loaded<Engine>> {
     let started = std::time::Instant::now();
     let device = device::with_accelerators(args.accelerators.into())?;
+    files::check_folder(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
     let folder = ModelFolder::open(&args.model)?;
     let shape = shape(&folder.config, args.max_context, tokenizer.longest_token())?;

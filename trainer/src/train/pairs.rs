@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use plumbline_crds::training::LabelKind;
-use plumbline_feedback::data::preference::{Preference, vote};
+use plumbline_feedback::data::preference::{Preference, at_line, vote};
 use plumbline_feedback::data::tokens::{self, Sequence};
 use plumbline_feedback::report::{LeftOut, Why};
 use plumbline_feedback::text::tokenizer::Tokenizer;
@@ -40,8 +40,12 @@ pub struct Pairs {
 impl Pairs {
     /// Tokenises records. A record is left out when `unusable` has a reason against one of its sequences, and when both are
     /// the same tokens: there is nothing to prefer.
+    ///
+    /// # Errors
+    /// With the file and line below `path`, where the records were read, of one that cannot be tokenised.
     pub fn new(
         records: &[Preference],
+        path: &Path,
         tokenizer: &Tokenizer,
         labels: LabelKind,
         unusable: impl Fn(&Sequence) -> Option<Why>,
@@ -52,7 +56,8 @@ impl Pairs {
         let mut numbers: HashMap<Sequence, usize> = HashMap::new();
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
-            let [chosen, rejected] = tokens::pair(tokenizer, &record.prompt, &record.chosen, &record.rejected)?;
+            let [chosen, rejected] = tokens::pair(tokenizer, &record.prompt, &record.chosen, &record.rejected)
+                .map_err(|why| if let Error::Data(_) = why { at_line(path, record, &why) } else { why })?;
             let rendering = chosen.rendering.max(rejected.rendering);
             let (chosen, rejected) = (chosen.sequence, rejected.sequence);
             let equal = || (chosen == rejected).then_some(Why::Equal);

@@ -3,7 +3,7 @@
 //!
 //! Plain TRL files are read as well: without `p` a label is taken as certain (1), without `prompt_id` the id is computed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use plumbline_crds::artifact;
 use serde::{Deserialize, Serialize};
@@ -13,10 +13,12 @@ use super::fields::{Fields, kind};
 use super::jsonl::{self, Next};
 use super::schema::{OneForm, check_prompt, content, refuse_unread};
 use super::{Content, Message, prompts, rows, shards};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Share of the prompts that is kept for validation where a dataset has no split of its own.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
+/// Fields of a record.
+const KNOWN: [&str; 7] = ["prompt", "chosen", "rejected", "p", "margin", "prompt_id", "provenance"];
 
 /// A labelled pair.
 #[derive(Clone, Debug, Serialize, PartialEq)]
@@ -120,6 +122,22 @@ pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
     Ok(train.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
 }
 
+/// What is wrong with a record that was read from `path`, with the file and the line that it is at. The files are read again.
+pub fn at_line(path: &Path, wrong: &Preference, why: &Error) -> Error {
+    let mut files = rows::files(path).unwrap_or_default();
+    for split in [Split::Validation.name(), "test"] {
+        files.extend(shards::of_split(path, split).unwrap_or_default());
+    }
+    let of_file = |file: &PathBuf| {
+        let mut take = |fields| match preference(fields)? {
+            record if record == *wrong => Err(why.to_string()),
+            _ => Ok(Next::Record),
+        };
+        rows::read(file, &KNOWN, &mut take).err()
+    };
+    files.iter().find_map(of_file).unwrap_or_else(|| Error::Data(format!("{}: {why}", path.display())))
+}
+
 /// Reads a split of a dataset's folder (`data/<split>-*`, in order of name). Empty if the split has no file.
 pub fn read_split(folder: &Path, split: Split) -> Result<Vec<Preference>> {
     Reader::default().files(&shards::of_split(folder, split.name())?)
@@ -142,10 +160,9 @@ struct Reader {
 
 impl Reader {
     fn files<P: AsRef<Path>>(&mut self, files: &[P]) -> Result<Vec<Preference>> {
-        let known = ["prompt", "chosen", "rejected", "p", "margin", "prompt_id", "provenance"];
         let mut records = Vec::new();
         for file in files {
-            rows::read(file.as_ref(), &known, &mut |fields| {
+            rows::read(file.as_ref(), &KNOWN, &mut |fields| {
                 let record = preference(fields)?;
                 self.form.check(&record.prompt)?;
                 records.push(record);

@@ -124,10 +124,16 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
 /// Makes sure that all keys can be files below a folder.
 fn check(key: &Key, objects: &[ObjectMeta]) -> Result<()> {
     let wrong = |what: &str| Error::Data(format!("the store lists what cannot be files below a folder: {what}"));
-    let keys: HashSet<&str> = objects.iter().map(|o| o.location.as_ref()).collect();
+    let mut keys: HashSet<&str> = HashSet::new();
+    if let Some(twice) = objects.iter().find(|o| !keys.insert(o.location.as_ref())) {
+        return Err(wrong(&format!("{:?} is listed twice", twice.location.as_ref())));
+    }
+    let prefix = if key.as_ref().is_empty() { String::new() } else { format!("{key}/") };
     for object in objects {
         let path: &str = object.location.as_ref();
-        let below = path.strip_prefix(key.as_ref()).unwrap_or(path).trim_start_matches('/');
+        let Some(below) = path.strip_prefix(&prefix) else {
+            return Err(wrong(&format!("{path:?} is not below {key}")));
+        };
         relative::check(below).map_err(|why| wrong(&why))?;
         let folders = below.match_indices('/').map(|(at, _)| &path[..path.len() - below.len() + at]);
         if let Some(both) = folders.into_iter().find(|folder| keys.contains(folder)) {
@@ -157,10 +163,14 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     // What is overwritten meanwhile is not what was listed.
     let listed = GetOptions { if_match: object.e_tag.clone(), ..GetOptions::default() };
     let content = store.get_opts(&object.location, listed).await.map_err(|error| match error {
-        StoreError::NotFound { path, .. } => Error::Store(format!("{path} was removed while it was fetched")),
-        error => failed(&error),
+        StoreError::NotFound { .. } => None,
+        error => Some(failed(&error)),
     });
-    let mut content = content?.into_stream();
+    let mut content = match content {
+        Ok(content) => content.into_stream(),
+        Err(Some(error)) => return Err(error),
+        Err(None) => return Err(not_there(store, &object.location).await),
+    };
     let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
     let mut size = 0;
     while let Some(chunk) = content.try_next().await.map_err(|e| failed(&e))? {
@@ -182,6 +192,17 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     }
     file.sync_all().map_err(|e| Error::store(&aside, &e))?;
     fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
+}
+
+/// Why an object that was listed is not there. A key that ends in a slash is listed as the one without it.
+async fn not_there(store: &dyn ObjectStore, key: &Key) -> Error {
+    let below = store.list(Some(key)).try_collect::<Vec<_>>().await;
+    if below.is_ok_and(|below| below.iter().any(|o| o.location == *key)) {
+        return Error::Data(format!(
+            "the store lists what cannot be files below a folder: {key}/ ends in a slash, and is not empty; remove it"
+        ));
+    }
+    Error::Store(format!("{key} was removed while it was fetched"))
 }
 
 #[cfg(test)]
@@ -228,6 +249,9 @@ mod tests {
             (&["m/a", "m/a/b"][..], "m/a is an object"),
             (&["m/a/b/c", "m/a"], "m/a is an object"),
             (&[&format!("m/{}", "n".repeat(250))], "250 bytes"),
+            (&["m/a", "elsewhere/b"], "\"elsewhere/b\" is not below m"),
+            (&["mm/a"], "\"mm/a\" is not below m"),
+            (&["m/a", "m/b", "m/a"], "\"m/a\" is listed twice"),
         ] {
             let error = check(keys).unwrap_err();
             assert!(matches!(&error, Error::Data(text) if text.contains(what)), "{error}");

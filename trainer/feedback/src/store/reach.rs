@@ -96,8 +96,10 @@ pub(super) fn failed(error: &StoreError) -> Error {
         )),
         StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
         // Asking again does not make a key a path.
-        StoreError::InvalidPath { source } => Error::Data(format!("the store names a key that is no path: {source}")),
-        other => Error::Store(format!("the store does not answer: {}", words(other))),
+        StoreError::InvalidPath { source } => {
+            Error::Data(format!("the store names a key that is no path: {}", source.to_string().escape_debug()))
+        }
+        other => Error::Store(format!("reading from the store failed: {}", words(other))),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn read(
         s if s.len() > longest => Some(Why::TooLong),
         _ => None,
     };
-    let mut pairs = Pairs::new(&records, tokenizer, settings.labels, unusable)?;
+    let mut pairs = Pairs::new(&records, &path, tokenizer, settings.labels, unusable)?;
     pairs.left_out.held_out(held_out.len());
     pairs.enough(&path, longest)?;
     // By their content: a file may give its prompts ids of its own.
