@@ -12,7 +12,7 @@ use crate::source::{KeyRef, OBJECT_NAME, SecretRef};
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Compute {
-    /// Accelerators a pod. 0 runs on the CPU. Default 0.
+    /// Accelerators per pod. 0 runs on the CPU. Default 0.
     #[schemars(range(min = 0, max = 64))]
     pub accelerators: i64,
     /// Pods that train together, each on a share of every batch. Default 1.

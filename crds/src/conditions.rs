@@ -103,12 +103,12 @@ pub enum Reason {
     DataInvalid,
     /// A judge does not answer (exit code 4).
     JudgeUnavailable,
-    /// A judge refuses to work: key, quota or model (exit code 7).
+    /// A judge rejected the request: key, quota or model (exit code 7).
     JudgeRejected,
     /// The labelling budget is spent (exit code 8).
     BudgetExhausted,
     /// No progress for too long.
-    Hung,
+    NoProgress,
     /// Of the pods that train together one was lost, and none says why (exit code 12).
     PeerLost,
     /// The Job of the run was deleted by somebody else.

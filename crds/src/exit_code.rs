@@ -29,7 +29,7 @@ pub enum ExitCode {
     /// A guard against reward hacking stopped the run.
     RewardHacking = 10,
     /// The stage stood still and was ended. Trying again continues from its last checkpoint.
-    Hung = 11,
+    NoProgress = 11,
     /// Another of the processes that train together was lost. Trying all again continues from the last checkpoint.
     PeerLost = 12,
     /// Stopped by SIGTERM or SIGINT after making progress safe. Trying again continues.
@@ -50,7 +50,7 @@ impl ExitCode {
         Self::BudgetExhausted,
         Self::GateFailed,
         Self::RewardHacking,
-        Self::Hung,
+        Self::NoProgress,
         Self::PeerLost,
         Self::Interrupted,
     ];
@@ -79,7 +79,7 @@ impl ExitCode {
             Self::BudgetExhausted => Reason::BudgetExhausted,
             Self::GateFailed => Reason::GateFailed,
             Self::RewardHacking => Reason::RewardHackingSuspected,
-            Self::Hung => Reason::Hung,
+            Self::NoProgress => Reason::NoProgress,
             Self::PeerLost => Reason::PeerLost,
             Self::Interrupted => Reason::Suspended,
         }
@@ -92,7 +92,7 @@ impl ExitCode {
             Self::Failed
                 | Self::JudgeUnavailable
                 | Self::StoreUnavailable
-                | Self::Hung
+                | Self::NoProgress
                 | Self::PeerLost
                 | Self::Interrupted
         )

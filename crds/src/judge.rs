@@ -61,7 +61,7 @@ pub struct Judge {
     /// Votes the texts of several. Default LogProbs.
     #[serde(default)]
     pub label: LabelSource,
-    /// Politeness and patience towards the endpoint.
+    /// Rate limits, concurrency, timeout and retries.
     #[serde(default)]
     pub limits: JudgeLimits,
     /// What the endpoint charges; needed for `budget.maxCost`.

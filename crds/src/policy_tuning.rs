@@ -55,7 +55,7 @@ pub struct PolicyTuningSpec {
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
-    /// Settings of PPO. Default: those below.
+    /// PPO settings. Omit to use the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppo: Option<Ppo>,
     /// Settings of the DPO family. Default: those below.
@@ -73,7 +73,7 @@ pub struct PolicyTuningSpec {
     /// The pod: threads, resources, where it may run, retries.
     #[serde(default)]
     pub compute: Compute,
-    /// Stop and hold nothing; work goes on where it stopped when this is false again. Default false.
+    /// Suspend the run and release its resources. It resumes from its last checkpoint when set back to false. Default false.
     #[serde(default)]
     pub suspend: bool,
 }
@@ -117,7 +117,7 @@ impl Method {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Rollout {
-    /// Prompts a rollout. Default 64.
+    /// Prompts per rollout. Default 64.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub prompts_per_step: i64,
     /// Responses a prompt. Default 1.
@@ -174,7 +174,7 @@ pub struct Ppo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub score_clip: Option<f64>,
-    /// Leave the remaining passes over a rollout out when the mean KL to the sampling policy exceeds this. Default:
+    /// Stop the remaining epochs over a rollout once the mean KL to the sampling policy exceeds this. Default:
     /// never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 100.0))]
@@ -245,7 +245,7 @@ pub struct Dpo {
     pub label_smoothing: f64,
     /// Soft uses the judge's probability as the target, Hard its sign. Default Hard.
     pub labels: LabelKind,
-    /// Another reference than the policy model.
+    /// Reference model, if it differs from policyModel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_model: Option<ModelSource>,
 }

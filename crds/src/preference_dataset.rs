@@ -37,7 +37,7 @@ pub struct PreferenceDatasetSpec {
     /// Who writes the candidate responses. Exactly one of `generator` and `responses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<Generator>,
-    /// Responses that exist already, to import.
+    /// Existing responses to import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responses: Option<DataSource>,
     /// Which responses are compared.
@@ -59,7 +59,7 @@ pub struct PreferenceDatasetSpec {
     /// What must hold for the dataset to be used.
     #[serde(default)]
     pub gates: DatasetGates,
-    /// What may be spent on judges.
+    /// Budget for judge requests.
     #[serde(default)]
     pub budget: Budget,
     /// Pods that label together, each its share of the prompts. Default 1.
@@ -72,7 +72,7 @@ pub struct PreferenceDatasetSpec {
     /// The pod: threads, resources, where it may run, retries.
     #[serde(default)]
     pub compute: Compute,
-    /// Stop and hold nothing; work goes on where it stopped when this is false again. Default false.
+    /// Suspend the run and release its resources. It resumes from its last checkpoint when set back to false. Default false.
     #[serde(default)]
     pub suspend: bool,
 }
@@ -285,7 +285,7 @@ impl Default for DatasetGates {
     }
 }
 
-/// What may be spent on judges. Unset means no limit.
+/// Budget for judge requests. Unset means no limit.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Budget {

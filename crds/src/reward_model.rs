@@ -58,7 +58,7 @@ pub struct RewardModelSpec {
     /// The pod: threads, resources, where it may run, retries.
     #[serde(default)]
     pub compute: Compute,
-    /// Stop and hold nothing; work goes on where it stopped when this is false again. Default false.
+    /// Suspend the run and release its resources. It resumes from its last checkpoint when set back to false. Default false.
     #[serde(default)]
     pub suspend: bool,
 }

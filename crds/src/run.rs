@@ -65,7 +65,7 @@ pub struct ResolvedInput {
     pub name: String,
     /// Absolute path of a folder or file.
     pub path: String,
-    /// `sha256:` and the digest of its content. Empty where whoever starts the stage cannot read the input: the stage
+    /// `sha256:` and the digest of its content. Empty where the caller cannot read the input: the stage
     /// takes the digest itself.
     #[serde(default)]
     pub digest: String,

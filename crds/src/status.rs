@@ -17,7 +17,7 @@ pub struct Status {
     /// Conditions, one of each type.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// How far the stage is.
+    /// Progress of the current stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// Latest values of a bounded set of metrics, under TRL's names.
@@ -199,7 +199,7 @@ pub struct JobRef {
     /// Seconds of running, without suspensions.
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
-    /// Counted until then (RFC 3339).
+    /// Time up to which activeSeconds has been counted (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub counted_time: Option<String>,

@@ -16,7 +16,7 @@ pub struct Training {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_steps: Option<i64>,
-    /// Sequences (pairs for RewardModel and DPO) an optimiser step. Default 64.
+    /// Sequences (pairs for RewardModel and DPO) per optimiser step. Default 64.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_size: i64,
     /// Sequences (pairs) a forward and backward pass; changes memory, and the result only by rounding and by what dropout
@@ -43,7 +43,7 @@ pub struct Training {
     /// Seed of initialisation, data order and dropout. Default 42.
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub seed: i64,
-    /// When progress is made safe.
+    /// Checkpointing.
     pub checkpoint: CheckpointPolicy,
 }
 
@@ -167,7 +167,7 @@ pub struct Adapter {
     #[serde(default = "default_targets")]
     #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
-    /// Adapt the last this many layers only; those below are then not part of the backward pass. Default: all layers.
+    /// Apply the adapter only to the last N layers; those below are then not part of the backward pass. Default: all layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub last_layers: Option<i64>,
@@ -237,7 +237,7 @@ pub enum AdapterSave {
     Adapter,
 }
 
-/// When progress is made safe. A run killed at any point continues from its last checkpoint and ends the same.
+/// Checkpointing. A run killed at any point continues from its last checkpoint and ends the same.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CheckpointPolicy {

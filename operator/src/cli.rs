@@ -57,26 +57,26 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         trainer: Option<PathBuf>,
     },
-    /// Make what the resources of a cluster describe, until it is asked to stop.
+    /// Run the controller until it is stopped.
     Operator(Box<Settings>),
-    /// Wait until an operator says that it leads.
+    /// Wait until an operator replica is the elected leader.
     Ready {
-        /// Its metrics address. Where a Service leads to several operators, one of them has to lead.
+        /// Its metrics address. If the address is a Service, one of its replicas must be the leader.
         #[arg(long, value_name = "HOST:PORT")]
         address: String,
         /// How long to wait.
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout_seconds: u64,
     },
-    /// Print the service account of the operator and what it may do.
+    /// Print the operator's ServiceAccount and RBAC rules.
     Rbac {
         /// Namespace that the operator runs in.
         #[arg(long, value_name = "NAME", default_value = "plumbline")]
-        namespace: String,
-        /// Allow it to work in this namespace alone [default: in all].
+        operator_namespace: String,
+        /// The only namespace that it watches, as for `operator --watch-namespace` [default: all].
         #[arg(long, value_name = "NAME")]
-        watched: Option<String>,
-        /// Allow it to read what Kueue says of Jobs, for `operator --kueue`.
+        watch_namespace: Option<String>,
+        /// Allow it to read Kueue Workloads, as for `operator --kueue`.
         #[arg(long)]
         kueue: bool,
     },
@@ -89,7 +89,7 @@ enum Command {
         #[arg(long, value_name = "DIR", conflicts_with = "out")]
         reference: Option<PathBuf>,
     },
-    /// Become a program that ends with its parent.
+    /// Run a program that is terminated when its parent exits.
     #[command(hide = true)]
     Tied(tied::Args),
 }
@@ -132,7 +132,9 @@ pub fn main() -> ExitCode {
                 Err(error) => fail(&error, Code::Failed),
             }
         }
-        Command::Rbac { namespace, watched, kueue } => rbac_command(&namespace, watched.as_deref(), kueue),
+        Command::Rbac { operator_namespace, watch_namespace, kueue } => {
+            rbac_command(&operator_namespace, watch_namespace.as_deref(), kueue)
+        }
         Command::Crds { reference: Some(folder), .. } => reference_command(&folder),
         Command::Crds { out, .. } => crds_command(out.as_deref()),
         Command::Tied(args) => tied::become_program(&args),

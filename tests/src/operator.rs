@@ -35,7 +35,7 @@ pub struct Operator {
 impl Operator {
     /// Starts one for a namespace, with further arguments.
     pub fn start(namespace: &Namespace, kubeconfig: &Path, arguments: &[&str]) -> Self {
-        let own = ["operator", "--namespace", namespace.name(), "--lease-namespace", namespace.name()];
+        let own = ["operator", "--watch-namespace", namespace.name(), "--lease-namespace", namespace.name()];
         let image = ["--trainer-image", "trainer:test"];
         let addresses = ["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"];
         let progress = ["--progress-url", "http://operator.test:8090"];

@@ -31,7 +31,7 @@ fn writes(scene: &Scene) -> Vec<String> {
 async fn nothing_is_written_while_nothing_changes() {
     let scene = Scene::new("quiet").await;
     // Looked at over and over, so that a write without a change would show.
-    let operator = Operator::start(&scene.namespace, &scene.account().await, &["--look-again-seconds", "5"]);
+    let operator = Operator::start(&scene.namespace, &scene.account().await, &["--resync-seconds", "5"]);
     let names: Vec<String> = (0..FINISHED + RUNNING).map(|i| format!("r{i}")).collect();
     futures::stream::iter(&names)
         .for_each_concurrent(16, |name| async {
@@ -92,9 +92,9 @@ async fn leads(operator: &Operator) -> bool {
 async fn of_two_operators_one_acts_and_the_other_takes_over_what_runs() {
     let scene = Scene::new("two").await;
     let account = scene.account().await;
-    let mut first = Operator::start(&scene.namespace, &account, &["--lease-seconds", "3"]);
+    let mut first = Operator::start(&scene.namespace, &account, &["--lease-duration-seconds", "3"]);
     until("the first leads", async || leads(&first).await.then_some(())).await;
-    let second = Operator::start(&scene.namespace, &account, &["--lease-seconds", "3"]);
+    let second = Operator::start(&scene.namespace, &account, &["--lease-duration-seconds", "3"]);
     assert_eq!(first.get("/readyz").await.0, 200);
     assert_eq!(second.get("/readyz").await.0, 503, "only the one that acts says that it is ready to");
     for kind in [PolicyTuning, RewardModel, PreferenceDataset] {
@@ -121,10 +121,10 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_what_runs() {
 async fn an_operator_that_is_asked_to_stop_hands_over_at_once() {
     let scene = Scene::new("stop").await;
     let account = scene.account().await;
-    let mut first = Operator::start(&scene.namespace, &account, &["--lease-seconds", "60"]);
+    let mut first = Operator::start(&scene.namespace, &account, &["--lease-duration-seconds", "60"]);
     until("the first leads", async || leads(&first).await.then_some(())).await;
     assert!(first.stop().success());
-    let second = Operator::start(&scene.namespace, &account, &["--lease-seconds", "60"]);
+    let second = Operator::start(&scene.namespace, &account, &["--lease-duration-seconds", "60"]);
     let begun = Instant::now();
     until("the second leads", async || leads(&second).await.then_some(())).await;
     assert!(begun.elapsed() < Duration::from_secs(20), "the lease was given back");

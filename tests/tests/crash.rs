@@ -17,7 +17,7 @@ use plumbline_tests::proxy::{Fault, Proxy};
 use serde_json::{Value, json};
 
 /// It looks again soon without being told, and need not wait long for the lease of the one that was killed.
-const QUICK: [&str; 4] = ["--look-again-seconds", "2", "--lease-seconds", "3"];
+const QUICK: [&str; 4] = ["--resync-seconds", "2", "--lease-duration-seconds", "3"];
 /// A scenario takes a few seconds. One that takes this long does not end.
 const ENDLESS: Duration = Duration::from_secs(50);
 /// Operators at a time: each waits most of the time.

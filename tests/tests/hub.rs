@@ -179,5 +179,5 @@ fn a_hub_that_does_not_answer_is_no_fault_of_the_data() {
     let mut place = Place::new(&[reward(&json!({"uri": "hf://org/tiny"}))]);
     place.set_env("HF_ENDPOINT", &format!("http://127.0.0.1:{}", ports::claim()));
     let message = failure(&place, 5, Reason::ArtifactUploadFailed);
-    assert!(message.contains("given up after 6 attempts"), "{message}");
+    assert!(message.contains("giving up after 6 attempts"), "{message}");
 }

@@ -58,7 +58,7 @@ async fn a_pod_speaks_for_the_resource_that_owns_its_job_whatever_its_body_claim
 #[tokio::test]
 async fn where_no_progress_is_wanted_nothing_listens_for_it() {
     let scene = Scene::new("silent").await;
-    let own = ["operator", "--namespace", scene.namespace.name(), "--lease-namespace", scene.namespace.name()];
+    let own = ["operator", "--watch-namespace", scene.namespace.name(), "--lease-namespace", scene.namespace.name()];
     let addresses = ["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"];
     let operator = Operator::run(&scene.account().await, &[&own[..], &addresses].concat());
     until("it leads", async || operator.get("/metrics").await.1.contains("\nplumbline_leader 1\n").then_some(())).await;

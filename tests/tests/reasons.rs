@@ -153,7 +153,7 @@ async fn how_a_run_failed_is_named() {
         ("budget", 8, "Error", said("BudgetExhausted", "50 USD are spent"), Reason::BudgetExhausted, "50 USD"),
         ("gate", 9, "Error", said("GateFailed", "accuracy 0.4"), Reason::GateFailed, "accuracy 0.4"),
         ("hack", 10, "Error", said("RewardHackingSuspected", "KL 70"), Reason::RewardHackingSuspected, "KL 70"),
-        ("hang", 11, "Error", said("Hung", "no progress for 1800 s"), Reason::Hung, "1800 s"),
+        ("hang", 11, "Error", said("NoProgress", "no progress for 1800 s"), Reason::NoProgress, "1800 s"),
         ("memory", 137, "OOMKilled", String::new(), Reason::OutOfMemory, "the container trainer was killed"),
         ("crash", 139, "Error", String::new(), Reason::TrainerFailed, "signal 11"),
     ];
@@ -291,11 +291,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
         ("e", json!({"output": {"uri": "hf://org/x"}}), "spec.output.uri: expected a place to write to"),
         ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
-        (
-            "h",
-            json!({"compute": {"accelerators": 2}}),
-            "spec.compute.accelerators: what is set here is not supported yet",
-        ),
+        ("h", json!({"compute": {"accelerators": 2}}), "spec.compute.accelerators: not supported yet"),
         ("i", json!({"baseModel": {"uri": "pvc://models/../other"}}), "spec.baseModel.uri"),
         (
             "j",

@@ -31,7 +31,7 @@ enum Log {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring the inputs of a run here that are not on a file system.
+    /// Download the remote inputs of a run.
     Fetch(run::RunArgs),
     /// Sample responses, ask judges which is better, and write preference data.
     Label(run::RunArgs),
@@ -46,7 +46,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Turn a GGUF file into a Hugging Face folder.
     Import(import::ImportArgs),
-    /// Show a model's shape and what it expects after a text.
+    /// Print a model's dimensions and its most likely next tokens.
     Inspect(inspect::InspectArgs),
 }
 

@@ -140,7 +140,7 @@ async fn existing(api: &Api<Job>, uid: &str, wanted: &Job) -> Result<Made, kube:
         return Ok(Made::InTheWay(in_the_way(&stranger, "this starts when it is gone")));
     }
     if job.metadata.deletion_timestamp.is_some() {
-        return Ok(Made::InTheWay(format!("Job/{name} of the last run is not gone yet; this starts when it is")));
+        return Ok(Made::InTheWay(format!("waiting for Job/{name} of the previous run to terminate")));
     }
     Ok(Made::Job(Box::new(job)))
 }

@@ -160,7 +160,7 @@ fn labelled<O: Watched>(object: &PartialObjectMeta<O>) -> Option<Id> {
 
 /// The objects of a type where the operator works.
 fn api<K: Watched>(context: &Context) -> Api<K> {
-    match &context.settings.namespace {
+    match &context.settings.watch_namespace {
         Some(namespace) => Api::namespaced(context.client.clone(), namespace),
         None => Api::all(context.client.clone()),
     }
@@ -168,7 +168,7 @@ fn api<K: Watched>(context: &Context) -> Api<K> {
 
 /// What is watched of a type: its metadata.
 fn metadata_api<K: Watched>(context: &Context) -> Api<PartialObjectMeta<K>> {
-    match &context.settings.namespace {
+    match &context.settings.watch_namespace {
         Some(namespace) => Api::namespaced(context.client.clone(), namespace),
         None => Api::all(context.client.clone()),
     }
@@ -218,7 +218,7 @@ async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>
             match visit {
                 Ok(_) => {}
                 Err(ControllerError::ObjectNotFound(gone)) => forget(K::KIND, &gone.name, gone.namespace, context),
-                Err(error) => tracing::warn!(kind = %K::KIND, "a visit failed: {error}"),
+                Err(error) => tracing::warn!(kind = %K::KIND, "reconcile failed: {error}"),
             }
         })
         .await;

@@ -142,7 +142,7 @@ impl Election {
             match self.try_acquire().await {
                 Ok(true) => return,
                 Ok(false) => {}
-                Err(error) => tracing::warn!(lease = %self.path(), %error, "the Lease cannot be had now"),
+                Err(error) => tracing::warn!(lease = %self.path(), %error, "failed to acquire the lease; retrying"),
             }
             sleep(self.timing.retry).await;
         }

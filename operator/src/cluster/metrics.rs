@@ -358,8 +358,8 @@ mod tests {
     fn a_restarted_operator_counts_nothing_again_and_a_new_run_counts_from_nothing() {
         let metrics = Metrics::new().unwrap();
         let of = |start: &str, job: &str, held: i64| {
-            status(serde_json::json!({"startTime": start, "job": {"name": job, "retries": {"Hung": held / 10}},
-                "acceleratorSeconds": held, "conditions": succeeded("False", "Hung")}))
+            status(serde_json::json!({"startTime": start, "job": {"name": job, "retries": {"NoProgress": held / 10}},
+                "acceleratorSeconds": held, "conditions": succeeded("False", "NoProgress")}))
         };
         let before = of("2026-01-01T00:00:00Z", "a", 500);
         metrics.status_changed(Kind::PolicyTuning, "2026-01-01T00:00:00Z", &before, &before);
@@ -373,7 +373,7 @@ mod tests {
         );
         assert_eq!(
             lines(&metrics, "plumbline_retries"),
-            [r#"plumbline_retries_total{kind="PolicyTuning",reason="Hung"} 2"#]
+            [r#"plumbline_retries_total{kind="PolicyTuning",reason="NoProgress"} 2"#]
         );
     }
 

@@ -125,10 +125,10 @@ fn obstacle(waits: &Obstacle, workload: &Workload) -> Obstacle {
     let (reason, message) = match evicted {
         None => (Reason::QuotaPending, told),
         Some(evicted) if evicted.reason == PREEMPTED => {
-            (Reason::Preempted, format!("{}; it goes on where it stopped and {told}", evicted.message))
+            (Reason::Preempted, format!("{}; it resumes from its last checkpoint and {told}", evicted.message))
         }
         Some(evicted) if evicted.reason.starts_with(DEACTIVATED) => {
-            let advice = "it goes on when spec.active of its Workload is true";
+            let advice = "it resumes when spec.active of its Workload is true";
             (Reason::Suspended, format!("Kueue holds it back: {}; {advice}", evicted.message))
         }
         Some(evicted) => (Reason::QuotaPending, format!("evicted, {}: {}; {told}", evicted.reason, evicted.message)),
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(reason, Reason::Preempted);
         assert_eq!(
             message,
-            "Preempted to accommodate a workload; it goes on where it stopped and waits in the queue q for quota: no quota"
+            "Preempted to accommodate a workload; it resumes from its last checkpoint and waits in the queue q for quota: no quota"
         );
         let off = condition("Evicted", "True", "DeactivatedDueToRequeuingLimitExceeded", "too often");
         assert_eq!(said(&[quota.clone(), off]).0, Reason::Suspended);

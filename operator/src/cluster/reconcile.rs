@@ -105,7 +105,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ObserveError>
     if matches!(decision.phase, Phase::Done | Phase::Failed | Phase::Spoilt)
         && let Some(work) = &world.work
     {
-        apply::expire(&context.client, namespace, &work.job, context.settings.finished_job_seconds).await?;
+        apply::expire(&context.client, namespace, &work.job, context.settings.job_ttl_seconds).await?;
     }
     Ok(next)
 }
@@ -209,7 +209,7 @@ fn starts(action: Action) -> bool {
 }
 
 fn again(context: &Context) -> Next {
-    Next::requeue(Duration::from_secs(context.settings.look_again_seconds))
+    Next::requeue(Duration::from_secs(context.settings.resync_seconds))
 }
 
 /// Does what was decided. What stands in the way of it goes into the decision.
@@ -250,7 +250,7 @@ async fn queued(context: &Context, id: &Id, world: &World) -> Result<Next, Obser
         return Ok(again(context));
     }
     let patience = queue::patience(&work.job, work.workload.as_ref(), &world.now);
-    Ok(Next::requeue(patience.min(Duration::from_secs(context.settings.look_again_seconds))))
+    Ok(Next::requeue(patience.min(Duration::from_secs(context.settings.resync_seconds))))
 }
 
 /// At most one Job of a resource exists: one that ended would otherwise be taken for the outcome of a later run of the same

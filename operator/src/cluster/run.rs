@@ -108,7 +108,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     };
     tokio::select! {
         () = controller::run(context, &triggers, asked, stop.clone()) => {}
-        () = last_moment => tracing::warn!("visits that did not end in time are broken off"),
+        () = last_moment => tracing::warn!("aborting reconciles that did not finish within the shutdown timeout"),
         lost = election.hold() => return Err(lost.into()),
     }
     // Nothing is written after this.

@@ -13,9 +13,9 @@ use crate::uri::is_store;
 /// Settings of an installation.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// Work in this namespace alone [default: in all].
+    /// The only namespace to watch [default: all].
     #[arg(long, value_name = "NAME")]
-    pub namespace: Option<String>,
+    pub watch_namespace: Option<String>,
     /// Image of the trainer, where a resource names none in spec.compute.image.
     #[arg(long, value_name = "IMAGE")]
     pub trainer_image: Option<String>,
@@ -37,31 +37,31 @@ pub struct Settings {
     /// Name of the accelerator among the resources of a node.
     #[arg(long, value_name = "NAME", default_value = "nvidia.com/gpu")]
     pub accelerator_resource: String,
-    /// Jobs are queued by Kueue: read what it says of them, to say why a run waits.
+    /// Read Kueue Workloads to explain why a queued run is waiting.
     #[arg(long)]
     pub kueue: bool,
     /// Base URL of this operator that pods send their progress to [default: they send none].
     #[arg(long, value_name = "URL")]
     pub progress_url: Option<String>,
-    /// Seconds in which nothing is read, received or computed after which a run is ended, to go on from its last
-    /// checkpoint. 0: never.
+    /// Terminate a run that reads, receives and computes nothing for this many seconds; it resumes from its last checkpoint. 0:
+    /// never.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
-    pub hung_seconds: u64,
-    /// Seconds that a finished Job is kept, for its log.
+    pub stall_timeout_seconds: u64,
+    /// Seconds that a finished Job is kept for its log, as ttlSecondsAfterFinished.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i32).range(0..))]
-    pub finished_job_seconds: i32,
-    /// Seconds after which a resource on which something happens is looked at again, should an event have been lost.
+    pub job_ttl_seconds: i32,
+    /// Resync period of active resources, in seconds: a lost event is made up for by then.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
-    pub look_again_seconds: u64,
+    pub resync_seconds: u64,
     /// Namespace of the Lease that decides which of several operators acts [default: the operator's own].
     #[arg(long, value_name = "NAME")]
     pub lease_namespace: Option<String>,
     /// Name of that Lease: of the operators that share one, one acts.
     #[arg(long, value_name = "NAME", default_value = rbac::NAME)]
     pub lease_name: String,
-    /// Seconds after which another operator takes over from one that is not heard of.
+    /// Lease duration in seconds: how long a standby waits before it takes over.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub lease_seconds: u64,
+    pub lease_duration_seconds: u64,
     /// Where it listens.
     #[command(flatten)]
     pub addresses: Addresses,
@@ -76,7 +76,7 @@ impl Settings {
 
     /// How leadership is kept: renewed well before it ends for others, and tried for often.
     pub fn timing(&self) -> Timing {
-        let lease = Duration::from_secs(self.lease_seconds);
+        let lease = Duration::from_secs(self.lease_duration_seconds);
         Timing { lease, renew_deadline: lease.mul_f64(2.0 / 3.0), retry: lease.mul_f64(2.0 / 15.0) }
     }
 }

@@ -38,7 +38,7 @@ pub struct WorkDir {
 pub enum WorkDirError {
     /// Another run uses it.
     #[error(
-        "{path}: expected a work folder that nobody uses, found another `plumbline run` in it; wait for that one, or give this one another --work-dir"
+        "{path}: expected a work directory that is not in use, found another `plumbline run` in it; wait for it, or choose another --work-dir"
     )]
     Busy {
         /// The folder.

@@ -60,7 +60,7 @@ impl End {
                 return (Reason::TrainerFailed, format!("the trainer was ended by signal {signal}{hint}"));
             }
             Exit::Code(0) => {
-                let message = "the trainer said that it was done, but left no complete artifact".to_owned();
+                let message = "the trainer exited with code 0 but left no complete artifact".to_owned();
                 return (Reason::TrainerFailed, message);
             }
             Exit::Code(code) => code,

@@ -68,7 +68,7 @@ pub fn plan(observed: &Observed) -> Decision {
             return known.decide(Action::Watch, Phase::Active, reason, message);
         }
         Run::Stopping => {
-            let message = "the last run is not gone yet; this starts when it is";
+            let message = "waiting for the previous run to terminate";
             return known.decide(Action::Wait, Phase::Active, Reason::Pending, message);
         }
         Run::None | Run::Ended(_) => {}
@@ -259,9 +259,9 @@ fn succeeded(observed: &Observed, known: &Known, asked: bool) -> Option<Decision
 
 fn suspended(observed: &Observed) -> Option<&'static str> {
     if observed.spec.suspend() {
-        Some("suspended by spec.suspend; set it to false to go on")
+        Some("suspended by spec.suspend; set it to false to resume")
     } else if observed.stopping {
-        Some("interrupted; run the same command again to go on where it stopped")
+        Some("interrupted; run the same command again to resume")
     } else {
         None
     }
@@ -287,9 +287,9 @@ fn again(observed: &Observed, known: &Known) -> Decision {
             *times = times.saturating_add(1);
         }
         let message = if deleted {
-            "JobDeleted: its Job was deleted by somebody else; the run continues where it stopped"
+            "JobDeleted: its Job was deleted externally; the run resumes"
         } else {
-            "it did not end and continues where it stopped"
+            "the previous attempt ended unexpectedly; resuming"
         };
         let action = Action::Continue(Duration::ZERO);
         return Decision { job, ..known.decide(action, Phase::Active, Reason::Running, message) };

@@ -31,7 +31,7 @@ pub fn check(spec: &Spec, target: Target) -> Vec<Finding> {
         );
     }
     for field in unsupported::unsupported(spec, target) {
-        found.push(field.path, format!("what is set here is not supported yet; {}", field.instead));
+        found.push(field.path, format!("not supported yet; {}", field.instead));
     }
     found.0
 }
@@ -508,7 +508,7 @@ mod tests {
             (tuning_with(&json!({"method": "DPO", "rewardModelRef": null, "prompts": null})), "spec: expected exactly one of datasetRef or dataset"),
             (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null})), "spec.dataset: expected dataset for method SFT"),
             (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "ppo": {}})), "spec.ppo: expected no ppo with method SFT"),
-            (tuning_with(&json!({"method": "GRPO"})), "spec.method: what is set here is not supported yet; use PPO, DPO or SFT"),
+            (tuning_with(&json!({"method": "GRPO"})), "spec.method: not supported yet; use PPO, DPO or SFT"),
         ];
         for (found, expected) in cases {
             assert_eq!(found.len(), 1, "{expected}: {found:?}");

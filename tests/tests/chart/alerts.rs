@@ -48,7 +48,7 @@ const ALLOWED: &str = r#"plumbline_api_requests_total{namespace="a",pod="1",verb
 const UNSCHEDULABLE: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="Unschedulable"}"#;
 const RUNNING: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="Running"}"#;
 const QUEUED: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="QuotaPending"}"#;
-const HUNG: &str = r#"plumbline_retries_total{namespace="a",kind="PolicyTuning",reason="Hung"}"#;
+const HUNG: &str = r#"plumbline_retries_total{namespace="a",kind="PolicyTuning",reason="NoProgress"}"#;
 const PREEMPTED: &str = r#"plumbline_retries_total{namespace="a",kind="PolicyTuning",reason="NodeDisruption"}"#;
 const ACCEPTED: &str = r#"plumbline_progress_posts_total{namespace="a",outcome="accepted"}"#;
 const UNAVAILABLE: &str = r#"plumbline_progress_posts_total{namespace="a",outcome="unavailable"}"#;
@@ -97,7 +97,7 @@ const CASES: [Case; 24] = [
     silent("PlumblineWatchSilent", &[(LEADER, "0x60"), (AGE, "0+60x60"), (OTHER, "1x60")], 60),
     silent("PlumblineWatchSilent", &[(LEADER, "1x60"), (AGE, "300x60")], 60),
     Case {
-        alert: "PlumblineResourcesWait",
+        alert: "PlumblineResourcesPending",
         series: &[(UNSCHEDULABLE, "2x90")],
         minutes: 61,
         says: Says::This(
@@ -105,18 +105,18 @@ const CASES: [Case; 24] = [
             "2 PolicyTunings cannot start: Unschedulable.",
         ),
     },
-    silent("PlumblineResourcesWait", &[(UNSCHEDULABLE, "2x90")], 59),
-    silent("PlumblineResourcesWait", &[(UNSCHEDULABLE, "0x90"), (RUNNING, "5x90"), (QUEUED, "5x90")], 90),
+    silent("PlumblineResourcesPending", &[(UNSCHEDULABLE, "2x90")], 59),
+    silent("PlumblineResourcesPending", &[(UNSCHEDULABLE, "0x90"), (RUNNING, "5x90"), (QUEUED, "5x90")], 90),
     Case {
-        alert: "PlumblineRunsHang",
+        alert: "PlumblineRunsStalled",
         series: &[(HUNG, "0x30 1x60 2x60 3x60 4x60")],
         minutes: 250,
         says: Says::This(&[A, ("kind", "PolicyTuning")], "Runs of PolicyTunings stand still again and again."),
     },
-    silent("PlumblineRunsHang", &[(HUNG, "0x30 1x600")], 250),
-    silent("PlumblineRunsHang", &[(HUNG, "0x600"), (PREEMPTED, "0+1x600")], 250),
+    silent("PlumblineRunsStalled", &[(HUNG, "0x30 1x600")], 250),
+    silent("PlumblineRunsStalled", &[(HUNG, "0x600"), (PREEMPTED, "0+1x600")], 250),
     // Three, but each in its own day.
-    silent("PlumblineRunsHang", &[(HUNG, "0x30 1x1440 2x1440 3x1440")], 3000),
+    silent("PlumblineRunsStalled", &[(HUNG, "0x30 1x1440 2x1440 3x1440")], 3000),
     Case {
         alert: "PlumblineProgressRefused",
         series: &[(NOT_OWNED, "0+12x60")],

@@ -50,8 +50,8 @@ async fn the_documented_upgrade_keeps_what_was_set_and_brings_the_defaults_of_va
         let namespace = Cluster::shared().namespace("upgrade").await;
         let helm = Helm::on(&Cluster::shared().kubeconfig(), version);
         let folder = tempfile::tempdir().unwrap();
-        let set = json!({"hungSeconds": 60, "crds": {"enabled": false}, "rbac": {"aggregateClusterRoles": false},
-            "watchedNamespace": namespace.name(), "progress": {"enabled": false}});
+        let set = json!({"stallTimeoutSeconds": 60, "crds": {"enabled": false}, "rbac": {"aggregateClusterRoles": false},
+            "watchNamespace": namespace.name(), "progress": {"enabled": false}});
         let file = helm.file(&values(&set));
         let there = ["--namespace", namespace.name()];
         let install = ["install", RELEASE, &older_chart(folder.path()), "--values", &file];
@@ -66,7 +66,7 @@ async fn the_documented_upgrade_keeps_what_was_set_and_brings_the_defaults_of_va
         helm.says(&upgrade.iter().map(String::as_str).collect::<Vec<_>>());
         let all = helm.says(&[&["get", "values", RELEASE, "--all", "--output", "json"][..], &there].concat());
         let all: Value = serde_json::from_str(&all).unwrap();
-        assert_eq!((&all["hungSeconds"], &all["kueue"]["enabled"]), (&json!(60), &json!(false)), "{version:?}");
+        assert_eq!((&all["stallTimeoutSeconds"], &all["kueue"]["enabled"]), (&json!(60), &json!(false)), "{version:?}");
         helm.says(&[&["uninstall", RELEASE][..], &there].concat());
     }
 }
@@ -109,6 +109,6 @@ async fn a_team_without_rights_on_the_cluster_installs_a_release_for_its_namespa
     let deployment = cluster.kubectl(&["--namespace", name, "get", "deployment", install[1], "-o", "json"]);
     let deployment: Value = serde_json::from_slice(&deployment.stdout).unwrap();
     let arguments = crate::helm::arguments(&deployment);
-    assert!(arguments.contains(&format!("--namespace={name}")), "{arguments:?}");
+    assert!(arguments.contains(&format!("--watch-namespace={name}")), "{arguments:?}");
     helm.says(&["uninstall", install[1], "--namespace", name]);
 }

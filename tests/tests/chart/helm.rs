@@ -32,9 +32,9 @@ pub(crate) fn everything(namespace: &str) -> Value {
         "image": {"tag": "v1", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always"},
         "trainer": {"image": {"tag": "v2", "digest": format!("sha256:{}", "b".repeat(64))},
             "acceleratorImage": {"repository": "registry.test/plumbline-trainer-cuda", "tag": "v2"}},
-        "watchedNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "inputCache": "pvc://inputs/cache", "scratchSize": "7Gi", "acceleratorResource": "amd.com/gpu",
-        "hungSeconds": 1_000_000, "finishedJobSeconds": 1_000_001, "lookAgainSeconds": 1_000_002, "logLevel": "info,plumbline=debug",
-        "kueue": {"enabled": true}, "replicas": 3, "leaderElection": {"leaseSeconds": 30}, "progress": {"port": 9090},
+        "watchNamespace": namespace, "artifactRoot": "pvc://results/artifacts", "inputCache": "pvc://inputs/cache", "scratchSize": "7Gi", "acceleratorResource": "amd.com/gpu",
+        "stallTimeoutSeconds": 1_000_000, "jobTtlSeconds": 1_000_001, "resyncSeconds": 1_000_002, "logLevel": "info,plumbline=debug",
+        "kueue": {"enabled": true}, "replicas": 3, "leaderElection": {"leaseDurationSeconds": 30}, "progress": {"port": 9090},
         "metrics": {
             "port": 9080, "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
             "prometheusRule": {"enabled": true, "labels": {"release": "prometheus"}}, "dashboard": {"enabled": true},

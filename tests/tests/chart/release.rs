@@ -193,10 +193,10 @@ async fn installed_upgraded_and_uninstalled_by(version: Version) {
     assert!(refused.is_empty(), "{refused:?}");
     drop(operators);
 
-    release.apply("upgrade", CHART, &["--set", "hungSeconds=60", "--set", "replicas=1"]);
+    release.apply("upgrade", CHART, &["--set", "stallTimeoutSeconds=60", "--set", "replicas=1"]);
     let upgraded = release.deployment().await;
     assert_eq!(upgraded["spec"]["replicas"], 1);
-    assert!(arguments(&upgraded).contains(&"--hung-seconds=60".to_owned()));
+    assert!(arguments(&upgraded).contains(&"--stall-timeout-seconds=60".to_owned()));
     assert!(description(&crds).await.starts_with("A scalar reward model"), "the CRDs are upgraded with the release");
     let operator = release.operator().await;
     until("the upgraded operator leads", async || leads(&operator).await.then_some(())).await;
@@ -260,7 +260,7 @@ async fn a_release_for_one_namespace_works_there_and_nowhere_else() {
     let scene = Scene::new("team").await;
     let watched = Scene::new("team-runs").await;
     let modest = json!({
-        "watchedNamespace": watched.namespace.name(), "crds": {"enabled": false},
+        "watchNamespace": watched.namespace.name(), "crds": {"enabled": false},
         "rbac": {"aggregateClusterRoles": false}, "artifactRoot": "pvc://results/artifacts",
     });
     let release = Release::new(&scene, &modest);

@@ -16,11 +16,11 @@ pub(crate) fn matrix(namespace: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("the defaults", values(&json!({}))),
         ("everything", everything(namespace)),
-        ("one namespace", values(&json!({"watchedNamespace": namespace}))),
+        ("one namespace", values(&json!({"watchNamespace": namespace}))),
         (
             "no rights on the cluster",
             values(&json!({
-                "watchedNamespace": namespace, "crds": {"enabled": false}, "rbac": {"aggregateClusterRoles": false},
+                "watchNamespace": namespace, "crds": {"enabled": false}, "rbac": {"aggregateClusterRoles": false},
                 "progress": {"enabled": false},
             })),
         ),
@@ -188,8 +188,7 @@ fn the_image_is_named_by_tag_by_digest_or_by_the_version_of_the_chart() {
 #[test]
 fn the_network_policy_lets_in_the_pods_of_runs_by_the_labels_that_the_operator_gives_them() {
     let of = |watched: &str| {
-        let policy =
-            json!({"networkPolicy": {"enabled": true}, "watchedNamespace": watched, "crds": {"enabled": false}});
+        let policy = json!({"networkPolicy": {"enabled": true}, "watchNamespace": watched, "crds": {"enabled": false}});
         only(&render("space", &values(&policy)), "NetworkPolicy")["spec"]["ingress"][0].clone()
     };
     let everywhere = of("");

@@ -89,7 +89,7 @@ fn canonical(rule: &Value) -> String {
 #[test]
 fn the_permissions_are_those_that_the_code_lists_in_both_modes() {
     for (watched, kueue) in [(None, false), (Some("team"), false), (None, true), (Some("team"), true)] {
-        let account = json!({"serviceAccount": {"name": rbac::NAME}, "watchedNamespace": watched.unwrap_or_default(),
+        let account = json!({"serviceAccount": {"name": rbac::NAME}, "watchNamespace": watched.unwrap_or_default(),
             "kueue": {"enabled": kueue}});
         let rendered = grants(&render("space", &values(&account)));
         let listed = grants(&rbac::manifests("space", watched, kueue));
@@ -112,7 +112,7 @@ fn a_difference_of_one_verb_is_found() {
 #[test]
 fn without_progress_crds_and_roles_for_people_nothing_is_of_the_whole_cluster() {
     let modest = json!({
-        "watchedNamespace": "team", "crds": {"enabled": false}, "rbac": {"aggregateClusterRoles": false},
+        "watchNamespace": "team", "crds": {"enabled": false}, "rbac": {"aggregateClusterRoles": false},
         "progress": {"enabled": false},
     });
     for object in render("space", &values(&modest)) {
@@ -126,7 +126,7 @@ fn without_progress_crds_and_roles_for_people_nothing_is_of_the_whole_cluster() 
 #[test]
 fn two_releases_of_one_name_in_two_namespaces_share_no_object() {
     let of = |space: &str| -> BTreeSet<String> {
-        let team = json!({"crds": {"enabled": false}, "watchedNamespace": format!("{space}-team")});
+        let team = json!({"crds": {"enabled": false}, "watchNamespace": format!("{space}-team")});
         let objects = render(space, &values(&team));
         let name = |o: &Value| format!("{} {} {}", o["kind"], o["metadata"]["namespace"], o["metadata"]["name"]);
         objects.iter().map(name).collect()
@@ -140,7 +140,7 @@ fn the_operator_takes_its_arguments_and_none_of_its_settings_has_no_value() {
     let given = arguments(only(&rendered, "Deployment"));
     assert_eq!(given[0], "operator");
     let settings = Arguments::try_parse_from(&given).unwrap().settings;
-    assert_eq!(settings.namespace.as_deref(), Some("team"));
+    assert_eq!(settings.watch_namespace.as_deref(), Some("team"));
     let image = format!("registry.test/plumbline-trainer:v2@sha256:{}", "b".repeat(64));
     assert_eq!(settings.trainer_image, Some(image));
     let with_cuda = settings.accelerator_trainer_image.as_deref();
@@ -150,10 +150,10 @@ fn the_operator_takes_its_arguments_and_none_of_its_settings_has_no_value() {
     assert_eq!(settings.accelerator_resource, "amd.com/gpu");
     assert_eq!(settings.progress_url.as_deref(), Some("http://aligner.space.svc:9090"));
     assert_eq!(
-        (settings.hung_seconds, settings.finished_job_seconds, settings.look_again_seconds),
+        (settings.stall_timeout_seconds, settings.job_ttl_seconds, settings.resync_seconds),
         (1_000_000, 1_000_001, 1_000_002)
     );
-    assert_eq!((settings.lease_namespace.as_deref(), settings.lease_seconds), (Some("space"), 30));
+    assert_eq!((settings.lease_namespace.as_deref(), settings.lease_duration_seconds), (Some("space"), 30));
     assert_eq!(settings.lease_name, "aligner", "a release has a lead of its own, beside others in its namespace");
     assert_eq!(settings.addresses.metrics_address.port(), 9080);
     assert_eq!(settings.addresses.progress_address.port(), 9090);

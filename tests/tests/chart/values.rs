@@ -46,7 +46,7 @@ fn what_is_no_value_is_refused_by_its_path() {
         (json!({"imagePullSecrets": ["pull"]}), vec!["'/imagePullSecrets/0'", "got string, want object"]),
         (json!({"replicas": "2"}), vec!["'/replicas'", "got string, want integer"]),
         (json!({"replicas": -1}), vec!["'/replicas'", "minimum"]),
-        (json!({"hungSeconds": 1.5}), vec!["'/hungSeconds'", "got number, want integer"]),
+        (json!({"stallTimeoutSeconds": 1.5}), vec!["'/stallTimeoutSeconds'", "got number, want integer"]),
         (json!({"crds": {"enabled": "false"}}), vec!["'/crds/enabled'", "got string, want boolean"]),
         (json!({"commonLabels": {"a": 1}}), vec!["'/commonLabels/a'", "got number, want string"]),
         (json!({"image": {"digest": "sha256:1"}}), vec!["'/image/digest'", "does not match pattern"]),
@@ -59,8 +59,11 @@ fn what_is_no_value_is_refused_by_its_path() {
         (json!({"artifactRoot": "s3://key:secret@host/runs"}), vec!["'/artifactRoot'", "does not match pattern"]),
         (json!({"inputCache": "pvc://my_claim"}), vec!["'/inputCache'", "does not match pattern"]),
         (json!({"inputCache": "s3://bucket/cache"}), vec!["'/inputCache'", "does not match pattern"]),
-        (json!({"watchedNamespace": "Team A"}), vec!["'/watchedNamespace'", "does not match pattern"]),
-        (json!({"leaderElection": {"leaseSeconds": 0}}), vec!["'/leaderElection/leaseSeconds'", "minimum"]),
+        (json!({"watchNamespace": "Team A"}), vec!["'/watchNamespace'", "does not match pattern"]),
+        (
+            json!({"leaderElection": {"leaseDurationSeconds": 0}}),
+            vec!["'/leaderElection/leaseDurationSeconds'", "minimum"],
+        ),
         (json!({"metrics": {"port": 80}}), vec!["'/metrics/port'", "minimum"]),
         (json!({"podDisruptionBudget": {"maxUnavailable": "half"}}), vec!["'/podDisruptionBudget/maxUnavailable'"]),
         (

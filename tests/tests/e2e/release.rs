@@ -17,7 +17,7 @@ fn an_upgrade_replaces_the_operator_and_the_run_that_is_under_way_goes_on_untouc
     let (before, pod, operator) = (installed.get(&job), installed.pod("upgraded"), installed.operator());
 
     // What new Jobs would be made with, what is logged, and who may run.
-    let other = json!({"hungSeconds": 60, "finishedJobSeconds": 7200, "logLevel": "debug", "podSecurityContext": {"runAsUser": 7_654_321}});
+    let other = json!({"stallTimeoutSeconds": 60, "jobTtlSeconds": 7200, "logLevel": "debug", "podSecurityContext": {"runAsUser": 7_654_321}});
     installed.release("upgrade", &other);
     let upgraded = installed.operator();
     assert_ne!(upgraded["metadata"]["uid"], operator["metadata"]["uid"]);

@@ -37,12 +37,12 @@ pub enum Error {
     RewardHacking(String),
     /// The stage stood still.
     #[error("{0}")]
-    Hung(String),
+    NoProgress(String),
     /// Another process that trains the same model was lost.
     #[error("{0}")]
     PeerLost(String),
     /// Asked to stop; progress is safe.
-    #[error("stopped as asked; run it again to continue")]
+    #[error("interrupted; run again to resume")]
     Interrupted,
     /// Anything else.
     #[error("{0}")]
@@ -65,7 +65,7 @@ impl Error {
             Self::AcceleratorOutOfMemory(_) => ExitCode::AcceleratorOutOfMemory,
             Self::Gate(_) => ExitCode::GateFailed,
             Self::RewardHacking(_) => ExitCode::RewardHacking,
-            Self::Hung(_) => ExitCode::Hung,
+            Self::NoProgress(_) => ExitCode::NoProgress,
             Self::PeerLost(_) => ExitCode::PeerLost,
             Self::Interrupted => ExitCode::Interrupted,
             Self::Failed(_) => ExitCode::Failed,

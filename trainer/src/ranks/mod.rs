@@ -214,7 +214,7 @@ impl Ranks {
 
     fn lost(&self, error: &TorchError) -> Error {
         Error::PeerLost(format!(
-            "rank {} of {} lost another one: {error}; all begin again from the last checkpoint",
+            "rank {} of {}: lost connection to a peer ({error}); all ranks restart from the last checkpoint",
             self.rank, self.size
         ))
     }
@@ -248,7 +248,7 @@ fn bits(tensor: &Tensor, slice: i64) -> i64 {
 
 /// What a rank tells the others, as bytes: every number arrives as it is, also one that is not finite.
 fn packed<T: Serialize>(told: &T) -> Result<Vec<u8>> {
-    rmp_serde::to_vec_named(told).map_err(|e| Error::Failed(format!("what a rank has cannot be told: {e}")))
+    rmp_serde::to_vec_named(told).map_err(|e| Error::Failed(format!("failed to encode a message to other ranks: {e}")))
 }
 
 fn unpacked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {

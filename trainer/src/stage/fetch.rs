@@ -36,10 +36,10 @@ pub fn run(document: &RunDocument, sync: &WorkDirSync, rank: usize, work: &Path)
     let mut fetched = 0;
     for (input, uri) in document.inputs.iter().filter_map(|input| Some((input, input.source.as_ref()?))) {
         if Path::new(&input.path).exists() {
-            tracing::info!(uri, "is here already");
+            tracing::info!(uri, "already present");
             continue;
         }
-        tracing::info!(uri, "is fetched");
+        tracing::info!(uri, "fetching");
         let fetched_now = runtime.block_on(shutdown::unless_asked(fetch(input, uri, &mut begun, &progress)));
         fetched_now.map_err(|e| e.within(&format!("spec.{}: {uri}", input.role)))?;
         fetched += 1;

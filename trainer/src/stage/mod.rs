@@ -3,7 +3,6 @@
 mod beside;
 pub mod evaluate;
 pub mod fetch;
-mod hang;
 pub mod import;
 pub mod inspect;
 pub mod label;
@@ -13,6 +12,7 @@ pub mod serve;
 pub mod tell;
 pub mod termination;
 pub mod tune;
+mod watchdog;
 
 /// Numbers under the names that a status has for them.
 fn in_status<T>(numbers: std::collections::BTreeMap<String, T>) -> std::collections::BTreeMap<String, T> {

@@ -289,7 +289,7 @@ fn check_gates(spec: &RewardModelSpec, found: &Evaluated) -> Result<()> {
     let c = &found.measured;
     if let Some(least) = spec.gates.min_accuracy.filter(|&least| c.accuracy < least) {
         return Err(Error::Gate(format!(
-            "spec.gates.minAccuracy asks for {least}, the held-out accuracy is {:.3} on {} pairs",
+            "held-out accuracy {:.3} on {} pairs is below spec.gates.minAccuracy {least}",
             c.accuracy, c.pairs
         )));
     }

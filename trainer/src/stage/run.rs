@@ -15,7 +15,7 @@ use plumbline_feedback::clock;
 use plumbline_feedback::store::work_dir_sync::{self, WorkDirSync};
 use plumbline_feedback::{alive, files};
 
-use super::{hang, tell, termination};
+use super::{tell, termination, watchdog};
 use crate::ranks::{self, Place};
 use crate::torch_error::of_line;
 use crate::{Error, Result};
@@ -90,7 +90,7 @@ fn start(
         stage(&document, sync, rank, work)
     };
     let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
-    let (watch, ended) = match hang::watch(move |error| leave_failure(&in_work, error)) {
+    let (watch, ended) = match watchdog::watch(move |error| leave_failure(&in_work, error)) {
         // What was done before a panic is kept too.
         Ok(watch) if first => (watch, caught(|| work_dir_sync::within(&document, part, |sync| caught(|| stage(sync))))),
         Ok(watch) => (watch, caught(|| stage(&WorkDirSync::off()))),

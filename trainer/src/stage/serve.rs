@@ -80,9 +80,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     }
     let parent = match args.parent_pid {
         None => None,
-        Some(pid) => Some(Parent::find(pid).ok_or_else(|| {
-            Error::Config(format!("--parent-pid {pid}: there is no such process, so there is nobody to serve"))
-        })?),
+        Some(pid) => {
+            Some(Parent::find(pid).ok_or_else(|| Error::Config(format!("--parent-pid {pid}: no such process")))?)
+        }
     };
     let name = args.name.clone().unwrap_or_else(|| folder_name(&args.model));
     tch::set_num_threads(threads(args.threads.map(i64::from)));

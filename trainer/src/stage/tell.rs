@@ -30,14 +30,14 @@ pub fn start(work: &Path) -> Option<Beside> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Some(Beside::start(move |done| match runtime {
         Ok(runtime) => runtime.block_on(tell(&url, &token, &file, done)),
-        Err(error) => tracing::warn!("the operator is not told of progress: {error}"),
+        Err(error) => tracing::warn!("could not report progress to the operator: {error}"),
     }))
 }
 
 async fn tell(url: &str, token: &Path, file: &Path, done: &AtomicBool) {
     let client = match reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build() {
         Ok(client) => client,
-        Err(error) => return tracing::warn!("the operator is not told of progress: {error}"),
+        Err(error) => return tracing::warn!("could not report progress to the operator: {error}"),
     };
     let url = format!("{}/v1/progress", url.trim_end_matches('/'));
     let (mut told, mut last, mut warned) = (Vec::new(), Instant::now(), false);
@@ -54,7 +54,7 @@ async fn tell(url: &str, token: &Path, file: &Path, done: &AtomicBool) {
         match send(&client, &url, token, &report).await {
             Ok(()) => told = report,
             Err(error) if !warned => {
-                tracing::warn!("the operator does not take progress, the run goes on: {error}");
+                tracing::warn!("the operator rejected a progress report, the run continues: {error}");
                 warned = true;
             }
             Err(_) => {}

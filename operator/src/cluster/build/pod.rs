@@ -190,7 +190,7 @@ fn environment(request: &Request) -> Vec<EnvVar> {
         plain("OMP_WAIT_POLICY", "PASSIVE"),
         plain("HOME", "/tmp"),
         plain("PLUMBLINE_TERMINATION_LOG", TERMINATION_LOG),
-        plain("PLUMBLINE_HUNG_SECONDS", &request.settings.hung_seconds.to_string()),
+        plain("PLUMBLINE_STALL_TIMEOUT_SECONDS", &request.settings.stall_timeout_seconds.to_string()),
     ];
     if let Some(url) = &request.settings.progress_url {
         variables.push(plain("PLUMBLINE_PROGRESS_URL", url));

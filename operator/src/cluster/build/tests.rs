@@ -120,7 +120,7 @@ fn secrets_are_named_and_never_held() {
     let children = built(
         &dataset(&json!({"compute": {"env": [
         {"name": "TOKEN", "secretKeyRef": {"name": "hub", "key": "token"}}, {"name": "PLAIN", "value": "x"},
-        {"name": "PLUMBLINE_HUNG_SECONDS", "value": "7200"}]}})),
+        {"name": "PLUMBLINE_STALL_TIMEOUT_SECONDS", "value": "7200"}]}})),
         &first(),
     );
     let job = serde_json::to_value(&children.job).unwrap();
@@ -130,8 +130,8 @@ fn secrets_are_named_and_never_held() {
     assert_eq!(key["valueFrom"]["secretKeyRef"], json!({"name": "keys", "key": "api-key"}));
     assert_eq!(variable("TOKEN")["valueFrom"]["secretKeyRef"]["name"], "hub");
     assert_eq!(variable("PLAIN")["value"], "x");
-    let hung: Vec<&Value> = env.iter().filter(|v| v["name"] == "PLUMBLINE_HUNG_SECONDS").collect();
-    assert_eq!(hung, [&json!({"name": "PLUMBLINE_HUNG_SECONDS", "value": "7200"})], "said once");
+    let hung: Vec<&Value> = env.iter().filter(|v| v["name"] == "PLUMBLINE_STALL_TIMEOUT_SECONDS").collect();
+    assert_eq!(hung, [&json!({"name": "PLUMBLINE_STALL_TIMEOUT_SECONDS", "value": "7200"})], "said once");
 }
 
 #[test]

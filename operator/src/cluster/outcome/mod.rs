@@ -135,7 +135,7 @@ fn success(pods: &[Pod]) -> End {
     let mut done = pods.iter().filter(|p| phase(p) == "Succeeded" && job::rank(p) == 0).peekable();
     if done.peek().is_none() {
         // What was made is there, but nobody knows its digest: begun again, the run soon comes to its end and says it.
-        let said = "its pod was deleted before anybody read what it had left to say";
+        let said = "the pod was deleted before its termination message was read";
         let result = Some(StageResult::new(Reason::NodeDisruption, said));
         return End { exit: ExitCode::Interrupted.into(), result, last: false };
     }
@@ -184,7 +184,7 @@ fn failure(job: &Job, pods: &[Pod], reason: &str, message: &str) -> End {
     if reason == DEADLINE {
         let deadline = job.spec.as_ref().and_then(|s| s.active_deadline_seconds).unwrap_or_default();
         let said = format!(
-            "the run took longer than spec.compute.deadlineSeconds allows ({deadline} s in its last Job); raise it to go on"
+            "the run took longer than spec.compute.deadlineSeconds allows ({deadline} s in its last Job); raise it to resume"
         );
         return End { exit: Exit::Code(1), result: Some(StageResult::new(Reason::DeadlineExceeded, said)), last: true };
     }
@@ -252,7 +252,7 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
         let queue = job.metadata.labels.as_ref().and_then(|l| l.get(QUEUE_LABEL));
         let message = match queue {
             Some(queue) => format!("waits in the queue {queue} for quota"),
-            None => "its Job was suspended by somebody else; it goes on when spec.suspend of the Job is false".into(),
+            None => "its Job was suspended externally; it resumes when spec.suspend of the Job is false".into(),
         };
         let reason = if queue.is_some() { Reason::QuotaPending } else { Reason::Suspended };
         return Some(Obstacle { reason, message });
@@ -298,7 +298,7 @@ fn unschedulable(pod: &Pod) -> Option<Obstacle> {
 /// Preemption, eviction, a drained or lost node (`core/v1` pod condition DisruptionTarget).
 fn disruption(pod: &Pod) -> Option<String> {
     let (_, reason, message) = condition(pod, "DisruptionTarget").filter(|(status, ..)| *status == "True")?;
-    Some(format!("the pod was taken from its node: {reason}: {message}"))
+    Some(format!("pod evicted or preempted: {reason}: {message}"))
 }
 
 /// Evicted for what the pod itself kept on its node. The kubelet says that in the status alone; of what it does for the sake of

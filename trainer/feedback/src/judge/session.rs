@@ -305,7 +305,7 @@ impl<'a> Session<'a> {
         let (answered, total) = (state.answered, self.total);
         drop(state);
         self.stop(Error::BudgetExhausted(format!(
-            "{limit}; {answered} of {total} questions are answered and safe in the journal: raise the budget to go on from there"
+            "{limit}; {answered} of {total} questions are answered and safe in the journal: raise the budget to resume from there"
         )));
         false
     }

@@ -119,7 +119,7 @@ impl Progress {
         if let Err(error) = self.try_write()
             && !std::mem::replace(&mut self.warned, true)
         {
-            tracing::warn!(%error, "progress cannot be written; the run goes on without it");
+            tracing::warn!(%error, "progress cannot be written; the run continues without it");
         }
     }
 

@@ -211,7 +211,7 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
         failed = if here() > before { 1 } else { failed + 1 };
         before = here();
         if failed >= ATTEMPTS {
-            return Err(Error::Store(format!("{why}; given up after {ATTEMPTS} attempts; run it again to go on")));
+            return Err(Error::Store(format!("{why}; giving up after {ATTEMPTS} attempts; run again to resume")));
         }
         tracing::warn!("{why}; tried again");
         if let Some(wait) = wait.filter(|wait| *wait > PATIENCE) {

@@ -92,7 +92,7 @@ pub(super) fn failed(error: &StoreError) -> Error {
     match error {
         StoreError::NotFound { path, .. } => Error::Data(format!("expected an object at {path}, found none")),
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
-            "the store refuses to give {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
+            "access denied reading {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
         )),
         StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
         // Asking again does not make a key a path.
@@ -110,9 +110,9 @@ pub(super) fn not_taken(error: &StoreError) -> Error {
             Error::Config("expected a bucket or container that exists, found none; make it, or correct the URI".into())
         }
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Config(format!(
-            "the store refuses to take {path}; check the credentials (spec.output.credentialsSecretRef, or AWS_*, GOOGLE_* or AZURE_* in the environment) and what they allow"
+            "access denied writing {path}; check the credentials (spec.output.credentialsSecretRef, or AWS_*, GOOGLE_* or AZURE_* in the environment) and what they allow"
         )),
-        other => Error::Store(format!("the store does not take what is to be kept: {}", words(other))),
+        other => Error::Store(format!("upload failed: {}", words(other))),
     }
 }
 

@@ -152,7 +152,7 @@ impl Snapshots {
 
     fn damaged(&self, why: &str) -> Error {
         Error::Data(format!(
-            "{}: expected a work folder as a run keeps it, found another: {why}; delete it to begin the run anew",
+            "{}: expected the work directory of a run, found something else: {why}; delete it to start the run from scratch",
             self.uri
         ))
     }
@@ -291,7 +291,7 @@ impl Snapshots {
 
     fn taken_over(&self, found: &Index) -> Error {
         Error::Failed(format!(
-            "{}: expected the work folder as this process left it, found that another one ({}) has taken it over; that one goes on",
+            "{}: expected to own the work directory, found that another process ({}) has taken it over; this process stops",
             self.uri, found.owner
         ))
     }
@@ -305,7 +305,7 @@ impl Snapshots {
         let old: Vec<_> = old.iter().map(|piece| Ok(self.piece_key(piece))).collect();
         let keys = stream::iter(old).boxed();
         if let Err(error) = self.store.delete_stream(keys).try_collect::<Vec<_>>().await {
-            tracing::warn!("pieces of earlier moments stay in the store: {error}");
+            tracing::warn!("failed to delete blobs of old snapshots: {error}");
         }
     }
 }

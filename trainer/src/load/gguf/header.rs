@@ -225,7 +225,7 @@ impl<R: Read> Cursor<'_, R> {
             7 => match self.array::<1>(key)?[0] {
                 0 => Value::Bool(false),
                 1 => Value::Bool(true),
-                other => return Err(self.broken(format!("{key} is a truth value of {other}"))),
+                other => return Err(self.broken(format!("{key}: invalid boolean {other}"))),
             },
             8 => Value::Text(self.text(key)?),
             9 => self.list(key)?,

@@ -147,7 +147,7 @@ impl Sizes {
             .ok_or_else(|| LlamaError::Tensor("the tensor token_embd.weight is missing".to_owned()))?;
         if head_dim == 0 || !head_dim.is_multiple_of(2) || !heads.is_multiple_of(kv_heads) {
             return Err(LlamaError::Tensor(format!(
-                "{heads} heads of {head_dim} over {kv_heads} key-value heads are no attention layer"
+                "invalid attention shape: {heads} heads, {kv_heads} key-value heads, head_dim {head_dim}"
             )));
         }
         Ok(Self {

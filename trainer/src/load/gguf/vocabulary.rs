@@ -141,7 +141,7 @@ fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
             Ok(json!({"type": "Sequence", "pretokenizers": [digits, bytes]}))
         }
         other => {
-            Err(VocabularyError::Kind(format!("text is cut by the rule {other} (only gpt-2 and smollm are read)")))
+            Err(VocabularyError::Kind(format!("unsupported pre-tokenizer {other} (only gpt-2 and smollm are read)")))
         }
     }
 }

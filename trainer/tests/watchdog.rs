@@ -32,7 +32,7 @@ fn run(folder: &Path, unanswered: &str, seconds: &str) -> (ExitStatus, PathBuf) 
     let status = Command::new(env!("CARGO_BIN_EXE_plumbline-trainer"))
         .args(["reward", "--run"])
         .arg(&run)
-        .env("PLUMBLINE_HUNG_SECONDS", seconds)
+        .env("PLUMBLINE_STALL_TIMEOUT_SECONDS", seconds)
         .env("PLUMBLINE_TERMINATION_LOG", &told)
         .status()
         .unwrap();
@@ -42,7 +42,7 @@ fn run(folder: &Path, unanswered: &str, seconds: &str) -> (ExitStatus, PathBuf) 
 #[track_caller]
 fn assert_says_so(file: &Path) {
     let result: StageResult = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    assert_eq!(result.reason, Reason::Hung);
+    assert_eq!(result.reason, Reason::NoProgress);
     assert!(result.message.starts_with("nothing was read, received or computed for 2 s"), "{}", result.message);
 }
 
@@ -68,5 +68,5 @@ fn a_limit_that_is_no_number_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (status, told) = run(folder.path(), "inputs.json", "2m");
     assert_eq!(status.code(), Some(2));
-    assert!(fs::read_to_string(told).unwrap().contains("PLUMBLINE_HUNG_SECONDS: expected whole seconds"));
+    assert!(fs::read_to_string(told).unwrap().contains("PLUMBLINE_STALL_TIMEOUT_SECONDS: expected whole seconds"));
 }

@@ -13,7 +13,7 @@ use super::beside::Beside;
 use crate::{Error, Result};
 
 /// Environment variable with the seconds without progress after which a stage is ended; 0, as without it, is never.
-const SECONDS: &str = "PLUMBLINE_HUNG_SECONDS";
+const SECONDS: &str = "PLUMBLINE_STALL_TIMEOUT_SECONDS";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the process may take to say why and to end in good order. What hangs may hang then too.
@@ -32,7 +32,7 @@ pub(super) fn watch(told: impl FnOnce(&Error) + Send + 'static) -> Result<Option
     Ok((seconds > 0).then(|| {
         Beside::start(move |done| {
             if stands_still(limit, done) {
-                let error = Error::Hung(format!(
+                let error = Error::NoProgress(format!(
                     "nothing was read, received or computed for {seconds} s; look for a storage, network or device that does \
                      not answer"
                 ));
@@ -61,7 +61,7 @@ fn end(error: &Error, told: impl FnOnce(&Error)) {
         process::abort();
     });
     told(error);
-    process::exit(ExitCode::Hung.number().into());
+    process::exit(ExitCode::NoProgress.number().into());
 }
 
 /// How long nothing has moved. Time is counted in looks: a machine that slept, or a process that was stopped, does not hang.
