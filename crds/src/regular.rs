@@ -17,11 +17,11 @@ use rustix::fs::OFlags;
 /// The system's, and one that says what is there instead of a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     check(fs::metadata(path)?.file_type())?;
-    open_at_once(path)
+    open_nonblocking(path)
 }
 
-/// The same of what has come in its place since it was looked at: opening a pipe so does not wait.
-fn open_at_once(path: &Path) -> io::Result<File> {
+/// Opens without blocking, and checks what was opened: a pipe may have replaced the file since the first check.
+fn open_nonblocking(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     check(file.metadata()?.file_type())?;
@@ -103,7 +103,7 @@ mod tests {
         let pipe = root.path().join("pipe");
         mknodat(CWD, &pipe, Node::Fifo, Mode::RUSR, 0).unwrap();
         let (sender, opened) = mpsc::channel();
-        std::thread::spawn(move || sender.send(open_at_once(&pipe)));
+        std::thread::spawn(move || sender.send(open_nonblocking(&pipe)));
         let error = opened.recv_timeout(Duration::from_secs(20)).expect("it waits for a writer").unwrap_err();
         assert!(error.to_string().contains("a named pipe"), "{error}");
     }

@@ -146,7 +146,7 @@ fn outdated(decision: &Decision) -> (ConditionStatus, Reason, String) {
     match (decision.phase, decision.outdated.is_empty()) {
         (Phase::Done | Phase::Spoilt, false) => {
             let message = format!(
-                "{} has changed since; change the spec to run again, or leave it as it is",
+                "{} changed since; change the spec to run again, or leave it as it is",
                 decision.outdated.join(", ")
             );
             (ConditionStatus::True, Reason::InputChanged, message)

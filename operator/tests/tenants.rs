@@ -34,7 +34,7 @@ const ANNOTATIONS: usize = 250 * 1024;
 
 /// Files that the test may hold beside its connections.
 const OTHER_FILES: usize = 200;
-/// For a connection to be accepted, where the time for the head of a request is 30 s.
+/// How long a connection may take to be accepted: about half of the 30 s that a request's head may take.
 const ACCEPTED: Duration = Duration::from_secs(16);
 
 /// A stand-in for an API server: nothing but ConfigMaps, claims and a Lease.

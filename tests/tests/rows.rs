@@ -187,7 +187,7 @@ fn a_policy_and_a_reference_of_equal_weights_start_at_ln_2_in_either_precision()
         record["prompt"] = json!(text.chars().skip(7 * i).take(5 + 14 * i).collect::<String>());
     }
     fs::write(root.path().join("pairs.jsonl"), lines(&records)).unwrap();
-    // Other sizes than the 32 sequences that the reference is read by.
+    // Micro-batches of other sizes than the reference pass, which has 32 sequences.
     for (precision, adapter, micro) in [
         ("BFloat16", json!(null), 8),
         ("BFloat16", json!(null), 1),

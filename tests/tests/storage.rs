@@ -193,7 +193,7 @@ fn what_is_beside_the_files_of_an_artifact_is_refused_and_no_reader_sees_it() {
 }
 
 #[test]
-fn a_model_that_people_inspect_or_serve_has_no_file_that_is_waited_for() {
+fn inspect_and_serve_refuse_a_model_with_a_pipe_or_a_device_at_once() {
     let make_pipe = |path: &std::path::Path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
     for name in ["tokenizer.json", "generation_config.json", "config.json", "model.safetensors"] {
         let root = tempfile::tempdir().unwrap();

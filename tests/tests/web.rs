@@ -135,8 +135,8 @@ fn a_listing_that_never_ends_or_names_impossible_files_is_a_fault_of_the_data_at
     }
 }
 
-/// A store of one bucket, `b`, that lists keys, as they are written in XML, each of three bytes, and has none of them.
-fn store_that_lists(keys: &'static [&'static str]) -> RawServer {
+/// A store of one bucket, `b`, that lists keys, as they are written in XML, each of `size` bytes, and has none of them.
+fn store_that_lists(size: usize, keys: &'static [&'static str]) -> RawServer {
     RawServer::start(Box::new(move |path, _, stream| {
         if !path.contains("list-type") {
             return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -147,7 +147,7 @@ fn store_that_lists(keys: &'static [&'static str]) -> RawServer {
             .map(|key| {
                 format!(
                     "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
-                     <ETag>&quot;e&quot;</ETag><Size>3</Size></Contents>"
+                     <ETag>&quot;e&quot;</ETag><Size>{size}</Size></Contents>"
                 )
             })
             .collect();
@@ -164,11 +164,21 @@ fn a_store_that_lists_keys_which_are_no_files_below_the_one_that_was_asked_for_i
         (&["m/a", "mm/x.jsonl"], "\"mm/x.jsonl\" is not below m"),
         (&["m/a", "m/a"], "\"m/a\" is listed twice"),
         (&["m/x/"], "m/x/ ends in a slash"),
+        (&["m/"], "m/ ends in a slash"),
         (&["m/a&#10;2026-01-01T00:00:00Z  INFO everything is well"], "a\\n2026-01-01T00:00:00Z"),
     ] {
-        let server = store_that_lists(keys);
+        let server = store_that_lists(3, keys);
         is_refused("s3://b/m", server.address(), &[words]);
     }
+}
+
+#[test]
+fn a_key_that_stands_for_an_empty_folder_is_no_file_and_no_fault() {
+    let server = store_that_lists(0, &["m/x/"]);
+    let root = tempfile::tempdir().unwrap();
+    let output = fetch(root.path(), "s3://b/m", server.address());
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    assert!(!root.path().join("input/x").is_file());
 }
 
 #[test]

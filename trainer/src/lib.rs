@@ -11,7 +11,7 @@
 //! | How do several processes train one model? | `ranks` |
 //! | How are models read and written? | `load` |
 //! | How is a model served to judges? | `serve` |
-//! | Data, tokens, judges, measures, reports, stores? | `plumbline_feedback`, which has no tensor |
+//! | Data, tokens, judges, measures, reports, stores? | `plumbline_feedback`, which links no libtorch |
 
 pub mod advantage;
 pub mod checkpoint;

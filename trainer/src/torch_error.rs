@@ -4,8 +4,15 @@ use std::fmt::Display;
 
 use crate::Error;
 
+/// The errors of the two bindings of libtorch.
+pub(crate) trait OfTorch: Display {}
+
+impl OfTorch for tch::TchError {}
+impl OfTorch for plumbline_torch::TorchError {}
+
 /// An error of libtorch. Its first line says what happened; the rest is libtorch's own stack.
-pub(crate) fn of_torch(error: impl Display) -> Error {
+#[allow(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
+pub(crate) fn of_torch(error: impl OfTorch) -> Error {
     of_line(error.to_string().lines().next().unwrap_or_default())
 }
 

@@ -307,7 +307,7 @@ fn a_journal_with_other_contents_is_read_as_carefully_as_a_server() {
             }
         }
         let journal = temp();
-        // With checksums that fit, or no changed line would be looked at. What is no object cannot have one.
+        // Each line gets a valid checksum; otherwise the changed lines would be dropped unread. Only objects can have one.
         let (mut log, _) = AppendLog::open(&Journal::file(journal.path())).unwrap();
         for entry in entries.iter().filter(|entry| entry.as_object().is_some_and(|fields| !fields.is_empty())) {
             log.append(entry).unwrap();

@@ -64,14 +64,20 @@ pub fn open_regular(path: &Path) -> Result<File> {
     regular::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))
 }
 
-/// Refuses a model folder that holds anything but regular files, before any of them is opened. An input of a stage is looked
-/// through when its digest is taken; this is for the folders that people name themselves.
+/// Refuses a model directory with anything below it that is no regular file or link to one: a pipe, a device, a link to a
+/// directory or to nothing. The inputs of a stage are checked when their digests are computed; this is for directories that are
+/// named on the command line.
 ///
 /// # Errors
 /// `Data`, with the path and what is there.
 pub fn check_folder(path: &Path) -> Result<()> {
-    // What cannot be listed has a better message where its files are read.
-    for found in folder::files(path).unwrap_or_default() {
+    let found = match folder::files(path) {
+        Ok(found) => found,
+        // A directory that is missing or unreadable itself has a better message where its files are read.
+        Err((at, _)) if at == path => return Ok(()),
+        Err((at, error)) => return Err(Error::Data(format!("{}: {error}", at.display()))),
+    };
+    for found in found {
         found.file.map_err(|why| Error::Data(format!("{}: {why}", path.join(found.path).display())))?;
     }
     Ok(())

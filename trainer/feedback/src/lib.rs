@@ -8,12 +8,14 @@
 //! | How does a judge become a label? | `judge` |
 //! | What is measured before and after? | `measure` |
 //! | Where do metrics, curves and reports come from? | `report` |
-//! | How are inputs brought here that are elsewhere, and results brought there? | `store` |
+//! | How are inputs downloaded and results uploaded? | `store` |
 //! | How does a stage fail, and with which exit code? | `error` |
-//! | What of a stranger's text may be shown? | `printable` |
-//! | Does a process get on? How long does it wait before it tries again? When is it asked to stop? | `alive`, `backoff`, `shutdown` |
+//! | How is untrusted text made safe to print? | `printable` |
+//! | How are files written whole, and others' files opened? | `files` |
+//! | Which time do chat templates get? | `clock` |
+//! | Is the process making progress? How long does it wait before a retry? Was it asked to stop? | `alive`, `backoff`, `shutdown` |
 
-// A test fixture that the trainer reads too names this crate.
+// `text/fixture.rs` is also compiled into the trainer's tests, so it refers to this crate by name.
 #[cfg(test)]
 extern crate self as plumbline_feedback;
 

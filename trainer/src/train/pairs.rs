@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use plumbline_crds::training::LabelKind;
-use plumbline_feedback::data::preference::{Preference, at_line, vote};
+use plumbline_feedback::data::preference::{Preference, locate, vote};
 use plumbline_feedback::data::tokens::{self, Sequence};
 use plumbline_feedback::report::{LeftOut, Why};
 use plumbline_feedback::text::tokenizer::Tokenizer;
@@ -42,7 +42,7 @@ impl Pairs {
     /// the same tokens: there is nothing to prefer.
     ///
     /// # Errors
-    /// With the file and line below `path`, where the records were read, of one that cannot be tokenised.
+    /// [`Error::Data`] with the file and line of the first record that cannot be tokenised. `path` is where the records were read.
     pub fn new(
         records: &[Preference],
         path: &Path,
@@ -57,7 +57,7 @@ impl Pairs {
         let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for record in records {
             let [chosen, rejected] = tokens::pair(tokenizer, &record.prompt, &record.chosen, &record.rejected)
-                .map_err(|why| if let Error::Data(_) = why { at_line(path, record, &why) } else { why })?;
+                .map_err(|why| if let Error::Data(_) = why { locate(path, record, &why) } else { why })?;
             let rendering = chosen.rendering.max(rejected.rendering);
             let (chosen, rejected) = (chosen.sequence, rejected.sequence);
             let equal = || (chosen == rejected).then_some(Why::Equal);

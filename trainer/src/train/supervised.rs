@@ -50,6 +50,19 @@ pub struct Outlets<'a> {
     pub ranks: &'a Ranks,
 }
 
+impl Outlets<'_> {
+    /// Saves a checkpoint on the first rank, with the metrics and the time that belong to it, and has it uploaded.
+    pub fn checkpoint(&mut self, save: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.metrics.sync()?;
+        if self.ranks.is_first() {
+            save()?;
+        }
+        self.clock.save()?;
+        self.progress.checkpointed();
+        Ok(())
+    }
+}
+
 /// What a checkpoint holds beside tensors.
 #[derive(Deserialize, Serialize)]
 struct State {
@@ -163,12 +176,7 @@ pub fn train(
         let due = step % training.checkpoint.every_steps == 0 || told.unsaved;
         if due || told.stopping || step == total {
             ranks.check_same(step, params)?;
-            outlets.metrics.sync()?;
-            if ranks.is_first() {
-                checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device())?;
-            }
-            outlets.clock.save()?;
-            outlets.progress.checkpointed();
+            outlets.checkpoint(|| checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device()))?;
             saved = Instant::now();
         }
         if told.stopping && step < total {

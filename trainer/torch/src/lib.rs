@@ -1,6 +1,6 @@
 //! What tch does not expose of libtorch: fused and foreach optimiser steps, backward with gradients, dropping gradients,
-//! generator state; groups of processes; CUDA, which is loaded only when it is asked for; and mapping files into memory. The
-//! only crate with C++, and with `confined` the only one with `unsafe`.
+//! generator state; groups of processes; CUDA, which is loaded only when it is asked for; and mapping files into memory. It
+//! is the only crate with C++; only it and `plumbline-confined` use `unsafe`.
 //!
 //! Every function takes and returns ordinary [`tch::Tensor`]s and is safe to call with any of them: libtorch checks
 //! shapes and kinds and its exceptions become [`TorchError`].

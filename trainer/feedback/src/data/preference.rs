@@ -108,34 +108,38 @@ impl Split {
 /// training data alone, a share of the prompts.
 pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
     let mut reader = Reader::default();
-    let train = reader.files(&rows::files(path)?)?;
-    if path.is_dir() {
-        let mut held_out = shards::of_split(path, Split::Validation.name())?;
-        if held_out.is_empty() {
-            held_out = shards::of_split(path, "test")?;
-        }
-        // A dataset of Plumbline's own was split when it was made.
-        if !held_out.is_empty() || path.join(artifact::MANIFEST).exists() {
-            return Ok((train, reader.files(&held_out)?));
-        }
+    let (train, held_out) = files(path)?;
+    let train = reader.files(&train)?;
+    match held_out {
+        Some(held_out) => Ok((train, reader.files(&held_out)?)),
+        None => Ok(train.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION))),
     }
-    Ok(train.into_iter().partition(|r| !prompts::is_validation(&r.prompt_id, FILE_VALIDATION_FRACTION)))
 }
 
-/// What is wrong with a record that was read from `path`, with the file and the line that it is at. The files are read again.
-pub fn at_line(path: &Path, wrong: &Preference, why: &Error) -> Error {
-    let mut files = rows::files(path).unwrap_or_default();
-    for split in [Split::Validation.name(), "test"] {
-        files.extend(shards::of_split(path, split).unwrap_or_default());
+/// The files of the training records, and of the validation records where they have files of their own.
+fn files(path: &Path) -> Result<(Vec<PathBuf>, Option<Vec<PathBuf>>)> {
+    let train = rows::files(path)?;
+    if !path.is_dir() {
+        return Ok((train, None));
     }
+    let mut held_out = shards::of_split(path, Split::Validation.name())?;
+    if held_out.is_empty() {
+        held_out = shards::of_split(path, "test")?;
+    }
+    // A dataset of Plumbline's own was split when it was made.
+    let has_own = !held_out.is_empty() || path.join(artifact::MANIFEST).exists();
+    Ok((train, has_own.then_some(held_out)))
+}
+
+/// The error `why` of a record that was read from `path`, with the record's file and line before it. Reads the files again.
+pub fn locate(path: &Path, record: &Preference, why: &Error) -> Error {
     let of_file = |file: &PathBuf| {
-        let mut take = |fields| match preference(fields)? {
-            record if record == *wrong => Err(why.to_string()),
-            _ => Ok(Next::Record),
-        };
+        let mut take = |fields| if preference(fields)? == *record { Err(why.to_string()) } else { Ok(Next::Record) };
         rows::read(file, &KNOWN, &mut take).err()
     };
-    files.iter().find_map(of_file).unwrap_or_else(|| Error::Data(format!("{}: {why}", path.display())))
+    let (train, held_out) = files(path).unwrap_or_default();
+    let mut all = train.iter().chain(held_out.iter().flatten());
+    all.find_map(of_file).unwrap_or_else(|| Error::Data(format!("{}: {why}", path.display())))
 }
 
 /// Reads a split of a dataset's folder (`data/<split>-*`, in order of name). Empty if the split has no file.

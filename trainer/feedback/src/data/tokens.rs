@@ -121,6 +121,7 @@ pub fn pair(tokenizer: &Tokenizer, prompt: &Content, chosen: &Content, rejected:
             Ok([side(chosen)?, side(rejected)?])
         }
         (Content::Messages(prompt), Content::Messages(chosen), Content::Messages(rejected)) => {
+            // Both responses: their control tokens are marked as those of the prompt.
             let turns = [prompt.as_slice(), chosen, rejected].concat();
             let chat = tokenizer.chat(&turns);
             let text = chat.prompt(prompt.len())?;

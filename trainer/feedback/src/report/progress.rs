@@ -35,8 +35,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Writes a first, empty report to `work/progress.json`. Whenever progress is reported, `sync` may upload a snapshot: a stage
-    /// reports between two of its writes.
+    /// Writes a first, empty report to `work/progress.json`. Every call that reports progress may upload a snapshot
+    /// through `sync`, so they belong between two writes of the stage.
     ///
     /// # Errors
     /// `Disk` if the work folder cannot be written. No later call fails.
@@ -83,7 +83,7 @@ impl Progress {
         }
     }
 
-    /// A checkpoint is in place.
+    /// Uploads a snapshot as soon as possible: a checkpoint has been written.
     pub fn checkpointed(&self) {
         self.sync.checkpoint();
     }

@@ -1,6 +1,6 @@
-//! What a work folder was at one moment: each file as the pieces that it consists of, named by their digests. Computes only.
+//! A snapshot of a work directory: each file as the pieces that it consists of, named by their digests. Computes only.
 //!
-//! A piece is written once and never changed, and an index is replaced in one step, so that a store holds one moment or
+//! A piece is written once and never changed, and an index is replaced in one step, so that a store holds one snapshot or
 //! another whenever the process is killed. What has only grown since costs its last piece.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ pub(super) const PIECE: u64 = 16 << 20;
 /// Version of this format.
 const VERSION: i64 = 1;
 
-/// A work folder at one moment.
+/// A snapshot of a work directory.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Index {

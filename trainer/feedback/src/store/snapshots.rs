@@ -1,4 +1,4 @@
-//! A work folder in a store of objects: one moment of it, replaced by later ones. Talks to the store and to the file system.
+//! A work directory in a store of objects: one snapshot of it, replaced by later ones. Talks to the store and to the file system.
 //!
 //! ```text
 //! <key>/index.json        what the folder is (see `index`)
@@ -27,7 +27,7 @@ use crate::{Error, Result, alive};
 /// Pieces at a time.
 const AT_ONCE: usize = 4;
 
-/// A file as it was at one moment.
+/// A file as it was in a snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Frozen {
     /// Path below the work folder, with `/`.
@@ -41,7 +41,7 @@ pub(super) struct Frozen {
 /// What tells whether a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// Bytes that belong to the moment.
+    /// Bytes that belong to the snapshot.
     pub(super) size: u64,
     /// When it was last written.
     pub(super) modified: SystemTime,
@@ -214,7 +214,7 @@ impl Snapshots {
         Ok(found.into())
     }
 
-    /// Makes the store hold this moment.
+    /// Makes the store hold this snapshot.
     ///
     /// # Errors
     /// `Config` where the store refuses, `Store` where it does not answer, `Failed` where another process has taken over.

@@ -23,19 +23,19 @@ use crate::{Error, Result, shutdown};
 
 /// Least time between two snapshots, unless one holds a new checkpoint.
 const EVERY: Duration = Duration::from_secs(20);
-/// Folder below the work folder with the files of the snapshot that is being uploaded.
+/// Directory below the work directory with the files of the snapshot that is being uploaded.
 const ASIDE: &str = ".snapshot";
 /// Folder below the work folder with an artifact that is not complete.
 const STAGING: &str = "staging";
-/// Folder below the work folder that fetching the inputs leaves its result in; it is kept by itself.
+/// Directory below the work directory with the result of `fetch`, which is uploaded separately.
 pub const FETCHED: &str = "fetch";
-/// What is made anew by whoever continues, or kept by itself.
+/// Not uploaded: what a resumed run writes again, and what is uploaded separately.
 const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, FETCHED, HELD];
 /// Folder below the work folder's place in the store with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
 
-/// Uploads snapshots of a work directory while a stage runs. Clones upload the same one.
-#[derive(Clone, Debug, Default)]
+/// Uploads snapshots of a work directory while a stage runs. Clones share one upload.
+#[derive(Clone, Debug)]
 pub struct WorkDirSync(Arc<Mutex<Option<Upload>>>);
 
 #[derive(Debug)]
@@ -47,14 +47,14 @@ struct Upload {
     /// A snapshot is being uploaded.
     busy: Arc<AtomicBool>,
     last: Instant,
-    /// A checkpoint was written while a snapshot was being uploaded.
+    /// A snapshot is to be uploaded as soon as none is being uploaded.
     due: bool,
 }
 
 impl WorkDirSync {
-    /// Uploads nothing: the work directory is on a volume that outlives the process.
+    /// Uploads nothing: the work directory outlives the process, or another rank uploads it.
     pub fn off() -> Self {
-        Self::default()
+        Self(Arc::new(Mutex::new(None)))
     }
 
     /// Uploads a snapshot if the last one is old enough. To be called between two writes.
@@ -94,7 +94,7 @@ impl WorkDirSync {
         let Some(Upload { work, sender, thread, .. }) = self.lock().take() else { return Ok(()) };
         drop(sender);
         let (mut snapshots, runtime) =
-            thread.join().map_err(|_| Error::Store("the thread that uploads the work folder ended".into()))?;
+            thread.join().map_err(|_| Error::Store("the thread that uploads the work directory has ended".into()))?;
         runtime.block_on(snapshots.save(&freeze(&work)?))
     }
 }
@@ -166,7 +166,7 @@ fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtim
     }
 }
 
-/// Takes the work folder over, restores it as it was uploaded, and uploads it from now on.
+/// Takes the work directory over, restores its last snapshot, and uploads it from now on.
 fn start(uri: &str, work: &Path) -> Result<WorkDirSync> {
     // The thread's own, since connections that are kept open belong to the runtime that opened them.
     let runtime = super::runtime()?;
@@ -228,4 +228,58 @@ fn freeze(work: &Path) -> Result<Vec<Frozen>> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+    use std::thread;
+
+    use super::*;
+
+    /// An upload whose snapshots arrive at the test, which says when one is done.
+    fn sync(work: &Path) -> (WorkDirSync, Receiver<Vec<Frozen>>, Arc<AtomicBool>) {
+        let ((sender, received), busy) = (channel(), Arc::<AtomicBool>::default());
+        let thread = thread::spawn(|| -> (Snapshots, Runtime) {
+            loop {
+                thread::park();
+            }
+        });
+        let (work, last) = (work.to_owned(), Instant::now());
+        let upload = Upload { work, sender, thread, busy: busy.clone(), last, due: false };
+        (WorkDirSync(Arc::new(Mutex::new(Some(upload)))), received, busy)
+    }
+
+    #[test]
+    fn a_checkpoint_is_uploaded_at_once_or_after_the_snapshot_that_is_on_its_way() {
+        let work = tempfile::tempdir().unwrap();
+        fs::write(work.path().join("state"), "1").unwrap();
+        let (sync, received, busy) = sync(work.path());
+        sync.snapshot();
+        assert!(received.try_recv().is_err(), "the last snapshot is not old");
+        sync.clone().checkpoint();
+        assert_eq!(received.try_recv().unwrap()[0].path, "state");
+        sync.checkpoint();
+        sync.snapshot();
+        assert!(received.try_recv().is_err(), "one is being uploaded");
+        busy.store(false, Ordering::Release);
+        sync.snapshot();
+        assert_eq!(received.try_recv().unwrap().len(), 1, "the checkpoint is not forgotten");
+        busy.store(false, Ordering::Release);
+        sync.snapshot();
+        assert!(received.try_recv().is_err(), "nor uploaded twice");
+    }
+
+    #[test]
+    fn a_handle_whose_upload_is_over_or_off_does_nothing() {
+        let work = tempfile::tempdir().unwrap();
+        let (sync, received, _) = sync(work.path());
+        let late = sync.clone();
+        drop(sync.lock().take());
+        for sync in [late, WorkDirSync::off()] {
+            sync.checkpoint();
+            sync.finish().unwrap();
+        }
+        assert!(received.try_recv().is_err() && !work.path().join(ASIDE).exists());
+    }
 }

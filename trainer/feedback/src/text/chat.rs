@@ -75,22 +75,24 @@ impl<'a> Chat<'a> {
         Ok(None)
     }
 
-    /// Whether a template writes the same whatever these of the turns say. `text`: what it writes of them as they are.
+    /// Whether the template's text stays the same when the content of the turns at `indices` changes. `text` is its text for
+    /// `turns` as they are.
     pub(crate) fn ignores(
         &self,
         turns: &[Message],
-        these: &[usize],
+        indices: &[usize],
         add_generation_prompt: bool,
         text: &str,
     ) -> Result<bool> {
         let mut others = turns.to_vec();
-        for &i in these {
+        for &i in indices {
             others[i].content.push('x');
         }
         Ok(self.text_of(&others, add_generation_prompt)? == text)
     }
 
-    /// As [`Chat::text`], for other turns without control tokens of their own.
+    /// As [`Chat::text`], for other turns. A control token in them must also be in a turn of this conversation: that decides
+    /// whether control tokens are marked.
     pub(crate) fn text_of(&self, turns: &[Message], add_generation_prompt: bool) -> Result<String> {
         let tokenizer = self.tokenizer;
         match self.mark {

@@ -1,4 +1,4 @@
-//! Tokenizers for tests. The trainer's tests read this file too.
+//! Tokenizers for tests; also compiled into the trainer's tests.
 
 use std::path::Path;
 
@@ -16,12 +16,12 @@ pub(crate) fn byte_level(folder: &Path) -> Tokenizer {
     vocabulary.insert("Ġt".to_owned(), json!(256));
     let split = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let rules = json!({
-            "version": "1.0",
-            "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-            "added_tokens": [{"id": 257, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true}],
-            "pre_tokenizer": split, "decoder": split,
-            "model": {"type": "BPE", "vocab": vocabulary, "merges": ["Ġ t"]},
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "added_tokens": [{"id": 257, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "pre_tokenizer": split, "decoder": split,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": ["Ġ t"]},
     });
     std::fs::write(folder.join("tokenizer.json"), rules.to_string()).unwrap();
     Tokenizer::load(folder).unwrap()

@@ -32,7 +32,8 @@ mod sides;
 
 pub use finished::{ARTIFACT, FOLDER, run};
 pub use prepare::Prepared;
-pub use sides::{Side, Sides, Which};
+use sides::Which;
+pub use sides::{Side, Sides};
 
 /// Responses to held-out prompts, before and after, and what was measured on them.
 pub struct Evaluation {

@@ -12,7 +12,7 @@ use crate::load::hugging_face::ModelFolder;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 
-/// Which of the two.
+/// The model before or after tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// The model that was tuned, as it was.
@@ -22,7 +22,7 @@ pub enum Which {
 }
 
 impl Which {
-    /// Its name on the screen and in files.
+    /// Its name in progress reports and file names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Before => "before",

@@ -172,13 +172,7 @@ fn save(
     outlets.ranks.check_same(state.step, &policy.params)?;
     let mut tensors = optimizer.state();
     tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
-    outlets.metrics.sync()?;
-    if outlets.ranks.is_first() {
-        checkpoints.save(state.step, state, tensors, optimizer.device())?;
-    }
-    outlets.clock.save()?;
-    outlets.progress.checkpointed();
-    Ok(())
+    outlets.checkpoint(|| checkpoints.save(state.step, state, tensors, optimizer.device()))
 }
 
 /// Reads the prompts to sample from, which leave room for a response, and counts the others.
