@@ -218,7 +218,7 @@ fn superseded(pod: Pod) {
     pod.wake();
     let (result, output) = pod.end();
     assert_eq!(code(&output), i32::from(ExitCode::Failed.number()), "{}", text(&output.stderr));
-    assert!(result.message.contains("has taken it over; that one goes on"), "{}", result.message);
+    assert!(result.message.contains("has taken it over; this process stops"), "{}", result.message);
 }
 
 #[test]
