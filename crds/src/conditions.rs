@@ -73,7 +73,7 @@ pub enum Reason {
     SpecInvalid,
     /// Waiting in a queue for quota.
     QuotaPending,
-    /// Suspended by `spec.suspend`, or interrupted on a laptop.
+    /// Suspended by `spec.suspend`, or interrupted locally.
     Suspended,
     /// No node fits.
     Unschedulable,

@@ -120,7 +120,7 @@ pub struct Rollout {
     /// Prompts per rollout. Default 64.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub prompts_per_step: i64,
-    /// Responses a prompt. Default 1.
+    /// Responses per prompt. Default 1.
     #[schemars(range(min = 1, max = 1024))]
     pub responses_per_prompt: i64,
     /// How they are sampled.
@@ -218,7 +218,7 @@ pub enum KlEstimator {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdaptiveKl {
-    /// Wanted KL divergence a response, in nats.
+    /// Target KL divergence per response, in nats.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub target: f64,
     /// Responses over which the coefficient adapts. Default 10000.
@@ -268,7 +268,7 @@ pub enum DpoLoss {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Guard {
-    /// Largest KL divergence to the policy model, in nats a response. Default: not checked.
+    /// Largest KL divergence to the policy model, in nats per response. Default: not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 10000.0))]
     pub max_kl: Option<f64>,
@@ -299,13 +299,13 @@ pub enum GuardAction {
 pub struct Evaluation {
     /// Held-out prompts, disjoint from those of training.
     pub prompts: PromptSource,
-    /// Who compares. Default: nobody; only measures without a judge are reported.
+    /// The judge that compares. Default: none; only measures without a judge are reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<Judge>,
     /// What the tuned model is compared with. Default SftModel.
     #[serde(default)]
     pub against: Against,
-    /// Responses a prompt, of each model. Default 1.
+    /// Responses per prompt, of each model. Default 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub samples_per_prompt: i64,

@@ -91,7 +91,7 @@ pub struct Generator {
     /// An OpenAI-compatible server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
-    /// Responses a prompt. Default 4.
+    /// Responses per prompt. Default 4.
     #[serde(default = "default_responses")]
     #[schemars(range(min = 2, max = 64))]
     pub responses_per_prompt: i64,
@@ -111,7 +111,7 @@ fn default_responses() -> i64 {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Pairs {
-    /// Pairs a prompt. Default 3.
+    /// Pairs per prompt. Default 3.
     #[schemars(range(min = 1, max = 2016))]
     pub per_prompt: i64,
     /// Random draws pairs by seed without repetition. Default Random.

@@ -110,7 +110,7 @@ pub struct Sampling {
     /// Keep tokens at least this likely relative to the most likely one; 0 keeps all. Default 0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_p: f64,
-    /// At most this many new tokens a response. Default 256.
+    /// Maximum number of new tokens per response. Default 256.
     #[schemars(range(min = 1, max = 131_072))]
     pub max_new_tokens: i64,
     /// The model's end token is not sampled before this many new tokens; `maxNewTokens` makes all responses equally long.
@@ -145,7 +145,7 @@ impl Default for Sampling {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
-    /// Folder to write. Default: a folder of this resource under the installation's artifact root (on a laptop, under
+    /// Folder to write. Default: a folder of this resource under the installation's artifact root (locally, under
     /// the work dir).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]

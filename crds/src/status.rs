@@ -190,7 +190,7 @@ pub struct JobRef {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 80))]
     pub spec_digest: Option<String>,
-    /// UID of the Job. Unset on a laptop.
+    /// UID of the Job. Unset locally.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub uid: Option<String>,

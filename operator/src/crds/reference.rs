@@ -262,7 +262,7 @@ mod tests {
         let row = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("no row {start}"));
         assert_eq!(
             row("| `responsesPerPrompt`"),
-            "| `responsesPerPrompt` | integer, 2 to 64 | `4` | Responses a prompt. |"
+            "| `responsesPerPrompt` | integer, 2 to 64 | `4` | Responses per prompt. |"
         );
         assert!(
             row("| `judges`").contains("list of objects, 1 to 16, required | | One or more judges"),
