@@ -115,13 +115,14 @@ fn public_text_uses_the_standard_terms() {
             "per",
         ),
     ];
+    let patterns = patterns.map(|(pattern, better)| (regex::Regex::new(pattern).unwrap(), better));
     let mut texts = documents();
     texts.push("charts/plumbline/values.yaml".to_owned());
     let mut found = Vec::new();
     for path in &texts {
         for (number, line) in read(path).lines().enumerate() {
-            for (pattern, better) in patterns {
-                if let Some(odd) = regex::Regex::new(pattern).unwrap().find(line) {
+            for (pattern, better) in &patterns {
+                if let Some(odd) = pattern.find(line) {
                     found.push(format!("{path}:{}: \"{}\"; write: {better}", number + 1, odd.as_str()));
                 }
             }
