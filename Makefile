@@ -39,7 +39,7 @@ quickstart-dpo: model ## The same labels, DPO in place of reward model and PPO
 	$(RELEASE)/plumbline run -f examples/quickstart/dataset.yaml -f examples/quickstart-dpo --work-dir $(WORK_DIR)
 
 test: setup-tests lint ## Formatting, lints and all tests
-	OMP_NUM_THREADS=1 cargo test --workspace --locked
+	OMP_NUM_THREADS=1 cargo test --workspace --locked --no-fail-fast
 
 test-kills: setup-tests ## A small chain killed 30 times at random points (KILLS, SEED); make test has time for fewer
 	OMP_NUM_THREADS=1 PLUMBLINE_KILLS=$(or $(KILLS),30) $(if $(SEED),PLUMBLINE_KILL_SEED=$(SEED)) \
