@@ -343,7 +343,7 @@ fn a_store_that_takes_nothing_is_told_before_anything_is_computed() {
     let mut run = reward_run(&store);
     run.environment.push(("AWS_SECRET_ACCESS_KEY", "another".into()));
     let message = refusal(run.start());
-    assert!(message.contains("refuses") && message.contains("credentials"), "{message}");
+    assert!(message.contains("access denied writing") && message.contains("credentials"), "{message}");
     assert!(!message.contains("another"), "{message}");
 }
 
@@ -383,7 +383,7 @@ fn a_work_folder_that_was_damaged_is_refused_by_name() {
     }
     let (result, output) = run.start().end();
     assert_eq!(code(&output), i32::from(ExitCode::Data.number()), "{}", text(&output.stderr));
-    assert!(result.message.contains("another content; delete it to begin the run anew"), "{}", result.message);
+    assert!(result.message.contains("another content; delete it to start the run from scratch"), "{}", result.message);
 }
 
 #[test]

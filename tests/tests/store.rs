@@ -110,5 +110,5 @@ fn what_is_not_there_not_whole_or_not_allowed_is_named_with_the_field() {
     let mut stranger = place(&store, reward("s3://align/models/tiny"));
     stranger.set_env("AWS_SECRET_ACCESS_KEY", "another");
     let message = refusal(&stranger);
-    assert!(message.contains("refuses") && message.contains("credentials"), "{message}");
+    assert!(message.contains("access denied reading") && message.contains("credentials"), "{message}");
 }
