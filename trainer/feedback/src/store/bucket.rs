@@ -235,9 +235,14 @@ mod tests {
             for i in keys {
                 put(&format!("m/many/{i}"), b"").await;
             }
-            let begun = std::time::Instant::now();
-            let listed = list(&store, &Key::from("m")).await.unwrap();
-            (begun.elapsed(), listed.into_iter().map(|o| o.location.to_string()).collect::<Vec<_>>())
+            let (mut least, mut listed) = (std::time::Duration::MAX, Vec::new());
+            // The least of some: others run on the machine too.
+            for _ in 0..3 {
+                let begun = std::time::Instant::now();
+                listed = list(&store, &Key::from("m")).await.unwrap();
+                least = least.min(begun.elapsed());
+            }
+            (least, listed.into_iter().map(|o| o.location.to_string()).collect::<Vec<_>>())
         };
         let (few, _) = list_with(0..5_000).await;
         let (many, keys) = list_with(5_000..20_000).await;
