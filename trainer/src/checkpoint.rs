@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use plumbline_feedback::alive;
 use plumbline_feedback::files::write_json;
+use plumbline_feedback::heartbeat;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
@@ -168,7 +168,7 @@ fn checksum(path: &Path) -> Result<u32> {
     let (mut buffer, mut sum) = (vec![0; 1 << 20], 0);
     loop {
         let read = file.read(&mut buffer).map_err(|e| Error::store(path, &e))?;
-        alive::beat();
+        heartbeat::beat();
         if read == 0 {
             return Ok(sum);
         }

@@ -13,18 +13,18 @@
 //! | How is untrusted text made safe to print? | `printable` |
 //! | How are files written whole, and others' files opened? | `files` |
 //! | Which time do chat templates get? | `clock` |
-//! | Is the process making progress? How long does it wait before a retry? Was it asked to stop? | `alive`, `backoff`, `shutdown` |
+//! | Is the process making progress? How long does it wait before a retry? Was it asked to stop? | `heartbeat`, `backoff`, `shutdown` |
 
 // `text/fixture.rs` is also compiled into the trainer's tests, so it refers to this crate by name.
 #[cfg(test)]
 extern crate self as plumbline_feedback;
 
-pub mod alive;
 pub mod backoff;
 pub mod clock;
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod heartbeat;
 pub mod judge;
 pub mod measure;
 pub mod printable;

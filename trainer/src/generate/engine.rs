@@ -14,7 +14,7 @@ use crate::generate::sampler::{Uniforms, sample};
 use crate::model::attention::Context;
 use crate::model::cache::{Cache, Prefix};
 use crate::model::decoder::Decoder;
-use crate::model::heads::{self, Barred};
+use crate::model::heads::{self, SuppressedTokens};
 use crate::model::linear::Adapters;
 use crate::model::packed::Packed;
 use crate::{Error, Result};
@@ -386,7 +386,7 @@ fn without_end(logits: &Tensor, jobs: &[Active], eos_ids: &[i64]) -> Option<Tens
         return None;
     }
     let masked = logits.copy();
-    Barred { tokens: eos_ids, rows: on(&rows, logits.device()) }.apply(&masked);
+    SuppressedTokens { tokens: eos_ids, rows: on(&rows, logits.device()) }.apply(&masked);
     Some(masked)
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use plumbline_feedback::alive;
+use plumbline_feedback::heartbeat;
 use plumbline_torch::Mmap;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
@@ -72,7 +72,7 @@ impl TensorFile {
     /// [`Error::Data`] when there is no such tensor, when it has another shape, or when it holds anything but floating-point
     /// numbers that are finite in that kind.
     pub fn weight(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
-        alive::beat();
+        heartbeat::beat();
         let stored = self.weight_kind(name)?;
         let found = &self.info(name)?.shape;
         if !found.iter().map(|n| i64::try_from(*n)).eq(shape.iter().map(|n| Ok(*n))) {
@@ -154,7 +154,7 @@ pub(super) fn write_in_kinds<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a Tensor, Kind)>,
 ) -> Result<()> {
-    alive::beat();
+    heartbeat::beat();
     let saved = tensors
         .map(|(name, tensor, kind)| {
             let (dtype, size) = dtype_of(kind)

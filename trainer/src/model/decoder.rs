@@ -4,7 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::training::AdapterTarget;
-use plumbline_feedback::alive;
+use plumbline_feedback::heartbeat;
 
 use crate::model::attention::{Context, attend};
 use crate::model::config::Config;
@@ -143,7 +143,7 @@ impl Decoder {
     ) -> Tensor {
         let (cos, sin) = self.rotary.at(batch);
         for index in range {
-            alive::beat();
+            heartbeat::beat();
             x = self.layer(index, &x, batch, context, adapters, (&cos, &sin));
         }
         x

@@ -22,15 +22,15 @@ pub fn logits(decoder: &Decoder, hidden: &Tensor) -> Tensor {
 
 /// Tokens that are not sampled in some rows.
 #[derive(Debug)]
-pub struct Barred<'a> {
+pub struct SuppressedTokens<'a> {
     /// Token ids.
     pub tokens: &'a [i64],
     /// `[n]`, Int64: the rows.
     pub rows: Tensor,
 }
 
-impl Barred<'_> {
-    /// Takes all probability from the barred tokens of logits, `[rows, vocab]`, in place.
+impl SuppressedTokens<'_> {
+    /// Takes all probability from the suppressed tokens of logits, `[rows, vocab]`, in place.
     pub fn apply(&self, logits: &Tensor) {
         for token in self.tokens {
             let _ = logits.select(1, *token).index_fill_(0, &self.rows, BARRED);
@@ -42,18 +42,18 @@ impl Barred<'_> {
 const BARRED: f64 = -1e9;
 
 /// Log-probabilities of `targets` (`[rows]`, Int64) under softmax(logits / temperature) of `hidden` (`[rows, hidden]`), where
-/// barred tokens have no probability.
+/// suppressed tokens have no probability.
 pub fn token_logprobs(
     decoder: &Decoder,
     hidden: &Tensor,
     targets: &Tensor,
     temperature: f64,
-    barred: Option<&Barred>,
+    suppressed: Option<&SuppressedTokens>,
 ) -> TokenLogProbs {
     let logits = logits(decoder, hidden);
     let logits = if (temperature - 1.0).abs() < 1e-12 { logits } else { logits / temperature };
-    if let Some(barred) = barred {
-        barred.apply(&logits);
+    if let Some(suppressed) = suppressed {
+        suppressed.apply(&logits);
     }
     let all = logits.log_softmax(-1, Kind::Float);
     let entropy = tch::no_grad(|| -(all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float));
@@ -106,19 +106,19 @@ mod tests {
     fn a_barred_token_gives_its_probability_to_the_others_and_only_where_it_is_barred() {
         let decoder = random(5);
         let hidden = Tensor::randn([2, decoder.config.hidden_size], (Kind::Float, Device::Cpu));
-        let of = |target: i64, barred: Option<&Barred>| {
-            let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[target; 2]), 0.7, barred);
+        let of = |target: i64, suppressed: Option<&SuppressedTokens>| {
+            let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[target; 2]), 0.7, suppressed);
             (Vec::<f32>::try_from(found.logprobs).unwrap(), Vec::<f32>::try_from(found.entropy).unwrap())
         };
         let end = 4;
-        let barred = Barred { tokens: &[end], rows: Tensor::from_slice(&[1i64]) };
+        let suppressed = SuppressedTokens { tokens: &[end], rows: Tensor::from_slice(&[1i64]) };
         let (free, entropy) = of(9, None);
-        let (kept, entropy_kept) = of(9, Some(&barred));
+        let (kept, entropy_kept) = of(9, Some(&suppressed));
         let (ends, _) = of(end, None);
         let equal = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(equal(kept[0], free[0]) && equal(entropy_kept[0], entropy[0]), "the first row is free");
         assert!((kept[1] - (free[1] - (1.0 - ends[1].exp()).ln())).abs() < 1e-5, "{kept:?} {free:?} {ends:?}");
-        assert!(of(end, Some(&barred)).0[1] < -1e8);
+        assert!(of(end, Some(&suppressed)).0[1] < -1e8);
         assert!(entropy_kept[1].is_finite() && !equal(entropy_kept[1], entropy[1]));
     }
 
@@ -126,10 +126,10 @@ mod tests {
     fn what_is_learnt_says_nothing_of_a_barred_token() {
         let decoder = random(5);
         let hidden = Tensor::randn([1, decoder.config.hidden_size], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let barred = Barred { tokens: &[4], rows: Tensor::from_slice(&[0i64]) };
-        let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[9i64]), 1.0, Some(&barred));
+        let suppressed = SuppressedTokens { tokens: &[4], rows: Tensor::from_slice(&[0i64]) };
+        let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[9i64]), 1.0, Some(&suppressed));
         found.logprobs.sum(Kind::Float).backward();
-        // By hand: the row of the target less the mean row, under the distribution without the barred token.
+        // By hand: the row of the target less the mean row, under the distribution without the suppressed token.
         let weight = decoder.head_weight().detach().to_kind(Kind::Float);
         let open = Tensor::from_slice(&(0..weight.size()[0]).filter(|t| *t != 4).collect::<Vec<i64>>());
         let rows = weight.index_select(0, &open);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use plumbline_feedback::alive;
+use plumbline_feedback::heartbeat;
 use plumbline_torch::{Group, TorchError, set_grads};
 use tch::{Device, Kind, Tensor};
 
@@ -22,7 +22,7 @@ pub(super) fn sum(group: &Group, params: &BTreeMap<String, Tensor>) -> Result<()
         let flat: Vec<Tensor> = bucket.iter().map(|p| gradient(p).flatten(0, -1)).collect();
         let sum = Tensor::cat(&flat, 0);
         group.all_reduce(&sum)?;
-        alive::beat();
+        heartbeat::beat();
         let mut start = 0;
         let summed = bucket.iter().map(|p| {
             let part = sum.narrow(0, start, p.numel() as i64).view_as(p).to_device(p.device()).to_kind(p.kind());

@@ -8,11 +8,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plumbline_feedback::alive;
+use plumbline_feedback::heartbeat;
 use plumbline_feedback::shutdown;
 use plumbline_torch::{Group, Meeting};
 
-use super::place::Place;
+use super::rank_info::RankInfo;
 use crate::{Error, Result};
 
 /// How long the last rank may take to come: its node may have to be started first, its image pulled, its inputs fetched, and on
@@ -33,10 +33,10 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// # Errors
 /// `PeerLost` where they do not all come in time, or those of another run are met, `Config` for an address that can never be
 /// this machine's, `Interrupted`.
-pub(super) fn meet(place: &Place, run: String) -> Result<Group> {
+pub(super) fn meet(info: &RankInfo, run: String) -> Result<Group> {
     let begun = Instant::now();
-    let (own, listener) = own_address(place, begun)?;
-    let Place { rank, size, host, port, .. } = place.clone();
+    let (own, listener) = own_address(info, begun)?;
+    let RankInfo { rank, size, host, port, .. } = info.clone();
     tracing::info!(rank, size, host, port, %own, "waits for the other ranks");
     let (sender, receiver) = channel();
     let patience = PATIENCE.saturating_sub(begun.elapsed());
@@ -49,7 +49,7 @@ pub(super) fn meet(place: &Place, run: String) -> Result<Group> {
     });
     loop {
         match receiver.recv_timeout(PAUSE) {
-            Ok(group) => return group.map_err(|e| not_met(place, begun, &e.to_string())),
+            Ok(group) => return group.map_err(|e| not_met(info, begun, &e.to_string())),
             Err(RecvTimeoutError::Timeout) => pause_allowed()?,
             Err(RecvTimeoutError::Disconnected) => return Err(Error::Failed("the wait for other ranks ended".into())),
         }
@@ -57,12 +57,12 @@ pub(super) fn meet(place: &Place, run: String) -> Result<Group> {
 }
 
 /// The address of this machine by which the others reach it; for rank 0, with the socket that they come to.
-fn own_address(place: &Place, begun: Instant) -> Result<(IpAddr, Option<TcpListener>)> {
+fn own_address(info: &RankInfo, begun: Instant) -> Result<(IpAddr, Option<TcpListener>)> {
     loop {
-        let found = if place.rank == 0 {
-            listen(place).map(|(ip, listener)| (ip, Some(listener)))
+        let found = if info.rank == 0 {
+            listen(info).map(|(ip, listener)| (ip, Some(listener)))
         } else {
-            towards(place).map(|ip| (ip, None))
+            towards(info).map(|ip| (ip, None))
         };
         let error = match found {
             Ok(found) => return Ok(found),
@@ -71,11 +71,11 @@ fn own_address(place: &Place, begun: Instant) -> Result<(IpAddr, Option<TcpListe
         if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied) {
             return Err(Error::Config(format!(
                 "MASTER_ADDR {} and MASTER_PORT {}: expected an address that rank 0 can listen on: {error}",
-                place.host, place.port
+                info.host, info.port
             )));
         }
         if begun.elapsed() > PATIENCE {
-            return Err(not_met(place, begun, &error.to_string()));
+            return Err(not_met(info, begun, &error.to_string()));
         }
         thread::sleep(PAUSE);
         pause_allowed()?;
@@ -83,22 +83,22 @@ fn own_address(place: &Place, begun: Instant) -> Result<(IpAddr, Option<TcpListe
 }
 
 /// Listens where the others come to.
-fn listen(place: &Place) -> io::Result<(IpAddr, TcpListener)> {
-    let named = resolve(place)?;
+fn listen(info: &RankInfo) -> io::Result<(IpAddr, TcpListener)> {
+    let named = resolve(info)?;
     // An address that is not of this machine is one that the name led to before.
     UdpSocket::bind((named.ip(), 0))?;
-    if LOCAL.contains(&place.host.as_str()) {
+    if LOCAL.contains(&info.host.as_str()) {
         return Ok((named.ip(), TcpListener::bind(named)?));
     }
     let own = if named.ip().is_loopback() { outward(named) } else { named.ip() };
-    Ok((own, TcpListener::bind((unspecified(named), place.port))?))
+    Ok((own, TcpListener::bind((unspecified(named), info.port))?))
 }
 
 /// The address that packets for rank 0 are sent from.
-fn towards(place: &Place) -> io::Result<IpAddr> {
-    let first = resolve(place)?;
+fn towards(info: &RankInfo) -> io::Result<IpAddr> {
+    let first = resolve(info)?;
     let own = route(first)?;
-    Ok(if own.is_loopback() && !LOCAL.contains(&place.host.as_str()) { outward(first) } else { own })
+    Ok(if own.is_loopback() && !LOCAL.contains(&info.host.as_str()) { outward(first) } else { own })
 }
 
 /// The address of this machine on the way to others: its own name may lead it to itself alone, as on Debian to 127.0.1.1.
@@ -125,25 +125,25 @@ fn unspecified(like: SocketAddr) -> IpAddr {
     if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-fn resolve(place: &Place) -> io::Result<SocketAddr> {
-    let mut found = (place.host.as_str(), place.port).to_socket_addrs()?;
+fn resolve(info: &RankInfo) -> io::Result<SocketAddr> {
+    let mut found = (info.host.as_str(), info.port).to_socket_addrs()?;
     found.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address"))
 }
 
 /// Waiting is no standing still, and ends when the process is asked to stop.
 fn pause_allowed() -> Result<()> {
-    alive::beat();
+    heartbeat::beat();
     if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-fn not_met(place: &Place, begun: Instant, why: &str) -> Error {
+fn not_met(info: &RankInfo, begun: Instant, why: &str) -> Error {
     Error::PeerLost(format!(
         "rank {} of {}: the ranks have not met at {}:{}, after {} s: {why}; look for a pod that does not start, or a network \
          that does not let pods reach each other",
-        place.rank,
-        place.size,
-        place.host,
-        place.port,
+        info.rank,
+        info.size,
+        info.host,
+        info.port,
         begun.elapsed().as_secs()
     ))
 }
@@ -154,8 +154,8 @@ mod tests {
     use std::net::TcpStream;
 
     /// Rank 0 of two, on a port that is free.
-    fn first(host: &str) -> Place {
-        Place { rank: 0, size: 2, host: host.into(), port: 0, attempt: String::new() }
+    fn first(host: &str) -> RankInfo {
+        RankInfo { rank: 0, size: 2, host: host.into(), port: 0, attempt: String::new() }
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
         TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
         let network = outward("127.0.1.1:1".parse().unwrap());
         assert_eq!(own, network);
-        let other = Place { rank: 1, port: 29_500, ..first("127.0.1.1") };
+        let other = RankInfo { rank: 1, port: 29_500, ..first("127.0.1.1") };
         assert_eq!(towards(&other).unwrap().is_loopback(), network.is_loopback(), "one of its other ranks neither");
     }
 
@@ -187,8 +187,8 @@ mod tests {
             let meeting = Meeting { host, port, own, run: "other", rank: 0, size: 2, patience: time, limit: time };
             Group::join(&meeting, Some(listener)).map(drop)
         });
-        let place = Place { rank: 1, port, ..first("127.0.0.1") };
-        let error = meet(&place, "ours".into()).unwrap_err();
+        let info = RankInfo { rank: 1, port, ..first("127.0.0.1") };
+        let error = meet(&info, "ours".into()).unwrap_err();
         let said = matches!(&error, Error::PeerLost(text) if text.contains("another run") && !text.contains("min"));
         assert!(said, "{error}");
         assert!(other.join().unwrap().is_err(), "it still waits for its own rank");

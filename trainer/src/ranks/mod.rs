@@ -3,29 +3,29 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | Which rank is this? | `place` |
+//! | Which rank is this? | `rank_info` |
 //! | How do they find each other? | `meet` |
 //! | How are gradients summed? | `gradients` |
 //!
-//! What one rank asks of the others all ask, in the same order: each call below is made by all ranks, or by none.
+//! Every call below is collective: all ranks make it, in the same order.
 
 mod gradients;
 mod meet;
-mod place;
+mod rank_info;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::run::RunDocument;
-use plumbline_feedback::alive;
 use plumbline_feedback::clock;
 use plumbline_feedback::data::id;
+use plumbline_feedback::heartbeat;
 use plumbline_torch::{Group, TorchError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
 
-pub use place::Place;
+pub use rank_info::RankInfo;
 
 use crate::{Error, Result};
 
@@ -47,15 +47,15 @@ impl Ranks {
         Self { rank: 0, size: 1, group: None }
     }
 
-    /// Meets the other ranks that the environment speaks of (see [`Place::read`]).
+    /// Meets the other ranks that the environment speaks of (see [`RankInfo::read`]).
     ///
     /// # Errors
     /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come or are those of another run,
     /// `Data` where they do not all have the same inputs.
     pub fn join(run: &RunDocument) -> Result<Self> {
-        let Some(place) = Place::of_this_process()? else { return Ok(Self::alone()) };
-        let group = meet::meet(&place, name(&place, run))?;
-        let ranks = Self { rank: place.rank, size: place.size, group: Some(group) };
+        let Some(info) = RankInfo::of_this_process()? else { return Ok(Self::alone()) };
+        let group = meet::meet(&info, name(&info, run))?;
+        let ranks = Self { rank: info.rank, size: info.size, group: Some(group) };
         let inputs = ranks.gather(run.lineage())?;
         for other in &inputs[1..] {
             if let Some((of_first, _)) = inputs[0].iter().zip(other).find(|(a, b)| a != b) {
@@ -66,11 +66,11 @@ impl Ranks {
                 )));
             }
         }
-        // Templates are told the same time on all ranks: that of the first, which keeps it.
-        if let Some(began) = ranks.of_first(ranks.is_first().then(clock::now))? {
+        // Chat templates see the same time on all ranks: that of rank 0, which stores it.
+        if let Some(began) = ranks.broadcast(ranks.is_first().then(clock::now))? {
             clock::set(began);
         }
-        tracing::info!(rank = place.rank, size = place.size, "all ranks are here");
+        tracing::info!(rank = info.rank, size = info.size, "all ranks are here");
         Ok(ranks)
     }
 
@@ -104,7 +104,7 @@ impl Ranks {
         }
     }
 
-    /// What each rank has, in order of rank.
+    /// Gathers a value of every rank, in order of rank (all-gather).
     pub fn gather<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
         let Some(group) = &self.group else { return Ok(vec![own]) };
         let bytes = packed(&own)?;
@@ -125,8 +125,8 @@ impl Ranks {
             .collect()
     }
 
-    /// What rank 0 has, for all; what the others have is of no account.
-    pub fn of_first<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
+    /// Rank 0's value, on all ranks; the values of the others are ignored.
+    pub fn broadcast<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
         let Some(group) = &self.group else { return Ok(own) };
         let mut bytes = if self.is_first() { packed(&own)? } else { Vec::new() };
         let length = Tensor::from_slice(&[bytes.len() as i64]);
@@ -139,8 +139,8 @@ impl Ranks {
         unpacked(&bytes)
     }
 
-    /// The named tensors that rank 0 has, for all. Each is of Float32, or of bytes.
-    pub fn tensors_of_first(&self, own: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+    /// Rank 0's named tensors, on all ranks. Each is Float32 or bytes.
+    pub fn broadcast_tensors(&self, own: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
         let Some(group) = &self.group else { return Ok(own) };
         let shapes: Vec<(String, bool, Vec<i64>)> = own
             .iter()
@@ -151,13 +151,13 @@ impl Ranks {
             })
             .collect::<Result<_>>()?;
         let mut all = BTreeMap::new();
-        for (name, bytes, shape) in self.of_first(shapes)? {
+        for (name, bytes, shape) in self.broadcast(shapes)? {
             let tensor = match own.get(&name).filter(|_| self.is_first()) {
                 Some(tensor) => tensor.to_device(Device::Cpu).contiguous(),
                 None => Tensor::zeros(shape, (if bytes { Kind::Uint8 } else { Kind::Float }, Device::Cpu)),
             };
             group.broadcast(&tensor, 0).map_err(|e| self.lost(&e))?;
-            alive::beat();
+            heartbeat::beat();
             all.insert(name, tensor);
         }
         Ok(all)
@@ -193,7 +193,7 @@ impl Ranks {
             format!("step {} where rank 0 is at {}", theirs.0, first.0)
         };
         Err(Error::Failed(format!(
-            "expected the same weights on all {} ranks, found another {what} on rank {other} at step {step}; the ranks must \
+            "expected the same weights on all {} ranks, found a different {what} on rank {other} at step {step}; the ranks must \
              run the same image on the same kind of processor, from the same files",
             self.size
         )))
@@ -205,9 +205,8 @@ impl Ranks {
         group.barrier().map_err(|e| self.lost(&e))
     }
 
-    /// Ends what all do together, when all have come to this end. What comes after it is done by rank 0 alone: whether this
-    /// is it.
-    pub fn leave(self) -> Result<bool> {
+    /// Waits for all ranks at the end of their common work. Returns whether this is rank 0, which does the rest alone.
+    pub fn finish(self) -> Result<bool> {
         self.wait()?;
         Ok(self.is_first())
     }
@@ -222,9 +221,9 @@ impl Ranks {
 
 /// What the ranks of this attempt at this run have in common, and no others: an address may lead to those of another run, whose
 /// gradients must never be added to ours.
-fn name(place: &Place, run: &RunDocument) -> String {
+fn name(info: &RankInfo, run: &RunDocument) -> String {
     let resource = serde_json::to_string(&run.resource).unwrap_or_default();
-    id::of(&[&place.attempt, &resource])
+    id::of(&[&info.attempt, &resource])
 }
 
 /// Where a rank keeps what is not for the others.
@@ -246,13 +245,16 @@ fn bits(tensor: &Tensor, slice: i64) -> i64 {
     sums.fold(0, i64::wrapping_add)
 }
 
-/// What a rank tells the others, as bytes: every number arrives as it is, also one that is not finite.
-fn packed<T: Serialize>(told: &T) -> Result<Vec<u8>> {
-    rmp_serde::to_vec_named(told).map_err(|e| Error::Failed(format!("failed to encode a message to other ranks: {e}")))
+/// Encodes a message to other ranks: every number arrives as it is, also one that is not finite.
+fn packed<T: Serialize>(message: &T) -> Result<Vec<u8>> {
+    rmp_serde::to_vec_named(message)
+        .map_err(|e| Error::Failed(format!("failed to encode a message to other ranks: {e}")))
 }
 
 fn unpacked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let unlike = |e| Error::Failed(format!("what a rank has told cannot be read: {e}; all must run the same image"));
+    let unlike = |e| {
+        Error::Failed(format!("failed to decode a message of another rank: {e}; all ranks must run the same image"))
+    };
     rmp_serde::from_slice(bytes).map_err(unlike)
 }
 
@@ -304,8 +306,8 @@ mod tests {
                 "metadata": {"name": name}, "spec": spec});
             let run = json!({"resource": resource, "inputs": [], "output": "o", "work": "w"});
             let attempt = attempt.to_owned();
-            let place = Place { rank: 1, size: 2, host: "h".into(), port: 1, attempt };
-            super::name(&place, &serde_json::from_value(run).unwrap())
+            let info = RankInfo { rank: 1, size: 2, host: "h".into(), port: 1, attempt };
+            super::name(&info, &serde_json::from_value(run).unwrap())
         };
         assert_eq!(named("r", 1e-3, "a"), named("r", 1e-3, "a"));
         for other in [named("s", 1e-3, "a"), named("r", 1e-4, "a"), named("r", 1e-3, "b")] {
@@ -317,20 +319,20 @@ mod tests {
     fn one_process_alone_talks_to_nobody_and_has_everything() {
         let alone = Ranks::alone();
         assert_eq!(alone.gather(3).unwrap(), [3]);
-        assert_eq!(alone.of_first(4).unwrap(), 4);
+        assert_eq!(alone.broadcast(4).unwrap(), 4);
         assert_eq!(alone.folder(Path::new("w")), Path::new("w"));
         alone.check_same(1, &BTreeMap::new()).unwrap();
-        assert!(alone.leave().unwrap());
+        assert!(alone.finish().unwrap());
         assert_eq!(folder(1, Path::new("w")), Path::new("w/rank-1"));
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_told_as_they_are() {
+    fn numbers_that_are_not_finite_arrive_unchanged() {
         let found = two(|ranks| {
             let mut means = Means::default();
             means.add("score", [f64::INFINITY, f64::NEG_INFINITY][ranks.rank], 1.0);
             let scores: Vec<f64> = ranks.gather(means).unwrap().iter().filter_map(|m| m.mean("score")).collect();
-            (scores, ranks.of_first(Some(vec![f64::NAN, -0.0])).unwrap())
+            (scores, ranks.broadcast(Some(vec![f64::NAN, -0.0])).unwrap())
         });
         for (scores, of_first) in found {
             assert_eq!(scores, [f64::INFINITY, f64::NEG_INFINITY]);

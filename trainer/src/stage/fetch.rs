@@ -31,7 +31,7 @@ pub fn run(document: &RunDocument, sync: &WorkDirSync, rank: usize, work: &Path)
     let (progress, mut begun) = (RefCell::new(Progress::new(work, sync)?), Begun::of(work)?);
     let runtime = store::runtime()?;
     if rank > 0 {
-        begun.commits.extend(runtime.block_on(shutdown::unless_asked(of_first(document)))?);
+        begun.commits.extend(runtime.block_on(shutdown::unless_asked(broadcast(document)))?);
     }
     let mut fetched = 0;
     for (input, uri) in document.inputs.iter().filter_map(|input| Some((input, input.source.as_ref()?))) {
@@ -87,7 +87,7 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
 
 /// The commits that rank 0 has begun with, as far as it has: all ranks have to have the same inputs, whichever of them lost its
 /// pod.
-async fn of_first(document: &RunDocument) -> Result<BTreeMap<String, String>> {
+async fn broadcast(document: &RunDocument) -> Result<BTreeMap<String, String>> {
     let Some(uri) = document.store.as_ref().and_then(|store| store.work.as_ref()) else {
         let file = Path::new(&document.work).join(FETCHED).join(COMMITS_FILE);
         return Ok(files::kept(&file)?.unwrap_or_default());

@@ -1,15 +1,15 @@
 //! The stages: what each subcommand does, from top to bottom.
 
-mod beside;
+mod background;
 pub mod evaluate;
 pub mod fetch;
 pub mod import;
 pub mod inspect;
 pub mod label;
+pub mod progress_reporter;
 pub mod reward;
 pub mod run;
 pub mod serve;
-pub mod tell;
 pub mod termination;
 pub mod tune;
 mod watchdog;

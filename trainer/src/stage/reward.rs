@@ -27,10 +27,10 @@ use crate::ranks::Ranks;
 use crate::stage::in_status;
 use crate::stage::run::{input_path, publish};
 use crate::train::clock::Clock;
+use crate::train::frozen_states::FrozenStates;
 use crate::train::means::Means;
 use crate::train::pairs::Pairs;
-use crate::train::supervised::{Outlets, Task, is_finished, resume_step, train};
-use crate::train::trunk::Trunk;
+use crate::train::supervised::{Task, TrainingIo, is_finished, resume_step, train};
 use crate::{Error, Result, device};
 
 mod model;
@@ -63,19 +63,18 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let mut progress = Progress::new(&own, sync)?;
     progress.stage("Reading", 1);
     let tokens = data.train.tokens();
-    let mut outlets =
-        Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
-    let finished = is_finished(&data.train.groups, &spec.training, &outlets)?;
-    let trunk = || Trunk::of_ranks(&ranks, spec.training.epochs, &model.decoder, &tokens);
+    let mut io = TrainingIo { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
+    let finished = is_finished(&data.train.groups, &spec.training, &io)?;
+    let frozen = || FrozenStates::of_ranks(&ranks, spec.training.epochs, &model.decoder, &tokens);
     let task = PairTask {
-        trunk: if finished { None } else { trunk() },
+        frozen: if finished { None } else { frozen() },
         model: &model,
         pairs: &data.train,
         tokens: &tokens,
         spec,
     };
-    train(&task, &data.train.groups, &params, &spec.training, &mut outlets)?;
-    if !ranks.leave()? {
+    train(&task, &data.train.groups, &params, &spec.training, &mut io)?;
+    if !ranks.finish()? {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));
     }
 
@@ -173,7 +172,7 @@ struct PairTask<'a> {
     pairs: &'a Pairs,
     /// Of each sequence of the pairs.
     tokens: &'a [Vec<i64>],
-    trunk: Option<Trunk>,
+    frozen: Option<FrozenStates>,
     spec: &'a RewardModelSpec,
 }
 
@@ -185,7 +184,7 @@ impl Task for PairTask<'_> {
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)> {
         let batch = self.pairs.batch(items, self.model.decoder.device());
         let sequences: Vec<&Vec<i64>> = batch.sequences.iter().map(|&i| &self.tokens[i]).collect();
-        let states = self.trunk.as_ref().map(|t| t.gather(&batch.sequences));
+        let states = self.frozen.as_ref().map(|t| t.gather(&batch.sequences));
         let (chosen, rejected) = batch.sides(&self.model.forward(&sequences, states, Adapters::Training));
         let preference = batch.column(|p| p.preference);
         let margin = batch.column(|p| p.margin * self.spec.loss.margin_weight);

@@ -13,10 +13,10 @@ use plumbline_crds::status::ArtifactRef;
 use plumbline_crds::work::is_measuring;
 use plumbline_feedback::clock;
 use plumbline_feedback::store::work_dir_sync::{self, WorkDirSync};
-use plumbline_feedback::{alive, files};
+use plumbline_feedback::{files, heartbeat};
 
-use super::{tell, termination, watchdog};
-use crate::ranks::{self, Place};
+use super::{progress_reporter, termination, watchdog};
+use crate::ranks::{self, RankInfo};
 use crate::torch_error::of_line;
 use crate::{Error, Result};
 
@@ -76,7 +76,7 @@ fn start(
     stage: impl FnOnce(&RunDocument, &WorkDirSync, usize, &Path) -> Result<StageResult>,
 ) -> Result<()> {
     let document = read(&args.run)?;
-    let rank = Place::of_this_process()?.map_or(0, |place| place.rank);
+    let rank = RankInfo::of_this_process()?.map_or(0, |info| info.rank);
     let work = &ranks::folder(rank, &Path::new(&document.work).join(folder));
     fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
     let _held = files::hold(work)?;
@@ -89,14 +89,14 @@ fn start(
         }
         stage(&document, sync, rank, work)
     };
-    let (teller, in_work) = (first.then(|| tell::start(work)).flatten(), work.clone());
+    let (reporter, in_work) = (first.then(|| progress_reporter::start(work)).flatten(), work.clone());
     let (watch, ended) = match watchdog::watch(move |error| leave_failure(&in_work, error)) {
         // What was done before a panic is kept too.
         Ok(watch) if first => (watch, caught(|| work_dir_sync::within(&document, part, |sync| caught(|| stage(sync))))),
         Ok(watch) => (watch, caught(|| stage(&WorkDirSync::off()))),
         Err(error) => (None, Err(error)),
     };
-    drop(teller);
+    drop(reporter);
     let left = match ended {
         Ok(result) if first => leave(work, &result),
         Ok(result) => files::keep(&work.join(RESULT_FILE), &result),
@@ -134,7 +134,7 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
     let mut taken = begun_with.clone();
     let kind = document.resource.kind;
     for input in &mut document.inputs {
-        let found = artifact::digest_path_telling(Path::new(&input.path), &alive::beat)
+        let found = artifact::digest_path_telling(Path::new(&input.path), &heartbeat::beat)
             .map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
         if !input.digest.is_empty() {
             if found != input.digest {

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use plumbline_crds::exit_code::ExitCode;
-use plumbline_feedback::alive;
+use plumbline_feedback::heartbeat;
 
-use super::beside::Beside;
+use super::background::BackgroundThread;
 use crate::{Error, Result};
 
 /// Environment variable with the seconds without progress after which a stage is ended; 0, as without it, is never.
@@ -23,14 +23,14 @@ const ORDERLY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// `Config` for seconds that are no number.
-pub(super) fn watch(told: impl FnOnce(&Error) + Send + 'static) -> Result<Option<Beside>> {
+pub(super) fn watch(told: impl FnOnce(&Error) + Send + 'static) -> Result<Option<BackgroundThread>> {
     let Ok(text) = std::env::var(SECONDS) else { return Ok(None) };
     let seconds: u64 = text.parse().map_err(|_| {
         Error::Config(format!("{SECONDS}: expected whole seconds, or 0 for never, found \"{text}\"; correct it"))
     })?;
     let limit = Duration::from_secs(seconds);
     Ok((seconds > 0).then(|| {
-        Beside::start(move |done| {
+        BackgroundThread::start(move |done| {
             if stands_still(limit, done) {
                 let error = Error::NoProgress(format!(
                     "nothing was read, received or computed for {seconds} s; look for a storage, network or device that does \
@@ -47,7 +47,7 @@ fn stands_still(limit: Duration, done: &AtomicBool) -> bool {
     let mut still = Still::new(limit);
     while !done.load(Ordering::Relaxed) {
         thread::sleep(LOOK);
-        if still.look(alive::beats(), LOOK) {
+        if still.look(heartbeat::beats(), LOOK) {
             return true;
         }
     }
@@ -73,7 +73,7 @@ struct Still {
 
 impl Still {
     fn new(limit: Duration) -> Self {
-        Self { limit, beats: alive::beats(), time: Duration::ZERO }
+        Self { limit, beats: heartbeat::beats(), time: Duration::ZERO }
     }
 
     /// Whether that is too long, `passed` after the last look.

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
-use crate::model::heads::{Barred, TokenLogProbs, token_logprobs};
+use crate::model::heads::{SuppressedTokens, TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;
 use crate::model::packed::{Packed, passes};
 
@@ -65,11 +65,11 @@ impl ResponseBatch {
     }
 
     /// The tokens that were not sampled as the first `least` of each response; nothing if there are none.
-    pub fn barred<'a>(&self, tokens: &'a [i64], least: i64) -> Option<Barred<'a>> {
+    pub fn suppressed<'a>(&self, tokens: &'a [i64], least: i64) -> Option<SuppressedTokens<'a>> {
         let positions = self.counts.iter().flat_map(|&n| 0..n);
         let rows: Vec<i64> = positions.zip(0..).filter(|(t, _)| *t < least).map(|(_, row)| row).collect();
         (!rows.is_empty() && !tokens.is_empty())
-            .then(|| Barred { tokens, rows: Tensor::from_slice(&rows).to_device(self.rows.device()) })
+            .then(|| SuppressedTokens { tokens, rows: Tensor::from_slice(&rows).to_device(self.rows.device()) })
     }
 
     /// Sums a value a response token over each sequence, `[sequences]`.
@@ -146,9 +146,9 @@ mod tests {
     fn tokens_are_barred_in_the_first_tokens_of_each_response() {
         let (a, b) = (sequence(&[1], &[5, 6, 7]), sequence(&[1, 2], &[8]));
         let batch = ResponseBatch::new(&[&a, &b], Device::Cpu);
-        let rows = |least| batch.barred(&[0], least).map(|b| Vec::<i64>::try_from(b.rows).unwrap());
+        let rows = |least| batch.suppressed(&[0], least).map(|b| Vec::<i64>::try_from(b.rows).unwrap());
         assert_eq!(rows(2), Some(vec![0, 1, 3]));
         assert_eq!(rows(0), None);
-        assert!(batch.barred(&[], 2).is_none());
+        assert!(batch.suppressed(&[], 2).is_none());
     }
 }

@@ -37,7 +37,7 @@ pub trait Task {
 }
 
 /// Where a stage's files, metrics and progress go.
-pub struct Outlets<'a> {
+pub struct TrainingIo<'a> {
     /// The run's work folder.
     pub work: &'a Path,
     /// The metrics of this run.
@@ -50,7 +50,7 @@ pub struct Outlets<'a> {
     pub ranks: &'a Ranks,
 }
 
-impl Outlets<'_> {
+impl TrainingIo<'_> {
     /// Saves a checkpoint on the first rank, with the metrics and the time that belong to it, and has it uploaded.
     pub fn checkpoint(&mut self, save: impl FnOnce() -> Result<()>) -> Result<()> {
         self.metrics.sync()?;
@@ -72,7 +72,7 @@ struct State {
 
 /// What the ranks tell each other after a step.
 #[derive(Default, Deserialize, Serialize)]
-pub(crate) struct Told {
+pub(crate) struct StepSync {
     /// Metrics of a rank's share.
     pub means: Means,
     /// It was asked to stop.
@@ -81,7 +81,7 @@ pub(crate) struct Told {
     pub unsaved: bool,
 }
 
-impl Told {
+impl StepSync {
     /// What is true of all ranks together: they do the same next.
     pub(crate) fn together(self, ranks: &Ranks) -> Result<Self> {
         let mut all = Self::default();
@@ -102,8 +102,8 @@ where
 {
     let read = if ranks.is_first() { checkpoints.newest::<S>()? } else { None };
     let (state, tensors) = read.map_or((None, BTreeMap::new()), |c| (Some(c.state), c.tensors));
-    let Some(state) = ranks.of_first(state)? else { return Ok(None) };
-    Ok(Some(Checkpoint { state, tensors: ranks.tensors_of_first(tensors)? }))
+    let Some(state) = ranks.broadcast(state)? else { return Ok(None) };
+    Ok(Some(Checkpoint { state, tensors: ranks.broadcast_tensors(tensors)? }))
 }
 
 /// The step that a run in `work` would continue from: for opening the metrics at the same place.
@@ -112,11 +112,11 @@ pub fn resume_step(work: &Path, training: &Training) -> Result<Option<i64>> {
 }
 
 /// Whether every step on these items is taken: then nothing has to be computed for them. Rank 0 says so for all.
-pub fn is_finished(groups: &[Vec<usize>], training: &Training, outlets: &Outlets) -> Result<bool> {
+pub fn is_finished(groups: &[Vec<usize>], training: &Training, io: &TrainingIo) -> Result<bool> {
     let items: usize = groups.iter().map(Vec::len).sum();
     let total = order::steps(items, training.batch_size, training.epochs, training.max_steps);
-    let step = if outlets.ranks.is_first() { resume_step(outlets.work, training)? } else { None };
-    Ok(outlets.ranks.of_first(step)? == Some(total))
+    let step = if io.ranks.is_first() { resume_step(io.work, training)? } else { None };
+    Ok(io.ranks.broadcast(step)? == Some(total))
 }
 
 /// Trains `params` on a task. `groups`: items that stay side by side, as the pairs of a prompt.
@@ -125,24 +125,24 @@ pub fn train(
     groups: &[Vec<usize>],
     params: &BTreeMap<String, Tensor>,
     training: &Training,
-    outlets: &mut Outlets,
+    io: &mut TrainingIo,
 ) -> Result<()> {
     let items: usize = groups.iter().map(Vec::len).sum();
     let total = order::steps(items, training.batch_size, training.epochs, training.max_steps);
     let steps_per_epoch = order::steps(items, training.batch_size, 1, None);
-    let checkpoints = Checkpoints::new(outlets.work, training.checkpoint.keep);
+    let checkpoints = Checkpoints::new(io.work, training.checkpoint.keep);
     let mut optimizer = AdamW::new(params, &training.optimizer);
     tch::manual_seed(training.seed);
     let mut step = 0;
-    let ranks = outlets.ranks;
+    let ranks = io.ranks;
     if let Some(checkpoint) = newest::<State>(&checkpoints, ranks)? {
         optimizer.restore(&checkpoint.tensors)?;
         checkpoint.restore_generators(optimizer.device())?;
         step = checkpoint.state.step;
     }
     ranks.check_same(step, params)?;
-    outlets.progress.stage("Training", total);
-    outlets.progress.advance(step);
+    io.progress.stage("Training", total);
+    io.progress.advance(step);
     let mut batches = Batches::new(groups, training.batch_size, training.seed);
     let mut saved = Instant::now();
     while step < total {
@@ -162,21 +162,21 @@ pub fn train(
         step += 1;
 
         let unsaved = saved.elapsed() > LONGEST_UNSAVED;
-        let told = Told { means, stopping: shutdown::requested(), unsaved }.together(ranks)?;
+        let told = StepSync { means, stopping: shutdown::requested(), unsaved }.together(ranks)?;
         if let Some(loss) = told.means.mean("loss").filter(|_| step == 1) {
             task.after_first_step(loss);
         }
         let mut values = told.means.means();
         values.extend([("grad_norm", norm), ("learning_rate", rate), ("epoch", step as f64 / steps_per_epoch as f64)]);
-        outlets.metrics.log(step, &values)?;
+        io.metrics.log(step, &values)?;
         for (name, value) in &values {
-            outlets.progress.metric(name, *value);
+            io.progress.metric(name, *value);
         }
-        outlets.progress.advance(step);
+        io.progress.advance(step);
         let due = step % training.checkpoint.every_steps == 0 || told.unsaved;
         if due || told.stopping || step == total {
             ranks.check_same(step, params)?;
-            outlets.checkpoint(|| checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device()))?;
+            io.checkpoint(|| checkpoints.save(step, &State { step }, optimizer.state(), optimizer.device()))?;
             saved = Instant::now();
         }
         if told.stopping && step < total {

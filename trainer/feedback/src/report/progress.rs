@@ -12,7 +12,7 @@ use plumbline_crds::status::{Cost, Metric, Progress as ProgressStatus};
 
 use super::decimal;
 use crate::store::work_dir_sync::WorkDirSync;
-use crate::{Result, alive, files};
+use crate::{Result, files, heartbeat};
 
 /// Least time between two writes within a stage.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ impl Progress {
 
     /// Starts a stage of `total` units: `Generating`, `Judging`, `Training`, `Evaluating`.
     pub fn stage(&mut self, name: &str, total: i64) {
-        alive::beat();
+        heartbeat::beat();
         self.sync.snapshot();
         self.report.progress = ProgressStatus { stage: name.to_owned(), total, ..ProgressStatus::default() };
         self.baseline = None;
@@ -67,7 +67,7 @@ impl Progress {
 
     /// Units of the stage that are done, in all. Written at most once a second.
     pub fn advance(&mut self, completed: i64) {
-        alive::beat();
+        heartbeat::beat();
         self.sync.snapshot();
         let now = Instant::now();
         let (start, first) = *self.baseline.get_or_insert((now, completed));

@@ -15,11 +15,11 @@ use plumbline_crds::relative;
 use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
+use super::connect::{open, persist_while, read_error};
 use super::finish;
-use super::reach::{failed, open, persist_while};
 use super::upload::PARTIAL;
 use crate::shutdown;
-use crate::{Error, Result, alive};
+use crate::{Error, Result, heartbeat};
 
 /// Objects at a time.
 const AT_ONCE: usize = 4;
@@ -94,7 +94,7 @@ async fn bring_all(
     let named: BTreeSet<Key> = files.collect();
     let named = objects.iter().filter(|o| named.contains(&o.location));
     stream::iter(named).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    if let Err(error) = artifact::verify_telling(aside, &alive::beat) {
+    if let Err(error) = artifact::verify_telling(aside, &heartbeat::beat) {
         fs::remove_dir_all(aside).map_err(|e| Error::store(aside, &e))?;
         return Err(error.into());
     }
@@ -106,9 +106,9 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
     match store.head(key).await {
         Ok(object) => return Ok(vec![object]),
         Err(StoreError::NotFound { .. }) => {}
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(read_error(&error)),
     }
-    let mut objects: Vec<ObjectMeta> = store.list(Some(key)).try_collect().await.map_err(|e| failed(&e))?;
+    let mut objects: Vec<ObjectMeta> = store.list(Some(key)).try_collect().await.map_err(|e| read_error(&e))?;
     objects.sort_by(|a, b| a.location.cmp(&b.location));
     // A key that ends in a slash, and holds nothing, is how some tools write a folder.
     let keys: Vec<String> = objects.iter().map(|o| o.location.to_string()).collect();
@@ -167,7 +167,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     let listed = GetOptions { if_match: object.e_tag.clone(), ..GetOptions::default() };
     let content = store.get_opts(&object.location, listed).await.map_err(|error| match error {
         StoreError::NotFound { .. } => None,
-        error => Some(failed(&error)),
+        error => Some(read_error(&error)),
     });
     let mut content = match content {
         Ok(content) => content.into_stream(),
@@ -176,7 +176,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     };
     let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
     let mut size = 0;
-    while let Some(chunk) = content.try_next().await.map_err(|e| failed(&e))? {
+    while let Some(chunk) = content.try_next().await.map_err(|e| read_error(&e))? {
         size += chunk.len() as u64;
         if size > object.size {
             break;

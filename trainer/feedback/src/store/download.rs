@@ -16,7 +16,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, Version};
 use super::redirects;
 use crate::backoff::{PATIENCE, backoff};
 use crate::shutdown;
-use crate::{Error, Result, alive};
+use crate::{Error, Result, heartbeat};
 
 /// Attempts without a byte between them that are made in all.
 pub(super) const ATTEMPTS: u32 = 6;
@@ -83,7 +83,7 @@ impl Source {
             let mut answer = accepted(self.get(url).send().await, url)?;
             let mut text = Vec::new();
             while let Some(chunk) = answer.chunk().await.map_err(|e| failed(&e, url))? {
-                alive::beat();
+                heartbeat::beat();
                 text.extend_from_slice(&chunk);
                 if text.len() as u64 > MOST_TEXT {
                     return Err(too_long());
@@ -228,7 +228,7 @@ pub(super) async fn pause(time: Duration) -> Result<()> {
         if shutdown::requested() {
             return Err(Error::Interrupted);
         }
-        alive::beat();
+        heartbeat::beat();
         tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
     }
     Ok(())
@@ -306,7 +306,7 @@ fn check(file: &Path, expected: &Expected<'_>) -> Result<()> {
         return Err(Error::Data(format!("{}: expected {wanted} bytes, found {size}", file.display())));
     }
     let Some(wanted) = expected.sha256 else { return Ok(()) };
-    let found = artifact::digest_path_telling(file, &alive::beat)?;
+    let found = artifact::digest_path_telling(file, &heartbeat::beat)?;
     if found == format!("sha256:{wanted}") {
         return Ok(());
     }

@@ -10,15 +10,15 @@
 //! | Where may a server send us on to? | `reachable`, `redirects` |
 //! | How is an artifact written to a store? | `upload` |
 //! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `work_dir_sync` |
-//! | How is a store reached, and waited for? | `reach` |
+//! | How is a store reached, and waited for? | `connect` |
 
 pub mod bucket;
 pub mod cache;
+mod connect;
 pub mod download;
 pub mod hub;
 mod index;
 pub mod listing;
-mod reach;
 mod reachable;
 mod redirects;
 mod snapshots;

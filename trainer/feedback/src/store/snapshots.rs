@@ -19,10 +19,10 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, Pu
 use plumbline_crds::artifact::hex;
 use sha2::{Digest, Sha256};
 
+use super::connect::{open, persist, read_error, write_error};
 use super::index::{Entry, Index, PIECE, pieces};
-use super::reach::{failed, not_taken, open, persist};
 use crate::shutdown;
-use crate::{Error, Result, alive};
+use crate::{Error, Result, heartbeat};
 
 /// Pieces at a time.
 const AT_ONCE: usize = 4;
@@ -129,17 +129,17 @@ impl Snapshots {
         let found = match self.store.get(&self.index_key()).await {
             Ok(found) => found,
             Err(StoreError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(read_error(&error)),
         };
         let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-        let text = found.bytes().await.map_err(|e| failed(&e))?;
+        let text = found.bytes().await.map_err(|e| read_error(&e))?;
         Ok(Some((Index::read(&text).map_err(|why| self.damaged(&why))?, version)))
     }
 
     async fn list(&self) -> Result<BTreeSet<String>> {
         let folder = self.key.clone().join("pieces");
         let names = self.store.list(Some(&folder)).map_ok(|o| o.location.filename().unwrap_or_default().to_owned());
-        names.try_collect().await.map_err(|e| failed(&e))
+        names.try_collect().await.map_err(|e| read_error(&e))
     }
 
     fn index_key(&self) -> Key {
@@ -203,11 +203,11 @@ impl Snapshots {
 
     async fn piece(&self, sha256: &str) -> Result<Vec<u8>> {
         let found = match self.store.get(&self.piece_key(sha256)).await {
-            Ok(found) => found.bytes().await.map_err(|e| failed(&e))?,
+            Ok(found) => found.bytes().await.map_err(|e| read_error(&e))?,
             Err(StoreError::NotFound { .. }) => return Err(self.damaged(&format!("piece {sha256} is missing"))),
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(read_error(&error)),
         };
-        alive::beat();
+        heartbeat::beat();
         if hex(&Sha256::digest(&found)) != sha256 {
             return Err(self.damaged(&format!("piece {sha256} has another content")));
         }
@@ -246,12 +246,12 @@ impl Snapshots {
             async move {
                 let content = read(&file.file, number * PIECE, PIECE.min(size - number * PIECE))?;
                 let sha256 = hex(&Sha256::digest(&content));
-                alive::beat();
+                heartbeat::beat();
                 if !stored.stored.contains(&sha256) {
                     let (key, payload) = (stored.piece_key(&sha256), PutPayload::from(content));
-                    let put = async || stored.store.put(&key, payload.clone()).await.map_err(|e| not_taken(&e));
+                    let put = async || stored.store.put(&key, payload.clone()).await.map_err(|e| write_error(&e));
                     persist(&sha256, put).await?;
-                    alive::beat();
+                    heartbeat::beat();
                 }
                 Ok(sha256)
             }
@@ -285,7 +285,7 @@ impl Snapshots {
                 Some((found, version)) if found == *index => Ok(version),
                 found => Err(self.taken_over(&found.map(|(index, _)| index).unwrap_or_default())),
             },
-            Err(error) => Err(not_taken(&error)),
+            Err(error) => Err(write_error(&error)),
         }
     }
 
@@ -327,7 +327,7 @@ fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
     }
     for (number, sha256) in (0..).zip(&entry.pieces) {
         let content = read(target, number * PIECE, PIECE.min(entry.size - number * PIECE))?;
-        alive::beat();
+        heartbeat::beat();
         if hex(&Sha256::digest(&content)) != *sha256 {
             return Ok(false);
         }

@@ -19,8 +19,8 @@ use object_store::{
 use plumbline_crds::artifact::{self, FileEntry, MANIFEST, Manifest, RECORDS};
 
 use super::below;
-use super::reach::{failed, not_taken, open, persist};
-use crate::{Error, Result, alive};
+use super::connect::{open, persist, read_error, write_error};
+use crate::{Error, Result, heartbeat};
 
 /// Files at a time.
 const AT_ONCE: usize = 2;
@@ -44,7 +44,7 @@ pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
     }
     let probe = key.join(".probe");
     persist(uri, async || {
-        store.put(&probe, PutPayload::default()).await.map_err(|e| not_taken(&e))?;
+        store.put(&probe, PutPayload::default()).await.map_err(|e| write_error(&e))?;
         remove(&*store, &probe).await
     })
     .await
@@ -61,7 +61,7 @@ pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) 
     let path = folder.join(MANIFEST);
     let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
     let put = async |key: &Key, text: Vec<u8>| {
-        persist(uri, async || store.put(key, text.clone().into()).await.map_err(|e| not_taken(&e)).map(|_| ())).await
+        persist(uri, async || store.put(key, text.clone().into()).await.map_err(|e| write_error(&e)).map(|_| ())).await
     };
     let former_at = async |key: &Key| persist(uri, async || former(&*store, key, owner).await).await;
     let (whole, begun) = (former_at(&marker).await?, former_at(&partial).await?);
@@ -93,7 +93,7 @@ pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) 
 async fn remove(store: &dyn ObjectStore, key: &Key) -> Result<()> {
     match store.delete(key).await {
         Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(not_taken(&error)),
+        Err(error) => Err(write_error(&error)),
     }
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
         let path = folder.join(name);
         let content = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
         let target = below(&key, name);
-        persist(uri, async || store.put(&target, content.clone().into()).await.map_err(|e| not_taken(&e))).await?;
+        persist(uri, async || store.put(&target, content.clone().into()).await.map_err(|e| write_error(&e))).await?;
     }
     Ok(())
 }
@@ -115,9 +115,9 @@ pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
 /// The manifest that is there under a key.
 async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) -> Result<Option<Manifest>> {
     let found = match store.get(key).await {
-        Ok(found) => found.bytes().await.map_err(|e| failed(&e))?,
+        Ok(found) => found.bytes().await.map_err(|e| read_error(&e))?,
         Err(StoreError::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(not_taken(&error)),
+        Err(error) => return Err(write_error(&error)),
     };
     let manifest: Option<Manifest> = serde_json::from_slice(&found).ok();
     match manifest {
@@ -142,25 +142,25 @@ async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &Fi
             }
         }
         Err(StoreError::NotFound { .. }) => {}
-        Err(error) => return Err(not_taken(&error)),
+        Err(error) => return Err(write_error(&error)),
     }
     let attributes = Attributes::from_iter([(of_content, entry.sha256.clone())]);
     if entry.size <= PART as u64 {
         let content = fs::read(&source).map_err(|e| Error::store(&source, &e))?;
         let options = PutOptions { attributes, ..PutOptions::default() };
-        store.put_opts(&target, content.into(), options).await.map_err(|e| not_taken(&e))?;
+        store.put_opts(&target, content.into(), options).await.map_err(|e| write_error(&e))?;
     } else {
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        let upload = store.put_multipart_opts(&target, options).await.map_err(|e| not_taken(&e))?;
+        let upload = store.put_multipart_opts(&target, options).await.map_err(|e| write_error(&e))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
         if let Err(error) = write(&mut writer, &source).await {
             // Parts that belong to nothing are paid for.
             let _ = writer.abort().await;
             return Err(error);
         }
-        writer.finish().await.map_err(|e| not_taken(&e))?;
+        writer.finish().await.map_err(|e| write_error(&e))?;
     }
-    let size = store.head(&target).await.map_err(|e| not_taken(&e))?.size;
+    let size = store.head(&target).await.map_err(|e| write_error(&e))?.size;
     if size == entry.size {
         Ok(())
     } else {
@@ -173,11 +173,11 @@ async fn write(writer: &mut WriteMultipart, source: &Path) -> Result<()> {
     loop {
         let mut part = Vec::with_capacity(PART);
         file.by_ref().take(PART as u64).read_to_end(&mut part).map_err(|e| Error::store(source, &e))?;
-        alive::beat();
+        heartbeat::beat();
         if part.is_empty() {
             return Ok(());
         }
-        writer.wait_for_capacity(PARTS).await.map_err(|e| not_taken(&e))?;
+        writer.wait_for_capacity(PARTS).await.map_err(|e| write_error(&e))?;
         writer.put(part.into());
     }
 }

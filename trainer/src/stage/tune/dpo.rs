@@ -25,11 +25,11 @@ use crate::model::linear::Adapters;
 use crate::stage::evaluate::Side;
 use crate::stage::run::input_path;
 use crate::stage::tune::Policy;
+use crate::train::frozen_states::FrozenStates;
 use crate::train::means::Means;
 use crate::train::pairs::Pairs;
 use crate::train::responses::{ResponseBatch, split};
-use crate::train::supervised::{self, Outlets, Task};
-use crate::train::trunk::Trunk;
+use crate::train::supervised::{self, Task, TrainingIo};
 use crate::{Error, Result};
 
 /// Sequences that the reference reads in one pass.
@@ -69,28 +69,28 @@ pub(super) fn train(
     spec: &PolicyTuningSpec,
     pairs: &Pairs,
     policy: &Policy,
-    outlets: &mut Outlets,
+    io: &mut TrainingIo,
 ) -> Result<()> {
     let settings = spec.dpo.clone().unwrap_or_default();
-    let (mut trunk, mut reference) = (None, ReferencePass::EachTime(policy.before()));
-    if !supervised::is_finished(&pairs.groups, &spec.training, outlets)? {
-        outlets.progress.stage("Reading", 1);
-        trunk = Trunk::of_ranks(outlets.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
+    let (mut frozen, mut reference) = (None, ReferencePass::EachTime(policy.before()));
+    if !supervised::is_finished(&pairs.groups, &spec.training, io)? {
+        io.progress.stage("Reading", 1);
+        frozen = FrozenStates::of_ranks(io.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
         if policy.decoder.kind == Kind::Float {
             let key = reference_key(run, spec, &pairs.sequences);
             let before = policy.before();
-            let once = reference_logprobs(outlets, key, &pairs.sequences, before, trunk.as_ref())?;
+            let once = reference_logprobs(io, key, &pairs.sequences, before, frozen.as_ref())?;
             reference = ReferencePass::Once(once);
         }
     }
     let task = PairTask {
         policy,
         pairs,
-        trunk,
+        frozen,
         reference,
         settings: DpoSettings { loss: settings.loss, beta: settings.beta, label_smoothing: settings.label_smoothing },
     };
-    supervised::train(&task, &pairs.groups, &policy.params, &spec.training, outlets)
+    supervised::train(&task, &pairs.groups, &policy.params, &spec.training, io)
 }
 
 /// The reference's log-probabilities as they are kept in the work folder.
@@ -120,29 +120,29 @@ fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequen
 /// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder. What was
 /// computed from others is computed again.
 fn reference_logprobs(
-    outlets: &mut Outlets,
+    io: &mut TrainingIo,
     key: String,
     sequences: &[Sequence],
     reference: Side,
-    trunk: Option<&Trunk>,
+    frozen: Option<&FrozenStates>,
 ) -> Result<Vec<f64>> {
-    let path = outlets.work.join("reference-logprobs.json");
-    let ranks = outlets.ranks;
+    let path = io.work.join("reference-logprobs.json");
+    let ranks = io.ranks;
     let kept = if ranks.is_first() { files::kept::<Reference>(&path)? } else { None };
-    if let Some(kept) = ranks.of_first(kept.filter(|kept| kept.key == key))? {
+    if let Some(kept) = ranks.broadcast(kept.filter(|kept| kept.key == key))? {
         return Ok(kept.logprobs);
     }
     let all: Vec<usize> = (0..sequences.len()).collect();
     let share = ranks.share(&all);
-    outlets.progress.stage("Reference", share.len() as i64);
+    io.progress.stage("Reference", share.len() as i64);
     let mut sums = Vec::with_capacity(share.len());
     for items in share.chunks(REFERENCE_SEQUENCES) {
         let part: Vec<&Sequence> = items.iter().map(|&i| &sequences[i]).collect();
         let batch =
-            ResponseBatch::new(&part, reference.model.device()).with_frozen_states(trunk.map(|t| t.gather(items)));
+            ResponseBatch::new(&part, reference.model.device()).with_frozen_states(frozen.map(|t| t.gather(items)));
         let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
         sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
-        outlets.progress.advance(sums.len() as i64);
+        io.progress.advance(sums.len() as i64);
         if shutdown::requested() {
             return Err(Error::Interrupted);
         }
@@ -171,7 +171,7 @@ enum ReferencePass<'a> {
 struct PairTask<'a> {
     policy: &'a Policy,
     pairs: &'a Pairs,
-    trunk: Option<Trunk>,
+    frozen: Option<FrozenStates>,
     reference: ReferencePass<'a>,
     settings: DpoSettings,
 }
@@ -214,7 +214,7 @@ impl Task for PairTask<'_> {
         let device = self.policy.decoder.device();
         let pairs = self.pairs.batch(items, device);
         let sequences: Vec<&Sequence> = pairs.sequences.iter().map(|&i| &self.pairs.sequences[i]).collect();
-        let states = self.trunk.as_ref().map(|t| t.gather(&pairs.sequences));
+        let states = self.frozen.as_ref().map(|t| t.gather(&pairs.sequences));
         let batch = ResponseBatch::new(&sequences, device).with_frozen_states(states);
         // Before the policy's pass, whose graph fills the memory.
         let reference = self.reference(&batch, &pairs.sequences, device);

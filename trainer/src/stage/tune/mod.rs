@@ -35,7 +35,7 @@ use crate::stage::run::{input_path, publish};
 use crate::stage::tune::rollout::RolloutPrompt;
 use crate::train::clock::Clock;
 use crate::train::pairs::Pairs;
-use crate::train::supervised::{Outlets, resume_step};
+use crate::train::supervised::{TrainingIo, resume_step};
 use crate::{Error, Result, device};
 
 mod dpo;
@@ -71,21 +71,20 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
 
     let mut metrics = MetricsWriter::open(&own, resume_step(work, &spec.training)?)?;
     let mut progress = Progress::new(&own, sync)?;
-    let mut outlets =
-        Outlets { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
+    let mut io = TrainingIo { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     let mut stopped_by_guard = None;
     match &data.examples {
-        Examples::Sft(texts) => sft::train(spec, texts, &policy, &mut outlets)?,
-        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, &policy, &mut outlets)?,
+        Examples::Sft(texts) => sft::train(spec, texts, &policy, &mut io)?,
+        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, &policy, &mut io)?,
         Examples::Ppo(prompts) => {
             let reward =
                 reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
-            stopped_by_guard = ppo::train(spec, prompts, &tokenizer, &mut policy, reward, &mut outlets)?;
+            stopped_by_guard = ppo::train(spec, prompts, &tokenizer, &mut policy, reward, &mut io)?;
         }
     }
     let trained = Trained { stopped_by_guard, left_out: data.left_out };
 
-    if !ranks.leave()? {
+    if !ranks.finish()? {
         return Ok(StageResult::new(Reason::Completed, "trained its share"));
     }
 

@@ -37,11 +37,11 @@ use crate::ranks::Ranks;
 use crate::stage::reward::RewardModel;
 use crate::stage::tune::Policy;
 use crate::stage::tune::rollout::{Behaviour, RolloutPrompt, Sample, measure};
+use crate::train::frozen_states::FrozenStates;
 use crate::train::means::Means;
 use crate::train::order::{self, Batches};
 use crate::train::responses::{ResponseBatch, to_f64};
-use crate::train::supervised::{LONGEST_UNSAVED, Outlets, Told, newest};
-use crate::train::trunk::Trunk;
+use crate::train::supervised::{LONGEST_UNSAVED, StepSync, TrainingIo, newest};
 use crate::{Error, Result};
 
 /// Prefix of the parameters as they were at the last rollout within the guard's limits.
@@ -67,19 +67,19 @@ pub(super) fn train(
     tokenizer: &Tokenizer,
     policy: &mut Policy,
     reward: &RewardModel,
-    outlets: &mut Outlets,
+    io: &mut TrainingIo,
 ) -> Result<Option<String>> {
     let settings = spec.ppo.clone().unwrap_or_default();
     let training = &spec.training;
     let groups: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
     policy.add_value_head();
     let mut optimizer = AdamW::new(&policy.params, &training.optimizer);
-    let checkpoints = Checkpoints::new(outlets.work, training.checkpoint.keep);
+    let checkpoints = Checkpoints::new(io.work, training.checkpoint.keep);
     let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
     let mut state = State { step: 0, kl_coefficient: settings.kl_coefficient, episodes: 0, stopped_by_guard: None };
     let mut good: BTreeMap<String, Tensor> = snapshot(policy);
     tch::manual_seed(training.seed);
-    let ranks = outlets.ranks;
+    let ranks = io.ranks;
     if let Some(checkpoint) = newest::<State>(&checkpoints, ranks)? {
         optimizer.restore(&checkpoint.tensors)?;
         checkpoint.restore_generators(optimizer.device())?;
@@ -90,15 +90,15 @@ pub(super) fn train(
     }
     ranks.check_same(state.step, &policy.params)?;
 
-    outlets.progress.stage("Tuning", total);
-    outlets.progress.advance(state.step);
+    io.progress.stage("Tuning", total);
+    io.progress.advance(state.step);
     let mut batches = Batches::new(&groups, spec.rollout.prompts_per_step, training.seed);
     let mut saved = Instant::now();
     while state.step < total && state.stopped_by_guard.is_none() {
         let chosen = batches.step(state.step);
         let batch: Vec<&RolloutPrompt> = chosen.iter().map(|&i| &prompts[i]).collect();
-        let (samples, trunk) = roll_out(spec, tokenizer, policy, reward, ranks.share(&batch), state.step)?;
-        let (samples, trunk) = together(ranks, policy, settings.epochs, samples, trunk)?;
+        let (samples, frozen) = roll_out(spec, tokenizer, policy, reward, ranks.share(&batch), state.step)?;
+        let (samples, frozen) = together(ranks, policy, settings.epochs, samples, frozen)?;
         let experience = Experience::new(&samples, &settings, state.kl_coefficient);
         if let Some(why) = spec.guard.as_ref().and_then(|g| tripped(g, &experience)) {
             restore(policy, &good);
@@ -106,7 +106,7 @@ pub(super) fn train(
                 "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
                 state.step + 1
             ));
-            save(&checkpoints, &state, &optimizer, &good, policy, outlets)?;
+            save(&checkpoints, &state, &optimizer, &good, policy, io)?;
             break;
         }
         good = snapshot(policy);
@@ -117,7 +117,7 @@ pub(super) fn train(
             &mut optimizer,
             (spec, &Behaviour::new(&spec.rollout.sampling, tokenizer)),
             &settings,
-            (&samples, trunk.as_ref()),
+            (&samples, frozen.as_ref()),
             &experience,
             (rate, state.step),
             ranks,
@@ -137,18 +137,18 @@ pub(super) fn train(
 
         let mut values = means.means();
         values.extend([("learning_rate", rate), ("episode", state.episodes as f64)]);
-        outlets.metrics.log(state.step, &values)?;
+        io.metrics.log(state.step, &values)?;
         for name in ["objective/scores", "objective/kl", "policy/entropy_avg", "completions/mean_length"] {
             if let Some(value) = means.mean(name) {
-                outlets.progress.metric(name, value);
+                io.progress.metric(name, value);
             }
         }
-        outlets.progress.advance(state.step);
+        io.progress.advance(state.step);
         let unsaved = saved.elapsed() > LONGEST_UNSAVED;
-        let told = Told { stopping: shutdown::requested(), unsaved, ..Told::default() }.together(ranks)?;
+        let told = StepSync { stopping: shutdown::requested(), unsaved, ..StepSync::default() }.together(ranks)?;
         let due = state.step % training.checkpoint.every_steps == 0 || told.unsaved;
         if due || told.stopping || state.step == total {
-            save(&checkpoints, &state, &optimizer, &good, policy, outlets)?;
+            save(&checkpoints, &state, &optimizer, &good, policy, io)?;
             saved = Instant::now();
         }
         if told.stopping && state.step < total {
@@ -167,12 +167,12 @@ fn save(
     optimizer: &AdamW,
     good: &BTreeMap<String, Tensor>,
     policy: &Policy,
-    outlets: &mut Outlets,
+    io: &mut TrainingIo,
 ) -> Result<()> {
-    outlets.ranks.check_same(state.step, &policy.params)?;
+    io.ranks.check_same(state.step, &policy.params)?;
     let mut tensors = optimizer.state();
     tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
-    outlets.checkpoint(|| checkpoints.save(state.step, state, tensors, optimizer.device()))
+    io.checkpoint(|| checkpoints.save(state.step, state, tensors, optimizer.device()))
 }
 
 /// Reads the prompts to sample from, which leave room for a response, and counts the others.
@@ -225,7 +225,7 @@ fn roll_out(
     reward: &RewardModel,
     prompts: &[&RolloutPrompt],
     update: i64,
-) -> Result<(Vec<Sample>, Option<Trunk>)> {
+) -> Result<(Vec<Sample>, Option<FrozenStates>)> {
     // Each update has random numbers of its own.
     let sampling = Sampling { seed: spec.rollout.sampling.seed ^ (update << 20), ..spec.rollout.sampling.clone() };
     let asked: Vec<PromptTokens> =
@@ -253,15 +253,15 @@ fn together(
     policy: &Policy,
     epochs: i64,
     samples: Vec<Sample>,
-    trunk: Option<Trunk>,
-) -> Result<(Vec<Sample>, Option<Trunk>)> {
+    frozen: Option<FrozenStates>,
+) -> Result<(Vec<Sample>, Option<FrozenStates>)> {
     if ranks.size() == 1 {
-        return Ok((samples, trunk));
+        return Ok((samples, frozen));
     }
     let samples = ranks.gather(samples)?.into_iter().flatten().collect::<Vec<_>>();
     let tokens: Vec<Vec<i64>> = samples.iter().map(|s| s.sequence.tokens()).collect();
-    let trunk = tch::no_grad(|| Trunk::of_ranks(ranks, epochs, &policy.decoder, &tokens));
-    Ok((samples, trunk))
+    let frozen = tch::no_grad(|| FrozenStates::of_ranks(ranks, epochs, &policy.decoder, &tokens));
+    Ok((samples, frozen))
 }
 
 /// Seeds a prompt's samples: FNV-1a of its id.
@@ -356,7 +356,7 @@ fn update(
     optimizer: &mut AdamW,
     (spec, behaviour): (&PolicyTuningSpec, &Behaviour),
     settings: &Ppo,
-    (samples, trunk): (&[Sample], Option<&Trunk>),
+    (samples, frozen): (&[Sample], Option<&FrozenStates>),
     experience: &Experience,
     (rate, update): (f64, i64),
     ranks: &Ranks,
@@ -373,7 +373,7 @@ fn update(
             let mut of_step = Means::default();
             for micro in ranks.share(minibatch).chunks(training.micro_batch_size as usize) {
                 let sequences: Vec<&Sequence> = micro.iter().map(|&i| &samples[i].sequence).collect();
-                let batch = ResponseBatch::new(&sequences, device).with_frozen_states(trunk.map(|t| t.gather(micro)));
+                let batch = ResponseBatch::new(&sequences, device).with_frozen_states(frozen.map(|t| t.gather(micro)));
                 let hidden = batch.hidden(&policy.decoder, Adapters::Training);
                 let found = behaviour.logprobs(&policy.decoder, &batch, &hidden);
                 let values = head.forward(&hidden);
@@ -405,7 +405,7 @@ fn update(
             }
             ranks.sum_gradients(&policy.params)?;
             let norm = optimizer.step(rate)?;
-            let mut of_step = Told { means: of_step, ..Told::default() }.together(ranks)?.means;
+            let mut of_step = StepSync { means: of_step, ..StepSync::default() }.together(ranks)?.means;
             of_step.add("grad_norm", norm, 1.0);
             means.merge(&of_step);
             let moved = of_step.mean("policy/approxkl_avg").unwrap_or_default();

@@ -13,8 +13,8 @@ use crate::model::linear::Adapters;
 use crate::model::packed::passes;
 use crate::stage::reward::RewardModel;
 use crate::stage::tune::Policy;
+use crate::train::frozen_states::FrozenStates;
 use crate::train::responses::{ResponseBatch, SCORING_TOKENS, split};
-use crate::train::trunk::Trunk;
 
 /// A prompt to sample from.
 pub(super) struct RolloutPrompt {
@@ -47,8 +47,8 @@ impl<'a> Behaviour<'a> {
 
     /// Log-probabilities of a batch's response tokens, by the hidden states that predict them.
     pub(super) fn logprobs(&self, decoder: &Decoder, batch: &ResponseBatch, hidden: &Tensor) -> TokenLogProbs {
-        let barred = batch.barred(self.end_tokens, self.least);
-        token_logprobs(decoder, hidden, &batch.targets, self.temperature, barred.as_ref())
+        let suppressed = batch.suppressed(self.end_tokens, self.least);
+        token_logprobs(decoder, hidden, &batch.targets, self.temperature, suppressed.as_ref())
     }
 }
 
@@ -75,17 +75,17 @@ pub(super) fn measure(
     reward: &RewardModel,
     sampled: Vec<(Sequence, Finish, bool)>,
     behaviour: &Behaviour,
-) -> (Vec<Sample>, Option<Trunk>) {
+) -> (Vec<Sample>, Option<FrozenStates>) {
     let _no_grad = tch::no_grad_guard();
     let sequences: Vec<&Sequence> = sampled.iter().map(|(s, _, _)| s).collect();
     let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
-    let trunk = Trunk::new(&policy.decoder, &tokens);
+    let frozen = FrozenStates::new(&policy.decoder, &tokens);
     let before = policy.before();
     let (mut old, mut values, mut entropy, mut reference) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
-        let states = trunk.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
+        let states = frozen.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
         let batch = ResponseBatch::new(&sequences[pass], policy.decoder.device()).with_frozen_states(states);
-        // The reference shares the trunk only when it is this decoder without its adapters.
+        // The reference shares the frozen only when it is this decoder without its adapters.
         let found = behaviour.logprobs(before.model, &batch, &batch.hidden(before.model, before.adapters));
         reference.extend(split(&found.logprobs, &batch.counts));
         let hidden = batch.hidden(&policy.decoder, Adapters::On);
@@ -116,5 +116,5 @@ pub(super) fn measure(
             score,
         })
         .collect();
-    (samples, trunk)
+    (samples, frozen)
 }

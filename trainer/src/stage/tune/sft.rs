@@ -16,7 +16,7 @@ use crate::stage::run::input_path;
 use crate::stage::tune::Policy;
 use crate::train::means::Means;
 use crate::train::responses::ResponseBatch;
-use crate::train::supervised::{self, Outlets, Task};
+use crate::train::supervised::{self, Task, TrainingIo};
 use crate::{Error, Result};
 
 /// Reads the texts that the policy learns.
@@ -55,11 +55,11 @@ pub(super) fn train(
     spec: &PolicyTuningSpec,
     sequences: &[Sequence],
     policy: &Policy,
-    outlets: &mut Outlets,
+    io: &mut TrainingIo,
 ) -> Result<()> {
     let groups: Vec<Vec<usize>> = (0..sequences.len()).map(|i| vec![i]).collect();
     let task = TextTask { policy, sequences };
-    supervised::train(&task, &groups, &policy.params, &spec.training, outlets)
+    supervised::train(&task, &groups, &policy.params, &spec.training, io)
 }
 
 /// A text as tokens. A complete one has what the tokenizer puts after a text, and an end token, once: a model that never sees

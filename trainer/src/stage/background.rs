@@ -1,17 +1,17 @@
-//! A thread that runs beside a stage and ends with it.
+//! A background thread that ends with the stage that started it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// The thread. Dropped, it is told to end and waited for.
-pub struct Beside {
+/// A background thread. Dropping it signals the thread to end and joins it.
+pub struct BackgroundThread {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Beside {
-    /// Starts it. `work` looks often at whether it is done.
+impl BackgroundThread {
+    /// Starts the thread. `work` must check often whether its flag is set, and return when it is.
     pub fn start(work: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let ending = done.clone();
@@ -19,7 +19,7 @@ impl Beside {
     }
 }
 
-impl Drop for Beside {
+impl Drop for BackgroundThread {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -13,9 +13,9 @@ const PASS_TOKENS: usize = 2048;
 const MOST_BYTES: usize = 1 << 30;
 
 /// States after the frozen layers, one `[tokens, hidden]` tensor a sequence.
-pub struct Trunk(Vec<Tensor>);
+pub struct FrozenStates(Vec<Tensor>);
 
-impl Trunk {
+impl FrozenStates {
     /// The states of some sequences; none when no layer is frozen, or when they would need too much memory.
     pub fn new<S: AsRef<[i64]>>(decoder: &Decoder, sequences: &[S]) -> Option<Self> {
         // Without a frozen layer only the embedding would be saved.
@@ -63,12 +63,12 @@ mod tests {
         lora::attach(&mut decoder, &adapter, 1);
         decoder.frozen_layers = Some(1);
         let sequences: [&[i64]; 3] = [&[1, 2, 3], &[4, 5], &[6, 7, 8, 9]];
-        let trunk = Trunk::new(&decoder, &sequences).unwrap();
+        let frozen = FrozenStates::new(&decoder, &sequences).unwrap();
         let batch = Packed::new(&[sequences[2], sequences[0]]);
-        let from_trunk = decoder.forward_from(trunk.gather(&[2, 0]), &batch, Adapters::On);
+        let from_trunk = decoder.forward_from(frozen.gather(&[2, 0]), &batch, Adapters::On);
         let whole = decoder.forward(&batch, &mut Context::Whole, Adapters::On);
         assert!((from_trunk - whole).abs().max().double_value(&[]) < 1e-5);
         decoder.frozen_layers = None;
-        assert!(Trunk::new(&decoder, &sequences).is_none());
+        assert!(FrozenStates::new(&decoder, &sequences).is_none());
     }
 }

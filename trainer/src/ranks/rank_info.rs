@@ -1,10 +1,10 @@
-//! Which rank this process is, of how many, and where they meet. Computes only.
+//! Rank, world size and rendezvous address of this process, read from its environment. Computes only.
 
 use crate::{Error, Result};
 
 /// This process among those that train together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RankInfo {
     /// From 0.
     pub rank: usize,
     /// How many there are.
@@ -13,11 +13,11 @@ pub struct Place {
     pub host: String,
     /// Port of rank 0.
     pub port: u16,
-    /// What whoever started the processes calls this attempt at the run; empty where it has no name.
+    /// Name of this attempt at the run, given by the launcher; empty if it has none.
     pub attempt: String,
 }
 
-impl Place {
+impl RankInfo {
     /// From the variables of the environment that `torchrun` sets (PyTorch, "torchrun: environment variables"): `RANK`,
     /// `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_RUN_ID`. The pods of an Indexed Job have their rank in
     /// `JOB_COMPLETION_INDEX`.
@@ -37,7 +37,7 @@ impl Place {
         if size == 1 {
             return Ok(None);
         }
-        let missing = |name: &str| wrong(name, &format!("it to be set as WORLD_SIZE is {size}"), "nothing");
+        let missing = |name: &str| wrong(name, &format!("it to be set because WORLD_SIZE is {size}"), "nothing");
         let rank = match number("RANK")? {
             Some(rank) => rank,
             None => number("JOB_COMPLETION_INDEX")?.ok_or_else(|| missing("RANK"))?,
@@ -66,12 +66,12 @@ fn wrong(name: &str, expected: &str, found: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Option<Place>> {
-        Place::read(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    fn read(variables: &[(&str, &str)]) -> Result<Option<RankInfo>> {
+        RankInfo::read(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
     }
 
     #[test]
-    fn a_process_alone_has_no_place_whatever_else_is_set() {
+    fn a_process_alone_has_no_rank_whatever_else_is_set() {
         assert_eq!(read(&[]).unwrap(), None);
         assert_eq!(read(&[("WORLD_SIZE", "1"), ("RANK", "7"), ("JOB_COMPLETION_INDEX", "3")]).unwrap(), None);
     }
@@ -80,12 +80,12 @@ mod tests {
     fn the_rank_is_torchruns_or_the_index_of_the_pod() {
         let all =
             [("WORLD_SIZE", "4"), ("MASTER_ADDR", "r-0.s"), ("MASTER_PORT", "29500"), ("JOB_COMPLETION_INDEX", "3")];
-        let place = read(&all).unwrap().unwrap();
-        let expected = Place { rank: 3, size: 4, host: "r-0.s".into(), port: 29_500, attempt: String::new() };
-        assert_eq!(place, expected);
+        let info = read(&all).unwrap().unwrap();
+        let expected = RankInfo { rank: 3, size: 4, host: "r-0.s".into(), port: 29_500, attempt: String::new() };
+        assert_eq!(info, expected);
         assert_eq!(read(&[&all[..], &[("RANK", "1")]].concat()).unwrap().unwrap().rank, 1);
         let named = read(&[&all[..], &[("TORCHELASTIC_RUN_ID", "a")]].concat()).unwrap().unwrap();
-        assert_eq!(named, Place { attempt: "a".into(), ..expected });
+        assert_eq!(named, RankInfo { attempt: "a".into(), ..expected });
     }
 
     #[test]

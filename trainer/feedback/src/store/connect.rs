@@ -11,7 +11,7 @@ use reqwest::Url;
 
 use crate::backoff::{PATIENCE, backoff};
 use crate::shutdown;
-use crate::{Error, Result, alive};
+use crate::{Error, Result, heartbeat};
 
 /// What the environment variables begin with that say how stores are reached.
 const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
@@ -24,7 +24,7 @@ const STOPPING: Duration = Duration::from_secs(90);
 /// Least time between two signs of life while waiting.
 const SLICE: Duration = Duration::from_millis(200);
 /// The longest part of a store's own words that a message repeats, in characters.
-const MOST_WORDS: usize = 200;
+const MOST_SHOWN: usize = 200;
 
 /// The store of a URI as the environment says how to reach it, and the key in it.
 pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
@@ -68,7 +68,7 @@ pub(super) async fn persist_while<T>(
                 // Asked to stop while it waits, it tries at once: once more, or to find that there is nothing to be kept.
                 let stopping = shutdown::requested();
                 while Instant::now() < until && shutdown::requested() == stopping {
-                    alive::beat();
+                    heartbeat::beat();
                     tokio::time::sleep(SLICE.min(until.saturating_duration_since(Instant::now()))).await;
                 }
             }
@@ -87,8 +87,8 @@ fn is_over(begun: Instant) -> bool {
     }
 }
 
-/// Why an object was not given.
-pub(super) fn failed(error: &StoreError) -> Error {
+/// The error of a failed read.
+pub(super) fn read_error(error: &StoreError) -> Error {
     match error {
         StoreError::NotFound { path, .. } => Error::Data(format!("expected an object at {path}, found none")),
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
@@ -99,12 +99,12 @@ pub(super) fn failed(error: &StoreError) -> Error {
         StoreError::InvalidPath { source } => {
             Error::Data(format!("the store names a key that is no path: {}", source.to_string().escape_debug()))
         }
-        other => Error::Store(format!("reading from the store failed: {}", words(other))),
+        other => Error::Store(format!("reading from the store failed: {}", first_line(other))),
     }
 }
 
-/// Why an object was not taken.
-pub(super) fn not_taken(error: &StoreError) -> Error {
+/// The error of a failed write.
+pub(super) fn write_error(error: &StoreError) -> Error {
     match error {
         StoreError::NotFound { .. } => {
             Error::Config("expected a bucket or container that exists, found none; make it, or correct the URI".into())
@@ -112,10 +112,10 @@ pub(super) fn not_taken(error: &StoreError) -> Error {
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Config(format!(
             "access denied writing {path}; check the credentials (spec.output.credentialsSecretRef, or AWS_*, GOOGLE_* or AZURE_* in the environment) and what they allow"
         )),
-        other => Error::Store(format!("upload failed: {}", words(other))),
+        other => Error::Store(format!("upload failed: {}", first_line(other))),
     }
 }
 
-fn words(error: &StoreError) -> String {
-    error.to_string().lines().next().unwrap_or_default().chars().take(MOST_WORDS).collect()
+fn first_line(error: &StoreError) -> String {
+    error.to_string().lines().next().unwrap_or_default().chars().take(MOST_SHOWN).collect()
 }
