@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
 use plumbline_feedback::Error;
-use plumbline_feedback::judge::{Asking, judge};
+use plumbline_feedback::judge::{JudgeOptions, judge};
 use plumbline_feedback::shutdown;
 use plumbline_tests::chain;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
@@ -21,7 +21,7 @@ use super::kit::{Planted, ask, planted, quiet, runtime, temp};
 /// Judges as [`ask`] does, within a budget.
 fn within(url: &str, more: &Value, data: &Planted, budget: &Budget, journal: &Path) -> Result<Cost, Error> {
     let (runtime, order) = (runtime(url, more), Order::default());
-    let asking = Asking { journal, order: &order, budget, progress: &mut quiet() };
+    let asking = JudgeOptions { journal, order: &order, budget, progress: &mut quiet() };
     judge(&runtime, &data.items(), asking).map(|judged| judged.cost)
 }
 

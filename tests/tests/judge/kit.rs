@@ -7,7 +7,7 @@ use plumbline_crds::run::RunDocument;
 use plumbline_crds::status::Cost;
 use plumbline_feedback::Result;
 use plumbline_feedback::data::Content;
-use plumbline_feedback::judge::{Asking, Comparison, JudgeRuntime, Judged, judge};
+use plumbline_feedback::judge::{Comparison, JudgeOptions, JudgeRuntime, Judgements, judge};
 use serde_json::{Value, json};
 
 /// A judge at `url`, with more of its spec.
@@ -72,9 +72,9 @@ pub(crate) fn quiet() -> impl FnMut(usize, usize, &Cost) -> Result<()> {
     |_, _, _| Ok(())
 }
 
-pub(crate) fn ask(url: &str, more: &Value, planted: &Planted, order: &Order, journal: &Path) -> Result<Judged> {
+pub(crate) fn ask(url: &str, more: &Value, planted: &Planted, order: &Order, journal: &Path) -> Result<Judgements> {
     let (runtime, budget) = (runtime(url, more), Budget::default());
-    judge(&runtime, &planted.items(), Asking { journal, order, budget: &budget, progress: &mut quiet() })
+    judge(&runtime, &planted.items(), JudgeOptions { journal, order, budget: &budget, progress: &mut quiet() })
 }
 
 pub(crate) fn temp() -> tempfile::TempDir {

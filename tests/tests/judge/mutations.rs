@@ -9,9 +9,10 @@ use plumbline_feedback::data::id;
 use plumbline_feedback::judge::body::Body;
 use plumbline_feedback::judge::classify::{HttpResponse, classify};
 use plumbline_feedback::judge::dialect::Dialect;
-use plumbline_feedback::judge::form::Form;
 use plumbline_feedback::judge::journal::Journal;
-use plumbline_feedback::judge::verdict::{self, Verdict};
+use plumbline_feedback::judge::prompt::JudgePrompt;
+use plumbline_feedback::judge::reading;
+use plumbline_feedback::judge::verdict::Verdict;
 use plumbline_feedback::judge::wire;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use serde_json::{Value, json};
@@ -35,11 +36,11 @@ impl Draw {
     }
 }
 
-fn form(label: &str) -> Form {
+fn prompt(label: &str) -> JudgePrompt {
     let judge: Judge =
         serde_json::from_value(json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}, "label": label}))
             .unwrap();
-    Form::new(&judge, "spec.judges[0]").unwrap()
+    JudgePrompt::new(&judge, "spec.judges[0]").unwrap()
 }
 
 fn usual(text: &str) -> Value {
@@ -115,7 +116,7 @@ fn change_bytes(bytes: &mut Vec<u8>, draw: &mut Draw) {
 }
 
 /// The verdict on a body, or a word why there is none.
-fn read(form: &Form, bytes: &[u8]) -> Result<Verdict, String> {
+fn read(prompt: &JudgePrompt, bytes: &[u8]) -> Result<Verdict, String> {
     let body = Body::read(bytes, None);
     let _ = classify(
         &HttpResponse { status: 200, body: body.clone(), ..HttpResponse::default() },
@@ -129,7 +130,7 @@ fn read(form: &Form, bytes: &[u8]) -> Result<Verdict, String> {
             reply,
             "a journal gives back what it was given"
         );
-        verdict::read(form, &reply)
+        reading::read(prompt, &reply)
     })
 }
 
@@ -149,7 +150,7 @@ fn assert_sound(verdict: &Result<Verdict, String>, what: &str) {
 fn a_changed_reply_is_a_label_within_its_range_or_a_named_failure() {
     for (label, text) in [("LogProbs", "A"), ("Verdict", "The better answer is A."), ("Verdict", "{\"winner\": \"A\"}")]
     {
-        let form = form(label);
+        let prompt = prompt(label);
         let mut read_as_a = 0;
         for seed in 0..4000 {
             let mut draw = Draw::new(&format!("{label} {text} {seed}"));
@@ -165,7 +166,7 @@ fn a_changed_reply_is_a_label_within_its_range_or_a_named_failure() {
             if seed % 2 == 1 {
                 change_bytes(&mut bytes, &mut draw);
             }
-            let verdict = read(&form, &bytes);
+            let verdict = read(&prompt, &bytes);
             assert_sound(&verdict, &String::from_utf8_lossy(&bytes));
             read_as_a += usize::from(matches!(verdict, Ok(Verdict::First(_))));
         }
@@ -192,8 +193,8 @@ fn a_change_of_what_is_not_the_verdict_changes_no_verdict() {
     for (label, text) in
         [("LogProbs", "A"), ("Verdict", "The better answer is A."), ("Verdict", "{\"winner\": \"A\",}")]
     {
-        let form = form(label);
-        let expected = read(&form, usual(text).to_string().as_bytes()).unwrap();
+        let prompt = prompt(label);
+        let expected = read(&prompt, usual(text).to_string().as_bytes()).unwrap();
         assert!(matches!(expected, Verdict::First(_)), "{expected:?}");
         for seed in 0..600 {
             let mut draw = Draw::new(&format!("elsewhere {label} {text} {seed}"));
@@ -205,14 +206,14 @@ fn a_change_of_what_is_not_the_verdict_changes_no_verdict() {
                     fields.insert(name.to_owned(), strange(&mut draw));
                 }
             }
-            assert_eq!(read(&form, value.to_string().as_bytes()).unwrap(), expected, "{value}");
+            assert_eq!(read(&prompt, value.to_string().as_bytes()).unwrap(), expected, "{value}");
         }
     }
 }
 
 #[test]
 fn words_around_a_stated_verdict_never_turn_it_around() {
-    let form = form("Verdict");
+    let prompt = prompt("Verdict");
     let words = [
         "Response A",
         "Response B",
@@ -247,7 +248,7 @@ fn words_around_a_stated_verdict_never_turn_it_around() {
         let mut draw = Draw::new(&format!("words {seed}"));
         let mut some = || (0..draw.below(12)).map(|_| words[draw.below(words.len())]).collect::<Vec<_>>().join(" ");
         let text = format!("{}\n\nFinal verdict: A", some());
-        let read = read(&form, usual(&text).to_string().as_bytes()).unwrap();
+        let read = read(&prompt, usual(&text).to_string().as_bytes()).unwrap();
         assert!(!matches!(read, Verdict::Second(_) | Verdict::Tie(_)), "{read:?}: {text:?}");
         stated += usize::from(matches!(read, Verdict::First(_)));
     }

@@ -9,7 +9,7 @@ use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
 use plumbline_feedback::Error;
 use plumbline_feedback::judge::journal::{Entry, Journal};
-use plumbline_feedback::judge::{Asking, compare, judge};
+use plumbline_feedback::judge::{JudgeOptions, compare, judge};
 use plumbline_tests::judge_sim::{Config, JudgeSim};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn the_budget_is_never_overrun_and_raising_it_goes_on_where_it_stopped() {
         judge(
             &runtime,
             &items,
-            Asking { journal: journal.path(), order: &order, budget: &budget, progress: &mut progress },
+            JudgeOptions { journal: journal.path(), order: &order, budget: &budget, progress: &mut progress },
         )
     };
     let error = run(Budget { max_cost: Some(5.0), max_requests: None }, &mut spent).unwrap_err();
@@ -88,7 +88,7 @@ fn a_run_that_is_killed_again_and_again_ends_the_same_and_asks_nothing_twice_tha
     let sim = JudgeSim::start(Config { latency: Duration::from_millis(10), ..Config::default() });
     let journal = temp();
     let plan = runtime(sim.url(), &json!({}));
-    let plan = plan.form.plan(&plan.identity, &data.items(), &Order::default()).unwrap();
+    let plan = plan.prompt.plan(&plan.identity, &data.items(), &Order::default()).unwrap();
     let texts: BTreeMap<&str, &str> = plan.questions.iter().map(|q| (q.id.as_str(), q.text.as_str())).collect();
     for (kills, kill_at) in [(1, 7), (2, 31), (3, 64)] {
         let mut victim = Command::new(std::env::current_exe().unwrap())

@@ -21,7 +21,7 @@ use plumbline_feedback::judge::journal::copy_sorted;
 use plumbline_feedback::judge::pairs::{Chosen, choose};
 use plumbline_feedback::judge::question::Question;
 use plumbline_feedback::judge::runtime::Backend;
-use plumbline_feedback::judge::{Asking, Comparison, JudgeRuntime, Judged, dataset, judge, summary};
+use plumbline_feedback::judge::{Comparison, JudgeOptions, JudgeRuntime, Judgements, dataset, judge, summary};
 use plumbline_feedback::report::{Progress, Report, Section};
 use plumbline_feedback::shutdown;
 use plumbline_feedback::store::work_dir_sync::WorkDirSync;
@@ -100,7 +100,7 @@ fn make(
     let judged = judge(
         &runtime,
         &items,
-        Asking {
+        JudgeOptions {
             journal: &folders.journal,
             order: &spec.order,
             budget: &spec.budget,
@@ -266,7 +266,7 @@ fn counts(
     found: &prompts::Prompts,
     responses: &[Vec<Sampled>],
     chosen: &[Chosen],
-    judged: &Judged,
+    judged: &Judgements,
     audit: &Audit,
     parts: &[(Split, Vec<Preference>); 2],
 ) -> BTreeMap<String, i64> {
@@ -332,7 +332,7 @@ fn describe(
     document: &RunDocument,
     generator: &Generator,
     runtime: &JudgeRuntime,
-    judged: &Judged,
+    judged: &Judgements,
     counts: &BTreeMap<String, i64>,
 ) {
     let prompts = format!("{} prompts, {} duplicates left out", counts["prompts"], counts["duplicate_prompts"]);
@@ -355,7 +355,7 @@ fn describe(
     let how = match &runtime.backend {
         Backend::Lexicon(_) => "word list".to_owned(),
         Backend::Endpoint(_) => {
-            format!("{:?}, {:?}, label from {:?}", runtime.form.mode, runtime.form.api, judge.label)
+            format!("{:?}, {:?}, label from {:?}", runtime.prompt.mode, runtime.prompt.api, judge.label)
         }
     };
     report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));

@@ -17,6 +17,7 @@ use plumbline_feedback::data::texts::{self, Text};
 use plumbline_feedback::data::tokens::Sequence;
 use plumbline_feedback::files::fresh_folder;
 use plumbline_feedback::measure::calibration::{Calibration, calibration};
+use plumbline_feedback::measure::pearson;
 use plumbline_feedback::report::{LeftOut, MetricsWriter, Progress, Why, decimal, status_name};
 use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
@@ -224,11 +225,11 @@ fn evaluate(model: &RewardModel, data: &Data, reference: Option<&Reference>) -> 
         pairs.pairs.iter().map(|p| (scores[p.chosen] - scores[p.rejected], p.preference)).collect();
     let measured = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
     let length = |i: usize| pairs.sequences[i].len() as f64;
-    let lengths: Vec<f64> = pairs.pairs.iter().map(|p| length(p.chosen) - length(p.rejected)).collect();
-    let differences: Vec<f64> = points.iter().map(|(d, _)| *d).collect();
+    let lengths = pairs.pairs.iter().map(|p| length(p.chosen) - length(p.rejected));
+    let length_correlation = pearson(&lengths.zip(points.iter().map(|(d, _)| *d)).collect::<Vec<_>>()).unwrap_or(0.0);
     let reference = reference.map(|r| r.accuracy(model));
     let held_out = !data.validation.pairs.is_empty();
-    Ok(Evaluated { measured, held_out, length_correlation: correlation(&lengths, &differences), reference })
+    Ok(Evaluated { measured, held_out, length_correlation, reference })
 }
 
 /// Texts with a label of their own, as tokens.
@@ -273,15 +274,6 @@ impl Reference {
         let right = scores.iter().zip(&self.0).filter(|(s, (_, label))| (**s > median) == (*label > 0.5)).count();
         (right as f64 / self.0.len() as f64, self.0.len())
     }
-}
-
-/// Pearson's correlation; 0 when one side does not vary.
-fn correlation(a: &[f64], b: &[f64]) -> f64 {
-    let n = a.len() as f64;
-    let (ma, mb) = (a.iter().sum::<f64>() / n, b.iter().sum::<f64>() / n);
-    let cov: f64 = a.iter().zip(b).map(|(x, y)| (x - ma) * (y - mb)).sum();
-    let (va, vb): (f64, f64) = (a.iter().map(|x| (x - ma).powi(2)).sum(), b.iter().map(|y| (y - mb).powi(2)).sum());
-    if va == 0.0 || vb == 0.0 { 0.0 } else { cov / (va * vb).sqrt() }
 }
 
 fn check_gates(spec: &RewardModelSpec, found: &Evaluated) -> Result<()> {

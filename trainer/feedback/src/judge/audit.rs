@@ -5,15 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::judging::Judgements;
 use super::label::{Label, Outcome};
 use super::order::Presentation;
-use super::panel::Judged;
-use super::question::{Comparison, Use};
-use super::stats::{clustered_mean, correlation};
+use super::question::{Comparison, QuestionRefs};
 use super::verdict::Verdict;
 use crate::data::id;
 use crate::data::preference::vote;
-use crate::measure::{self, Estimate};
+use crate::measure::{self, Estimate, clustered_correlation, clustered_mean, clustered_share};
 
 /// An audit of a judge on one set of comparisons.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +82,7 @@ pub struct Length {
 }
 
 /// Audits a judge on the comparisons that it was asked about.
-pub fn audit(judged: &Judged, items: &[Comparison<'_>]) -> Audit {
+pub fn audit(judged: &Judgements, items: &[Comparison<'_>]) -> Audit {
     let clusters: Vec<u64> = items.iter().map(|i| id::key(&[i.prompt.id()])).collect();
     let verdicts = judged.counts();
     let questions = judged.verdicts.len().max(1) as f64;
@@ -97,14 +96,14 @@ pub fn audit(judged: &Judged, items: &[Comparison<'_>]) -> Audit {
         comparisons: comparisons(judged),
         position,
         length: length(judged, items, &clusters),
-        label_mass: measure::clustered_mean(&masses),
-        low_mass_rate: measure::clustered_mean(&low),
+        label_mass: clustered_share(&masses),
+        low_mass_rate: clustered_share(&low),
     }
 }
 
-fn comparisons(judged: &Judged) -> Comparisons {
+fn comparisons(judged: &Judgements) -> Comparisons {
     let mut counts = Comparisons::default();
-    for (outcome, asked) in judged.outcomes.iter().zip(&judged.plan.uses) {
+    for (outcome, asked) in judged.outcomes.iter().zip(&judged.plan.refs) {
         match outcome {
             Outcome::Label(_) => counts.labels += 1,
             Outcome::Tie(_) => counts.ties += 1,
@@ -120,20 +119,20 @@ fn comparisons(judged: &Judged) -> Comparisons {
 }
 
 /// Every use of a question: (cluster, verdict).
-fn used<'a>(judged: &'a Judged, clusters: &'a [u64]) -> impl Iterator<Item = (u64, &'a Verdict)> {
-    judged.plan.uses.iter().zip(clusters).flat_map(|(asked, cluster)| {
+fn used<'a>(judged: &'a Judgements, clusters: &'a [u64]) -> impl Iterator<Item = (u64, &'a Verdict)> {
+    judged.plan.refs.iter().zip(clusters).flat_map(|(asked, cluster)| {
         let questions: Vec<usize> = match asked {
-            Use::Equal => Vec::new(),
-            Use::Pairwise(orders) => orders.iter().map(|(_, q)| *q).collect(),
-            Use::Pointwise { a, b } => vec![*a, *b],
+            QuestionRefs::Equal => Vec::new(),
+            QuestionRefs::Pairwise(orders) => orders.iter().map(|(_, q)| *q).collect(),
+            QuestionRefs::Pointwise { a, b } => vec![*a, *b],
         };
         questions.into_iter().map(|q| (*cluster, &judged.verdicts[q]))
     })
 }
 
 /// The verdicts of a pair's two orders, each about the response shown first, if both are verdicts.
-fn both_orders<'a>(asked: &Use, verdicts: &'a [Verdict]) -> Option<(&'a Verdict, &'a Verdict)> {
-    let Use::Pairwise(orders) = asked else { return None };
+fn both_orders<'a>(asked: &QuestionRefs, verdicts: &'a [Verdict]) -> Option<(&'a Verdict, &'a Verdict)> {
+    let QuestionRefs::Pairwise(orders) = asked else { return None };
     let [(Presentation::AB, x), (Presentation::BA, y)] = orders.as_slice() else { return None };
     let (x, y) = (&verdicts[*x], &verdicts[*y]);
     (x.probability().is_some() && y.probability().is_some()).then_some((x, y))
@@ -145,13 +144,13 @@ fn is_conflict(x: &Verdict, y: &Verdict) -> bool {
     lean(x) * lean(y) > 0.0
 }
 
-fn position(judged: &Judged, clusters: &[u64]) -> Option<Position> {
-    if !judged.plan.uses.iter().any(|u| matches!(u, Use::Pairwise(_))) {
+fn position(judged: &Judgements, clusters: &[u64]) -> Option<Position> {
+    if !judged.plan.refs.iter().any(|u| matches!(u, QuestionRefs::Pairwise(_))) {
         return None;
     }
     let pairs: Vec<(u64, &Verdict, &Verdict)> = judged
         .plan
-        .uses
+        .refs
         .iter()
         .zip(clusters)
         .filter_map(|(u, c)| both_orders(u, &judged.verdicts).map(|(x, y)| (*c, x, y)))
@@ -170,27 +169,24 @@ fn position(judged: &Judged, clusters: &[u64]) -> Option<Position> {
         })
         .collect();
     Some(Position {
-        first_rate: measure::clustered_mean(&first),
+        first_rate: clustered_share(&first),
         log_odds: clustered_mean(&biases),
-        conflict_rate: measure::clustered_mean(&conflicts),
+        conflict_rate: clustered_share(&conflicts),
         kappa: kappa(&pairs),
-        correlation: correlation(&said),
+        correlation: clustered_correlation(&said),
         prompts: pairs.iter().map(|(c, ..)| c).collect::<BTreeSet<_>>().len(),
     })
 }
 
-/// Cohen's kappa (1960) of the two orders' votes for response a, ties left out.
+/// The agreement of the two orders' votes for response a, ties left out.
 fn kappa(pairs: &[(u64, &Verdict, &Verdict)]) -> Option<f64> {
     let for_first =
         |v: &Verdict| v.probability().map(|p| p - 0.5).filter(|lean| lean.abs() > 0.0).map(|lean| lean > 0.0);
     let votes: Vec<(bool, bool)> = pairs.iter().filter_map(|(_, x, y)| Some((for_first(x)?, !for_first(y)?))).collect();
-    let share = |f: fn(&&(bool, bool)) -> bool| votes.iter().filter(f).count() as f64 / votes.len() as f64;
-    let (x, y, agreed) = (share(|v| v.0), share(|v| v.1), share(|v| v.0 == v.1));
-    let expected = x * y + (1.0 - x) * (1.0 - y);
-    (!votes.is_empty() && expected < 1.0).then(|| (agreed - expected) / (1.0 - expected))
+    measure::kappa(&votes)
 }
 
-fn length(judged: &Judged, items: &[Comparison<'_>], clusters: &[u64]) -> Length {
+fn length(judged: &Judgements, items: &[Comparison<'_>], clusters: &[u64]) -> Length {
     let labelled: Vec<(u64, &Label, f64)> = judged
         .outcomes
         .iter()
@@ -207,7 +203,7 @@ fn length(judged: &Judged, items: &[Comparison<'_>], clusters: &[u64]) -> Length
         .map(|(c, l, difference)| (*c, if *difference > 0.0 { vote(l.p) } else { 1.0 - vote(l.p) }))
         .collect();
     let margins: Vec<(u64, f64, f64)> = labelled.iter().filter_map(|(c, l, d)| Some((*c, l.log_odds?, *d))).collect();
-    Length { longer_rate: measure::clustered_mean(&longer), correlation: correlation(&margins) }
+    Length { longer_rate: clustered_share(&longer), correlation: clustered_correlation(&margins) }
 }
 
 #[cfg(test)]
@@ -216,7 +212,7 @@ mod tests {
 
     use super::super::label;
     use super::super::question::Plan;
-    use super::super::verdict::Soft;
+    use super::super::verdict::SoftVerdict;
     use super::*;
     use crate::data::Content;
 
@@ -228,30 +224,30 @@ mod tests {
         };
         let prompts: Vec<Content> = (0..n).map(|i| Content::Text(format!("prompt {i}"))).collect();
         let texts: Vec<String> = (0..=40).map(|l| "x".repeat(l)).collect();
-        let (mut items, mut uses, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut items, mut refs, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..n * pairs {
             let lengths = [0, 1]
                 .map(|s| (id::unit(&["length", &i.to_string(), &s.to_string(), &seed.to_string()]) * 40.0) as usize);
             let quality = 1.5 * normal("quality", i) + length * (lengths[0] as f64 - lengths[1] as f64) / 10.0;
             for sign in [1.0, -1.0] {
                 let log_odds = sign * quality + position + 0.3 * normal("noise", 2 * i + usize::from(sign > 0.0));
-                let verdict = Verdict::soft(Soft { log_odds, mass: Some(0.9) });
+                let verdict = Verdict::soft(SoftVerdict { log_odds, mass: Some(0.9) });
                 verdicts.push(match verdict {
                     Verdict::First(_) if hard => Verdict::First(None),
                     Verdict::Second(_) if hard => Verdict::Second(None),
                     soft => soft,
                 });
             }
-            uses.push(Use::Pairwise(vec![(Presentation::AB, 2 * i), (Presentation::BA, 2 * i + 1)]));
+            refs.push(QuestionRefs::Pairwise(vec![(Presentation::AB, 2 * i), (Presentation::BA, 2 * i + 1)]));
             items.push(Comparison {
                 prompt: &prompts[i / pairs],
                 response_a: &texts[lengths[0]],
                 response_b: &texts[lengths[1]],
             });
         }
-        let plan = Plan { questions: Vec::new(), uses };
+        let plan = Plan { questions: Vec::new(), refs };
         let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);
-        audit(&Judged { outcomes, ..Judged::of(plan, verdicts) }, &items)
+        audit(&Judgements { outcomes, ..Judgements::of(plan, verdicts) }, &items)
     }
 
     #[test]
@@ -296,11 +292,11 @@ mod tests {
         let item = Comparison { prompt: &prompt, response_a: "long text", response_b: "x" };
         let plan = Plan {
             questions: Vec::new(),
-            uses: vec![Use::Pairwise(vec![(Presentation::AB, 0), (Presentation::BA, 1)]); 2],
+            refs: vec![QuestionRefs::Pairwise(vec![(Presentation::AB, 0), (Presentation::BA, 1)]); 2],
         };
         let verdicts = vec![Verdict::First(None), Verdict::Truncated];
         let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);
-        let audit = audit(&Judged { outcomes, ..Judged::of(plan, verdicts) }, &[item, item]);
+        let audit = audit(&Judgements { outcomes, ..Judgements::of(plan, verdicts) }, &[item, item]);
         assert_eq!((audit.verdicts["truncated"], audit.verdicts["first"], audit.unparsed_rate), (1, 1, 0.5));
         assert_eq!(audit.comparisons, Comparisons { failed: 2, ..Comparisons::default() });
         assert_eq!(audit.position.unwrap().conflict_rate, None);

@@ -27,7 +27,7 @@ pub struct HttpResponse {
 
 /// What an attempt means.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Class {
+pub enum AttemptOutcome {
     /// A reply.
     Answer(Box<Reply>),
     /// Try again; not before this long, for every question to this endpoint.
@@ -57,41 +57,50 @@ pub enum Fault {
 }
 
 /// Classifies a response that arrived to a question in a dialect. `now` is for Retry-After as a date.
-pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> Class {
+pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> AttemptOutcome {
     let error = ServerError::read(&response.body);
     let status = response.status;
     // Many servers give the status as the code of the error too.
     let text = error.text.strip_prefix(&format!("{status}: ")).unwrap_or(&error.text);
     let why = format!("HTTP {status}: {}", text.trim_end_matches('.'));
     if error.is_quota() {
-        return Class::FatalJob(format!("{why}. The account has no quota left; top it up or use another key"));
+        return AttemptOutcome::FatalJob(format!("{why}. The account has no quota left; top it up or use another key"));
     }
     match status {
         200..=299 if !error.present => match wire::reply(&response.body) {
-            Ok(reply) => Class::Answer(Box::new(reply)),
-            Err(e) => {
-                Class::RetryBackoff(Fault::Question, format!("HTTP {status}: {e}: {}", excerpt(&response.body.text)))
-            }
+            Ok(reply) => AttemptOutcome::Answer(Box::new(reply)),
+            Err(e) => AttemptOutcome::RetryBackoff(
+                Fault::Question,
+                format!("HTTP {status}: {e}: {}", excerpt(&response.body.text)),
+            ),
         },
-        200..=299 => Class::RetryBackoff(Fault::Question, why),
-        300..=399 => Class::FatalJob(format!("{why}. The address redirects; write the final address as the url")),
-        401 | 403 => Class::FatalJob(format!("{why}. The key is missing, wrong or not allowed to use this model")),
-        402 => Class::FatalJob(format!("{why}. The account has no quota left; top it up or use another key")),
-        404 => Class::FatalJob(format!("{why}. Check the url (does it end with /v1?) and the name of the model")),
-        405 => Class::FatalJob(format!("{why}. The url is not the base address of an OpenAI-compatible server")),
+        200..=299 => AttemptOutcome::RetryBackoff(Fault::Question, why),
+        300..=399 => {
+            AttemptOutcome::FatalJob(format!("{why}. The address redirects; write the final address as the url"))
+        }
+        401 | 403 => {
+            AttemptOutcome::FatalJob(format!("{why}. The key is missing, wrong or not allowed to use this model"))
+        }
+        402 => AttemptOutcome::FatalJob(format!("{why}. The account has no quota left; top it up or use another key")),
+        404 => {
+            AttemptOutcome::FatalJob(format!("{why}. Check the url (does it end with /v1?) and the name of the model"))
+        }
+        405 => {
+            AttemptOutcome::FatalJob(format!("{why}. The url is not the base address of an OpenAI-compatible server"))
+        }
         408 | 409 | 424 | 425 | 429 | 500..=599 => match retry_after(response, now) {
-            Some(wait) => Class::RetryAfter(wait, why),
-            None if matches!(status, 429 | 502 | 503 | 504 | 529) => Class::RetryBackoff(Fault::Endpoint, why),
-            None => Class::RetryBackoff(Fault::Question, why),
+            Some(wait) => AttemptOutcome::RetryAfter(wait, why),
+            None if matches!(status, 429 | 502 | 503 | 504 | 529) => AttemptOutcome::RetryBackoff(Fault::Endpoint, why),
+            None => AttemptOutcome::RetryBackoff(Fault::Question, why),
         },
-        _ if error.is_content_filter() => Class::FatalPair { filtered: true, why },
-        _ if error.is_too_long() => Class::FatalPair { filtered: false, why },
+        _ if error.is_content_filter() => AttemptOutcome::FatalPair { filtered: true, why },
+        _ if error.is_too_long() => AttemptOutcome::FatalPair { filtered: false, why },
         _ => match dialect.after(&error) {
-            Some(next) => Class::Rewrite(next, why),
-            None if error.is_protocol() => Class::FatalJob(format!(
+            Some(next) => AttemptOutcome::Rewrite(next, why),
+            None if error.is_protocol() => AttemptOutcome::FatalJob(format!(
                 "{why}. The server does not take a parameter of the request; if it has no log-probabilities, set label: Verdict"
             )),
-            None => Class::FatalPair { filtered: false, why },
+            None => AttemptOutcome::FatalPair { filtered: false, why },
         },
     }
 }
@@ -116,7 +125,7 @@ mod tests {
 
     const NOW: &str = "2026-11-24T08:00:00Z";
 
-    fn class(status: u16, body: &str) -> Class {
+    fn class(status: u16, body: &str) -> AttemptOutcome {
         let body = Body::read(body.as_bytes(), None);
         classify(&HttpResponse { status, body, ..HttpResponse::default() }, Dialect::default(), NOW.parse().unwrap())
     }
@@ -129,8 +138,8 @@ mod tests {
             body: Body::read(br#"{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}"#, None),
         };
         match classify(&response, Dialect::default(), NOW.parse().unwrap()) {
-            Class::RetryAfter(wait, _) => Some(wait),
-            Class::RetryBackoff(..) => None,
+            AttemptOutcome::RetryAfter(wait, _) => Some(wait),
+            AttemptOutcome::RetryBackoff(..) => None,
             other => panic!("{other:?}"),
         }
     }
@@ -173,7 +182,7 @@ mod tests {
             (405, "", "base address"),
         ] {
             match class(status, body) {
-                Class::FatalJob(why) => assert!(why.contains(words), "{status} {body}: {why}"),
+                AttemptOutcome::FatalJob(why) => assert!(why.contains(words), "{status} {body}: {why}"),
                 other => panic!("{status} {body}: {other:?}"),
             }
         }
@@ -195,7 +204,7 @@ mod tests {
             (200, ""),
         ] {
             assert!(
-                matches!(class(status, body), Class::RetryBackoff(..)),
+                matches!(class(status, body), AttemptOutcome::RetryBackoff(..)),
                 "{status} {body}: {:?}",
                 class(status, body)
             );
@@ -227,7 +236,10 @@ mod tests {
             (400, r#"{"problem": "unsupported_parameter logprobs content_filter"}"#, false),
             (400, r#"{"error": {"code": "content_filter", "message": "Azure content management policy"}}"#, true),
         ] {
-            assert!(matches!(class(status, body), Class::FatalPair { filtered, .. } if filtered == expected), "{body}");
+            assert!(
+                matches!(class(status, body), AttemptOutcome::FatalPair { filtered, .. } if filtered == expected),
+                "{body}"
+            );
         }
     }
 
@@ -252,17 +264,17 @@ mod tests {
             ),
         ] {
             let class = class(status, body);
-            assert!(matches!(&class, Class::Rewrite(dialect, _) if *dialect == expected), "{body}: {class:?}");
+            assert!(matches!(&class, AttemptOutcome::Rewrite(dialect, _) if *dialect == expected), "{body}: {class:?}");
         }
         let none =
             r#"{"error": {"message": "This model does not support the 'logprobs' parameter.", "param": "logprobs"}}"#;
-        assert!(matches!(class(400, none), Class::FatalJob(why) if why.contains("label: Verdict")));
+        assert!(matches!(class(400, none), AttemptOutcome::FatalJob(why) if why.contains("label: Verdict")));
     }
 
     #[test]
     fn an_answer_is_an_answer_even_if_it_talks_of_errors() {
         let body =
             r#"{"choices": [{"message": {"content": "insufficient_quota"}, "finish_reason": "stop"}], "error": null}"#;
-        assert!(matches!(class(200, body), Class::Answer(r) if r.text == "insufficient_quota"));
+        assert!(matches!(class(200, body), AttemptOutcome::Answer(r) if r.text == "insufficient_quota"));
     }
 }

@@ -9,7 +9,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use super::body::Body;
-use super::classify::{Class, Fault, HttpResponse, classify};
+use super::classify::{AttemptOutcome, Fault, HttpResponse, classify};
 use super::dialect::Dialect;
 use super::runtime::Target;
 use super::secret::Secret;
@@ -60,14 +60,14 @@ impl Client {
     }
 
     /// Sends a question once.
-    pub async fn attempt(&self, body: &Value, dialect: Dialect) -> Class {
+    pub async fn attempt(&self, body: &Value, dialect: Dialect) -> AttemptOutcome {
         match self.send(body).await {
             Ok(Some(response)) => classify(&response, dialect, Timestamp::now()),
-            Ok(None) => Class::RetryBackoff(
+            Ok(None) => AttemptOutcome::RetryBackoff(
                 Fault::Question,
                 format!("the body is longer than {} MiB, which no reply to a question is", MOST_BYTES >> 20),
             ),
-            Err(e) => Class::RetryBackoff(fault(&e), self.shown(&explain(&e))),
+            Err(e) => AttemptOutcome::RetryBackoff(fault(&e), self.shown(&explain(&e))),
         }
     }
 

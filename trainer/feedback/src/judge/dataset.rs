@@ -3,9 +3,9 @@
 use plumbline_crds::preference_dataset::DatasetGates;
 
 use super::audit::Audit;
+use super::judging::Judgements;
 use super::label::Outcome;
-use super::panel::Judged;
-use super::question::{Comparison, Use};
+use super::question::{Comparison, QuestionRefs};
 use super::{JudgeRuntime, pairs};
 use crate::data::preference::{Preference, Provenance};
 
@@ -13,14 +13,14 @@ use crate::data::preference::{Preference, Provenance};
 /// order does not depend on which reply came first.
 pub fn records(
     runtime: &JudgeRuntime,
-    judged: &Judged,
+    judged: &Judgements,
     items: &[Comparison<'_>],
     min_confidence: f64,
 ) -> Vec<Preference> {
     let mut records: Vec<Preference> = judged
         .outcomes
         .iter()
-        .zip(&judged.plan.uses)
+        .zip(&judged.plan.refs)
         .zip(items)
         .filter_map(|((outcome, asked), item)| record(runtime, judged, outcome, asked, item))
         .filter(|record| record.p >= min_confidence)
@@ -32,16 +32,16 @@ pub fn records(
 
 fn record(
     runtime: &JudgeRuntime,
-    judged: &Judged,
+    judged: &Judgements,
     outcome: &Outcome,
-    asked: &Use,
+    asked: &QuestionRefs,
     item: &Comparison<'_>,
 ) -> Option<Preference> {
     let Outcome::Label(label) = outcome else { return None };
     let question = match asked {
-        Use::Equal => return None,
-        Use::Pairwise(orders) => orders.first()?.1,
-        Use::Pointwise { a, .. } => *a,
+        QuestionRefs::Equal => return None,
+        QuestionRefs::Pairwise(orders) => orders.first()?.1,
+        QuestionRefs::Pointwise { a, .. } => *a,
     };
     let a_wins = label.p > 0.5;
     let (chosen, rejected) =

@@ -3,9 +3,9 @@
 use plumbline_crds::preference_dataset::OrderCombination;
 
 use super::order::{self, Preference};
-use super::question::{Plan, Use};
-use super::stats::sigmoid;
+use super::question::{Plan, QuestionRefs};
 use super::verdict::Verdict;
+use crate::measure::sigmoid;
 
 /// What became of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,13 +47,13 @@ impl Outcome {
 
 /// The outcome of each comparison of a plan. `verdicts` are in the order of the plan's questions.
 pub fn outcomes(plan: &Plan, verdicts: &[Verdict], combine: OrderCombination) -> Vec<Outcome> {
-    plan.uses.iter().map(|u| outcome(u, verdicts, combine)).collect()
+    plan.refs.iter().map(|u| outcome(u, verdicts, combine)).collect()
 }
 
-fn outcome(asked: &Use, verdicts: &[Verdict], combine: OrderCombination) -> Outcome {
+fn outcome(asked: &QuestionRefs, verdicts: &[Verdict], combine: OrderCombination) -> Outcome {
     let label = match asked {
-        Use::Equal => Some(Label { p: 0.5, log_odds: Some(0.0), orders: 0, conflict: None, mass: None }),
-        Use::Pairwise(orders) => {
+        QuestionRefs::Equal => Some(Label { p: 0.5, log_odds: Some(0.0), orders: 0, conflict: None, mass: None }),
+        QuestionRefs::Pairwise(orders) => {
             let shown: Vec<_> = orders.iter().map(|(shown, q)| (*shown, &verdicts[*q])).collect();
             let used: Vec<&Verdict> = shown.iter().map(|(_, v)| *v).collect();
             order::combine(&shown, combine).map(|Preference { p, log_odds, conflict }| Label {
@@ -64,7 +64,7 @@ fn outcome(asked: &Use, verdicts: &[Verdict], combine: OrderCombination) -> Outc
                 mass: mean_mass(&used),
             })
         }
-        Use::Pointwise { a, b } => pointwise(&verdicts[*a], &verdicts[*b]),
+        QuestionRefs::Pointwise { a, b } => pointwise(&verdicts[*a], &verdicts[*b]),
     };
     match label {
         None => Outcome::Failed,
@@ -91,21 +91,21 @@ fn mean_mass(verdicts: &[&Verdict]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::Soft;
+    use super::super::verdict::SoftVerdict;
     use super::*;
 
-    fn one(used: Use, verdicts: &[Verdict], combine: OrderCombination) -> Outcome {
-        outcomes(&Plan { questions: Vec::new(), uses: vec![used] }, verdicts, combine)[0]
+    fn one(used: QuestionRefs, verdicts: &[Verdict], combine: OrderCombination) -> Outcome {
+        outcomes(&Plan { questions: Vec::new(), refs: vec![used] }, verdicts, combine)[0]
     }
 
     fn soft(log_odds: f64) -> Verdict {
-        Verdict::soft(Soft { log_odds, mass: Some(0.8) })
+        Verdict::soft(SoftVerdict { log_odds, mass: Some(0.8) })
     }
 
     #[test]
     fn two_scores_become_the_probability_of_their_difference() {
         let Outcome::Label(label) =
-            one(Use::Pointwise { a: 0, b: 1 }, &[soft(2.0), soft(-1.0)], OrderCombination::Logits)
+            one(QuestionRefs::Pointwise { a: 0, b: 1 }, &[soft(2.0), soft(-1.0)], OrderCombination::Logits)
         else {
             panic!()
         };
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn two_hard_scores_are_a_win_or_a_tie() {
-        let both = |a: Verdict, b: Verdict| one(Use::Pointwise { a: 0, b: 1 }, &[a, b], OrderCombination::Logits);
+        let both =
+            |a: Verdict, b: Verdict| one(QuestionRefs::Pointwise { a: 0, b: 1 }, &[a, b], OrderCombination::Logits);
         assert!(both(Verdict::First(None), Verdict::Second(None)).label().unwrap().p >= 1.0);
         assert!(matches!(both(Verdict::First(None), Verdict::First(None)), Outcome::Tie(_)));
     }
@@ -132,16 +133,16 @@ mod tests {
         ] {
             for combine in [OrderCombination::Logits, OrderCombination::Probabilities, OrderCombination::AgreeOnly] {
                 let verdicts = [soft(9.0), failed.clone()];
-                let pair = Use::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
+                let pair = QuestionRefs::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
                 assert_eq!(one(pair, &verdicts, combine), Outcome::Failed);
-                assert_eq!(one(Use::Pointwise { a: 1, b: 0 }, &verdicts, combine), Outcome::Failed);
+                assert_eq!(one(QuestionRefs::Pointwise { a: 1, b: 0 }, &verdicts, combine), Outcome::Failed);
             }
         }
     }
 
     #[test]
     fn agree_only_drops_conflicts_and_only_these() {
-        let pair = || Use::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
+        let pair = || QuestionRefs::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
         let conflict = [soft(1.0), soft(2.0)];
         assert_eq!(one(pair(), &conflict, OrderCombination::AgreeOnly), Outcome::Dropped);
         let Outcome::Label(kept) = one(pair(), &conflict, OrderCombination::Logits) else { panic!() };
@@ -154,6 +155,8 @@ mod tests {
 
     #[test]
     fn equal_responses_are_a_tie_that_nobody_was_asked_about() {
-        assert!(matches!(one(Use::Equal, &[], OrderCombination::Logits), Outcome::Tie(l) if (l.p - 0.5).abs() < 1e-12));
+        assert!(
+            matches!(one(QuestionRefs::Equal, &[], OrderCombination::Logits), Outcome::Tie(l) if (l.p - 0.5).abs() < 1e-12)
+        );
     }
 }

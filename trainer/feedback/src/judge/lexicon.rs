@@ -1,6 +1,6 @@
 //! The lexicon judge: the valence of a response's words, as a judge's verdict. Computes only.
 
-use super::verdict::{Soft, Verdict};
+use super::verdict::{SoftVerdict, Verdict};
 use crate::measure::Vader;
 
 /// How close to certain a valence may come: 1 would be infinite log-odds.
@@ -14,7 +14,7 @@ pub fn verdict(vader: &Vader, response: &str) -> Verdict {
 
 fn from_compound(compound: f64) -> Verdict {
     let c = compound.clamp(-MOST, MOST);
-    Verdict::soft(Soft { log_odds: ((1.0 + c) / (1.0 - c)).ln(), mass: None })
+    Verdict::soft(SoftVerdict { log_odds: ((1.0 + c) / (1.0 - c)).ln(), mass: None })
 }
 
 #[cfg(test)]

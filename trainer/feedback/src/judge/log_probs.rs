@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use super::reasoning;
-use super::verdict::{Soft, Verdict, undecorated};
+use super::verdict::{SoftVerdict, Verdict};
 use super::wire::{Position, Reply, TOKEN_ID};
+use super::words::undecorated;
 
 /// Probability at which a server's sentinel for "impossible" (-9999 at OpenAI) begins.
 const SENTINEL: f64 = -100.0;
@@ -65,7 +66,7 @@ pub fn read(reply: &Reply, answers: &[String; 2]) -> Verdict {
     }
     let floor = least.min((1.0 - listed).max(LEAST_REST));
     let [first, second] = mass.map(|p| if p > 0.0 { p } else { floor });
-    Verdict::soft(Soft { log_odds: (first / second).ln(), mass: Some((mass[0] + mass[1]).min(1.0)) })
+    Verdict::soft(SoftVerdict { log_odds: (first / second).ln(), mass: Some((mass[0] + mass[1]).min(1.0)) })
 }
 
 /// Whether the probabilities are 1 and 0, which is what is left of them after greedy sampling. A reply may be so because
@@ -141,7 +142,7 @@ mod tests {
         Position { token: token.into(), top: top.iter().map(|(t, p)| ((*t).into(), p.ln())).collect() }
     }
 
-    fn soft(verdict: &Verdict) -> Soft {
+    fn soft(verdict: &Verdict) -> SoftVerdict {
         match verdict {
             Verdict::First(Some(s)) | Verdict::Second(Some(s)) | Verdict::Tie(Some(s)) => *s,
             other => panic!("no probability: {other:?}"),

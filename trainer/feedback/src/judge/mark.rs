@@ -4,7 +4,7 @@
 //! not [[A]]."), compare another answer with it ("better than [[A]]") or report it ("it ends with [[A]]").
 
 use super::statement::{denies_in, sentences};
-use super::verdict::{self, lowered};
+use super::words::{self, lowered};
 
 const MARKS: [(&str, &str); 6] = [
     ("[[", "]]"),
@@ -110,7 +110,7 @@ fn is_against(clause: &str) -> bool {
     match clause.rsplit_once(':') {
         None => against(&words(clause)),
         Some((before, behind)) if words(behind).is_empty() => {
-            let before: Vec<String> = verdict::words(&lowered(before)).map(str::to_owned).collect();
+            let before: Vec<String> = words::words(&lowered(before)).map(str::to_owned).collect();
             let near = &before[before.len().saturating_sub(NEAR)..];
             has(near, &LOSER) || has(near, &EXCLUDE)
         }
@@ -138,7 +138,7 @@ fn has(words: &[String], of: &[&str]) -> bool {
 
 /// The words of a text in lower case. What only names an answer to come ("the response") is left out at the end.
 fn words(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = verdict::words(&lowered(text)).map(str::to_owned).collect();
+    let mut words: Vec<String> = words::words(&lowered(text)).map(str::to_owned).collect();
     while words.last().is_some_and(|word| ["the", "response", "assistant", "model", "one"].contains(&word.as_str())) {
         words.pop();
     }

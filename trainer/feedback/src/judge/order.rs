@@ -6,9 +6,9 @@
 
 use plumbline_crds::preference_dataset::{Order, OrderCombination, OrderPolicy};
 
-use super::stats::sigmoid;
 use super::verdict::Verdict;
 use crate::data::id;
+use crate::measure::{logit, sigmoid};
 
 /// Which response is shown first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,19 +84,19 @@ pub fn combine(verdicts: &[(Presentation, &Verdict)], how: OrderCombination) -> 
         }
         (_, log_odds) => {
             let p = mean(&probabilities);
-            Preference { p, log_odds: log_odds.map(|_| super::stats::logit(p)), conflict }
+            Preference { p, log_odds: log_odds.map(|_| logit(p)), conflict }
         }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::Soft;
+    use super::super::verdict::SoftVerdict;
     use super::*;
     use Presentation::{AB, BA};
 
     fn soft(log_odds: f64) -> Verdict {
-        Verdict::soft(Soft { log_odds, mass: None })
+        Verdict::soft(SoftVerdict { log_odds, mass: None })
     }
 
     #[test]

@@ -6,8 +6,8 @@ use plumbline_crds::judge::JudgeMode;
 use plumbline_crds::preference_dataset::Order;
 
 use super::dialect::Dialect;
-use super::form::Form;
 use super::order::{self, Presentation};
+use super::prompt::JudgePrompt;
 use super::{pairs, wire};
 use crate::Result;
 use crate::data::{Content, id};
@@ -44,12 +44,12 @@ pub struct Plan {
     /// Each question once.
     pub questions: Vec<Question>,
     /// For each comparison, in order: which questions are about it.
-    pub uses: Vec<Use>,
+    pub refs: Vec<QuestionRefs>,
 }
 
 /// Which questions are about a comparison (indices into [`Plan::questions`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum QuestionRefs {
     /// The responses are equal: there is nothing to ask.
     Equal,
     /// The pair, in one order or both.
@@ -63,14 +63,14 @@ pub enum Use {
     },
 }
 
-impl Form {
+impl JudgePrompt {
     /// The questions about comparisons. `identity` says who is asked: it is part of each question's id.
     pub fn plan(&self, identity: &str, items: &[Comparison<'_>], order: &Order) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut known: HashMap<String, usize> = HashMap::new();
         for item in items {
             if item.response_a == item.response_b {
-                plan.uses.push(Use::Equal);
+                plan.refs.push(QuestionRefs::Equal);
                 continue;
             }
             let prompt_id = item.prompt.id();
@@ -88,18 +88,18 @@ impl Form {
                     plan.questions.len() - 1
                 }))
             };
-            plan.uses.push(match self.mode {
+            plan.refs.push(match self.mode {
                 JudgeMode::Pairwise => {
                     let pair = pairs::pair_id(&prompt_id, &a, &b);
-                    let mut uses = Vec::new();
+                    let mut orders = Vec::new();
                     for presentation in order::presentations(order, &pair, a < b) {
                         let (first, second) = presentation.of(item.response_a, item.response_b);
                         let about = format!("{pair}/{}", presentation.of(&a, &b).0);
-                        uses.push((presentation, ask(about, &pair, first, Some(second))?));
+                        orders.push((presentation, ask(about, &pair, first, Some(second))?));
                     }
-                    Use::Pairwise(uses)
+                    QuestionRefs::Pairwise(orders)
                 }
-                JudgeMode::Pointwise => Use::Pointwise {
+                JudgeMode::Pointwise => QuestionRefs::Pointwise {
                     a: ask(a.clone(), &a, item.response_a, None)?,
                     b: ask(b.clone(), &b, item.response_b, None)?,
                 },
@@ -116,28 +116,28 @@ mod tests {
     use plumbline_crds::judge::{BUILTIN_TEMPLATES, TEMPLATE_VARIABLES};
     use serde_json::json;
 
-    use super::super::form::BUILTIN;
-    use super::super::form::tests::form;
+    use super::super::prompt::BUILTIN;
+    use super::super::prompt::tests::prompt;
     use super::*;
 
-    fn plan(form: &Form, pairs: &[(&str, &str, &str)]) -> Plan {
+    fn plan(prompt: &JudgePrompt, pairs: &[(&str, &str, &str)]) -> Plan {
         let prompts: Vec<Content> = pairs.iter().map(|(p, ..)| Content::Text((*p).into())).collect();
         let items: Vec<_> = pairs
             .iter()
             .zip(&prompts)
             .map(|((_, a, b), prompt)| Comparison { prompt, response_a: a, response_b: b })
             .collect();
-        form.plan("endpoint m", &items, &Order::default()).unwrap()
+        prompt.plan("endpoint m", &items, &Order::default()).unwrap()
     }
 
     #[test]
     fn the_built_in_question_reads_exactly_so() {
-        let form = form(&json!({
+        let prompt = prompt(&json!({
             "templates": ["builtin:pairwise-v1"],
             "criteria": [{"name": "accuracy", "description": "True.", "weight": 2, "levels": ["False", "True"]}, {"name": "safety"}],
         }))
         .unwrap();
-        let question = &plan(&form, &[("2 + 2?", "4", "5\n  indented {{ not_jinja }}")]).questions[0];
+        let question = &plan(&prompt, &[("2 + 2?", "4", "5\n  indented {{ not_jinja }}")]).questions[0];
         let code =
             question.text.lines().next().unwrap().trim_start_matches("<prompt ").trim_end_matches('>').to_owned();
         assert_eq!(code.len(), 16);
@@ -168,9 +168,9 @@ mod tests {
                 for label in ["LogProbs", "Verdict"] {
                     let example = json!({"responseA": "x", "responseB": "y", "response": "x", "answer": " A"});
                     for examples in [json!([]), json!([example])] {
-                        let form = form(&json!({"mode": mode, "api": api, "label": label, "examples": examples,
+                        let prompt = prompt(&json!({"mode": mode, "api": api, "label": label, "examples": examples,
                             "templates": [format!("builtin:{name}")]}));
-                        let plan = plan(&form.unwrap(), &[("p", "r1", "r2")]);
+                        let plan = plan(&prompt.unwrap(), &[("p", "r1", "r2")]);
                         let question = &plan.questions[0];
                         assert!(question.template.starts_with(&format!("{name}@")));
                         assert_eq!(question.text.contains("tie"), label == "Verdict" && mode == JudgeMode::Pairwise);
@@ -188,34 +188,34 @@ mod tests {
         for mode in [JudgeMode::Pairwise, JudgeMode::Pointwise] {
             let names = TEMPLATE_VARIABLES.iter().chain(mode.judged());
             let shown: Vec<String> = names.map(|name| format!("{{{{ {name} }}}}")).collect();
-            form(&json!({"mode": mode, "template": shown.join(" ")})).unwrap();
+            prompt(&json!({"mode": mode, "template": shown.join(" ")})).unwrap();
         }
     }
 
     #[test]
     fn a_template_of_ones_own_may_be_few_shot_text_to_continue() {
-        let form = form(&json!({
+        let prompt = prompt(&json!({
             "mode": "Pointwise", "api": "Completion", "answers": [" positive", " negative"],
             "template": "{% for e in examples %}Review: {{ e.response }}\nSentiment:{{ e.answer }}\n\n{% endfor %}Review: {{ prompt }}{{ response }}\nSentiment:\n",
             "examples": [{"response": "Boring.", "answer": " negative"}],
         }))
         .unwrap();
-        let question = &plan(&form, &[("I saw it", " and loved it.", " and left.")]).questions[0];
+        let question = &plan(&prompt, &[("I saw it", " and loved it.", " and left.")]).questions[0];
         assert_eq!(question.text, "Review: Boring.\nSentiment: negative\n\nReview: I saw it and loved it.\nSentiment:");
         assert_eq!(question.system, None);
-        assert_eq!(form.max_tokens(), 1);
+        assert_eq!(prompt.max_tokens(), 1);
     }
 
     #[test]
     fn a_pair_is_asked_in_both_orders_with_one_template_and_one_response_is_asked_once() {
-        let pairwise = form(&json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
+        let pairwise = prompt(&json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
         let many: Vec<(String, String)> = (0..60).map(|i| (format!("good {i}"), format!("bad {i}"))).collect();
         let pairs: Vec<_> = many.iter().map(|(a, b)| ("p", a.as_str(), b.as_str())).collect();
         let plan_of_pairs = plan(&pairwise, &pairs);
         assert_eq!(plan_of_pairs.questions.len(), 120);
         let mut by_template = HashMap::<&str, usize>::new();
-        for used in &plan_of_pairs.uses {
-            let Use::Pairwise(orders) = used else { panic!() };
+        for used in &plan_of_pairs.refs {
+            let QuestionRefs::Pairwise(orders) = used else { panic!() };
             let [(Presentation::AB, x), (Presentation::BA, y)] = orders.as_slice() else { panic!() };
             let (x, y) = (&plan_of_pairs.questions[*x], &plan_of_pairs.questions[*y]);
             assert_eq!(x.template, y.template);
@@ -223,18 +223,18 @@ mod tests {
             *by_template.entry(&x.template).or_default() += 1;
         }
         assert!(by_template.len() == 2 && by_template.values().all(|n| *n > 15), "{by_template:?}");
-        let pointwise = form(&json!({"mode": "Pointwise"})).unwrap();
+        let pointwise = prompt(&json!({"mode": "Pointwise"})).unwrap();
         let shared =
             plan(&pointwise, &[("p", "x", "y"), ("p", "y", "z"), ("p", "z", "x"), ("q", "x", "y"), ("p", "x", "x")]);
         assert_eq!(shared.questions.len(), 5, "three responses to p and two to q");
-        assert_eq!(shared.uses[4], Use::Equal);
+        assert_eq!(shared.refs[4], QuestionRefs::Equal);
     }
 
     #[test]
     fn changing_names_of_a_and_b_asks_the_same_questions() {
-        let form = form(&json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
+        let prompt = prompt(&json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
         let ids = |p: &Plan| p.questions.iter().map(|q| q.id.clone()).collect::<BTreeSet<_>>();
-        assert_eq!(ids(&plan(&form, &[("p", "x", "y")])), ids(&plan(&form, &[("p", "y", "x")])));
+        assert_eq!(ids(&plan(&prompt, &[("p", "x", "y")])), ids(&plan(&prompt, &[("p", "y", "x")])));
     }
 
     #[test]
@@ -247,13 +247,13 @@ mod tests {
             json!({"templates": ["builtin:pairwise-v1"]}),
         ]
         .into_iter()
-        .map(|extra| plan(&form(&extra).unwrap(), &[("p", "x", "y")]).questions[0].id.clone())
+        .map(|extra| plan(&prompt(&extra).unwrap(), &[("p", "x", "y")]).questions[0].id.clone())
         .collect();
         let different: BTreeSet<_> = ids.iter().collect();
         assert_eq!(different.len(), ids.len());
         let item_prompt = Content::Text("p".into());
         let item = [Comparison { prompt: &item_prompt, response_a: "x", response_b: "y" }];
-        let other = form(&json!({})).unwrap().plan("endpoint other", &item, &Order::default()).unwrap();
+        let other = prompt(&json!({})).unwrap().plan("endpoint other", &item, &Order::default()).unwrap();
         assert_ne!(other.questions[0].id, ids[0]);
     }
 }

@@ -7,7 +7,7 @@ use plumbline_crds::judge::{Judge, JudgeApi};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::source::KeyRef;
 
-use super::form::Form;
+use super::prompt::JudgePrompt;
 use super::secret::Secret;
 use crate::clock;
 use crate::measure::Vader;
@@ -22,7 +22,7 @@ pub struct JudgeRuntime {
     /// Its spec field, for messages: `spec.judges[0]`.
     pub field: String,
     /// How it is asked.
-    pub form: Form,
+    pub prompt: JudgePrompt,
     /// Who answers.
     pub backend: Backend,
     /// What a question's id says about who is asked: it changes when another model would answer, and does not when the
@@ -64,7 +64,7 @@ impl JudgeRuntime {
             let role = format!("{role}.{part}");
             run.input(&role).ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
         };
-        let form = Form::new(judge, &field)?;
+        let prompt = JudgePrompt::new(judge, &field)?;
         let (backend, identity) = if let Some(endpoint) = &judge.endpoint {
             let key = endpoint.api_key_secret_ref.as_ref().map(|r| secret(r, &field)).transpose()?;
             let target = Target { url: endpoint.url.clone(), model: endpoint.model.clone(), key, time: None };
@@ -84,7 +84,7 @@ impl JudgeRuntime {
             check_template(judge, &field, Path::new(&model.path))?;
             (Backend::Endpoint(target), format!("model {}", model.digest))
         };
-        Ok(Self { spec: judge.clone(), field, form, backend, identity })
+        Ok(Self { spec: judge.clone(), field, prompt, backend, identity })
     }
 
     /// The model or word list, for reports: as it was written, without a path of this machine.

@@ -12,18 +12,18 @@ use tokio::sync::watch;
 use tokio::time::{interval, sleep};
 
 use super::budget::{Account, Bound};
-use super::classify::{Class, Fault};
+use super::classify::{AttemptOutcome, Fault};
 use super::client::Client;
 use super::dialect::Dialect;
-use super::form::Form;
 use super::journal::Journal;
 use super::limiter::Limiter;
-use super::log_probs;
+use super::prompt::JudgePrompt;
 use super::question::Question;
 use super::runtime::{JudgeRuntime, Target};
 use super::tripwire::Tripwire;
-use super::verdict::{self, Verdict};
+use super::verdict::Verdict;
 use super::wire::{self, Reply};
+use super::{log_probs, reading};
 use crate::backoff::{PATIENCE, backoff};
 use crate::shutdown;
 use crate::{Error, Result};
@@ -55,9 +55,9 @@ impl Answer {
     }
 
     /// What it means.
-    pub(super) fn verdict(&self, form: &Form) -> Verdict {
+    pub(super) fn verdict(&self, prompt: &JudgePrompt) -> Verdict {
         match self {
-            Self::Reply(reply) => verdict::read(form, reply),
+            Self::Reply(reply) => reading::read(prompt, reply),
             Self::Filtered(_) => Verdict::Filtered,
             Self::Failed(_) => Verdict::TransportFailed,
         }
@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
         progress(done, self.total, &self.state().account.cost())?;
         self.tokio.block_on(async {
             let target = self.target;
-            let path = wire::path(self.runtime.form.api);
+            let path = wire::path(self.runtime.prompt.api);
             let client = Client::new(target, path, &self.runtime.spec.limits)?;
             let concurrency = self.runtime.spec.limits.concurrency.max(1) as usize;
             let mut ticks = interval(TICK);
@@ -211,22 +211,22 @@ impl<'a> Session<'a> {
             let Some(place) = self.unless_stopped(self.limiter.enter(bound.total())).await else { break };
             let dialect = self.state().dialect;
             let (system, text) = (question.system.as_deref(), &question.text);
-            let body = wire::request(&self.runtime.form, dialect, &self.target.model, system, text);
+            let body = wire::request(&self.runtime.prompt, dialect, &self.target.model, system, text);
             let class = client.attempt(&body, dialect).await;
             drop(place);
             let wait = match class {
-                Class::Answer(reply) => return self.settle(question, &bound, Reply { dialect, ..*reply }),
-                Class::Rewrite(next, why) => {
+                AttemptOutcome::Answer(reply) => return self.settle(question, &bound, Reply { dialect, ..*reply }),
+                AttemptOutcome::Rewrite(next, why) => {
                     // No attempt of the question's: each rewriting takes something away, so there are few.
                     self.rewrite(dialect, next, &why);
                     continue;
                 }
-                Class::FatalPair { filtered, why } => {
+                AttemptOutcome::FatalPair { filtered, why } => {
                     self.state().account.release(&bound);
                     self.count_unusable(&why, None);
                     return Some(if filtered { Answer::Filtered(why) } else { Answer::Failed(why) });
                 }
-                Class::FatalJob(why) => {
+                AttemptOutcome::FatalJob(why) => {
                     self.state().account.release(&bound);
                     self.stop(Error::JudgeRejected(format!(
                         "{}: {} rejects the judge: {why}",
@@ -235,16 +235,16 @@ impl<'a> Session<'a> {
                     )));
                     return None;
                 }
-                Class::RetryAfter(wait, why) if wait > PATIENCE => {
+                AttemptOutcome::RetryAfter(wait, why) if wait > PATIENCE => {
                     last = (Fault::Endpoint, format!("{why}; it asks to wait {} s", wait.as_secs()));
                     break;
                 }
-                Class::RetryAfter(wait, why) => {
+                AttemptOutcome::RetryAfter(wait, why) => {
                     last = (Fault::Endpoint, why);
                     self.limiter.cool_down(wait);
                     backoff(&question.id, attempt, Some(wait))
                 }
-                Class::RetryBackoff(fault, why) => {
+                AttemptOutcome::RetryBackoff(fault, why) => {
                     last = (fault, why);
                     backoff(&question.id, attempt, None)
                 }
@@ -345,14 +345,14 @@ impl<'a> Session<'a> {
     /// Why no label can be read from a reply, if so. A reply that is all certainty counts too: one of them may be right, but
     /// nothing else is what a server without probabilities gives.
     fn unusable(&self, reply: &Reply) -> Option<&'static str> {
-        let form = &self.runtime.form;
-        let certain = form.label == LabelSource::LogProbs && log_probs::is_after_sampling(reply, &form.answers);
-        verdict::read(form, reply).cause().or(certain.then_some(log_probs::AFTER_SAMPLING))
+        let prompt = &self.runtime.prompt;
+        let certain = prompt.label == LabelSource::LogProbs && log_probs::is_after_sampling(reply, &prompt.answers);
+        reading::read(prompt, reply).cause().or(certain.then_some(log_probs::AFTER_SAMPLING))
     }
 
     fn bound(&self, question: &Question) -> Bound {
         let bytes = question.text.len() + question.system.as_ref().map_or(0, String::len);
-        Bound::new(bytes, self.runtime.form.max_tokens())
+        Bound::new(bytes, self.runtime.prompt.max_tokens())
     }
 
     fn stop(&self, error: Error) {

@@ -1,6 +1,6 @@
 //! Sentences that state a verdict: "The better answer is A." Computes only.
 
-use super::verdict::{lowered, words};
+use super::words::{lowered, words};
 
 /// Words between a statement and its answer.
 pub(super) const VERBS: [&str; 8] =

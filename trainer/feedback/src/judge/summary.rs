@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::audit::Audit;
-use super::panel::Judged;
+use super::judging::Judgements;
 use super::tripwire;
 use crate::data::preference::Preference;
 use crate::data::{Content, id};
@@ -58,7 +58,7 @@ fn put(out: &mut BTreeMap<String, String>, name: &str, estimate: Option<Estimate
 }
 
 /// The sections about the records, `train` and `validation` of them, and about the judge, and samples of what it labelled.
-pub fn sections(audit: &Audit, judged: &Judged, records: &[Preference], splits: [usize; 2]) -> Vec<Section> {
+pub fn sections(audit: &Audit, judged: &Judgements, records: &[Preference], splits: [usize; 2]) -> Vec<Section> {
     let mut sections = vec![held(audit, records.len(), splits)];
     let conflicts = audit.position.and_then(|p| p.conflict_rate).filter(|rate| rate.value >= NOTICED_CONFLICTS);
     if let Some(rate) = conflicts {
@@ -89,7 +89,7 @@ pub fn sections(audit: &Audit, judged: &Judged, records: &[Preference], splits: 
 }
 
 /// The most frequent reasons first, and how many have another: a server may give each question one of its own.
-fn reasons(judged: &Judged) -> Vec<Vec<String>> {
+fn reasons(judged: &Judgements) -> Vec<Vec<String>> {
     let mut sorted: Vec<(&String, i64)> = judged.reasons.iter().map(|(why, n)| (why, *n)).collect();
     sorted.sort_by_key(|(_, n)| -n);
     let more: i64 = sorted.iter().skip(REASONS).map(|(_, n)| n).sum();
@@ -102,7 +102,7 @@ fn reasons(judged: &Judged) -> Vec<Vec<String>> {
 }
 
 /// Why there is not one record, with counts.
-pub fn nothing_labelled(audit: &Audit, judged: &Judged, counts: &BTreeMap<String, i64>) -> String {
+pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<String, i64>) -> String {
     if judged.outcomes.is_empty() {
         let n = |name: &str| counts.get(name).copied().unwrap_or_default();
         return format!(
@@ -236,7 +236,7 @@ fn certainty(records: &[Preference]) -> Section {
     }
 }
 
-fn outcomes(audit: &Audit, judged: &Judged) -> Section {
+fn outcomes(audit: &Audit, judged: &Judgements) -> Section {
     let c = &audit.comparisons;
     let questions = judged.verdicts.len().max(1) as f64;
     let mut rows: Vec<Vec<String>> = [

@@ -10,9 +10,10 @@
 //! A heading ("Response A:") gives none, nor does an answer that is mentioned within a sentence, nor what a judge says while it
 //! reasons. Verdicts that differ make a reply ambiguous.
 
-use super::verdict::{Verdict, lowered, undecorated};
-use super::verdict_json;
-use super::{mark, reasoning, statement};
+use super::reasoning::{self, ONLY_REASONING};
+use super::verdict::Verdict;
+use super::words::{lowered, undecorated};
+use super::{mark, statement, verdict_json};
 
 /// What a verdict may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub fn read_text(text: &str, answers: &[String; 2], pairwise: bool) -> Verdict {
     }
     let answer = reasoning::answer(text);
     if answer.is_empty() {
-        return Verdict::Unparsed(super::verdict::ONLY_REASONING);
+        return Verdict::Unparsed(ONLY_REASONING);
     }
     let reader = Reader { answers: answers.each_ref().map(|a| a.trim()), pairwise };
     let found = reader.verdicts(answer);

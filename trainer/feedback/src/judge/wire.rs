@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::dialect::Dialect;
-use super::form::Form;
+use super::prompt::JudgePrompt;
 use super::server_error::one_line;
 
 /// Positions whose alternatives are kept: the answer is the first token that is neither white space nor a bracket.
@@ -91,25 +91,25 @@ pub fn path(api: JudgeApi) -> &'static str {
 }
 
 /// The body of a request. Greedy, so that the same question has the same answer wherever the server allows it.
-pub fn request(form: &Form, dialect: Dialect, model: &str, system: Option<&str>, text: &str) -> Value {
+pub fn request(prompt: &JudgePrompt, dialect: Dialect, model: &str, system: Option<&str>, text: &str) -> Value {
     let limit = if dialect.max_completion_tokens { "max_completion_tokens" } else { "max_tokens" };
-    let mut body = json!({"model": model, limit: form.max_tokens()});
+    let mut body = json!({"model": model, limit: prompt.max_tokens()});
     if !dialect.no_temperature {
         body["temperature"] = 0.into();
     }
-    match form.api {
+    match prompt.api {
         JudgeApi::Chat => {
             let system = system.map(|s| json!({"role": "system", "content": s}));
             let turns = system.into_iter().chain([json!({"role": "user", "content": text})]);
             body["messages"] = turns.collect();
-            if form.label == LabelSource::LogProbs {
+            if prompt.label == LabelSource::LogProbs {
                 body["logprobs"] = true.into();
                 body["top_logprobs"] = dialect.top_logprobs.into();
             }
         }
         JudgeApi::Completion => {
             body["prompt"] = system.map_or_else(|| text.to_owned(), |s| format!("{s}\n\n{text}")).into();
-            if form.label == LabelSource::LogProbs {
+            if prompt.label == LabelSource::LogProbs {
                 body["logprobs"] = dialect.top_logprobs.into();
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::interval::clustered_mean;
+use super::interval::clustered_share;
 
 /// One comparison of the policy's response with the other side's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Comparison {
 pub struct WinRate {
     /// Mean probability of a win, 0..=1; a tie counts one half.
     pub rate: f64,
-    /// Lower end of the 95 % interval, clustered by prompt (see [`clustered_mean`]).
+    /// Lower end of the 95 % interval, clustered by prompt (see [`clustered_share`]).
     pub low: f64,
     /// Upper end.
     pub high: f64,
@@ -41,7 +41,7 @@ pub struct WinRate {
 pub fn win_rate(comparisons: &[Comparison]) -> Option<WinRate> {
     let votes: Vec<(u64, f64)> =
         comparisons.iter().filter_map(|c| c.win.filter(|p| (0.0..=1.0).contains(p)).map(|p| (c.prompt, p))).collect();
-    let estimate = clustered_mean(&votes)?;
+    let estimate = clustered_share(&votes)?;
     Some(WinRate {
         rate: estimate.value,
         low: estimate.low,

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// How a judge is asked: what all its questions share.
 #[derive(Debug)]
-pub struct Form {
+pub struct JudgePrompt {
     /// Both responses in one question, or one.
     pub mode: JudgeMode,
     /// Chat or completion.
@@ -50,8 +50,8 @@ pub(super) const BUILTIN: [(&str, JudgeMode, &str); 3] = [
     ("pointwise-v1", JudgeMode::Pointwise, include_str!("../../prompts/pointwise-v1.md")),
 ];
 
-impl Form {
-    /// The form of a judge. `path` is its spec field for messages (`spec.judges[0]`). Templates are tried once, so that
+impl JudgePrompt {
+    /// The prompt of a judge. `path` is its spec field for messages (`spec.judges[0]`). Templates are tried once, so that
     /// a wrong one fails before anything is asked.
     pub fn new(judge: &Judge, path: &str) -> Result<Self> {
         let mode = if judge.lexicon.is_some() { JudgeMode::Pointwise } else { judge.mode };
@@ -71,7 +71,7 @@ impl Form {
             return Err(Error::Config(format!("{path}.answers: expected two different words, found {answers:?}")));
         }
         let criteria = if judge.criteria.is_empty() { vec![default_criterion()] } else { judge.criteria.clone() };
-        let mut form = Self {
+        let mut prompt = Self {
             mode,
             api: judge.api,
             label: judge.label,
@@ -81,9 +81,9 @@ impl Form {
             templates: Vec::new(),
         };
         for (field, name, source) in sources(judge, mode, path)? {
-            form.add_template(&name, source).map_err(|e| e.within(&field))?;
+            prompt.add_template(&name, source).map_err(|e| e.within(&field))?;
         }
-        Ok(form)
+        Ok(prompt)
     }
 
     /// Whether the judge may call a tie: only in words, where there is no probability that could say it.
@@ -261,13 +261,13 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// The form of a judge with these fields.
-    pub(in crate::judge) fn form(extra: &Value) -> Result<Form> {
+    /// The prompt of a judge with these fields.
+    pub(in crate::judge) fn prompt(extra: &Value) -> Result<JudgePrompt> {
         let mut judge = json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}});
         for (key, value) in extra.as_object().unwrap() {
             judge[key] = value.clone();
         }
-        Form::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]")
+        JudgePrompt::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]")
     }
 
     #[test]
@@ -303,7 +303,7 @@ pub(super) mod tests {
             (json!({"answers": ["A"]}), "expected 2 answers, found 1"),
             (json!({"label": "Votes"}), "is not built yet"),
         ] {
-            let error = form(&extra).unwrap_err();
+            let error = prompt(&extra).unwrap_err();
             assert!(matches!(error, Error::Config(_)));
             assert!(error.to_string().contains(expected), "{extra}: {error}");
         }

@@ -17,7 +17,7 @@ use super::verdict::Verdict;
 use crate::Result;
 
 /// How comparisons are judged.
-pub struct Asking<'a> {
+pub struct JudgeOptions<'a> {
     /// Folder of the journal.
     pub journal: &'a Path,
     /// In which orders pairs are shown, and how these are combined. A pointwise judge has no orders.
@@ -31,7 +31,7 @@ pub struct Asking<'a> {
 
 /// What a judge said.
 #[derive(Debug)]
-pub struct Judged {
+pub struct Judgements {
     /// One for each comparison, in order.
     pub outcomes: Vec<Outcome>,
     /// The questions.
@@ -50,7 +50,7 @@ pub struct Judged {
     pub implausible: i64,
 }
 
-impl Judged {
+impl Judgements {
     /// For each comparison the probability that response a is better, one half for a tie. `None` if there is no verdict:
     /// that is no vote, for neither side.
     pub fn probabilities(&self) -> Vec<Option<f64>> {
@@ -68,7 +68,7 @@ impl Judged {
 }
 
 /// Judges comparisons in both orders by mean log-odds (pairwise), or by the difference of two scores (pointwise), without
-/// a budget. `journal` is a folder that survives a restart; `progress` is as in [`Asking`].
+/// a budget. `journal` is a folder that survives a restart; `progress` is as in [`JudgeOptions`].
 ///
 /// Errors: `JudgeUnavailable` (try again later: the answers so far are safe), `JudgeRejected` (key, quota, model or
 /// protocol), `Store`.
@@ -77,29 +77,29 @@ pub fn compare(
     items: &[Comparison<'_>],
     journal: &Path,
     progress: &mut dyn FnMut(usize, usize, &Cost) -> Result<()>,
-) -> Result<Judged> {
+) -> Result<Judgements> {
     let (order, budget) = (Order::default(), Budget::default());
-    judge(runtime, items, Asking { journal, order: &order, budget: &budget, progress })
+    judge(runtime, items, JudgeOptions { journal, order: &order, budget: &budget, progress })
 }
 
 /// Judges comparisons. Errors as [`compare`], and `BudgetExhausted`.
-pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: Asking<'_>) -> Result<Judged> {
-    let Asking { journal, order, budget, progress } = asking;
-    let plan = runtime.form.plan(&runtime.identity, items, order)?;
+pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: JudgeOptions<'_>) -> Result<Judgements> {
+    let JudgeOptions { journal, order, budget, progress } = asking;
+    let plan = runtime.prompt.plan(&runtime.identity, items, order)?;
     let total = plan.questions.len();
     let mut judged = match &runtime.backend {
         Backend::Lexicon(vader) => {
             progress(0, total, &Cost::default())?;
             let verdicts = plan.questions.iter().map(|q| lexicon::verdict(vader, &q.text)).collect();
             progress(total, total, &Cost::default())?;
-            Judged::of(plan, verdicts)
+            Judgements::of(plan, verdicts)
         }
         Backend::Endpoint(target) => {
             let account = Account::open(budget, &runtime.spec, &runtime.field)?;
             let session = Session::open(runtime, target, account, journal, total)?;
             let (answers, cost, implausible) = session.ask_all(&plan.questions, progress)?;
-            let verdicts: Vec<Verdict> = answers.iter().map(|a| a.verdict(&runtime.form)).collect();
-            let mut judged = Judged::of(plan, verdicts);
+            let verdicts: Vec<Verdict> = answers.iter().map(|a| a.verdict(&runtime.prompt)).collect();
+            let mut judged = Judgements::of(plan, verdicts);
             judged.cost = cost;
             judged.implausible = implausible;
             judged.models = answers.iter().filter_map(|a| a.reply()?.model.clone()).collect();
@@ -116,7 +116,7 @@ pub fn judge(runtime: &JudgeRuntime, items: &[Comparison<'_>], asking: Asking<'_
     Ok(judged)
 }
 
-impl Judged {
+impl Judgements {
     /// Verdicts that no outcome was drawn from yet.
     pub(super) fn of(plan: Plan, verdicts: Vec<Verdict>) -> Self {
         Self {
