@@ -162,11 +162,11 @@ fn a_judge_that_says_the_same_of_every_pair_fails_a_gate_and_responses_that_are_
         "generator": {"responsesPerPrompt": 3}, "pairs": {"perPrompt": 3}});
     let dataset = with(chain::dataset(DATA.1, &judge), &few);
     place.write(std::slice::from_ref(&dataset));
-    let words = ["maxConflictRate", "of 6 of 6 pairs", "100.0 % of the verdicts are for what is shown first"];
+    let words = ["maxConflictRate", "of 6 of 6 pairs", "100.0 % of the verdicts favour the response shown first"];
     assert_fails(&place, DATA, 9, Reason::GateFailed, &words);
     let greedy = with(dataset, &json!({"generator": {"sampling": {"temperature": 0.0}}}));
     place.write(&[greedy]);
-    let words = ["of 6 responses to 2 prompts 0 are empty", "too much alike", "sampling.temperature"];
+    let words = ["of 6 responses to 2 prompts 0 are empty", "too similar", "sampling.temperature"];
     assert_fails(&place, DATA, 3, Reason::DataInvalid, &words);
 }
 

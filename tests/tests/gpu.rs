@@ -200,7 +200,7 @@ fn a_run_that_holds_an_accelerator_can_be_told_to_compute_on_the_cpu() {
     let environment = [("PLUMBLINE_DEVICE", "cpu".to_owned())];
     let output = stage::run_to_any_end(&on_gpu(case.0), &case.1, &told, &environment);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    assert_eq!(text(&output.stderr).matches("computes on the CPU").count(), 1, "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr).matches("computing on the CPU").count(), 1, "{}", text(&output.stderr));
     assert_eq!(stage::Made::read(&told).metrics, on_cpu.metrics);
 }
 

@@ -218,7 +218,7 @@ fn superseded(pod: Pod) {
     pod.wake();
     let (result, output) = pod.end();
     assert_eq!(code(&output), i32::from(ExitCode::Failed.number()), "{}", text(&output.stderr));
-    assert!(result.message.contains("has taken it over; this process stops"), "{}", result.message);
+    assert!(result.message.contains("has taken the work directory over; this process stops"), "{}", result.message);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn a_replacement_that_was_cut_short_leaves_nothing_of_the_old_artifact_behind() 
     // Whoever needs it meanwhile is not given what is there in part.
     let mut reader = Fetch::new(store.environment().into());
     reader.start("s3://align/results/it");
-    reader.until("it waits", |reader| reader.log().contains("is being written"));
+    reader.until("it waits", |reader| reader.log().contains("is still being written"));
 
     run.environment = store.environment().into();
     well(run.start().end());

@@ -118,7 +118,7 @@ fn an_evaluation_that_cannot_be_made_is_refused_before_the_first_step_and_a_repa
         (prompts("form.jsonl", &format!("{turn}\n")), "chat template"),
         (prompts("rows.csv", "prompt\nOnce\n"), "rows.csv"),
         (prompts("empty.txt", "\n\n"), "empty.txt"),
-        (json!({"prompts": {"inline": [trained_on, "Once"]}}), "1 of 2 prompts were trained on"),
+        (json!({"prompts": {"inline": [trained_on, "Once"]}}), "1 of 2 prompts are training prompts too"),
         (json!({"lexicons": [{"name": "w", "uri": words}]}), "words.txt"),
         (judge(json!({"endpoint": null, "mode": "Pointwise", "lexicon": {"uri": words}})), "words.txt"),
         (judge(json!({"template": "{{ response_a }} {{ respons_b }}"})), "spec.evaluation.judge.template: line 1"),
@@ -282,8 +282,8 @@ fn answers_and_responses_serve_a_dataset_that_is_labelled_otherwise() {
     };
     let place = Place::new(&[dataset(&json!({"gates": {"minPairs": 25}}))]);
     let ended = place.run();
-    assert!(ended.code() == 2 && ended.said().contains("spec.gates.minPairs asks for 25 pairs"), "{}", ended.said());
-    assert!(ended.said().contains("12 prompts give 24 at most") && sim.requests().is_empty(), "{}", ended.said());
+    assert!(ended.code() == 2 && ended.said().contains("spec.gates.minPairs requires 25 pairs"), "{}", ended.said());
+    assert!(ended.said().contains("12 prompts yield at most 24") && sim.requests().is_empty(), "{}", ended.said());
 
     place.write(&[dataset(&json!({"gates": {"minPairs": 24}, "pairs": {"minConfidence": 0.9}}))]);
     assert_eq!(place.run().code(), 9);

@@ -119,7 +119,7 @@ fn a_judge_that_goes_by_the_order_is_no_evidence_of_a_win_rate() {
         let made = stage::run(&manifest, &inputs, root.path());
         let report = fs::read_to_string(made.artifact.join("report.json")).unwrap();
         let summary = read(&made.artifact.join("summary.json"));
-        (summary["conflicts"].as_f64(), report.contains("The judge goes by the order more than by the responses"))
+        (summary["conflicts"].as_f64(), report.contains("The judge follows the order more than the responses"))
     };
     assert_eq!(conflicts(false), (Some(0.0), false));
     assert_eq!(conflicts(true), (Some(6.0), true));

@@ -115,7 +115,7 @@ fn pairs_that_a_template_makes_equal_are_counted_and_none_is_learnt_from() {
     fs::write(place.path("pairs.jsonl"), lines(&records[..4])).unwrap();
     let ended = place.run();
     assert_eq!(ended.code(), 3, "{}", ended.said());
-    for word in ["pairs.jsonl", "no pair to learn from", "4 equal as tokens"] {
+    for word in ["pairs.jsonl", "no pair to train on", "4 equal as tokens"] {
         assert!(ended.said().contains(word), "expected `{word}`: {}", ended.said());
     }
 }

@@ -156,7 +156,7 @@ fn two_processes_in_one_work_folder_are_one_too_many_at_either_level() {
     first.wait().unwrap();
     let said = text(&second.stderr);
     assert_eq!(code(&second), 5, "{said}");
-    assert!(still_runs && said.contains("another process runs this stage"), "{said}");
+    assert!(still_runs && said.contains("another process is running this stage"), "{said}");
     assert!(said.contains(root.path().join("work").to_str().unwrap()), "{said}");
     assert!(!root.path().join("work/result.json").exists(), "the second one leaves nothing in the first one's folder");
 }

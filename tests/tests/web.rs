@@ -59,8 +59,8 @@ fn a_body_that_says_neither_its_length_nor_its_end_is_not_taken_for_whole() {
     let server = RawServer::start(Box::new(|_, _, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\na whole line\nand ha")
     }));
-    is_refused(&format!("{}/a.txt", server.address()), server.address(), &["neither how long", "/a.txt"]);
-    assert_eq!(server.requests(), 1, "asking again would not help");
+    is_refused(&format!("{}/a.txt", server.address()), server.address(), &["neither the length", "/a.txt"]);
+    assert_eq!(server.requests(), 1, "retrying would not help");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_file_that_is_announced_as_longer_than_any_is_refused_before_a_byte_is_writt
 fn a_server_sends_us_on_to_no_other_scheme_no_network_of_this_machine_and_not_for_ever() {
     for (to, words) in [
         ("ftp://127.0.0.1/a", "expected https://"),
-        ("http://169.254.169.254/latest/meta-data", "network of this machine"),
+        ("http://169.254.169.254/latest/meta-data", "private network"),
         ("/again", "more than 10 times"),
     ] {
         let server = RawServer::start(Box::new(move |_, _, stream| redirect(stream, to)));
@@ -130,7 +130,7 @@ fn a_listing_that_never_ends_or_names_impossible_files_is_a_fault_of_the_data_at
         let server = RawServer::start(Box::new(move |_, _, stream| {
             write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{listing}", listing.len())
         }));
-        is_refused("hf://org/tiny", server.address(), &["what the hub says of a repository"]);
+        is_refused("hf://org/tiny", server.address(), &["hub's description of a repository"]);
         assert_eq!(server.requests(), 1);
     }
 }

@@ -148,7 +148,7 @@ fn check(folder: &Path) -> Result<()> {
     for file in [TENSORS, STATE] {
         let path = folder.join(file);
         if !path.is_file() || sums.get(file) != Some(&checksum(&path)?) {
-            return Err(damaged(folder, file, "it is not what was written"));
+            return Err(damaged(folder, file, "its content differs from what was written"));
         }
     }
     Ok(())
@@ -156,8 +156,8 @@ fn check(folder: &Path) -> Result<()> {
 
 fn damaged(folder: &Path, file: &str, what: &str) -> Error {
     Error::Data(format!(
-        "{}: the checkpoint is damaged: {file}: {what}; move this folder elsewhere, and the run continues from the checkpoint \
-         before it, or from the start",
+        "{}: damaged checkpoint: {file}: {what}; move this directory away to resume from the previous checkpoint, or \
+         from scratch if there is none",
         folder.display()
     ))
 }

@@ -27,15 +27,15 @@ pub fn with_accelerators(accelerators: i64) -> Result<Device> {
         Wanted::Cpu => Ok(Device::Cpu),
         Wanted::CpuInstead => {
             tracing::warn!(
-                "{OVERRIDE}=cpu: this run computes on the CPU, and does not use the accelerators that it holds \
-                 (spec.compute.accelerators is {accelerators})"
+                "{OVERRIDE}=cpu: computing on the CPU; the accelerators of this run (spec.compute.accelerators is \
+                 {accelerators}) stay unused"
             );
             Ok(Device::Cpu)
         }
         Wanted::Gpu => gpu().map_err(|why| {
             Error::Config(format!(
-                "spec.compute.accelerators is {accelerators}: {why}; or set {OVERRIDE}=cpu (spec.compute.env) to compute on the \
-                 CPU all the same"
+                "spec.compute.accelerators is {accelerators}: {why}; or set {OVERRIDE}=cpu in spec.compute.env to \
+                 compute on the CPU anyway"
             ))
         }),
     }
@@ -53,13 +53,13 @@ enum Wanted {
 fn wanted(accelerators: i64, asked: Option<&str>) -> Result<Wanted> {
     match (accelerators, asked.unwrap_or_default()) {
         (_, other) if !matches!(other, "" | "cpu") => Err(Error::Config(format!(
-            "{OVERRIDE}: expected `cpu` or nothing, found `{other}`; a GPU is asked for by spec.compute.accelerators"
+            "{OVERRIDE}: expected `cpu` or no value, found `{other}`; to request a GPU, set spec.compute.accelerators"
         ))),
         (..=0, _) => Ok(Wanted::Cpu),
         (_, "cpu") => Ok(Wanted::CpuInstead),
         (1, _) => Ok(Wanted::Gpu),
         (more, _) => Err(Error::Config(format!(
-            "spec.compute.accelerators: expected 0 or 1, found {more}; a process computes on one accelerator"
+            "spec.compute.accelerators: expected 0 or 1, found {more}; a process uses at most one accelerator"
         ))),
     }
 }
@@ -70,20 +70,20 @@ fn gpu() -> Result<Device, String> {
         .map_err(|e| format!("this trainer has no CUDA ({e}); use the trainer image with CUDA (spec.compute.image)"))?;
     if !Cuda::is_available() {
         return Err(format!(
-            "there is no CUDA device ({}); a node needs NVIDIA's driver and container toolkit, and the pod that toolkit's \
-             runtime class where it is not the default (spec.compute.runtimeClassName)",
+            "no CUDA device found ({}); the node needs NVIDIA's driver and container toolkit, and the pod needs the \
+             toolkit's runtime class if it is not the default (spec.compute.runtimeClassName)",
             reason()
         ));
     }
     plumbline_torch::prefer_deterministic().map_err(|e| e.to_string())?;
-    tracing::info!(devices = Cuda::device_count(), "computes on CUDA device 0");
+    tracing::info!(devices = Cuda::device_count(), "computing on CUDA device 0");
     Ok(Device::Cuda(0))
 }
 
 /// CUDA's own words for why there is no device.
 fn reason() -> String {
     let Err(TchError::Torch(text)) = Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))) else {
-        return "CUDA counts none".into();
+        return "CUDA reports no device".into();
     };
     // What follows is advice for people who installed PyTorch, and libtorch's own stack.
     let line = text.lines().next().unwrap_or_default();

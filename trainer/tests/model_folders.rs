@@ -160,7 +160,7 @@ fn shards_that_contradict_each_other_or_are_missing_are_named() {
         Value::Null,
     ] {
         cut(&|_: &str| file.clone())
-            .refused(&["model.safetensors.index.json", "expected the name of a file of this folder"]);
+            .refused(&["model.safetensors.index.json", "expected the name of a file in this directory"]);
     }
     let empty = cut(&usual);
     fs::write(empty.at("model.safetensors.index.json"), "{\"weight_map\": {}}").unwrap();
@@ -218,7 +218,7 @@ fn a_weight_that_nothing_computes_with_is_refused_by_name() {
         let folder = Folder::new().weights(|weights| {
             weights.insert(name.clone(), tensor);
         });
-        let what = if name == "score.weight" { "a reward model" } else { "has no use for" };
+        let what = if name == "score.weight" { "a reward model" } else { "does not use" };
         folder.refused(&[&format!("the tensor '{name}'"), what]);
     }
     let biases = Folder::new().weights(|weights| {
@@ -268,7 +268,7 @@ fn a_weight_that_is_not_finite_is_refused_by_file_and_name() {
             let _ = weights.get_mut("model.layers.2.mlp.up_proj.weight").unwrap().get(3).get(5).fill_(value);
         });
         let words =
-            ["model.safetensors", "'model.layers.2.mlp.up_proj.weight'", "1 numbers that are not finite", "[3, 5]"];
+            ["model.safetensors", "'model.layers.2.mlp.up_proj.weight'", "1 values that are not finite", "[3, 5]"];
         broken.refused(&words);
         let reward = RewardModel::load(broken.0.path(), Precision::Float32, Device::Cpu);
         assert!(reward.is_err(), "a missing head or a broken weight");
@@ -290,7 +290,7 @@ fn a_reward_model_uses_its_head_and_nothing_else_beside_the_decoder() {
         })
     };
     assert!(said(&with("v_head.summary.weight", 1.0)).contains("'v_head.summary.weight'"));
-    assert!(said(&with("score.weight", f64::NAN)).contains("'score.weight' holds 96 numbers that are not finite"));
+    assert!(said(&with("score.weight", f64::NAN)).contains("'score.weight' has 96 values that are not finite"));
     assert!(said(&with("score.bias", 1.0)).contains("'score.bias'"));
 }
 

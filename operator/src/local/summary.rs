@@ -69,7 +69,7 @@ fn without_text(spec: &PreferenceDatasetSpec, count: &impl Fn(&str) -> i64) -> i
 fn reason(kind: Kind, count: &str) -> Option<String> {
     match (kind, count) {
         (Kind::PreferenceDataset, "ties") => Some("ties".into()),
-        (Kind::PreferenceDataset, "unsurePairs") => Some("less sure than minConfidence".into()),
+        (Kind::PreferenceDataset, "unsurePairs") => Some("below minConfidence".into()),
         (Kind::PreferenceDataset, "droppedPairs") => Some("dropped for a conflict".into()),
         (Kind::PreferenceDataset, "failedPairs") => Some("failed".into()),
         (Kind::PreferenceDataset, "similarPairs") => Some("too similar to compare".into()),
@@ -149,7 +149,7 @@ mod tests {
             [
                 "warning: rewardmodel/x: 20 of 24 records left out (2 equal as tokens, 18 too long)",
                 "warning: rewardmodel/x: in 13 of 24 the chat template changed a response",
-                "preferencedataset/x: 3 of 10 pairs left out (1 ties, 2 less sure than minConfidence)",
+                "preferencedataset/x: 3 of 10 pairs left out (1 ties, 2 below minConfidence)",
             ]
         );
         let candidates = left_out(&[

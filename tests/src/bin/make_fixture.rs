@@ -79,7 +79,7 @@ fn main() -> Result<()> {
     let trained = train(&work, &start, &texts)?;
     let held_out: Vec<&str> = state.held_out.iter().chain(&whale.held_out).copied().collect();
     let nats = held_out_loss(&trained, &held_out)?;
-    println!("held-out loss: {nats:.3} nats a token");
+    println!("held-out loss: {nats:.3} nats per token");
     publish(&work, &trained, &args.out.join("tiny"), nats)?;
     fs::remove_dir_all(&work)?;
     Ok(())

@@ -94,7 +94,7 @@ fn a_chain_from_and_to_a_bucket_makes_the_same_though_pods_are_lost_and_the_stor
         let selector = format!("plumbline.dev/name={name}");
         let logs = installed.kubectl(&["logs", "-l", &selector, "--all-containers", "--tail=-1"]);
         assert!(!logs.contains(SECRET_KEY), "{logs}");
-        assert!(logs.contains("is taken from the cache"), "{logs}");
+        assert!(logs.contains("taken from the cache"), "{logs}");
     }
     let models = installed.cached().into_iter().filter(|entry| entry.ends_with("-tiny")).count();
     assert_eq!(models, 1, "one pod has fetched the model for all: {:?}", installed.cached());

@@ -229,7 +229,7 @@ fn what_min_confidence_leaves_out_is_in_the_title_and_in_no_number_of_records() 
     assert_eq!(result.counts["train"] + result.counts["validation"], pairs);
     let title = &result.message;
     assert!(
-        title.starts_with(&format!("{pairs} records (")) && title.contains(&format!("{unsure} less sure")),
+        title.starts_with(&format!("{pairs} records (")) && title.contains(&format!("{unsure} below minConfidence")),
         "{title}"
     );
 }
@@ -247,7 +247,7 @@ fn a_judge_that_tells_nothing_fails_by_default_with_its_figures_and_may_be_let_t
         ),
         (
             elsewhere,
-            "spec.gates.minLabelMass is 0.01, and the judge gives its two answers a probability of 0.0010",
+            "spec.gates.minLabelMass is 0.01, but the judge gives its two answers a total probability of only 0.0010",
             json!({"minLabelMass": 0}),
         ),
     ] {
@@ -277,7 +277,7 @@ fn a_dataset_without_one_label_says_what_became_of_the_pairs_and_of_the_question
     for words in ["210 with a question that has no verdict", "210 x the judge refuses to answer"] {
         assert!(error.contains(words), "{words} is not in: {error}");
     }
-    assert!(!error.contains("ties") && !error.contains("less sure"), "{error}");
+    assert!(!error.contains("ties") && !error.contains("below minConfidence"), "{error}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_body_that_trickles_is_given_up_after_the_timeout() {
     let (data, journal, begin) = (planted(4), temp(), Instant::now());
     let limits = json!({"limits": {"concurrency": 4, "maxAttempts": 1, "timeoutSeconds": 1}});
     let error = ask(sim.url(), &limits, &data, &Order::default(), journal.path()).unwrap_err();
-    assert!(matches!(&error, Error::JudgeUnavailable(why) if why.contains("no answer in time")), "{error}");
+    assert!(matches!(&error, Error::JudgeUnavailable(why) if why.contains("no reply in time")), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 

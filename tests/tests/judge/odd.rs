@@ -160,7 +160,7 @@ fn a_useless_judge_is_stopped_after_eight_replies_with_the_cause_and_one_of_them
         (&log_probs, after_sampling, &["8 x every log-probability is 0 or -9999"]),
         (&log_probs, one_alternative, &["8 x every log-probability is 0 or -9999"]),
         (&log_probs, tokens(|e| e["logprob"] = json!(5.0)), &["8 x the log-probabilities are above 0"]),
-        (&log_probs, nan, &["8 x the log-probabilities are above 0, sum to more than 1 or are no numbers"]),
+        (&log_probs, nan, &["8 x the log-probabilities are above 0, sum to more than 1 or are not numbers"]),
         (&log_probs, tokens(|e| e["token"] = "token_id:362".into()), &["8 x the server writes tokens as ids"]),
         (&log_probs, tokens(|e| e["token"] = "The".into()), &["8 x neither answer is among the likely tokens"]),
         (&log_probs, thinking, &["8 x the log-probabilities are those of reasoning"]),
@@ -172,7 +172,7 @@ fn a_useless_judge_is_stopped_after_eight_replies_with_the_cause_and_one_of_them
         for word in [&["spec.judges[0]", sim.url()], words].concat() {
             assert!(said.contains(word), "expected `{word}` in: {said}");
         }
-        assert!(!said.contains("a tie") && !said.contains("less sure"), "{said}");
+        assert!(!said.contains("a tie") && !said.contains("below minConfidence"), "{said}");
         assert_eq!(sim.answered(), 8, "eight answers are paid for, of {words:?}");
     }
 }

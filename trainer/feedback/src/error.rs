@@ -89,8 +89,8 @@ impl Error {
     pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let advice = match error.kind() {
-            StorageFull | QuotaExceeded => "; free space there and run it again: it resumes",
-            PermissionDenied | ReadOnlyFilesystem => "; check owner, permissions and how it is mounted",
+            StorageFull | QuotaExceeded => "; free some space and run again to resume",
+            PermissionDenied | ReadOnlyFilesystem => "; check its owner, permissions and mount",
             _ => "",
         };
         Self::Disk(format!("{}: {error}{advice}", path.display()))

@@ -94,11 +94,11 @@ pub fn hold(folder: &Path) -> Result<File> {
     match held.try_lock() {
         Ok(()) => Ok(held),
         Err(TryLockError::WouldBlock) => Err(Error::Store(format!(
-            "{}: another process runs this stage in the same work folder; wait for it, or stop it",
+            "{}: another process is running this stage in the same work directory; wait for it, or stop it",
             folder.display()
         ))),
         Err(TryLockError::Error(e)) => {
-            tracing::warn!("{}: {e}; another process in the same folder would not be noticed", path.display());
+            tracing::warn!("{}: {e}; another process in the same directory would go unnoticed", path.display());
             Ok(held)
         }
     }
@@ -118,7 +118,7 @@ pub fn check_output(output: &Path) -> Result<()> {
     });
     made.and_then(|()| fs::remove_dir(&probe)).map_err(|e| {
         Error::Config(format!(
-            "spec.output.uri: expected that {} can be written, found {}: {e}; change its permissions, or choose another folder",
+            "spec.output.uri: cannot write {}: {}: {e}; change its permissions, or choose another directory",
             output.display(),
             parent.display()
         ))

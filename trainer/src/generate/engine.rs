@@ -148,7 +148,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
     pub fn submit(&mut self, mut job: Job) -> Result<JobId> {
         let (len, most) = (job.tokens.len(), self.limits.max_context);
         if len == 0 {
-            return Err(Error::Data("expected a prompt of at least one token, found an empty one".into()));
+            return Err(Error::Data("expected a prompt of at least one token, found an empty prompt".into()));
         }
         if len >= most {
             return Err(Error::Data(format!(

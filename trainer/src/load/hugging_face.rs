@@ -112,7 +112,8 @@ impl ModelFolder {
         if decoder.lm_head.is_some() && self.config.tie_word_embeddings {
             tracing::warn!(
                 folder = %self.path.display(),
-                "config.json ties lm_head.weight to the embedding, and it holds other numbers: they are used, as transformers does"
+                "config.json ties lm_head.weight to the embedding, but the file has different values for it; they are \
+                 used, as in transformers"
             );
             // What is written of this model is a model whose head is its own.
             decoder.config.tie_word_embeddings = false;
@@ -245,12 +246,13 @@ impl<'a> Reader<'a> {
         }
         if names.contains(&SCORE) {
             return Err(Error::Data(format!(
-                "{}: a reward model (it has the tensor '{SCORE}'), where a model that writes text is needed",
+                "{}: expected a language model, found a reward model (it has the tensor '{SCORE}')",
                 self.folder.path.display()
             )));
         }
         Err(Error::Data(format!(
-            "{}: the model that config.json describes has no use for {}; without them it would compute something else: take the folder of a model that is supported, or remove what does not belong to it",
+            "{}: the model that config.json describes does not use {}; ignoring them would change what it computes: \
+             use the directory of a supported model, or remove the tensors that do not belong to it",
             self.folder.path.display(),
             named(&names)
         )))
@@ -299,7 +301,8 @@ fn refuse_adapter(path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::Data(format!(
-        "{}: {} says that this is an adapter of another model; expected the folder of a whole model: merge the adapter into its base model with PEFT",
+        "{}: expected a complete model, found an adapter of another model (it has {}); merge the adapter into its \
+         base model with PEFT",
         path.display(),
         peft::CONFIG
     )))
@@ -337,7 +340,7 @@ fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
     let (single, index) = (path.join(WEIGHTS), path.join(INDEX));
     if single.exists() {
         if index.exists() {
-            tracing::warn!(folder = %path.display(), "{WEIGHTS} is read and {INDEX} is not, as transformers does");
+            tracing::warn!(folder = %path.display(), "reading {WEIGHTS} and ignoring {INDEX}, as transformers does");
         }
         return Ok(vec![single]);
     }
@@ -345,7 +348,8 @@ fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
         return shards(path, &index);
     }
     Err(Error::Data(format!(
-        "{}: No such file; expected the weights there, or in shards with {INDEX} beside it; other formats are not read",
+        "{}: No such file; expected the weights there, or in shards that {INDEX} lists; other formats are not \
+         supported",
         single.display()
     )))
 }
@@ -361,7 +365,7 @@ fn shards(path: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     for (weight, file) in map {
         let name = file.as_str().filter(|name| is_file_name(name)).ok_or_else(|| {
             Error::Data(format!(
-                "{}: expected the name of a file of this folder for '{weight}', found {file}",
+                "{}: expected the name of a file in this directory for '{weight}', found {file}",
                 index.display()
             ))
         })?;

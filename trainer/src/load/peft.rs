@@ -52,7 +52,7 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     match left_over.first() {
         None => Ok(()),
         Some(name) => Err(Error::Data(format!(
-            "{}: '{name}' and {} more tensors belong to no projection that {CONFIG} names",
+            "{}: '{name}' and {} more tensors match no projection that {CONFIG} names",
             file.path().display(),
             left_over.len() - 1
         ))),
@@ -114,7 +114,7 @@ impl PeftConfig {
             };
             if !computed {
                 return Err(format!(
-                    "`{key}` is {value}, which is not computed here; merge the adapter into its base model with PEFT"
+                    "`{key}` is {value}, which is not supported; merge the adapter into its base model with PEFT"
                 ));
             }
         }
@@ -327,7 +327,7 @@ mod tests {
             ("target_modules", json!(["q_proj", "v_proj"]), "v_proj.lora_A.weight' is missing"),
             ("layers_to_transform", json!(1), "layers.0.self_attn.q_proj.lora_A.weight' and 1 more tensors"),
             ("target_modules", json!(["k_proj"]), "k_proj.lora_A.weight' is missing"),
-            ("r", json!(3), "q_proj.lora_A.weight' has shape [2, 16] where [3, 16]"),
+            ("r", json!(3), "q_proj.lora_A.weight' has shape [2, 16]; expected [3, 16]"),
         ] {
             let said = refusal(key, value);
             assert!(said.contains(WEIGHTS) && said.contains(expected), "{said}");

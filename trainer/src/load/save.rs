@@ -52,7 +52,7 @@ fn fitting(weights: &BTreeMap<String, Tensor>, kind: Kind) -> Kind {
         Some((name, _)) => {
             tracing::warn!(
                 name,
-                "a weight is beyond {LARGEST_HALF}, the largest of float16: the model is saved in float32"
+                "a weight exceeds {LARGEST_HALF}, the maximum of float16: saving the model in float32"
             );
             Kind::Float
         }

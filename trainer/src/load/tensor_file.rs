@@ -36,7 +36,10 @@ impl TensorFile {
             return Err(Error::Data(format!("{}: {what}", path.display())));
         }
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::Data(format!("{}: not a whole safetensors file: {e}; fetch or make it again", path.display()))
+            Error::Data(format!(
+                "{}: not a complete safetensors file: {e}; download or create it again",
+                path.display()
+            ))
         })?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self { path: path.to_owned(), data: size_of::<u64>() + header, map, tensors })
@@ -61,7 +64,7 @@ impl TensorFile {
         kind_of(dtype).filter(|kind| is_float(*kind)).ok_or_else(|| {
             self.wrong(
                 name,
-                &format!("holds {dtype} where weights are F32, F16 or BF16; quantised weights are not read"),
+                &format!("has dtype {dtype}; expected F32, F16 or BF16 (quantised weights are not supported)"),
             )
         })
     }
@@ -76,7 +79,7 @@ impl TensorFile {
         let stored = self.weight_kind(name)?;
         let found = &self.info(name)?.shape;
         if !found.iter().map(|n| i64::try_from(*n)).eq(shape.iter().map(|n| Ok(*n))) {
-            return Err(self.wrong(name, &format!("has shape {found:?} where {shape:?} is expected")));
+            return Err(self.wrong(name, &format!("has shape {found:?}; expected {shape:?}")));
         }
         let tensor = Tensor::f_from_data_size(self.bytes(name)?, shape, stored).map_err(of_torch)?;
         let tensor = if stored == kind { tensor } else { tensor.to_kind(kind) };
@@ -84,7 +87,10 @@ impl TensorFile {
             None => Ok(tensor),
             Some((count, first)) => Err(self.wrong(
                 name,
-                &format!("holds {count} numbers that are not finite, the first at {first:?}; the file is damaged, or the model diverged when it was trained"),
+                &format!(
+                    "has {count} values that are not finite, the first at {first:?}; the file is damaged, or \
+                          training diverged"
+                ),
             )),
         }
     }
@@ -93,14 +99,20 @@ impl TensorFile {
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let (start, end) = self.info(name)?.data_offsets;
         // The header was checked against the file's length.
-        self.map.get(self.data + start..self.data + end).ok_or_else(|| self.wrong(name, "lies outside the file"))
+        self.map.get(self.data + start..self.data + end).ok_or_else(|| {
+            self.wrong(
+                name,
+                "extends beyond the end of \
+                                                                                         the file",
+            )
+        })
     }
 
     /// Every tensor, in the kind it is stored in.
     fn all(&self) -> Result<BTreeMap<String, Tensor>> {
         let read = |(name, info): (&String, &TensorInfo)| {
             let kind = kind_of(info.dtype)
-                .ok_or_else(|| self.wrong(name, &format!("has dtype {}, which is not read", info.dtype)))?;
+                .ok_or_else(|| self.wrong(name, &format!("has dtype {}, which is not supported", info.dtype)))?;
             let shape = info.shape.iter().map(|n| i64::try_from(*n)).collect::<Result<Vec<_>, _>>();
             let numbers = shape.as_ref().ok().and_then(|s| s.iter().try_fold(1i64, |n, d| n.checked_mul(*d)));
             let (Ok(shape), Some(_)) = (shape, numbers) else {
@@ -158,7 +170,7 @@ pub(super) fn write_in_kinds<'a>(
     let saved = tensors
         .map(|(name, tensor, kind)| {
             let (dtype, size) = dtype_of(kind)
-                .ok_or_else(|| Error::Failed(format!("'{name}': tensors of kind {kind:?} are not saved")))?;
+                .ok_or_else(|| Error::Failed(format!("'{name}': tensors of type {kind:?} cannot be saved")))?;
             let shape = tensor.size().iter().map(|&n| n as usize).collect();
             Ok((name, Saved { tensor, kind, dtype, shape, bytes: tensor.numel() * size }))
         })
@@ -265,7 +277,7 @@ mod tests {
                     let said = error.to_string();
                     assert!(
                         said.contains(
-                            "w.safetensors: tensor 'w' holds 5 numbers that are not finite, the first at [1, 0]"
+                            "w.safetensors: tensor 'w' has 5 values that are not finite, the first at [1, 0]"
                         ),
                         "{said}"
                     );
@@ -281,7 +293,7 @@ mod tests {
         for kind in [Kind::Int64, Kind::Uint8] {
             write_safetensors(&path, &[("w".to_owned(), Tensor::ones([2], (kind, Device::Cpu)))].into()).unwrap();
             let said = TensorFile::open(&path).unwrap().weight("w", &[2], Kind::Float).unwrap_err().to_string();
-            assert!(said.contains("where weights are F32, F16 or BF16"), "{said}");
+            assert!(said.contains("expected F32, F16 or BF16"), "{said}");
         }
     }
 }

@@ -185,7 +185,9 @@ fn refuse_sliding_window(keys: &Keys, mistral: bool, context: i64) -> Result<()>
         Some(window) if window < context => Err(keys.not_computed("sliding_window", &window.into())),
         None if mistral && keys.get("sliding_window").is_none() && MISTRAL_WINDOW < context => {
             Err(Error::Config(format!(
-                "config.json: `sliding_window` is absent, which means {MISTRAL_WINDOW} in this family, and `max_position_embeddings` is {context}; the decoder does not compute sliding windows: say null if the model has none"
+                "config.json: `sliding_window` is absent, which means {MISTRAL_WINDOW} in this family, and \
+                 `max_position_embeddings` is {context}; the decoder does not support sliding windows: set it to null \
+                 if the model has none"
             )))
         }
         _ => Ok(()),

@@ -37,7 +37,7 @@ pub(super) fn meet(info: &RankInfo, run: String) -> Result<Group> {
     let begun = Instant::now();
     let (own, listener) = own_address(info, begun)?;
     let RankInfo { rank, size, host, port, .. } = info.clone();
-    tracing::info!(rank, size, host, port, %own, "waits for the other ranks");
+    tracing::info!(rank, size, host, port, %own, "waiting for the other ranks");
     let (sender, receiver) = channel();
     let patience = PATIENCE.saturating_sub(begun.elapsed());
     // The wait itself cannot be interrupted.
@@ -51,7 +51,9 @@ pub(super) fn meet(info: &RankInfo, run: String) -> Result<Group> {
         match receiver.recv_timeout(PAUSE) {
             Ok(group) => return group.map_err(|e| not_met(info, begun, &e.to_string())),
             Err(RecvTimeoutError::Timeout) => pause_allowed()?,
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::Failed("the wait for other ranks ended".into())),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Failed("stopped waiting for the other ranks".into()));
+            }
         }
     }
 }
@@ -127,7 +129,7 @@ fn unspecified(like: SocketAddr) -> IpAddr {
 
 fn resolve(info: &RankInfo) -> io::Result<SocketAddr> {
     let mut found = (info.host.as_str(), info.port).to_socket_addrs()?;
-    found.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address"))
+    found.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the host name does not resolve"))
 }
 
 /// Waiting is no standing still, and ends when the process is asked to stop.
@@ -138,8 +140,8 @@ fn pause_allowed() -> Result<()> {
 
 fn not_met(info: &RankInfo, begun: Instant, why: &str) -> Error {
     Error::PeerLost(format!(
-        "rank {} of {}: the ranks have not met at {}:{}, after {} s: {why}; look for a pod that does not start, or a network \
-         that does not let pods reach each other",
+        "rank {} of {}: the ranks did not all connect to {}:{} within {} s: {why}; look for a pod that does not \
+         start, or a network policy that blocks traffic between pods",
         info.rank,
         info.size,
         info.host,

@@ -60,7 +60,7 @@ impl Ranks {
         for other in &inputs[1..] {
             if let Some((of_first, _)) = inputs[0].iter().zip(other).find(|(a, b)| a != b) {
                 return Err(Error::Data(format!(
-                    "spec.{}: expected the same input on all ranks, found different ones; where it is fetched, name a \
+                    "spec.{}: expected the same input on all ranks, found different ones; if it is fetched, pin a \
                      revision",
                     of_first.role
                 )));
@@ -70,7 +70,7 @@ impl Ranks {
         if let Some(began) = ranks.broadcast(ranks.is_first().then(clock::now))? {
             clock::set(began);
         }
-        tracing::info!(rank = info.rank, size = info.size, "all ranks are here");
+        tracing::info!(rank = info.rank, size = info.size, "all ranks are connected");
         Ok(ranks)
     }
 
@@ -190,7 +190,7 @@ impl Ranks {
                 .unwrap_or("its parameters")
                 .to_owned()
         } else {
-            format!("step {} where rank 0 is at {}", theirs.0, first.0)
+            format!("it is at step {}, rank 0 at {}", theirs.0, first.0)
         };
         Err(Error::Failed(format!(
             "expected the same weights on all {} ranks, found a different {what} on rank {other} at step {step}; the ranks must \

@@ -59,7 +59,7 @@ impl RankInfo {
 }
 
 fn wrong(name: &str, expected: &str, found: &str) -> Error {
-    Error::Config(format!("environment variable {name}: expected {expected}, found {found}; correct it"))
+    Error::Config(format!("environment variable {name}: expected {expected}, found {found}"))
 }
 
 #[cfg(test)]

@@ -83,6 +83,6 @@ impl Reading {
     /// Waits until a body of that length may be understood; for as long as what is returned is kept, it may.
     pub(super) async fn turn(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let queue = if bytes > SHORT_BYTES { &self.long } else { &self.short };
-        Arc::clone(queue).acquire_owned().await.map_err(|_| ApiError::internal("the server is about to end"))
+        Arc::clone(queue).acquire_owned().await.map_err(|_| ApiError::internal("the server is shutting down"))
     }
 }

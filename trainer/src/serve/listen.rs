@@ -91,7 +91,7 @@ pub(super) async fn serve(
         let (stream, peer): (_, SocketAddr) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("a connection was not accepted: {error}");
+                tracing::warn!("failed to accept a connection: {error}");
                 tokio::time::sleep(RECOVERY).await;
                 continue;
             }
@@ -167,7 +167,7 @@ async fn connection(
         }
     };
     if let Some(error) = broken {
-        tracing::debug!("a connection broke: {error}");
+        tracing::debug!("connection error: {error}");
     }
     with(&all, |all| all.remove(id));
 }

@@ -41,12 +41,12 @@ impl Metrics {
         let batches = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0].to_vec();
         let metrics = Self {
             requests: IntCounterVec::new(
-                Opts::new("requests_total", "Requests by route and status code; 499: the client left."),
+                Opts::new("requests_total", "Requests by route and status code; 499: the client disconnected."),
                 &["route", "code"],
             )?,
             refused_connections: IntCounter::new(
                 "connections_refused_total",
-                "Connections that were closed because there were too many: new ones, or such as were silent for long.",
+                "Connections closed because too many were open: new ones, or those idle for the longest time.",
             )?,
             seconds: HistogramVec::new(
                 HistogramOpts::new(
@@ -57,23 +57,27 @@ impl Metrics {
                 &["route"],
             )?,
             first_token: Histogram::with_opts(
-                HistogramOpts::new("first_token_seconds", "Seconds from queueing to a sequence's first token.")
+                HistogramOpts::new("first_token_seconds", "Seconds from queueing a sequence to its first token.")
                     .buckets(seconds.clone()),
             )?,
             step: Histogram::with_opts(
-                HistogramOpts::new("step_seconds", "Seconds of a step: prefill, and one token for each sequence.")
-                    .buckets(seconds),
+                HistogramOpts::new(
+                    "step_seconds",
+                    "Duration of a step in seconds: prefill, and one token for each \
+                                                    sequence.",
+                )
+                .buckets(seconds),
             )?,
             batch: Histogram::with_opts(
-                HistogramOpts::new("batch_size", "Sequences that a step sampled together.").buckets(batches),
+                HistogramOpts::new("batch_size", "Sequences sampled together in one step.").buckets(batches),
             )?,
             waiting: IntGauge::new("sequences_waiting", "Sequences in the queue.")?,
             active: IntGauge::new("sequences_active", "Sequences being sampled.")?,
-            prompt_tokens: IntCounter::new("prompt_tokens_total", "Tokens of prompts.")?,
-            completion_tokens: IntCounter::new("completion_tokens_total", "Tokens sampled.")?,
+            prompt_tokens: IntCounter::new("prompt_tokens_total", "Prompt tokens.")?,
+            completion_tokens: IntCounter::new("completion_tokens_total", "Sampled tokens.")?,
             reused_tokens: IntCounter::new(
                 "prefix_tokens_reused_total",
-                "Tokens of prompts that were not computed, because they stood at the beginning of another prompt too.",
+                "Prompt tokens that were not computed because another prompt has the same prefix.",
             )?,
             seen: Mutex::default(),
             registry,

@@ -230,10 +230,8 @@ fn check_tokens(tokens: &[i64], index: usize, shape: Shape, param: &str) -> Resu
     match tokens.iter().find(|t| **t < 0 || **t >= shape.vocabulary as i64) {
         None => Ok(()),
         Some(token) => {
-            let message = format!(
-                "`{param}`: token {token} of prompt {index} is outside of the vocabulary of {}",
-                shape.vocabulary
-            );
+            let message =
+                format!("`{param}`: token {token} of prompt {index} is outside the vocabulary of {}", shape.vocabulary);
             Err(ApiError::invalid(param, message))
         }
     }

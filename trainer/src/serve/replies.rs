@@ -35,7 +35,7 @@ impl Pending {
         match self.updates.recv().await {
             Some(Ok(update)) => Ok(update),
             Some(Err(error)) => Err(ApiError::internal(error.to_string())),
-            None => Err(ApiError::internal("the server ended before the reply did")),
+            None => Err(ApiError::internal("the server stopped before the reply was complete")),
         }
     }
 }

@@ -158,7 +158,7 @@ async fn chat(
 fn time(headers: &HeaderMap) -> Result<DateTime, ApiError> {
     let Some(value) = headers.get(clock::HEADER) else { return Ok(clock::wall()) };
     value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        let message = format!("the header `{}` must be a time as 2026-02-03T04:05:06", clock::HEADER);
+        let message = format!("the header `{}` must be a time such as 2026-02-03T04:05:06", clock::HEADER);
         ApiError::invalid(clock::HEADER, message)
     })
 }
@@ -226,7 +226,7 @@ fn submit(
     let work = Work { jobs, stop, tokens_wanted, reply, permit, queued: Instant::now() };
     app.work
         .send(Message::Work(work))
-        .map_err(|_| ApiError::internal("the model has failed; the server is about to end"))?;
+        .map_err(|_| ApiError::internal("the model failed; the server is shutting down"))?;
     Ok(updates)
 }
 

@@ -89,10 +89,10 @@ where
         } => result,
     };
 
-    tracing::info!("stops accepting requests");
+    tracing::info!("no longer accepting requests");
     let _ = close.send(());
     if !http.await.unwrap_or(false) {
-        tracing::warn!("requests did not end within {} s and are dropped", drain.as_secs());
+        tracing::warn!("dropping requests that did not finish within {} s", drain.as_secs());
     }
     let _ = work.send(Message::Stop);
     if !ended.is_terminated() {

@@ -60,7 +60,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         && manifest.inputs == [input.clone()]
         && written_type(out).as_deref() == Some(args.dtype.name())
     {
-        tracing::info!(folder = %out.display(), digest = manifest.digest, "this model is already there");
+        tracing::info!(folder = %out.display(), digest = manifest.digest, "this model has already been imported");
         return Ok(());
     }
 
@@ -136,21 +136,22 @@ fn existing(out: &Path) -> Result<Option<Manifest>> {
     match artifact::verify(out) {
         Ok(manifest) if manifest.kind == KIND => Ok(Some(manifest)),
         Ok(manifest) => Err(Error::Config(format!(
-            "{}: holds the {} {}, which an import would replace; name another --out",
+            "{}: contains the {} {}, which the import would replace; choose another --out",
             out.display(),
             manifest.kind,
             manifest.name
         ))),
         Err(ArtifactError::Incomplete { .. }) if is_absent_or_empty(out) => Ok(None),
         Err(ArtifactError::Incomplete { .. }) => Err(Error::Config(format!(
-            "{}: is there and was not written by an import, which would replace it; name another --out",
+            "{}: already exists and was not written by an import, which would replace it; choose another --out",
             out.display()
         ))),
         // A damaged model is made again. What else is there was put there by somebody, and would be lost.
         Err(ArtifactError::Altered { path, file, what }) => match artifact::read_manifest(&path)? {
             manifest if manifest.kind == KIND && manifest.files.iter().any(|f| f.path == file) => Ok(None),
             manifest => Err(Error::Config(format!(
-                "{}: holds the {} {}, in which {file} {what}; an import would replace all of it; name another --out, or remove it",
+                "{}: contains the {} {}, in which {file} {what}; the import would replace all of it: choose another \
+                 --out, or remove it",
                 out.display(),
                 manifest.kind,
                 manifest.name
@@ -173,7 +174,9 @@ fn written_type(out: &Path) -> Option<String> {
 }
 
 fn folder_name(out: &Path) -> Result<String> {
-    let name = out.file_name().ok_or_else(|| Error::Config(format!("--out {}: name a folder", out.display())))?;
+    let name = out
+        .file_name()
+        .ok_or_else(|| Error::Config(format!("--out {}: expected the name of a directory", out.display())))?;
     Ok(name.to_string_lossy().into_owned())
 }
 
@@ -210,7 +213,7 @@ fn write_file(path: &Path, gguf: &GgufFile, tensors: &[&llama::Tensor], dtype: W
         let bytes = dtype.bytes(&values).ok_or_else(|| {
             let (name, largest) = (&tensor.source.name, dtype.largest());
             Error::Data(format!(
-                "tensor {name} has values beyond {largest}, the largest of {}; use a wider --dtype",
+                "tensor {name} has values beyond {largest}, the maximum of {}; use a wider --dtype",
                 dtype.name()
             ))
         })?;
@@ -328,7 +331,7 @@ mod tests {
         fs::create_dir(&out).unwrap();
         fs::write(out.join("thesis.txt"), "years of work").unwrap();
         let error = import(root.path(), tiny(), WeightType::Float32).1.unwrap_err();
-        assert!(matches!(&error, Error::Config(m) if m.contains("name another --out")), "{error}");
+        assert!(matches!(&error, Error::Config(m) if m.contains("choose another --out")), "{error}");
         assert!(out.join("thesis.txt").exists());
         // Nor is what somebody put into a model, nor another artifact that has such a file.
         fs::remove_dir_all(&out).unwrap();

@@ -58,7 +58,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 
     let ids = tokenizer.encode(&args.text)?;
     if ids.is_empty() {
-        return Err(Error::Config("--text has no token; give a text".into()));
+        return Err(Error::Config("--text: expected at least one token, found none".into()));
     }
     if ids.len() as i64 > c.max_position_embeddings {
         return Err(Error::Config(format!(
@@ -70,7 +70,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let logits = if folder.has_score() { score(args, &ids)? } else { next_token(args, &folder, &tokenizer, &ids)? };
     if let Some((count, first)) = not_finite(&logits) {
         return Err(Error::Data(format!(
-            "{}: the model computes {count} numbers that are not finite, the first at {first:?}; its weights are too large for what config.json says",
+            "{}: the model computes {count} values that are not finite, the first at {first:?}; its weights do not \
+             match its config.json",
             args.model.display()
         )));
     }
@@ -112,7 +113,7 @@ fn next_token(args: &InspectArgs, folder: &ModelFolder, tokenizer: &Tokenizer, i
 fn score(args: &InspectArgs, ids: &[i64]) -> Result<Tensor> {
     if args.adapter.is_some() {
         return Err(Error::Config(format!(
-            "--adapter: {} is a reward model, whose adapter is part of it; leave --adapter out",
+            "--adapter: {} is a reward model, which contains its adapter; omit --adapter",
             args.model.display()
         )));
     }

@@ -148,7 +148,7 @@ fn make(
 
     let failed = dataset::failed_gates(&spec.gates, &audit, records.len() as i64);
     if !failed.is_empty() {
-        return Err(Error::Gate(format!("{}. The report is in the work folder, below staging", failed.join("; "))));
+        return Err(Error::Gate(format!("{}. The report is in staging/ of the work directory", failed.join("; "))));
     }
     if records.is_empty() {
         return Err(Error::Data(summary::nothing_labelled(&audit, &judged, &counts)));
@@ -190,7 +190,7 @@ fn spec(document: &RunDocument) -> Result<&PreferenceDatasetSpec> {
 }
 
 fn generator(spec: &PreferenceDatasetSpec) -> Result<&Generator> {
-    let missing = || Error::Config("spec.generator: expected the model that writes the responses".into());
+    let missing = || Error::Config("spec.generator: expected the model that generates the responses".into());
     spec.generator.as_ref().filter(|g| g.model.is_some()).ok_or_else(missing)
 }
 
@@ -212,7 +212,8 @@ fn check_gates(spec: &PreferenceDatasetSpec, generator: &Generator, prompts: i64
     let most = prompts * of_prompt.min(spec.pairs.per_prompt);
     match spec.gates.min_pairs.filter(|&least| least > most) {
         Some(least) => Err(Error::Config(format!(
-            "spec.gates.minPairs asks for {least} pairs, and {prompts} prompts give {most} at most; lower it, or raise spec.pairs.perPrompt or the number of prompts"
+            "spec.gates.minPairs requires {least} pairs, but {prompts} prompts yield at most {most}; lower it, or \
+             raise spec.pairs.perPrompt or the number of prompts"
         ))),
         None => Ok(()),
     }
@@ -305,7 +306,7 @@ fn counts(
 fn headline(audit: &Audit, counts: &BTreeMap<String, i64>, runtime: &JudgeRuntime) -> String {
     let n = |name: &str| counts.get(name).copied().unwrap_or_default();
     let left_out = [
-        (n("unsure_pairs"), "less sure"),
+        (n("unsure_pairs"), "below minConfidence"),
         (n("ties"), "ties"),
         (n("dropped_pairs"), "dropped"),
         (n("failed_pairs"), "without a verdict"),
@@ -341,7 +342,7 @@ fn describe(
     report.fact(
         "Responses",
         format!(
-            "{} a prompt from {}, temperature {}, top-p {}, top-k {}, at most {} tokens, seed {}",
+            "{} per prompt from {}, temperature {}, top-p {}, top-k {}, at most {} tokens, seed {}",
             generator.responses_per_prompt,
             generator.model.as_ref().map_or("", |m| m.uri.as_str()),
             sampling.temperature,
@@ -372,8 +373,8 @@ fn describe(
         report.fact("Asked with", told.into_iter().collect::<Vec<_>>().join("; "));
     }
     if judged.implausible > 0 {
-        let text = "replies whose count of tokens cannot be; what they cost at most is charged in its place";
-        report.fact("Usage not believed", format!("{} {text}", judged.implausible));
+        let text = "replies with an impossible token count; the most that they can cost is charged instead";
+        report.fact("Implausible usage", format!("{} {text}", judged.implausible));
     }
     if let Some(amount) = &judged.cost.amount {
         let currency = judged.cost.currency.as_deref().unwrap_or_default();
@@ -383,8 +384,8 @@ fn describe(
     if digest("judges[0].model").is_some() && digest("judges[0].model") == digest("generator.model") {
         report.sections.push(Section::Notice {
             title: "Judge and generator are the same model".into(),
-            text: "The judge has the weights of the model that wrote the responses. It may prefer what it would have \
-                   written itself; measure the result with a judge of another family, or without one."
+            text: "The judge has the same weights as the model that wrote the responses, and may prefer what it would \
+                   have written itself. Measure the result with a judge of another family, or without a judge."
                 .into(),
         });
     }

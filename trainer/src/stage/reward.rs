@@ -76,7 +76,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     };
     train(&task, &data.train.groups, &params, &spec.training, &mut io)?;
     if !ranks.finish()? {
-        return Ok(StageResult::new(Reason::Completed, "trained its share"));
+        return Ok(StageResult::new(Reason::Completed, "this rank has finished training"));
     }
 
     progress.stage("Saving", 1);
@@ -133,7 +133,9 @@ impl Data {
         data.train.enough(&path, longest)?;
         if data.validation.pairs.is_empty() && !validation.is_empty() {
             return Err(Error::Data(format!(
-                "{}: no pair of the validation split to measure on: {} left out, where too long is more than {longest} tokens (spec.training.maxLength, or the model's context); raise spec.training.maxLength, or give other pairs",
+                "{}: no pair of the validation split can be used: {} left out, where too long means more than \
+                 {longest} tokens (spec.training.maxLength, or the model's context); raise spec.training.maxLength, \
+                 or provide other pairs",
                 path.display(),
                 data.validation.left_out.words()
             )));
@@ -149,7 +151,9 @@ impl Data {
         ];
         match gates.iter().find(|(_, is_set)| *is_set && self.validation.pairs.is_empty()) {
             Some((gate, _)) => Err(Error::Data(format!(
-                "spec.gates.{gate} is measured on held-out pairs, and the data has no validation split; keep prompts out (a larger spec.prompts.validationFraction of the PreferenceDataset, more prompts, or a folder with a validation split), or leave the gate out"
+                "spec.gates.{gate} is measured on held-out pairs, but the data has no validation split; hold prompts \
+                 out (a larger spec.prompts.validationFraction of the PreferenceDataset, more prompts, or a directory \
+                 with a validation split), or omit the gate"
             ))),
             None => Ok(()),
         }
@@ -246,7 +250,8 @@ impl Reference {
         for (number, Text { text, label, .. }) in (1..).zip(texts::read(&path)?) {
             let Some(label) = label else {
                 return Err(Error::Data(format!(
-                    "{}: expected a number as `label` in every record, found none in record {number}; add it, or leave the record out",
+                    "{}: expected a number as `label` in every record, found none in record {number}; add it, or \
+                     remove the record",
                     path.display()
                 )));
             };
@@ -254,7 +259,8 @@ impl Reference {
             if !(1..=longest).contains(&tokens.len()) {
                 let start: String = text.chars().take(40).collect();
                 return Err(Error::Data(format!(
-                    "{}: expected texts of 1 to {longest} tokens, the model's context, found {} tokens in the text that begins with {start:?}; shorten it or leave it out",
+                    "{}: expected texts of 1 to {longest} tokens, the model's context, found {} tokens in the text \
+                     that begins with {start:?}; shorten or remove it",
                     path.display(),
                     tokens.len()
                 )));
@@ -286,7 +292,7 @@ fn check_gates(spec: &RewardModelSpec, found: &Evaluated) -> Result<()> {
     }
     if let Some(most) = spec.gates.max_calibration_error.filter(|&most| c.ece > most) {
         return Err(Error::Gate(format!(
-            "spec.gates.maxCalibrationError asks for at most {most}, the calibration error is {:.3} on {} pairs",
+            "calibration error {:.3} on {} pairs is above spec.gates.maxCalibrationError {most}",
             c.ece, c.pairs
         )));
     }

@@ -139,7 +139,8 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
         if !input.digest.is_empty() {
             if found != input.digest {
                 return Err(Error::Data(format!(
-                    "spec.{}: expected what has the digest {}, found {found} at {}; it was made again or changed meanwhile",
+                    "spec.{}: expected the digest {}, found {found} at {}; the input was rebuilt or changed in the \
+                     meantime",
                     input.role, input.digest, input.path
                 )));
             }
@@ -148,7 +149,8 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
         if !is_measuring(kind, &input.role) {
             if let Some(before) = begun_with.get(&input.role).filter(|before| **before != found) {
                 return Err(Error::Data(format!(
-                    "spec.{}: expected what this run began with, {before}, found {found}; restore it, or begin from scratch by removing {}",
+                    "spec.{}: expected the digest that this run started with, {before}, found {found}; restore the \
+                     input, or remove {} to start from scratch",
                     input.role,
                     work.display()
                 )));
@@ -313,7 +315,8 @@ mod tests {
         fs::write(&data, "two").unwrap();
         let error = run(&args, |_, _| panic!("it must not begin")).unwrap_err();
         assert!(
-            matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected what this run began with"))
+            matches!(&error, Error::Data(text) if text.starts_with("spec.dataset: expected the digest that this run \
+                                                                    started with"))
         );
     }
 

@@ -124,7 +124,7 @@ fn load(args: &ServeArgs) -> Result<Loaded<Engine>> {
 }
 
 fn ready(port_file: Option<&Path>, name: &str, address: SocketAddr) -> Result<()> {
-    tracing::info!("serves `{name}` on http://{address}/v1");
+    tracing::info!("serving `{name}` on http://{address}/v1");
     match port_file {
         None => Ok(()),
         Some(file) => files::replace(file, format!("{}\n", address.port()).as_bytes()),
@@ -139,8 +139,8 @@ async fn asked_to_stop(parent: Option<Parent>) {
         }
     };
     tokio::select! {
-        () = shutdown::asked() => tracing::info!("asked to stop"),
-        () = gone => tracing::info!("the process that this server was started for is gone"),
+        () = shutdown::asked() => tracing::info!("stop requested"),
+        () = gone => tracing::info!("the parent process has exited"),
     }
 }
 

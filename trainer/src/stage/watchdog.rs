@@ -25,16 +25,16 @@ const ORDERLY: Duration = Duration::from_secs(10);
 /// `Config` for seconds that are no number.
 pub(super) fn watch(told: impl FnOnce(&Error) + Send + 'static) -> Result<Option<BackgroundThread>> {
     let Ok(text) = std::env::var(SECONDS) else { return Ok(None) };
-    let seconds: u64 = text.parse().map_err(|_| {
-        Error::Config(format!("{SECONDS}: expected whole seconds, or 0 for never, found \"{text}\"; correct it"))
-    })?;
+    let seconds: u64 = text
+        .parse()
+        .map_err(|_| Error::Config(format!("{SECONDS}: expected whole seconds, or 0 for never, found \"{text}\"")))?;
     let limit = Duration::from_secs(seconds);
     Ok((seconds > 0).then(|| {
         BackgroundThread::start(move |done| {
             if stands_still(limit, done) {
                 let error = Error::NoProgress(format!(
-                    "nothing was read, received or computed for {seconds} s; look for a storage, network or device that does \
-                     not answer"
+                    "nothing was read, received or computed for {seconds} s; look for storage, a network or a device \
+                     that does not respond"
                 ));
                 end(&error, told);
             }

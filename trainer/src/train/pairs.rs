@@ -88,21 +88,23 @@ impl Pairs {
     pub fn enough(&self, path: &Path, longest: usize) -> Result<()> {
         let left_out = &self.left_out;
         if left_out.total() > 0 {
-            tracing::warn!("{} were left out; the longest that is kept has {longest} tokens", left_out.words());
+            tracing::warn!("{} were left out; longer than {longest} tokens is too long", left_out.words());
         }
         if self.groups.is_empty() && left_out.total() == 0 {
-            return Err(Error::Data(format!("{}: no pair to learn from: there is no record", path.display())));
+            return Err(Error::Data(format!("{}: no pair to train on: there are no records", path.display())));
         }
         if self.pairs.is_empty() {
             return Err(Error::Data(format!(
-                "{}: no pair to learn from: {} left out, where too long is more than {longest} tokens (spec.training.maxLength, or the model's context); {}",
+                "{}: no pair to train on: {} left out, where too long means more than {longest} tokens \
+                 (spec.training.maxLength, or the model's context); {}",
                 path.display(),
                 left_out.words(),
                 match left_out.main() {
                     Some(Why::Equal) =>
-                        "the chat template or the tokenizer makes both responses of a pair the same, so it leaves out what they differ in: take another model or template",
-                    Some(Why::TooLong) => "raise spec.training.maxLength, or give shorter pairs",
-                    _ => "give other pairs",
+                        "the chat template or the tokenizer makes both responses of a pair the same, because it omits \
+                         what differs: use another model or template",
+                    Some(Why::TooLong) => "raise spec.training.maxLength, or provide shorter pairs",
+                    _ => "provide other pairs",
                 }
             )));
         }

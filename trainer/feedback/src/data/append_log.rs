@@ -46,24 +46,27 @@ impl<T: Serialize + DeserializeOwned> AppendLog<T> {
         }
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Error::Store(format!("{}: another process works on this file; wait for it or stop it", path.display()))
+            Error::Store(format!("{}: another process is using this file; wait for it, or stop it", path.display()))
         })?;
         let Replayed { records, whole, unfinished, damaged } = log_line::replay(&fs::read(path).map_err(io)?);
         if records.is_empty()
             && let Some(first) = damaged.first()
         {
             return Err(Error::Data(format!(
-                "{}:{first}: expected the records of an earlier run, found none in {} lines; move the file elsewhere and keep \
-                 it, and the run starts without it",
+                "{}:{first}: expected the records of an earlier run, found none in {} lines; move the file away, and \
+                 the run starts without it",
                 path.display(),
                 damaged.len()
             )));
         }
         for line in damaged.iter().take(NAMED) {
-            tracing::warn!("{}:{line}: the line is damaged; its record is made or asked for again", path.display());
+            tracing::warn!(
+                "{}:{line}: the line is damaged; its record will be generated or requested again",
+                path.display()
+            );
         }
         if damaged.len() > NAMED {
-            tracing::warn!("{}: {} lines are damaged in all", path.display(), damaged.len());
+            tracing::warn!("{}: {} damaged lines in total", path.display(), damaged.len());
         }
         file.set_len(whole as u64).map_err(io)?;
         file.seek(SeekFrom::End(0)).map_err(io)?;

@@ -49,7 +49,7 @@ impl Fields {
     pub(crate) fn text(&mut self, name: &str) -> Result<String, String> {
         match self.required(name)? {
             Value::String(text) => Ok(text),
-            other => Err(format!("`{}` is {}; expected a text", self.path(name), kind(&other))),
+            other => Err(format!("`{}` is {}; expected a string", self.path(name), kind(&other))),
         }
     }
 
@@ -60,7 +60,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Number(n)) => n.as_f64().map(Some).ok_or_else(|| wrong(n.to_string())),
-            Some(Value::String(text)) => Err(wrong(format!("the text {:?}", start(&text)))),
+            Some(Value::String(text)) => Err(wrong(format!("the string {:?}", start(&text)))),
             Some(other) => Err(wrong(kind(&other).to_owned())),
         }
     }
@@ -83,10 +83,10 @@ impl Fields {
                 .into_iter()
                 .map(|item| match item {
                     Value::String(text) => Ok(text),
-                    other => Err(format!("`{path}` holds {}; expected texts", kind(&other))),
+                    other => Err(format!("`{path}` contains {}; expected strings", kind(&other))),
                 })
                 .collect(),
-            Some(other) => Err(format!("`{path}` is {}; expected a list of texts", kind(&other))),
+            Some(other) => Err(format!("`{path}` is {}; expected a list of strings", kind(&other))),
         }
     }
 
@@ -114,7 +114,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
         Value::Bool(true) => "true",
         Value::Bool(false) => "false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(items) if items.is_empty() => "an empty list",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",

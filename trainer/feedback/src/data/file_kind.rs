@@ -49,22 +49,22 @@ const OTHERS: &[(&[u8], &str, &str)] = &[
 
 /// What a name says of a file whose bytes do not: extension, what to call it, and what to do.
 const NAMES: &[(&[&str], &str, &str)] = &[
-    (&["csv", "tsv"], "a table of separated values", TO_JSON),
+    (&["csv", "tsv"], "delimiter-separated values", TO_JSON),
     (&["xlsx", "xls", "ods"], "a spreadsheet", TO_JSON),
     (&["arrow", "feather", "ipc"], "an Arrow file", TO_PARQUET),
-    (&["pkl", "pickle"], "a pickle, which would run code of its author", TO_JSON),
+    (&["pkl", "pickle"], "a pickle, which can run arbitrary code", TO_JSON),
     (&["npy", "npz", "pt", "pth", "bin", "safetensors"], "a file of arrays", TO_JSON),
     (&["avro", "orc", "tfrecord", "tfrecords"], "a table of another format", TO_PARQUET),
     (&["yaml", "yml", "toml", "xml", "html", "md"], "a document", TO_JSON),
     (&["zip", "tar", "tgz", "7z", "rar"], "an archive", UNPACK),
-    (&["bz2", "xz", "lz4", "br"], "compressed in a way that is not read", REPACK),
+    (&["bz2", "xz", "lz4", "br"], "an unsupported compression", REPACK),
     (&["db", "sqlite", "sqlite3"], "a database", TO_JSON),
 ];
 
 const TO_JSON: &str = "write it as JSON Lines (`to_json` of datasets or pandas)";
 const TO_PARQUET: &str = "write it as Parquet or JSON Lines (`to_parquet` or `to_json` of datasets)";
-const UNPACK: &str = "unpack it, and name the file of records in it";
-const REPACK: &str = "unpack it, or pack it with gzip or zstd";
+const UNPACK: &str = "extract it, and name the file of records in it";
+const REPACK: &str = "decompress it, or compress it with gzip or zstd";
 const TO_UTF8: &str = "save it as UTF-8";
 
 /// The kind of a file by its first [`HEAD`] bytes (fewer if it has no more) and its name; the error says what it is, and
@@ -72,7 +72,8 @@ const TO_UTF8: &str = "save it as UTF-8";
 pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
     let found = |what: &str, advice: &str| {
         format!(
-            "expected JSON Lines, a JSON array or Parquet, or one of the first two in gzip or zstd, found {what}; {advice}"
+            "expected Parquet, or JSON Lines or a JSON array, which may be compressed with gzip or zstd, found \
+             {what}; {advice}"
         )
     };
     if head.starts_with(b"\x1f\x8b") {
@@ -94,7 +95,7 @@ pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
         return Err(found("a tar archive", UNPACK));
     }
     if head.len() > 2 && head[0] == 0x80 && (2..=5).contains(&head[1]) {
-        return Err(found("a pickle, which would run code of its author", TO_JSON));
+        return Err(found("a pickle, which can run arbitrary code", TO_JSON));
     }
     if is_utf16(head) {
         return Err(found("UTF-16", TO_UTF8));
@@ -106,7 +107,7 @@ pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
     match extension.as_str() {
         "jsonl" | "ndjson" | "json" => Ok(FileKind::Json),
         "txt" => Ok(FileKind::Lines),
-        "parquet" => Err(found("a file named .parquet that is none", "write it again")),
+        "parquet" => Err(found("a file that is not Parquet despite its name", "write it again")),
         // The name says nothing.
         _ => {
             let text = String::from_utf8_lossy(head);
@@ -115,7 +116,7 @@ pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
                 Ok(FileKind::Json)
             } else {
                 let text: String = text.chars().take(20).collect();
-                Err(found(&format!("something that begins with {text:?}"), TO_JSON))
+                Err(found(&format!("content that begins with {text:?}"), TO_JSON))
             }
         }
     }
@@ -175,7 +176,7 @@ mod tests {
             (b"BZh9", "p.jsonl", "bzip2"),
             (b"version https://git-lfs.", "p.jsonl", "Git LFS pointer"),
             (b"<!DOCTYPE html>", "p.jsonl", "web page"),
-            (b"{}", "p.parquet", "named .parquet"),
+            (b"{}", "p.parquet", "not Parquet despite its name"),
         ] {
             let error = of(head, name).unwrap_err();
             assert!(error.contains(expected) && error.contains("; "), "{name}: {error}");

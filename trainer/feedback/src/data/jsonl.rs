@@ -59,7 +59,7 @@ fn broken(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
     let what = if error.is_eof() {
-        format!("{what}; expected a whole record on the line, or a JSON array of records")
+        format!("{what}; expected a complete record on the line, or a JSON array of records")
     } else {
         what.to_owned()
     };
@@ -95,11 +95,11 @@ fn each_line(reader: &mut dyn BufRead, mut take: impl FnMut(&[u8], usize) -> Res
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 fn too_long() -> String {
-    format!("the record is longer than {} MiB; check that the file has one record a line", LONGEST >> 20)
+    format!("the record is longer than {} MiB; check that the file has one record per line", LONGEST >> 20)
 }
 
 fn unreadable(error: &io::Error) -> String {
-    format!("cannot be read: {error}; the file is cut or damaged")
+    format!("cannot be read: {error}; the file is truncated or damaged")
 }
 
 /// The first byte that is not white space; the byte order mark and the lines before it are read, it is not.
@@ -131,7 +131,7 @@ fn array(
     let mut bytes = reader.bytes();
     loop {
         let Some(byte) = bytes.next() else {
-            return Err((line, "the array does not end; the file is cut, or a bracket is missing".into()));
+            return Err((line, "the array is not closed; the file is truncated, or a bracket is missing".into()));
         };
         let byte = byte.map_err(|e| (line, unreadable(&e)))?;
         line += usize::from(byte == b'\n');
@@ -168,7 +168,7 @@ fn array(
     match bytes.find(|b| !b.as_ref().is_ok_and(u8::is_ascii_whitespace)) {
         None => Ok(()),
         Some(Err(e)) => Err((line, unreadable(&e))),
-        Some(Ok(_)) => Err((line, "something follows the array; expected the end of the file".into())),
+        Some(Ok(_)) => Err((line, "unexpected content after the array; expected the end of the file".into())),
     }
 }
 

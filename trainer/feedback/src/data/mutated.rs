@@ -207,7 +207,7 @@ fn check(reader: &Reader, path: &Path, records: &[Value], seed: u64) {
         Err(error) => {
             let error = error.to_string();
             let placed =
-                error.contains("/rows.") || error.contains("there is no prompt") || error.contains("has no text");
+                error.contains("/rows.") || error.contains("there are no prompts") || error.contains("has no texts");
             assert!(placed, "seed {seed}: {error}");
         }
         Ok((found, left_out)) => {

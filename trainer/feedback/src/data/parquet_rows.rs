@@ -47,7 +47,7 @@ pub(super) fn rows(
 
 fn damaged(what: &impl ToString) -> String {
     format!(
-        "cannot be read as Parquet: {}; the file is cut or damaged, or written in a way that is not read",
+        "cannot be read as Parquet: {}; the file is truncated or damaged, or uses an unsupported encoding",
         what.to_string()
     )
 }
@@ -95,12 +95,12 @@ fn value(field: Field) -> Result<Value, String> {
         Field::Str(text) => text.into(),
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => text.into(),
-            Err(_) => return Err("is binary; expected a text".into()),
+            Err(_) => return Err("is binary; expected a string".into()),
         },
         Field::Group(row) => object(row.into_columns().into_iter())?,
         Field::ListInternal(list) => {
             Value::Array(list.elements().iter().map(|e| value(e.clone())).collect::<Result<_, String>>()?)
         }
-        other => return Err(format!("is of a type that is not read ({other})")),
+        other => return Err(format!("is of an unsupported type ({other})")),
     })
 }

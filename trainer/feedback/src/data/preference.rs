@@ -190,21 +190,21 @@ fn preference(mut fields: Fields) -> Result<Preference, String> {
     }
     if p <= 0.5 {
         return Err(format!(
-            "`p` is {p}; `chosen` is the better response, so its probability to be better is above 0.5: swap the two and write {}, \
-             or leave out a pair without a preference",
+            "`p` is {p}; `chosen` is the better response, so `p` must be above 0.5: swap the two and write {}, or \
+             remove a pair without a preference",
             1.0 - p
         ));
     }
     let margin = fields.number("margin")?;
     if let Some(margin) = margin.filter(|margin| *margin < 0.0) {
-        return Err(format!("`margin` is {margin}; the log-odds that `chosen` is better are not below 0"));
+        return Err(format!("`margin` is {margin}; the log-odds that `chosen` is better cannot be negative"));
     }
     let prompt_id = match fields.take("prompt_id") {
         None => prompt.id(),
         Some(Value::String(id)) if id.is_empty() => prompt.id(),
         Some(Value::String(id)) => id,
         Some(Value::Number(id)) => id.to_string(),
-        Some(other) => return Err(format!("`prompt_id` is {}; expected a text or a number", kind(&other))),
+        Some(other) => return Err(format!("`prompt_id` is {}; expected a string or a number", kind(&other))),
     };
     let provenance = fields.take("provenance").map(serde_json::from_value).transpose();
     let provenance = provenance.map_err(|e| format!("`provenance`: {e}"))?;
@@ -215,14 +215,14 @@ fn preference(mut fields: Fields) -> Result<Preference, String> {
 fn check_sides(prompt: &Content, chosen: &Content, rejected: &Content) -> Result<(), String> {
     let texts = [prompt, chosen, rejected].iter().filter(|c| matches!(c, Content::Text(_))).count();
     if texts != 0 && texts != 3 {
-        return Err("`prompt`, `chosen` and `rejected` must be three texts or three lists of turns".into());
+        return Err("`prompt`, `chosen` and `rejected` must be three strings or three lists of turns".into());
     }
     check_prompt("prompt", prompt)?;
     for (field, content) in [("chosen", chosen), ("rejected", rejected)] {
         if let Content::Messages(turns) = content
             && !matches!(turns.as_slice(), [Message { role, .. }] if role == "assistant")
         {
-            return Err(format!("`{field}` must be one turn of the assistant; the turns before it belong to `prompt`"));
+            return Err(format!("`{field}` must be a single turn of the assistant; earlier turns belong in `prompt`"));
         }
     }
     if chosen == rejected {
@@ -300,12 +300,15 @@ mod tests {
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": null}"#, "`p` is null"),
             (
                 r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": "0.9"}"#,
-                "`p` is the text \"0.9\"; expected a number",
+                "`p` is the string \"0.9\"; expected a number",
             ),
-            (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "`chosen` is null; expected a text or a list"),
-            (r#"{"prompt": "q", "chosen": 5, "rejected": "b"}"#, "`chosen` is a number; expected a text or a list"),
+            (r#"{"prompt": "q", "chosen": null, "rejected": "b"}"#, "`chosen` is null; expected a string or a list"),
+            (r#"{"prompt": "q", "chosen": 5, "rejected": "b"}"#, "`chosen` is a number; expected a string or a list"),
             (r#"{"prompt": "q", "chosen": "a", "chosen": "c", "rejected": "b"}"#, "duplicate field `chosen`"),
-            (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "tools": [{"name": "t"}]}"#, "`tools` is not read"),
+            (
+                r#"{"prompt": "q", "chosen": "a", "rejected": "b", "tools": [{"name": "t"}]}"#,
+                "`tools` is not supported",
+            ),
             (r#"{"prompt": " ", "chosen": "a", "rejected": "b"}"#, "`prompt` is empty"),
             (
                 r#"{"prompt": [{"role": "system", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
@@ -313,20 +316,20 @@ mod tests {
             ),
             (
                 r#"{"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
-                "it ends with one of the assistant",
+                "it ends with a turn of the assistant",
             ),
             (
                 r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
-                "`chosen[0].tool_calls` is not read",
+                "`chosen[0].tool_calls` is not supported",
             ),
             (
                 r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
                 "a conversation among texts",
             ),
-            (r#"{"prompt": "q", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}"#, "three texts"),
+            (r#"{"prompt": "q", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}"#, "three strings"),
             (
                 r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
-                "one turn of the assistant",
+                "a single turn of the assistant",
             ),
         ] {
             let good = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;

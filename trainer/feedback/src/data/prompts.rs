@@ -64,7 +64,7 @@ pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<P
     }
     if reader.found.prompts.is_empty() {
         return Err(Error::Data(format!(
-            "{field}: there is no prompt in {}",
+            "{field}: there are no prompts in {}",
             path.map_or("inline".into(), |p| p.display().to_string())
         )));
     }
@@ -119,7 +119,7 @@ fn refuse_json(line: &str) -> Result<(), String> {
     let record = line.trim_start().starts_with('{').then(|| fields::parse(line.as_bytes()).ok()).flatten();
     match record.map(|value| Fields::of("", value)) {
         Some(Ok(record)) if record.has("prompt") || record.has("messages") => {
-            Err("is a JSON record in a file of plain lines; name the file .jsonl".into())
+            Err("is a JSON record in a file of plain lines; rename the file to .jsonl".into())
         }
         _ => Ok(()),
     }
@@ -174,16 +174,16 @@ mod tests {
             ("{}", "exactly one of"),
             ("{\"prompt\": \"a\", \"messages\": []}", "exactly one of"),
             ("{\"prompt\": \"  \"}", "is empty"),
-            ("{\"messages\": []}", "no turn"),
+            ("{\"messages\": []}", "no turns"),
             ("{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}", "role `bot`"),
-            ("{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}]}", "it ends with one of the system"),
-            ("{\"messages\": \"x\"}", "`messages` is a text; expected a list of turns"),
-            ("{\"prompt\": 5}", "`prompt` is a number; expected a text or a list of turns"),
-            ("{\"prompt\": \"x\", \"tools\": [{}, {\"a\": 1}]}", "`tools` is not read"),
-            ("{\"prompt\": \"x\", \"tags\": \"safety\"}", "`tags` is a text; expected a list of texts"),
+            ("{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}]}", "it ends with a turn of the system"),
+            ("{\"messages\": \"x\"}", "`messages` is a string; expected a list of turns"),
+            ("{\"prompt\": 5}", "`prompt` is a number; expected a string or a list of turns"),
+            ("{\"prompt\": \"x\", \"tools\": [{}, {\"a\": 1}]}", "`tools` is not supported"),
+            ("{\"prompt\": \"x\", \"tags\": \"safety\"}", "`tags` is a string; expected a list of strings"),
             ("[]", "expected an object, found an empty list"),
             ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", "end with a turn of the user"),
-            ("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", "one format"),
+            ("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", "write all prompts as"),
         ] {
             let error = read_as("p.jsonl", &format!("{{\"prompt\": \"good\"}}\n{line}\n")).unwrap_err();
             assert!(matches!(error, Error::Data(_)));
@@ -193,7 +193,7 @@ mod tests {
         assert!(read_as("p.csv", "a,b").unwrap_err().to_string().contains("separated values"));
         assert!(read_as("p.txt", "{\"prompt\": \"a\"}").unwrap_err().to_string().contains("p.txt:1: is a JSON record"));
         assert_eq!(read_as("p.txt", "{x}").unwrap().prompts[0].content, Content::Text("{x}".into()));
-        assert!(read_as("p.txt", "\n\n").unwrap_err().to_string().contains("no prompt"));
+        assert!(read_as("p.txt", "\n\n").unwrap_err().to_string().contains("no prompts"));
     }
 
     #[test]

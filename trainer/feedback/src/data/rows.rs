@@ -29,7 +29,8 @@ pub(crate) fn read(path: &Path, known: &[&str], take: &mut dyn FnMut(Fields) -> 
             })
         }
         Opened::Lines(_) => Err(Error::Data(format!(
-            "{}: expected records, found a file of plain lines by its name; name it .jsonl if it holds JSON Lines",
+            "{}: expected records, found a file that is plain lines by its name; rename it to .jsonl if it contains \
+             JSON Lines",
             path.display()
         ))),
     }
@@ -44,7 +45,10 @@ pub(crate) fn is_lines(path: &Path) -> bool {
 pub(crate) fn lines(path: &Path, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<()> {
     match open(path)? {
         Opened::Lines(mut reader) => jsonl::lines(&mut *reader, take).map_err(|e| at_line(path, &e)),
-        _ => Err(Error::Data(format!("{}: expected lines of text, found Parquet; name it .parquet", path.display()))),
+        _ => Err(Error::Data(format!(
+            "{}: expected lines of text, found Parquet; rename it to .parquet",
+            path.display()
+        ))),
     }
 }
 
@@ -149,13 +153,13 @@ mod tests {
             ("p.json", array.clone(), "p.json:5: `rejected` is a number"),
             ("p.json.gz", gzip(&array), "p.json.gz:5: `rejected` is a number"),
             ("p.json", b"[{}, {}".to_vec(), "p.json:1: missing field `prompt`"),
-            ("p.json", [b"[".as_slice(), &good].concat(), "does not end"),
+            ("p.json", [b"[".as_slice(), &good].concat(), "is not closed"),
             ("p.json", [b"[".as_slice(), &good, b",]"].concat(), "expected a record between the brackets"),
-            ("p.json", [b"[".as_slice(), &good, b"]]"].concat(), "something follows the array"),
-            ("p.json", b"{\n \"prompt\": 1}".to_vec(), "a whole record on the line, or a JSON array of records"),
+            ("p.json", [b"[".as_slice(), &good, b"]]"].concat(), "unexpected content after the array"),
+            ("p.json", b"{\n \"prompt\": 1}".to_vec(), "a complete record on the line, or a JSON array of records"),
             ("p.jsonl", b"5".to_vec(), "p.jsonl:1: expected an object, found a number"),
-            ("p.jsonl.gz", gzip(&good)[..30].to_vec(), "the file is cut or damaged"),
-            ("p.jsonl.gz", gzip(&gzip(&good)), "packed twice"),
+            ("p.jsonl.gz", gzip(&good)[..30].to_vec(), "the file is truncated or damaged"),
+            ("p.jsonl.gz", gzip(&gzip(&good)), "compressed twice"),
             ("p.parquet", b"PAR1 no footer PAR1".to_vec(), "cannot be read as Parquet"),
         ] {
             let error = read_as(name, &bytes).unwrap_err().to_string();

@@ -29,10 +29,12 @@ pub(crate) fn refuse_unread(fields: &Fields) -> Result<(), String> {
     match fields.left().find(|(name, _)| REFUSED.contains(name)) {
         None => Ok(()),
         Some((name @ ("system" | "system_prompt"), _)) => Err(format!(
-            "`{name}` is not read, and without it the prompt is another; make it the first turn of the conversation, with the role system"
+            "`{name}` is not supported, and ignoring it would change the prompt; make it the first turn of the \
+             conversation, with the role system"
         )),
         Some((name, _)) => Err(format!(
-            "`{name}` is not read, and without it the record says something else; leave the record out, or remove the field if it says nothing"
+            "`{name}` is not supported, and ignoring it would change the record; remove the record, or remove the \
+             field if it adds nothing"
         )),
     }
 }
@@ -42,14 +44,14 @@ pub(crate) fn content(path: &str, value: Value) -> Result<Content, String> {
     match value {
         Value::String(text) => Ok(Content::Text(text)),
         Value::Array(items) => turns(path, items).map(Content::Messages),
-        other => Err(format!("`{path}` is {}; expected a text or a list of turns", kind(&other))),
+        other => Err(format!("`{path}` is {}; expected a string or a list of turns", kind(&other))),
     }
 }
 
 /// A conversation: there are turns, each with a known role, a text, and nothing else.
 pub(crate) fn turns(path: &str, items: Vec<Value>) -> Result<Vec<Message>, String> {
     if items.is_empty() {
-        return Err(format!("`{path}` has no turn; a conversation needs at least one"));
+        return Err(format!("`{path}` has no turns; a conversation needs at least one"));
     }
     items.into_iter().enumerate().map(|(i, item)| turn(&format!("{path}[{i}]"), item)).collect()
 }
@@ -59,7 +61,8 @@ fn turn(path: &str, item: Value) -> Result<Message, String> {
     let (role, content) = (fields.take("role"), fields.take("content"));
     if let Some((name, _)) = fields.left().next() {
         return Err(format!(
-            "`{path}.{name}` is not read: a turn is its `role` and the text of its `content`, and without `{name}` it is another; leave the record out, or remove the field if it says nothing"
+            "`{path}.{name}` is not supported: a turn is its `role` and the text of its `content`, and ignoring \
+             `{name}` would change it; remove the record, or remove the field if it adds nothing"
         ));
     }
     let role = match role {
@@ -76,8 +79,8 @@ fn turn(path: &str, item: Value) -> Result<Message, String> {
             let parts = parts.into_iter().enumerate().map(|(i, p)| part(&format!("{path}.content[{i}]"), p));
             parts.collect::<Result<String, String>>()?
         }
-        Some(other) => return Err(format!("`{path}.content` is {}; expected a text", kind(&other))),
-        None => return Err(format!("`{path}.content` is null or missing; expected a text")),
+        Some(other) => return Err(format!("`{path}.content` is {}; expected a string", kind(&other))),
+        None => return Err(format!("`{path}.content` is null or missing; expected a string")),
     };
     Ok(Message { role, content })
 }
@@ -87,11 +90,11 @@ fn part(path: &str, item: Value) -> Result<String, String> {
     let mut fields = Fields::of(path, item)?;
     let kind = fields.text("type")?;
     if kind != "text" {
-        return Err(format!("`{path}.type` is `{kind:.32}`; only text is read"));
+        return Err(format!("`{path}.type` is `{kind:.32}`; only text is supported"));
     }
     let text = fields.text("text")?;
     match fields.left().next() {
-        Some((name, _)) => Err(format!("`{path}.{name}` is not read; a part of a turn is its `type` and its `text`")),
+        Some((name, _)) => Err(format!("`{path}.{name}` is not supported; a part of a turn has a `type` and a `text`")),
         None => Ok(text),
     }
 }
@@ -102,13 +105,13 @@ pub(crate) fn check_prompt(path: &str, prompt: &Content) -> Result<(), String> {
         Content::Text(text) if text.trim().is_empty() => Err(format!("`{path}` is empty")),
         Content::Text(_) => Ok(()),
         Content::Messages(turns) => match turns.last() {
-            None => Err(format!("`{path}` has no turn; a conversation needs at least one")),
+            None => Err(format!("`{path}` has no turns; a conversation needs at least one")),
             Some(last) if last.role != "user" => Err(format!(
-                "`{path}` must end with a turn of the user, whom the response answers; it ends with one of the {}",
+                "`{path}` must end with a turn of the user, which the response answers; it ends with a turn of the {}",
                 last.role
             )),
             Some(last) if last.content.trim().is_empty() => {
-                Err(format!("`{path}` ends with a turn of the user that is empty"))
+                Err(format!("`{path}` ends with an empty turn of the user"))
             }
             Some(_) => Ok(()),
         },
@@ -129,9 +132,7 @@ impl OneForm {
             return Ok(());
         }
         let (found, others) = if conversation { ("a conversation", "texts") } else { ("a text", "conversations") };
-        Err(format!(
-            "{found} among {others}; give all prompts as texts, or all as lists of turns, so that the set has one format"
-        ))
+        Err(format!("{found} among {others}; write all prompts as texts, or all as lists of turns"))
     }
 }
 
@@ -155,18 +156,18 @@ mod tests {
         for (bad, expected) in [
             (
                 json!({"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}),
-                "`prompt[0].tool_calls` is not read",
+                "`prompt[0].tool_calls` is not supported",
             ),
             (json!({"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}), "`prompt[0].tool_calls`"),
             (json!({"role": "assistant", "content": "a", "reasoning_content": "b"}), "`prompt[0].reasoning_content`"),
             (json!({"role": "user", "content": "a", "name": "Ann"}), "`prompt[0].name`"),
             (json!({"role": "user", "content": "a", "weight": 0}), "`prompt[0].weight`"),
-            (json!({"role": "user", "content": null}), "`prompt[0].content` is null or missing; expected a text"),
-            (json!({"role": "user", "content": 5}), "`prompt[0].content` is a number; expected a text"),
+            (json!({"role": "user", "content": null}), "`prompt[0].content` is null or missing; expected a string"),
+            (json!({"role": "user", "content": 5}), "`prompt[0].content` is a number; expected a string"),
             (json!({"role": "user"}), "`prompt[0].content` is null or missing"),
             (json!({"role": "tool", "content": "a"}), "the role `tool`; expected system, user or assistant"),
             (json!({"role": null, "content": "a"}), "missing field `prompt[0].role`"),
-            (json!({"from": "human", "value": "a"}), "`prompt[0].from` is not read"),
+            (json!({"from": "human", "value": "a"}), "`prompt[0].from` is not supported"),
             (json!("a"), "`prompt[0]` is a text; expected an object"),
             (
                 json!({"role": "user", "content": [{"type": "image", "image": "x"}]}),
@@ -174,7 +175,7 @@ mod tests {
             ),
             (
                 json!({"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}),
-                "content[0].cache` is not read",
+                "content[0].cache` is not supported",
             ),
             (json!({"role": "user", "content": ["a"]}), "`prompt[0].content[0]` is a text"),
         ] {
@@ -188,9 +189,9 @@ mod tests {
         let check = |record: Value| refuse_unread(&Fields::of("", record).unwrap());
         check(json!({"source": "x", "tools": [], "images": null, "score_chosen": 8.0, "system": ""})).unwrap();
         for (record, expected) in [
-            (json!({"tools": [{"name": "weather"}]}), "`tools` is not read"),
-            (json!({"images": ["a.png"]}), "`images` is not read"),
-            (json!({"chat_template_kwargs": {"enable_thinking": false}}), "`chat_template_kwargs` is not read"),
+            (json!({"tools": [{"name": "weather"}]}), "`tools` is not supported"),
+            (json!({"images": ["a.png"]}), "`images` is not supported"),
+            (json!({"chat_template_kwargs": {"enable_thinking": false}}), "`chat_template_kwargs` is not supported"),
             (json!({"system": "Be kind."}), "with the role system"),
         ] {
             let error = check(record).unwrap_err();

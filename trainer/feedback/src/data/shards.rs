@@ -23,9 +23,7 @@ pub(super) fn of_split(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
     };
     let (json, parquet) = (stems("json"), stems("parquet"));
     if !json.is_empty() && !parquet.is_empty() && json != parquet {
-        return Err(wrong(format!(
-            "has the split {split} in two formats, as different files; name the one that is meant"
-        )));
+        return Err(wrong(format!("has the split {split} in two formats, in different files; name the file to read")));
     }
     // The same records twice, as Plumbline writes them.
     let format = if json.is_empty() { "parquet" } else { "json" };
@@ -52,9 +50,9 @@ pub(super) fn required(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
         listing(folder)?.iter().filter_map(|p| p.file_name().and_then(|n| n.to_str()).map(str::to_owned)).collect();
     let saved = names.iter().any(|n| file_kind::extension(n) == "arrow" || n == "dataset_dict.json");
     let advice = if saved {
-        "it is what `save_to_disk` writes; write it by `to_parquet` or `to_json`"
+        "this is the output of `save_to_disk`; write the data with `to_parquet` or `to_json`"
     } else {
-        "name the file itself if it is called otherwise"
+        "if the file has another name, name the file itself"
     };
     let found = if names.is_empty() { "no file".to_owned() } else { names[..names.len().min(5)].join(", ") };
     Err(Error::Data(format!(
@@ -100,7 +98,7 @@ fn whole(parts: &[Part]) -> Result<(), String> {
         return Ok(());
     }
     let names: Vec<&str> = parts.iter().map(|p| p.stem.as_str()).collect();
-    Err(format!("expected all of the {all} parts of a split, found {}; copy the whole folder", names.join(", ")))
+    Err(format!("expected all of the {all} parts of a split, found {}; copy the whole directory", names.join(", ")))
 }
 
 /// The files in `data/`, or in the folder itself if it has no such folder.
@@ -159,7 +157,7 @@ mod tests {
             (vec!["train-00000-of-00001.parquet", "train-00001.parquet"], "all of the 1 parts"),
             (vec!["train.jsonl", "train-00000-of-00001.parquet"], "in two formats"),
             (vec!["train.jsonl", "train.json.gz"], "has train twice"),
-            (vec!["validation.jsonl", "notes.md"], "found notes.md, validation.jsonl; name the file"),
+            (vec!["validation.jsonl", "notes.md"], "found notes.md, validation.jsonl; if the file has another name"),
             (vec!["data-00000-of-00001.arrow", "state.json"], "save_to_disk"),
             (vec![], "found no file"),
         ] {

@@ -30,7 +30,7 @@ pub fn read(path: &Path) -> Result<Vec<Text>> {
         })?;
     }
     if texts.is_empty() {
-        return Err(Error::Data(format!("{}: has no text; expected records with `text`", path.display())));
+        return Err(Error::Data(format!("{}: has no texts; expected records with `text`", path.display())));
     }
     Ok(texts)
 }
@@ -42,7 +42,8 @@ const OTHER_FORMS: &[&str] =
 fn text(mut record: Fields) -> Result<Text, String> {
     if let Some((name, _)) = record.left().find(|(name, _)| OTHER_FORMS.contains(name)) {
         return Err(format!(
-            "`{name}` is not read: a record is its `text` alone; write the conversation as the text that the model is to learn, as its chat template writes it"
+            "`{name}` is not supported: a record is its `text` alone; write the conversation as text, as the model's \
+             chat template does"
         ));
     }
     let text = record.text("text")?;
@@ -74,12 +75,12 @@ mod tests {
         assert_eq!(read(&path).unwrap(), expected);
         for (line, expected) in [
             (r#"{"txt": 1}"#, "missing field `text`"),
-            (r#"{"text": null}"#, "`text` is null; expected a text"),
+            (r#"{"text": null}"#, "`text` is null; expected a string"),
             (r#"{"text": ""}"#, "`text` is empty"),
             (r#"{"text": "a", "label": true}"#, "`label` is true; expected a number"),
-            (r#"{"text": "a", "complete": "no"}"#, "`complete` is a text; expected true or false"),
-            (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "`messages` is not read"),
-            (r#"{"text": "a", "prompt": "b"}"#, "`prompt` is not read"),
+            (r#"{"text": "a", "complete": "no"}"#, "`complete` is a string; expected true or false"),
+            (r#"{"messages": [{"role": "user", "content": "a"}]}"#, "`messages` is not supported"),
+            (r#"{"text": "a", "prompt": "b"}"#, "`prompt` is not supported"),
         ] {
             std::fs::write(&path, format!("{{\"text\": \"good\"}}\n{line}\n")).unwrap();
             let error = read(&path).unwrap_err().to_string();

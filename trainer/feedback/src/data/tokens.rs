@@ -95,7 +95,8 @@ pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, f
     }
     let start: String = content.to_text().chars().take(40).collect();
     Err(Error::Data(format!(
-        "{field}: expected prompts of 1 to {longest} tokens, so that prompt and response fit the model's context of {}, found {} tokens in the prompt that begins with {start:?}; shorten it or leave it out",
+        "{field}: expected prompts of 1 to {longest} tokens, so that prompt and response fit the model's context of \
+         {}, found {} tokens in the prompt that begins with {start:?}; shorten or remove it",
         longest + 1,
         tokens.len()
     )))
@@ -187,8 +188,9 @@ fn differs(before: &str, whole: &str) -> String {
     let common: usize = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
     let next = |text: &str| text[common..].chars().take(30).collect::<String>();
     format!(
-        "the chat template writes a conversation differently once it is answered: {:?} follows in the prompt and {:?} in \
-         the answered one, so its responses cannot be told from its prompts; take a model whose template writes both alike",
+        "the chat template writes a prompt differently once it is answered: {:?} follows in the prompt and {:?} in \
+         the answered conversation, so responses cannot be separated from prompts; use a model whose template writes \
+         both alike",
         next(before),
         next(whole)
     )

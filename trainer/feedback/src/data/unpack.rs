@@ -45,15 +45,23 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         FileKind::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(unreadable)?),
     };
     let mut unpacked = Unpacked { inner: packed, size, read: 0 };
-    let head =
-        self::head(&mut unpacked).map_err(|e| wrong(format!("cannot be unpacked: {e}; the file is cut or damaged")))?;
-    let inner = file_kind::of(&head, name).map_err(|e| wrong(format!("in the packed file: {e}")))?;
+    let head = self::head(&mut unpacked).map_err(|e| {
+        wrong(format!(
+            "cannot be decompressed: {e}; the file is truncated or \
+                                                             damaged"
+        ))
+    })?;
+    let inner = file_kind::of(&head, name).map_err(|e| wrong(format!("in the compressed file: {e}")))?;
     let reader = Cursor::new(head).chain(unpacked);
     match inner {
         FileKind::Json => Ok(Opened::Json(buffered(reader))),
         FileKind::Lines => Ok(Opened::Lines(buffered(reader))),
-        FileKind::Parquet => Err(wrong("is Parquet in a packed file; unpack it, Parquet is packed by itself".into())),
-        FileKind::Gzip | FileKind::Zstd => Err(wrong("is packed twice; unpack it once".into())),
+        FileKind::Parquet => Err(wrong(
+            "is Parquet in a compressed file; decompress it (Parquet has its own \
+                                        compression)"
+                .into(),
+        )),
+        FileKind::Gzip | FileKind::Zstd => Err(wrong("is compressed twice; decompress it once".into())),
     }
 }
 
@@ -81,7 +89,7 @@ impl Read for Unpacked {
         let count = self.inner.read(buffer)?;
         self.read += count as u64;
         if self.read > FREE && self.read / MOST_TIMES > self.size {
-            let what = format!("it unpacks to more than {MOST_TIMES} times its {} bytes", self.size);
+            let what = format!("it decompresses to more than {MOST_TIMES} times its {} bytes", self.size);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(count)

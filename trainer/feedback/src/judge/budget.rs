@@ -70,7 +70,7 @@ impl Account {
     pub fn open(budget: &Budget, judge: &Judge, judge_field: &str) -> Result<Self> {
         if budget.max_cost.is_some() && judge.price.is_none() && judge.endpoint.is_some() {
             return Err(Error::Config(format!(
-                "spec.budget.maxCost needs {judge_field}.price: without a price nothing is known to cost anything; set \
+                "spec.budget.maxCost needs {judge_field}.price: without a price the cost of a request is unknown; set \
                  the price, or limit spec.budget.maxRequests"
             )));
         }
@@ -90,7 +90,7 @@ impl Account {
         if let Some(limit) = self.budget.max_requests
             && requests > limit
         {
-            return Err(format!("spec.budget.maxRequests is {limit}, and {} requests are made", requests - 1));
+            return Err(format!("spec.budget.maxRequests is {limit}, and {} requests have been sent", requests - 1));
         }
         if let (Some(limit), Some(price)) = (self.budget.max_cost, &self.price) {
             let next = amount(
@@ -100,7 +100,8 @@ impl Account {
             );
             if next > limit {
                 return Err(format!(
-                    "spec.budget.maxCost is {limit} {}, {:.6} is spent, and the next question may cost more than is left",
+                    "spec.budget.maxCost is {limit} {}, {:.6} has been spent, and the next question may cost more \
+                     than the rest",
                     price.currency,
                     amount(price, self.spent.prompt, self.spent.completion)
                 ));

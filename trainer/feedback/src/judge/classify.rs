@@ -98,7 +98,8 @@ pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> At
         _ => match dialect.after(&error) {
             Some(next) => AttemptOutcome::Rewrite(next, why),
             None if error.is_protocol() => AttemptOutcome::FatalJob(format!(
-                "{why}. The server does not take a parameter of the request; if it has no log-probabilities, set label: Verdict"
+                "{why}. The server does not accept a parameter of the request; if it has no log-probabilities, set \
+                 label: Verdict"
             )),
             None => AttemptOutcome::FatalPair { filtered: false, why },
         },

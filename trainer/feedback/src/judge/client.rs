@@ -42,7 +42,7 @@ impl Client {
         }
         if let Some(key) = &key {
             let mut value = HeaderValue::from_str(&key.bearer()).map_err(|_| {
-                Error::Config("the judge's API key holds a character that an HTTP header cannot".into())
+                Error::Config("the judge's API key contains a character that an HTTP header cannot carry".into())
             })?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
@@ -103,11 +103,11 @@ fn fault(error: &reqwest::Error) -> Fault {
 /// The innermost reason: "Connection refused" rather than "error sending request".
 fn explain(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() {
-        "no answer in time"
+        "no reply in time"
     } else if error.is_connect() {
         "no connection"
     } else {
-        "the connection broke"
+        "the connection was lost"
     };
     let mut reason = error.source();
     while let Some(deeper) = reason.and_then(std::error::Error::source) {

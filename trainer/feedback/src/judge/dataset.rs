@@ -83,8 +83,8 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
         && records < least
     {
         failed.push(format!(
-            "spec.gates.minPairs is {least}, and {records} pairs have a sure label ({} less sure, {} ties, {} dropped, {} \
-             without a verdict)",
+            "spec.gates.minPairs is {least}, but {records} pairs have a usable label ({} below minConfidence, {} \
+             ties, {} dropped, {} without a verdict)",
             c.labels - records,
             c.ties,
             c.dropped,
@@ -96,7 +96,7 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
         let kinds: Vec<String> =
             audit.verdicts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
         failed.push(format!(
-            "spec.gates.maxUnparsedRate is {}, and {:.3} of the questions have no verdict ({})",
+            "spec.gates.maxUnparsedRate is {}, but the share of questions without a verdict is {:.3} ({})",
             gates.max_unparsed_rate,
             audit.unparsed_rate,
             kinds.join(", ")
@@ -106,8 +106,9 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
         && mass.value < gates.min_label_mass
     {
         failed.push(format!(
-            "spec.gates.minLabelMass is {}, and the judge gives its two answers a probability of {:.4} together, mean over \
-             replies: it would rather say something else (another template, examples or answers, or label: Verdict)",
+            "spec.gates.minLabelMass is {}, but the judge gives its two answers a total probability of only {:.4}, \
+             averaged over replies: it tends to say something else (try another template, examples or answers, or \
+             label: Verdict)",
             gates.min_label_mass, mass.value
         ));
     }
@@ -127,8 +128,9 @@ fn failed_by_orders(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
     {
         let first = audit.position.and_then(|p| p.first_rate).map_or(f64::NAN, |r| 100.0 * r.value);
         failed.push(format!(
-            "spec.gates.maxConflictRate is {most}, and the two orders of {} of {} pairs ({conflicts:.3}) favour different responses: \
-             {first:.1} % of the verdicts are for what is shown first (another judge, or clearer criteria)",
+            "spec.gates.maxConflictRate is {most}, but the two orders of {} of {} pairs ({conflicts:.3}) favour \
+             different responses: {first:.1} % of the verdicts favour the response shown first (try another judge, or \
+             clearer criteria)",
             c.conflicts, c.both_orders
         ));
     }
@@ -137,8 +139,8 @@ fn failed_by_orders(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
         && said.low <= gates.min_order_correlation
     {
         failed.push(format!(
-            "spec.gates.minOrderCorrelation is {}, and what the judge says in one order of a pair goes with what it says in the \
-             other by a correlation of {:.3} ({:.3} to {:.3}) on {} prompts: that is no more than chance may give",
+            "spec.gates.minOrderCorrelation is {}, but the judge's verdicts in the two orders of a pair have a \
+             correlation of {:.3} ({:.3} to {:.3}) on {} prompts, which is no more than chance may give",
             gates.min_order_correlation, said.value, said.low, said.high, position.prompts
         ));
     }
@@ -175,13 +177,13 @@ mod tests {
         assert_eq!(failed_gates(&gates, &audit(10, 4, 10, 0.02), 10), Vec::<String>::new());
         let failed = failed_gates(&gates, &audit(9, 5, 10, 0.03), 9);
         assert_eq!(failed.len(), 3);
-        assert!(failed[0].contains("minPairs is 10, and 9 pairs"), "{}", failed[0]);
+        assert!(failed[0].contains("minPairs is 10, but 9 pairs"), "{}", failed[0]);
         assert!(
             failed[1].contains("maxConflictRate is 0.4") && failed[1].contains("5 of 10 pairs (0.500)"),
             "{}",
             failed[1]
         );
-        assert!(failed[2].contains("0.030 of the questions") && failed[2].contains("1 truncated"), "{}", failed[2]);
+        assert!(failed[2].contains("without a verdict is 0.030") && failed[2].contains("1 truncated"), "{}", failed[2]);
     }
 
     #[test]
@@ -205,7 +207,7 @@ mod tests {
         some(of(audit(24, 0, 24, 0.6)), "maxUnparsedRate is 0.5");
         some(
             of(Audit { label_mass: estimate(0.004, 0.001), ..audit(24, 0, 0, 0.0) }),
-            "a probability of 0.0040 together",
+            "a total probability of only 0.0040",
         );
         some(
             of(Audit { position: orders(0.02, 150), ..audit(150, 75, 150, 0.0) }),

@@ -80,13 +80,13 @@ impl Dialect {
     pub fn told(self) -> Vec<String> {
         let mut told = Vec::new();
         if self.max_completion_tokens {
-            told.push("max_completion_tokens in place of max_tokens".to_owned());
+            told.push("max_completion_tokens instead of max_tokens".to_owned());
         }
         if self.no_temperature {
-            told.push("without temperature 0, so that the same question may have another answer".to_owned());
+            told.push("without temperature 0, so the same question may get a different answer".to_owned());
         }
         if self.top_logprobs != TOP_LOGPROBS {
-            told.push(format!("{} alternatives in place of {TOP_LOGPROBS}", self.top_logprobs));
+            told.push(format!("{} alternatives instead of {TOP_LOGPROBS}", self.top_logprobs));
         }
         told
     }

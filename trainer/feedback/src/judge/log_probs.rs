@@ -16,17 +16,18 @@ const ROUNDING: f64 = 0.05;
 
 /// Why a reply without log-probabilities holds no soft label.
 pub const NO_LOG_PROBS: &str =
-    "the reply has no log-probabilities; set label: Verdict, or use an endpoint that has them";
+    "the reply has no log-probabilities; set label: Verdict, or use an endpoint that returns them";
 const NO_TOKEN: &str = "the reply is white space";
 const NO_ANSWER: &str = "neither answer is among the likely tokens (log-probabilities without label mass)";
 const IDS: &str = "the server writes tokens as ids (token_id:...), not as text; start vLLM without \
                    --return-tokens-as-token-ids";
-const NOT_LOG_PROBS: &str = "the log-probabilities are above 0, sum to more than 1 or are no numbers";
-const REASONING: &str = "the log-probabilities are those of reasoning before the answer; switch the model's reasoning off, or \
-                         use one without it";
+const NOT_LOG_PROBS: &str = "the log-probabilities are above 0, sum to more than 1 or are not numbers";
+const REASONING: &str = "the log-probabilities are those of reasoning before the answer; turn the model's reasoning \
+                         off, or use a model without it";
 /// Why probabilities of 0 and 1 are no soft labels.
-pub const AFTER_SAMPLING: &str = "every log-probability is 0 or -9999: these are probabilities after greedy sampling, which say \
-                                  nothing; set label: Verdict, or use an endpoint that gives those before sampling";
+pub const AFTER_SAMPLING: &str = "every log-probability is 0 or -9999: these are probabilities after greedy sampling, \
+                                  which say nothing; set label: Verdict, or use an endpoint that returns those before \
+                                  sampling";
 
 /// Reads the verdict of a reply from the alternatives at its first position that is neither white space nor a bracket.
 ///

@@ -57,7 +57,8 @@ impl JudgePrompt {
         let mode = if judge.lexicon.is_some() { JudgeMode::Pointwise } else { judge.mode };
         if judge.reasoning != Reasoning::None || judge.label == LabelSource::Votes {
             return Err(Error::Config(format!(
-                "{path}: `reasoning: {:?}` with `label: {:?}` is not built yet; use reasoning None and label LogProbs or Verdict",
+                "{path}: `reasoning: {:?}` with `label: {:?}` is not supported yet; use reasoning None and label \
+                 LogProbs or Verdict",
                 judge.reasoning, judge.label
             )));
         }
@@ -180,7 +181,10 @@ fn sources<'a>(judge: &'a Judge, mode: JudgeMode, path: &str) -> Result<Vec<(Str
     }
     if let Some(text) = &judge.template {
         if !judge.templates.is_empty() {
-            return Err(Error::Config(format!("{path}: `template` and `templates` exclude each other; give one")));
+            return Err(Error::Config(format!(
+                "{path}: `template` and `templates` are mutually exclusive; set one of \
+                                              them"
+            )));
         }
         return Ok(vec![(format!("{path}.template"), "own".into(), text.as_str())]);
     }
@@ -250,8 +254,8 @@ fn unusable(error: &JinjaError) -> Error {
         other => other.to_string(),
     };
     Error::Config(format!(
-        "{why}; a template knows prompt, response (Pointwise) or response_a and response_b (Pairwise), criteria, examples, \
-         first, second, nonce"
+        "{why}; the variables of a template are prompt, response (Pointwise) or response_a and response_b (Pairwise), \
+         criteria, examples, first, second, nonce"
     ))
 }
 
@@ -293,7 +297,7 @@ pub(super) mod tests {
             (json!({"template": "{{ response_a }} {% if %}"}), "spec.judges[0].template: line 1: syntax error"),
             (json!({"template": "{{ response_a }}"}), "does not show both responses"),
             (json!({"mode": "Pointwise", "template": "{{ prompt }}"}), "does not show the response"),
-            (json!({"template": "x", "templates": ["builtin:pairwise-v1"]}), "exclude each other"),
+            (json!({"template": "x", "templates": ["builtin:pairwise-v1"]}), "mutually exclusive"),
             (
                 json!({"templates": ["builtin:pairwise-v9"]}),
                 "spec.judges[0].templates[0]: there is no template builtin:pairwise-v9",
@@ -301,7 +305,7 @@ pub(super) mod tests {
             (json!({"templates": ["builtin:pointwise-v1"]}), "known: builtin:pairwise-v1, builtin:pairwise-v2"),
             (json!({"answers": ["A", "A "]}), "two different words"),
             (json!({"answers": ["A"]}), "expected 2 answers, found 1"),
-            (json!({"label": "Votes"}), "is not built yet"),
+            (json!({"label": "Votes"}), "is not supported yet"),
         ] {
             let error = prompt(&extra).unwrap_err();
             assert!(matches!(error, Error::Config(_)));

@@ -22,8 +22,8 @@ const ENDS: [&str; 8] =
     ["<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<|eom_id|>"];
 
 /// Why a reply that has reasoning and nothing after it holds no verdict.
-pub(super) const ONLY_REASONING: &str = "the reply is reasoning without an answer after it; switch the model's reasoning off, or \
-                                         use one without it";
+pub(super) const ONLY_REASONING: &str = "the reply is reasoning without an answer after it; turn the model's \
+                                         reasoning off, or use a model without it";
 
 /// The answer of a reply: what comes after the last reasoning that was closed; nothing where reasoning was opened and not
 /// closed. The mark of the end of the turn is left out.

@@ -75,9 +75,10 @@ impl JudgeRuntime {
             (Backend::Lexicon(Vader::load(Path::new(&lexicon.path))?), format!("lexicon {}", lexicon.digest))
         } else {
             let role = format!("{role}.model");
-            let served = run.served_judges.iter().find(|s| s.role == role).ok_or_else(|| {
-                Error::Config(format!("the run document says nowhere that the model of spec.{role} is served"))
-            })?;
+            let served =
+                run.served_judges.iter().find(|s| s.role == role).ok_or_else(|| {
+                    Error::Config(format!("the run document has no servedJudges entry for spec.{role}"))
+                })?;
             let (url, model) = (served.url.clone(), served.model.clone());
             let target = Target { url, model, key: None, time: Some(clock::now()) };
             let model = input("model")?;
@@ -105,8 +106,7 @@ fn check_template(judge: &Judge, field: &str, folder: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::Config(format!(
-        "{field}.api is Chat, and the model in {} has no chat template; set api: Completion, or take a model that was tuned for \
-         conversations",
+        "{field}.api is Chat, but the model in {} has no chat template; set api: Completion, or use a chat model",
         folder.display()
     )))
 }

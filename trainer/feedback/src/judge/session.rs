@@ -229,7 +229,7 @@ impl<'a> Session<'a> {
                 AttemptOutcome::FatalJob(why) => {
                     self.state().account.release(&bound);
                     self.stop(Error::JudgeRejected(format!(
-                        "{}: {} rejects the judge: {why}",
+                        "{}: {} rejected a request of the judge: {why}",
                         self.runtime.field,
                         client_url(self.target)
                     )));
@@ -249,7 +249,7 @@ impl<'a> Session<'a> {
                     backoff(&question.id, attempt, None)
                 }
             };
-            tracing::debug!(judge = %self.runtime.spec.name, attempt, wait = wait.as_secs_f64(), why = %last.1, "asking again");
+            tracing::debug!(judge = %self.runtime.spec.name, attempt, wait = wait.as_secs_f64(), why = %last.1, "retrying");
             if attempt < attempts && self.unless_stopped(sleep(wait)).await.is_none() {
                 break;
             }
@@ -305,7 +305,8 @@ impl<'a> Session<'a> {
         let (answered, total) = (state.answered, self.total);
         drop(state);
         self.stop(Error::BudgetExhausted(format!(
-            "{limit}; {answered} of {total} questions are answered and safe in the journal: raise the budget to resume from there"
+            "{limit}; {answered} of {total} questions are answered and saved in the journal: raise the budget to \
+             resume from there"
         )));
         false
     }
@@ -371,7 +372,8 @@ fn client_url(target: &Target) -> String {
 
 fn unavailable(runtime: &JudgeRuntime, target: &Target, why: &str, answered: usize, total: usize) -> Error {
     Error::JudgeUnavailable(format!(
-        "{}: {} does not answer after {} attempts: {why}; {answered} of {total} questions are answered and safe in the journal",
+        "{}: {} does not answer after {} attempts: {why}; {answered} of {total} questions are answered and saved in \
+         the journal",
         runtime.field,
         client_url(target),
         runtime.spec.limits.max_attempts,

@@ -65,9 +65,9 @@ pub fn sections(audit: &Audit, judged: &Judgements, records: &[Preference], spli
         sections.push(Section::Notice {
             title: "The order decides as much as the responses".into(),
             text: format!(
-                "In {:.1} % of the pairs the judge favours another response when the two change places; tossing a coin gives \
-                 50 %. Both orders together cancel a constant preference for a position, but not chance. Compare the labels with \
-                 your own before they are used.",
+                "In {:.1} % of the pairs the judge's preference changes when the two responses are swapped; tossing a \
+                 coin gives 50 %. Both orders together cancel a constant preference for a position, but not chance. \
+                 Compare the labels with your own before you use them.",
                 100.0 * rate.value
             ),
         });
@@ -106,8 +106,9 @@ pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<St
     if judged.outcomes.is_empty() {
         let n = |name: &str| counts.get(name).copied().unwrap_or_default();
         return format!(
-            "no prompt has two responses to compare: of {} responses to {} prompts {} are empty, and {} pairs are too much alike; \
-             raise spec.generator.sampling.temperature (at 0 all responses to a prompt are the same) or responsesPerPrompt",
+            "no prompt has two responses to compare: of {} responses to {} prompts, {} are empty, and {} pairs are \
+             too similar; raise spec.generator.sampling.temperature (at 0 all responses to a prompt are the same) or \
+             responsesPerPrompt",
             n("responses"),
             n("prompts"),
             n("empty_responses"),
@@ -116,9 +117,9 @@ pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<St
     }
     let c = &audit.comparisons;
     let pairs = [
-        (c.labels, "less sure than spec.pairs.minConfidence"),
+        (c.labels, "below spec.pairs.minConfidence"),
         (c.ties, "ties"),
-        (c.dropped, "dropped, as their orders are in conflict (combine: AgreeOnly)"),
+        (c.dropped, "dropped because their two orders conflict (combine: AgreeOnly)"),
         (c.failed, "with a question that has no verdict"),
     ];
     let pairs: Vec<String> = pairs.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
@@ -127,23 +128,27 @@ pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<St
     } else {
         format!(". Questions without a verdict: {}", tripwire::causes(&judged.reasons))
     };
-    format!("no pair of {} has a label, so there is no dataset: {}{why}", judged.outcomes.len(), pairs.join(", "))
+    format!(
+        "none of the {} pairs has a label, so there is no dataset: {}{why}",
+        judged.outcomes.len(),
+        pairs.join(", ")
+    )
 }
 
 /// What the dataset holds and what is left out of it: the first number is its records.
 fn held(audit: &Audit, records: usize, [train, validation]: [usize; 2]) -> Section {
     let c = &audit.comparisons;
     let rows = [
-        ("Records", records as i64, "pairs with a label that is sure enough: the lines of the data"),
+        ("Records", records as i64, "pairs with a label that meets minConfidence: the records of the dataset"),
         ("Train", train as i64, ""),
         ("Validation", validation as i64, "of prompts that are in no other split"),
-        ("Left out, less sure", c.labels - records as i64, "than spec.pairs.minConfidence"),
+        ("Left out, low confidence", c.labels - records as i64, "below spec.pairs.minConfidence"),
         ("Left out, ties", c.ties, "the judge sees no difference"),
         ("Left out, dropped", c.dropped, "orders in conflict under combine: AgreeOnly"),
         ("Left out, without a verdict", c.failed, "a question about the pair has none"),
     ];
     let rows = rows.map(|(label, n, note)| Number::new(label, n as f64).count().note(note));
-    Section::Numbers { title: "What the dataset holds".into(), rows: rows.into() }
+    Section::Numbers { title: "Contents of the dataset".into(), rows: rows.into() }
 }
 
 fn consistency(audit: &Audit) -> Section {
@@ -177,7 +182,7 @@ fn consistency(audit: &Audit) -> Section {
             "Position bias",
             p.log_odds,
             Some(0.0),
-            "log-odds added to what is shown first; both orders together cancel it",
+            "log-odds added to the response shown first; both orders together cancel it",
         ));
         rows.push(
             Number::new("Kappa of the two orders", p.kappa.unwrap_or(f64::NAN))
@@ -187,7 +192,7 @@ fn consistency(audit: &Audit) -> Section {
             "Correlation of the two orders",
             p.correlation,
             Some(0.0),
-            "of what they say of the same response; a constant preference for a position does not change it",
+            "of their verdicts on the same response; a constant preference for a position does not change it",
         ));
     }
     let length = &audit.length;
@@ -218,7 +223,7 @@ fn consistency(audit: &Audit) -> Section {
         );
         rows.push(number("Replies with low label mass", audit.low_mass_rate, None, "share below one half").percent());
     }
-    Section::Numbers { title: "What the judge leans to".into(), rows }
+    Section::Numbers { title: "Biases of the judge".into(), rows }
 }
 
 fn certainty(records: &[Preference]) -> Section {
@@ -230,7 +235,7 @@ fn certainty(records: &[Preference]) -> Section {
         vec![format!("{:.1} to {:.1}", edge[0], edge[1]), n.to_string(), format!("{share:.1}")]
     });
     Section::Table {
-        title: "How sure the labels are".into(),
+        title: "Confidence of the labels".into(),
         columns: vec!["p(chosen is better)".into(), "pairs".into(), "percent".into()],
         rows: rows.collect(),
     }
@@ -252,7 +257,7 @@ fn outcomes(audit: &Audit, judged: &Judgements) -> Section {
         vec![format!("questions answered: {kind}"), n.to_string(), format!("{:.1}", 100.0 * *n as f64 / questions)]
     }));
     Section::Table {
-        title: "What became of pairs and questions".into(),
+        title: "Outcome of pairs and questions".into(),
         columns: vec!["outcome".into(), "count".into(), "percent".into()],
         rows,
     }

@@ -99,11 +99,11 @@ impl Verdict {
             Self::Ambiguous => Some("the reply gives more than one answer"),
             Self::Refused => Some("the judge refuses to answer"),
             Self::Truncated => Some(
-                "the reply is truncated before its verdict; a judge that reasons or explains first does not get to it: switch its \
-                 reasoning off, or use one that answers at once",
+                "the reply is truncated before its verdict; a judge that reasons or explains first does not reach it: \
+                 turn its reasoning off, or use a judge that answers at once",
             ),
-            Self::Filtered => Some("withheld for its content"),
-            Self::TransportFailed => Some("no reply came"),
+            Self::Filtered => Some("withheld by a content filter"),
+            Self::TransportFailed => Some("no reply was received"),
         }
     }
 

@@ -106,7 +106,7 @@ impl Vader {
             lexicon.insert(word.to_owned(), valence);
         }
         if lexicon.is_empty() {
-            return Err("the lexicon has no words; expected one `word<TAB>valence` a line".into());
+            return Err("the lexicon has no words; expected one `word<TAB>valence` per line".into());
         }
         Ok(Self { lexicon })
     }

@@ -135,23 +135,23 @@ fn numbers(rows: &[Number]) -> String {
 fn usage(report: &Report) -> String {
     let code = match report.kind {
         Kind::PreferenceDataset => {
-            "from datasets import load_dataset\n\ndataset = load_dataset(\"PATH_OF_THIS_FOLDER\")"
+            "from datasets import load_dataset\n\ndataset = load_dataset(\"PATH_TO_THIS_DIRECTORY\")"
         }
         Kind::RewardModel => {
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
-             model = AutoModelForSequenceClassification.from_pretrained(\"PATH_OF_THIS_FOLDER\")\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"PATH_OF_THIS_FOLDER\")"
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\nmodel = \
+             AutoModelForSequenceClassification.from_pretrained(\"PATH_TO_THIS_DIRECTORY\")\ntokenizer = \
+             AutoTokenizer.from_pretrained(\"PATH_TO_THIS_DIRECTORY\")"
         }
         Kind::PolicyTuning if report.card.adapter => {
-            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-             base = AutoModelForCausalLM.from_pretrained(\"PATH_OF_THE_BASE_MODEL\")\n\
-             model = PeftModel.from_pretrained(base, \"PATH_OF_THIS_FOLDER\")\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"PATH_OF_THIS_FOLDER\")"
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\nbase = \
+             AutoModelForCausalLM.from_pretrained(\"PATH_TO_THE_BASE_MODEL\")\nmodel = \
+             PeftModel.from_pretrained(base, \"PATH_TO_THIS_DIRECTORY\")\ntokenizer = \
+             AutoTokenizer.from_pretrained(\"PATH_TO_THIS_DIRECTORY\")"
         }
         Kind::PolicyTuning => {
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-             model = AutoModelForCausalLM.from_pretrained(\"PATH_OF_THIS_FOLDER\")\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"PATH_OF_THIS_FOLDER\")"
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\nmodel = \
+             AutoModelForCausalLM.from_pretrained(\"PATH_TO_THIS_DIRECTORY\")\ntokenizer = \
+             AutoTokenizer.from_pretrained(\"PATH_TO_THIS_DIRECTORY\")"
         }
     };
     format!("## Use\n\n```python\n{code}\n```\n")

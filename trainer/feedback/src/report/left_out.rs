@@ -150,7 +150,8 @@ impl LeftOut {
             notices.push(Section::Notice {
                 title: "The chat template changed responses".into(),
                 text: format!(
-                    "In {} {what} the chat template changed a response or dropped a part of it. What was learnt is what the template wrote.",
+                    "In {} {what} the chat template changed a response or dropped a part of it. The model was trained \
+                     on what the template wrote.",
                     self.changed
                 ),
             });
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(counts.numbers(), numbers.map(|(name, n)| (name.to_owned(), n)).into());
         let mut report = Report::new(Kind::PolicyTuning, "p", "t");
         report.sections.push(Section::Text { title: "Result".into(), text: String::new() });
-        counts.show(&mut report, "Too long is more than 8 tokens.");
+        counts.show(&mut report, "Too long means longer than 8 tokens.");
         assert_eq!(report.sections[0].title(), "Pairs left out: most of them");
         assert_eq!((report.summary["records"], report.summary["left_out"]), (12.0, 7.0));
         assert_eq!(report.facts[0].text, "12 pairs read, 5 used");

@@ -328,7 +328,7 @@ mod tests {
         let rate = Number::new("win rate", 0.632).percent().interval(0.58, 0.681).reference(0.5).note(text);
         policy.sections.push(Section::Numbers { title: "Result".into(), rows: vec![rate] });
         let history = History::from([("objective/kl".into(), (1..=80).map(|s| (s, s as f64 / 9.0)).collect())]);
-        policy.sections.extend(Section::curves("KL", "nats a response", &history, &["objective/kl", "kl"]));
+        policy.sections.extend(Section::curves("KL", "nats per response", &history, &["objective/kl", "kl"]));
         policy.sections.extend(Section::curves("Entropy", "nats", &history, &["entropy"]));
         let scores = vec![SampleScore { name: text.into(), values: vec![Some(-0.5), None] }];
         let sample = Sample { prompt: text.into(), texts: vec![text.into(), text.into()], scores };

@@ -83,7 +83,9 @@ async fn bring_all(
     let is_there = |key: &Key| objects.iter().find(|o| o.location == *key);
     let Some(manifest) = is_there(&manifest) else {
         if is_there(&partial).is_some() {
-            return Err(Error::Store("the artifact there is being written; it is fetched when it is whole".into()));
+            return Err(Error::Store(
+                "the artifact is still being written; it will be fetched once it is complete".into(),
+            ));
         }
         stream::iter(objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         return finish(aside, path);
@@ -123,7 +125,7 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
 
 /// Makes sure that all keys can be files below a folder.
 fn check(key: &Key, objects: &[ObjectMeta]) -> Result<()> {
-    let wrong = |what: &str| Error::Data(format!("the store lists what cannot be files below a folder: {what}"));
+    let wrong = |what: &str| Error::Data(format!("the store lists keys that cannot be files of a directory: {what}"));
     let mut keys: HashSet<&str> = HashSet::new();
     if let Some(twice) = objects.iter().find(|o| !keys.insert(o.location.as_ref())) {
         return Err(wrong(&format!("{:?} is listed twice", twice.location.as_ref())));
@@ -190,7 +192,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     if size != object.size {
         // It is the very object that was listed, so it is another size each time.
         let found = if size > object.size { "more".into() } else { size.to_string() };
-        let what = format!("{}: the store lists {} bytes, and sends {found}", object.location, object.size);
+        let what = format!("{}: the store lists {} bytes, but sent {found}", object.location, object.size);
         return Err(Error::Data(what));
     }
     file.sync_all().map_err(|e| Error::store(&aside, &e))?;
@@ -205,13 +207,13 @@ async fn not_there(store: &dyn ObjectStore, object: &ObjectMeta) -> Result<()> {
         // An empty folder.
         Some(marker) if marker.size == 0 => Ok(()),
         Some(_) => Err(ends_in_slash(key)),
-        None => Err(Error::Store(format!("{key} was removed while it was fetched"))),
+        None => Err(Error::Store(format!("{key} was removed while it was being fetched"))),
     }
 }
 
 fn ends_in_slash(key: &Key) -> Error {
     let what = "ends in a slash and has content; remove it";
-    Error::Data(format!("the store lists what cannot be files below a folder: {key}/ {what}"))
+    Error::Data(format!("the store lists keys that cannot be files of a directory: {key}/ {what}"))
 }
 
 #[cfg(test)]

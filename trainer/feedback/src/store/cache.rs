@@ -58,7 +58,7 @@ impl Cache {
         }
         // When it was used last tells whether it may go. Only its owner can say so.
         let _ = File::open(&entry).and_then(|file| file.set_modified(SystemTime::now()));
-        tracing::info!(uri, entry = %entry.display(), "is taken from the cache");
+        tracing::info!(uri, entry = %entry.display(), "taken from the cache");
         link(&entry, path).map_err(|e| Error::store(path, &e))
     }
 }
@@ -74,7 +74,7 @@ fn name(uri: &str, state: &str) -> String {
 /// Waits until no other process fetches an entry. Nothing where that cannot be known: a cache saves time, and must not cost a
 /// run.
 async fn alone(folder: &Path, entry: &Path) -> Result<Option<File>> {
-    let unusable = |e: &io::Error| tracing::warn!("{}: {e}; inputs are fetched without the cache", folder.display());
+    let unusable = |e: &io::Error| tracing::warn!("{}: {e}; fetching inputs without the cache", folder.display());
     let open = || {
         let locks = folder.join(LOCKS);
         fs::create_dir_all(&locks)?;

@@ -28,7 +28,7 @@ const MOST_SHOWN: usize = 200;
 
 /// The store of a URI as the environment says how to reach it, and the key in it.
 pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
-    let wrong = |why: &dyn Display| Error::Config(format!("the store cannot be reached as it is set up: {why}"));
+    let wrong = |why: &dyn Display| Error::Config(format!("the settings of the store are invalid: {why}"));
     let url = Url::parse(uri).map_err(|e| wrong(&e))?;
     // What is no text is no setting of a store, and must not be shown.
     let texts =
@@ -63,7 +63,7 @@ pub(super) async fn persist_while<T>(
         match ended {
             Err(Error::Store(why)) if !is_over(begun) => {
                 failed += 1;
-                tracing::warn!("{why}; tried again");
+                tracing::warn!("{why}; retrying");
                 let until = Instant::now() + backoff(id, failed, None).min(WAIT);
                 // Asked to stop while it waits, it tries at once: once more, or to find that there is nothing to be kept.
                 let stopping = shutdown::requested();
@@ -94,10 +94,10 @@ pub(super) fn read_error(error: &StoreError) -> Error {
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Data(format!(
             "access denied reading {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
         )),
-        StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was fetched")),
+        StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was being fetched")),
         // Asking again does not make a key a path.
         StoreError::InvalidPath { source } => {
-            Error::Data(format!("the store names a key that is no path: {}", source.to_string().escape_debug()))
+            Error::Data(format!("the store lists a key that is not a path: {}", source.to_string().escape_debug()))
         }
         other => Error::Store(format!("reading from the store failed: {}", first_line(other))),
     }
@@ -107,7 +107,7 @@ pub(super) fn read_error(error: &StoreError) -> Error {
 pub(super) fn write_error(error: &StoreError) -> Error {
     match error {
         StoreError::NotFound { .. } => {
-            Error::Config("expected a bucket or container that exists, found none; make it, or correct the URI".into())
+            Error::Config("expected an existing bucket or container, found none; create it, or correct the URI".into())
         }
         StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => Error::Config(format!(
             "access denied writing {path}; check the credentials (spec.output.credentialsSecretRef, or AWS_*, GOOGLE_* or AZURE_* in the environment) and what they allow"

@@ -59,7 +59,7 @@ impl Source {
     pub fn new(origin: &Url, token: Option<&str>) -> Result<Self> {
         let authorization = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose();
         let mut authorization = authorization.map_err(|_| {
-            let what = "the request cannot be made; check that the token holds nothing but the token";
+            let what = "the request cannot be built; check that the token variable contains nothing but the token";
             Error::Config(format!("{}: {what}", place(origin)))
         })?;
         if let Some(value) = &mut authorization {
@@ -156,7 +156,10 @@ impl Source {
                 return Ok(());
             }
             fs::remove_file(aside).map_err(|e| Failure::Final(Error::store(aside, &e)))?;
-            return Err(Failure::Passing { why: format!("{}: it was changed meanwhile", place(url)), wait: None });
+            return Err(Failure::Passing {
+                why: format!("{}: it was changed during the download", place(url)),
+                wait: None,
+            });
         }
         let mut answer = accepted(answer, url)?;
         // A weak tag (RFC 9110, 8.8.1) says too little for this.
@@ -213,9 +216,9 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
         if failed >= ATTEMPTS {
             return Err(Error::Store(format!("{why}; giving up after {ATTEMPTS} attempts; run again to resume")));
         }
-        tracing::warn!("{why}; tried again");
+        tracing::warn!("{why}; retrying");
         if let Some(wait) = wait.filter(|wait| *wait > PATIENCE) {
-            return Err(Error::Store(format!("{why} and asks to wait for {} s; run it again then", wait.as_secs())));
+            return Err(Error::Store(format!("{why} and asks to wait for {} s; run again after that", wait.as_secs())));
         }
         pause(backoff(url.path(), failed, wait)).await?;
     }
@@ -241,26 +244,29 @@ fn accepted(answer: reqwest::Result<Response>, url: &Url) -> Result<Response, Fa
     let refused = |what: &str| Err(Failure::Final(Error::Data(format!("{place}: {what} ({status})"))));
     match status.as_u16() {
         200..=299 => Ok(answer),
-        401 | 403 => refused("the server refuses; it is private, gated or not there: check the name, and set HF_TOKEN"),
-        404 => refused("expected something there, found nothing; check name, revision and path"),
+        401 | 403 => refused(
+            "the server denies access; the repository is private, gated or does not exist: check its \
+                              name, and set HF_TOKEN",
+        ),
+        404 => refused("not found; check name, revision and path"),
         408 | 429 | 500..=599 => {
             let wait = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
             let wait = wait.map(Duration::from_secs);
-            Err(Failure::Passing { why: format!("{place}: the server answers {status}"), wait })
+            Err(Failure::Passing { why: format!("{place}: the server returned {status}"), wait })
         }
-        _ => refused("the server refuses the request"),
+        _ => refused("the server rejected the request"),
     }
 }
 
 /// What went wrong on the way.
 fn failed(error: &reqwest::Error, url: &Url) -> Failure {
     if let Some(refused) = redirects::refused(error) {
-        return Failure::Final(Error::Data(format!("{}: {refused}; name the file where it is", place(url))));
+        return Failure::Final(Error::Data(format!("{}: {refused}; use the URL that it redirects to", place(url))));
     }
     if error.is_builder() || error.is_redirect() {
-        return Failure::Final(Error::Data(format!("{}: the server sends us on to what is no URL", place(url))));
+        return Failure::Final(Error::Data(format!("{}: the server redirects to an invalid URL", place(url))));
     }
-    let why = if error.is_timeout() { "no answer in time" } else { "the connection broke" };
+    let why = if error.is_timeout() { "no reply in time" } else { "the connection was lost" };
     Failure::Passing { why: format!("{}: {why}", place(url)), wait: None }
 }
 
@@ -274,7 +280,8 @@ fn most(answer: &Response, url: &Url, aside: &Path, (here, size): (u64, Option<u
     let is_framed = answer.version() >= Version::HTTP_2 || answer.headers().contains_key(TRANSFER_ENCODING);
     if rest.is_none() && !is_framed && size.is_none() {
         return Err(Error::Data(format!(
-            "{}: the server says neither how long the file is nor where it ends, so half of it would pass for all; use another",
+            "{}: the server sends neither the length nor the end of the file, so a truncated file would go unnoticed; \
+             use another server",
             place(url)
         )));
     }

@@ -41,9 +41,10 @@ impl Hub {
         // A Secret that was made from a file ends in a line break.
         let set = |name| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let endpoint = set(ENDPOINT).unwrap_or_else(|| PUBLIC.to_owned());
-        let endpoint = Url::parse(&endpoint).ok().filter(|url| !url.cannot_be_a_base()).ok_or_else(|| {
-            Error::Config(format!("{ENDPOINT}: expected the address of a hub, found \"{endpoint}\"; correct it"))
-        })?;
+        let endpoint = Url::parse(&endpoint)
+            .ok()
+            .filter(|url| !url.cannot_be_a_base())
+            .ok_or_else(|| Error::Config(format!("{ENDPOINT}: expected the address of a hub, found \"{endpoint}\"")))?;
         Self::at(endpoint, set(TOKEN).as_deref())
     }
 
@@ -52,7 +53,7 @@ impl Hub {
         if token.is_some() && endpoint.scheme() != "https" && !is_here {
             let host = endpoint.host_str().unwrap_or_default();
             return Err(Error::Config(format!(
-                "{ENDPOINT}: expected https://{host}, as {TOKEN} is set and anybody on the way could read it, found {}://",
+                "{ENDPOINT}: expected https://{host}, because {TOKEN} is set and could be read in transit, found {}://",
                 endpoint.scheme()
             )));
         }

@@ -52,11 +52,11 @@ impl Listing {
     /// # Errors
     /// `Data` for what is no listing, or names what cannot be a file below a folder, or a file twice.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = |what: String| Error::Data(format!("expected what the hub says of a repository, found {what}"));
+        let wrong = |what: String| Error::Data(format!("expected the hub's description of a repository, found {what}"));
         let listing: Self = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
         let is_commit = (1..=64).contains(&listing.sha.len()) && listing.sha.bytes().all(|b| b.is_ascii_alphanumeric());
         if !is_commit {
-            return Err(wrong(format!("a commit of other characters than letters and digits: {:?}", listing.sha)));
+            return Err(wrong(format!("a commit with characters other than letters and digits: {:?}", listing.sha)));
         }
         let mut paths = HashSet::new();
         for file in &listing.siblings {
@@ -83,7 +83,7 @@ impl Listing {
         if !has(WEIGHTS) || !has("config.json") {
             let found: Vec<&str> = self.siblings.iter().map(|f| f.path.as_str()).take(8).collect();
             return Err(Error::Data(format!(
-                "expected a repository with config.json and *.safetensors, found {}; convert the model, or name another",
+                "expected a repository with config.json and *.safetensors, found {}; convert the model, or use another",
                 found.join(", ")
             )));
         }

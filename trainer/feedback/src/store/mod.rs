@@ -58,7 +58,7 @@ fn fits(bytes: u64, folder: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::Disk(format!(
-        "{}: expected room for {bytes} bytes, found {free}; free space there, or correct what is fetched",
+        "{}: expected room for {bytes} bytes, found {free}; free some space, or fetch less",
         folder.display()
     )))
 }

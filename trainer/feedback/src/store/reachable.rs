@@ -101,15 +101,15 @@ impl Reach {
 pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize) -> Result<(), Refused> {
     let refused = |why: &str| {
         let place = to.host_str().unwrap_or_default();
-        Err(Refused(format!("the server sends us on to {}://{place}, {why}", to.scheme())))
+        Err(Refused(format!("the server redirects to {}://{place}, {why}", to.scheme())))
     };
     if followed > MOST {
-        return Err(Refused(format!("the server sends us on more than {MOST} times")));
+        return Err(Refused(format!("the server redirects more than {MOST} times")));
     }
     match to.scheme() {
         "https" => {}
         "http" if from.scheme() == "http" => {}
-        "http" => return refused("which anybody on the way can change"),
+        "http" => return refused("which can be changed in transit"),
         _ => return refused("expected https://"),
     }
     match (origin, Reach::of_url(to)) {
@@ -120,10 +120,10 @@ pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize
 
 /// Why a name is not used.
 pub(super) fn nearer(name: &Name) -> Refused {
-    Refused(format!("the server sends us on to {}, {NEARER}", name.as_str()))
+    Refused(format!("the server redirects to {}, {NEARER}", name.as_str()))
 }
 
-const NEARER: &str = "which is in a network of this machine and not on the internet as the server itself";
+const NEARER: &str = "which is in a private network, while the server itself is on the internet";
 
 #[cfg(test)]
 mod tests {
@@ -183,14 +183,14 @@ mod tests {
         assert!(follow("https://10.0.0.1/a", "https://10.0.0.2/a", Some(Reach::Private)).is_ok());
         assert!(follow("http://127.0.0.1:1/a", "http://127.0.0.1:2/a", Some(Reach::Machine)).is_ok());
         for (to, why) in [
-            ("http://cdn/a", "anybody on the way"),
+            ("http://cdn/a", "in transit"),
             ("ftp://cdn/a", "expected https://"),
             ("file:///etc/passwd", "expected https://"),
-            ("https://127.0.0.1/a", "network of this machine"),
-            ("https://[::1]/a", "network of this machine"),
-            ("https://169.254.169.254/a", "network of this machine"),
-            ("https://192.168.0.1/a", "network of this machine"),
-            ("https://0x7f000001/a", "network of this machine"),
+            ("https://127.0.0.1/a", "private network"),
+            ("https://[::1]/a", "private network"),
+            ("https://169.254.169.254/a", "private network"),
+            ("https://192.168.0.1/a", "private network"),
+            ("https://0x7f000001/a", "private network"),
         ] {
             let error = follow("https://hub/a", to, public).unwrap_err().to_string();
             assert!(error.contains(why), "{to}: {error}");

@@ -109,7 +109,7 @@ mod tests {
         assert!(!resolve("127.0.0.1", Some(Reach::Machine), "localhost").unwrap().is_empty());
         for reach in [Reach::Public, Reach::Private] {
             let error = resolve("hub.example", Some(reach), "localhost").unwrap_err();
-            assert!(error.contains("localhost") && error.contains("network of this machine"), "{error}");
+            assert!(error.contains("localhost") && error.contains("private network"), "{error}");
         }
     }
 }

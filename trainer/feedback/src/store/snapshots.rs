@@ -152,7 +152,7 @@ impl Snapshots {
 
     fn damaged(&self, why: &str) -> Error {
         Error::Data(format!(
-            "{}: expected the work directory of a run, found something else: {why}; delete it to start the run from scratch",
+            "{}: not the work directory of a run: {why}; delete it to start the run from scratch",
             self.uri
         ))
     }
@@ -209,7 +209,7 @@ impl Snapshots {
         };
         heartbeat::beat();
         if hex(&Sha256::digest(&found)) != sha256 {
-            return Err(self.damaged(&format!("piece {sha256} has another content")));
+            return Err(self.damaged(&format!("piece {sha256} does not match its checksum")));
         }
         Ok(found.into())
     }
@@ -291,7 +291,7 @@ impl Snapshots {
 
     fn taken_over(&self, found: &Index) -> Error {
         Error::Failed(format!(
-            "{}: expected to own the work directory, found that another process ({}) has taken it over; this process stops",
+            "{}: another process ({}) has taken the work directory over; this process stops",
             self.uri, found.owner
         ))
     }

@@ -123,7 +123,7 @@ async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) ->
     match manifest {
         Some(manifest) if (&manifest.kind, &manifest.name) == (&owner.0, &owner.1) => Ok(Some(manifest)),
         _ => Err(Error::Config(format!(
-            "expected an empty folder or an artifact of {}/{}, found that of something else; choose another folder",
+            "expected an empty location or an artifact of {}/{}, found another artifact; choose another location",
             owner.0, owner.1
         ))),
     }

@@ -160,7 +160,7 @@ fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtim
     match runtime.block_on(upload::records(&staging, &place)) {
         Ok(()) => Error::Gate(format!("{message}; its report is in {place}")),
         Err(failed) => {
-            tracing::warn!("the report is not kept: {failed}");
+            tracing::warn!("the report was not uploaded: {failed}");
             error
         }
     }

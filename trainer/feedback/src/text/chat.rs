@@ -44,8 +44,8 @@ impl<'a> Chat<'a> {
         if let Some(i) = self.first_ignored(turns, &doubtful, &text)? {
             let (role, start) = (&turns[i].role, turns[i].content.trim().chars().take(40).collect::<String>());
             let why = format!(
-                "the chat template leaves out the {role} turn that begins with {start:?}; take a model whose template writes it, or \
-                 prompts without such a turn"
+                "the chat template omits the {role} turn that begins with {start:?}; use a model whose template \
+                 writes it, or prompts without such a turn"
             );
             return Err(self.tokenizer.cannot_write(turns, &why));
         }
@@ -165,8 +165,10 @@ impl<'a> Chat<'a> {
         match tokens.iter().find_map(control) {
             None => Ok(tokens),
             Some(token) => {
-                let why =
-                    format!("a turn has {token:?}, which this tokenizer reads as a control token only; leave it out");
+                let why = format!(
+                    "a turn contains {token:?}, which this tokenizer can only read as a control token; remove \
+                             it"
+                );
                 Err(tokenizer.cannot_write(self.turns, &why))
             }
         }

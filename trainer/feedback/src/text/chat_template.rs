@@ -29,7 +29,7 @@ pub enum TemplateError {
     #[error("the chat template cannot be read: {0}")]
     Syntax(JinjaError),
     /// The template itself refuses the conversation, through `raise_exception`.
-    #[error("the model's chat template refuses this conversation: {0}")]
+    #[error("the model's chat template rejects this conversation: {0}")]
     Refused(String),
     /// It fails on the conversation.
     #[error("the chat template fails: {0}")]

@@ -32,7 +32,7 @@ pub enum JinjaError {
     #[error("{0}")]
     Fault(Fault),
     /// It is longer than a template may be, in bytes.
-    #[error("it has {0} bytes, and at most {MOST_SOURCE} are read")]
+    #[error("it has {0} bytes; at most {MOST_SOURCE} are allowed")]
     TooLong(usize),
     /// It needs more than it may use.
     #[error("{0}")]
@@ -62,7 +62,7 @@ impl std::fmt::Display for Fault {
 impl From<minijinja::Error> for Fault {
     fn from(error: minijinja::Error) -> Self {
         let kind = match error.kind() {
-            ErrorKind::OutOfFuel => format!("it takes more than {INSTRUCTIONS} instructions"),
+            ErrorKind::OutOfFuel => format!("it executes more than {INSTRUCTIONS} instructions"),
             kind => kind.to_string(),
         };
         // A detail may hold a value of the template, however long.

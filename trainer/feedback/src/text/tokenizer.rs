@@ -54,7 +54,7 @@ impl Tokenizer {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|e| {
-            let hint = "a model folder needs one; sentencepiece models must be converted to it first";
+            let hint = "a model directory needs one; sentencepiece models must be converted to it first";
             Error::Data(format!("{}: {e} ({hint})", path.display()))
         })?;
         let config = TokenizerConfig::read(folder)?;
@@ -105,7 +105,8 @@ impl Tokenizer {
         let Some(id) = ids.iter().find(|id| !(0..vocabulary).contains(id)) else { return Ok(()) };
         let token = self.token(*id).map_or_else(|| "a token".to_owned(), |token| format!("the token {token:?}"));
         Err(Error::Data(format!(
-            "{}: {token} has the id {id}, and config.json has a vocabulary of {vocabulary}; expected ids below it: take the tokenizer that the model was trained with",
+            "{}: {token} has the id {id}, but config.json has a vocabulary of {vocabulary}; expected ids below it: \
+             use the tokenizer that the model was trained with",
             self.folder.join("tokenizer.json").display()
         )))
     }
@@ -132,7 +133,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         let ids = ids
             .iter()
-            .map(|id| u32::try_from(*id).map_err(|_| Error::Data(format!("{id} is no token id"))))
+            .map(|id| u32::try_from(*id).map_err(|_| Error::Data(format!("{id} is not a token id"))))
             .collect::<Result<Vec<u32>>>()?;
         let decoded = panic::catch_unwind(AssertUnwindSafe(|| self.inner.decode(&ids, true)));
         let decoded = decoded.unwrap_or_else(|_| Err("its decoder panics".into()));
@@ -224,7 +225,7 @@ impl Tokenizer {
     /// [`Error::Data`] when the folder has no template or the template refuses the conversation.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool, now: DateTime) -> Result<String> {
         let template = self.chat_template.as_ref().ok_or_else(|| {
-            let advice = "give prompts as text, or take a model that was tuned for conversations";
+            let advice = "write prompts as text, or use a chat model";
             Error::Data(format!("{}: the model has no chat template; {advice}", self.folder.display()))
         })?;
         template.render(messages, add_generation_prompt, now).map_err(|e| self.refused(messages, &e))

@@ -30,13 +30,14 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let rules: Rules = serde_json::from_slice(bytes).map_err(|e| format!("not a tokenizer: {e}"))?;
     if let Some(dropout) = rules.model.dropout.filter(|dropout| *dropout != 0.0) {
         return Err(format!(
-            "model.dropout is {dropout}, so a text would have other tokens each time it is read; set it to null, as for inference"
+            "model.dropout is {dropout}, so a text would be tokenised differently each time; set it to null, as for \
+             inference"
         ));
     }
     let growth = growth(&rules.decoder)?;
     if growth > MOST_GROWTH {
         return Err(format!(
-            "decoder: its replacements make a token {growth} times as long; at most {MOST_GROWTH} are taken"
+            "decoder: its replacements make a token {growth} times as long; at most {MOST_GROWTH} times is allowed"
         ));
     }
     Ok(())
@@ -52,7 +53,7 @@ fn growth(decoder: &Value) -> Result<usize, String> {
         Some("Replace") => {
             let content = decoder["content"].as_str().map_or(0, str::len);
             match decoder["pattern"]["String"].as_str() {
-                Some("") => Err("decoder: a Replace has an empty pattern, which is everywhere in a text".to_owned()),
+                Some("") => Err("decoder: a Replace has an empty pattern, which matches everywhere".to_owned()),
                 Some(pattern) => Ok(content.div_ceil(pattern.len()).max(1)),
                 None => {
                     Err("decoder: a Replace has a regular expression; only a fixed text is supported there".to_owned())

@@ -47,7 +47,8 @@ pub enum HeaderError {
     Version(u32),
     /// The file ends too early.
     #[error(
-        "the file is cut short: {what} needs {needed} bytes at byte {position} and the file has {length}; download or copy it again"
+        "the file is truncated: {what} needs {needed} bytes at byte {position} and the file has {length}; download or \
+         copy it again"
     )]
     Truncated {
         /// What was being read.
@@ -60,7 +61,7 @@ pub enum HeaderError {
         length: u64,
     },
     /// The file contradicts itself or the specification.
-    #[error("the header is broken at byte {position}: {what}")]
+    #[error("malformed header at byte {position}: {what}")]
     Broken {
         /// Where.
         position: u64,
@@ -457,7 +458,7 @@ pub(crate) mod tests {
         bytes.extend(1u64.to_le_bytes());
         bytes.extend(u64::MAX.to_le_bytes());
         let error = parse(&bytes).unwrap_err().to_string();
-        assert!(error.contains("cut short: a metadata key needs 18446744073709551615 bytes"), "{error}");
+        assert!(error.contains("truncated: a metadata key needs 18446744073709551615 bytes"), "{error}");
     }
 
     #[test]

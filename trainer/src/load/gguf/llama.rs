@@ -41,7 +41,7 @@ pub enum LlamaError {
     #[error("the architecture is {0}; only llama is supported (Llama, SmolLM, TinyLlama and Mistral files say llama)")]
     Architecture(String),
     /// A variant of the architecture that would come out wrong.
-    #[error("{0}, which is not supported; take the Hugging Face folder of this model instead")]
+    #[error("{0}, which is not supported; use the Hugging Face directory of this model instead")]
     Variant(String),
     /// A tensor is missing, superfluous or of another shape.
     #[error("{0}")]
@@ -90,7 +90,12 @@ pub fn read(header: &Header) -> Result<Llama, LlamaError> {
         }
     }
     // What is imported can be loaded: the reader of config.json has the last word.
-    Config::from_json(config.clone()).map_err(|e| LlamaError::Variant(format!("the metadata make no model: {e}")))?;
+    Config::from_json(config.clone()).map_err(|e| {
+        LlamaError::Variant(format!(
+            "the metadata does not describe a valid \
+                                                                               model: {e}"
+        ))
+    })?;
     Ok(Llama { config, tensors })
 }
 
@@ -128,7 +133,10 @@ impl Sizes {
             let key = format!("llama.{key}");
             match Metadata::required(header.metadata.integer(&key)?, &key)? {
                 n @ 1..=LARGEST => Ok(n as usize),
-                n => Err(LlamaError::Tensor(format!("the metadata entry {key} is {n}, which is no size of a model"))),
+                n => Err(LlamaError::Tensor(format!(
+                    "the metadata entry {key} is {n}, which is not a valid model \
+                                                     dimension"
+                ))),
             }
         };
         let hidden = size("embedding_length")?;
@@ -218,7 +226,7 @@ fn refuse_unknown(header: &Header) -> Result<(), LlamaError> {
     }
     let unknown = |key: &&String| key.strip_prefix("llama.").is_some_and(|rest| !KNOWN.contains(&rest));
     match header.metadata.0.keys().find(unknown) {
-        Some(key) => Err(LlamaError::Variant(format!("the metadata have the entry {key}"))),
+        Some(key) => Err(LlamaError::Variant(format!("the metadata has the entry {key}"))),
         None => Ok(()),
     }
 }
@@ -232,12 +240,12 @@ fn refuse_variants(header: &Header, sizes: &Sizes) -> Result<(), LlamaError> {
     if let Some(n) = header.metadata.integer("llama.rope.dimension_count")?
         && usize::try_from(n) != Ok(sizes.head_dim)
     {
-        return variant(format!("rotary positions cover {n} of {} values of a head", sizes.head_dim));
+        return variant(format!("rotary embeddings cover {n} of {} dimensions per head", sizes.head_dim));
     }
     if let Some(n) = header.metadata.integer("llama.attention.value_length")?
         && usize::try_from(n) != Ok(sizes.head_dim)
     {
-        return variant(format!("values have {n} numbers a head and keys {}", sizes.head_dim));
+        return variant(format!("value heads have {n} dimensions and key heads {}", sizes.head_dim));
     }
     if let Some(kind) = header.metadata.text("llama.rope.scaling.type")?
         && kind != "none"
@@ -260,7 +268,7 @@ fn find_tensors(header: &Header, sizes: &Sizes) -> Result<Vec<Tensor>, LlamaErro
         if source.shape != shape {
             let TensorInfo { name, shape: found, .. } = source;
             return Err(LlamaError::Tensor(format!(
-                "the tensor {name} has shape {found:?}; the metadata ask for {shape:?}"
+                "the tensor {name} has shape {found:?}; the metadata specifies {shape:?}"
             )));
         }
         if let Encoding::Unsupported(encoding) = source.encoding {
@@ -448,7 +456,7 @@ pub(crate) mod tests {
         let missing = metadata().f32s("token_embd.weight", &[5, 4], &[0.0; 20]).finish();
         assert!(refusal(missing).contains("blk.0.attn_norm.weight is missing"));
         let misshapen = metadata().f32s("token_embd.weight", &[5, 3], &[0.0; 15]).finish();
-        assert!(refusal(misshapen).contains("has shape [5, 3]; the metadata ask for [5, 4]"));
+        assert!(refusal(misshapen).contains("has shape [5, 3]; the metadata specifies [5, 4]"));
         let split = tensors(metadata().entry("split.count", 2, &3u16.to_le_bytes())).finish();
         assert!(refusal(split).contains("one of 3 files of a split model (split.count)"));
         let unknown = tensors(metadata().f32("llama.rope.scale_linear", 4.0)).finish();

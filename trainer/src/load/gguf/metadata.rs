@@ -55,7 +55,7 @@ impl Integers {
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// It is not there.
-    #[error("the metadata lacks {0}; the file does not hold a whole model")]
+    #[error("the metadata lacks {0}; the file does not contain a complete model")]
     Missing(String),
     /// It has another type.
     #[error("the metadata entry {key} should be {expected}")]

@@ -23,7 +23,7 @@ pub enum VocabularyError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// A kind of tokenizer that would come out wrong.
-    #[error("{0}, which is not supported; take the Hugging Face folder of this model instead")]
+    #[error("{0}, which is not supported; use the Hugging Face directory of this model instead")]
     Kind(String),
     /// The vocabulary contradicts itself.
     #[error("{0}")]
@@ -50,7 +50,7 @@ fn tokenizer(header: &Header, tokens: &[&str], special: &SpecialTokens) -> Resul
     let model = header.metadata.text("tokenizer.ggml.model")?.unwrap_or("not stated");
     if model != "gpt2" {
         return Err(VocabularyError::Kind(format!(
-            "the tokenizer's model is {model} (only gpt2, byte-level BPE, is read)"
+            "the tokenizer's model is {model} (only gpt2, which is byte-level BPE, is supported)"
         )));
     }
     let pre = Metadata::required(header.metadata.text("tokenizer.ggml.pre")?, "tokenizer.ggml.pre")?;
@@ -114,9 +114,7 @@ fn post_processor(header: &Header, special: &SpecialTokens) -> Result<Value, Voc
             continue;
         }
         let (id, token) = special.named(name).ok_or_else(|| {
-            VocabularyError::Broken(format!(
-                "tokenizer.ggml.{key} is true, and there is no {name} to put around a text"
-            ))
+            VocabularyError::Broken(format!("tokenizer.ggml.{key} is true, but the vocabulary has no {name}"))
         })?;
         let place = json!({"SpecialToken": {"id": token, "type_id": 0}});
         single.insert(if name == "bos_token" { 0 } else { single.len() }, place);
@@ -140,9 +138,10 @@ fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
             let digits = json!({"type": "Digits", "individual_digits": true});
             Ok(json!({"type": "Sequence", "pretokenizers": [digits, bytes]}))
         }
-        other => {
-            Err(VocabularyError::Kind(format!("unsupported pre-tokenizer {other} (only gpt-2 and smollm are read)")))
-        }
+        other => Err(VocabularyError::Kind(format!(
+            "unsupported pre-tokenizer {other} (only gpt-2 and smollm are \
+                                               supported)"
+        ))),
     }
 }
 

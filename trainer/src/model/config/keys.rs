@@ -69,7 +69,7 @@ impl<'a> Keys<'a> {
 
     /// A text; none where the key is absent or null.
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        self.set(key).map(|found| found.as_str().ok_or_else(|| self.wrong(key, "a text", found))).transpose()
+        self.set(key).map(|found| found.as_str().ok_or_else(|| self.wrong(key, "a string", found))).transpose()
     }
 
     /// True or false; false where the key is absent. Null is neither.
@@ -97,7 +97,7 @@ impl<'a> Keys<'a> {
     /// An error that names a value which asks for something that is not computed.
     pub(super) fn not_computed(&self, key: &str, found: &Value) -> Error {
         Error::Config(format!(
-            "config.json: `{}{key}` is {}, which the decoder does not compute",
+            "config.json: `{}{key}` is {}, which the decoder does not support",
             self.path,
             excerpt(found)
         ))
@@ -224,6 +224,7 @@ pub(super) fn refuse_not_computed(keys: &Keys) -> Result<()> {
 fn quantised(key: &str, found: &Value) -> Error {
     let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
     Error::Config(format!(
-        "config.json: `{key}` says that the weights are quantised ({method}); expected weights in float32, float16 or bfloat16: take the model before it was quantised, or write its weights out in full"
+        "config.json: `{key}` says that the weights are quantised ({method}); expected weights in float32, float16 or \
+         bfloat16: use the model before quantisation, or dequantise its weights"
     ))
 }

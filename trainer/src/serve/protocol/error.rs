@@ -87,13 +87,16 @@ impl ApiError {
 
     /// 405: the path exists, but not for this method.
     pub fn wrong_method(method: &str, path: &str) -> Self {
-        let message = format!("{path:.64} does not answer {method:.16}");
+        let message = format!("{path:.64} does not support {method:.16}");
         Self::new(405, "invalid_request_error", Some("method_not_allowed"), message)
     }
 
     /// 408: the body did not come within so many seconds.
     pub fn too_slow(seconds: u64) -> Self {
-        let message = format!("the request did not come within {seconds} s; send it again, or fewer prompts at once");
+        let message = format!(
+            "the request was not received within {seconds} s; send it again, or fewer prompts at \
+                               once"
+        );
         Self::new(408, "invalid_request_error", Some("request_timeout"), message)
     }
 
@@ -106,8 +109,8 @@ impl ApiError {
     /// 413: the body holds more than `limit` values.
     pub fn too_many_values(limit: usize) -> Self {
         let message = format!(
-            "the request holds more than {limit} JSON values (each prompt and each token id is one); send fewer prompts \
-             at once"
+            "the request contains more than {limit} JSON values (each prompt and each token id is one); send fewer \
+             prompts at once"
         );
         Self::new(413, "invalid_request_error", Some("request_too_large"), message)
     }
@@ -122,8 +125,10 @@ impl ApiError {
 
     /// 503: the replies that are asked for already take the memory that there is for replies.
     pub fn out_of_memory(mebibytes: usize) -> Self {
-        let message =
-            format!("the prompts and replies of other requests may take all of {mebibytes} MiB; try again in a moment");
+        let message = format!(
+            "the prompts and replies of other requests may use all of the {mebibytes} MiB; try again in a \
+                     moment"
+        );
         let mut error = Self::new(503, "overloaded_error", Some("queue_full"), message);
         error.retry_after = Some(1);
         error
@@ -131,7 +136,7 @@ impl ApiError {
 
     /// 503: as many sequences wait as may.
     pub fn overloaded(capacity: usize) -> Self {
-        let message = format!("{capacity} sequences are being computed or wait; try again in a moment");
+        let message = format!("{capacity} sequences are being computed or queued; try again in a moment");
         let mut error = Self::new(503, "overloaded_error", Some("queue_full"), message);
         error.retry_after = Some(1);
         error

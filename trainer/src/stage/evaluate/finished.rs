@@ -45,9 +45,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
         return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
     };
     let wanted = spec.evaluation.as_ref().ok_or_else(|| {
-        Error::Config(
-            "spec.evaluation is not set: it says on which prompts, and by whom, the model is evaluated".into(),
-        )
+        Error::Config("spec.evaluation is not set; it names the prompts to evaluate on and the judges".into())
     })?;
     let output = Path::new(&run.output);
     let manifest = artifact(run, output)?;
@@ -290,6 +288,6 @@ mod tests {
         let mut asked = evaluation(1);
         asked["prompts"]["inline"] = json!(["\u{1}\u{2}\u{3}", "\u{4}"]);
         let error = run(&tuned().document("adapter", &asked), &WorkDirSync::off()).unwrap_err().to_string();
-        assert!(error.contains("1 of 2 prompts were trained on"), "{error}");
+        assert!(error.contains("1 of 2 prompts are training prompts too"), "{error}");
     }
 }

@@ -55,7 +55,8 @@ impl<'a> Prepared<'a> {
         let seen = prompts.iter().filter(|p| known.contains(&p.id)).count();
         if seen > 0 {
             return Err(Error::Config(format!(
-                "spec.evaluation.prompts: {seen} of {} prompts were trained on; evaluation needs prompts of its own",
+                "spec.evaluation.prompts: {seen} of {} prompts are training prompts too; evaluate on prompts that \
+                 training does not use",
                 prompts.len()
             )));
         }

@@ -18,7 +18,7 @@ impl Evaluation {
     pub fn headline(&self) -> String {
         match &self.win_rate {
             Some(w) => format!("win rate {:.3} ({:.3} to {:.3}) on {} prompts", w.rate, w.low, w.high, w.prompts),
-            None => format!("KL {:.2} nats a response; no judge was asked", self.kl),
+            None => format!("KL {:.2} nats per response; no judge was asked", self.kl),
         }
     }
 
@@ -56,19 +56,18 @@ impl Evaluation {
         if self.judge_shares_weights {
             sections.push(Section::Notice {
                 title: "The judge and the policy share their weights".into(),
-                text:
-                    "The judge of this evaluation is the very model that was tuned. Its win rate says whether tuning \
-                       moved the policy where this judge wants it, not that people would agree. The measures without a \
-                       judge are the independent evidence."
-                        .into(),
+                text: "The judge of this evaluation is the model that was tuned. The win rate shows whether tuning \
+                     moved the policy towards what this judge prefers, not whether people would agree. The measures \
+                     that use no judge are the independent evidence."
+                    .into(),
             });
         }
         if let Some((asked, conflicts)) = self.conflicts.filter(|(asked, conflicts)| 2 * conflicts > *asked) {
             sections.push(Section::Notice {
-                title: "The judge goes by the order more than by the responses".into(),
+                title: "The judge follows the order more than the responses".into(),
                 text: format!(
-                    "In {conflicts} of {asked} comparisons it prefers another response when the two change places. The win rate is \
-                     near 50 % then, whatever the responses are like: it is no evidence."
+                    "In {conflicts} of {asked} comparisons its preference changes when the two responses are swapped. \
+                     The win rate is then close to 50 % whatever the responses are, and is no evidence."
                 ),
             });
         }
@@ -109,8 +108,11 @@ impl Evaluation {
         let mut rows = Vec::new();
         if let Some(w) = &self.win_rate {
             let judge = self.judge.as_deref().unwrap_or_default();
-            let failed =
-                if w.failed > 0 { format!("; {} verdicts failed and are no votes", w.failed) } else { String::new() };
+            let failed = if w.failed > 0 {
+                format!("; {} comparisons without a verdict are not counted", w.failed)
+            } else {
+                String::new()
+            };
             rows.push(
                 Number::new("Win rate against the starting model", w.rate)
                     .percent()
@@ -127,14 +129,15 @@ impl Evaluation {
                     .note(format!("mean valence of the responses; before: {before:.3}")),
             );
         }
-        rows.push(
-            Number::new("KL divergence to the starting model", self.kl).note("nats a response, on its own responses"),
-        );
+        rows.push(Number::new("KL divergence to the starting model", self.kl).note(
+            "nats per response, on the tuned model's \
+                                                                              responses",
+        ));
         if let (Some(before), Some(after)) = (&self.before.diversity, &self.after.diversity) {
             rows.push(
                 Number::new("Distinct word pairs, after", after.distinct_2)
                     .reference(before.distinct_2)
-                    .note(format!("different bigrams a bigram; before: {:.3}", before.distinct_2)),
+                    .note(format!("distinct bigrams as a share of all bigrams; before: {:.3}", before.distinct_2)),
             );
         }
         rows

@@ -57,8 +57,8 @@ pub(super) fn report(
     if !found.held_out {
         report.sections.push(Section::Notice {
             title: "Nothing was held out".into(),
-            text: "The data has no validation split, so the model was measured on pairs that it has learnt from. The numbers say \
-                   nothing of how it judges others."
+            text: "The data has no validation split, so the model was measured on its training pairs. The numbers do \
+                   not show how well it judges other pairs."
                 .into(),
         });
     }
@@ -67,11 +67,14 @@ pub(super) fn report(
             .percent()
             .reference(0.5)
             .note(format!("{} {split}", c.pairs)),
-        Number::new("Log-loss", c.log_loss).reference(std::f64::consts::LN_2).note("nats a pair; ln 2 says nothing"),
+        Number::new("Log-loss", c.log_loss).reference(std::f64::consts::LN_2).note(
+            "nats per pair; ln 2 is the loss \
+                                                                                    of knowing nothing",
+        ),
         Number::new("Calibration error", c.ece).note("expected, 10 bins of equal mass"),
         Number::new("Correlation with length", found.length_correlation)
             .reference(0.0)
-            .note("of score differences with differences in tokens"),
+            .note("of the score difference with the difference in tokens"),
     ];
     if let Some((accuracy, texts)) = found.reference {
         rows.push(
@@ -82,9 +85,9 @@ pub(super) fn report(
         );
     }
     report.sections.push(Section::Numbers { title: title.into(), rows });
-    data.left_out().show(&mut report, &format!("The longest that is kept has {} tokens.", data.longest));
+    data.left_out().show(&mut report, &format!("Longer than {} tokens is too long.", data.longest));
     let history = metrics.history()?;
-    report.sections.extend(Section::curves("Loss", "nats a pair", &history, &["loss"]));
+    report.sections.extend(Section::curves("Loss", "nats per pair", &history, &["loss"]));
     report.sections.extend(Section::curves("Accuracy", "share of pairs", &history, &["accuracy"]));
     report.timings(seconds);
     if let Some(input) = run.input("datasetRef") {

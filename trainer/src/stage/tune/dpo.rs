@@ -150,7 +150,8 @@ fn reference_logprobs(
     let sums = ranks.gather(sums)?.concat();
     if sums.iter().any(|sum| !sum.is_finite()) {
         return Err(Error::Data(
-            "spec.policyModel: the model computes log-probabilities that are not finite, before anything is learnt; its weights are too large for what its config.json says"
+            "spec.policyModel: the model computes log-probabilities that are not finite before the first step; its \
+             weights do not match its config.json"
                 .into(),
         ));
     }
@@ -201,11 +202,13 @@ impl Task for PairTask<'_> {
         let off = (loss - std::f64::consts::LN_2).abs();
         if off > FIRST_LOSS_OFF {
             tracing::warn!(
-                "the first loss is {loss:.6}, {off:.6} from ln 2 = 0.693147, which it is where policy and reference are the same model: the two are computed differently, and what is learnt from is off by as much"
+                "the first loss is {loss:.6}, {off:.6} from ln 2 = 0.693147, its value while policy and reference are \
+                 the same model: the two are computed differently, and the training signal is off by as much"
             );
         } else {
             tracing::info!(
-                "the first loss is {loss:.6}; ln 2 = 0.693147 where policy and reference are the same model"
+                "the first loss is {loss:.6}; expected ln 2 = 0.693147, as policy and reference are still the same \
+                 model"
             );
         }
     }

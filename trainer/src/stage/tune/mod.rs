@@ -85,7 +85,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let trained = Trained { stopped_by_guard, left_out: data.left_out };
 
     if !ranks.finish()? {
-        return Ok(StageResult::new(Reason::Completed, "trained its share"));
+        return Ok(StageResult::new(Reason::Completed, "this rank has finished training"));
     }
 
     progress.stage("Saving", 1);
@@ -273,7 +273,7 @@ fn report(
         }
         report.sections.extend(evaluation.sections());
     }
-    trained.left_out.show(&mut report, "Too long is more than spec.training.maxLength or the model's context holds.");
+    trained.left_out.show(&mut report, "Too long means longer than spec.training.maxLength or the model's context.");
     let history = metrics.history()?;
     for (title, unit, names) in CURVES {
         report.sections.extend(Section::curves(title, unit, &history, names));
@@ -290,11 +290,11 @@ fn report(
 /// Plots of a report: title, unit, metrics.
 const CURVES: &[(&str, &str, &[&str])] = &[
     ("Reward", "score", &["objective/scores", "objective/rlhf_reward"]),
-    ("KL divergence to the starting model", "nats a response", &["objective/kl"]),
+    ("KL divergence to the starting model", "nats per response", &["objective/kl"]),
     ("Loss", "nats", &["loss"]),
     ("Policy loss", "", &["loss/policy_avg"]),
     ("Value loss", "", &["loss/value_avg"]),
-    ("Entropy", "nats a token", &["policy/entropy_avg", "entropy"]),
+    ("Entropy", "nats per token", &["policy/entropy_avg", "entropy"]),
     ("Response length", "tokens", &["completions/mean_length"]),
     ("Implicit rewards", "nats times beta", &["rewards/chosen", "rewards/rejected"]),
     ("Accuracy", "share of pairs", &["rewards/accuracies"]),

@@ -205,7 +205,7 @@ pub(super) fn read(
     }
     if left_out.total() > 0 {
         tracing::warn!(
-            "{} were left out; the longest that leaves room for a response has {most} tokens",
+            "{} were left out; a prompt may have at most {most} tokens, to leave room for a response",
             left_out.words()
         );
     }
@@ -421,10 +421,10 @@ fn update(
 fn tripped(guard: &Guard, found: &Experience) -> Option<String> {
     if let Some(most) = guard.max_kl.filter(|&most| found.kl_per_response > most) {
         let kl = found.kl_per_response;
-        return Some(format!("the KL divergence is {kl:.2} nats a response, above spec.guard.maxKl of {most}"));
+        return Some(format!("the KL divergence is {kl:.2} nats per response, above spec.guard.maxKl of {most}"));
     }
     guard.min_entropy.filter(|&least| found.entropy < least).map(|least| {
-        format!("the entropy is {:.3} nats a token, below spec.guard.minEntropy of {least}", found.entropy)
+        format!("the entropy is {:.3} nats per token, below spec.guard.minEntropy of {least}", found.entropy)
     })
 }
 

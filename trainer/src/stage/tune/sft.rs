@@ -32,9 +32,7 @@ pub(super) fn read(
     let mut left_out = LeftOut::new("texts");
     left_out.read(texts.len());
     if tokenizer.end_id().is_none() {
-        tracing::warn!(
-            "the model names no end token: texts are learnt without one, so the model does not learn to stop"
-        );
+        tracing::warn!("the model has no end token: it is trained without one, and does not learn to stop");
     }
     let mut sequences = Vec::new();
     for text in &texts {
@@ -45,7 +43,7 @@ pub(super) fn read(
         sequences.extend(pieces(&tokens, longest));
     }
     if sequences.is_empty() {
-        return Err(Error::Data(format!("{}: no text of two tokens or more to learn from", path.display())));
+        return Err(Error::Data(format!("{}: no text has two tokens or more, which training needs", path.display())));
     }
     Ok((sequences, left_out))
 }
