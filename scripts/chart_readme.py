@@ -31,7 +31,7 @@ def values(text):
 
 
 def table(text):
-    rows = ["| value | default | what it is |", "|---|---|---|"]
+    rows = ["| Value | Default | Description |", "|---|---|---|"]
     for path, default, comment in values(text):
         default = f"`{default}`" if default else ""
         rows.append(f"| `{path}` | {default} | {comment} |".replace("|  |", "| |"))

@@ -168,7 +168,7 @@ mod tests {
             (json!({"role": "tool", "content": "a"}), "the role `tool`; expected system, user or assistant"),
             (json!({"role": null, "content": "a"}), "missing field `prompt[0].role`"),
             (json!({"from": "human", "value": "a"}), "`prompt[0].from` is not supported"),
-            (json!("a"), "`prompt[0]` is a text; expected an object"),
+            (json!("a"), "`prompt[0]` is a string; expected an object"),
             (
                 json!({"role": "user", "content": [{"type": "image", "image": "x"}]}),
                 "`prompt[0].content[0].type` is `image`",
@@ -177,7 +177,7 @@ mod tests {
                 json!({"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}),
                 "content[0].cache` is not supported",
             ),
-            (json!({"role": "user", "content": ["a"]}), "`prompt[0].content[0]` is a text"),
+            (json!({"role": "user", "content": ["a"]}), "`prompt[0].content[0]` is a string"),
         ] {
             let error = said(bad.clone()).unwrap_err();
             assert!(error.contains(expected), "{bad}: {error}");
