@@ -71,7 +71,7 @@ if is_done libtorch scripts/install_libtorch.sh scripts/requirements/libtorch.tx
 if [ "${#to_build[@]}" -eq "${#steps[@]}" ] && [ "${#steps[@]}" -gt 0 ]; then needed=$((needed + 18)); fi
 free=$(df -Pk "$CACHE" | awk 'NR == 2 { print int($4 / 1048576) }')
 if [ "$free" -lt "$needed" ]; then
-    missing "$free GB are free on the disk of $(pwd); $needed GB are needed (PLUMBLINE_CACHE=FOLDER puts most of it elsewhere)"
+    missing "$free GB are free on the disk of $(pwd); $needed GB are needed (PLUMBLINE_CACHE=DIR puts most of it elsewhere)"
 fi
 
 memory=$(awk '/^MemTotal/ { print int($2 / 1048576 + 0.5) }' /proc/meminfo)

@@ -11,7 +11,7 @@ if is_running "$pid" local_cluster; then
     kill "$pid" 2>/dev/null || true
     # It takes seconds. What it leaves when it has to be killed, its keeper removes.
     if ! until_not 60 is_running "$pid" local_cluster; then
-        say "note: process $pid does not end by itself, and is killed"
+        say "note: process $pid does not exit by itself; killing it"
         kill -9 "$pid" 2>/dev/null || true
         until_not 10 is_running "$pid" local_cluster || fail "process $pid cannot be ended; see $folder/log"
     fi

@@ -11,7 +11,7 @@ if [ -n "${PLUMBLINE_CACHE:-}" ] && { [ -L "$CACHE" ] || [ ! -e "$CACHE" ]; }; t
     mkdir -p "$PLUMBLINE_CACHE"
     ln -sfn "$(cd "$PLUMBLINE_CACHE" && pwd -P)" "$CACHE"
 elif [ -n "${PLUMBLINE_CACHE:-}" ]; then
-    say "note: $CACHE is a folder here, so PLUMBLINE_CACHE is not used; remove $CACHE to share"
+    say "note: $CACHE is a directory here, so PLUMBLINE_CACHE is not used; remove $CACHE to share"
 fi
 mkdir -p "$CACHE"
 

@@ -104,35 +104,6 @@ fn sources(folder: &Path) -> String {
 }
 
 #[test]
-fn public_text_uses_the_standard_terms() {
-    let patterns = [
-        (r"(?i)\b(whoever|nobody|somebody)\b", "a user, an administrator, another process, no client"),
-        (r"(?i)\b(anew|afresh)\b|\b(goes|go|went) on\b", "resumes, continues, restarts"),
-        (r"\b(is|are|was|were|be|been) told\b", "reports, records, gets"),
-        (r"(?i)\blaptop\b", "locally"),
-        (
-            r"(?i)\b(nats|tokens|responses|pairs|prompts|micro-batches|accelerators) a (response|prompt|pair|rollout|step|pod)\b",
-            "per",
-        ),
-    ];
-    let patterns = patterns.map(|(pattern, better)| (regex::Regex::new(pattern).unwrap(), better));
-    let mut texts = documents();
-    texts.push("charts/plumbline/values.yaml".to_owned());
-    let mut found = Vec::new();
-    for path in &texts {
-        for (number, line) in read(path).lines().enumerate() {
-            for (pattern, better) in &patterns {
-                if let Some(odd) = pattern.find(line) {
-                    found.push(format!("{path}:{}: \"{}\"; write: {better}", number + 1, odd.as_str()));
-                }
-            }
-        }
-    }
-    assert!(texts.len() > 30, "{} documents", texts.len());
-    assert!(found.is_empty(), "{}", found.join("\n"));
-}
-
-#[test]
 fn every_message_that_a_symptom_quotes_is_one_of_ours_or_known_to_be_another_programs() {
     let ours = ["crds/src", "operator/src", "trainer/src", "trainer/feedback/src"]
         .map(|folder| sources(&root().join(folder)))

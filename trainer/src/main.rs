@@ -1,4 +1,4 @@
-//! The trainer's command line: one subcommand a stage. It sets up logs and signals, and ends with an exit code of the
+//! The trainer's command line: one subcommand per stage. It sets up logs and signals, and exits with a code of the
 //! contract in `plumbline_crds::exit_code`.
 
 use std::io::IsTerminal;
@@ -10,11 +10,11 @@ use plumbline_feedback::{Result, shutdown};
 use plumbline_trainer::stage::{evaluate, fetch, import, inspect, label, reward, run, serve, tune};
 use tracing_subscriber::EnvFilter;
 
-/// Makes preference data, reward models and tuned policies: one stage a process.
+/// Create preference data, reward models and tuned policies: one stage per process.
 #[derive(Parser)]
 #[command(name = "plumbline-trainer", version)]
 struct Cli {
-    /// How log lines are written to standard error. RUST_LOG chooses which ones.
+    /// Format of the log on standard error. RUST_LOG filters it.
     #[arg(long, global = true, value_enum, default_value_t = Log::Human)]
     log: Log,
     #[command(subcommand)]
@@ -25,7 +25,7 @@ struct Cli {
 enum Log {
     /// Text, in colour on a terminal.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -33,18 +33,18 @@ enum Log {
 enum Command {
     /// Download the remote inputs of a run.
     Fetch(run::RunArgs),
-    /// Sample responses, ask judges which is better, and write preference data.
+    /// Sample responses, ask judges which are better, and write preference data.
     Label(run::RunArgs),
     /// Train a scalar reward model on preference data.
     Reward(run::RunArgs),
-    /// Tune a policy, and evaluate it against the model it came from.
+    /// Tune a policy, and evaluate it against the model that it started from.
     Tune(run::RunArgs),
-    /// Evaluate a finished tuning again, and leave its artifact as it is. A judge with a model of its own has to be served
-    /// where the run document says.
+    /// Evaluate a finished tuning again, without changing its artifact. A judge with a model of its own must be served at the
+    /// address in the run document.
     Evaluate(run::RunArgs),
     /// Serve a model behind an OpenAI-compatible API.
     Serve(serve::ServeArgs),
-    /// Turn a GGUF file into a Hugging Face folder.
+    /// Convert a GGUF file into a Hugging Face directory.
     Import(import::ImportArgs),
     /// Print a model's dimensions and its most likely next tokens.
     Inspect(inspect::InspectArgs),

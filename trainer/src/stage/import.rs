@@ -21,21 +21,21 @@ use crate::load::gguf::{GgufFile, vocabulary};
 use crate::load::save::{SHARD_BYTES, Shards};
 use crate::{Error, Result};
 
-/// Converts a GGUF file into a Hugging Face folder. A folder that already holds this file's model is left alone.
+/// Converts a GGUF file into a Hugging Face directory. A directory that already contains this model is not changed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImportArgs {
     /// The GGUF file: architecture llama, unquantised or Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K
     #[arg(long, value_name = "FILE")]
     pub gguf: PathBuf,
-    /// The folder to write
+    /// The directory to write
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// How weights are written. float32 holds the file's values exactly
+    /// Data type of the weights. float32 represents the values of the file exactly
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: WeightType,
 }
 
-/// How weights are written.
+/// Data type of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WeightType {
     /// 32 bits.
@@ -49,8 +49,8 @@ pub enum WeightType {
 /// Runs the import.
 ///
 /// # Errors
-/// [`Error::Config`] when the folder holds something else, [`Error::Data`] when the file cannot be converted, and
-/// [`Error::Store`] when the folder cannot be written.
+/// [`Error::Config`] if the directory contains something else, [`Error::Data`] if the file cannot be converted, and
+/// [`Error::Store`] if the directory cannot be written.
 pub fn run(args: &ImportArgs) -> Result<()> {
     let out = &std::path::absolute(&args.out).map_err(|e| Error::store(&args.out, &e))?;
     let name = folder_name(out)?;

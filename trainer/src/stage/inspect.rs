@@ -24,21 +24,21 @@ use crate::{Error, Result};
 /// What to inspect.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model folder.
+    /// Directory of the model.
     #[arg(long)]
     pub model: PathBuf,
-    /// Folder of a PEFT adapter, which is put on the model.
+    /// Directory of a PEFT adapter to apply to the model.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
-    /// Text whose next-token distribution, or whose score, is shown.
+    /// Text to print the next-token distribution of, or the score of.
     #[arg(long)]
     pub text: String,
-    /// File to write `input_ids` (Int64) and `logits` (Float32; [tokens, vocab], of a reward model [1]) to, as safetensors.
+    /// File to write `input_ids` (Int64) and `logits` (Float32; [tokens, vocab], or [1] for a reward model) to, as safetensors.
     #[arg(long)]
     pub logits: Option<PathBuf>,
 }
 
-/// Prints what the loader sees.
+/// Prints a model as the loader reads it.
 #[allow(clippy::print_stdout, reason = "this is the command's output")]
 pub fn run(args: &InspectArgs) -> Result<()> {
     for folder in [Some(&args.model), args.adapter.as_ref()].into_iter().flatten() {

@@ -20,9 +20,9 @@ use crate::ranks::{self, RankInfo};
 use crate::torch_error::of_line;
 use crate::{Error, Result};
 
-/// File below `work` with the digests of the inputs that a run began with, by role.
+/// File in `work` with the digests of the inputs that a run started with, by role.
 const INPUTS_FILE: &str = "inputs.json";
-/// File below `work` with the time that chat templates are told, taken when the run began.
+/// File in `work` with the time that chat templates see: when the run first started.
 const CLOCK_FILE: &str = "clock.json";
 /// The longest message of a result, in characters: a condition's message holds no more.
 const MOST_MESSAGE: usize = 1024;
@@ -30,18 +30,18 @@ const MOST_MESSAGE: usize = 1024;
 /// Arguments of a stage.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// The run document: the resource, and what its references resolved to (YAML).
+    /// The run document: the resource and its resolved references (YAML).
     #[arg(long, value_name = "FILE")]
     pub run: PathBuf,
 }
 
-/// Runs a stage and leaves `result.json` in the work folder, also when the stage fails.
+/// Runs a stage and writes `result.json` to the work directory, even if the stage fails.
 pub fn run(args: &RunArgs, stage: impl FnOnce(&RunDocument, &WorkDirSync) -> Result<StageResult>) -> Result<()> {
     run_in(args, "", stage)
 }
 
-/// Runs a stage that has a folder of its own below the work folder, and leaves `result.json` in that one: what another
-/// stage left in the work folder stays.
+/// Runs a stage that has its own directory in the work directory, and writes `result.json` there: results of other stages in
+/// the work directory are kept.
 pub fn run_in(
     args: &RunArgs,
     folder: &str,
@@ -59,8 +59,8 @@ pub fn run_in(
     })
 }
 
-/// Runs what comes before a stage: its inputs may not be there yet, and it needs nothing but its own folder. It is told the
-/// rank of this process and the folder of that rank. Otherwise as [`run_in`].
+/// Runs what precedes a stage: its inputs may not exist yet, and it needs only its own directory. `stage` gets the rank of this
+/// process and the directory of that rank. Otherwise as [`run_in`].
 pub fn prepare(
     args: &RunArgs,
     folder: &str,
@@ -110,24 +110,24 @@ fn start(
     left
 }
 
-/// Leaves a result for whoever started the stage; first where no storage can keep it from being left.
+/// Writes the result for the caller of the stage; first to where no failing storage can prevent it.
 fn leave(work: &Path, result: &StageResult) -> Result<()> {
     let told = termination::write(result);
     files::keep(&work.join(RESULT_FILE), result)?;
     told
 }
 
-/// Leaves the result of a stage that failed. The stage's own error is the one that matters.
+/// Writes the result of a failed stage. An error while writing does not replace the error of the stage.
 fn leave_failure(work: &Path, error: &Error) {
     leave(work, &failure(work, error)).unwrap_or_else(|e| tracing::warn!("{e}"));
 }
 
-/// Takes the digest of every input, which verifies those that are artifacts, and refuses one that is not the one that was meant,
-/// and an input that is not what the state in the work folder was begun with: half a result of each would be neither. What only
-/// measuring reads may be repaired meanwhile, as what is made with it is kept by what it was made from.
+/// Computes the digest of every input, which verifies artifacts, and rejects an input with another digest than expected, or with
+/// another digest than the state in the work directory was computed from: mixing results of two inputs would be wrong. Inputs
+/// that are only used to measure may change in between, because results computed from them are stored by their digest.
 ///
-/// All of it is read each time a stage starts. Nothing less proves what is there: sizes and times can be those of before, and
-/// a disk can have changed a file without any.
+/// Every input is read completely each time a stage starts. Sizes and modification times are not proof: they can be unchanged
+/// although the content is not.
 fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
     let file = work.join(INPUTS_FILE);
     let begun_with: BTreeMap<String, String> = files::kept(&file)?.unwrap_or_default();
@@ -162,7 +162,7 @@ fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
     if taken == begun_with { Ok(()) } else { files::keep(&file, &taken) }
 }
 
-/// Gives this process the time at which its run began.
+/// Sets the time at which the run first started for this process.
 fn fix_clock(work: &Path) -> Result<()> {
     let file = work.join(CLOCK_FILE);
     if let Some(began) = files::kept(&file)? {
@@ -179,7 +179,7 @@ pub(crate) fn input_path(run: &RunDocument, role: &str) -> Result<PathBuf> {
         .ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
 }
 
-/// Makes a folder the artifact of a run.
+/// Publishes a directory as the artifact of a run.
 pub(crate) fn publish(run: &RunDocument, staging: &Path) -> Result<ArtifactRef> {
     let manifest = artifact::publish(
         staging,

@@ -30,19 +30,19 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// Arguments of `serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Folder of the model (config.json, safetensors, tokenizer.json).
+    /// Directory of the model (config.json, safetensors, tokenizer.json).
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
-    /// Port to listen on; 0 takes a free one.
+    /// Port to listen on; 0 selects a free one.
     #[arg(long, default_value_t = 0)]
     pub port: u16,
-    /// File that gets the port when the server is ready; an older one is removed first.
+    /// File to write the port to when the server is ready; an existing file is removed first.
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
-    /// Name of the model in requests. Default: the folder's name.
+    /// Name of the model in requests. Default: the name of the directory.
     #[arg(long)]
     pub name: Option<String>,
     /// Number format of weights and activations.
@@ -51,19 +51,19 @@ pub struct ServeArgs {
     /// Accelerators to compute on: 1 for a GPU, 0 for the CPU.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub accelerators: u8,
-    /// CPU threads. Default: the CPUs that the process may use.
+    /// Number of CPU threads. Default: the CPUs that the process may use.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Sequences that are computed together.
+    /// Maximum number of sequences that are computed together.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub max_active: u16,
-    /// Sequences that may wait; more are refused with 503.
+    /// Maximum number of queued sequences; more are rejected with 503.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_waiting: u16,
-    /// Longest prompt with its response, in tokens. Default: what the model was made for.
+    /// Maximum length of a prompt with its response, in tokens. Default: the model's context.
     #[arg(long, value_name = "N")]
     pub max_context: Option<usize>,
-    /// End when this process is gone.
+    /// Exit when this process has exited.
     #[arg(long, value_name = "PID")]
     pub parent_pid: Option<u32>,
 }
