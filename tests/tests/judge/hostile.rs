@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
 use plumbline_feedback::Error;
-use plumbline_feedback::judge::{JudgeOptions, judge};
+use plumbline_feedback::judge::JudgeOptions;
 use plumbline_feedback::shutdown;
 use plumbline_tests::chain;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::place::Place;
 use serde_json::{Value, json};
 
-use super::kit::{Planted, ask, planted, quiet, runtime, temp};
+use super::kit::{self, Planted, ask, planted, quiet, runtime, temp};
 
 /// Judges as [`ask`] does, within a budget.
 fn within(url: &str, more: &Value, data: &Planted, budget: &Budget, journal: &Path) -> Result<Cost, Error> {
     let (runtime, order) = (runtime(url, more), Order::default());
-    let asking = JudgeOptions { journal, order: &order, budget, progress: &mut quiet() };
-    judge(&runtime, &data.items(), asking).map(|judged| judged.cost)
+    let options = JudgeOptions { journal, order: &order, budget, progress: &mut quiet() };
+    kit::within(&runtime, data, options).map(|judged| judged.cost)
 }
 
 /// A judge that says that the question number `at` was charged so many tokens of prompt, and all others 50.

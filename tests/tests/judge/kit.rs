@@ -73,8 +73,16 @@ pub(crate) fn quiet() -> impl FnMut(usize, usize, &Cost) -> Result<()> {
 }
 
 pub(crate) fn ask(url: &str, more: &Value, planted: &Planted, order: &Order, journal: &Path) -> Result<Judgements> {
-    let (runtime, budget) = (runtime(url, more), Budget::default());
-    judge(&runtime, &planted.items(), JudgeOptions { journal, order, budget: &budget, progress: &mut quiet() })
+    within(
+        &runtime(url, more),
+        planted,
+        JudgeOptions { journal, order, budget: &Budget::default(), progress: &mut quiet() },
+    )
+}
+
+/// One judge on its own.
+pub(crate) fn within(runtime: &JudgeRuntime, planted: &Planted, options: JudgeOptions<'_>) -> Result<Judgements> {
+    Ok(judge(std::slice::from_ref(runtime), &planted.items(), options)?.judges.remove(0))
 }
 
 pub(crate) fn temp() -> tempfile::TempDir {

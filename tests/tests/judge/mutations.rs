@@ -4,17 +4,18 @@
 use plumbline_crds::judge::Judge;
 use plumbline_crds::preference_dataset::Order;
 use plumbline_feedback::Error;
-use plumbline_feedback::data::append_log::AppendLog;
+use plumbline_feedback::data::append_log::{AppendLog, Record};
 use plumbline_feedback::data::id;
 use plumbline_feedback::judge::body::Body;
 use plumbline_feedback::judge::classify::{HttpResponse, classify};
 use plumbline_feedback::judge::dialect::Dialect;
-use plumbline_feedback::judge::journal::Journal;
+use plumbline_feedback::judge::journal::{Entry, Journal};
 use plumbline_feedback::judge::prompt::JudgePrompt;
 use plumbline_feedback::judge::reading;
 use plumbline_feedback::judge::verdict::Verdict;
 use plumbline_feedback::judge::wire;
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::kit::{ask, planted, temp};
@@ -289,16 +290,25 @@ fn a_real_run_over_changed_replies_ends_with_labels_in_range_or_a_named_error() 
     }
 }
 
+/// A line of a journal, whatever is in it.
+#[derive(Deserialize, Serialize)]
+struct Line(Value);
+
+impl Record for Line {
+    const VERSION: u32 = Entry::VERSION;
+    const WITHOUT: &'static str = Entry::WITHOUT;
+}
+
 #[test]
 fn a_journal_with_other_contents_is_read_as_carefully_as_a_server() {
     let (sim, data, whole) = (JudgeSim::start(Config::default()), planted(6), temp());
     let undisturbed = ask(sim.url(), &json!({}), &data, &Order::default(), whole.path()).unwrap().probabilities();
-    let (log, written) = AppendLog::<Value>::open(&Journal::file(whole.path())).unwrap();
+    let (log, written) = AppendLog::<Line>::open(&Journal::file(whole.path())).unwrap();
     drop(log);
     let mut other_labels = 0;
     for seed in 0..150 {
         let mut draw = Draw::new(&format!("journal {seed}"));
-        let mut entries = written.clone();
+        let mut entries: Vec<Value> = written.iter().map(|line| line.0.clone()).collect();
         for _ in 0..=draw.below(3) {
             let at = draw.below(entries.len());
             if draw.below(2) == 0 {
@@ -311,7 +321,7 @@ fn a_journal_with_other_contents_is_read_as_carefully_as_a_server() {
         // Each line gets a valid checksum; otherwise the changed lines would be dropped unread. Only objects can have one.
         let (mut log, _) = AppendLog::open(&Journal::file(journal.path())).unwrap();
         for entry in entries.iter().filter(|entry| entry.as_object().is_some_and(|fields| !fields.is_empty())) {
-            log.append(entry).unwrap();
+            log.append(&Line(entry.clone())).unwrap();
         }
         drop(log);
         match ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()) {

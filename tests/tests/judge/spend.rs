@@ -9,11 +9,12 @@ use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_crds::status::Cost;
 use plumbline_feedback::Error;
 use plumbline_feedback::judge::journal::{Entry, Journal};
-use plumbline_feedback::judge::{JudgeOptions, compare, judge};
+use plumbline_feedback::judge::question::Planned;
+use plumbline_feedback::judge::{JudgeOptions, compare};
 use plumbline_tests::judge_sim::{Config, JudgeSim};
 use serde_json::json;
 
-use super::kit::{ask, planted, runtime, temp};
+use super::kit::{ask, planted, runtime, temp, within};
 
 #[test]
 fn the_budget_is_never_overrun_and_raising_it_goes_on_where_it_stopped() {
@@ -24,16 +25,12 @@ fn the_budget_is_never_overrun_and_raising_it_goes_on_where_it_stopped() {
     let order = Order::default();
     let mut spent = Vec::new();
     let run = |budget: Budget, spent: &mut Vec<f64>| {
-        let items = data.items();
         let mut progress = |_: usize, _: usize, cost: &Cost| {
             spent.push(cost.amount.as_ref().unwrap().parse::<f64>().unwrap());
             Ok(())
         };
-        judge(
-            &runtime,
-            &items,
-            JudgeOptions { journal: journal.path(), order: &order, budget: &budget, progress: &mut progress },
-        )
+        let options = JudgeOptions { journal: journal.path(), order: &order, budget: &budget, progress: &mut progress };
+        within(&runtime, &data, options)
     };
     let error = run(Budget { max_cost: Some(5.0), max_requests: None }, &mut spent).unwrap_err();
     assert!(
@@ -87,9 +84,10 @@ fn a_run_that_is_killed_again_and_again_ends_the_same_and_asks_nothing_twice_tha
     };
     let sim = JudgeSim::start(Config { latency: Duration::from_millis(10), ..Config::default() });
     let journal = temp();
-    let plan = runtime(sim.url(), &json!({}));
-    let plan = plan.prompt.plan(&plan.identity, &data.items(), &Order::default()).unwrap();
-    let texts: BTreeMap<&str, &str> = plan.questions.iter().map(|q| (q.id.as_str(), q.text.as_str())).collect();
+    let judge = runtime(sim.url(), &json!({}));
+    let plan = judge.prompt.plan(&judge.identity, &data.items(), &Order::default()).unwrap();
+    let text = |q: &Planned| judge.prompt.question(q, &data.items()).unwrap().text;
+    let texts: BTreeMap<&str, String> = plan.questions.iter().map(|q| (q.id.as_str(), text(q))).collect();
     for (kills, kill_at) in [(1, 7), (2, 31), (3, 64)] {
         let mut victim = Command::new(std::env::current_exe().unwrap())
             .args([
@@ -113,7 +111,7 @@ fn a_run_that_is_killed_again_and_again_ends_the_same_and_asks_nothing_twice_tha
         let file = std::fs::read_to_string(Journal::file(journal.path())).unwrap();
         let whole = &file[..=file.rfind('\n').unwrap()];
         let safe: HashSet<&str> =
-            whole.lines().map(|l| texts[serde_json::from_str::<Entry>(l).unwrap().id.as_str()]).collect();
+            whole.lines().map(|l| texts[serde_json::from_str::<Entry>(l).unwrap().id.as_str()].as_str()).collect();
         assert!(
             safe.len() + 4 * kills >= kill_at,
             "{} of {kill_at} answers are in the journal; each kill may lose the 4 in flight",

@@ -19,7 +19,6 @@ use plumbline_feedback::files;
 use plumbline_feedback::judge::audit::{Audit, audit};
 use plumbline_feedback::judge::journal::copy_sorted;
 use plumbline_feedback::judge::pairs::{Chosen, choose};
-use plumbline_feedback::judge::question::Question;
 use plumbline_feedback::judge::runtime::Backend;
 use plumbline_feedback::judge::{Comparison, JudgeOptions, JudgeRuntime, Judgements, dataset, judge, summary};
 use plumbline_feedback::report::{Progress, Report, Section};
@@ -97,8 +96,8 @@ fn make(
     let items = comparisons(prompts, &texts, &chosen);
 
     let mut begun = false;
-    let judged = judge(
-        &runtime,
+    let mut judged = judge(
+        std::slice::from_ref(&runtime),
         &items,
         JudgeOptions {
             journal: &folders.journal,
@@ -115,6 +114,7 @@ fn make(
             },
         },
     )?;
+    let judged = judged.judges.remove(0);
 
     let audit = audit(&judged, &items);
     let records = dataset::records(&runtime, &judged, &items, spec.pairs.min_confidence);
@@ -144,7 +144,7 @@ fn make(
     }
     let seconds = clock.seconds()?;
     report.timings(&seconds);
-    write(&folders, &parts, (prompts, &responses), &judged.plan.questions, &report)?;
+    write(&folders, &parts, (prompts, &responses), &judged, &report)?;
 
     let failed = dataset::failed_gates(&spec.gates, &audit, records.len() as i64);
     if !failed.is_empty() {
@@ -360,7 +360,7 @@ fn describe(
         }
     };
     report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));
-    let templates: BTreeSet<&str> = judged.plan.questions.iter().map(|q| q.template.as_str()).collect();
+    let templates: BTreeSet<&str> = judged.plan.questions.iter().map(|q| runtime.prompt.template_name(q)).collect();
     report.fact("Questions", templates.into_iter().collect::<Vec<_>>().join(", "));
     if !judged.models.is_empty() {
         let named: Vec<String> = judged.models.iter().take(MODELS).cloned().collect();
@@ -396,7 +396,7 @@ fn write(
     folders: &Folders,
     parts: &[(Split, Vec<Preference>); 2],
     (prompts, responses): (&[Prompt], &[Vec<Sampled>]),
-    questions: &[Question],
+    judged: &Judgements,
     report: &Report,
 ) -> Result<()> {
     let staging = &folders.staging;
@@ -409,7 +409,7 @@ fn write(
         preference::write_file(&staging.join(format!("{stem}.jsonl")), records)?;
         parquet::write_file(&staging.join(format!("{stem}.parquet")), records)?;
     }
-    copy_sorted(&folders.journal, &journal, questions)?;
+    copy_sorted(&folders.journal, &journal, judged.replies())?;
     responses::write_file(&journal.join(responses::RESPONSES), prompts, responses)?;
     report.write(staging)
 }

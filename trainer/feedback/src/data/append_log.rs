@@ -6,14 +6,16 @@
 //! that the next record begins a line. How a damaged line is read is said in `log_line`: it costs itself and no other.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufReader, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use super::log_line::Span;
 use super::log_line::{self, Replayed};
 use crate::{Error, Result};
 
@@ -21,6 +23,14 @@ use crate::{Error, Result};
 pub const SYNC_EVERY: usize = 64;
 /// Damaged lines that are named; of the others there is a number.
 const NAMED: usize = 3;
+
+/// A record of a log.
+pub trait Record: Serialize + DeserializeOwned {
+    /// Version of its form, written with each record. A log with another one is refused rather than misread.
+    const VERSION: u32;
+    /// What a run does without a log of an earlier one, to end a message: "its questions are asked again".
+    const WITHOUT: &'static str;
+}
 
 /// An open log. One process at a time holds it.
 #[derive(Debug)]
@@ -33,13 +43,25 @@ pub struct AppendLog<T> {
     records: PhantomData<T>,
 }
 
-impl<T: Serialize + DeserializeOwned> AppendLog<T> {
-    /// Opens or creates the log and replays it: returns the records in the order they were written. The last line is dropped
-    /// if it was never finished. A damaged line before it stays in the file, is named in a warning, and is no record.
+impl<T: Record> AppendLog<T> {
+    /// Opens or creates the log and returns its records in the order they were written, as [`AppendLog::open_with`].
     ///
     /// # Errors
-    /// `Disk` if the file cannot be read or written, `Store` if another process holds it, `Data` if none of its lines is a record.
+    /// As [`AppendLog::open_with`].
     pub fn open(path: &Path) -> Result<(Self, Vec<T>)> {
+        let mut records = Vec::new();
+        let log = Self::open_with(path, &mut |record, _| records.push(record))?;
+        Ok((log, records))
+    }
+
+    /// Opens or creates the log and replays it: hands each record to `take` in the order they were written, with where it is.
+    /// One line at a time is in memory. The last line is dropped if it was never finished. A damaged line before it stays in
+    /// the file, is named in a warning, and is no record.
+    ///
+    /// # Errors
+    /// `Disk` if the file cannot be read or written, `Store` if another process holds it, `Data` if none of its lines is a
+    /// record, or one is a record of another version.
+    pub fn open_with(path: &Path, take: &mut dyn FnMut(T, Span)) -> Result<Self> {
         let io = |e: std::io::Error| Error::store(path, &e);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
@@ -48,15 +70,26 @@ impl<T: Serialize + DeserializeOwned> AppendLog<T> {
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::Store(format!("{}: another process is using this file; wait for it, or stop it", path.display()))
         })?;
-        let Replayed { records, whole, unfinished, damaged } = log_line::replay(&fs::read(path).map_err(io)?);
-        if records.is_empty()
+        let replayed = log_line::replay(&mut BufReader::new(&file), T::VERSION, take).map_err(io)?;
+        let Replayed { records, whole, unfinished, damaged, other_version } = replayed;
+        if let Some((line, version)) = other_version {
+            return Err(Error::Data(format!(
+                "{}:{line}: expected a record of version {}, found version {version}, which another release of Plumbline \
+                 writes; finish the run with that release, or move the file away and run again: {}",
+                path.display(),
+                T::VERSION,
+                T::WITHOUT
+            )));
+        }
+        if records == 0
             && let Some(first) = damaged.first()
         {
             return Err(Error::Data(format!(
-                "{}:{first}: expected the records of an earlier run, found none in {} lines; move the file away, and \
-                 the run starts without it",
+                "{}:{first}: expected the records of an earlier run, found none in {} lines; move the file away and \
+                 run again: {}",
                 path.display(),
-                damaged.len()
+                damaged.len(),
+                T::WITHOUT
             )));
         }
         for line in damaged.iter().take(NAMED) {
@@ -68,24 +101,58 @@ impl<T: Serialize + DeserializeOwned> AppendLog<T> {
         if damaged.len() > NAMED {
             tracing::warn!("{}: {} damaged lines in total", path.display(), damaged.len());
         }
-        file.set_len(whole as u64).map_err(io)?;
+        file.set_len(whole).map_err(io)?;
         file.seek(SeekFrom::End(0)).map_err(io)?;
-        let mut log = Self { file, path: path.to_owned(), whole: whole as u64, unsynced: 0, records: PhantomData };
+        let mut log = Self { file, path: path.to_owned(), whole, unsynced: 0, records: PhantomData };
         if unfinished {
             log.write(b"\n")?;
         }
-        Ok((log, records))
+        Ok(log)
     }
 
-    /// Appends a record. When this returns, the record survives the death of the process.
+    /// Appends a record and returns where it is. When this returns, the record survives the death of the process.
     ///
     /// # Errors
     /// `Disk` if it cannot be written: the file is then as it was before.
-    pub fn append(&mut self, record: &T) -> Result<()> {
-        let line = serde_json::to_vec(record).map_err(|e| e.to_string()).and_then(log_line::sealed);
-        self.write(&line.map_err(|e| Error::Failed(format!("{}: {e}", self.path.display())))?)?;
+    pub fn append(&mut self, record: &T) -> Result<Span> {
+        let json = serde_json::to_vec(record).map_err(|e| e.to_string());
+        let line = json.and_then(|json| log_line::sealed(&json, T::VERSION));
+        let line = line.map_err(|e| Error::Failed(format!("{}: {e}", self.path.display())))?;
+        let span = Span { offset: self.whole, length: line.len() as u32 - 1 };
+        self.write(&line)?;
         self.unsynced += 1;
-        if self.unsynced >= SYNC_EVERY { self.sync() } else { Ok(()) }
+        if self.unsynced >= SYNC_EVERY {
+            self.sync()?;
+        }
+        Ok(span)
+    }
+
+    /// Reads a record again.
+    ///
+    /// # Errors
+    /// `Disk` if it cannot be read, `Data` if it is not what was written.
+    pub fn read(&self, span: Span) -> Result<T> {
+        let json = self.read_json(span)?;
+        log_line::record(&json, T::VERSION).ok_or_else(|| self.changed(span))
+    }
+
+    /// The bytes of a record: a JSON object with its version and without its checksum.
+    ///
+    /// # Errors
+    /// As [`AppendLog::read`].
+    pub fn read_json(&self, span: Span) -> Result<Vec<u8>> {
+        let mut line = vec![0; span.length as usize];
+        self.file.read_exact_at(&mut line, span.offset).map_err(|e| Error::store(&self.path, &e))?;
+        log_line::opened(&line).ok_or_else(|| self.changed(span))
+    }
+
+    fn changed(&self, span: Span) -> Error {
+        Error::Data(format!(
+            "{}: the record at byte {} has changed since it was written; another process or a faulty disk changes the file; run \
+             again, and what is damaged is requested again",
+            self.path.display(),
+            span.offset
+        ))
     }
 
     /// Writes at the end of the whole lines, wherever an earlier attempt has left the file.
@@ -113,17 +180,22 @@ mod tests {
     use serde::Deserialize;
 
     #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-    struct Record {
+    struct Line {
         id: u64,
         text: String,
     }
 
-    fn record(id: u64) -> Record {
-        Record { id, text: format!("{{\"id\": {id}}} \u{1F600} x") }
+    impl super::Record for Line {
+        const VERSION: u32 = 2;
+        const WITHOUT: &'static str = "they are made again";
+    }
+
+    fn record(id: u64) -> Line {
+        Line { id, text: format!("{{\"id\": {id}}} \u{1F600} x") }
     }
 
     fn ids(path: &Path) -> Vec<u64> {
-        AppendLog::<Record>::open(path).unwrap().1.iter().map(|r| r.id).collect()
+        AppendLog::<Line>::open(path).unwrap().1.iter().map(|r| r.id).collect()
     }
 
     fn log_of(path: &Path, ids: std::ops::RangeInclusive<u64>) {
@@ -192,7 +264,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         fs::write(&path, "1\n{\"other\": 3}\n").unwrap();
-        let error = AppendLog::<Record>::open(&path).unwrap_err();
+        let error = AppendLog::<Line>::open(&path).unwrap_err();
         assert!(matches!(&error, Error::Data(m) if m.contains("log.jsonl:1:") && !m.contains("delete")), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n{\"other\": 3}\n", "the file must stay as it was");
     }
@@ -201,10 +273,10 @@ mod tests {
     fn two_holders_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
-        let held = AppendLog::<Record>::open(&path).unwrap();
-        assert!(AppendLog::<Record>::open(&path).unwrap_err().to_string().contains("another process"));
+        let held = AppendLog::<Line>::open(&path).unwrap();
+        assert!(AppendLog::<Line>::open(&path).unwrap_err().to_string().contains("another process"));
         drop(held);
-        AppendLog::<Record>::open(&path).unwrap();
+        AppendLog::<Line>::open(&path).unwrap();
     }
 
     /// Bounded: each byte of a log changed in some ways, and each cut.
@@ -214,10 +286,10 @@ mod tests {
         let path = dir.path().join("log.jsonl");
         log_of(&path, 1..=4);
         let whole = fs::read(&path).unwrap();
-        let written: Vec<Record> = (1..=4).map(record).collect();
+        let written: Vec<Line> = (1..=4).map(record).collect();
         let check = |bytes: &[u8], lost: usize| {
             fs::write(&path, bytes).unwrap();
-            let found = AppendLog::<Record>::open(&path).unwrap().1;
+            let found = AppendLog::<Line>::open(&path).unwrap().1;
             assert!(found.len() + lost >= 4, "{} records are lost", 4 - found.len());
             let mut rest = written.iter();
             assert!(found.iter().all(|f| rest.any(|w| w == f)), "{found:?} in {}", String::from_utf8_lossy(bytes));

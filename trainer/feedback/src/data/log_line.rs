@@ -3,84 +3,152 @@
 //! What can be wrong with a line: it was torn by a crash or a full disk, the next one may be glued to what is left of it, or
 //! the disk gave back other bytes. The checksum tells; without it a changed letter of a reply would be another reply.
 
+use std::io::{self, BufRead};
+
 use serde::de::DeserializeOwned;
 
-/// What is before the eight digits of the checksum, and after them.
+/// What is before the number of the version, what is after it, and what encloses the eight digits of the checksum.
+const VERSION: &[u8] = b"{\"version\":";
 const BEFORE: &[u8] = b",\"crc32c\":\"";
 const AFTER: &[u8] = b"\"}";
 const SEAL: usize = BEFORE.len() + 8 + AFTER.len();
 
-/// What a log holds.
-#[derive(Debug)]
-pub(super) struct Replayed<T> {
-    /// Its records, in order.
-    pub(super) records: Vec<T>,
+/// Where a record is in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub(super) offset: u64,
+    pub(super) length: u32,
+}
+
+/// What a log holds beside its records.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Replayed {
+    /// How many records it has.
+    pub(super) records: usize,
     /// Bytes up to the end of the last one that is whole.
-    pub(super) whole: usize,
+    pub(super) whole: u64,
     /// The last record lacks its line break.
     pub(super) unfinished: bool,
     /// Numbers of the lines, from 1, that are more or other than records.
     pub(super) damaged: Vec<usize>,
+    /// The first line with a record of another version, and that version: 1 for a record that names none.
+    pub(super) other_version: Option<(usize, u32)>,
 }
 
-/// The line of a record, with its checksum and a line break.
+/// The line of a record of a version, with its checksum and a line break.
 ///
 /// # Errors
 /// For what is no JSON object.
-pub(super) fn sealed(mut record: Vec<u8>) -> Result<Vec<u8>, String> {
-    let sum = crc32c::crc32c(&record);
-    if record.pop() != Some(b'}') || record.len() < 2 {
-        return Err("a record has to be a JSON object with members".into());
-    }
-    record.extend_from_slice(BEFORE);
-    record.extend_from_slice(format!("{sum:08x}").as_bytes());
-    record.extend_from_slice(AFTER);
-    record.push(b'\n');
-    Ok(record)
+pub(super) fn sealed(record: &[u8], version: u32) -> Result<Vec<u8>, String> {
+    let members = record.strip_prefix(b"{").filter(|rest| rest.len() > 1 && rest.ends_with(b"}"));
+    let members = members.ok_or("a record has to be a JSON object with members")?;
+    let mut line = VERSION.to_vec();
+    line.extend_from_slice(version.to_string().as_bytes());
+    line.push(b',');
+    line.extend_from_slice(members);
+    let sum = crc32c::crc32c(&line);
+    line.pop();
+    line.extend_from_slice(BEFORE);
+    line.extend_from_slice(format!("{sum:08x}").as_bytes());
+    line.extend_from_slice(AFTER);
+    line.push(b'\n');
+    Ok(line)
 }
 
-/// Reads the bytes of a log.
-pub(super) fn replay<T: DeserializeOwned>(bytes: &[u8]) -> Replayed<T> {
-    let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1);
-    let mut replayed = Replayed { records: Vec::new(), whole: end, unfinished: false, damaged: Vec::new() };
-    for (number, line) in bytes[..end].split(|b| *b == b'\n').enumerate().filter(|(_, l)| !l.is_empty()) {
-        let (found, is_damaged) = read(line);
-        replayed.records.extend(found);
-        if is_damaged {
-            replayed.damaged.push(number + 1);
+/// Reads a log, a line at a time, and hands each record to `take` with where it is.
+///
+/// # Errors
+/// If the log cannot be read.
+pub(super) fn replay<T: DeserializeOwned>(
+    log: &mut dyn BufRead,
+    version: u32,
+    take: &mut dyn FnMut(T, Span),
+) -> io::Result<Replayed> {
+    let (mut replayed, mut line, mut offset) = (Replayed::default(), Vec::new(), 0);
+    for number in 1.. {
+        line.clear();
+        if log.read_until(b'\n', &mut line)? == 0 {
+            break;
         }
+        let read = line.len() as u64;
+        let ended = line.pop_if(|last| *last == b'\n').is_some();
+        let (found, is_damaged) = pieces::<T>(&line, version);
+        // A last line without its end counts if it is whole; else it was never finished.
+        if ended || (!is_damaged && !found.is_empty()) {
+            for (at, piece) in found {
+                match piece {
+                    Piece::Record(record, length) => {
+                        replayed.records += 1;
+                        take(record, Span { offset: offset + at as u64, length: length as u32 });
+                    }
+                    Piece::OtherVersion(other) => drop(replayed.other_version.get_or_insert((number, other))),
+                }
+            }
+            if is_damaged && !line.is_empty() {
+                replayed.damaged.push(number);
+            }
+            (replayed.whole, replayed.unfinished) = (offset + read, !ended);
+        }
+        offset += read;
     }
-    if let (found, false) = read(&bytes[end..])
-        && !found.is_empty()
-    {
-        replayed.records.extend(found);
-        (replayed.whole, replayed.unfinished) = (bytes.len(), true);
-    }
-    replayed
+    Ok(replayed)
 }
 
-/// The records of a line, and whether there is anything else in it. Usually it is one; sealed ones can be told apart also where
-/// a line break is lost between them.
-fn read<T: DeserializeOwned>(line: &[u8]) -> (Vec<T>, bool) {
-    if let Some(record) = unsealed(line) {
-        return (vec![record], false);
+/// The bytes of a record as JSON with its version and without its checksum, if they are what was written.
+pub(super) fn opened(line: &[u8]) -> Option<Vec<u8>> {
+    let (content, seal) = line.split_at_checked(line.len().checked_sub(SEAL)?)?;
+    let digits = std::str::from_utf8(seal.strip_prefix(BEFORE)?.strip_suffix(AFTER)?).ok()?;
+    let mut content = content.to_vec();
+    content.push(b'}');
+    (u32::from_str_radix(digits, 16).ok()? == crc32c::crc32c(&content)).then_some(content)
+}
+
+/// The record of a line that [`opened`] gave, if it is of this version.
+pub(super) fn record<T: DeserializeOwned>(content: &[u8], version: u32) -> Option<T> {
+    let members = content.strip_prefix(VERSION)?.strip_prefix(version.to_string().as_bytes())?.strip_prefix(b",")?;
+    serde_json::from_slice(&[b"{", members].concat()).ok()
+}
+
+enum Piece<T> {
+    /// A record, and its bytes.
+    Record(T, usize),
+    OtherVersion(u32),
+}
+
+/// The records of a line with where they are in it, and whether there is anything else in it. Usually it is one; sealed ones
+/// can be told apart also where a line break is lost between them.
+fn pieces<T: DeserializeOwned>(line: &[u8], version: u32) -> (Vec<(usize, Piece<T>)>, bool) {
+    if let Some(piece) = piece(line, version) {
+        return (vec![(0, piece)], false);
     }
-    let (mut records, mut is_damaged, mut rest) = (Vec::new(), false, line);
-    while !rest.is_empty() {
-        let end = seal_end(rest).unwrap_or(rest.len());
-        let (piece, after) = rest.split_at(end);
+    let (mut found, mut is_damaged, mut from) = (Vec::new(), line.is_empty(), 0);
+    while from < line.len() {
+        let end = seal_end(&line[from..]).map_or(line.len(), |end| from + end);
         // Of what is glued to half a record, the rest is whole: it begins at one of the braces.
-        let mut starts = (0..piece.len()).filter(|start| piece[*start] == b'{');
-        match starts.find_map(|start| Some((start, unsealed(&piece[start..])?))) {
-            Some((start, record)) => {
-                records.push(record);
-                is_damaged |= start > 0;
+        let mut starts = (from..end).filter(|start| line[*start] == b'{');
+        match starts.find_map(|start| Some((start, piece(&line[start..end], version)?))) {
+            Some((start, piece)) => {
+                is_damaged |= start > from;
+                found.push((start, piece));
             }
             None => is_damaged = true,
         }
-        rest = after;
+        from = end;
     }
-    (records, is_damaged)
+    (found, is_damaged)
+}
+
+/// A record that its checksum says is the one that was written.
+fn piece<T: DeserializeOwned>(line: &[u8], version: u32) -> Option<Piece<T>> {
+    let content = opened(line)?;
+    if let Some(record) = record(&content, version) {
+        return Some(Piece::Record(record, line.len()));
+    }
+    let written = content.strip_prefix(VERSION).map_or(Some(1), |rest| {
+        let digits: String = rest.iter().take_while(|b| b.is_ascii_digit()).map(|b| char::from(*b)).collect();
+        digits.parse().ok()
+    });
+    written.filter(|written| *written != version).map(Piece::OtherVersion)
 }
 
 /// Where the first checksum ends.
@@ -94,39 +162,52 @@ fn is_seal(bytes: &[u8]) -> bool {
     bytes.starts_with(BEFORE) && bytes.ends_with(AFTER) && digits.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// A record that its checksum says is the one that was written.
-fn unsealed<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
-    let (content, seal) = line.split_at_checked(line.len().checked_sub(SEAL)?)?;
-    let digits = std::str::from_utf8(seal.strip_prefix(BEFORE)?.strip_suffix(AFTER)?).ok()?;
-    let mut content = content.to_vec();
-    content.push(b'}');
-    if u32::from_str_radix(digits, 16).ok()? != crc32c::crc32c(&content) {
-        return None;
-    }
-    serde_json::from_slice(&content).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    fn read(bytes: &[u8]) -> (Vec<Value>, Replayed) {
+        let mut records = Vec::new();
+        let replayed = replay::<Value>(&mut &bytes[..], 2, &mut |record, span| {
+            let at = span.offset as usize;
+            let again = opened(&bytes[at..at + span.length as usize]).and_then(|c| super::record::<Value>(&c, 2));
+            assert_eq!(again.as_ref(), Some(&record), "the span of a record holds it");
+            records.push(record);
+        });
+        (records, replayed.unwrap())
+    }
+
+    fn line(record: &str, version: u32) -> String {
+        String::from_utf8(sealed(record.as_bytes(), version).unwrap()).unwrap()
+    }
+
     #[test]
     fn a_sealed_line_is_json_and_gives_its_record_back() {
         let record = json!({"id": "1", "text": "a \"}\", {b"});
-        let line = sealed(serde_json::to_vec(&record).unwrap()).unwrap();
-        let read: Value = serde_json::from_slice(&line).unwrap();
-        assert_eq!(read["text"], record["text"]);
-        let Replayed { records, whole, unfinished, damaged } = replay::<Value>(&line);
-        assert_eq!((records, whole, unfinished, damaged), (vec![record], line.len(), false, Vec::new()));
-        assert!(sealed(b"1".to_vec()).is_err() && sealed(b"{}".to_vec()).is_err());
+        let line = line(&record.to_string(), 2);
+        let parsed: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&parsed["text"], &parsed["version"]), (&record["text"], &json!(2)));
+        let whole = line.len() as u64;
+        assert_eq!(read(line.as_bytes()), (vec![record], Replayed { records: 1, whole, ..Replayed::default() }));
+        assert!(sealed(b"1", 2).is_err() && sealed(b"{}", 2).is_err());
     }
 
     #[test]
     fn a_line_without_its_checksum_is_none() {
-        let whole = String::from_utf8(sealed(b"{\"id\":1}".to_vec()).unwrap()).unwrap();
-        let found = replay::<Value>(format!("{whole}{{\"id\":2}}\nnonsense\n{{\"i{whole}{{\"id\":3}}").as_bytes());
-        assert_eq!(found.records, [json!({"id": 1}), json!({"id": 1})]);
-        assert_eq!((found.damaged, found.unfinished), (vec![2, 3, 4], false));
+        let whole = line("{\"id\":1}", 2);
+        let (records, replayed) = read(format!("{whole}{{\"id\":2}}\nnonsense\n{{\"i{whole}{{\"id\":3}}").as_bytes());
+        assert_eq!(records, [json!({"id": 1}), json!({"id": 1})]);
+        assert_eq!((replayed.damaged, replayed.unfinished), (vec![2, 3, 4], false));
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_named_and_is_no_record() {
+        let (records, replayed) = read((line("{\"id\":1}", 2) + &line("{\"id\":2}", 7)).as_bytes());
+        assert_eq!((records.len(), replayed.other_version, replayed.damaged), (1, Some((2, 7)), Vec::new()));
+        // What a release without versions wrote.
+        let (content, seal) = ("{\"id\":3}", crc32c::crc32c(b"{\"id\":3}"));
+        let old = format!("{},\"crc32c\":\"{seal:08x}\"}}\n", &content[..content.len() - 1]);
+        assert_eq!(read(old.as_bytes()).1.other_version, Some((1, 1)));
     }
 }

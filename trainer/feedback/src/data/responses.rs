@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::append_log::AppendLog;
+use super::append_log::{AppendLog, Record};
 use super::prompts::Prompt;
 use super::{id, jsonl};
 use crate::Result;
@@ -67,6 +67,11 @@ struct Chunk {
     /// Hash of the generator and of the prompts.
     key: String,
     responses: Vec<Vec<Sampled>>,
+}
+
+impl Record for Chunk {
+    const VERSION: u32 = 2;
+    const WITHOUT: &'static str = "the responses are sampled again";
 }
 
 /// The responses to every prompt, in order: those in `folder` as they are, the others sampled and written there.

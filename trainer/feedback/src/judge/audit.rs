@@ -5,9 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::judging::Judgements;
 use super::label::{Label, Outcome};
-use super::order::Presentation;
+use super::panel::Judgements;
 use super::question::{Comparison, QuestionRefs};
 use super::verdict::Verdict;
 use crate::data::id;
@@ -123,7 +122,7 @@ fn used<'a>(judged: &'a Judgements, clusters: &'a [u64]) -> impl Iterator<Item =
     judged.plan.refs.iter().zip(clusters).flat_map(|(asked, cluster)| {
         let questions: Vec<usize> = match asked {
             QuestionRefs::Equal => Vec::new(),
-            QuestionRefs::Pairwise(orders) => orders.iter().map(|(_, q)| *q).collect(),
+            QuestionRefs::Pairwise(orders) => orders.iter().map(|asked| asked.question).collect(),
             QuestionRefs::Pointwise { a, b } => vec![*a, *b],
         };
         questions.into_iter().map(|q| (*cluster, &judged.verdicts[q]))
@@ -133,8 +132,8 @@ fn used<'a>(judged: &'a Judgements, clusters: &'a [u64]) -> impl Iterator<Item =
 /// The verdicts of a pair's two orders, each about the response shown first, if both are verdicts.
 fn both_orders<'a>(asked: &QuestionRefs, verdicts: &'a [Verdict]) -> Option<(&'a Verdict, &'a Verdict)> {
     let QuestionRefs::Pairwise(orders) = asked else { return None };
-    let [(Presentation::AB, x), (Presentation::BA, y)] = orders.as_slice() else { return None };
-    let (x, y) = (&verdicts[*x], &verdicts[*y]);
+    let [x, y] = orders.as_slice() else { return None };
+    let (x, y) = (&verdicts[x.question], &verdicts[y.question]);
     (x.probability().is_some() && y.probability().is_some()).then_some((x, y))
 }
 
@@ -210,7 +209,6 @@ fn length(judged: &Judgements, items: &[Comparison<'_>], clusters: &[u64]) -> Le
 mod tests {
     use plumbline_crds::preference_dataset::OrderCombination;
 
-    use super::super::label;
     use super::super::question::Plan;
     use super::super::verdict::SoftVerdict;
     use super::*;
@@ -238,7 +236,7 @@ mod tests {
                     soft => soft,
                 });
             }
-            refs.push(QuestionRefs::Pairwise(vec![(Presentation::AB, 2 * i), (Presentation::BA, 2 * i + 1)]));
+            refs.push(QuestionRefs::both_orders(2 * i));
             items.push(Comparison {
                 prompt: &prompts[i / pairs],
                 response_a: &texts[lengths[0]],
@@ -246,8 +244,7 @@ mod tests {
             });
         }
         let plan = Plan { questions: Vec::new(), refs };
-        let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);
-        audit(&Judgements { outcomes, ..Judgements::of(plan, verdicts) }, &items)
+        audit(&Judgements::of(plan, verdicts, OrderCombination::Logits), &items)
     }
 
     #[test]
@@ -290,13 +287,9 @@ mod tests {
     fn failures_are_counted_by_name_and_are_in_no_rate_of_verdicts() {
         let prompt = Content::Text("p".into());
         let item = Comparison { prompt: &prompt, response_a: "long text", response_b: "x" };
-        let plan = Plan {
-            questions: Vec::new(),
-            refs: vec![QuestionRefs::Pairwise(vec![(Presentation::AB, 0), (Presentation::BA, 1)]); 2],
-        };
+        let plan = Plan { questions: Vec::new(), refs: vec![QuestionRefs::both_orders(0); 2] };
         let verdicts = vec![Verdict::First(None), Verdict::Truncated];
-        let outcomes = label::outcomes(&plan, &verdicts, OrderCombination::Logits);
-        let audit = audit(&Judgements { outcomes, ..Judgements::of(plan, verdicts) }, &[item, item]);
+        let audit = audit(&Judgements::of(plan, verdicts, OrderCombination::Logits), &[item, item]);
         assert_eq!((audit.verdicts["truncated"], audit.verdicts["first"], audit.unparsed_rate), (1, 1, 0.5));
         assert_eq!(audit.comparisons, Comparisons { failed: 2, ..Comparisons::default() });
         assert_eq!(audit.position.unwrap().conflict_rate, None);

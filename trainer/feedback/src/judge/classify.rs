@@ -276,6 +276,6 @@ mod tests {
     fn an_answer_is_an_answer_even_if_it_talks_of_errors() {
         let body =
             r#"{"choices": [{"message": {"content": "insufficient_quota"}, "finish_reason": "stop"}], "error": null}"#;
-        assert!(matches!(class(200, body), AttemptOutcome::Answer(r) if r.text == "insufficient_quota"));
+        assert!(matches!(class(200, body), AttemptOutcome::Answer(r) if r.choices[0].text == "insufficient_quota"));
     }
 }

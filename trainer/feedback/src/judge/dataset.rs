@@ -3,8 +3,8 @@
 use plumbline_crds::preference_dataset::DatasetGates;
 
 use super::audit::Audit;
-use super::judging::Judgements;
 use super::label::Outcome;
+use super::panel::Judgements;
 use super::question::{Comparison, QuestionRefs};
 use super::{JudgeRuntime, pairs};
 use crate::data::preference::{Preference, Provenance};
@@ -40,7 +40,7 @@ fn record(
     let Outcome::Label(label) = outcome else { return None };
     let question = match asked {
         QuestionRefs::Equal => return None,
-        QuestionRefs::Pairwise(orders) => orders.first()?.1,
+        QuestionRefs::Pairwise(orders) => orders.first()?.question,
         QuestionRefs::Pointwise { a, .. } => *a,
     };
     let a_wins = label.p > 0.5;
@@ -57,7 +57,7 @@ fn record(
         provenance: Some(Provenance {
             judge: runtime.spec.name.clone(),
             model: runtime.model_name(),
-            template: judged.plan.questions[question].template.clone(),
+            template: runtime.prompt.template_name(&judged.plan.questions[question]).to_owned(),
             orders: label.orders,
             conflict: label.conflict,
             label_mass: label.mass,

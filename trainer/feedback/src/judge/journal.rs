@@ -1,17 +1,19 @@
 //! What was answered (IO). A reply is in the journal before it is used, and a question that is in it is not asked again:
 //! a run that is killed anywhere and started again ends with the same labels and pays for nothing twice. What a kill and
 //! what a crash of the machine can lose is said in [`crate::data::append_log`].
+//!
+//! Replies stay on the disk: in memory is where each is, so that a journal may be larger than the memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::question::Question;
 use super::wire::Reply;
-use crate::Result;
-use crate::data::append_log::AppendLog;
-use crate::data::jsonl;
+use crate::data::append_log::{AppendLog, Record, Span};
+use crate::{Error, Result};
 
 /// Name of the journal's file in its folder.
 pub const REPLIES: &str = "replies.jsonl";
@@ -19,7 +21,7 @@ pub const REPLIES: &str = "replies.jsonl";
 /// A line of the journal.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Entry {
-    /// Id of the question: a hash of the judge and of everything that was sent.
+    /// Hash of the judge and of everything that was sent.
     pub id: String,
     /// Name of the judge.
     pub judge: String,
@@ -31,11 +33,17 @@ pub struct Entry {
     pub reply: Reply,
 }
 
+impl Record for Entry {
+    // 1: a reply was its first choice.
+    const VERSION: u32 = 2;
+    const WITHOUT: &'static str = "its questions are asked, and paid for, again";
+}
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
     log: AppendLog<Entry>,
-    replies: HashMap<String, Reply>,
+    index: HashMap<String, Span>,
 }
 
 impl Journal {
@@ -44,94 +52,111 @@ impl Journal {
         folder.join(REPLIES)
     }
 
-    /// Opens or creates the journal of a folder and reads what is in it.
+    /// Opens or creates the journal of a folder and finds out what is in it.
+    ///
+    /// # Errors
+    /// As [`AppendLog::open_with`].
     pub fn open(folder: &Path) -> Result<Self> {
-        let (log, entries) = AppendLog::<Entry>::open(&Self::file(folder))?;
-        let mut replies = HashMap::new();
-        for entry in entries {
-            replies.entry(entry.id).or_insert(entry.reply);
-        }
-        Ok(Self { log, replies })
+        let mut index = HashMap::new();
+        let log = AppendLog::<Entry>::open_with(&Self::file(folder), &mut |entry, span| {
+            index.entry(entry.id).or_insert(span);
+        })?;
+        Ok(Self { log, index })
     }
 
-    /// The reply to a question, if it was answered.
-    pub fn reply(&self, id: &str) -> Option<&Reply> {
-        self.replies.get(id)
+    /// The reply with this id, if there is one.
+    ///
+    /// # Errors
+    /// As [`AppendLog::read`].
+    pub fn reply(&self, id: &str) -> Result<Option<Reply>> {
+        self.index.get(id).map(|span| Ok(self.log.read(*span)?.reply)).transpose()
     }
 
-    /// How many questions are answered.
+    /// Whether there is a reply with this id.
+    pub fn contains(&self, id: &str) -> bool {
+        self.index.contains_key(id)
+    }
+
+    /// How many replies there are.
     pub fn len(&self) -> usize {
-        self.replies.len()
+        self.index.len()
     }
 
-    /// Whether nothing is answered.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.replies.is_empty()
+        self.index.is_empty()
     }
 
     /// Writes a reply down. When this returns, the reply may be used.
-    pub fn append(&mut self, judge: &str, question: &Question, reply: Reply) -> Result<()> {
-        let entry = Entry {
-            id: question.id.clone(),
-            judge: judge.to_owned(),
-            template: question.template.clone(),
-            about: question.about.clone(),
-            reply,
-        };
-        self.log.append(&entry)?;
-        self.replies.insert(entry.id, entry.reply);
+    ///
+    /// # Errors
+    /// As [`AppendLog::append`].
+    pub fn append(&mut self, entry: &Entry) -> Result<()> {
+        let span = self.log.append(entry)?;
+        self.index.insert(entry.id.clone(), span);
         Ok(())
     }
 
     /// Forces the journal to the disk.
+    ///
+    /// # Errors
+    /// As [`AppendLog::sync`].
     pub fn sync(&mut self) -> Result<()> {
         self.log.sync()
     }
 }
 
-/// Copies the replies to some questions from one folder's journal to another's, in order of id: replies arrive in another
-/// order every time, and an artifact must not depend on it. Nothing happens if there is no journal.
-pub fn copy_sorted(from: &Path, to: &Path, questions: &[Question]) -> Result<()> {
-    let source = Journal::file(from);
-    if !source.exists() {
+/// Copies some replies from one folder's journal to another's, in order of id: replies arrive in another order every time, and
+/// an artifact must not depend on it. Nothing happens if there is no journal.
+///
+/// # Errors
+/// As [`Journal::open`], and `Disk` if the copy cannot be written.
+pub fn copy_sorted<'a>(from: &Path, to: &Path, ids: impl Iterator<Item = &'a str>) -> Result<()> {
+    if !Journal::file(from).exists() {
         return Ok(());
     }
-    let wanted: HashSet<&str> = questions.iter().map(|q| q.id.as_str()).collect();
-    let (_, mut entries) = AppendLog::<Entry>::open(&source)?;
-    entries.retain(|e| wanted.contains(e.id.as_str()));
-    entries.sort_by(|a, b| a.id.cmp(&b.id));
-    entries.dedup_by(|a, b| a.id == b.id);
-    jsonl::write(&Journal::file(to), &entries)
+    let source = Journal::open(from)?;
+    let mut wanted: Vec<(&str, Span)> = ids.filter_map(|id| Some((id, *source.index.get(id)?))).collect();
+    wanted.sort_unstable_by_key(|(id, _)| *id);
+    wanted.dedup_by_key(|(id, _)| *id);
+    let path = Journal::file(to);
+    let failed = |e: std::io::Error| Error::store(&path, &e);
+    let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+    for (_, span) in wanted {
+        file.write_all(&source.log.read_json(span)?).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
+    }
+    file.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use super::super::wire::Choice;
     use super::*;
 
-    fn question(id: &str) -> Question {
-        Question { id: id.into(), template: "t@1".into(), system: None, text: "?".into(), about: "pair".into() }
-    }
-
-    fn reply(text: &str) -> Reply {
-        Reply { text: text.into(), ..Reply::default() }
+    fn entry(id: &str, text: &str) -> Entry {
+        let choice = Choice { text: text.into(), ..Choice::default() };
+        let reply = Reply { choices: vec![choice], ..Reply::default() };
+        Entry { id: id.into(), judge: "j".into(), template: "t@1".into(), about: "pair".into(), reply }
     }
 
     #[test]
     fn what_was_answered_is_there_after_a_kill_in_the_middle_of_a_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
-        journal.append("j", &question("1"), reply("A")).unwrap();
+        journal.append(&entry("1", "A")).unwrap();
+        assert_eq!(journal.reply("1").unwrap(), Some(entry("1", "A").reply));
         drop(journal);
         let path = Journal::file(dir.path());
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [whole.as_slice(), &whole[..whole.len() / 2]].concat()).unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
-        assert_eq!((journal.len(), journal.reply("1")), (1, Some(&reply("A"))));
-        journal.append("j", &question("2"), reply("B")).unwrap();
+        assert_eq!((journal.len(), journal.reply("1").unwrap()), (1, Some(entry("1", "A").reply)));
+        journal.append(&entry("2", "B")).unwrap();
         drop(journal);
-        assert_eq!(Journal::open(dir.path()).unwrap().len(), 2);
+        let journal = Journal::open(dir.path()).unwrap();
+        assert_eq!((journal.len(), journal.reply("2").unwrap()), (2, Some(entry("2", "B").reply)));
     }
 
     #[test]
@@ -140,13 +165,28 @@ mod tests {
             let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let mut journal = Journal::open(from.path()).unwrap();
             for id in order {
-                journal.append("j", &question(id), reply(id)).unwrap();
+                journal.append(&entry(id, id)).unwrap();
             }
             drop(journal);
-            copy_sorted(from.path(), to.path(), &["1", "2"].map(question)).unwrap();
+            copy_sorted(from.path(), to.path(), ["2", "1", "2", "unanswered"].into_iter()).unwrap();
             fs::read_to_string(Journal::file(to.path())).unwrap()
         });
         assert_eq!(copies[0].lines().count(), 2, "replies to other questions stay behind");
         assert_eq!(copies[0], copies[1]);
+        assert!(copies[0].starts_with("{\"version\":2,\"id\":\"1\""), "{}", copies[0]);
+    }
+
+    #[test]
+    fn a_journal_of_another_release_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let content = r#"{"id":"1","judge":"j","template":"t@1","about":"pair","reply":{"text":"A"}}"#;
+        let sum = crc32c::crc32c(content.as_bytes());
+        let line = format!("{},\"crc32c\":\"{sum:08x}\"}}\n", &content[..content.len() - 1]);
+        fs::write(Journal::file(dir.path()), &line).unwrap();
+        let error = Journal::open(dir.path()).unwrap_err().to_string();
+        for part in ["replies.jsonl:1:", "version 2", "found version 1", "finish the run with that release", "again"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        assert_eq!(fs::read_to_string(Journal::file(dir.path())).unwrap(), line, "what was paid for stays");
     }
 }

@@ -54,7 +54,7 @@ fn outcome(asked: &QuestionRefs, verdicts: &[Verdict], combine: OrderCombination
     let label = match asked {
         QuestionRefs::Equal => Some(Label { p: 0.5, log_odds: Some(0.0), orders: 0, conflict: None, mass: None }),
         QuestionRefs::Pairwise(orders) => {
-            let shown: Vec<_> = orders.iter().map(|(shown, q)| (*shown, &verdicts[*q])).collect();
+            let shown: Vec<_> = orders.iter().map(|asked| (asked.presentation, &verdicts[asked.question])).collect();
             let used: Vec<&Verdict> = shown.iter().map(|(_, v)| *v).collect();
             order::combine(&shown, combine).map(|Preference { p, log_odds, conflict }| Label {
                 p,
@@ -133,7 +133,7 @@ mod tests {
         ] {
             for combine in [OrderCombination::Logits, OrderCombination::Probabilities, OrderCombination::AgreeOnly] {
                 let verdicts = [soft(9.0), failed.clone()];
-                let pair = QuestionRefs::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
+                let pair = QuestionRefs::both_orders(0);
                 assert_eq!(one(pair, &verdicts, combine), Outcome::Failed);
                 assert_eq!(one(QuestionRefs::Pointwise { a: 1, b: 0 }, &verdicts, combine), Outcome::Failed);
             }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn agree_only_drops_conflicts_and_only_these() {
-        let pair = || QuestionRefs::Pairwise(vec![(order::Presentation::AB, 0), (order::Presentation::BA, 1)]);
+        let pair = || QuestionRefs::both_orders(0);
         let conflict = [soft(1.0), soft(2.0)];
         assert_eq!(one(pair(), &conflict, OrderCombination::AgreeOnly), Outcome::Dropped);
         let Outcome::Label(kept) = one(pair(), &conflict, OrderCombination::Logits) else { panic!() };

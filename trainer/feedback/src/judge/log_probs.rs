@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::reasoning;
 use super::verdict::{SoftVerdict, Verdict};
-use super::wire::{Position, Reply, TOKEN_ID};
+use super::wire::{Choice, Position, TOKEN_ID};
 use super::words::undecorated;
 
 /// Probability at which a server's sentinel for "impossible" (-9999 at OpenAI) begins.
@@ -29,20 +29,20 @@ pub const AFTER_SAMPLING: &str = "every log-probability is 0 or -9999: these are
                                   which say nothing; set label: Verdict, or use an endpoint that returns those before \
                                   sampling";
 
-/// Reads the verdict of a reply from the alternatives at its first position that is neither white space nor a bracket.
+/// Reads the verdict of an answer from the alternatives at its first position that is neither white space nor a bracket.
 ///
 /// The probabilities of all spellings of an answer are summed: other case, spaces, brackets, or only its beginning
 /// (" pos" for " positive") where the other answer does not begin so. An answer that is not listed has at most the
 /// probability of the least likely one listed, and at most what the list leaves over; it is given that much rather than
 /// nothing, so that no label is certain because a list was short.
-pub fn read(reply: &Reply, answers: &[String; 2]) -> Verdict {
-    let position = match position(&reply.positions, answers) {
+pub fn read(choice: &Choice, answers: &[String; 2]) -> Verdict {
+    let position = match position(&choice.positions, answers) {
         Ok(position) => position,
         Err(why) => return Verdict::Unparsed(why),
     };
     // Reasoning that came beside the text has log-probabilities too, before those of the text.
-    let of_text = reply.text.trim_start().starts_with(position.token.trim_start());
-    if reasoning::opens(&position.token) || (reply.reasoning.is_some() && !of_text) {
+    let of_text = choice.text.trim_start().starts_with(position.token.trim_start());
+    if reasoning::opens(&position.token) || (choice.reasoning.is_some() && !of_text) {
         return Verdict::Unparsed(REASONING);
     }
     let (mut mass, mut listed, mut least) = ([0.0; 2], 0.0, f64::INFINITY);
@@ -72,8 +72,8 @@ pub fn read(reply: &Reply, answers: &[String; 2]) -> Verdict {
 
 /// Whether the probabilities are 1 and 0, which is what is left of them after greedy sampling. A reply may be so because
 /// the judge is sure; a judge all of whose replies are so gives no probabilities.
-pub fn is_after_sampling(reply: &Reply, answers: &[String; 2]) -> bool {
-    position(&reply.positions, answers).is_ok_and(|p| {
+pub fn is_after_sampling(choice: &Choice, answers: &[String; 2]) -> bool {
+    position(&choice.positions, answers).is_ok_and(|p| {
         let sure = p.top.iter().filter(|(_, l)| *l > -1e-9).count();
         sure == 1 && p.top.iter().all(|(_, l)| *l > -1e-9 || *l <= SENTINEL)
     })
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn read_log_probs(positions: &[Position], answers: &[String; 2]) -> Verdict {
-        read(&Reply { positions: positions.to_vec(), ..Reply::default() }, answers)
+        read(&Choice { positions: positions.to_vec(), ..Choice::default() }, answers)
     }
 
     fn position(token: &str, top: &[(&str, f64)]) -> Position {
@@ -225,7 +225,7 @@ mod tests {
         let ab = answers("A", "B");
         let raw = |token: &str, top: &[(&str, f64)]| {
             let top = top.iter().map(|(t, l)| ((*t).to_owned(), *l)).collect();
-            Reply { positions: vec![Position { token: token.into(), top }], ..Reply::default() }
+            Choice { positions: vec![Position { token: token.into(), top }], ..Choice::default() }
         };
         for (reply, why) in [
             (raw("A", &[("A", 5.0), ("B", 3.0)]), NOT_LOG_PROBS),
@@ -237,13 +237,13 @@ mod tests {
             (raw("<think>", &[("<think>", -0.01), ("A", -5.0)]), REASONING),
             (raw("The", &[("The", -0.1)]), NO_ANSWER),
             (
-                Reply { reasoning: Some("A seems".into()), text: "B".into(), ..raw("A", &[("A", -0.1), ("B", -3.0)]) },
+                Choice { reasoning: Some("A seems".into()), text: "B".into(), ..raw("A", &[("A", -0.1), ("B", -3.0)]) },
                 REASONING,
             ),
         ] {
             assert_eq!(read(&reply, &ab), Verdict::Unparsed(why), "{reply:?}");
         }
-        let beside = Reply { reasoning: Some("B?".into()), text: "A".into(), ..raw("A", &[("A", -0.1), ("B", -3.0)]) };
+        let beside = Choice { reasoning: Some("B?".into()), text: "A".into(), ..raw("A", &[("A", -0.1), ("B", -3.0)]) };
         assert!(matches!(read(&beside, &ab), Verdict::First(_)), "log-probabilities of the text are read");
         let twice = raw("A", &[("A", -0.3), ("A", -0.3), ("A", -0.3), ("B", -1.5)]);
         assert!((soft(&read(&twice, &ab)).log_odds - 1.2).abs() < 1e-9, "what is listed twice counts once");
@@ -253,7 +253,7 @@ mod tests {
     fn a_list_as_long_as_a_body_may_hold_is_read_at_once() {
         let others = (0..40_000).map(|i| (format!("t{i}"), -15.0));
         let top = [("A".to_owned(), -0.3), ("B".to_owned(), -1.5)].into_iter().chain(others).collect();
-        let reply = Reply { positions: vec![Position { token: "A".into(), top }], ..Reply::default() };
+        let reply = Choice { positions: vec![Position { token: "A".into(), top }], ..Choice::default() };
         let begun = std::time::Instant::now();
         assert!((soft(&read(&reply, &answers("A", "B"))).log_odds - 1.2).abs() < 1e-9);
         assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
@@ -262,9 +262,9 @@ mod tests {
     #[test]
     fn probabilities_after_greedy_sampling_are_known() {
         let ab = answers("A", "B");
-        let reply = |top: &[(&str, f64)]| Reply {
+        let reply = |top: &[(&str, f64)]| Choice {
             positions: vec![Position { token: "A".into(), top: top.iter().map(|(t, l)| ((*t).into(), *l)).collect() }],
-            ..Reply::default()
+            ..Choice::default()
         };
         assert!(is_after_sampling(&reply(&[("A", 0.0), ("B", -9999.0), ("C", -9999.0)]), &ab));
         assert!(is_after_sampling(&reply(&[("A", 0.0)]), &ab));

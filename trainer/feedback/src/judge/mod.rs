@@ -12,35 +12,38 @@
 //! |---|---|
 //! | `pairs`: which responses are compared | `client`: one question over HTTP |
 //! | `prompt`, `question`: templates, what is asked | `limiter`: when it may be asked |
-//! | `body`, `secret`: a server's words without our key | `journal`: what was answered |
-//! | `wire`: the OpenAI protocol in JSON; `dialect`: what a server takes of it | `session`: all questions to one endpoint |
-//! | `classify`, `server_error`: what a failed attempt means | `judging`: [`judge()`] and [`compare`] |
+//! | `turn`: what a question sends next | `journal`: what was answered |
+//! | `body`, `secret`: a server's words without our key | `resources`: journal, ledger and limiters, which judges share |
+//! | `wire`: the OpenAI protocol in JSON; `dialect`: what a server takes of it | `session`: all questions of one judge |
+//! | `classify`, `server_error`: what a failed attempt means | `panel`: [`judge()`] and [`compare`] |
 //! | `verdict`: what a reply means; `reading`: how it is read, by `log_probs`, or by `verdict_text`, `verdict_json`, `mark`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
 //! | `order`, `label`: from verdicts to a label | |
 //! | `audit`, `summary`: what is known about the judge; `tripwire`: whether it is asked further | |
 //! | `dataset`: labels as records, and the gates | |
-//! | `budget`, `lexicon`, `words` | |
+//! | `ledger`, `lexicon`, `words`, `answers` | |
 
+mod answers;
 pub mod audit;
 pub mod body;
-pub mod budget;
 pub mod classify;
 pub mod client;
 pub mod dataset;
 pub mod dialect;
 pub mod journal;
-pub mod judging;
 pub mod label;
+pub mod ledger;
 pub mod lexicon;
 pub mod limiter;
 pub mod log_probs;
 mod mark;
 pub mod order;
 pub mod pairs;
+pub mod panel;
 pub mod prompt;
 pub mod question;
 pub mod reading;
 pub mod reasoning;
+mod resources;
 pub mod runtime;
 pub mod secret;
 pub mod server_error;
@@ -49,12 +52,13 @@ mod statement;
 
 pub mod summary;
 mod tripwire;
+pub mod turn;
 pub mod verdict;
 mod verdict_json;
 pub mod verdict_text;
 pub mod wire;
 mod words;
 
-pub use judging::{JudgeOptions, Judgements, compare, judge};
+pub use panel::{JudgeOptions, Judgements, PanelJudgements, compare, judge};
 pub use question::Comparison;
 pub use runtime::JudgeRuntime;

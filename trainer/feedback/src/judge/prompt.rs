@@ -10,6 +10,7 @@ use plumbline_crds::judge::{
 };
 use serde_json::Value;
 
+use super::turn::{self, Turns};
 use crate::data::id;
 use crate::text::jinja::{self, Jinja, JinjaError};
 use crate::{Error, Result};
@@ -27,6 +28,8 @@ pub struct JudgePrompt {
     pub answers: [String; 2],
     criteria: Vec<Criterion>,
     examples: Vec<JudgeExample>,
+    /// What is sent in each turn of a question.
+    pub(super) turns: Turns,
     pub(super) templates: Vec<Template>,
 }
 
@@ -79,6 +82,7 @@ impl JudgePrompt {
             answers,
             criteria,
             examples: judge.examples.clone(),
+            turns: turn::one,
             templates: Vec::new(),
         };
         for (field, name, source) in sources(judge, mode, path)? {

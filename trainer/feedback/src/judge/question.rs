@@ -1,16 +1,17 @@
 //! The questions about comparisons: what is asked, in which order, and which question is about what. Computes only.
+//!
+//! A plan holds what identifies each question, not its text: that is rendered again when the question is sent.
 
 use std::collections::HashMap;
 
 use plumbline_crds::judge::JudgeMode;
 use plumbline_crds::preference_dataset::Order;
 
-use super::dialect::Dialect;
 use super::order::{self, Presentation};
+use super::pairs;
 use super::prompt::JudgePrompt;
-use super::{pairs, wire};
-use crate::Result;
 use crate::data::{Content, id};
+use crate::{Error, Result};
 
 /// Two responses to a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -26,35 +27,53 @@ pub struct Comparison<'a> {
 /// A question, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Hash of the judge and of everything that is sent.
-    pub id: String,
     /// Template and the hash of its text.
     pub template: String,
     /// System message.
     pub system: Option<String>,
     /// User message, or the text to continue.
     pub text: String,
-    /// What the question is about, for readers of the journal: a pair in an order, or a response.
+    /// What the question is about, for readers of the journal: a pair and the response shown first, or a response.
     pub about: String,
+}
+
+/// A question that can be rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Id of its first turn: a hash of the judge and of everything that is sent.
+    pub id: String,
+    /// Index of its template among those of the judge.
+    pub(super) template: u16,
+    /// Index of the comparison that it was first asked about.
+    item: u32,
+    shown: Shown,
+}
+
+/// What of a comparison a question shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Pair(Presentation),
+    A,
+    B,
 }
 
 /// The questions about a list of comparisons. Equal questions are there once.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Each question once.
-    pub questions: Vec<Question>,
+    pub questions: Vec<Planned>,
     /// For each comparison, in order: which questions are about it.
     pub refs: Vec<QuestionRefs>,
 }
 
-/// Which questions are about a comparison (indices into [`Plan::questions`]).
+/// Which questions are about a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuestionRefs {
     /// The responses are equal: there is nothing to ask.
     Equal,
     /// The pair, in one order or both.
-    Pairwise(Vec<(Presentation, usize)>),
-    /// Each response on its own.
+    Pairwise(Vec<Asked>),
+    /// Each response on its own (indices into [`Plan::questions`]).
     Pointwise {
         /// About response a.
         a: usize,
@@ -63,49 +82,123 @@ pub enum QuestionRefs {
     },
 }
 
+#[cfg(test)]
+impl QuestionRefs {
+    /// A pair in both orders, asked by this question and the next.
+    pub(super) fn both_orders(first: usize) -> Self {
+        let asked = |presentation, question| Asked { presentation, question };
+        Self::Pairwise(vec![asked(Presentation::AB, first), asked(Presentation::BA, first + 1)])
+    }
+}
+
+/// A question about a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Which response it shows first.
+    pub presentation: Presentation,
+    /// Index into [`Plan::questions`].
+    pub question: usize,
+}
+
 impl JudgePrompt {
     /// The questions about comparisons. `identity` says who is asked: it is part of each question's id.
+    ///
+    /// # Errors
+    /// `Config` if a template cannot be rendered for one of them.
     pub fn plan(&self, identity: &str, items: &[Comparison<'_>], order: &Order) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut known: HashMap<String, usize> = HashMap::new();
-        for item in items {
+        for (index, item) in items.iter().enumerate() {
             if item.response_a == item.response_b {
                 plan.refs.push(QuestionRefs::Equal);
                 continue;
             }
-            let prompt_id = item.prompt.id();
-            let (a, b) =
-                (pairs::response_id(&prompt_id, item.response_a), pairs::response_id(&prompt_id, item.response_b));
-            let prompt = item.prompt.to_text();
-            let mut ask = |about: String, chosen_by: &str, first: &str, second: Option<&str>| -> Result<usize> {
-                let template =
-                    &self.templates[(id::key(&["template", chosen_by]) % self.templates.len() as u64) as usize];
-                let (system, text) = self.render(template, &prompt, first, second)?;
-                let body = wire::request(self, Dialect::default(), "", system.as_deref(), &text);
-                let id = id::of(&[identity, &body.to_string()]);
+            let ids = Ids::of(item);
+            let mut ask = |shown: Shown| -> Result<usize> {
+                let template = self.template_for(ids.chosen_by(shown));
+                let mut planned = Planned { id: String::new(), template, item: index as u32, shown };
+                let question = self.question(&planned, items)?;
+                let turn = (self.turns)(self, &question, &[]);
+                let turn = turn.ok_or_else(|| Error::Failed("a question without a turn".into()))?;
+                let id = turn.id(identity, self.api);
                 Ok(*known.entry(id.clone()).or_insert_with(|| {
-                    plan.questions.push(Question { id, template: template.name.clone(), system, text, about });
+                    planned.id = id;
+                    plan.questions.push(planned);
                     plan.questions.len() - 1
                 }))
             };
             plan.refs.push(match self.mode {
                 JudgeMode::Pairwise => {
-                    let pair = pairs::pair_id(&prompt_id, &a, &b);
-                    let mut orders = Vec::new();
-                    for presentation in order::presentations(order, &pair, a < b) {
-                        let (first, second) = presentation.of(item.response_a, item.response_b);
-                        let about = format!("{pair}/{}", presentation.of(&a, &b).0);
-                        orders.push((presentation, ask(about, &pair, first, Some(second))?));
+                    let mut asked = Vec::new();
+                    for presentation in order::presentations(order, &ids.pair, ids.a < ids.b) {
+                        asked.push(Asked { presentation, question: ask(Shown::Pair(presentation))? });
                     }
-                    QuestionRefs::Pairwise(orders)
+                    QuestionRefs::Pairwise(asked)
                 }
-                JudgeMode::Pointwise => QuestionRefs::Pointwise {
-                    a: ask(a.clone(), &a, item.response_a, None)?,
-                    b: ask(b.clone(), &b, item.response_b, None)?,
-                },
+                JudgeMode::Pointwise => QuestionRefs::Pointwise { a: ask(Shown::A)?, b: ask(Shown::B)? },
             });
         }
         Ok(plan)
+    }
+
+    /// A planned question about some comparisons, rendered.
+    ///
+    /// # Errors
+    /// As [`JudgePrompt::plan`].
+    pub fn question(&self, planned: &Planned, items: &[Comparison<'_>]) -> Result<Question> {
+        let item = &items[planned.item as usize];
+        let (first, second) = match planned.shown {
+            Shown::Pair(presentation) => {
+                let (first, second) = presentation.of(item.response_a, item.response_b);
+                (first, Some(second))
+            }
+            Shown::A => (item.response_a, None),
+            Shown::B => (item.response_b, None),
+        };
+        let template = &self.templates[usize::from(planned.template)];
+        let (system, text) = self.render(template, &item.prompt.to_text(), first, second)?;
+        Ok(Question { template: template.name.clone(), system, text, about: Ids::of(item).about(planned.shown) })
+    }
+
+    /// Name of the template of a question, with the hash of its text.
+    pub fn template_name(&self, planned: &Planned) -> &str {
+        &self.templates[usize::from(planned.template)].name
+    }
+
+    /// The template of a question, drawn by what the question is about.
+    fn template_for(&self, chosen_by: &str) -> u16 {
+        (id::key(&["template", chosen_by]) % self.templates.len() as u64) as u16
+    }
+}
+
+/// Ids of a comparison.
+struct Ids {
+    a: String,
+    b: String,
+    pair: String,
+}
+
+impl Ids {
+    fn of(item: &Comparison<'_>) -> Self {
+        let prompt = item.prompt.id();
+        let (a, b) = (pairs::response_id(&prompt, item.response_a), pairs::response_id(&prompt, item.response_b));
+        Self { pair: pairs::pair_id(&prompt, &a, &b), a, b }
+    }
+
+    /// Both orders of a pair have one template.
+    fn chosen_by(&self, shown: Shown) -> &str {
+        match shown {
+            Shown::Pair(_) => &self.pair,
+            Shown::A => &self.a,
+            Shown::B => &self.b,
+        }
+    }
+
+    fn about(&self, shown: Shown) -> String {
+        match shown {
+            Shown::Pair(presentation) => format!("{}/{}", self.pair, presentation.of(&self.a, &self.b).0),
+            Shown::A | Shown::B => self.chosen_by(shown).to_owned(),
+        }
     }
 }
 
@@ -121,13 +214,24 @@ mod tests {
     use super::*;
 
     fn plan(prompt: &JudgePrompt, pairs: &[(&str, &str, &str)]) -> Plan {
+        planned(prompt, pairs).0
+    }
+
+    /// The first question about a pair.
+    fn first(prompt: &JudgePrompt, pair: (&str, &str, &str)) -> Question {
+        planned(prompt, &[pair]).1.remove(0)
+    }
+
+    fn planned(prompt: &JudgePrompt, pairs: &[(&str, &str, &str)]) -> (Plan, Vec<Question>) {
         let prompts: Vec<Content> = pairs.iter().map(|(p, ..)| Content::Text((*p).into())).collect();
         let items: Vec<_> = pairs
             .iter()
             .zip(&prompts)
             .map(|((_, a, b), prompt)| Comparison { prompt, response_a: a, response_b: b })
             .collect();
-        prompt.plan("endpoint m", &items, &Order::default()).unwrap()
+        let plan = prompt.plan("endpoint m", &items, &Order::default()).unwrap();
+        let questions = plan.questions.iter().map(|planned| prompt.question(planned, &items).unwrap()).collect();
+        (plan, questions)
     }
 
     #[test]
@@ -137,7 +241,7 @@ mod tests {
             "criteria": [{"name": "accuracy", "description": "True.", "weight": 2, "levels": ["False", "True"]}, {"name": "safety"}],
         }))
         .unwrap();
-        let question = &plan(&prompt, &[("2 + 2?", "4", "5\n  indented {{ not_jinja }}")]).questions[0];
+        let question = first(&prompt, ("2 + 2?", "4", "5\n  indented {{ not_jinja }}"));
         let code =
             question.text.lines().next().unwrap().trim_start_matches("<prompt ").trim_end_matches('>').to_owned();
         assert_eq!(code.len(), 16);
@@ -170,8 +274,7 @@ mod tests {
                     for examples in [json!([]), json!([example])] {
                         let prompt = prompt(&json!({"mode": mode, "api": api, "label": label, "examples": examples,
                             "templates": [format!("builtin:{name}")]}));
-                        let plan = plan(&prompt.unwrap(), &[("p", "r1", "r2")]);
-                        let question = &plan.questions[0];
+                        let question = first(&prompt.unwrap(), ("p", "r1", "r2"));
                         assert!(question.template.starts_with(&format!("{name}@")));
                         assert_eq!(question.text.contains("tie"), label == "Verdict" && mode == JudgeMode::Pairwise);
                         assert_eq!(question.text.ends_with(':'), api == "Completion", "{}", question.text);
@@ -200,7 +303,7 @@ mod tests {
             "examples": [{"response": "Boring.", "answer": " negative"}],
         }))
         .unwrap();
-        let question = &plan(&prompt, &[("I saw it", " and loved it.", " and left.")]).questions[0];
+        let question = first(&prompt, ("I saw it", " and loved it.", " and left."));
         assert_eq!(question.text, "Review: Boring.\nSentiment: negative\n\nReview: I saw it and loved it.\nSentiment:");
         assert_eq!(question.system, None);
         assert_eq!(prompt.max_tokens(), 1);
@@ -216,11 +319,12 @@ mod tests {
         let mut by_template = HashMap::<&str, usize>::new();
         for used in &plan_of_pairs.refs {
             let QuestionRefs::Pairwise(orders) = used else { panic!() };
-            let [(Presentation::AB, x), (Presentation::BA, y)] = orders.as_slice() else { panic!() };
-            let (x, y) = (&plan_of_pairs.questions[*x], &plan_of_pairs.questions[*y]);
+            let [x, y] = orders.as_slice() else { panic!() };
+            assert_eq!((x.presentation, y.presentation), (Presentation::AB, Presentation::BA));
+            let (x, y) = (&plan_of_pairs.questions[x.question], &plan_of_pairs.questions[y.question]);
             assert_eq!(x.template, y.template);
             assert_ne!(x.id, y.id);
-            *by_template.entry(&x.template).or_default() += 1;
+            *by_template.entry(pairwise.template_name(x)).or_default() += 1;
         }
         assert!(by_template.len() == 2 && by_template.values().all(|n| *n > 15), "{by_template:?}");
         let pointwise = prompt(&json!({"mode": "Pointwise"})).unwrap();

@@ -7,28 +7,32 @@ use super::prompt::JudgePrompt;
 use super::reasoning::ONLY_REASONING;
 use super::verdict::Verdict;
 use super::verdict_text::read_text;
-use super::wire::Reply;
+use super::wire::{Choice, Reply};
 
 /// Reads a reply.
 pub fn read(prompt: &JudgePrompt, reply: &Reply) -> Verdict {
-    let finish = reply.finish.as_deref().unwrap_or_default();
+    reply.choices.first().map_or(Verdict::Unparsed("the reply is empty"), |choice| read_choice(prompt, choice))
+}
+
+fn read_choice(prompt: &JudgePrompt, choice: &Choice) -> Verdict {
+    let finish = choice.finish.as_deref().unwrap_or_default();
     match finish {
         "content_filter" => return Verdict::Filtered,
         "refusal" => return Verdict::Refused,
-        _ if reply.refusal.is_some() => return Verdict::Refused,
+        _ if choice.refusal.is_some() => return Verdict::Refused,
         _ => {}
     }
     if prompt.label == LabelSource::LogProbs {
         // A reply of one token always ends for its length: the probabilities are complete all the same.
-        return log_probs::read(reply, &prompt.answers);
+        return log_probs::read(choice, &prompt.answers);
     }
     if matches!(finish, "length" | "max_tokens") {
         return Verdict::Truncated;
     }
-    if reply.text.trim().is_empty() && reply.reasoning.is_some() {
+    if choice.text.trim().is_empty() && choice.reasoning.is_some() {
         return Verdict::Unparsed(ONLY_REASONING);
     }
-    read_text(&reply.text, &prompt.answers, prompt.mode == JudgeMode::Pairwise)
+    read_text(&choice.text, &prompt.answers, prompt.mode == JudgeMode::Pairwise)
 }
 
 #[cfg(test)]
@@ -39,10 +43,10 @@ mod tests {
     fn why_a_reply_ended_comes_before_what_it_says() {
         let judge = serde_json::json!({"name": "j", "endpoint": {"url": "http://x", "model": "m"}, "label": "Verdict"});
         let prompt = JudgePrompt::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]").unwrap();
-        let ended = |finish: &str| Reply { text: "A".into(), finish: Some(finish.into()), ..Reply::default() };
-        assert_eq!(read(&prompt, &ended("stop")), Verdict::First(None));
-        assert_eq!(read(&prompt, &ended("length")), Verdict::Truncated);
-        assert_eq!(read(&prompt, &ended("content_filter")), Verdict::Filtered);
-        assert_eq!(read(&prompt, &Reply { refusal: Some("no".into()), ..ended("stop") }), Verdict::Refused);
+        let ended = |finish: &str| Choice { text: "A".into(), finish: Some(finish.into()), ..Choice::default() };
+        assert_eq!(read_choice(&prompt, &ended("stop")), Verdict::First(None));
+        assert_eq!(read_choice(&prompt, &ended("length")), Verdict::Truncated);
+        assert_eq!(read_choice(&prompt, &ended("content_filter")), Verdict::Filtered);
+        assert_eq!(read_choice(&prompt, &Choice { refusal: Some("no".into()), ..ended("stop") }), Verdict::Refused);
     }
 }

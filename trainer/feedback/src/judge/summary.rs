@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::audit::Audit;
-use super::judging::Judgements;
+use super::panel::Judgements;
 use super::tripwire;
 use crate::data::preference::Preference;
 use crate::data::{Content, id};

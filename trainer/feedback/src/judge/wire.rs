@@ -4,14 +4,14 @@
 //! with `logprobs.content[].top_logprobs[]`; `/completions` with parallel lists `logprobs.tokens` and
 //! `logprobs.top_logprobs` (llama.cpp answers it in the chat form). Both forms are read from both.
 
-use plumbline_crds::judge::{JudgeApi, LabelSource};
+use plumbline_crds::judge::JudgeApi;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::dialect::Dialect;
-use super::prompt::JudgePrompt;
 use super::server_error::one_line;
+use super::turn::Turn;
 
 /// Positions whose alternatives are kept: the answer is the first token that is neither white space nor a bracket.
 const POSITIONS_KEPT: usize = 4;
@@ -21,20 +21,8 @@ const NAME_KEPT: usize = 200;
 /// What a judge answered. It is what the journal keeps, so that a better reader of replies needs no new questions.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct Reply {
-    /// Text of the first choice.
-    pub text: String,
-    /// `stop`, `length`, `content_filter` ...
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finish: Option<String>,
-    /// The beginning of OpenAI's refusal text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<String>,
-    /// The beginning of the reasoning that came beside the text. It is never read for a verdict.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reasoning: Option<String>,
-    /// Alternatives at the first positions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub positions: Vec<Position>,
+    /// Its answers: one, unless several were asked for.
+    pub choices: Vec<Choice>,
     /// Tokens that were charged, where the server says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
@@ -49,7 +37,26 @@ pub struct Reply {
     pub dialect: Dialect,
 }
 
-impl Reply {
+/// One of the answers of a reply.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct Choice {
+    /// Its text.
+    pub text: String,
+    /// `stop`, `length`, `content_filter` ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish: Option<String>,
+    /// The beginning of OpenAI's refusal text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// The beginning of the reasoning that came beside the text. It is never read for a verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// Alternatives at the first positions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<Position>,
+}
+
+impl Choice {
     /// What it said, to be shown where it holds no verdict.
     pub fn said(&self) -> Option<&str> {
         let all = [Some(self.text.as_str()), self.refusal.as_deref(), self.reasoning.as_deref()];
@@ -91,25 +98,23 @@ pub fn path(api: JudgeApi) -> &'static str {
 }
 
 /// The body of a request. Greedy, so that the same question has the same answer wherever the server allows it.
-pub fn request(prompt: &JudgePrompt, dialect: Dialect, model: &str, system: Option<&str>, text: &str) -> Value {
+pub fn request(turn: &Turn, api: JudgeApi, dialect: Dialect, model: &str) -> Value {
     let limit = if dialect.max_completion_tokens { "max_completion_tokens" } else { "max_tokens" };
-    let mut body = json!({"model": model, limit: prompt.max_tokens()});
+    let mut body = json!({"model": model, limit: turn.max_tokens});
     if !dialect.no_temperature {
         body["temperature"] = 0.into();
     }
-    match prompt.api {
+    match api {
         JudgeApi::Chat => {
-            let system = system.map(|s| json!({"role": "system", "content": s}));
-            let turns = system.into_iter().chain([json!({"role": "user", "content": text})]);
-            body["messages"] = turns.collect();
-            if prompt.label == LabelSource::LogProbs {
+            body["messages"] = turn.messages();
+            if turn.log_probs {
                 body["logprobs"] = true.into();
                 body["top_logprobs"] = dialect.top_logprobs.into();
             }
         }
         JudgeApi::Completion => {
-            body["prompt"] = system.map_or_else(|| text.to_owned(), |s| format!("{s}\n\n{text}")).into();
-            if prompt.label == LabelSource::LogProbs {
+            body["prompt"] = turn.text().into();
+            if turn.log_probs {
                 body["logprobs"] = dialect.top_logprobs.into();
             }
         }
@@ -122,22 +127,33 @@ pub fn reply(body: &Body) -> Result<Reply, String> {
     if let Some(why) = &body.not_json {
         return Err(format!("the body is not JSON ({why})"));
     }
-    let choice = body.get("choices").get(0).ok_or("the body has no `choices`")?;
-    let message = &choice["message"];
-    let text = content(&message["content"]).or_else(|| content(&choice["text"])).unwrap_or_default();
-    let owned = |v: &Value| v.as_str().map(|s| one_line(s, NAME_KEPT)).filter(|s| !s.is_empty());
-    let reasoning = ["reasoning_content", "reasoning"].iter().find_map(|key| owned(&message[*key]));
+    let choices: Vec<Choice> = body.get("choices").as_array().into_iter().flatten().map(choice).collect();
+    if choices.is_empty() {
+        return Err("the body has no `choices`".into());
+    }
     Ok(Reply {
-        text,
-        finish: owned(&choice["finish_reason"]),
-        refusal: owned(&message["refusal"]),
-        reasoning,
-        positions: positions(&choice["logprobs"]),
+        choices,
         usage: usage(body.get("usage")),
-        model: owned(body.get("model")),
-        fingerprint: owned(body.get("system_fingerprint")),
+        model: shown(body.get("model")),
+        fingerprint: shown(body.get("system_fingerprint")),
         dialect: Dialect::default(),
     })
+}
+
+fn choice(choice: &Value) -> Choice {
+    let message = &choice["message"];
+    Choice {
+        text: content(&message["content"]).or_else(|| content(&choice["text"])).unwrap_or_default(),
+        finish: shown(&choice["finish_reason"]),
+        refusal: shown(&message["refusal"]),
+        reasoning: ["reasoning_content", "reasoning"].iter().find_map(|key| shown(&message[*key])),
+        positions: positions(&choice["logprobs"]),
+    }
+}
+
+/// The beginning of a text that is only shown.
+fn shown(value: &Value) -> Option<String> {
+    value.as_str().map(|s| one_line(s, NAME_KEPT)).filter(|s| !s.is_empty())
 }
 
 /// A text, or the texts of a list of parts (Mistral and others write `content` so); reasoning among the parts is none.
@@ -228,14 +244,14 @@ mod tests {
             "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}}"#,
         )
         .unwrap();
-        assert_eq!(reply.text, "A");
-        assert_eq!(reply.finish.as_deref(), Some("length"));
+        assert_eq!(reply.choices[0].text, "A");
+        assert_eq!(reply.choices[0].finish.as_deref(), Some("length"));
         assert_eq!(
-            reply.positions,
+            reply.choices[0].positions,
             [Position { token: "A".into(), top: vec![("A".into(), -0.1), ("B".into(), -2.5)] }]
         );
         assert_eq!(reply.usage, Some(Usage { prompt: 100, completion: 1 }));
-        assert_eq!((reply.model.as_deref(), reply.refusal), (Some("judge-2"), None));
+        assert_eq!((reply.model.as_deref(), reply.choices[0].refusal.as_ref()), (Some("judge-2"), None));
     }
 
     #[test]
@@ -248,7 +264,7 @@ mod tests {
             r#"{"choices": [{"text": " good", "finish_reason": "length", "logprobs": {"content": [{"token": " good",
             "logprob": -0.5, "top_logprobs": [{"token": " good", "logprob": -0.5}, {"token": " bad", "logprob": -1.0}]}]}}]}"#,
         );
-        assert_eq!(legacy.as_ref().unwrap().positions.len(), 1);
+        assert_eq!(legacy.as_ref().unwrap().choices[0].positions.len(), 1);
         assert_eq!(legacy, chat);
     }
 
@@ -256,8 +272,15 @@ mod tests {
     fn an_endpoint_that_ignores_the_request_for_log_probabilities_gives_none_rather_than_a_guess() {
         for logprobs in ["null", "{}", "{\"content\": null}", "{\"content\": []}", "{\"tokens\": []}", "[1]"] {
             let body = format!(r#"{{"choices": [{{"message": {{"content": "A"}}, "logprobs": {logprobs}}}]}}"#);
-            assert_eq!(reply(&body).unwrap().positions, [], "{logprobs}");
+            assert_eq!(reply(&body).unwrap().choices[0].positions, [], "{logprobs}");
         }
+    }
+
+    #[test]
+    fn every_choice_is_kept_in_its_order() {
+        let reply = reply(r#"{"choices": [{"text": "A"}, {"message": {"content": "B"}}, {"text": "A"}]}"#).unwrap();
+        let texts: Vec<&str> = reply.choices.iter().map(|c| c.text.as_str()).collect();
+        assert_eq!(texts, ["A", "B", "A"]);
     }
 
     #[test]
@@ -266,14 +289,20 @@ mod tests {
             assert!(reply(body).is_err(), "{body}");
         }
         let null = reply(r#"{"choices": [{"message": {"content": null, "refusal": "no"}, "finish_reason": "stop"}]}"#)
-            .unwrap();
+            .unwrap()
+            .choices
+            .remove(0);
         assert_eq!((null.text.as_str(), null.refusal.as_deref()), ("", Some("no")));
     }
 
     #[test]
     fn content_in_parts_is_its_texts_without_the_reasoning_among_them() {
         let text = |content: &str| {
-            reply(&format!(r#"{{"choices": [{{"message": {{"content": {content}}}}}]}}"#)).unwrap().text
+            reply(&format!(r#"{{"choices": [{{"message": {{"content": {content}}}}}]}}"#))
+                .unwrap()
+                .choices
+                .remove(0)
+                .text
         };
         assert_eq!(
             text(
@@ -290,8 +319,10 @@ mod tests {
         for none in ["[]", "null", "7", "{}", r#"[{"type": "image_url", "image_url": {"url": "A"}}]"#] {
             assert_eq!(text(none), "", "{none}");
         }
-        let thought =
-            reply(r#"{"choices": [{"message": {"content": null, "reasoning_content": "A is\nbetter"}}]}"#).unwrap();
+        let thought = reply(r#"{"choices": [{"message": {"content": null, "reasoning_content": "A is\nbetter"}}]}"#)
+            .unwrap()
+            .choices
+            .remove(0);
         assert_eq!((thought.text.as_str(), thought.reasoning.as_deref()), ("", Some("A is better")));
     }
 
@@ -300,7 +331,7 @@ mod tests {
         let tokens = |entry: &str| {
             let body =
                 format!(r#"{{"choices": [{{"message": {{"content": "A"}}, "logprobs": {{"content": [{entry}]}}}}]}}"#);
-            reply(&body).unwrap().positions.first().map(|p| (p.token.clone(), p.top.len()))
+            reply(&body).unwrap().choices[0].positions.first().map(|p| (p.token.clone(), p.top.len()))
         };
         assert_eq!(tokens(r#"{"token": "\u0120A", "logprob": -0.1, "bytes": [32, 65]}"#), Some((" A".into(), 1)));
         assert_eq!(tokens(r#"{"token": "A", "logprob": -0.1, "bytes": [255]}"#), Some(("A".into(), 1)));

@@ -1,0 +1,245 @@
+//! Judging comparisons (IO): each judge answers its questions, all at the same time, from what they share.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use plumbline_crds::preference_dataset::{Budget, Order, OrderCombination};
+use plumbline_crds::status::Cost;
+
+use super::answers::Answers;
+use super::dialect::Dialect;
+use super::label::{self, Outcome};
+use super::lexicon;
+use super::question::{Comparison, Plan};
+use super::resources::{Member, Resources};
+use super::runtime::{Backend, JudgeRuntime, Target};
+use super::session::Session;
+use super::verdict::Verdict;
+use crate::{Error, Result};
+
+/// How comparisons are judged.
+pub struct JudgeOptions<'a> {
+    /// Folder of the journal.
+    pub journal: &'a Path,
+    /// In which orders pairs are shown, and how these are combined. A pointwise judge has no orders.
+    pub order: &'a Order,
+    /// What may be spent on all judges together, the journal's replies included.
+    pub budget: &'a Budget,
+    /// Called with (questions answered, questions in all, cost so far), of all judges, at the start and after each answer. An
+    /// error stops the asking after the replies that are under way are safe.
+    pub progress: &'a mut dyn FnMut(usize, usize, &Cost) -> Result<()>,
+}
+
+/// What a judge said.
+#[derive(Debug)]
+pub struct Judgements {
+    /// One for each comparison, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The questions.
+    pub plan: Plan,
+    /// One for each question.
+    pub verdicts: Vec<Verdict>,
+    /// Why questions had no reply or no verdict, with how often.
+    pub reasons: BTreeMap<String, i64>,
+    /// Models that answered, by their own word.
+    pub models: BTreeSet<String>,
+    /// How the server was asked: one, unless its parts take different requests.
+    pub dialects: BTreeSet<Dialect>,
+    /// What the replies cost, those that were in the journal included.
+    pub cost: Cost,
+    /// Replies whose count of tokens cannot be; their bound is charged.
+    pub implausible: i64,
+    /// Ids of the replies to later turns than the first.
+    later_turns: Vec<String>,
+}
+
+/// What all judges said.
+#[derive(Debug)]
+pub struct PanelJudgements {
+    /// Of each judge, in their order.
+    pub judges: Vec<Judgements>,
+    /// What all replies cost.
+    pub cost: Cost,
+}
+
+/// Judges comparisons by one judge in both orders by mean log-odds (pairwise), or by the difference of two scores (pointwise),
+/// without a budget. `journal` is a folder that survives a restart; `progress` is as in [`JudgeOptions`].
+///
+/// # Errors
+/// As [`judge`], but for `BudgetExhausted`.
+pub fn compare(
+    runtime: &JudgeRuntime,
+    items: &[Comparison<'_>],
+    journal: &Path,
+    progress: &mut dyn FnMut(usize, usize, &Cost) -> Result<()>,
+) -> Result<Judgements> {
+    let (order, budget) = (Order::default(), Budget::default());
+    let options = JudgeOptions { journal, order: &order, budget: &budget, progress };
+    let mut all = judge(std::slice::from_ref(runtime), items, options)?;
+    all.judges.pop().ok_or_else(|| Error::Failed("a judge said nothing".into()))
+}
+
+/// Judges comparisons by each of some judges.
+///
+/// # Errors
+/// `JudgeUnavailable` (try again later: the answers so far are safe), `JudgeRejected` (key, quota, model or protocol),
+/// `BudgetExhausted`, `Config` where two judges would ask the same, `Store`, `Disk` and `Data` for the journal.
+pub fn judge(judges: &[JudgeRuntime], items: &[Comparison<'_>], options: JudgeOptions<'_>) -> Result<PanelJudgements> {
+    let JudgeOptions { journal, order, budget, progress } = options;
+    let plan = |judge: &JudgeRuntime| judge.prompt.plan(&judge.identity, items, order);
+    let plans = judges.iter().map(plan).collect::<Result<Vec<_>>>()?;
+    refuse_repeated(judges, &plans)?;
+    let total = plans.iter().map(|plan| plan.questions.len()).sum();
+
+    let (mut said, mut remote) = (Vec::new(), Vec::new());
+    for (judge, plan) in judges.iter().zip(&plans) {
+        match &judge.backend {
+            Backend::Endpoint(target) => {
+                remote.push((said.len(), Remote { judge, target, plan }));
+                said.push(Said::default());
+            }
+            Backend::Lexicon(vader) => {
+                progress(0, total, &Cost::default())?;
+                let verdict = |q| Ok(Some(lexicon::verdict(vader, &judge.prompt.question(q, items)?.text)));
+                let verdicts = plan.questions.iter().map(verdict).collect::<Result<_>>()?;
+                said.push(Said { answers: Answers { verdicts, ..Answers::default() }, ..Said::default() });
+            }
+        }
+    }
+    let done = said.iter().map(|said| said.answers.verdicts.len()).sum();
+    let tally = Tally { done, total, progress };
+    let (indices, remote): (Vec<usize>, Vec<Remote<'_>>) = remote.into_iter().unzip();
+    let (heard, cost) = ask(&remote, items, (journal, budget), tally)?;
+    for (index, heard) in indices.into_iter().zip(heard) {
+        said[index] = heard;
+    }
+    let judged = plans.into_iter().zip(said).map(|(plan, said)| said.judgements(plan, order.combine));
+    Ok(PanelJudgements { judges: judged.collect(), cost })
+}
+
+/// A judge that is asked over HTTP.
+struct Remote<'a> {
+    judge: &'a JudgeRuntime,
+    target: &'a Target,
+    plan: &'a Plan,
+}
+
+/// What a judge said, and what it cost.
+#[derive(Default)]
+struct Said {
+    answers: Answers,
+    cost: Cost,
+    implausible: i64,
+}
+
+/// How many questions are answered.
+struct Tally<'a> {
+    done: usize,
+    total: usize,
+    progress: &'a mut dyn FnMut(usize, usize, &Cost) -> Result<()>,
+}
+
+impl Tally<'_> {
+    fn report(&mut self, more: usize, cost: &Cost) -> Result<()> {
+        self.done += more;
+        (self.progress)(self.done, self.total, cost)
+    }
+}
+
+/// Asks judges over HTTP, all at the same time.
+fn ask(
+    judges: &[Remote<'_>],
+    items: &[Comparison<'_>],
+    (journal, budget): (&Path, &Budget),
+    mut tally: Tally<'_>,
+) -> Result<(Vec<Said>, Cost)> {
+    if judges.is_empty() {
+        tally.report(0, &Cost::default())?;
+        return Ok((Vec::new(), Cost::default()));
+    }
+    let members: Vec<Member<'_>> =
+        judges.iter().map(|r| Member { spec: &r.judge.spec, field: &r.judge.field, target: r.target }).collect();
+    let total = judges.iter().map(|remote| remote.plan.questions.len()).sum();
+    let resources = Resources::open(&members, journal, budget, total)?;
+    let numbered = judges.iter().enumerate();
+    let sessions = numbered.map(|(i, r)| Session::open(&resources, i, (r.judge, r.target), r.plan, items));
+    let sessions = sessions.collect::<Result<Vec<_>>>()?;
+    tally.report(sessions.iter().map(Session::answered).sum(), &resources.total_cost())?;
+    let tally = RefCell::new(tally);
+    let progress = || {
+        if let Err(error) = tally.borrow_mut().report(1, &resources.total_cost()) {
+            resources.stop(error);
+        }
+    };
+    resources.wait(sessions.iter().map(|session| session.ask_all(&progress)))?;
+    let said = sessions.into_iter().enumerate().map(|(i, session)| {
+        let (cost, implausible) = resources.account(i);
+        Ok(Said { answers: session.finish()?, cost, implausible })
+    });
+    Ok((said.collect::<Result<_>>()?, resources.total_cost()))
+}
+
+/// Two judges that ask the same question would get one answer, and would count it, and pay for it, twice.
+fn refuse_repeated(judges: &[JudgeRuntime], plans: &[Plan]) -> Result<()> {
+    let mut asked: HashMap<&str, usize> = HashMap::new();
+    for (i, plan) in plans.iter().enumerate() {
+        for question in &plan.questions {
+            let first = *asked.entry(&question.id).or_insert(i);
+            if first != i {
+                return Err(Error::Config(format!(
+                    "{}: expected a judge that asks what no other asks, found one that puts the same questions to the same model \
+                     as {}; give it another model, template, criteria or label, or leave it out",
+                    judges[i].field, judges[first].field
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Said {
+    fn judgements(self, plan: Plan, combine: OrderCombination) -> Judgements {
+        let Answers { verdicts, reasons, models, dialects, later_turns, .. } = self.answers;
+        let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
+        Judgements {
+            outcomes: label::outcomes(&plan, &verdicts, combine),
+            reasons,
+            models,
+            dialects,
+            cost: self.cost,
+            implausible: self.implausible,
+            later_turns,
+            plan,
+            verdicts,
+        }
+    }
+}
+
+impl Judgements {
+    /// For each comparison the probability that response a is better, one half for a tie. `None` if there is no verdict:
+    /// that is no vote, for neither side.
+    pub fn probabilities(&self) -> Vec<Option<f64>> {
+        self.outcomes.iter().map(|o| o.label().map(|l| l.p)).collect()
+    }
+
+    /// How many questions had which verdict, by [`Verdict::KINDS`].
+    pub fn counts(&self) -> BTreeMap<&'static str, i64> {
+        let mut counts: BTreeMap<_, _> = Verdict::KINDS.into_iter().map(|k| (k, 0)).collect();
+        for verdict in &self.verdicts {
+            *counts.entry(verdict.kind()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Ids of the replies that were asked for.
+    pub fn replies(&self) -> impl Iterator<Item = &str> {
+        self.plan.questions.iter().map(|q| q.id.as_str()).chain(self.later_turns.iter().map(String::as_str))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(plan: Plan, verdicts: Vec<Verdict>, combine: OrderCombination) -> Self {
+        let answers = Answers { verdicts: verdicts.into_iter().map(Some).collect(), ..Answers::default() };
+        Said { answers, ..Said::default() }.judgements(plan, combine)
+    }
+}
