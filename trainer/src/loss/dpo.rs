@@ -1,8 +1,10 @@
-//! The DPO family: losses of a pair's log-probability ratios to the reference.
+//! The DPO family: losses of pairs by their log-probabilities under policy and reference.
 
 use tch::Tensor;
 
 use plumbline_crds::policy_tuning::DpoLoss;
+
+use crate::loss::pair_logps::PairLogps;
 
 /// Settings of a DPO loss.
 #[derive(Clone, Copy, Debug)]
@@ -15,20 +17,21 @@ pub struct DpoSettings {
     pub label_smoothing: f64,
 }
 
-/// One loss a pair. `chosen` and `rejected`: `[pairs]`, log policy - log reference summed over a response's tokens.
-/// `preference`: `[pairs]`, probability that chosen is better; 1 for a hard label.
-///
-/// Sigmoid (Rafailov et al., 2023, eq. 7): with `d = beta (chosen - rejected)` and the target `p` smoothed to
-/// `p (1 - e) + (1 - p) e`: `-p log sigmoid(d) - (1 - p) log sigmoid(-d)`.
-pub fn dpo(chosen: &Tensor, rejected: &Tensor, preference: &Tensor, settings: DpoSettings) -> Tensor {
-    let logits = (chosen - rejected) * settings.beta;
+/// One loss per pair, `[pairs]`. `preference`: `[pairs]`, probability that the chosen response is better; 1 for a hard label.
+pub fn dpo(logps: &PairLogps, preference: &Tensor, settings: DpoSettings) -> Tensor {
     match settings.loss {
-        DpoLoss::Sigmoid => {
-            let e = settings.label_smoothing;
-            let target = preference * (1.0 - 2.0 * e) + e;
-            (1.0 - target) * &logits - logits.log_sigmoid()
-        }
+        DpoLoss::Sigmoid => sigmoid(logps, preference, settings),
     }
+}
+
+/// Rafailov et al., 2023, eq. 7: with `d = beta (chosen - rejected)` of the log-ratios to the reference, and the target `p`
+/// smoothed to `p (1 - e) + (1 - p) e`: `-p log sigmoid(d) - (1 - p) log sigmoid(-d)`.
+fn sigmoid(logps: &PairLogps, preference: &Tensor, settings: DpoSettings) -> Tensor {
+    let ratios = logps.logratios();
+    let logits = (ratios.chosen - ratios.rejected) * settings.beta;
+    let e = settings.label_smoothing;
+    let target = preference * (1.0 - 2.0 * e) + e;
+    (1.0 - target) * &logits - logits.log_sigmoid()
 }
 
 #[cfg(test)]
@@ -36,39 +39,53 @@ mod tests {
     use super::*;
     use std::f64::consts::LN_2;
 
+    use crate::loss::pair_logps::Sides;
     use crate::loss::test_support::{assert_close, tensor};
 
     fn settings(label_smoothing: f64) -> DpoSettings {
         DpoSettings { loss: DpoLoss::Sigmoid, beta: 0.1, label_smoothing }
     }
 
-    // Policy -12, -20 / -15, -9 and reference -14, -18 / -13, -10, so the ratios are 2, -2 / -2, 1.
-    fn ratios() -> (Tensor, Tensor) {
-        (tensor(&[2.0, -2.0]), tensor(&[-2.0, 1.0]))
+    fn sides(chosen: &[f64], rejected: &[f64]) -> Sides {
+        Sides { chosen: tensor(chosen), rejected: tensor(rejected) }
+    }
+
+    // Two pairs, whose log-ratios are 2, -2 / -2, 1. The numbers below, with PyTorch:
+    //   pc, pr = torch.tensor([-12., -20.]), torch.tensor([-15., -9.])
+    //   rc, rr = torch.tensor([-14., -18.]), torch.tensor([-13., -10.])
+    //   d, e = 0.1 * ((pc - rc) - (pr - rr)), 0.0  # or 0.1
+    //   -(1 - e) * F.logsigmoid(d) - e * F.logsigmoid(-d)
+    fn pairs() -> PairLogps {
+        PairLogps {
+            policy: sides(&[-12.0, -20.0], &[-15.0, -9.0]),
+            reference: sides(&[-14.0, -18.0], &[-13.0, -10.0]),
+            lengths: sides(&[6.0, 9.0], &[7.0, 4.0]),
+        }
     }
 
     #[test]
     fn sigmoid_matches_the_hand_computed_vector() {
-        let (c, r) = ratios();
-        assert_close(&dpo(&c, &r, &tensor(&[1.0, 1.0]), settings(0.0)), &[0.513_015, 0.854_355]);
+        assert_close(&dpo(&pairs(), &tensor(&[1.0, 1.0]), settings(0.0)), &[0.513_015, 0.854_355]);
     }
 
     #[test]
     fn label_smoothing_gives_conservative_dpo() {
-        let (c, r) = ratios();
-        assert_close(&dpo(&c, &r, &tensor(&[1.0, 1.0]), settings(0.1)), &[0.553_015, 0.824_355]);
+        assert_close(&dpo(&pairs(), &tensor(&[1.0, 1.0]), settings(0.1)), &[0.553_015, 0.824_355]);
     }
 
     #[test]
     fn policy_equal_to_reference_gives_ln_2_whatever_the_label() {
-        let zero = tensor(&[0.0, 0.0]);
-        assert_close(&dpo(&zero, &zero, &tensor(&[1.0, 0.3]), settings(0.0)), &[LN_2, LN_2]);
+        let same = || sides(&[-12.0, -20.0], &[-15.0, -9.0]);
+        let pairs = PairLogps { policy: same(), reference: same(), ..pairs() };
+        assert_close(&dpo(&pairs, &tensor(&[1.0, 0.3]), settings(0.0)), &[LN_2, LN_2]);
     }
 
     #[test]
     fn a_soft_label_of_one_half_pulls_nowhere() {
-        let c = tensor(&[0.0]).set_requires_grad(true);
-        dpo(&c, &tensor(&[0.0]), &tensor(&[0.5]), settings(0.0)).sum(tch::Kind::Double).backward();
-        assert_close(&c.grad(), &[0.0]);
+        let chosen = tensor(&[-3.0]).set_requires_grad(true);
+        let policy = Sides { chosen: chosen.shallow_clone(), rejected: tensor(&[-4.0]) };
+        let pairs = PairLogps { policy, reference: sides(&[-3.0], &[-4.0]), lengths: sides(&[1.0], &[1.0]) };
+        dpo(&pairs, &tensor(&[0.5]), settings(0.0)).sum(tch::Kind::Double).backward();
+        assert_close(&chosen.grad(), &[0.0]);
     }
 }

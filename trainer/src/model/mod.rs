@@ -22,3 +22,4 @@ pub mod lora;
 pub mod packed;
 pub mod rotary;
 pub mod trainable;
+pub mod view;

@@ -206,7 +206,7 @@ impl Ranks {
     }
 
     /// Waits for all ranks at the end of their common work. Returns whether this is rank 0, which does the rest alone.
-    pub fn finish(self) -> Result<bool> {
+    pub fn finish(&self) -> Result<bool> {
         self.wait()?;
         Ok(self.is_first())
     }

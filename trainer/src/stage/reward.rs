@@ -4,8 +4,6 @@
 //! Departures from the usual recipe, on purpose: pairs of a prompt stay side by side and a response that takes part in
 //! several pairs of a micro-batch is read once; sequences are packed, not padded.
 
-use std::path::Path;
-
 use tch::{Kind, Tensor};
 
 use plumbline_crds::Spec;
@@ -18,20 +16,19 @@ use plumbline_feedback::data::tokens::Sequence;
 use plumbline_feedback::files::fresh_folder;
 use plumbline_feedback::measure::calibration::{Calibration, calibration};
 use plumbline_feedback::measure::pearson;
-use plumbline_feedback::report::{LeftOut, MetricsWriter, Progress, Why, decimal, status_name};
+use plumbline_feedback::report::{LeftOut, Why, decimal, status_name};
 use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::model::linear::Adapters;
-use crate::ranks::Ranks;
 use crate::stage::in_status;
 use crate::stage::run::{input_path, publish};
-use crate::train::clock::Clock;
 use crate::train::frozen_states::FrozenStates;
+use crate::train::io::TrainingIo;
 use crate::train::means::Means;
 use crate::train::pairs::Pairs;
-use crate::train::supervised::{Task, TrainingIo, is_finished, resume_step, train};
+use crate::train::supervised::{Task, is_finished, train};
 use crate::{Error, Result, device};
 
 mod model;
@@ -44,11 +41,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let Spec::RewardModel(spec) = &run.resource.spec else {
         return Err(Error::Config(format!("expected a RewardModel, found a {}", run.resource.kind)));
     };
-    let work = Path::new(&run.work);
-    let ranks = Ranks::join(run)?;
-    let own = ranks.folder(work);
-    let mut clock = Clock::open(&own)?;
-    clock.start("reward")?;
+    let mut io = TrainingIo::open(run, sync, "reward", &spec.training)?;
     let base = input_path(run, "baseModel")?;
     let tokenizer = Tokenizer::load(&base)?;
     let device = device::of(&spec.compute)?;
@@ -59,14 +52,10 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     data.check_gates(spec)?;
     let reference = Reference::read(run, spec, &tokenizer, config.longest(i64::MAX))?;
     let params = model.make_trainable(spec);
-    let resume = resume_step(work, &spec.training)?;
-    let mut metrics = MetricsWriter::open(&own, resume)?;
-    let mut progress = Progress::new(&own, sync)?;
-    progress.stage("Reading", 1);
+    io.progress.stage("Reading", 1);
     let tokens = data.train.tokens();
-    let mut io = TrainingIo { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     let finished = is_finished(&data.train.groups, &spec.training, &io)?;
-    let frozen = || FrozenStates::of_ranks(&ranks, spec.training.epochs, &model.decoder, &tokens);
+    let frozen = || FrozenStates::of_ranks(&io.ranks, spec.training.epochs, &model.decoder, &tokens);
     let task = PairTask {
         frozen: if finished { None } else { frozen() },
         model: &model,
@@ -75,34 +64,34 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
         spec,
     };
     train(&task, &data.train.groups, &params, &spec.training, &mut io)?;
-    if !ranks.finish()? {
+    if !io.ranks.finish()? {
         return Ok(StageResult::new(Reason::Completed, "this rank has finished training"));
     }
 
-    progress.stage("Saving", 1);
-    let staging = work.join("staging");
+    io.progress.stage("Saving", 1);
+    let staging = io.work.join("staging");
     fresh_folder(&staging)?;
     model.save(&base, &tokenizer, &staging)?;
     // Merging adapters and rounding to the kind of the file change weights: what is measured is what people load.
     drop((model, params));
     let saved = RewardModel::load(&staging, spec.training.precision, device)?;
-    progress.stage("Evaluating", 1);
+    io.progress.stage("Evaluating", 1);
     let evaluation = evaluate(&saved, &data, reference.as_ref())?;
-    let seconds = clock.seconds()?;
-    let mut report = show::report(run, spec, &data, &evaluation, &metrics, &seconds)?;
+    let seconds = io.clock.seconds()?;
+    let mut report = show::report(run, spec, &data, &evaluation, &io.metrics, &seconds)?;
     report.template_date(template_date(&base)?);
-    metrics.copy_into(&staging)?;
+    io.metrics.copy_into(&staging)?;
     report.write(&staging)?;
     // The report says why a gate was not met.
     check_gates(spec, &evaluation)?;
     let artifact = publish(run, &staging)?;
-    progress.finish();
+    io.progress.finish();
     let split = if evaluation.held_out { "held-out" } else { "training" };
     let message =
         format!("accuracy {:.3} on {} {split} pairs", evaluation.measured.accuracy, evaluation.measured.pairs);
     Ok(StageResult {
         artifact: Some(artifact),
-        metrics: progress.metrics().to_vec(),
+        metrics: io.progress.metrics().to_vec(),
         counts: in_status(data.left_out().numbers()),
         evaluation: evaluation.numbers().into_iter().map(|(name, v)| (status_name(&name), decimal(v))).collect(),
         seconds,

@@ -21,6 +21,7 @@ use plumbline_feedback::shutdown;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::generate::{PromptTokens, Response, generate};
+use crate::model::view::ModelView;
 use crate::stage::reward::RewardModel;
 use crate::train::responses::response_logprobs;
 use crate::{Error, Result};
@@ -32,8 +33,8 @@ mod sides;
 
 pub use finished::{ARTIFACT, FOLDER, run};
 pub use prepare::Prepared;
+pub use sides::Sides;
 use sides::Which;
-pub use sides::{Side, Sides};
 
 /// Responses to held-out prompts, before and after, and what was measured on them.
 pub struct Evaluation {
@@ -104,7 +105,7 @@ pub fn evaluate(
             progress.advance(done as i64);
             if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
         };
-        let responses = generate(side.model, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
+        let responses = generate(side.decoder, side.adapters, tokenizer, &asked, samples, &wanted.sampling, &mut tick)?;
         let kept = KeptResponses { asked: identity.clone(), responses };
         files::keep(&path, &kept)?;
         Ok(kept.responses)
@@ -187,8 +188,8 @@ fn sequence(prompt: &PromptTokens, response: &Response) -> Sequence {
 /// KL(after || before) a response by K1, on responses that the model after sampled.
 fn mean_kl(sides: &mut Sides, sequences: &[Sequence]) -> Result<f64> {
     let sequences: Vec<&Sequence> = sequences.iter().collect();
-    let sums = |side: Side| -> Vec<f64> {
-        response_logprobs(side.model, side.adapters, &sequences, 1.0).iter().map(|l| l.iter().sum()).collect()
+    let sums = |side: ModelView| -> Vec<f64> {
+        response_logprobs(side.decoder, side.adapters, &sequences, 1.0).iter().map(|l| l.iter().sum()).collect()
     };
     let after = sums(sides.side(Which::After)?);
     let before = sums(sides.side(Which::Before)?);

@@ -14,7 +14,6 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 use crate::generate::PromptTokens;
 use crate::stage::evaluate::ARTIFACT;
 use crate::stage::run::input_path;
-use crate::stage::tune::key_of;
 use crate::{Error, Result};
 
 /// An evaluation that can be made as soon as there is a model.
@@ -64,7 +63,7 @@ impl<'a> Prepared<'a> {
             .iter()
             .map(|p| {
                 let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.evaluation.prompts")?;
-                Ok(PromptTokens { key: key_of(&p.id), tokens })
+                Ok(PromptTokens { key: id::key(&[&p.id]), tokens })
             })
             .collect::<Result<Vec<_>>>()?;
         let lexicon = |(i, l): (usize, &plumbline_crds::policy_tuning::Lexicon)| {

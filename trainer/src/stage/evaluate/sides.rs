@@ -11,6 +11,7 @@ use crate::Result;
 use crate::load::hugging_face::ModelFolder;
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
+use crate::model::view::ModelView;
 
 /// The model before or after tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,15 +30,6 @@ impl Which {
             Self::After => "after",
         }
     }
-}
-
-/// A model to compare.
-#[derive(Clone, Copy)]
-pub struct Side<'a> {
-    /// The decoder.
-    pub model: &'a Decoder,
-    /// With or without its adapters.
-    pub adapters: Adapters,
 }
 
 /// The model before, and the one after.
@@ -66,7 +58,7 @@ impl Sides {
     ///
     /// # Errors
     /// Where its folder cannot be read.
-    pub fn side(&mut self, which: Which) -> Result<Side<'_>> {
+    pub fn side(&mut self, which: Which) -> Result<ModelView<'_>> {
         let model = match (self.held.take(), &self.folders) {
             (Some(model), Some(_)) if self.is == which => model,
             (Some(model), None) => model,
@@ -85,6 +77,6 @@ impl Sides {
             Which::Before => Adapters::Off,
             Which::After => Adapters::On,
         };
-        Ok(Side { model: self.held.insert(model), adapters })
+        Ok(ModelView { decoder: self.held.insert(model), adapters })
     }
 }

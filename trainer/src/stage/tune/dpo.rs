@@ -20,16 +20,18 @@ use plumbline_feedback::shutdown;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::loss::dpo::{DpoSettings, dpo};
+use crate::loss::pair_logps::{PairLogps, Sides};
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
-use crate::stage::evaluate::Side;
+use crate::model::view::ModelView;
 use crate::stage::run::input_path;
-use crate::stage::tune::Policy;
 use crate::train::frozen_states::FrozenStates;
+use crate::train::io::TrainingIo;
 use crate::train::means::Means;
-use crate::train::pairs::Pairs;
+use crate::train::pairs::{PairBatch, Pairs};
+use crate::train::policy::Policy;
 use crate::train::responses::{ResponseBatch, split};
-use crate::train::supervised::{self, Task, TrainingIo};
+use crate::train::supervised::{self, Task};
 use crate::{Error, Result};
 
 /// Sequences that the reference reads in one pass.
@@ -72,14 +74,14 @@ pub(super) fn train(
     io: &mut TrainingIo,
 ) -> Result<()> {
     let settings = spec.dpo.clone().unwrap_or_default();
-    let (mut frozen, mut reference) = (None, ReferencePass::EachTime(policy.before()));
+    let (mut frozen, mut reference) = (None, ReferencePass::EachTime(policy.reference()));
     if !supervised::is_finished(&pairs.groups, &spec.training, io)? {
         io.progress.stage("Reading", 1);
-        frozen = FrozenStates::of_ranks(io.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
+        frozen = FrozenStates::of_ranks(&io.ranks, spec.training.epochs, &policy.decoder, &pairs.tokens());
         if policy.decoder.kind == Kind::Float {
             let key = reference_key(run, spec, &pairs.sequences);
-            let before = policy.before();
-            let once = reference_logprobs(io, key, &pairs.sequences, before, frozen.as_ref())?;
+            let model = policy.reference();
+            let once = reference_logprobs(io, key, &pairs.sequences, model, frozen.as_ref())?;
             reference = ReferencePass::Once(once);
         }
     }
@@ -123,11 +125,11 @@ fn reference_logprobs(
     io: &mut TrainingIo,
     key: String,
     sequences: &[Sequence],
-    reference: Side,
+    reference: ModelView,
     frozen: Option<&FrozenStates>,
 ) -> Result<Vec<f64>> {
     let path = io.work.join("reference-logprobs.json");
-    let ranks = io.ranks;
+    let ranks = &io.ranks;
     let kept = if ranks.is_first() { files::kept::<Reference>(&path)? } else { None };
     if let Some(kept) = ranks.broadcast(kept.filter(|kept| kept.key == key))? {
         return Ok(kept.logprobs);
@@ -139,8 +141,8 @@ fn reference_logprobs(
     for items in share.chunks(REFERENCE_SEQUENCES) {
         let part: Vec<&Sequence> = items.iter().map(|&i| &sequences[i]).collect();
         let batch =
-            ResponseBatch::new(&part, reference.model.device()).with_frozen_states(frozen.map(|t| t.gather(items)));
-        let found = tch::no_grad(|| batch.logprobs(reference.model, reference.adapters, 1.0));
+            ResponseBatch::new(&part, reference.decoder.device()).with_frozen_states(frozen.map(|t| t.gather(items)));
+        let found = tch::no_grad(|| batch.logprobs(reference.decoder, reference.adapters, 1.0));
         sums.extend(split(&found.logprobs, &batch.counts).iter().map(|l| l.iter().sum::<f64>()));
         io.progress.advance(sums.len() as i64);
         if shutdown::requested() {
@@ -166,7 +168,13 @@ enum ReferencePass<'a> {
     /// Of each sequence.
     Once(Vec<f64>),
     /// Computed by the model with each micro-batch.
-    EachTime(Side<'a>),
+    EachTime(ModelView<'a>),
+}
+
+/// A value of each sequence of a batch, by the sides of its pairs.
+fn sides(pairs: &PairBatch, of_sequence: &Tensor) -> Sides {
+    let (chosen, rejected) = pairs.sides(of_sequence);
+    Sides { chosen, rejected }
 }
 
 struct PairTask<'a> {
@@ -178,6 +186,23 @@ struct PairTask<'a> {
 }
 
 impl PairTask<'_> {
+    /// The metrics of `count` pairs. `entropy`: of each response, summed over its tokens.
+    fn means(&self, logps: &PairLogps, entropy: &Sides, count: f64) -> Means {
+        let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
+        let (beta, ratios, mut means) = (self.settings.beta, logps.logratios(), Means::default());
+        let margins = &ratios.chosen - &ratios.rejected;
+        means.add("rewards/chosen", beta * sum(&ratios.chosen), count);
+        means.add("rewards/rejected", beta * sum(&ratios.rejected), count);
+        means.add("rewards/margins", beta * sum(&margins), count);
+        means.add("rewards/accuracies", sum(&margins.gt(0.0)), count);
+        means.add("logps/chosen", sum(&logps.policy.chosen), count);
+        means.add("logps/rejected", sum(&logps.policy.rejected), count);
+        // A response counts once per pair that it takes part in, so that the mean does not depend on what shares a micro-batch.
+        means.add("entropy", sum(&entropy.chosen), sum(&logps.lengths.chosen));
+        means.add("entropy", sum(&entropy.rejected), sum(&logps.lengths.rejected));
+        means
+    }
+
     /// `[sequences]`: the reference's log-probability of each response of a batch, whose sequences have these numbers.
     fn reference(&self, batch: &ResponseBatch, sequences: &[usize], device: Device) -> Tensor {
         match &self.reference {
@@ -185,8 +210,8 @@ impl PairTask<'_> {
                 let of_batch: Vec<f32> = sequences.iter().map(|&i| all[i] as f32).collect();
                 Tensor::from_slice(&of_batch).to_device(device)
             }
-            ReferencePass::EachTime(side) => tch::no_grad(|| {
-                let found = batch.logprobs(side.model, side.adapters, 1.0);
+            ReferencePass::EachTime(model) => tch::no_grad(|| {
+                let found = batch.logprobs(model.decoder, model.adapters, 1.0);
                 batch.sum_by_sequence(&found.logprobs)
             }),
         }
@@ -222,26 +247,13 @@ impl Task for PairTask<'_> {
         // Before the policy's pass, whose graph fills the memory.
         let reference = self.reference(&batch, &pairs.sequences, device);
         let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
-        let logps = batch.sum_by_sequence(&found.logprobs);
-        let (chosen, rejected) = pairs.sides(&(&logps - reference));
-        let loss = dpo(&chosen, &rejected, &pairs.column(|p| p.preference), self.settings).sum(Kind::Float);
-
-        let count = items.len() as f64;
-        let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
-        let (beta, mut means) = (self.settings.beta, Means::default());
-        means.add("rewards/chosen", beta * sum(&chosen), count);
-        means.add("rewards/rejected", beta * sum(&rejected), count);
-        means.add("rewards/margins", beta * sum(&(&chosen - &rejected)), count);
-        means.add("rewards/accuracies", sum(&(&chosen - &rejected).gt(0.0)), count);
-        let (chosen, rejected) = pairs.sides(&logps);
-        means.add("logps/chosen", sum(&chosen), count);
-        means.add("logps/rejected", sum(&rejected), count);
-        // As many times as it takes part in a pair, so that the mean does not depend on what shares a micro-batch.
-        let of_sequence = batch.sum_by_sequence(&found.entropy.detach());
-        let tokens = Tensor::from_slice(&batch.counts).to_device(device);
-        for rows in [&pairs.chosen, &pairs.rejected] {
-            means.add("entropy", sum(&of_sequence.index_select(0, rows)), sum(&tokens.index_select(0, rows)));
-        }
-        Ok((loss, means))
+        let logps = PairLogps {
+            policy: sides(&pairs, &batch.sum_by_sequence(&found.logprobs)),
+            reference: sides(&pairs, &reference),
+            lengths: sides(&pairs, &Tensor::from_slice(&batch.counts).to_device(device)),
+        };
+        let loss = dpo(&logps, &pairs.column(|p| p.preference), self.settings).sum(Kind::Float);
+        let entropy = sides(&pairs, &batch.sum_by_sequence(&found.entropy.detach()));
+        Ok((loss, self.means(&logps, &entropy, items.len() as f64)))
     }
 }

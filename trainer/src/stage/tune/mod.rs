@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
@@ -13,7 +13,7 @@ use plumbline_crds::training::AdapterSave;
 use plumbline_crds::{Kind as ResourceKind, Spec};
 use plumbline_feedback::data::tokens::Sequence;
 use plumbline_feedback::files::fresh_folder;
-use plumbline_feedback::report::{LeftOut, MetricsWriter, Progress, Report, Section};
+use plumbline_feedback::report::{LeftOut, MetricsWriter, Report, Section};
 use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
@@ -22,39 +22,31 @@ use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
 use crate::load::peft;
 use crate::load::save::{Architecture, save_model};
 use crate::model::config::Config;
-use crate::model::decoder::Decoder;
-use crate::model::heads::ScalarHead;
-use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::trainable::make_trainable;
-use crate::ranks::Ranks;
-use crate::stage::evaluate::{self, Evaluation, Prepared, Side, Sides};
+use crate::stage::evaluate::{self, Evaluation, Prepared, Sides};
 use crate::stage::in_status;
 use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
-use crate::stage::tune::rollout::RolloutPrompt;
-use crate::train::clock::Clock;
+use crate::stage::tune::ppo::Ppo;
+use crate::train::io::TrainingIo;
+use crate::train::online;
 use crate::train::pairs::Pairs;
-use crate::train::supervised::{TrainingIo, resume_step};
+use crate::train::policy::Policy;
+use crate::train::rollout::RolloutPrompt;
 use crate::{Error, Result, device};
 
 mod dpo;
 mod ppo;
-mod rollout;
+mod prompts;
 mod sft;
-
-pub(crate) use ppo::key_of;
 
 /// Runs the stage.
 pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let Spec::PolicyTuning(spec) = &run.resource.spec else {
         return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
     };
-    let work = Path::new(&run.work);
-    let ranks = Ranks::join(run)?;
-    let own = ranks.folder(work);
-    let mut clock = Clock::open(&own)?;
-    clock.start("tune")?;
+    let mut io = TrainingIo::open(run, sync, "tune", &spec.training)?;
     let folder = input_path(run, "policyModel")?;
     let (tokenizer, opened) = (Tokenizer::load(&folder)?, ModelFolder::open(&folder)?);
     let data = Data::read(run, spec, &tokenizer, &opened.config)?;
@@ -63,57 +55,56 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let evaluation = spec.evaluation.as_ref();
     let evaluation = evaluation.map(|e| Prepared::read(run, e, &tokenizer, longest, &data.prompts)).transpose()?;
     let device = device::of(&spec.compute)?;
-    let mut policy = Policy::load(&opened, spec, device)?;
+    let mut policy = load(&opened, spec, device)?;
     let reward = match spec.reward_model_ref {
         Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,
     };
 
-    let mut metrics = MetricsWriter::open(&own, resume_step(work, &spec.training)?)?;
-    let mut progress = Progress::new(&own, sync)?;
-    let mut io = TrainingIo { work, metrics: &mut metrics, progress: &mut progress, clock: &mut clock, ranks: &ranks };
     let mut stopped_by_guard = None;
     match &data.examples {
         Examples::Sft(texts) => sft::train(spec, texts, &policy, &mut io)?,
         Examples::Dpo(pairs) => dpo::train(run, spec, pairs, &policy, &mut io)?,
-        Examples::Ppo(prompts) => {
-            let reward =
+        Examples::Prompts(prompts) => {
+            let scorer =
                 reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
-            stopped_by_guard = ppo::train(spec, prompts, &tokenizer, &mut policy, reward, &mut io)?;
+            let mut method = Ppo::new(spec.ppo.clone().unwrap_or_default());
+            policy.add_value_head();
+            stopped_by_guard = online::train(spec, prompts, &tokenizer, &policy, scorer, &mut method, &mut io)?;
         }
     }
     let trained = Trained { stopped_by_guard, left_out: data.left_out };
 
-    if !ranks.finish()? {
+    if !io.ranks.finish()? {
         return Ok(StageResult::new(Reason::Completed, "this rank has finished training"));
     }
 
-    progress.stage("Saving", 1);
-    let staging = work.join("staging");
+    io.progress.stage("Saving", 1);
+    let staging = io.work.join("staging");
     fresh_folder(&staging)?;
-    policy.save(run, spec, &folder, &staging)?;
-    clock.start("evaluate")?;
+    save(&policy, run, spec, &folder, &staging)?;
+    io.clock.start("evaluate")?;
     let evaluation = match evaluation {
         Some(prepared) => {
-            let sides = policy.into_sides(spec, &folder, &staging);
-            Some(evaluate::evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress)?)
+            let sides = sides(policy, spec, &folder, &staging);
+            Some(evaluate::evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut io.progress)?)
         }
         None => None,
     };
     if let Some(evaluation) = &evaluation {
         evaluation.write_samples(&staging)?;
     }
-    metrics.copy_into(&staging)?;
-    let seconds = clock.seconds()?;
-    let mut report = report(run, spec, &trained, evaluation.as_ref(), &metrics, &seconds)?;
+    io.metrics.copy_into(&staging)?;
+    let seconds = io.clock.seconds()?;
+    let mut report = report(run, spec, &trained, evaluation.as_ref(), &io.metrics, &seconds)?;
     report.template_date(template_date(&folder)?);
     report.write(&staging)?;
     let artifact = publish(run, &staging)?;
-    progress.finish();
+    io.progress.finish();
     let message = evaluation.as_ref().map_or_else(|| "tuned; not evaluated".into(), Evaluation::headline);
     Ok(StageResult {
         artifact: Some(artifact),
-        metrics: progress.metrics().to_vec(),
+        metrics: io.progress.metrics().to_vec(),
         counts: in_status(trained.left_out.numbers()),
         evaluation: evaluation.as_ref().map(Evaluation::status).unwrap_or_default(),
         cost: evaluation.and_then(|e| e.cost),
@@ -135,7 +126,7 @@ struct Data {
 enum Examples {
     Sft(Vec<Sequence>),
     Dpo(Pairs),
-    Ppo(Vec<RolloutPrompt>),
+    Prompts(Vec<RolloutPrompt>),
 }
 
 impl Data {
@@ -151,9 +142,9 @@ impl Data {
                 Ok(Self { examples: Examples::Dpo(pairs), prompts, left_out })
             }
             Method::Ppo => {
-                let (prompts, left_out) = ppo::read(run, spec, tokenizer, config)?;
+                let (prompts, left_out) = prompts::read(run, spec, tokenizer, config)?;
                 let ids = prompts.iter().map(|p| p.id.clone()).collect();
-                Ok(Self { examples: Examples::Ppo(prompts), prompts: ids, left_out })
+                Ok(Self { examples: Examples::Prompts(prompts), prompts: ids, left_out })
             }
             other => Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT"))),
         }
@@ -168,76 +159,47 @@ pub(crate) struct Trained {
     pub left_out: LeftOut,
 }
 
-/// The model that is tuned, and the model it was made from.
-pub(crate) struct Policy {
-    pub decoder: Decoder,
-    /// What is trained, by name.
-    pub params: BTreeMap<String, Tensor>,
-    /// The model as it was, when it is not this one without adapters.
-    original: Option<Decoder>,
-    /// Predicts returns (methods with a critic).
-    pub value_head: Option<ScalarHead>,
-    /// The kind that the model is stored in, and its tuned copy will be.
-    kind: Kind,
+/// Loads the model to tune, and makes it trainable.
+fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result<Policy> {
+    let mut decoder = opened.decoder(spec.training.precision, device)?;
+    // Low-rank adapters leave the original weights as they are: switched off, they are the reference.
+    let original = match spec.training.adapter {
+        Some(_) => None,
+        None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
+        None => Some(opened.decoder(spec.training.precision, device)?),
+    };
+    let params = make_trainable(&mut decoder, &spec.training);
+    Ok(Policy { decoder, params, original, value_head: None, stored: opened.kind()? })
 }
 
-impl Policy {
-    fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result<Self> {
-        let mut decoder = opened.decoder(spec.training.precision, device)?;
-        // Low-rank adapters leave the original weights as they are: switched off, they are the reference.
-        let original = match spec.training.adapter {
-            Some(_) => None,
-            None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
-            None => Some(opened.decoder(spec.training.precision, device)?),
-        };
-        let params = make_trainable(&mut decoder, &spec.training);
-        Ok(Self { decoder, params, original, value_head: None, kind: opened.kind()? })
-    }
-
-    /// The model as it was.
-    pub(crate) fn before(&self) -> Side<'_> {
-        match &self.original {
-            Some(model) => Side { model, adapters: Adapters::Off },
-            None => Side { model: &self.decoder, adapters: Adapters::Off },
+/// Writes a folder that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, the value head beside it.
+fn save(policy: &Policy, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Result<()> {
+    match &spec.training.adapter {
+        Some(adapter) if adapter.save == AdapterSave::Adapter => {
+            let base_model = run.input("policyModel").map_or("", |i| i.name.as_str());
+            peft::save(&policy.decoder, adapter, base_model, folder)?;
+        }
+        _ => {
+            let weights = lora::merged_weights(&policy.decoder);
+            save_model(folder, &weights, policy.stored, &policy.decoder.config.raw, Architecture::CausalLm)?;
         }
     }
-
-    /// The model as it was in `base`, and the tuned one as it was saved in `folder`: merging adapters and rounding to the type of
-    /// the file change weights, and what is measured is what people load.
-    fn into_sides(self, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Sides {
-        let is_merged = spec.training.adapter.as_ref().is_none_or(|adapter| adapter.save == AdapterSave::Merged);
-        let before = self.original.unwrap_or(self.decoder);
-        if is_merged {
-            Sides::of_folders(before, [base.to_owned(), folder.to_owned()], spec.training.precision)
-        } else {
-            Sides::of_adapters(before, spec.training.precision)
-        }
+    if let Some(head) = &policy.value_head {
+        let named = [("value_head.weight".to_owned(), head.weight())].into();
+        write_safetensors(&folder.join("value_head.safetensors"), &named)?;
     }
+    copy_tokenizer(base, folder)
+}
 
-    /// Gives the policy a value head that predicts 0 at first.
-    fn add_value_head(&mut self) {
-        let head = ScalarHead::zero(self.decoder.config.hidden_size, self.decoder.device());
-        self.params.insert("value_head.weight".into(), head.trained.shallow_clone());
-        self.value_head = Some(head);
-    }
-
-    /// Writes a folder that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, the value head beside it.
-    fn save(&self, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Result<()> {
-        match &spec.training.adapter {
-            Some(adapter) if adapter.save == AdapterSave::Adapter => {
-                let base_model = run.input("policyModel").map_or("", |i| i.name.as_str());
-                peft::save(&self.decoder, adapter, base_model, folder)?;
-            }
-            _ => {
-                let weights = lora::merged_weights(&self.decoder);
-                save_model(folder, &weights, self.kind, &self.decoder.config.raw, Architecture::CausalLm)?;
-            }
-        }
-        if let Some(head) = &self.value_head {
-            let named = [("value_head.weight".to_owned(), head.weight())].into();
-            write_safetensors(&folder.join("value_head.safetensors"), &named)?;
-        }
-        copy_tokenizer(base, folder)
+/// The starting model in `base`, and the tuned one as it was saved in `folder`: merging adapters and rounding to the type of
+/// the file change weights, and what is measured is what people load.
+fn sides(policy: Policy, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Sides {
+    let is_merged = spec.training.adapter.as_ref().is_none_or(|adapter| adapter.save == AdapterSave::Merged);
+    let before = policy.original.unwrap_or(policy.decoder);
+    if is_merged {
+        Sides::of_folders(before, [base.to_owned(), folder.to_owned()], spec.training.precision)
+    } else {
+        Sides::of_adapters(before, spec.training.precision)
     }
 }
 

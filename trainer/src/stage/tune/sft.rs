@@ -13,10 +13,11 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
 use crate::stage::run::input_path;
-use crate::stage::tune::Policy;
+use crate::train::io::TrainingIo;
 use crate::train::means::Means;
+use crate::train::policy::Policy;
 use crate::train::responses::ResponseBatch;
-use crate::train::supervised::{self, Task, TrainingIo};
+use crate::train::supervised::{self, Task};
 use crate::{Error, Result};
 
 /// Reads the texts that the policy learns.

@@ -1,0 +1,265 @@
+//! The loop of methods that learn from responses they sample (policy gradients): sample, score, check the guards, take steps
+//! over minibatches, adapt, save. Killed at any point, it resumes from its last checkpoint and ends the same.
+//!
+//! A method is an [`OnPolicy`]. With several ranks, each samples for its share of the prompts, and all exchange what they
+//! found: advantages, guards and metrics are those of the whole rollout. Each then computes its share of every minibatch.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use plumbline_crds::policy_tuning::PolicyTuningSpec;
+use plumbline_feedback::text::tokenizer::Tokenizer;
+
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::model::heads::TokenLogProbs;
+use crate::model::linear::Adapters;
+use crate::optim::{AdamW, schedule};
+use crate::ranks::Ranks;
+use crate::train::checkpointing::{Checkpointing, merge_means};
+use crate::train::frozen_states::FrozenStates;
+use crate::train::guard;
+use crate::train::io::TrainingIo;
+use crate::train::means::Means;
+use crate::train::order::{self, Batches};
+use crate::train::policy::Policy;
+use crate::train::responses::ResponseBatch;
+use crate::train::rollout::{self, Behaviour, RolloutPrompt, Sample, Statistics};
+use crate::train::scorer::Scorer;
+use crate::train::step::Stepper;
+
+/// Prefix of the parameters as they were at the last rollout within the guards' limits.
+const GOOD: &str = "good/";
+
+/// A policy-gradient method: what it learns from a rollout.
+pub trait OnPolicy {
+    /// What survives a restart besides the policy and its optimiser.
+    type State: Clone + DeserializeOwned + Serialize;
+    /// What a rollout teaches: advantages and the like.
+    type Experience;
+
+    /// The state to save.
+    fn state(&self) -> Self::State;
+    /// Sets the state to one that was saved.
+    fn restore(&mut self, state: Self::State);
+    /// Passes over a rollout, 1 or more.
+    fn epochs(&self) -> i64;
+    /// What the samples of all ranks teach, with the metrics of this method.
+    fn experience(&self, samples: &[Sample]) -> (Self::Experience, Means);
+    /// Weight of a sample in the mean loss of a minibatch: its tokens for a mean over tokens, 1 for a mean over responses.
+    fn weight(&self, sample: &Sample) -> f64;
+    /// The summed loss of a micro-batch, with gradients, and its metrics.
+    fn loss(&self, experience: &Self::Experience, micro: &MicroBatch) -> (Tensor, Means);
+    /// Whether to leave out the remaining passes over a rollout, by the metrics of the last step.
+    fn stops_early(&self, _step: &Means) -> bool {
+        false
+    }
+    /// Adapts the method to a rollout of so many responses, after learning from it.
+    fn adapt(&mut self, _rollout: &Statistics, _responses: usize) {}
+}
+
+/// Samples that are computed together, under the policy as it is now.
+pub struct MicroBatch<'a> {
+    samples: &'a [Sample],
+    /// Numbers of the samples in the rollout.
+    items: &'a [usize],
+    /// `[response tokens]`: log-probability and entropy of each token, in nats.
+    pub now: TokenLogProbs,
+    /// `[response tokens]`: the critic's values, if the policy has a value head.
+    pub values: Option<Tensor>,
+    device: Device,
+}
+
+impl MicroBatch<'_> {
+    /// `[response tokens]`, Float32: a value per token of each sample, by the sample and its number in the rollout.
+    pub fn tokens<'s>(&'s self, of: impl Fn(usize, &'s Sample) -> &'s [f64]) -> Tensor {
+        let values = self.items.iter().flat_map(|&i| of(i, &self.samples[i]));
+        let flat: Vec<f32> = values.map(|&x| x as f32).collect();
+        Tensor::from_slice(&flat).to_device(self.device)
+    }
+}
+
+/// What a checkpoint holds besides tensors.
+#[derive(Clone, Deserialize, Serialize)]
+struct State<S> {
+    /// Updates done. The name is that of every loop's checkpoints.
+    step: i64,
+    /// Responses sampled.
+    episodes: i64,
+    /// Why a guard stopped training here, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stopped_by_guard: Option<String>,
+    /// The state of the method.
+    method: S,
+}
+
+/// Tunes the policy by a method on what a scorer rewards. Returns why a guard stopped training, if one did: the policy is then
+/// the last one within the limits.
+///
+/// # Errors
+/// `Interrupted` after a checkpoint; those of the scorer; `Failed` where ranks differ; `Store`, `PeerLost`.
+pub fn train<M: OnPolicy>(
+    spec: &PolicyTuningSpec,
+    prompts: &[RolloutPrompt],
+    tokenizer: &Tokenizer,
+    policy: &Policy,
+    scorer: &dyn Scorer,
+    method: &mut M,
+    io: &mut TrainingIo,
+) -> Result<Option<String>> {
+    let training = &spec.training;
+    let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
+    let optimizer = AdamW::new(&policy.params, &training.optimizer);
+    let mut checkpointing = Checkpointing::new(io, training, total, optimizer.device());
+    let micro_batch = training.micro_batch_size as usize;
+    let mut stepper = Stepper { params: &policy.params, optimizer, micro_batch };
+    let mut state = State { step: 0, episodes: 0, stopped_by_guard: None, method: method.state() };
+    let mut good = policy.snapshot();
+    tch::manual_seed(training.seed);
+    if let Some(checkpoint) = checkpointing.resume::<State<M::State>>(&io.ranks)? {
+        stepper.optimizer.restore(&checkpoint.tensors)?;
+        restore_good(&mut good, &checkpoint)?;
+        state = checkpoint.state;
+        method.restore(state.method.clone());
+    }
+    io.ranks.check_same(state.step, &policy.params)?;
+
+    io.progress.stage("Tuning", total);
+    io.progress.advance(state.step);
+    let behaviour = Behaviour::new(&spec.rollout.sampling, tokenizer);
+    let single: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
+    let mut batches = Batches::new(&single, spec.rollout.prompts_per_step, training.seed);
+    while state.step < total && state.stopped_by_guard.is_none() {
+        let batch = batches.step(state.step);
+        let sampled = rollout::sample(&spec.rollout, tokenizer, policy, prompts, io.ranks.share(&batch), state.step)?;
+        let (samples, frozen) = rollout::measure(policy, scorer, sampled, &behaviour)?;
+        let (samples, frozen) = gather(&io.ranks, policy, method.epochs(), samples, frozen)?;
+        let found = Statistics::new(&samples);
+        if let Some(why) = spec.guard.as_ref().and_then(|g| guard::tripped(g, &found)) {
+            policy.restore(&good);
+            state.stopped_by_guard = Some(format!(
+                "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
+                state.step + 1
+            ));
+            checkpointing.save(state.step, &policy.params, io, || (state.clone(), tensors(&stepper, &good)))?;
+            break;
+        }
+        good = policy.snapshot();
+        let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
+        let mut means = rollout::means(&samples, &found);
+        let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
+        means.merge(&learn(spec, policy, method, &rollout, &mut stepper, rate, state.step, &io.ranks)?);
+        method.adapt(&found, samples.len());
+        state.step += 1;
+        state.episodes += samples.len() as i64;
+        state.method = method.state();
+
+        log(&state, &means, rate, io)?;
+        let sync = checkpointing.sync(Means::default(), &io.ranks)?;
+        let contents = || (state.clone(), tensors(&stepper, &good));
+        checkpointing.end_step(state.step, &sync, &policy.params, io, contents)?;
+    }
+    Ok(state.stopped_by_guard)
+}
+
+/// A measured rollout.
+struct Rollout<'a> {
+    samples: &'a [Sample],
+    frozen: Option<&'a FrozenStates>,
+    behaviour: &'a Behaviour<'a>,
+}
+
+/// Steps over a rollout: epochs of shuffled minibatches. Returns the metrics of the method and of all steps.
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
+fn learn<M: OnPolicy>(
+    spec: &PolicyTuningSpec,
+    policy: &Policy,
+    method: &M,
+    rollout: &Rollout,
+    stepper: &mut Stepper,
+    rate: f64,
+    update: i64,
+    ranks: &Ranks,
+) -> Result<Means> {
+    let training = &spec.training;
+    let (experience, mut means) = method.experience(rollout.samples);
+    let single: Vec<Vec<usize>> = (0..rollout.samples.len()).map(|i| vec![i]).collect();
+    ranks.seed(training.seed, update);
+    'epochs: for epoch in 0..method.epochs() {
+        let shuffled = order::shuffled(&single, training.seed, update * method.epochs() + epoch);
+        for minibatch in shuffled.chunks(training.batch_size as usize) {
+            let weight = |i: usize| method.weight(&rollout.samples[i]);
+            let loss = |items: &[usize]| Ok(method.loss(&experience, &rollout.forward(policy, items)));
+            let (share, norm) = stepper.step(minibatch, weight, loss, rate, ranks)?;
+            let mut of_step = merge_means(share, ranks)?;
+            of_step.add("grad_norm", norm, 1.0);
+            means.merge(&of_step);
+            if method.stops_early(&of_step) {
+                break 'epochs;
+            }
+        }
+    }
+    Ok(means)
+}
+
+impl Rollout<'_> {
+    /// Reads some of the samples with the policy as it is now.
+    fn forward<'m>(&'m self, policy: &Policy, items: &'m [usize]) -> MicroBatch<'m> {
+        let device = policy.decoder.device();
+        let sequences: Vec<_> = items.iter().map(|&i| &self.samples[i].sequence).collect();
+        let states = self.frozen.map(|t| t.gather(items));
+        let batch = ResponseBatch::new(&sequences, device).with_frozen_states(states);
+        let hidden = batch.hidden(&policy.decoder, Adapters::Training);
+        let now = self.behaviour.logprobs(&policy.decoder, &batch, &hidden);
+        let values = policy.value_head.as_ref().map(|head| head.forward(&hidden));
+        MicroBatch { samples: self.samples, items, now, values, device }
+    }
+}
+
+/// The samples of all ranks, in the order of their prompts. What frozen layers computed for a rank's own samples is of no use
+/// for its share of a minibatch; to compute it for all is worth it for as many epochs as there are ranks.
+fn gather(
+    ranks: &Ranks,
+    policy: &Policy,
+    epochs: i64,
+    samples: Vec<Sample>,
+    frozen: Option<FrozenStates>,
+) -> Result<(Vec<Sample>, Option<FrozenStates>)> {
+    if ranks.size() == 1 {
+        return Ok((samples, frozen));
+    }
+    let samples = ranks.gather(samples)?.into_iter().flatten().collect::<Vec<_>>();
+    let tokens: Vec<Vec<i64>> = samples.iter().map(|s| s.sequence.tokens()).collect();
+    let frozen = tch::no_grad(|| FrozenStates::of_ranks(ranks, epochs, &policy.decoder, &tokens));
+    Ok((samples, frozen))
+}
+
+fn log<S>(state: &State<S>, means: &Means, rate: f64, io: &mut TrainingIo) -> Result<()> {
+    let mut values = means.means();
+    values.extend([("learning_rate", rate), ("episode", state.episodes as f64)]);
+    io.metrics.log(state.step, &values)?;
+    for name in ["objective/scores", "objective/kl", "policy/entropy_avg", "completions/mean_length"] {
+        if let Some(value) = means.mean(name) {
+            io.progress.metric(name, value);
+        }
+    }
+    io.progress.advance(state.step);
+    Ok(())
+}
+
+/// The tensors of a checkpoint: parameters, optimiser, and the parameters at the last rollout within the guards' limits.
+fn tensors(stepper: &Stepper, good: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let mut tensors = stepper.optimizer.state();
+    tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
+    tensors
+}
+
+fn restore_good<S>(good: &mut BTreeMap<String, Tensor>, checkpoint: &Checkpoint<S>) -> Result<()> {
+    for (name, tensor) in good {
+        *tensor = checkpoint.tensor(&format!("{GOOD}{name}"))?.copy();
+    }
+    Ok(())
+}

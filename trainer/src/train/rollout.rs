@@ -1,0 +1,196 @@
+//! A rollout: responses sampled from the policy, scored, with what a policy-gradient method needs of them. Computes only.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use plumbline_crds::policy_tuning::Rollout;
+use plumbline_crds::source::Sampling;
+use plumbline_feedback::data::id;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::data::tokens::Sequence;
+use plumbline_feedback::text::tokenizer::Tokenizer;
+
+use crate::Result;
+use crate::generate::{PromptTokens, generate};
+use crate::model::decoder::Decoder;
+use crate::model::heads::{TokenLogProbs, token_logprobs};
+use crate::model::linear::Adapters;
+use crate::model::packed::passes;
+use crate::train::frozen_states::FrozenStates;
+use crate::train::means::Means;
+use crate::train::policy::Policy;
+use crate::train::responses::{ResponseBatch, SCORING_TOKENS, split};
+use crate::train::scorer::Scorer;
+
+/// A prompt to sample from.
+pub struct RolloutPrompt {
+    /// Hash of the prompt.
+    pub id: String,
+    /// Tokens of the prompt.
+    pub tokens: Vec<i64>,
+    /// Whether the end token is part of a response's text (a conversation's turn) or only ends it (plain text).
+    pub conversation: bool,
+}
+
+/// The distribution that a rollout samples from. Ratios and divergences are of this one: under the model's own
+/// distribution an end token that is never sampled would take probability from the others, pass for a smaller divergence,
+/// and be rewarded for it.
+pub struct Behaviour<'a> {
+    temperature: f64,
+    /// Tokens that end a response, and how many tokens it has before one of them may be sampled.
+    end_tokens: &'a [i64],
+    least: i64,
+}
+
+impl<'a> Behaviour<'a> {
+    /// The distribution that `sampling` draws from.
+    pub fn new(sampling: &Sampling, tokenizer: &'a Tokenizer) -> Self {
+        let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
+        Self { temperature, end_tokens: tokenizer.eos_ids(), least: sampling.min_new_tokens }
+    }
+
+    /// Log-probabilities of a batch's response tokens, by the hidden states that predict them.
+    pub fn logprobs(&self, decoder: &Decoder, batch: &ResponseBatch, hidden: &Tensor) -> TokenLogProbs {
+        let suppressed = batch.suppressed(self.end_tokens, self.least);
+        token_logprobs(decoder, hidden, &batch.targets, self.temperature, suppressed.as_ref())
+    }
+}
+
+/// A response that was sampled and is not measured yet.
+pub struct Sampled {
+    /// Number of its prompt in the run. The samples of a prompt are a group.
+    pub group: usize,
+    /// Tokens of prompt and response.
+    pub sequence: Sequence,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Prompt and response as the text that a reward model reads ([`Sequence::text_tokens`]).
+    pub text: Vec<i64>,
+}
+
+/// A sampled response with its measures. Lists have one entry per response token.
+#[derive(Deserialize, Serialize)]
+pub struct Sample {
+    /// Number of its prompt in the run. The samples of a prompt are a group.
+    pub group: usize,
+    /// Tokens of prompt and response.
+    pub sequence: Sequence,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Log-probabilities under the policy that sampled, by the training kernels.
+    pub old: Vec<f64>,
+    /// Log-probabilities under the starting model.
+    pub reference: Vec<f64>,
+    /// The critic's values of the states before each token; empty without a critic.
+    pub values: Vec<f64>,
+    /// Entropy of the policy at each token, in nats.
+    pub entropy: Vec<f64>,
+    /// The score of the response.
+    pub score: f64,
+}
+
+/// What guards and controllers look at, over the responses of all ranks.
+#[derive(Clone, Copy, Debug)]
+pub struct Statistics {
+    /// Mean over responses of log policy - log reference summed over tokens, in nats.
+    pub kl_per_response: f64,
+    /// Mean over tokens, in nats.
+    pub entropy: f64,
+}
+
+impl Statistics {
+    /// Of a rollout of at least one response.
+    pub fn new(samples: &[Sample]) -> Self {
+        let count = samples.len() as f64;
+        let log_ratio = |s: &Sample| s.old.iter().zip(&s.reference).map(|(p, r)| p - r).sum::<f64>();
+        let tokens: usize = samples.iter().map(|s| s.old.len()).sum();
+        Self {
+            kl_per_response: samples.iter().map(log_ratio).sum::<f64>() / count,
+            entropy: samples.iter().flat_map(|s| &s.entropy).sum::<f64>() / tokens as f64,
+        }
+    }
+}
+
+/// The metrics of a rollout that every method has.
+pub fn means(samples: &[Sample], statistics: &Statistics) -> Means {
+    let count = samples.len() as f64;
+    let mut means = Means::default();
+    means.add("objective/kl", statistics.kl_per_response, 1.0);
+    means.add("objective/entropy", samples.iter().flat_map(|s| &s.entropy).sum(), count);
+    means.add("objective/scores", samples.iter().map(|s| s.score).sum(), count);
+    means.add("val/num_eos_tokens", samples.iter().filter(|s| s.finish == Finish::Eos).count() as f64, 1.0);
+    means.add("completions/mean_length", samples.iter().map(|s| s.old.len() as f64).sum(), count);
+    means
+}
+
+/// Samples responses to some of the prompts, `chosen` by number. The random numbers of an update depend on the seed, its number
+/// and the prompts alone, so a resumed run samples what it would have sampled.
+pub fn sample(
+    rollout: &Rollout,
+    tokenizer: &Tokenizer,
+    policy: &Policy,
+    prompts: &[RolloutPrompt],
+    chosen: &[usize],
+    update: i64,
+) -> Result<Vec<Sampled>> {
+    let sampling = Sampling { seed: rollout.sampling.seed ^ (update << 20), ..rollout.sampling.clone() };
+    let asked: Vec<PromptTokens> = chosen
+        .iter()
+        .map(|&i| PromptTokens { key: id::key(&[&prompts[i].id]), tokens: prompts[i].tokens.clone() })
+        .collect();
+    let per_prompt = rollout.responses_per_prompt as usize;
+    let mut check = |_done: usize| Ok(());
+    let responses = generate(&policy.decoder, Adapters::On, tokenizer, &asked, per_prompt, &sampling, &mut check)?;
+    let groups = chosen.iter().zip(responses);
+    Ok(groups
+        .flat_map(|(&group, responses)| {
+            let prompt = &prompts[group];
+            responses.into_iter().map(move |response| {
+                let sequence = Sequence { prompt: prompt.tokens.clone(), response: response.tokens };
+                let text = sequence.text_tokens(response.finish, prompt.conversation, tokenizer.end_of_text());
+                Sampled { group, sequence, finish: response.finish, text }
+            })
+        })
+        .collect())
+}
+
+/// Measures sampled responses: log-probabilities, values, scores. Returns what the policy's frozen layers computed as well.
+pub fn measure(
+    policy: &Policy,
+    scorer: &dyn Scorer,
+    sampled: Vec<Sampled>,
+    behaviour: &Behaviour,
+) -> Result<(Vec<Sample>, Option<FrozenStates>)> {
+    let _no_grad = tch::no_grad_guard();
+    let sequences: Vec<&Sequence> = sampled.iter().map(|s| &s.sequence).collect();
+    let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
+    let frozen = FrozenStates::new(&policy.decoder, &tokens);
+    let start = policy.reference();
+    let (mut old, mut values, mut entropy, mut reference) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
+        let states = frozen.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
+        let batch = ResponseBatch::new(&sequences[pass], policy.decoder.device()).with_frozen_states(states);
+        // The reference has the same frozen states only when it is this decoder without its adapters.
+        let found = behaviour.logprobs(start.decoder, &batch, &batch.hidden(start.decoder, start.adapters));
+        reference.extend(split(&found.logprobs, &batch.counts));
+        let hidden = batch.hidden(&policy.decoder, Adapters::On);
+        let found = behaviour.logprobs(&policy.decoder, &batch, &hidden);
+        old.extend(split(&found.logprobs, &batch.counts));
+        entropy.extend(split(&found.entropy, &batch.counts));
+        if let Some(head) = &policy.value_head {
+            values.extend(split(&head.forward(&hidden), &batch.counts));
+        }
+    }
+    values.resize_with(sequences.len(), Vec::new);
+    let scores = scorer.score(&sampled)?;
+    let measured = old.into_iter().zip(reference).zip(values).zip(entropy).zip(scores);
+    let samples = sampled
+        .into_iter()
+        .zip(measured)
+        .map(|(sampled, ((((old, reference), values), entropy), score))| {
+            let Sampled { group, sequence, finish, .. } = sampled;
+            Sample { group, sequence, finish, old, reference, values, entropy, score }
+        })
+        .collect();
+    Ok((samples, frozen))
+}

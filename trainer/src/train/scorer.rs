@@ -1,0 +1,18 @@
+//! What scores the responses of a rollout: the reward that a policy is tuned for.
+
+use crate::Result;
+use crate::stage::reward::RewardModel;
+use crate::train::rollout::Sampled;
+
+/// A source of rewards.
+pub trait Scorer {
+    /// The score of each response, in their order. Called by every rank for its own share.
+    fn score(&self, responses: &[Sampled]) -> Result<Vec<f64>>;
+}
+
+impl Scorer for RewardModel {
+    fn score(&self, responses: &[Sampled]) -> Result<Vec<f64>> {
+        let texts: Vec<&[i64]> = responses.iter().map(|r| r.text.as_slice()).collect();
+        Ok(RewardModel::score(self, &texts))
+    }
+}

@@ -1,0 +1,45 @@
+//! One optimiser step: the gradients of a batch's micro-batches, summed over ranks. Shared by the loops.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor};
+
+use crate::Result;
+use crate::optim::AdamW;
+use crate::ranks::Ranks;
+use crate::train::means::Means;
+
+/// What is trained, and by what.
+pub(crate) struct Stepper<'a> {
+    /// The parameters, by name.
+    pub params: &'a BTreeMap<String, Tensor>,
+    /// Their optimiser.
+    pub optimizer: AdamW,
+    /// Items of a forward and backward pass, 1 or more.
+    pub micro_batch: usize,
+}
+
+impl Stepper<'_> {
+    /// Takes a step on the weighted mean loss of a batch. `weight`: of an item in the mean. `loss`: the summed loss of a
+    /// micro-batch, with gradients, and its metrics.
+    ///
+    /// Returns the metrics of this rank's share of the batch, and the norm of the gradient before it is clipped.
+    pub(crate) fn step(
+        &mut self,
+        batch: &[usize],
+        weight: impl Fn(usize) -> f64,
+        mut loss: impl FnMut(&[usize]) -> Result<(Tensor, Means)>,
+        learning_rate: f64,
+        ranks: &Ranks,
+    ) -> Result<(Means, f64)> {
+        let total: f64 = batch.iter().map(|&i| weight(i)).sum();
+        let mut means = Means::default();
+        for micro in ranks.share(batch).chunks(self.micro_batch) {
+            let (loss, of_micro) = loss(micro)?;
+            (loss / total).to_kind(Kind::Float).backward();
+            means.merge(&of_micro);
+        }
+        ranks.sum_gradients(self.params)?;
+        Ok((means, self.optimizer.step(learning_rate)?))
+    }
+}
