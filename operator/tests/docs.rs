@@ -154,7 +154,15 @@ fn quoted<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
 fn every_metric_that_a_stage_logs_is_explained() {
     let text = read("docs/metrics.md");
     let mut count = 0;
-    for file in ["train/supervised", "stage/reward", "stage/tune/dpo", "stage/tune/ppo", "stage/tune/sft"] {
+    for file in [
+        "train/supervised",
+        "train/online",
+        "train/rollout",
+        "stage/reward",
+        "stage/tune/dpo",
+        "stage/tune/ppo",
+        "stage/tune/sft",
+    ] {
         for name in logged(&read(&format!("trainer/src/{file}.rs"))) {
             assert!(text.contains(&format!("`{name}`")), "docs/metrics.md does not explain {name} of {file}.rs");
             count += 1;
