@@ -1,9 +1,9 @@
-//! Rewards a token, advantages and returns. Pure; plain numbers of one response at a time, so nothing can leak between
-//! responses or out of padding.
+//! Rewards per token, advantages and returns. Pure; plain numbers of one response at a time, so nothing can leak
+//! between responses or out of padding.
 
 /// Rewards of one response: minus the weighted KL estimate at each token, and the score at the last.
 ///
-/// `kl`: one estimate a token (nats). `score`: the reward of the whole response.
+/// `kl`: one estimate per token (nats). `score`: the reward of the whole response.
 pub fn token_rewards(kl: &[f64], kl_coefficient: f64, score: f64) -> Vec<f64> {
     let mut rewards: Vec<f64> = kl.iter().map(|k| -kl_coefficient * k).collect();
     if let Some(last) = rewards.last_mut() {
@@ -15,7 +15,7 @@ pub fn token_rewards(kl: &[f64], kl_coefficient: f64, score: f64) -> Vec<f64> {
 /// Generalised advantage estimation (Schulman et al., 2016, eq. 11-16) of one response:
 /// `A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})`, the value after the last token being 0.
 ///
-/// Gives (advantages, returns), returns being advantages + values.
+/// Returns (advantages, returns); the returns are advantages + values.
 pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> (Vec<f64>, Vec<f64>) {
     let n = rewards.len().min(values.len());
     let mut advantages = vec![0.0; n];
@@ -44,14 +44,14 @@ pub fn whiten(values: &mut [f64], keep_mean: bool) {
 }
 
 /// The proportional controller of the KL coefficient (Ziegler et al., 2019, section 2.2): after `responses` responses
-/// of a mean `kl` (nats a response) the coefficient is multiplied by
-/// `1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon`.
+/// with a mean of `kl` (nats per response) the coefficient is multiplied by `1 + clip(kl / target - 1, -0.2, 0.2) *
+/// responses / horizon`.
 pub fn adapt_kl_coefficient(coefficient: f64, kl: f64, target: f64, horizon: f64, responses: f64) -> f64 {
     let error = (kl / target - 1.0).clamp(-0.2, 0.2);
     coefficient * (1.0 + error * responses / horizon)
 }
 
-/// 1 - Var(returns - values) / Var(returns): 1 when the values predict the returns, 0 when they say nothing.
+/// 1 - Var(returns - values) / Var(returns): 1 if the values predict the returns, 0 if they predict nothing.
 pub fn explained_variance(values: &[f64], returns: &[f64]) -> f64 {
     let variance = |xs: &mut dyn Iterator<Item = f64>| {
         let xs: Vec<f64> = xs.collect();

@@ -1,5 +1,5 @@
-//! Checkpoints: a folder a step, written aside and moved into place; the newest whole one is continued from. Each file has a
-//! checksum, so that what a disk gave back otherwise than it was written is no beginning of anything.
+//! Checkpoints: one directory per step, written to a temporary location and moved into place; a run resumes from the
+//! newest complete one. Each file has a checksum, so that a run never resumes from content that a disk has corrupted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ pub struct Checkpoints {
     keep: usize,
 }
 
-/// What a checkpoint holds: numbers (`S`: step, data position, best so far ...) and tensors.
+/// The content of a checkpoint: numbers (`S`: step, data position, best so far ...) and tensors.
 pub struct Checkpoint<S> {
     /// Everything that is not a tensor.
     pub state: S,
@@ -37,13 +37,13 @@ pub struct Checkpoint<S> {
 }
 
 impl<S> Checkpoint<S> {
-    /// A tensor that every checkpoint of this run holds.
+    /// A tensor that every checkpoint of this run contains.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
         self.tensors.get(name).ok_or_else(|| Error::Data(format!("checkpoint: '{name}' is missing")))
     }
 
-    /// Sets the random generators of a run on `device` to where they were: the CPU's, and the GPU's, which draws the dropout
-    /// there. A run that went on on another kind of device leaves the GPU's as it is seeded.
+    /// Restores the random generators of a run on `device`: the CPU's, and the GPU's, which draws the dropout there. If
+    /// the run was on another type of device before, the GPU's generator keeps its seed.
     pub fn restore_generators(&self, device: Device) -> Result<()> {
         let set = |device, state: &Tensor| {
             plumbline_torch::set_rng_state(device, state).map_err(|e| Error::Data(format!("checkpoint: {e}")))
@@ -57,13 +57,13 @@ impl<S> Checkpoint<S> {
 }
 
 impl Checkpoints {
-    /// The checkpoints under a work folder; the newest `keep` are kept.
+    /// The checkpoints in a work directory; the newest `keep` are kept.
     pub fn new(work: &Path, keep: i64) -> Self {
         Self { folder: work.join("checkpoints"), keep: keep.max(1) as usize }
     }
 
-    /// Saves a checkpoint of `step`, with the states of the random generators of a run on `device`. After a crash at any point
-    /// it is whole or absent. Older ones go only when this one is in place.
+    /// Saves a checkpoint of `step`, with the states of the random generators of a run on `device`. After a crash at
+    /// any point it is complete or absent. Older ones are removed only when this one is in place.
     pub fn save<S: Serialize>(
         &self,
         step: i64,
@@ -121,7 +121,7 @@ impl Checkpoints {
         Ok(self.steps()?.pop())
     }
 
-    /// Steps that have a checkpoint, ascending.
+    /// Steps with a checkpoint, ascending.
     fn steps(&self) -> Result<Vec<i64>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -135,7 +135,7 @@ impl Checkpoints {
     }
 }
 
-/// Makes sure that the files of a checkpoint are as they were written.
+/// Checks that the files of a checkpoint are unchanged.
 fn check(folder: &Path) -> Result<()> {
     let path = folder.join(SUMS);
     let text = match fs::read(&path) {

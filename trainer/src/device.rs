@@ -1,26 +1,26 @@
-//! The device that a process computes on: a GPU where an accelerator is asked for, else the CPU. Talks to the environment and
-//! to libtorch, whose CUDA half is loaded only here; which device it is to be is computed.
+//! The device that a process computes on: a GPU if an accelerator is requested, otherwise the CPU. Talks to the
+//! environment and to libtorch, whose CUDA half is loaded only here; the choice itself is computed.
 //!
-//! A process uses one device. Weights are put there when a model is loaded; a model's inputs follow it where a batch is made.
+//! A process uses one device. Weights are loaded onto it, and a batch is created on the device of its model.
 
 use plumbline_crds::compute::Compute;
 use tch::{Cuda, Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
 
-/// Environment variable that says `cpu` where accelerators are held for the sake of scheduling and quotas alone.
+/// Environment variable, `cpu` if accelerators are allocated only for scheduling and quotas.
 pub const OVERRIDE: &str = "PLUMBLINE_DEVICE";
 
 /// The device of a run's process.
 ///
 /// # Errors
-/// [`Error::Config`] when accelerators are asked for and there is no GPU to be seen: a run that holds one and computes on the
-/// CPU would take its price and days.
+/// [`Error::Config`] if accelerators are requested and no GPU is visible: a run that holds a GPU but computes on the
+/// CPU would waste its cost and take days.
 pub fn of(compute: &Compute) -> Result<Device> {
     with_accelerators(compute.accelerators)
 }
 
-/// The device of a process that holds this many accelerators. Otherwise as [`of`].
+/// The device of a process with this many accelerators. Otherwise as [`of`].
 pub fn with_accelerators(accelerators: i64) -> Result<Device> {
     let asked = std::env::var_os(OVERRIDE).map(|value| value.to_string_lossy().into_owned());
     match wanted(accelerators, asked.as_deref())? {
@@ -41,11 +41,11 @@ pub fn with_accelerators(accelerators: i64) -> Result<Device> {
     }
 }
 
-/// Where a process is to compute.
+/// The choice of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Cpu,
-    /// Accelerators are held, and the CPU computes.
+    /// The CPU, although accelerators are allocated.
     CpuInstead,
     Gpu,
 }
@@ -64,7 +64,7 @@ fn wanted(accelerators: i64, asked: Option<&str>) -> Result<Wanted> {
     }
 }
 
-/// The GPU, or what is missing and what to do about it.
+/// The GPU, or the error with what is missing and what to do.
 fn gpu() -> Result<Device, String> {
     plumbline_torch::load_cuda()
         .map_err(|e| format!("this trainer has no CUDA ({e}); use the trainer image with CUDA (spec.compute.image)"))?;
@@ -80,7 +80,7 @@ fn gpu() -> Result<Device, String> {
     Ok(Device::Cuda(0))
 }
 
-/// CUDA's own words for why there is no device.
+/// CUDA's own error message for a missing device.
 fn reason() -> String {
     let Err(TchError::Torch(text)) = Tensor::f_zeros([1], (Kind::Float, Device::Cuda(0))) else {
         return "CUDA reports no device".into();

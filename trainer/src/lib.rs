@@ -1,5 +1,5 @@
-//! The trainer: one stage of the chain a process. It reads a run document, writes an artifact, and knows nothing of
-//! Kubernetes.
+//! The trainer: one stage of the chain per process. It reads a run document, writes an artifact, and knows nothing
+//! about Kubernetes.
 //!
 //! | question | where |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! libtorch's errors as errors of a stage. Computes.
+//! Converts libtorch's errors to errors of a stage. Computes.
 
 use std::fmt::Display;
 
@@ -10,14 +10,14 @@ pub(crate) trait OfTorch: Display {}
 impl OfTorch for tch::TchError {}
 impl OfTorch for plumbline_torch::TorchError {}
 
-/// An error of libtorch. Its first line says what happened; the rest is libtorch's own stack.
+/// An error of libtorch. Its first line is the message; the rest is libtorch's own stack.
 #[allow(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 pub(crate) fn of_torch(error: impl OfTorch) -> Error {
     of_line(error.to_string().lines().next().unwrap_or_default())
 }
 
-/// An error of libtorch by the first line of its message. Its allocator, CUDA's runtime and cuBLAS each have words of their own
-/// for a GPU that is full.
+/// An error of libtorch by the first line of its message. Its allocator, CUDA's runtime and cuBLAS each report an
+/// out-of-memory GPU differently.
 pub(crate) fn of_line(line: &str) -> Error {
     let full = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|words| line.contains(words));
     if full { Error::AcceleratorOutOfMemory(line.to_owned()) } else { Error::Failed(line.to_owned()) }

@@ -6,15 +6,15 @@ use crate::data::id;
 
 /// Longest back-off without a Retry-After.
 pub const CAP: Duration = Duration::from_mins(1);
-/// A server that asks for more patience than this is taken as unavailable.
+/// A server that asks for a longer wait is considered unavailable.
 pub const PATIENCE: Duration = Duration::from_mins(10);
 /// Back-off after the first attempt, at most.
 const BASE: f64 = 0.5;
 
-/// The wait after failed attempt `attempt` (1 is the first): uniform between nothing and an exponentially growing bound
+/// The wait after failed attempt `attempt` (1 is the first): uniform between zero and an exponentially growing bound
 /// ("full jitter"; Brooker, AWS Architecture Blog, 2015), at most [`CAP`]. The server's Retry-After is the minimum: the
-/// jitter, of a second at most, comes on top, so that what waits together does not return together. Drawn by hash:
-/// the same `id` waits the same.
+/// jitter, of a second at most, is added to it, so that clients that wait together do not return together. Drawn by
+/// hash: the same `id` waits the same time.
 pub fn backoff(id: &str, attempt: u32, retry_after: Option<Duration>) -> Duration {
     let draw = id::unit(&["backoff", id, &attempt.to_string()]);
     let bound = (BASE * 2_f64.powi(attempt.saturating_sub(1).min(16) as i32)).min(CAP.as_secs_f64());

@@ -1,4 +1,5 @@
-//! How a stage fails. Each variant is one exit code; the message says what was expected, what was found, what to do.
+//! How a stage fails. Each variant is one exit code; the message says what was expected, what was found, and what to
+//! do.
 
 use plumbline_crds::exit_code::ExitCode;
 
@@ -11,19 +12,19 @@ pub enum Error {
     /// Input data is broken, incomplete or does not match its digest.
     #[error("{0}")]
     Data(String),
-    /// A judge does not answer.
+    /// A judge does not respond.
     #[error("{0}")]
     JudgeUnavailable(String),
-    /// A judge refuses: key, quota, model or protocol.
+    /// A judge rejects requests: key, quota, model or protocol.
     #[error("{0}")]
     JudgeRejected(String),
     /// The labelling budget is spent.
     #[error("{0}")]
     BudgetExhausted(String),
-    /// A store, hub or server does not answer.
+    /// A store, hub or server does not respond.
     #[error("{0}")]
     Store(String),
-    /// A file or folder of this machine cannot be read or written: trying again at once does not help.
+    /// A local file or directory cannot be read or written: retrying at once does not help.
     #[error("{0}")]
     Disk(String),
     /// The accelerator ran out of memory.
@@ -35,13 +36,13 @@ pub enum Error {
     /// A guard against reward hacking stopped the run.
     #[error("{0}")]
     RewardHacking(String),
-    /// The stage stood still.
+    /// The stage stalled.
     #[error("{0}")]
     NoProgress(String),
     /// Another process that trains the same model was lost.
     #[error("{0}")]
     PeerLost(String),
-    /// Asked to stop; progress is safe.
+    /// Interrupted after saving its progress.
     #[error("interrupted; run again to resume")]
     Interrupted,
     /// Anything else.
@@ -72,7 +73,7 @@ impl Error {
         }
     }
 
-    /// The same error, with the place where it happened before its message.
+    /// The same error, with the location in front of its message.
     #[must_use]
     pub fn within(self, place: &str) -> Self {
         let at = |message: String| format!("{place}: {message}");

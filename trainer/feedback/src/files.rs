@@ -1,4 +1,4 @@
-//! Files of a run (IO): small ones that are written whole or not at all and read back after a restart, and those of others,
+//! Files of a run (IO): small ones that are written atomically and read back after a restart, and those of others,
 //! which are opened only if they are regular.
 
 use std::fs::{self, File, TryLockError};
@@ -11,10 +11,11 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// File in a work folder that is locked by the process that works in it.
+/// File in a work directory that is locked by the process that uses it.
 pub const HELD: &str = "held.lock";
 
-/// Replaces a file in one step: a reader, and a restart after a kill or a loss of power, sees the old content or the new one.
+/// Replaces a file atomically: a reader, and a restart after a kill or a power failure, sees the old content or the new
+/// one.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let aside = path.with_added_extension("new");
     let write = || {
@@ -29,13 +30,13 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     replaced.inspect_err(|_| drop(fs::remove_file(&aside)))
 }
 
-/// Keeps a value for a restart; [`kept`] reads it back.
+/// Saves a value for a restart; [`kept`] reads it back.
 pub fn keep<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec(value).map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
     replace(path, &text)
 }
 
-/// A value that was kept, if there is one.
+/// A saved value, if there is one.
 pub fn kept<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => {
@@ -46,7 +47,7 @@ pub fn kept<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Writes JSON for people and other programs, indented, with a line break at the end, and forces it to the disk.
+/// Writes JSON for people and other programs, indented, with a line break at the end, and syncs it to disk.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
     text.push(b'\n');
@@ -55,21 +56,21 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         .map_err(|e| Error::store(path, &e))
 }
 
-/// Opens a file that somebody else made. A pipe, a device and a folder are refused without waiting for them; links to files are
+/// Opens a file that is not our own. Pipes, devices and directories are rejected without blocking; links to files are
 /// followed.
 ///
 /// # Errors
-/// `Data`, with the path and what is there.
+/// `Data`, with the path and what was found.
 pub fn open_regular(path: &Path) -> Result<File> {
     regular::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))
 }
 
-/// Refuses a model directory with anything below it that is no regular file or link to one: a pipe, a device, a link to a
-/// directory or to nothing. The inputs of a stage are checked when their digests are computed; this is for directories that are
-/// named on the command line.
+/// Rejects a model directory that contains anything but regular files and links to them: a pipe, a device, a link to a
+/// directory, a dangling link. The inputs of a stage are checked when their digests are computed; this is for
+/// directories that are named on the command line.
 ///
 /// # Errors
-/// `Data`, with the path and what is there.
+/// `Data`, with the path and what was found.
 pub fn check_folder(path: &Path) -> Result<()> {
     let found = match folder::files(path) {
         Ok(found) => found,
@@ -83,10 +84,11 @@ pub fn check_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Holds a folder for this process alone, as long as the file lives: two that write to one folder would spoil the work of both.
+/// Locks a directory for this process, as long as the file lives: two processes that write to one directory would
+/// corrupt each other's work.
 ///
 /// # Errors
-/// `Store` where another process holds it, `Disk` where it cannot be written.
+/// `Store` if another process holds the lock, `Disk` if it cannot be written.
 pub fn hold(folder: &Path) -> Result<File> {
     let path = folder.join(HELD);
     let held = File::options().create(true).truncate(false).write(true).open(&path);
@@ -104,10 +106,10 @@ pub fn hold(folder: &Path) -> Result<File> {
     }
 }
 
-/// Makes sure that an artifact can be put where it goes, which is done last.
+/// Checks early that an artifact can be written to its destination, which happens last.
 ///
 /// # Errors
-/// `Config`, with the folder that cannot be written.
+/// `Config`, with the directory that cannot be written.
 pub fn check_output(output: &Path) -> Result<()> {
     let probe = output.with_added_extension("probe");
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -125,7 +127,7 @@ pub fn check_output(output: &Path) -> Result<()> {
     })
 }
 
-/// Makes an empty folder: what a killed attempt left there must not become part of an artifact.
+/// Creates an empty directory: files of a killed attempt must not become part of an artifact.
 pub fn fresh_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::store(folder, &e)),

@@ -1,5 +1,5 @@
-//! Whether the process makes progress: all work that may take long beats once per finished part. The counter is in memory,
-//! so that a blocked file system or network cannot keep the watchdog from reading it.
+//! Whether the process makes progress: all work that may take long beats once per finished part. The counter is in
+//! memory, so that a blocked file system or network cannot keep the watchdog from reading it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

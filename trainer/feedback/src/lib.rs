@@ -1,5 +1,5 @@
-//! What the trainer does without a tensor: data, text and tokens, judges and their labels, measures, reports, and the stores
-//! that inputs come from and results go to. It links no libtorch.
+//! The half of the trainer without tensors: data, text and tokens, judges and their labels, measures, reports, and the
+//! stores for inputs and results. It links no libtorch.
 //!
 //! | question | where |
 //! |---|---|
@@ -11,8 +11,8 @@
 //! | How are inputs downloaded and results uploaded? | `store` |
 //! | How does a stage fail, and with which exit code? | `error` |
 //! | How is untrusted text made safe to print? | `printable` |
-//! | How are files written whole, and others' files opened? | `files` |
-//! | Which time do chat templates get? | `clock` |
+//! | How are files written atomically, and others' files opened? | `files` |
+//! | Which time do chat templates see? | `clock` |
 //! | Is the process making progress? How long does it wait before a retry? Was it asked to stop? | `heartbeat`, `backoff`, `shutdown` |
 
 // `text/fixture.rs` is also compiled into the trainer's tests, so it refers to this crate by name.

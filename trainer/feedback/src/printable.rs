@@ -1,11 +1,11 @@
-//! Text of strangers without what a terminal, a log or a page would act on. Computes only.
+//! Untrusted text without characters that control a terminal, a log or a page. Computes only.
 
-/// What stands for a character that is not shown.
+/// Replacement for a character that is not printed.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// Whether a character does something to what shows it rather than being shown: a control character of C0 or C1 (escape
-/// sequences begin with one) other than line feed and tab, or one that overrides or isolates the direction of text around
-/// it (Unicode Standard Annex 9, section 2), by which a line can read otherwise than it is written.
+/// Whether a character has an effect on the display instead of being shown: a control character of C0 or C1 (escape
+/// sequences begin with one) other than line feed and tab, or one that overrides or isolates the direction of text
+/// (Unicode Standard Annex 9, section 2), which can make a line read differently than it is written.
 pub fn is_unprintable(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! Being asked to stop: SIGTERM and SIGINT set a flag that a stage reads between two units of work, and while it waits.
+//! Requests to stop: SIGTERM and SIGINT set a flag that a stage reads between two units of work, and while it waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::{Error, Result};
 
-/// How often the flag is read while something is waited for.
+/// How often the flag is read while waiting.
 const LOOK: Duration = Duration::from_millis(50);
 
 static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -17,21 +17,20 @@ fn flag() -> &'static Arc<AtomicBool> {
     FLAG.get_or_init(Arc::default)
 }
 
-/// Whether the process was asked to stop. A stage that sees this makes its progress safe and returns
-/// [`Error::Interrupted`].
+/// Whether the process was asked to stop. A stage that sees this saves its progress and returns [`Error::Interrupted`].
 pub fn requested() -> bool {
     flag().load(Ordering::Relaxed)
 }
 
-/// Returns when the process was asked to stop.
+/// Returns when the process is asked to stop.
 pub async fn asked() {
     while !requested() {
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// What `work` comes to, or [`Error::Interrupted`] when the process is asked to stop first: for work of which nothing is
-/// lost, however long a server takes to answer.
+/// The result of `work`, or [`Error::Interrupted`] if the process is asked to stop first: for work that can be repeated
+/// without loss, however long a server takes to respond.
 pub async fn unless_asked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         done = work => done,
@@ -39,13 +38,13 @@ pub async fn unless_asked<T>(work: impl Future<Output = Result<T>>) -> Result<T>
     }
 }
 
-/// Asks, as a signal does.
+/// Requests a stop, as a signal does.
 pub fn request() {
     flag().store(true, Ordering::Relaxed);
 }
 
-/// From now on the first SIGTERM or SIGINT sets the flag, and a second one ends the process at once with 128 plus its
-/// number, as a shell reports a process that a signal ended.
+/// Installs handlers: the first SIGTERM or SIGINT sets the flag, and a second one ends the process at once with 128
+/// plus its number, as a shell reports a process that was terminated by a signal.
 pub fn install() -> Result<()> {
     for signal in [SIGTERM, SIGINT] {
         // The order matters: the second handler sets the flag that the first one reads at the next signal.

@@ -1,5 +1,5 @@
-//! Continuous batching: jobs are admitted when there is room, each step samples one token for every active job, finished
-//! jobs leave at once. A prompt asked for several times is read once, and a prefix that prompts share is read once.
+//! Continuous batching: jobs are admitted when there is room, each step samples one token for every active job, and
+//! finished jobs leave at once. A prompt with several samples is prefilled once, and so is a prefix that prompts share.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
@@ -19,19 +19,20 @@ use crate::model::linear::Adapters;
 use crate::model::packed::Packed;
 use crate::{Error, Result};
 
-/// A shared prefix shorter than this is read again: keeping it would cost more than it saves.
+/// A shorter shared prefix is prefilled again: keeping it would cost more than it saves.
 const SHORTEST_PREFIX: usize = 16;
-/// Cells of the largest mask that attention over a prefix may take: it has one for each new token and each token before it.
+/// Maximum number of elements of the attention mask over a prefix: one for each pair of a new token and an earlier
+/// token.
 const MOST_MASK: usize = 1 << 24;
 /// Cache capacity grows in steps of this many tokens.
 const CAPACITY_STEP: i64 = 64;
 
-/// What is asked of the engine.
+/// A request to the engine.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Token ids of the prompt, shared by its samples.
     pub tokens: Arc<[i64]>,
-    /// How it is continued. Stop strings are the caller's: it decodes, and cancels the job.
+    /// Sampling parameters. Stop strings are up to the caller, which decodes the tokens and cancels the job.
     pub sampling: Sampling,
     /// Seeds this job's random numbers: the same (`sampling.seed`, key) gives the same text.
     pub key: u64,
@@ -39,13 +40,13 @@ pub struct Job {
     pub top_logprobs: usize,
 }
 
-/// Names a job.
+/// Identifies a job.
 pub type JobId = u64;
 
 /// One sampled token.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Whose token.
+    /// The job of the token.
     pub job: JobId,
     /// Token id.
     pub token: i64,
@@ -53,20 +54,20 @@ pub struct Event {
     pub logprob: f32,
     /// The most likely tokens, most likely first, with their log-probabilities.
     pub top: Vec<(i64, f32)>,
-    /// Set with the job's last token.
+    /// Set for the job's last token.
     pub finish: Option<Finish>,
 }
 
-/// How much the engine does at once.
+/// The capacity of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Jobs that are continued together.
+    /// Jobs that are sampled together.
     pub max_active: usize,
-    /// Longest prompt and response together, in tokens.
+    /// Maximum length of prompt and response together, in tokens.
     pub max_context: usize,
-    /// Prompt tokens read in one step.
+    /// Prompt tokens prefilled in one step.
     pub batch_tokens: usize,
-    /// Tokens that the cache may hold room for.
+    /// Maximum number of tokens in the cache.
     pub cache_tokens: usize,
 }
 
@@ -76,18 +77,18 @@ impl Default for Limits {
     }
 }
 
-/// What the engine did so far.
+/// Counters of the engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
-    /// Jobs that wait.
+    /// Queued jobs.
     pub waiting: usize,
-    /// Jobs that are being continued.
+    /// Active jobs.
     pub active: usize,
-    /// Prompt tokens that did not have to be read because a prefix or a whole prompt was shared.
+    /// Prompt tokens that were not prefilled because a prefix or a whole prompt was shared.
     pub prefix_tokens_reused: u64,
     /// Prompt tokens of admitted jobs.
     pub prompt_tokens: u64,
-    /// Tokens sampled.
+    /// Sampled tokens.
     pub sampled_tokens: u64,
 }
 
@@ -114,7 +115,7 @@ struct Active {
     top_logprobs: usize,
     last_token: i64,
     remaining: i64,
-    /// Tokens during which the end token is not sampled.
+    /// Number of tokens during which the end token is not sampled.
     without_end: i64,
 }
 
@@ -124,7 +125,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
         Self::with_adapters(model, Adapters::On, eos_ids, limits)
     }
 
-    /// An engine that uses or leaves out the model's adapters.
+    /// An engine that enables or disables the model's adapters.
     pub fn with_adapters(model: M, adapters: Adapters, eos_ids: Vec<i64>, limits: Limits) -> Self {
         let decoder: &Decoder = model.borrow();
         let max_context = limits.max_context.min(decoder.config.max_position_embeddings as usize);
@@ -144,7 +145,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
         }
     }
 
-    /// Queues a job. A prompt that leaves no room for a token is refused.
+    /// Queues a job. A prompt that leaves no room for a token is rejected.
     pub fn submit(&mut self, mut job: Job) -> Result<JobId> {
         let (len, most) = (job.tokens.len(), self.limits.max_context);
         if len == 0 {
@@ -184,12 +185,12 @@ impl<M: Borrow<Decoder>> Engine<M> {
         Ok(events)
     }
 
-    /// Whether nothing waits and nothing is active.
+    /// Whether no job is queued or active.
     pub fn idle(&self) -> bool {
         self.waiting.is_empty() && self.active.is_empty()
     }
 
-    /// What the engine did so far.
+    /// The counters so far.
     pub fn stats(&self) -> Stats {
         Stats { waiting: self.waiting.len(), active: self.active.len(), ..self.stats }
     }
@@ -266,7 +267,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
         events
     }
 
-    /// Takes waiting jobs, first come first served, as long as slots, cache and the step's tokens last.
+    /// Admits waiting jobs, first come first served, as far as slots, cache and the step's token limit allow.
     fn take_admissible(&mut self) -> Vec<(JobId, Job)> {
         let mut capacity = self.cache.capacity();
         let (mut tokens, mut taken) = (0, Vec::new());
@@ -293,7 +294,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
         taken
     }
 
-    /// Makes `self.prefix` something that all prompts start with: the one at hand, a longer one, or none.
+    /// Sets `self.prefix` to a common prefix of all prompts: the current one, a longer one, or none.
     fn share_prefix(&mut self, prompts: &[&[i64]]) {
         let longest = prompts.iter().map(|p| p.len()).min().unwrap_or(1) - 1;
         let held = self.prefix.as_ref().map_or(0, |p| {
@@ -321,7 +322,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
     }
 }
 
-/// Whether reading a prefix of so many tokens once is worth the mask that it takes.
+/// Whether prefilling a prefix of this many tokens once is worth the mask that it needs.
 fn pays(prompts: &[&[i64]], shared: usize) -> bool {
     let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
     longest.saturating_sub(shared).saturating_mul(longest) <= MOST_MASK
@@ -379,7 +380,7 @@ fn pick(logits: &Tensor, jobs: &mut [Active], eos_ids: &[i64]) -> Vec<Event> {
         .collect()
 }
 
-/// The logits with the end tokens ruled out for the jobs that may not end yet; none when all may.
+/// The logits with the end tokens suppressed for the jobs that may not end yet; none if all may.
 fn without_end(logits: &Tensor, jobs: &[Active], eos_ids: &[i64]) -> Option<Tensor> {
     let rows: Vec<i64> = (0..).zip(jobs).filter(|(_, job)| job.without_end > 0).map(|(row, _)| row).collect();
     if rows.is_empty() || eos_ids.is_empty() {
@@ -395,7 +396,7 @@ fn on(values: &[i64], device: Device) -> Tensor {
     Tensor::from_slice(values).to_device(device)
 }
 
-/// Samples rows that share their settings together.
+/// Samples the rows that share their settings in one call.
 fn sample_groups(logits: &Tensor, jobs: &mut [Active]) -> Vec<i64> {
     let settings = |s: &Sampling| (s.temperature.to_bits(), s.top_p.to_bits(), s.top_k, s.min_p.to_bits());
     let mut groups: HashMap<_, Vec<usize>> = HashMap::new();

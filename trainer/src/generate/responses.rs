@@ -30,15 +30,16 @@ pub struct PromptTokens {
 /// A sampled response.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Response {
-    /// Token ids, the end token included when there is one.
+    /// Token ids, including the end token if there is one.
     pub tokens: Vec<i64>,
-    /// Text, without the end token, a stop string and what follows it, and a character that was never finished.
+    /// Text, without the end token, without a stop string and what follows it, and without an incomplete last
+    /// character.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
 }
 
-/// The longest prompt, in tokens, that a model's context leaves room to continue.
+/// The longest prompt, in tokens, that leaves room for a response in a model's context.
 pub fn longest_prompt(config: &Config) -> usize {
     config.longest(Limits::default().max_context as i64) - 1
 }
@@ -103,7 +104,7 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Adds a token, the last one if `finish` says so. Gives why the response ends, if it does.
+    /// Adds a token, the last one if `finish` is set. Returns why the response ends, if it does.
     fn add(&mut self, token: i64, finish: Option<Finish>) -> Result<Option<Finish>> {
         self.tokens.push(token);
         if finish != Some(Finish::Eos) {

@@ -1,4 +1,4 @@
-//! From logits to tokens: temperature, top-k, top-p, min-p, and one seeded uniform number a token. Pure.
+//! From logits to tokens: temperature, top-k, top-p, min-p, and one seeded uniform number per token. Pure.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +25,8 @@ impl Uniforms {
     }
 }
 
-/// One token a row. `logits`: `[rows, vocab]`, Float32; `uniforms`: one number in [0, 1) a row. All rows share `sampling`.
+/// One token per row. `logits`: `[rows, vocab]`, Float32; `uniforms`: one number in [0, 1) per row. All rows share
+/// `sampling`.
 pub fn sample(logits: &Tensor, sampling: &Sampling, uniforms: &[f64]) -> Vec<i64> {
     if sampling.temperature <= 0.0 {
         return to_vec(&logits.argmax(-1, false));
@@ -88,7 +89,7 @@ fn inverse_cdf(p: &Tensor, uniforms: &[f64]) -> Vec<i64> {
         .collect()
 }
 
-/// The first index whose mass exceeds what is left of `rest`; rounding at the end falls back to the last with mass.
+/// The first index whose mass exceeds the remaining `rest`; rounding at the end falls back to the last one with mass.
 fn find(masses: &[f64], rest: &mut f64) -> usize {
     let mut last = 0;
     for (i, &mass) in masses.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Hands text on up to the first stop string, and holds back what may be the beginning of one.
+/// Passes text through up to the first stop string, and holds back what may be the beginning of one.
 #[derive(Clone, Debug)]
 pub struct StopStrings {
     stop: Arc<[String]>,
@@ -15,7 +15,7 @@ impl StopStrings {
         Self { stop: stop.into(), held: String::new() }
     }
 
-    /// The text that is safe after `text` was added, and whether a stop string followed it.
+    /// The text that is final after `text` was added, and whether a stop string followed it.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
         if let Some(at) = self.stop.iter().filter_map(|stop| self.held.find(stop)).min() {
@@ -27,7 +27,7 @@ impl StopStrings {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What was held back when the response ended without a stop string.
+    /// The text that was held back if the response ended without a stop string.
     pub fn end(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

@@ -19,7 +19,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser of `params`, Float32 leaves that require gradients, in order of name.
+    /// An optimiser of `params`, Float32 leaves that require gradients, ordered by name.
     pub fn new(params: &BTreeMap<String, Tensor>, settings: &Optimizer) -> Self {
         // All on the parameter's device, the count of steps too: the fused step of a GPU reads it there.
         let zeros = |p: &Tensor| Tensor::zeros(p.size(), (Kind::Float, p.device()));
@@ -35,13 +35,13 @@ impl AdamW {
         }
     }
 
-    /// Where the parameters are.
+    /// The device of the parameters.
     pub fn device(&self) -> Device {
         self.params.first().map_or(Device::Cpu, Tensor::device)
     }
 
-    /// Clips the gradients, takes a step, drops the gradients. Gives the gradient norm before clipping. A norm that is
-    /// not finite is an error: such a step would destroy the model.
+    /// Clips the gradients, takes a step, drops the gradients. Returns the gradient norm before clipping. A norm that
+    /// is not finite is an error, because such a step would destroy the model.
     pub fn step(&mut self, learning_rate: f64) -> Result<f64> {
         // Parameters that took no part in this step have no gradient and keep their state.
         let with_grad: Vec<usize> = (0..self.params.len()).filter(|&i| self.params[i].grad().defined()).collect();
@@ -91,7 +91,7 @@ impl AdamW {
         state
     }
 
-    /// Restores what [`AdamW::state`] gave.
+    /// Restores the state returned by [`AdamW::state`].
     pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         tch::no_grad(|| {
             for (i, name) in self.names.iter().enumerate() {
@@ -118,7 +118,7 @@ impl AdamW {
     }
 }
 
-/// A copy on the CPU, without gradients. What is saved or kept for later must not take a GPU's memory twice.
+/// A copy on the CPU, without gradients. What is saved for later must not take a GPU's memory twice.
 pub fn copy_to_cpu(tensor: &Tensor) -> Tensor {
     tensor.detach().to_device_(Device::Cpu, tensor.kind(), false, true)
 }

@@ -1,4 +1,5 @@
-//! Gradients, summed over ranks in buckets: many small ones travel as few large ones. Computes, and talks to the group.
+//! Sums gradients over ranks in buckets: many small tensors are sent as a few large ones. Computes, and talks to the
+//! group.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +7,11 @@ use plumbline_feedback::heartbeat;
 use plumbline_torch::{Group, TorchError, set_grads};
 use tch::{Device, Kind, Tensor};
 
-/// Numbers in a bucket: 25 MiB in Float32, as PyTorch's DistributedDataParallel has by default (`bucket_cap_mb`).
+/// Numbers in a bucket: 25 MiB in Float32, the default of PyTorch's DistributedDataParallel (`bucket_cap_mb`).
 const BUCKET: usize = 25 * (1 << 20) / 4;
 
-/// Replaces the gradients of parameters by their sums over all ranks, in Float32. A parameter that took part on no rank
-/// stays without.
+/// Replaces the gradients of parameters by their sums over all ranks, in Float32. A parameter without a gradient on any
+/// rank stays without one.
 pub(super) fn sum(group: &Group, params: &BTreeMap<String, Tensor>) -> Result<(), TorchError> {
     let params: Vec<&Tensor> = params.values().collect();
     let took_part: Vec<i64> = params.iter().map(|p| i64::from(p.grad().defined())).collect();
@@ -37,7 +38,7 @@ pub(super) fn sum(group: &Group, params: &BTreeMap<String, Tensor>) -> Result<()
     Ok(())
 }
 
-/// On the CPU, where the group adds; zeros where the parameter took part on other ranks only.
+/// On the CPU, where the group sums; zeros for a parameter that only has gradients on other ranks.
 fn gradient(param: &Tensor) -> Tensor {
     let grad = param.grad();
     if grad.defined() {
@@ -47,7 +48,7 @@ fn gradient(param: &Tensor) -> Tensor {
     }
 }
 
-/// Parameters in their order, as many together as fit a bucket; a larger one has a bucket of its own.
+/// Parameters in their order, as many as fit into a bucket; a larger one has its own bucket.
 fn buckets<'a>(params: &[&'a Tensor]) -> Vec<Vec<&'a Tensor>> {
     let mut buckets: Vec<Vec<&Tensor>> = Vec::new();
     let mut room = 0;

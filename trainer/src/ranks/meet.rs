@@ -1,6 +1,6 @@
-//! How the ranks find each other. Talks to the network.
+//! Rendezvous of the ranks. Talks to the network.
 //!
-//! Rank 0 may be younger than the others, and its name may not be known yet, or still lead to the pod that it replaces.
+//! Rank 0 may start after the others, and its name may not resolve yet, or still resolve to the pod that it replaces.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
@@ -15,24 +15,24 @@ use plumbline_torch::{Group, Meeting};
 use super::rank_info::RankInfo;
 use crate::{Error, Result};
 
-/// How long the last rank may take to come: its node may have to be started first, its image pulled, its inputs fetched, and on
-/// rank 0 the work folder brought back from a store, which is hundreds of gigabytes for a large model. To give up sooner would
-/// be to begin all of that again.
+/// How long to wait for the last rank: its node may have to be started first, its image pulled, its inputs fetched, and
+/// on rank 0 the work directory restored from a store, which is hundreds of gigabytes for a large model. Giving up
+/// sooner would mean starting all of that again.
 const PATIENCE: Duration = Duration::from_hours(1);
-/// How long one thing that all do together may take. A rank waits for so long while another one reads a model, or rank 0
-/// writes a checkpoint.
+/// Timeout of one collective operation. A rank waits this long while another one reads a model, or rank 0 writes a
+/// checkpoint.
 const LIMIT: Duration = Duration::from_mins(20);
-/// Between two tries, and looks at whether the process was asked to stop.
+/// Delay between two attempts, and between two checks whether the process was asked to stop.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What rank 0 is called where all ranks are on one machine, and nobody else is to reach it.
+/// The address of rank 0 if all ranks are on one machine, where no other machine should reach it.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Meets the other ranks, which bring the same `run`.
+/// Connects to the other ranks, which have the same `run`.
 ///
 /// # Errors
-/// `PeerLost` where they do not all come in time, or those of another run are met, `Config` for an address that can never be
-/// this machine's, `Interrupted`.
+/// `PeerLost` if not all connect in time, or ranks of another run do, `Config` for an address that can never be this
+/// machine's, `Interrupted`.
 pub(super) fn meet(info: &RankInfo, run: String) -> Result<Group> {
     let begun = Instant::now();
     let (own, listener) = own_address(info, begun)?;
@@ -58,7 +58,7 @@ pub(super) fn meet(info: &RankInfo, run: String) -> Result<Group> {
     }
 }
 
-/// The address of this machine by which the others reach it; for rank 0, with the socket that they come to.
+/// The address at which the others reach this machine; for rank 0, with the listening socket.
 fn own_address(info: &RankInfo, begun: Instant) -> Result<(IpAddr, Option<TcpListener>)> {
     loop {
         let found = if info.rank == 0 {
@@ -84,7 +84,7 @@ fn own_address(info: &RankInfo, begun: Instant) -> Result<(IpAddr, Option<TcpLis
     }
 }
 
-/// Listens where the others come to.
+/// Listens for the other ranks.
 fn listen(info: &RankInfo) -> io::Result<(IpAddr, TcpListener)> {
     let named = resolve(info)?;
     // An address that is not of this machine is one that the name led to before.
@@ -96,15 +96,15 @@ fn listen(info: &RankInfo) -> io::Result<(IpAddr, TcpListener)> {
     Ok((own, TcpListener::bind((unspecified(named), info.port))?))
 }
 
-/// The address that packets for rank 0 are sent from.
+/// The local address of packets to rank 0.
 fn towards(info: &RankInfo) -> io::Result<IpAddr> {
     let first = resolve(info)?;
     let own = route(first)?;
     Ok(if own.is_loopback() && !LOCAL.contains(&info.host.as_str()) { outward(first) } else { own })
 }
 
-/// The address of this machine on the way to others: its own name may lead it to itself alone, as on Debian to 127.0.1.1.
-/// Without a network that is all there is.
+/// The address of this machine in its network: its own host name may resolve to a loopback address, as on Debian to
+/// 127.0.1.1. Without a network, the loopback address is all there is.
 fn outward(named: SocketAddr) -> IpAddr {
     // Addresses for documentation (RFC 5737, RFC 3849): of no machine, behind the route that leads to most.
     let elsewhere: IpAddr = if named.is_ipv4() {
@@ -115,7 +115,7 @@ fn outward(named: SocketAddr) -> IpAddr {
     route((elsewhere, named.port()).into()).unwrap_or(named.ip())
 }
 
-/// The address that packets for another one are sent from.
+/// The local address of packets to another address.
 fn route(address: SocketAddr) -> io::Result<IpAddr> {
     // Nothing is sent: the kernel only chooses a route.
     let socket = UdpSocket::bind((unspecified(address), 0))?;
@@ -132,7 +132,7 @@ fn resolve(info: &RankInfo) -> io::Result<SocketAddr> {
     found.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the host name does not resolve"))
 }
 
-/// Waiting is no standing still, and ends when the process is asked to stop.
+/// Waiting counts as progress, and ends when the process is asked to stop.
 fn pause_allowed() -> Result<()> {
     heartbeat::beat();
     if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }

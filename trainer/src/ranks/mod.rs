@@ -1,10 +1,10 @@
-//! Processes that train one model together, each on its share of every batch (data parallelism): the weights are the same on
-//! all, gradients and metrics are summed. Talks to the network; one process alone has none and pays nothing.
+//! Processes that train one model together, each on its share of every batch (data parallelism): the weights are the
+//! same on all, gradients and metrics are summed. Talks to the network; a single process does not, and has no overhead.
 //!
 //! | question | file |
 //! |---|---|
 //! | Which rank is this? | `rank_info` |
-//! | How do they find each other? | `meet` |
+//! | How do they connect? | `meet` |
 //! | How are gradients summed? | `gradients` |
 //!
 //! Every call below is collective: all ranks make it, in the same order.
@@ -29,15 +29,15 @@ pub use rank_info::RankInfo;
 
 use crate::{Error, Result};
 
-/// Values of a tensor that are compared at a time.
+/// Values of a tensor that are compared in one step.
 const SLICE: i64 = 4 << 20;
 
-/// The ranks of a run, as one of them sees them.
+/// The ranks of a run, from the point of view of one of them.
 #[derive(Debug)]
 pub struct Ranks {
     rank: usize,
     size: usize,
-    /// None where there is one rank.
+    /// None if there is only one rank.
     group: Option<Group>,
 }
 
@@ -47,11 +47,11 @@ impl Ranks {
         Self { rank: 0, size: 1, group: None }
     }
 
-    /// Meets the other ranks that the environment speaks of (see [`RankInfo::read`]).
+    /// Connects to the other ranks that the environment describes (see [`RankInfo::read`]).
     ///
     /// # Errors
-    /// `Config` for an environment that makes no sense, `PeerLost` where they do not all come or are those of another run,
-    /// `Data` where they do not all have the same inputs.
+    /// `Config` for an inconsistent environment, `PeerLost` if not all connect or they are those of another run, `Data`
+    /// if they do not all have the same inputs.
     pub fn join(run: &RunDocument) -> Result<Self> {
         let Some(info) = RankInfo::of_this_process()? else { return Ok(Self::alone()) };
         let group = meet::meet(&info, name(&info, run))?;
@@ -79,23 +79,24 @@ impl Ranks {
         self.size
     }
 
-    /// Whether this is rank 0, which alone writes what the run leaves: checkpoints, metrics, progress, the artifact.
+    /// Whether this is rank 0, which alone writes the output of the run: checkpoints, metrics, progress, the artifact.
     pub fn is_first(&self) -> bool {
         self.rank == 0
     }
 
-    /// Where this rank keeps metrics and progress: rank 0 in the work folder, the others each in a folder of it.
+    /// Where this rank writes metrics and progress: rank 0 in the work directory, each other rank in its own
+    /// subdirectory.
     pub fn folder(&self, work: &Path) -> PathBuf {
         folder(self.rank, work)
     }
 
-    /// This rank's share of a list that all have: the shares of all, in order of rank, are the list.
+    /// This rank's share of a list that all ranks have: the shares of all, in order of rank, are the list.
     pub fn share<'a, T>(&self, items: &'a [T]) -> &'a [T] {
         &items[self.rank * items.len() / self.size..(self.rank + 1) * items.len() / self.size]
     }
 
-    /// Makes random numbers that are drawn while a step is computed depend on seed, step and rank alone: masks differ from
-    /// rank to rank, and a run that goes on draws what it would have. One process alone goes on with those that it has.
+    /// Makes the random numbers drawn during a step depend on seed, step and rank alone: masks differ between ranks,
+    /// and a resumed run draws the same numbers. A single process keeps the state of its generator.
     pub fn seed(&self, seed: i64, step: i64) {
         if self.group.is_some() {
             let mixed = (step as u64).wrapping_mul(self.size as u64).wrapping_add(self.rank as u64 + 1);
@@ -169,10 +170,10 @@ impl Ranks {
         gradients::sum(group, params).map_err(|e| self.lost(&e))
     }
 
-    /// Makes sure that all ranks have the same bits of each parameter.
+    /// Checks that all ranks have the same bits of each parameter.
     ///
     /// # Errors
-    /// `Failed`: such a run is worth nothing, and nothing of it may be kept.
+    /// `Failed`: the results of such a run are invalid, and none may be saved.
     pub fn check_same(&self, step: i64, params: &BTreeMap<String, Tensor>) -> Result<()> {
         if self.group.is_none() {
             return Ok(());
@@ -199,7 +200,7 @@ impl Ranks {
         )))
     }
 
-    /// Waits until all ranks are here.
+    /// Waits until all ranks have reached this call.
     pub fn wait(&self) -> Result<()> {
         let Some(group) = &self.group else { return Ok(()) };
         group.barrier().map_err(|e| self.lost(&e))
@@ -219,20 +220,21 @@ impl Ranks {
     }
 }
 
-/// What the ranks of this attempt at this run have in common, and no others: an address may lead to those of another run, whose
-/// gradients must never be added to ours.
+/// What the ranks of this attempt at this run have in common, and no others: an address may belong to another run,
+/// whose gradients must never be added to ours.
 fn name(info: &RankInfo, run: &RunDocument) -> String {
     let resource = serde_json::to_string(&run.resource).unwrap_or_default();
     id::of(&[&info.attempt, &resource])
 }
 
-/// Where a rank keeps what is not for the others.
+/// The directory of a rank for files that the others do not need.
 pub fn folder(rank: usize, work: &Path) -> PathBuf {
     if rank == 0 { work.to_owned() } else { work.join(format!("rank-{rank}")) }
 }
 
-/// A number that another bit anywhere in a Float32 tensor would almost certainly change, whatever the order of the sum. It is
-/// summed over slices of at most so many values: each takes some 30 bytes of memory while it is looked at.
+/// A checksum that changes almost certainly if any bit of a Float32 tensor changes, independent of the order of the
+/// sum. It is summed over slices of at most this many values, each of which takes some 30 bytes of memory while it is
+/// computed.
 fn bits(tensor: &Tensor, slice: i64) -> i64 {
     let (all, count) = (tensor.detach().flatten(0, -1), tensor.numel() as i64);
     let starts = (0..count).step_by(slice as usize);
@@ -245,7 +247,7 @@ fn bits(tensor: &Tensor, slice: i64) -> i64 {
     sums.fold(0, i64::wrapping_add)
 }
 
-/// Encodes a message to other ranks: every number arrives as it is, also one that is not finite.
+/// Encodes a message to other ranks: every number is preserved, including those that are not finite.
 fn packed<T: Serialize>(message: &T) -> Result<Vec<u8>> {
     rmp_serde::to_vec_named(message)
         .map_err(|e| Error::Failed(format!("failed to encode a message to other ranks: {e}")))

@@ -18,13 +18,12 @@ pub struct RankInfo {
 }
 
 impl RankInfo {
-    /// From the variables of the environment that `torchrun` sets (PyTorch, "torchrun: environment variables"): `RANK`,
+    /// From the environment variables that `torchrun` sets (PyTorch, "torchrun: environment variables"): `RANK`,
     /// `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_RUN_ID`. The pods of an Indexed Job have their rank in
-    /// `JOB_COMPLETION_INDEX`.
-    /// Nothing where a process is alone.
+    /// `JOB_COMPLETION_INDEX`. None for a single process.
     ///
     /// # Errors
-    /// `Config` for values that do not go together.
+    /// `Config` for inconsistent values.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let number = |name: &str| match variable(name) {
             None => Ok(None),
@@ -52,7 +51,7 @@ impl RankInfo {
         Ok(Some(Self { rank, size, host, port, attempt }))
     }
 
-    /// The same, of this process.
+    /// The same, from the environment of this process.
     pub fn of_this_process() -> Result<Option<Self>> {
         Self::read(|name| std::env::var(name).ok())
     }

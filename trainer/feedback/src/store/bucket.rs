@@ -1,5 +1,5 @@
-//! Brings an object, or all objects below a key, here from S3, Google Cloud Storage or Azure. Talks to the network and to the
-//! file system.
+//! Fetches an object, or all objects below a key, from S3, Google Cloud Storage or Azure. Talks to the network and to
+//! the file system.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
@@ -21,15 +21,15 @@ use super::upload::PARTIAL;
 use crate::shutdown;
 use crate::{Error, Result, heartbeat};
 
-/// Objects at a time.
+/// Objects fetched concurrently.
 const AT_ONCE: usize = 4;
 
-/// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that there
-/// will be, whenever there are more.
+/// Fetches what a URI names to `path`, completely or not at all. `told` gets the bytes that have arrived and the total,
+/// whenever more have arrived.
 ///
 /// # Errors
-/// `Data` where there is nothing, where the store refuses, or where an artifact is not whole; `Store` where the store does not
-/// answer after all attempts, or the file system refuses.
+/// `Data` if there is nothing, if the store denies access, or if an artifact is incomplete; `Store` if the store does
+/// not respond after all attempts, or the file system fails.
 pub async fn fetch(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
     // What is whole of an earlier attempt is counted again by the next one.
     let most = Cell::new(0);
@@ -50,7 +50,7 @@ pub async fn fetch(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u6
     .await
 }
 
-/// One attempt: what is whole of an earlier one stays.
+/// One attempt: complete files of an earlier one are kept.
 async fn attempt(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
     let (store, key) = open(uri)?;
     let objects = list(&*store, &key).await?;
@@ -60,7 +60,7 @@ async fn attempt(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)
     cache.through(uri, &state, path, bring).await
 }
 
-/// Brings objects to `aside`, and in one step from there to `path`.
+/// Fetches objects to `aside`, and moves them to `path` in one step.
 async fn bring_all(
     store: &dyn ObjectStore,
     key: &Key,
@@ -123,7 +123,7 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
     Ok(objects)
 }
 
-/// Makes sure that all keys can be files below a folder.
+/// Checks that all keys can be files in one directory.
 fn check(key: &Key, objects: &[ObjectMeta]) -> Result<()> {
     let wrong = |what: &str| Error::Data(format!("the store lists keys that cannot be files of a directory: {what}"));
     let mut keys: HashSet<&str> = HashSet::new();
@@ -148,13 +148,13 @@ fn check(key: &Key, objects: &[ObjectMeta]) -> Result<()> {
     Ok(())
 }
 
-/// What the objects are now, in a few digits: what has changed meanwhile must not be mixed with what it was.
+/// A short digest of the objects as they are now: versions from before and after a change must not be mixed.
 fn state(objects: &[ObjectMeta]) -> String {
     let line = |o: &ObjectMeta| format!("{} {} {:?} {}\n", o.location, o.size, o.e_tag, o.last_modified);
     hex(&Sha256::digest(objects.iter().map(line).collect::<String>())[..6])
 }
 
-/// Brings one object to `target`, whole or not at all, unless it is there.
+/// Fetches one object to `target`, completely or not at all, unless it is already there.
 async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arrived: &impl Fn(u64)) -> Result<()> {
     if let Ok(found) = fs::metadata(target) {
         arrived(found.len());
@@ -199,7 +199,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
 }
 
-/// What to do about an object that was listed and is not there: a key's trailing slash is lost when it is listed.
+/// What to do about an object that was listed but does not exist: listing drops the trailing slash of a key.
 async fn not_there(store: &dyn ObjectStore, object: &ObjectMeta) -> Result<()> {
     let key = &object.location;
     let below = store.list(Some(key)).try_collect::<Vec<_>>().await;

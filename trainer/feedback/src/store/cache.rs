@@ -1,7 +1,7 @@
-//! Keeps what was fetched on a volume that runs share, so that the next one finds it there. Talks to the file system.
+//! Caches fetched inputs on a volume that runs share, for later runs. Talks to the file system.
 //!
-//! An entry is named by what it holds: a repository at a commit, or objects as they are listed. It is whole or not there, and
-//! never written again. A source is always asked first what it holds: who may not list it is given nothing of it.
+//! An entry is named by its content: a repository at a commit, or objects as they are listed. It is complete or absent,
+//! and never overwritten. The source is always asked first: a run that may not list it gets nothing from the cache.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,16 +15,16 @@ use sha2::{Digest, Sha256};
 use super::download::pause;
 use crate::{Error, Result};
 
-/// Environment variable with the folder.
+/// Environment variable with the directory.
 const FOLDER: &str = "PLUMBLINE_INPUT_CACHE";
-/// Folder in it with a file for each entry, locked while the entry is fetched.
+/// Directory in it with a file for each entry, locked while the entry is fetched.
 const LOCKS: &str = ".locks";
-/// How soon it is noticed that whoever fetches the same has ended.
+/// How soon a waiting process notices that the fetching process has exited.
 const LOOK: Duration = Duration::from_secs(1);
-/// Characters of a name that people know which go into that of an entry.
+/// Number of characters of the readable name that are part of an entry's name.
 const READABLE: usize = 64;
 
-/// A folder to keep inputs in, if there is one.
+/// A directory to cache inputs in, if there is one.
 #[derive(Clone, Debug)]
 pub struct Cache(Option<PathBuf>);
 
@@ -34,12 +34,12 @@ impl Cache {
         Self(std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from))
     }
 
-    /// Makes `path` a link to the entry of a URI in a state (a commit; a digest of a listing). Where there is none, `bring`
-    /// makes it at the place that it is given; of several processes one does, and the others wait. Without a cache that can
-    /// be used, `bring` makes `path` itself.
+    /// Makes `path` a link to the entry of a URI in a state (a commit; a digest of a listing). If there is no such
+    /// entry, `bring` creates it at the path that it gets; of several processes one does, and the others wait. If the
+    /// cache cannot be used, `bring` creates `path` itself.
     ///
     /// # Errors
-    /// Those of `bring`; `Store` where there can be no link; `Interrupted`.
+    /// Those of `bring`; `Store` if the link cannot be created; `Interrupted`.
     pub async fn through(
         &self,
         uri: &str,
@@ -63,7 +63,7 @@ impl Cache {
     }
 }
 
-/// Name of an entry: by its content, with something that people know it by.
+/// Name of an entry: derived from its content, with a readable part.
 fn name(uri: &str, state: &str) -> String {
     let known = uri.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let known: String =
@@ -71,8 +71,8 @@ fn name(uri: &str, state: &str) -> String {
     format!("{}-{known}", hex(&Sha256::digest(format!("{uri}\n{state}"))[..16]))
 }
 
-/// Waits until no other process fetches an entry. Nothing where that cannot be known: a cache saves time, and must not cost a
-/// run.
+/// Waits until no other process fetches an entry. Does nothing if that cannot be determined: a cache saves time, and
+/// must never fail a run.
 async fn alone(folder: &Path, entry: &Path) -> Result<Option<File>> {
     let unusable = |e: &io::Error| tracing::warn!("{}: {e}; fetching inputs without the cache", folder.display());
     let open = || {

@@ -1,4 +1,4 @@
-//! How a store of objects is reached, how long it is waited for, and what its refusals mean. Requests, credentials and the
+//! How to connect to an object store, how long to wait for it, and what its errors mean. Requests, credentials and the
 //! first retries are the library's (`object_store`).
 
 use std::fmt::Display;
@@ -13,20 +13,20 @@ use crate::backoff::{PATIENCE, backoff};
 use crate::shutdown;
 use crate::{Error, Result, heartbeat};
 
-/// What the environment variables begin with that say how stores are reached.
+/// Prefixes of the environment variables that configure stores.
 const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
-/// Digest that S3 is given with everything it is to keep, and checks, unless the environment says otherwise.
+/// Digest that S3 gets with all data and verifies, unless the environment configures another.
 const CHECKSUM: (&str, &str) = ("AWS_CHECKSUM_ALGORITHM", "SHA256");
 /// The longest wait before a store is asked again.
 const WAIT: Duration = Duration::from_secs(10);
-/// How long a store may be away once the process is asked to stop: a pod has two minutes to end.
+/// How long to wait for an unreachable store once the process is asked to stop: a pod has two minutes to exit.
 const STOPPING: Duration = Duration::from_secs(90);
-/// Least time between two signs of life while waiting.
+/// Minimum time between two heartbeats while waiting.
 const SLICE: Duration = Duration::from_millis(200);
-/// The longest part of a store's own words that a message repeats, in characters.
+/// Maximum length of a store's own error text in a message, in characters.
 const MOST_SHOWN: usize = 200;
 
-/// The store of a URI as the environment says how to reach it, and the key in it.
+/// The store of a URI as configured in the environment, and the key in it.
 pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
     let wrong = |why: &dyn Display| Error::Config(format!("the settings of the store are invalid: {why}"));
     let url = Url::parse(uri).map_err(|e| wrong(&e))?;
@@ -40,15 +40,15 @@ pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
     Ok((store.into(), key))
 }
 
-/// Tries until it works, or until it has not for too long. `id` draws the waits.
+/// Retries until success, or until it has failed for too long. `id` seeds the delays.
 ///
 /// # Errors
-/// The last one; at once if it is another than `Store`.
+/// The last one; at once if it is not `Store`.
 pub(super) async fn persist<T>(id: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
     persist_while(id, || 0, attempt).await
 }
 
-/// The same; time counts from when `done` last rose.
+/// The same; the time starts again whenever `done` increases.
 pub(super) async fn persist_while<T>(
     id: &str,
     done: impl Fn() -> u64,
@@ -77,7 +77,7 @@ pub(super) async fn persist_while<T>(
     }
 }
 
-/// Whether what was begun then is given up.
+/// Whether to give up something that started at this time.
 fn is_over(begun: Instant) -> bool {
     static ASKED: OnceLock<Instant> = OnceLock::new();
     if shutdown::requested() {

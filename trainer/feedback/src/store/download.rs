@@ -1,5 +1,6 @@
-//! Brings one file here over HTTP. What has arrived is kept: after a broken connection, and after a kill, it goes on from
-//! there (RFC 9110, range requests). No more comes than was announced or fits. Talks to the network and to the file system.
+//! Downloads one file over HTTP. Received bytes are kept: a download resumes after a broken connection or a kill (RFC
+//! 9110, range requests). It never receives more than announced, or more than fits. Talks to the network and to the
+//! file system.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -18,16 +19,16 @@ use crate::backoff::{PATIENCE, backoff};
 use crate::shutdown;
 use crate::{Error, Result, heartbeat};
 
-/// Attempts without a byte between them that are made in all.
+/// Maximum number of attempts in a row that receive nothing.
 pub(super) const ATTEMPTS: u32 = 6;
-/// Bytes of the longest file that no listing announces: prompts, texts and preferences, which have to fit in memory.
+/// Maximum size in bytes of a file without a listing: prompts, texts and preferences, which have to fit in memory.
 const MOST: u64 = 16 << 30;
-/// Bytes of the longest text: the listing of a repository with a hundred thousand files.
+/// Maximum size in bytes of a text: the listing of a repository with a hundred thousand files.
 const MOST_TEXT: u64 = 32 << 20;
-/// How soon being asked to stop is noticed while waiting.
+/// How soon a waiting download notices a request to stop.
 const SLICE: Duration = Duration::from_millis(200);
 
-/// What is known of a file before it is here.
+/// What is known about a file before the download.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
     /// Bytes.
@@ -45,17 +46,18 @@ pub struct Source {
 
 /// One attempt that failed.
 enum Failure {
-    /// It may go better next time.
+    /// It may succeed when retried.
     Passing { why: String, wait: Option<Duration> },
     /// It will not.
     Final(Error),
 }
 
 impl Source {
-    /// Files at and below `origin`. `token` is sent to the server that is asked, and to none that it refers to.
+    /// Files at and below `origin`. `token` is sent only to the server of the request, and never to a server that it
+    /// redirects to.
     ///
     /// # Errors
-    /// `Failed` where there can be no client, `Config` for a token that cannot be one.
+    /// `Failed` if the client cannot be created, `Config` for an invalid token.
     pub fn new(origin: &Url, token: Option<&str>) -> Result<Self> {
         let authorization = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose();
         let mut authorization = authorization.map_err(|_| {
@@ -71,7 +73,7 @@ impl Source {
     /// The text at a URL.
     ///
     /// # Errors
-    /// `Data` where the server refuses or does not come to an end, `Store` where it does not answer after all attempts.
+    /// `Data` if the server denies access or never ends its reply, `Store` if it does not respond after all attempts.
     pub async fn text(&self, url: &Url) -> Result<String> {
         let too_long = || {
             Failure::Final(Error::Data(format!(
@@ -95,10 +97,10 @@ impl Source {
         repeat(url, get, || 0).await
     }
 
-    /// Brings a file to `path`. `told` is given the bytes that arrive.
+    /// Downloads a file to `path`. `told` gets the number of bytes as they arrive.
     ///
     /// # Errors
-    /// `Data` where the server refuses or sends something else than was expected, `Store` where it does not answer after all
+    /// `Data` if the server denies access or sends something unexpected, `Store` if it does not respond after all
     /// attempts or the file cannot be written.
     pub async fn file(&self, url: &Url, path: &Path, expected: &Expected<'_>, told: impl Fn(u64)) -> Result<()> {
         let aside = path.with_added_extension("part");
@@ -127,8 +129,8 @@ impl Source {
         fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
     }
 
-    /// One attempt, `here` bytes of `size` being here. `version`: how the server calls what it sends, so that a rest is a rest
-    /// of the same.
+    /// One attempt, with `here` of `size` bytes already received. `version`: the server's identifier of the content, so
+    /// that the rest belongs to the same content.
     async fn go_on(
         &self,
         url: &Url,
@@ -202,7 +204,7 @@ impl Source {
     }
 }
 
-/// Tries until it works, or until nothing has come of it too often. `here`: bytes that have arrived so far.
+/// Retries until success, or until too many attempts in a row have received nothing. `here`: bytes received so far.
 async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, here: impl Fn() -> u64) -> Result<T> {
     let (mut failed, mut before) = (0, here());
     loop {
@@ -224,7 +226,7 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
     }
 }
 
-/// Waits; less long where the process is asked to stop.
+/// Waits; less long if the process is asked to stop.
 pub(super) async fn pause(time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -237,7 +239,7 @@ pub(super) async fn pause(time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// An answer that says yes.
+/// A successful response.
 fn accepted(answer: reqwest::Result<Response>, url: &Url) -> Result<Response, Failure> {
     let answer = answer.map_err(|e| failed(&e, url))?;
     let (status, place) = (answer.status(), place(url));
@@ -258,7 +260,7 @@ fn accepted(answer: reqwest::Result<Response>, url: &Url) -> Result<Response, Fa
     }
 }
 
-/// What went wrong on the way.
+/// What went wrong while receiving.
 fn failed(error: &reqwest::Error, url: &Url) -> Failure {
     if let Some(refused) = redirects::refused(error) {
         return Failure::Final(Error::Data(format!("{}: {refused}; use the URL that it redirects to", place(url))));
@@ -270,11 +272,11 @@ fn failed(error: &reqwest::Error, url: &Url) -> Failure {
     Failure::Passing { why: format!("{}: {why}", place(url)), wait: None }
 }
 
-/// What to do with a file that is longer than any that comes so.
+/// What to do with a file that exceeds the limit.
 const LONG: &str = "put it in a bucket or a repository of a hub, where its length is known beforehand";
 
-/// The most bytes that a file may have with those that are `here`: as many as a listing or the server announced; where neither
-/// did, as many as [`MOST`] and half of what is free.
+/// The maximum size of a file of which `here` bytes have been received: the size that a listing or the server
+/// announced; without one, [`MOST`] and half of the free space.
 fn most(answer: &Response, url: &Url, aside: &Path, (here, size): (u64, Option<u64>)) -> Result<u64> {
     let rest = answer.content_length();
     let is_framed = answer.version() >= Version::HTTP_2 || answer.headers().contains_key(TRANSFER_ENCODING);
@@ -301,7 +303,7 @@ fn most(answer: &Response, url: &Url, aside: &Path, (here, size): (u64, Option<u
     }
 }
 
-/// A URL without what may be secret.
+/// A URL without parts that may be secret.
 fn place(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }

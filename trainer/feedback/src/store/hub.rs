@@ -1,5 +1,5 @@
-//! Brings a model or a file of a dataset here from the Hugging Face hub, or from a server that speaks its protocol. Talks to
-//! the network and to the file system.
+//! Downloads a model or a file of a dataset from the Hugging Face hub, or from a server with the same API. Talks to the
+//! network and to the file system.
 
 use std::fs;
 use std::path::Path;
@@ -17,12 +17,12 @@ use crate::{Error, Result};
 
 /// Environment variable with the hub's address, as huggingface_hub reads it.
 const ENDPOINT: &str = "HF_ENDPOINT";
-/// Environment variable with the token to ask with, as huggingface_hub reads it.
+/// Environment variable with the access token, as huggingface_hub reads it.
 const TOKEN: &str = "HF_TOKEN";
 const PUBLIC: &str = "https://huggingface.co";
-/// Files at a time: one connection seldom fills a line.
+/// Files downloaded concurrently: a single connection seldom uses the whole bandwidth.
 const AT_ONCE: usize = 4;
-/// Digits of a commit that a folder is named by.
+/// Digits of a commit in the name of a directory.
 const SHORT: usize = 12;
 
 /// A hub.
@@ -36,7 +36,7 @@ impl Hub {
     /// The one that the environment names.
     ///
     /// # Errors
-    /// `Config` for an address that is none.
+    /// `Config` for an invalid address.
     pub fn from_env() -> Result<Self> {
         // A Secret that was made from a file ends in a line break.
         let set = |name| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
@@ -61,7 +61,7 @@ impl Hub {
         Ok(Self { endpoint, source })
     }
 
-    /// What a repository holds at a commit, or at the revision that the URI names.
+    /// The content of a repository at a commit, or at the revision that the URI names.
     ///
     /// # Errors
     /// See [`Source::text`].
@@ -76,8 +76,8 @@ impl Hub {
         Listing::parse(&listing)
     }
 
-    /// Brings what a URI names to `path`, whole or not at all. `told` is given the bytes that are here and the bytes that
-    /// there will be, whenever there are more.
+    /// Downloads what a URI names to `path`, completely or not at all. `told` gets the bytes that have arrived and the
+    /// total, whenever more have arrived.
     ///
     /// # Errors
     /// See [`Source::file`].

@@ -1,14 +1,14 @@
-//! A snapshot of a work directory: each file as the pieces that it consists of, named by their digests. Computes only.
+//! A snapshot of a work directory: each file as a list of pieces, named by their digests. Computes only.
 //!
-//! A piece is written once and never changed, and an index is replaced in one step, so that a store holds one snapshot or
-//! another whenever the process is killed. What has only grown since costs its last piece.
+//! A piece is written once and never changed, and an index is replaced in one step, so that a store contains one
+//! complete snapshot whenever the process is killed. A file that has only grown costs its last piece.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use plumbline_crds::relative;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a piece; the last one of a file may be shorter.
+/// Size of a piece in bytes; the last one of a file may be shorter.
 pub(super) const PIECE: u64 = 16 << 20;
 /// Version of this format.
 const VERSION: i64 = 1;
@@ -19,10 +19,10 @@ const VERSION: i64 = 1;
 pub(super) struct Index {
     /// Version of this format: 1.
     pub(super) schema_version: i64,
-    /// The process that keeps the folder.
+    /// The process that owns the directory.
     #[serde(default)]
     pub(super) owner: String,
-    /// Its files, by path below the folder, with `/`.
+    /// Its files, by path in the directory, with `/`.
     pub(super) files: BTreeMap<String, Entry>,
 }
 
@@ -42,7 +42,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Reads what was written.
+    /// Parses an index.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -66,7 +66,7 @@ impl Index {
     }
 }
 
-/// How many pieces a file of so many bytes has.
+/// The number of pieces of a file of this size.
 pub(super) fn pieces(size: u64) -> u64 {
     size.div_ceil(PIECE)
 }

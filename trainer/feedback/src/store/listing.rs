@@ -1,4 +1,4 @@
-//! What the hub says of a repository, and what of it is wanted. Computes only.
+//! The hub's description of a repository, and the files of it that are needed. Computes only.
 //!
 //! Source: the hub's API, `GET /api/models/<repository>/revision/<revision>?blobs=true` (huggingface_hub, `HfApi.repo_info`
 //! with `files_metadata`).
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Endings of the files that a model consists of: configuration, weights, tokenizer, chat template.
 const MODEL_FILES: [&str; 5] = [".json", ".safetensors", ".txt", ".model", ".jinja"];
 const WEIGHTS: &str = ".safetensors";
-/// The same weights once more, in the format of one maker's own programs.
+/// The same weights again, in the format of one vendor's own tools.
 const CONSOLIDATED: &str = "consolidated";
 
 /// A repository at a commit.
@@ -34,7 +34,7 @@ pub struct RemoteFile {
     /// Bytes.
     #[serde(default)]
     pub size: Option<u64>,
-    /// What is known of a large file.
+    /// Present for a large file.
     #[serde(default)]
     pub lfs: Option<Lfs>,
 }
@@ -47,10 +47,10 @@ pub struct Lfs {
 }
 
 impl Listing {
-    /// Reads what a hub says.
+    /// Parses a hub's reply.
     ///
     /// # Errors
-    /// `Data` for what is no listing, or names what cannot be a file below a folder, or a file twice.
+    /// `Data` for an invalid listing, or one that names a file twice or one that cannot be in a directory.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |what: String| Error::Data(format!("expected the hub's description of a repository, found {what}"));
         let listing: Self = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
@@ -68,11 +68,11 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The files of a model. One that was made here and published is a model like others: its manifest speaks of reports,
-    /// which are not needed, and of a README that somebody may have changed since.
+    /// The files of a model. A published artifact of ours is a model like any other: its manifest lists reports, which
+    /// are not needed, and a README that may have been edited since.
     ///
     /// # Errors
-    /// `Data` where there are no weights that can be loaded.
+    /// `Data` if there are no weights that can be loaded.
     pub fn model(&self) -> Result<Vec<RemoteFile>> {
         let wanted = |path: &str| {
             let is_of_model = MODEL_FILES.iter().any(|end| path.ends_with(end));
@@ -93,7 +93,7 @@ impl Listing {
     /// One file.
     ///
     /// # Errors
-    /// `Data` where it is not there.
+    /// `Data` if it does not exist.
     pub fn file(&self, path: &str) -> Result<RemoteFile> {
         let found = self.siblings.iter().find(|f| f.path == path).cloned();
         found.ok_or_else(|| {

@@ -1,16 +1,18 @@
-//! What is not on a file system: inputs that are fetched, results and work folders that are kept elsewhere.
+//! Everything that is not on a local file system: inputs that are fetched, results and work directories that are
+//! uploaded.
 //!
 //! | question | file |
 //! |---|---|
-//! | Which files of a repository are fetched, from which URLs? | `listing` |
-//! | How is a repository of the Hugging Face hub brought here? | `hub` |
-//! | How are objects of S3, Google Cloud Storage and Azure brought here? | `bucket` |
-//! | Where is what was fetched kept for the next run? | `cache` |
-//! | How is one file brought here, whatever happens on the way? | `download` |
-//! | Where may a server send us on to? | `reachable`, `redirects` |
-//! | How is an artifact written to a store? | `upload` |
-//! | How is a work folder kept in a store, and brought back to another machine? | `index`, `snapshots`, `work_dir_sync` |
-//! | How is a store reached, and waited for? | `connect` |
+//! | Which files of a repository are downloaded, from which URLs? | `listing` |
+//! | How is a repository of the Hugging Face hub downloaded? | `hub` |
+//! | How are objects of S3, Google Cloud Storage and Azure downloaded? | `bucket` |
+//! | Where are inputs cached for later runs? | `cache` |
+//! | How is a single file downloaded reliably? | `download` |
+//! | Which redirects are followed? | `reachable`, `redirects` |
+//! | How is an artifact uploaded? | `upload` |
+//! | How is a work directory saved in a store and restored on another machine? | `index`, `snapshots`, `work_dir_sync`
+//! |
+//! | How is a store connected to, and waited for? | `connect` |
 
 pub mod bucket;
 pub mod cache;
@@ -33,7 +35,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{Error, Result};
 
-/// What requests are made with, on the thread that waits for them.
+/// The runtime for requests, on the thread that waits for them.
 pub fn runtime() -> Result<Runtime> {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))
@@ -44,14 +46,14 @@ fn below(key: &Key, path: &str) -> Key {
     path.split('/').fold(key.clone(), Key::join)
 }
 
-/// Bytes that are free for a folder, or for what is made there.
+/// Free bytes on the file system of a directory that may not exist yet.
 fn free(folder: &Path) -> Result<u64> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     let found = rustix::fs::statvfs(there).map_err(|e| Error::store(there, &e.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Makes sure that so many bytes fit into a folder, before they come.
+/// Checks that this many bytes fit into a directory, before they are downloaded.
 fn fits(bytes: u64, folder: &Path) -> Result<()> {
     let free = free(folder)?;
     if bytes <= free {
@@ -63,7 +65,7 @@ fn fits(bytes: u64, folder: &Path) -> Result<()> {
     )))
 }
 
-/// What was brought to `aside` is whole: it goes to `path`, and what was begun there of other versions goes.
+/// Moves the complete `aside` to `path`, and removes incomplete downloads of other versions.
 fn finish(aside: &Path, path: &Path) -> Result<()> {
     fs::rename(aside, path).map_err(|e| Error::store(path, &e))?;
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! Where a server may send a request on to: no nearer than it is itself. A server on the internet must not make this process
-//! ask the networks that it happens to run in. Computes only.
+//! Where a server may redirect a request to: never to an address closer than its own. A server on the internet must not
+//! make this process send requests into the networks that it happens to run in. Computes only.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use reqwest::Url;
 use reqwest::dns::Name;
 
-/// Redirects that are followed, one after the other.
+/// Maximum number of redirects in a row.
 const MOST: usize = 10;
 
 /// How near an address is.
@@ -17,13 +17,13 @@ pub(super) enum Reach {
     Public,
     /// In a private network (RFC 1918, RFC 4193) or behind a carrier's (RFC 6598).
     Private,
-    /// On the same link (RFC 3927, RFC 4291): where clouds give credentials to machines.
+    /// On the same link (RFC 3927, RFC 4291): where clouds serve credentials to machines.
     Link,
-    /// This machine, or none.
+    /// This machine, or no machine.
     Machine,
 }
 
-/// Why a request is not sent on.
+/// Why a redirect is not followed.
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) String);
 
@@ -36,7 +36,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Reach {
-    /// That of an address.
+    /// The reach of an address.
     pub(super) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::of_v4(address),
@@ -80,7 +80,7 @@ impl Reach {
         }
     }
 
-    /// Whether a server at this distance may send a request on to one at another.
+    /// Whether a server at this distance may redirect a request to one at another.
     pub(super) fn may_lead_to(self, other: Self) -> bool {
         other == Self::Public || other == self || (self, other) == (Self::Machine, Self::Private)
     }
@@ -93,11 +93,11 @@ impl Reach {
     }
 }
 
-/// Whether a redirect from one URL to the next is followed; `origin` is the distance of the first, where it is known, and
+/// Whether a redirect from one URL to the next is followed; `origin` is the distance of the first, if known, and
 /// `followed` the number of redirects before this one.
 ///
 /// # Errors
-/// Why it is not.
+/// Why not.
 pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize) -> Result<(), Refused> {
     let refused = |why: &str| {
         let place = to.host_str().unwrap_or_default();
@@ -118,7 +118,7 @@ pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize
     }
 }
 
-/// Why a name is not used.
+/// Why a name is rejected.
 pub(super) fn nearer(name: &Name) -> Refused {
     Refused(format!("the server redirects to {}, {NEARER}", name.as_str()))
 }

@@ -1,5 +1,4 @@
-//! The client that inputs are fetched with: it follows a server only to where the server may send it (see `reachable`). Asks
-//! for the addresses of names.
+//! The HTTP client for inputs: it follows redirects only to where they may lead (see `reachable`). Resolves names.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -14,15 +13,15 @@ use super::reachable::{self, Reach, Refused};
 use crate::{Error, Result};
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// The longest silence of a server in the middle of an answer.
+/// Maximum silence of a server in the middle of a response.
 const SILENCE: Duration = Duration::from_mins(1);
-/// Environment variables with a proxy. Where there is one, it resolves names, and what it reaches is for those to say who run it.
+/// Environment variables for a proxy. A proxy resolves names itself, and its operator decides what it can reach.
 const PROXIES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
-/// A client for what is at `origin` and where that leads.
+/// A client for `origin` and the redirects from there.
 ///
 /// # Errors
-/// `Failed` where there can be none.
+/// `Failed` if it cannot be created.
 pub(super) fn client(origin: &Url) -> Result<Client> {
     let reach = Arc::<OnceLock<Reach>>::default();
     if let Some(known) = Reach::of_url(origin) {
@@ -45,7 +44,7 @@ pub(super) fn client(origin: &Url) -> Result<Client> {
     client.build().map_err(|e| Error::Failed(format!("the HTTP client cannot be built: {e}")))
 }
 
-/// Why a request was not sent on, if that is what an error is about.
+/// Why a redirect was not followed, if that is the cause of an error.
 pub(super) fn refused(error: &reqwest::Error) -> Option<&Refused> {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -57,7 +56,7 @@ pub(super) fn refused(error: &reqwest::Error) -> Option<&Refused> {
     None
 }
 
-/// Addresses of names: of the server that is asked all, of others those that it may send a request to.
+/// Addresses of names: all for the requested server, and for others only those that it may redirect to.
 struct Addresses {
     origin: String,
     reach: Arc<OnceLock<Reach>>,

@@ -1,4 +1,5 @@
-//! A work directory in a store of objects: one snapshot of it, replaced by later ones. Talks to the store and to the file system.
+//! A work directory in an object store: one snapshot of it, which later ones replace. Talks to the store and to the
+//! file system.
 //!
 //! ```text
 //! <key>/index.json        what the folder is (see `index`)
@@ -24,62 +25,62 @@ use super::index::{Entry, Index, PIECE, pieces};
 use crate::shutdown;
 use crate::{Error, Result, heartbeat};
 
-/// Pieces at a time.
+/// Pieces uploaded concurrently.
 const AT_ONCE: usize = 4;
 
 /// A file as it was in a snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Frozen {
-    /// Path below the work folder, with `/`.
+    /// Path in the work directory, with `/`.
     pub(super) path: String,
-    /// Where its content is: more may have been added since.
+    /// Where its content is: it may have grown since.
     pub(super) file: PathBuf,
-    /// What tells whether it has changed.
+    /// Identifies its state.
     pub(super) stamp: Stamp,
 }
 
-/// What tells whether a file has changed.
+/// Shows whether a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Bytes that belong to the snapshot.
     pub(super) size: u64,
-    /// When it was last written.
+    /// Modification time.
     pub(super) modified: SystemTime,
-    /// Its number in the file system: a replaced file is another one.
+    /// Inode number: a replaced file has another one.
     pub(super) inode: u64,
 }
 
 impl Stamp {
-    /// That of a file as it is.
+    /// The state of a file now.
     ///
     /// # Errors
-    /// Where the file system does not know when it was written.
+    /// If the file system has no modification time.
     pub(super) fn of(file: &fs::Metadata) -> std::io::Result<Self> {
         Ok(Self { size: file.len(), modified: file.modified()?, inode: file.ino() })
     }
 }
 
-/// The store's side of a work folder.
+/// The store's side of a work directory.
 pub(super) struct Snapshots {
     uri: String,
     store: Arc<dyn ObjectStore>,
     key: Key,
-    /// What this process is called.
+    /// The name of this process.
     owner: String,
-    /// What the store holds, and its version there.
+    /// The index in the store, and its version there.
     index: Index,
     version: Option<UpdateVersion>,
-    /// Pieces that the store has.
+    /// Pieces in the store.
     stored: BTreeSet<String>,
-    /// What files were when they were last looked at.
+    /// The states of files at the last check.
     known: HashMap<String, (Stamp, Entry)>,
 }
 
 impl Snapshots {
-    /// Looks at what a store holds.
+    /// Reads what a store contains.
     ///
     /// # Errors
-    /// `Config` and `Data` where the store refuses or holds something else, `Store` where it does not answer.
+    /// `Config` and `Data` if the store denies access or contains something else, `Store` if it does not respond.
     pub(super) async fn open(uri: &str) -> Result<Self> {
         let (store, key) = open(uri)?;
         let mut snapshots = Self {
@@ -102,8 +103,8 @@ impl Snapshots {
         Ok(())
     }
 
-    /// From now on this process is the one that keeps the folder: another one that still does is told so when it next
-    /// writes, and removes nothing that this one needs.
+    /// Makes this process the owner of the work directory: another process that still writes to it gets an error at its
+    /// next write, and removes nothing that this one needs.
     ///
     /// # Errors
     /// As [`Snapshots::open`].
@@ -157,7 +158,7 @@ impl Snapshots {
         ))
     }
 
-    /// Brings the files here that are not here as they were. Others stay.
+    /// Restores the files that differ from the snapshot. Other files stay.
     pub(super) async fn restore(&mut self, work: &Path) -> Result<usize> {
         let mut brought = 0;
         for (path, entry) in self.index.files.clone() {
@@ -191,7 +192,7 @@ impl Snapshots {
         fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
     }
 
-    /// The content of a file as it was kept, if it was.
+    /// The content of a file in the snapshot, if it has it.
     pub(super) async fn content(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let Some(entry) = self.index.files.get(path) else { return Ok(None) };
         let mut content = Vec::new();
@@ -214,10 +215,10 @@ impl Snapshots {
         Ok(found.into())
     }
 
-    /// Makes the store hold this snapshot.
+    /// Uploads this snapshot.
     ///
     /// # Errors
-    /// `Config` where the store refuses, `Store` where it does not answer, `Failed` where another process has taken over.
+    /// `Config` if the store denies access, `Store` if it does not respond, `Failed` if another process has taken over.
     pub(super) async fn save(&mut self, files: &[Frozen]) -> Result<()> {
         let mut index = Index { owner: self.owner.clone(), ..Index::default() };
         for file in files {
@@ -238,7 +239,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Brings the pieces of a file there that are not there yet.
+    /// Uploads the pieces of a file that the store does not have yet.
     async fn bring(&mut self, file: &Frozen) -> Result<Entry> {
         let size = file.stamp.size;
         let piece = |number: u64| {
@@ -263,8 +264,8 @@ impl Snapshots {
         Ok(Entry { size, pieces })
     }
 
-    /// Replaces the index, if it is still the one that was read or written last: a pod that was taken for lost must not undo
-    /// what its successor has done. `Failed` where it is another one.
+    /// Replaces the index, if it is still the one that was read or written last: a pod that was presumed lost must not
+    /// undo what its successor has done. `Failed` if it has changed.
     async fn write(&self, index: &Index) -> Result<UpdateVersion> {
         let text = serde_json::to_vec(index).map_err(|e| Error::Failed(e.to_string()))?;
         let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
@@ -296,7 +297,7 @@ impl Snapshots {
         ))
     }
 
-    /// Removes pieces that nothing needs any more: they take room and do no harm.
+    /// Removes pieces that no snapshot needs any more: they only take space.
     async fn forget(&mut self) {
         let needed = self.index.pieces();
         let (kept, old): (BTreeSet<String>, BTreeSet<String>) =
@@ -317,7 +318,7 @@ fn this_process() -> String {
     format!("{pod} {} {}", std::process::id(), since.as_nanos())
 }
 
-/// Whether a file is what an index says.
+/// Whether a file matches an index.
 fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
     match fs::metadata(target) {
         Ok(found) if found.len() == entry.size => {}

@@ -1,8 +1,8 @@
-//! Writes an artifact to a store of objects: its manifest goes first and comes last, so that what is there is an artifact as a
-//! whole or none. Talks to the store and to the file system.
+//! Uploads an artifact to an object store: its manifest is removed first and uploaded last, so that readers see a
+//! complete artifact or none. Talks to the store and to the file system.
 //!
-//! Meanwhile there is a manifest under another name, of all that may be there: whoever goes on after a kill knows from it what
-//! is to be removed, and a reader that nothing here is whole.
+//! In between there is a manifest with another name that lists everything that may exist: an attempt that resumes after
+//! a kill knows from it what to remove, and a reader knows that the artifact is incomplete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -22,21 +22,21 @@ use super::below;
 use super::connect::{open, persist, read_error, write_error};
 use crate::{Error, Result, heartbeat};
 
-/// Files at a time.
+/// Files uploaded concurrently.
 const AT_ONCE: usize = 2;
-/// Bytes of a part of a file; what is not longer is written in one piece.
+/// Size of a part of a file in bytes; a smaller file is uploaded in one request.
 const PART: usize = 16 << 20;
-/// Parts of a file at a time.
+/// Parts of a file uploaded concurrently.
 const PARTS: usize = 4;
 /// Name of the manifest while the artifact is being written.
 pub(super) const PARTIAL: &str = "manifest.partial.json";
-/// Metadata of an object with the sha256 of its content: tells an attempt what an earlier one has brought.
+/// Metadata of an object with the sha256 of its content, from which an attempt knows what an earlier one has uploaded.
 const SHA256: &str = "sha256";
 
-/// Whether an artifact of a resource (kind and name) can be written there.
+/// Checks that an artifact of a resource (kind and name) can be uploaded there.
 ///
 /// # Errors
-/// `Config` where the store refuses, or where the artifact of another resource is; `Store` where it does not answer.
+/// `Config` if the store denies access, or contains the artifact of another resource; `Store` if it does not respond.
 pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
     let (store, key) = open(uri)?;
     for name in [MANIFEST, PARTIAL] {
@@ -50,7 +50,7 @@ pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
     .await
 }
 
-/// Writes a folder that is an artifact.
+/// Uploads a directory that is an artifact.
 ///
 /// # Errors
 /// As [`check`].
@@ -89,7 +89,7 @@ pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) 
     persist(uri, async || remove(&*store, &partial).await).await
 }
 
-/// Removes an object, unless it is gone: also where an earlier attempt did so, and its answer was lost.
+/// Removes an object, also if it no longer exists: an earlier attempt may have removed it and lost the reply.
 async fn remove(store: &dyn ObjectStore, key: &Key) -> Result<()> {
     match store.delete(key).await {
         Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
@@ -97,10 +97,10 @@ async fn remove(store: &dyn ObjectStore, key: &Key) -> Result<()> {
     }
 }
 
-/// Writes what tells how an artifact was made.
+/// Uploads the records of how an artifact was made.
 ///
 /// # Errors
-/// `Config` where the store refuses, `Store` where it does not answer, or where the folder lacks some of it.
+/// `Config` if the store denies access, `Store` if it does not respond, or if the directory lacks some of them.
 pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
     let (store, key) = open(uri)?;
     for name in RECORDS {
@@ -112,7 +112,7 @@ pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
     Ok(())
 }
 
-/// The manifest that is there under a key.
+/// The manifest under a key.
 async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) -> Result<Option<Manifest>> {
     let found = match store.get(key).await {
         Ok(found) => found.bytes().await.map_err(|e| read_error(&e))?,
@@ -129,7 +129,7 @@ async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) ->
     }
 }
 
-/// Brings one file there, unless it is there.
+/// Uploads one file, unless it is already there.
 async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &FileEntry) -> Result<()> {
     let (target, source) = (below(key, &entry.path), folder.join(&entry.path));
     let of_content = Attribute::Metadata(SHA256.into());

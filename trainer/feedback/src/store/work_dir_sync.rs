@@ -1,9 +1,9 @@
 //! Uploads the work directory of a run to a store while its stage runs, and the artifact at the end. A pod on another machine
 //! resumes from there. Talks to the store, from a thread of its own, and to the file system.
 //!
-//! A stage can be killed at any time and resume, so its work directory can be resumed from between any two of its writes. The
-//! thread that writes says when ([`WorkDirSync::snapshot`]); the files are linked aside, which takes no time, and uploaded while
-//! it works on.
+//! A stage can be killed at any time and resume, so its work directory can be resumed from between any two of its
+//! writes. The thread that writes says when ([`WorkDirSync::snapshot`]); the files are hard-linked to another
+//! directory, which takes no time, and uploaded in the background.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,17 +21,17 @@ use super::upload;
 use crate::files::HELD;
 use crate::{Error, Result, shutdown};
 
-/// Least time between two snapshots, unless one holds a new checkpoint.
+/// Minimum time between two snapshots, unless one contains a new checkpoint.
 const EVERY: Duration = Duration::from_secs(20);
-/// Directory below the work directory with the files of the snapshot that is being uploaded.
+/// Directory in the work directory with the files of the snapshot that is being uploaded.
 const ASIDE: &str = ".snapshot";
-/// Folder below the work folder with an artifact that is not complete.
+/// Directory in the work directory with an artifact that is not complete.
 const STAGING: &str = "staging";
-/// Directory below the work directory with the result of `fetch`, which is uploaded separately.
+/// Directory in the work directory with the result of `fetch`, which is uploaded separately.
 pub const FETCHED: &str = "fetch";
 /// Not uploaded: what a resumed run writes again, and what is uploaded separately.
 const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, FETCHED, HELD];
-/// Folder below the work folder's place in the store with the report of a run that did not meet a gate.
+/// Directory next to the uploaded work directory with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
 
 /// Uploads snapshots of a work directory while a stage runs. Clones share one upload.
@@ -99,11 +99,11 @@ impl WorkDirSync {
     }
 }
 
-/// Runs a stage. What an earlier process kept of it is here before it begins, and what it makes is in the store when this
-/// ends well. With `part`, only that folder of the work folder is kept, at a place of its own.
+/// Runs a stage. The state of an earlier process is restored before it starts, and its artifact is in the store when
+/// this succeeds. With `part`, only that directory of the work directory is uploaded, to a location of its own.
 ///
 /// # Errors
-/// The stage's own; `Config`, `Data` and `Store` where the store does not take or give what it has to; `Failed` where another
+/// The stage's own; `Config`, `Data` and `Store` if the store denies access or does not respond; `Failed` if another
 /// process has taken the run over.
 pub fn within(
     document: &RunDocument,
@@ -142,7 +142,7 @@ pub fn within(
     Ok(result)
 }
 
-/// A file of the work folder that another process keeps there, if it has kept one: to read, and nothing more.
+/// A file of the work directory that another process uploads, if it has uploaded one: read-only.
 pub async fn file(uri: &str, path: &str) -> Result<Option<Vec<u8>>> {
     let read = async || Snapshots::open(uri).await?.content(path).await;
     match read().await {
@@ -152,8 +152,8 @@ pub async fn file(uri: &str, path: &str) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The same error; of a gate that was not met, with the place of the report, which says why. What failed it is not worth its
-/// room.
+/// The same error; for a failed gate, with the location of the report that explains it. Failing to upload the report
+/// does not replace the error.
 fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtime: &Runtime) -> Error {
     let (Error::Gate(message), Some(work)) = (&error, &store.work) else { return error };
     let (staging, place) = (Path::new(&document.work).join(STAGING), format!("{work}/{REPORT}"));
@@ -202,7 +202,8 @@ fn start(uri: &str, work: &Path) -> Result<WorkDirSync> {
     Ok(WorkDirSync(Arc::new(Mutex::new(Some(upload)))))
 }
 
-/// Links every file aside: what is replaced or removed later stays as it is, and of what grows, the size is noted.
+/// Hard-links every file: a file that is later replaced or removed stays as it was, and for a file that grows the size
+/// is recorded.
 fn freeze(work: &Path) -> Result<Vec<Frozen>> {
     let aside = work.join(ASIDE);
     crate::files::fresh_folder(&aside)?;
