@@ -1,5 +1,5 @@
-//! Reads the body of a request: so long, in so much time, and with so much memory for all of them. Talks to the
-//! connection.
+//! Reads the body of a request, within limits on its length, its duration, and the memory of all bodies together. Talks
+//! to the connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use super::protocol::ApiError;
 
 /// The longest body of a request, in bytes: 128k tokens of text whose characters JSON escapes with six bytes for two.
 pub(super) const MOST_BYTES: usize = 4 << 20;
-/// So much of a longer one is dropped as it comes, since a client that is still sending would not hear the answer.
+/// Up to this much of a longer body is read and dropped, because a client that is still sending would not see the
+/// response.
 const MOST_DROPPED: usize = 4 * MOST_BYTES;
-/// What is longer is read out of the memory that all long requests share, and one at a time by the model's tokenizer.
+/// A longer body is counted against the memory that all long requests share, and tokenised one at a time.
 pub(super) const SHORT_BYTES: usize = 64 << 10;
-/// Memory for long requests that are not yet understood, in bytes.
+/// Memory for long requests that are not parsed yet, in bytes.
 const MOST_SHARED: usize = 64 << 20;
 
-/// Reads bodies, and has them understood so many at a time.
+/// Reads bodies, and limits how many are parsed at a time.
 pub(super) struct Reading {
     shared: Arc<Semaphore>,
     short: Arc<Semaphore>,
@@ -28,7 +29,7 @@ pub(super) struct Reading {
     patience: Duration,
 }
 
-/// A body that has come.
+/// A received body.
 #[derive(Default)]
 pub(super) struct Received {
     /// Its bytes.
@@ -37,13 +38,13 @@ pub(super) struct Received {
 }
 
 impl Reading {
-    /// Waits `patience` for a body.
+    /// A reader that waits at most `patience` for a body.
     pub(super) fn new(patience: Duration) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self { shared: semaphore(MOST_SHARED / SHORT_BYTES), short: semaphore(4), long: semaphore(1), patience }
     }
 
-    /// The whole body.
+    /// Reads the whole body.
     pub(super) async fn receive(&self, body: Body) -> Result<Received, ApiError> {
         if body.size_hint().lower() > MOST_DROPPED as u64 {
             return Err(ApiError::too_large(MOST_BYTES));
@@ -80,7 +81,7 @@ impl Reading {
         }
     }
 
-    /// Waits until a body of that length may be understood; for as long as what is returned is kept, it may.
+    /// Waits until a body of this length may be parsed; the permission lasts as long as the returned value.
     pub(super) async fn turn(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let queue = if bytes > SHORT_BYTES { &self.long } else { &self.short };
         Arc::clone(queue).acquire_owned().await.map_err(|_| ApiError::internal("the server is shutting down"))

@@ -1,13 +1,14 @@
-//! Which connections are kept: so many altogether and so many of one address. Where there are too many, the one that has
-//! been silent the longest makes room, so that those who only hold connections keep out nobody who asks. Computes.
+//! Which connections to keep: a limited number in total and per address. If there are too many, the one that has been
+//! idle the longest is closed, so that clients that only hold connections cannot lock out clients with requests.
+//! Computes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Names a connection.
+/// Identifies a connection.
 pub(super) type Id = u64;
 
-/// The connections that are open. `C` is what ends one.
+/// The open connections. `C` closes one.
 #[derive(Debug)]
 pub(super) struct Connections<C> {
     most: usize,
@@ -19,19 +20,19 @@ pub(super) struct Connections<C> {
 #[derive(Debug)]
 struct Connection<C> {
     address: IpAddr,
-    /// When it began to wait for its client; none while it is being answered.
+    /// When it started to wait for its client; none while its request is being answered.
     silent_since: Option<u64>,
     close: C,
 }
 
-/// What is done with a new connection.
+/// The decision about a new connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission<C> {
-    /// It is kept.
+    /// Keep it.
     Kept(Id),
-    /// It is kept, and another one ends for it.
+    /// Keep it, and close another one.
     InPlaceOf(Id, C),
-    /// It is refused: all the others are being answered.
+    /// Reject it: all others are being answered.
     Refused,
 }
 
@@ -58,7 +59,7 @@ impl<C> Connections<C> {
         }
     }
 
-    /// The connection's request has come; it is being answered.
+    /// The connection's request has arrived and is being answered.
     pub(super) fn answering(&mut self, id: Id) {
         if let Some(connection) = self.open.get_mut(&id) {
             connection.silent_since = None;
@@ -73,12 +74,12 @@ impl<C> Connections<C> {
         }
     }
 
-    /// The connection has ended.
+    /// The connection has closed.
     pub(super) fn remove(&mut self, id: Id) {
         self.open.remove(&id);
     }
 
-    /// What ends the connections that wait for their clients.
+    /// The handles that close the connections that wait for their clients.
     pub(super) fn silent(&self) -> impl Iterator<Item = &C> {
         self.open.values().filter(|c| c.silent_since.is_some()).map(|c| &c.close)
     }

@@ -1,5 +1,5 @@
-//! Accepts connections of HTTP/1.1 so that no client can hold the server up: a request comes in time, a reply is read in
-//! time, and connections are bounded. Talks to sockets.
+//! Accepts HTTP/1.1 connections so that no client can block the server: a request must arrive in time, a reply must be
+//! read in time, and the number of connections is limited. Talks to sockets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -21,26 +21,26 @@ use tower::Service;
 use super::connections::{Admission, Connections, Id};
 use super::patient::Patient;
 
-/// Bytes of a request's head.
+/// Maximum size of a request's head in bytes.
 const MOST_HEAD: usize = 64 * 1024;
-/// After the system had no socket to give.
+/// Delay after the system has run out of sockets.
 const RECOVERY: Duration = Duration::from_millis(50);
-/// For requests that are half there when the server stops.
+/// Grace period for incomplete requests when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
-/// What a client hears when every connection is being answered.
+/// The response when every connection is being answered.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// How long clients are waited for, and how many.
+/// Timeouts for clients, and the limit of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Connections at once; fewer where the process may open fewer files.
+    /// Concurrent connections; fewer if the process may open fewer files.
     pub connections: usize,
-    /// For the head of a request, from the moment it may come: also the longest that a connection idles.
+    /// For the head of a request, from when it may begin; also the longest time that a connection may be idle.
     pub head: Duration,
     /// For the body of a request.
     pub body: Duration,
-    /// For a client that reads nothing of its reply.
+    /// For a client that reads none of its reply.
     pub unread: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Patience {
     }
 }
 
-/// The connection that a request came by.
+/// The connection of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     all: Arc<Mutex<Connections<Arc<Notify>>>>,
@@ -59,7 +59,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The request is here, body and all. Until then its connection may be closed for another one.
+    /// The complete request has arrived. Before that, its connection may be closed in favour of another one.
     pub(super) fn answering(&self) {
         with(&self.all, |all| all.answering(self.id));
     }
@@ -69,8 +69,8 @@ impl Place {
     }
 }
 
-/// Serves until `stop`; then it accepts nothing, and lets what is being answered end, no longer than `drain`. False where
-/// that was too short. `refused` is called for each connection that ends for want of room.
+/// Serves until `stop`; then accepts no more connections and waits at most `drain` for the requests in progress.
+/// Returns false if that was too short. `refused` is called for each connection that is closed for lack of capacity.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -172,7 +172,7 @@ async fn connection(
     with(&all, |all| all.remove(id));
 }
 
-/// The body of a reply. When it is handed over or given up, the connection waits for its client again.
+/// The body of a reply. When it is complete or dropped, the connection waits for its client again.
 struct Reply {
     body: Body,
     place: Place,
@@ -209,7 +209,7 @@ fn address(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }
 
-/// Connections that the process has files for, beside those that it needs itself.
+/// The number of connections that the process has file descriptors for, in addition to those that it needs itself.
 fn files() -> usize {
     const OWN: u64 = 48;
     let may = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! What the server counts, in Prometheus' text format. Labels come from closed lists. Computes.
+//! The server's metrics, in Prometheus' text format. Labels come from closed lists. Computes.
 
 use std::sync::Mutex;
 use std::time::Duration;

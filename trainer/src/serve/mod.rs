@@ -3,18 +3,19 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | What may a request say, what does a reply hold? | `protocol` |
+//! | What may a request contain, and what does a reply contain? | `protocol` |
 //! | Which jobs does a request become? | `plan` |
 //! | How do requests share a batch, and how does one end? | `scheduler` |
 //! | How do tokens become text with log-probabilities? | `stream` |
 //! | What does it need of a model? | `model` |
-//! | Which paths are there? | `routes`, `replies` |
+//! | Which paths exist? | `routes`, `replies` |
 //! | What is counted? | `metrics` |
 //! | When does the process end? | `server`, `parent` |
-//! | Who may connect, and how long is a client waited for? | `listen`, `connections`, `patient`, `body` |
+//! | Who may connect, and how long does the server wait for a client? | `listen`, `connections`, `patient`, `body` |
 //!
-//! The model lives on one thread of its own (`scheduler`), because a tensor may move between threads but not be shared;
-//! HTTP is asynchronous. A channel of bounded occupancy goes in, one channel a request comes back.
+//! The model lives on its own thread (`scheduler`), because a tensor may move between threads but not be shared; HTTP
+//! is asynchronous. Requests go in through one channel with a bounded number of entries; each request has a channel for
+//! its replies.
 
 mod body;
 mod connections;

@@ -1,5 +1,5 @@
-//! A model that can be served: what samples its tokens, its tokenizer, its limits. The engine samples; a test can script
-//! what is sampled.
+//! A model to be served: a sampler, its tokenizer, its limits. In production the engine samples; tests can script the
+//! samples.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Sample for Engine {
 
 /// A model that is ready to serve.
 pub struct Loaded<S> {
-    /// Samples; stays on the thread that loaded it.
+    /// The sampler; it stays on the thread that loaded it.
     pub sampler: S,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
@@ -49,10 +49,10 @@ pub struct Loaded<S> {
 /// The model's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Tokens of a prompt and its response.
+    /// Maximum number of tokens of a prompt and its response.
     pub context: usize,
-    /// Token ids are below this.
+    /// Token ids must be smaller.
     pub vocabulary: usize,
-    /// Bytes of the longest token.
+    /// Length of the longest token in bytes.
     pub longest_token: usize,
 }

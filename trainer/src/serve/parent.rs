@@ -1,8 +1,8 @@
-//! The process that a server was started for. Reads `/proc`.
+//! The parent process of a server. Reads `/proc`.
 
 use std::time::Duration;
 
-/// A process, told from a later one of the same number by when it started.
+/// A process, distinguished from a later one with the same id by its start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parent {
     pid: u32,
@@ -10,13 +10,13 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// The process with that number; none if there is none.
+    /// The process with this id; none if it does not exist.
     pub fn find(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         start_time(&stat).map(|started| Self { pid, started })
     }
 
-    /// Returns when the process is gone; looks once a second.
+    /// Returns when the process has exited; checks once a second.
     pub async fn gone(self) {
         while Self::find(self.pid) == Some(self) {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! A stream that ends when what is written to it is not read for too long. Talks to its stream.
+//! A stream that fails when its peer does not read for too long. Talks to its stream.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,18 +12,18 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
-    /// Ends the wait for a reader.
+    /// Fires when the wait for the reader is over.
     clock: Pin<Box<Sleep>>,
     waits: bool,
 }
 
 impl<S> Patient<S> {
-    /// Ends `stream` after so long without a byte being taken.
+    /// Fails `stream` if no byte is accepted for this long.
     pub(super) fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, clock: Box::pin(sleep(patience)), waits: false }
     }
 
-    /// What a write came to, or the error that ends the wait.
+    /// The result of a write, or the error of the timeout.
     fn waited<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.waits = false;

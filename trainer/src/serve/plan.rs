@@ -1,4 +1,4 @@
-//! A request's body to the jobs of the engine: one for each sample of each prompt. Computes.
+//! Converts a request's body to the jobs of the engine: one for each sample of each prompt. Computes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -19,54 +19,53 @@ use super::protocol::response::Api;
 use crate::Error;
 use crate::generate::engine::Job;
 
-/// Memory that a token of a response may take until its client has read it, in bytes.
+/// Maximum memory of a response token until its client has read it, in bytes.
 const TOKEN_BYTES: usize = 128;
-/// Memory that a log-probability may take, as it is computed, spelled and written, in bytes; chats have the bytes of each
-/// token too.
+/// Maximum memory of a log-probability in all its forms (computed, as text, in the reply), in bytes; chats have the
+/// bytes of each token too.
 const LOGPROB_BYTES: usize = 128;
 const CHAT_LOGPROB_BYTES: usize = 256;
-/// Memory of a sequence but for its tokens, in bytes.
+/// Memory of a sequence without its tokens, in bytes.
 const SEQUENCE_BYTES: usize = 1024;
-/// The most turns of a conversation.
+/// Maximum number of turns of a conversation.
 const MOST_MESSAGES: usize = 2048;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// Where it was sent.
+    /// Its path.
     pub api: Api,
     /// Its body.
     pub body: &'a [u8],
-    /// The time that a chat template is told.
+    /// The time for the chat template.
     pub now: DateTime,
 }
 
-/// What is to be done for a request.
+/// The work for a request.
 pub struct Plan {
     /// One job for each sequence, all samples of the first prompt first.
     pub jobs: Vec<Job>,
-    /// The request, but for its prompts.
+    /// The request, without its prompts.
     pub params: Params,
     /// Tokens of all prompts.
     pub prompt_tokens: usize,
-    /// Memory that the prompts and the reply may come to take, in bytes.
+    /// Maximum memory of the prompts and the reply, in bytes.
     pub memory: usize,
 }
 
-/// What a server can do for one request.
+/// Limits of the server for one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// The model's limits.
     pub shape: Shape,
-    /// Sequences that a request may ask for.
+    /// Maximum number of sequences of a request.
     pub sequences: usize,
-    /// Memory that its prompts and reply may take, in bytes.
+    /// Maximum memory of its prompts and reply, in bytes.
     pub memory: usize,
 }
 
-/// Reads a request, checks it against the model called `served` and against what this server can do, and tokenises its
-/// prompts. What is cheap to check is checked first: nothing is tokenised or copied for a request that cannot be
-/// answered.
+/// Parses a request, checks it against the model called `served` and the server's limits, and tokenises its prompts.
+/// Cheap checks come first: nothing is tokenised or copied for a request that cannot be served.
 pub fn plan(asked: Asked<'_>, served: &str, tokenizer: &Tokenizer, bounds: Bounds) -> Result<Plan, ApiError> {
     let Asked { api, body, now } = asked;
     match api {
@@ -103,7 +102,7 @@ pub fn plan(asked: Asked<'_>, served: &str, tokenizer: &Tokenizer, bounds: Bound
     }
 }
 
-/// Why a model cannot be given what `param` holds.
+/// The error for a prompt in `param` that the model cannot process.
 fn unreadable(param: &str, error: &Error) -> ApiError {
     match error {
         Error::Data(why) => ApiError::invalid(param, format!("the model cannot be given `{param}`: {why}")),
@@ -139,7 +138,7 @@ fn check_conversation(messages: &[Message], tokenizer: &Tokenizer) -> Result<(),
     Ok(())
 }
 
-/// A plan that is being made, prompt by prompt.
+/// A plan under construction, prompt by prompt.
 struct Planning {
     plan: Plan,
     bounds: Bounds,
@@ -163,7 +162,7 @@ impl Planning {
         Self { plan, bounds, param, logprob_bytes, seed, prompts: 0, earlier: HashMap::new() }
     }
 
-    /// Refuses a text that cannot fit, whatever its tokens are.
+    /// Rejects a text that cannot fit, whatever its tokens are.
     fn check_text(&self, prompt: &str) -> Result<(), ApiError> {
         let Shape { context, longest_token, .. } = self.bounds.shape;
         let most = context.saturating_mul(longest_token);
@@ -213,7 +212,7 @@ impl Planning {
         Ok(())
     }
 
-    /// What a prompt and its samples may come to take, in bytes.
+    /// Maximum memory of a prompt and its samples, in bytes.
     fn memory(&self, prompt: usize, new_tokens: usize) -> usize {
         let params = &self.plan.params;
         let logprobs = params.logprobs.map_or(0, |top| top + 1);

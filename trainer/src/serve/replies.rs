@@ -1,4 +1,5 @@
-//! From a request's updates to its reply: collected into one, or streamed as server-sent events. Talks to the scheduler.
+//! Turns a request's updates into its reply: collected into one, or streamed as server-sent events. Talks to the
+//! scheduler.
 
 use std::convert::Infallible;
 
@@ -14,19 +15,19 @@ use super::protocol::response::{Sequence, Usage, Writer};
 use super::scheduler::Update;
 use crate::Result;
 
-/// A request that is being worked on. Dropping it cancels the work.
+/// A request in progress. Dropping it cancels the work.
 pub struct Pending {
-    /// What comes from the scheduler.
+    /// Updates from the scheduler.
     pub updates: UnboundedReceiver<Result<Update>>,
-    /// Writes what goes out.
+    /// Formats the output.
     pub writer: Writer,
-    /// Sequences that are asked for.
+    /// Number of sequences requested.
     pub sequences: usize,
     /// Tokens of the prompts.
     pub prompt_tokens: usize,
-    /// Measures the request while it exists.
+    /// Times the request while it exists.
     pub timer: HistogramTimer,
-    /// What the prompts and the reply may take, given back when the reply is handed over.
+    /// The memory reserved for the prompts and the reply, released when the reply is complete.
     pub memory: OwnedSemaphorePermit,
 }
 
@@ -40,7 +41,7 @@ impl Pending {
     }
 }
 
-/// A reply that was written, with the memory that it may take until it is sent.
+/// A complete reply, with the memory reserved for it until it is sent.
 struct Written {
     json: Vec<u8>,
     _memory: OwnedSemaphorePermit,
@@ -79,7 +80,7 @@ pub async fn whole(mut pending: Pending) -> Result<Bytes, ApiError> {
     }
 }
 
-/// The events of a streamed reply. `[DONE]` comes after every sequence has ended and at no other time; an error is the
+/// The events of a streamed reply. `[DONE]` follows when every sequence has ended, and never otherwise; an error is the
 /// last event.
 pub fn events(pending: Pending) -> impl Stream<Item = Result<Event, Infallible>> {
     let opening = pending.writer.opening(pending.sequences).iter().map(event).collect::<Vec<_>>();

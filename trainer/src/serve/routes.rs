@@ -1,4 +1,4 @@
-//! The paths of the server. Talks HTTP; what a request means is decided in `plan`, what a reply says in `protocol`.
+//! The routes of the server. Talks HTTP; `plan` interprets requests, and `protocol` formats replies.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -30,16 +30,16 @@ use super::replies::{self, Pending};
 use super::scheduler::{Message, Update, Work};
 use crate::generate::engine::Job;
 
-/// Memory that the prompts and replies of all requests together may come to take, in bytes.
+/// Maximum memory of the prompts and replies of all requests together, in bytes.
 const MOST_MEMORY: usize = 512 << 20;
-/// The unit in which it is shared out, in bytes.
+/// The unit in which it is reserved, in bytes.
 const UNIT: usize = 1 << 10;
-/// Names this build in `system_fingerprint`.
+/// Identifies this build in `system_fingerprint`.
 const FINGERPRINT: &str = concat!("plumbline-", env!("CARGO_PKG_VERSION"));
-/// A client that left before its reply was ready, as nginx counts it.
+/// A client that disconnected before its reply was ready, as nginx counts it.
 const CLIENT_LEFT: u16 = 499;
 
-/// What every handler knows.
+/// The state that handlers share.
 pub struct App {
     /// The model's name.
     pub name: String,
@@ -56,7 +56,7 @@ pub struct App {
     replies: AtomicU64,
 }
 
-/// What handlers know of the model.
+/// The handlers' view of the model.
 #[derive(Clone)]
 pub struct Ready {
     /// Its tokenizer.
@@ -66,8 +66,8 @@ pub struct Ready {
 }
 
 impl App {
-    /// A server of the model `name` that sends its work to a scheduler: at most `capacity` sequences at a time. It waits
-    /// for clients with `patience`.
+    /// A server of the model `name` that sends its work to a scheduler: at most `capacity` sequences at a time. Its
+    /// timeouts for clients are in `patience`.
     pub fn new(name: String, capacity: usize, patience: Patience, metrics: Metrics, work: Sender<Message>) -> Self {
         let capacity = capacity.min(Semaphore::MAX_PERMITS);
         Self {
@@ -93,7 +93,7 @@ impl App {
     }
 }
 
-/// The server's paths.
+/// The server's routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/health", get(health))
@@ -154,7 +154,7 @@ async fn chat(
     answer(&app, Api::Chat, &place, time(&headers)?, body).await
 }
 
-/// The time that the client's run has, or that it is now.
+/// The time of the client's run, or the current time.
 fn time(headers: &HeaderMap) -> Result<DateTime, ApiError> {
     let Some(value) = headers.get(clock::HEADER) else { return Ok(clock::wall()) };
     value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
@@ -205,14 +205,14 @@ async fn answer(app: &Arc<App>, api: Api, place: &Place, now: DateTime, body: Bo
     Ok(([(header::CONTENT_TYPE, "application/json")], replies::whole(pending).await?).into_response())
 }
 
-/// Memory for a request, or its refusal when there is none left.
+/// Reserves memory for a request, or rejects it if there is none left.
 fn reserve(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::clone(&app.memory)
         .try_acquire_many_owned(bytes.div_ceil(UNIT) as u32)
         .map_err(|_| ApiError::out_of_memory(MOST_MEMORY >> 20))
 }
 
-/// Queues the jobs of a request, or refuses them when too many sequences are queued already.
+/// Queues the jobs of a request, or rejects them if the queue is full.
 fn submit(
     app: &App,
     jobs: Vec<Job>,
@@ -264,7 +264,7 @@ fn route(path: &str) -> &'static str {
     }
 }
 
-/// Counts each request once: with its status, or as left by its client when the reply is dropped unfinished.
+/// Counts each request once: with its status, or as abandoned by its client if the reply is dropped unfinished.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut counted = Counted { route: route(request.uri().path()), app, code: CLIENT_LEFT };
     let response = next.run(request).await;

@@ -1,5 +1,5 @@
-//! The thread that owns the model. It takes work from a channel, lets concurrent requests share one batch, samples, and
-//! sends each request its text as it comes. It ends when it is told to, or when the model fails.
+//! The thread that owns the model. It takes work from a channel, batches concurrent requests, samples, and sends each
+//! request its text as it is generated. It ends when it is asked to, or when the model fails.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -18,42 +18,42 @@ use super::stream::{Piece, Scored, TextStream};
 use crate::Result;
 use crate::generate::engine::{Event, Job, JobId};
 
-/// When the model is idle, requests that come within this time of the first one share its first batch.
+/// When the model is idle, requests that arrive within this time after the first one share its first batch.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// What the thread is sent.
+/// Messages to the thread.
 pub enum Message {
     /// A request.
     Work(Work),
-    /// End now; what is not done is dropped.
+    /// End now; unfinished work is dropped.
     Stop,
 }
 
-/// A request. Its jobs are dropped as soon as nobody listens to `reply`.
+/// A request. Its jobs are dropped as soon as the receiver of `reply` is dropped.
 pub struct Work {
-    /// One job for each sequence that is asked for.
+    /// One job for each sequence requested.
     pub jobs: Vec<Job>,
     /// A response ends before the first of these.
     pub stop: Arc<[String]>,
-    /// Whether the updates carry tokens.
+    /// Whether the updates contain tokens.
     pub tokens_wanted: bool,
-    /// Where the text goes; an error is the request's last message. Unbounded, but never holds more than the tokens
-    /// that the request asked for.
+    /// Receives the text; an error is the request's last message. Unbounded, but never contains more than the tokens
+    /// that were requested.
     pub reply: UnboundedSender<Result<Update>>,
-    /// One permit a job, given back as each ends.
+    /// One permit per job, released as each ends.
     pub permit: OwnedSemaphorePermit,
     /// When the request was queued.
     pub queued: Instant,
 }
 
-/// News of one sequence.
+/// An update of one sequence.
 #[derive(Debug, PartialEq)]
 pub struct Update {
     /// Which job of the request.
     pub sequence: usize,
     /// Text to append.
     pub text: String,
-    /// Tokens to append, if they are wanted.
+    /// Tokens to append, if requested.
     pub tokens: Vec<Scored>,
     /// Set with the last update of the sequence.
     pub end: Option<End>,
@@ -64,12 +64,12 @@ pub struct Update {
 pub struct End {
     /// Why.
     pub finish: Finish,
-    /// Tokens sampled, the end token and a stop string included.
+    /// Sampled tokens, including the end token and a stop string.
     pub sampled: usize,
 }
 
-/// Runs until [`Message::Stop`] or until every sender is gone and the work is done. An error of the sampler ends it,
-/// and with it every request: their channels close without an end.
+/// Runs until [`Message::Stop`], or until every sender is dropped and the work is done. An error of the sampler ends
+/// it, and with it every request: their channels close without an end.
 pub fn run<S: Sample>(sampler: S, tokenizer: &Tokenizer, inbox: &Receiver<Message>, metrics: &Metrics) -> Result<()> {
     let mut scheduler = Scheduler { sampler, tokenizer, metrics, active: HashMap::new() };
     while scheduler.receive(inbox).is_continue() {
@@ -94,7 +94,7 @@ struct Scheduler<'a, S> {
     active: HashMap<JobId, Sequence<'a>>,
 }
 
-/// A job that is not done.
+/// An unfinished job.
 struct Sequence<'a> {
     index: usize,
     stream: TextStream<'a>,
@@ -102,12 +102,12 @@ struct Sequence<'a> {
     tokens_wanted: bool,
     reply: UnboundedSender<Result<Update>>,
     queued: Instant,
-    /// A place in the queue, free for others from the moment that the client hears of the end.
+    /// A slot in the queue, released when the client has been sent the end.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: Sample> Scheduler<'_, S> {
-    /// Takes what has come: waits for it if there is nothing to do, and does not wait otherwise.
+    /// Takes the messages that have arrived: waits for one if there is nothing to do, and does not wait otherwise.
     fn receive(&mut self, inbox: &Receiver<Message>) -> ControlFlow<()> {
         if self.sampler.idle() {
             let Ok(first) = inbox.recv() else { return ControlFlow::Break(()) };
@@ -158,7 +158,7 @@ impl<S: Sample> Scheduler<'_, S> {
         self.sampler.cancel(id);
     }
 
-    /// Cancels the jobs whose client is gone.
+    /// Cancels the jobs whose client has disconnected.
     fn drop_abandoned(&mut self) {
         for (id, sequence) in self.active.extract_if(|_, sequence| sequence.reply.is_closed()) {
             drop(sequence);
@@ -166,7 +166,7 @@ impl<S: Sample> Scheduler<'_, S> {
         }
     }
 
-    /// Sends on what a token adds to its sequence.
+    /// Sends the text that a token adds to its sequence.
     fn route(&mut self, event: Event) {
         let (id, engine_is_done) = (event.job, event.finish.is_some());
         // A job that was cancelled is not known any more.

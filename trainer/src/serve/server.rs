@@ -1,4 +1,4 @@
-//! The life of a server: it listens, loads the model, says that it is ready, answers, drains, ends. Talks.
+//! The life cycle of a server: listen, load the model, report readiness, answer, drain, exit. Talks.
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
@@ -15,26 +15,27 @@ use super::routes::{App, Ready, router};
 use super::scheduler::{self, Message};
 use crate::{Error, Result};
 
-/// For the end of a model that is not loaded yet.
+/// Grace period for a model that is still loading.
 const UNLOADED: Duration = Duration::from_millis(500);
 
-/// How a server is set up.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The model's name in requests.
     pub name: String,
-    /// Sequences that are computed or wait; more are refused.
+    /// Maximum number of sequences computed or queued; more are rejected.
     pub capacity: usize,
-    /// How long requests may take to end once the server was told to stop.
+    /// How long requests may take to finish once the server was asked to stop.
     pub drain: Duration,
-    /// How long clients are waited for, and how many.
+    /// Timeouts for clients, and the limit of connections.
     pub patience: Patience,
 }
 
-/// Serves until `stop` is done, then stops accepting, lets what runs end (no longer than `options.drain`) and returns.
+/// Serves until `stop` completes, then accepts no more requests, lets active ones finish (for at most `options.drain`)
+/// and returns.
 ///
-/// `load` is run on the thread that will own the model. `on_ready` is called once, when requests will be answered. An
-/// error of either, or of the model while it works, ends the server.
+/// `load` runs on the thread that will own the model. `on_ready` is called once, when requests can be answered. An
+/// error of either, or of the model later, ends the server.
 pub async fn serve<S, L, R, F>(listener: TcpListener, options: Options, load: L, on_ready: R, stop: F) -> Result<()>
 where
     S: Sample + 'static,

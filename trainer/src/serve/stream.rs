@@ -1,5 +1,5 @@
-//! The text of a response with the tokens that made each piece, as both come: whole characters only, cut before a stop
-//! string. Computes.
+//! The text of a response together with the tokens of each piece, as they arrive: whole characters only, cut before a
+//! stop string. Computes.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ pub struct Scored {
     pub token: i64,
     /// Natural log-probability.
     pub logprob: f32,
-    /// The most likely tokens, the most likely first.
+    /// The most likely tokens, most likely first.
     pub top: Vec<(i64, f32)>,
-    /// Where the token's text begins in the response, in characters. The parts of one character share its place; a
-    /// token without text stands at the place of what follows it.
+    /// Offset of the token's text in the response, in characters. The parts of one character share its offset; a token
+    /// without text has the offset of what follows it.
     pub offset: usize,
 }
 
-/// Text that will not change any more, and the tokens whose text begins in what is known so far.
+/// Text that is final, and the tokens whose text begins in it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Piece {
     /// Text to append.
@@ -39,7 +39,7 @@ pub struct TextStream<'a> {
     decoder: IncrementalDecoder<'a>,
     stop: StopStrings,
     waiting: Vec<Scored>,
-    /// Characters decoded, and characters handed out.
+    /// Numbers of characters decoded, and of characters emitted.
     decoded: usize,
     emitted: usize,
 }
@@ -62,8 +62,8 @@ impl<'a> TextStream<'a> {
         Ok(Piece { text, tokens: self.waiting.drain(..ready).collect(), stopped })
     }
 
-    /// Ends a response that no stop string ended: hands out what was held back. `last` is a token without text of its own
-    /// (the end token).
+    /// Ends a response that no stop string ended: emits the text that was held back. `last` is a token without text of
+    /// its own (the end token).
     pub fn end(&mut self, last: Option<Scored>) -> Piece {
         let mut tokens = std::mem::take(&mut self.waiting);
         tokens.extend(last.map(|scored| Scored { offset: self.decoded, ..scored }));

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// The fields of an object. A field that is null counts as absent unless [`Fields::required`] asks for it.
+/// The fields of an object. A null field counts as absent unless [`Fields::required`] reads it.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    /// What comes before a field's name in an error: nothing, or `prompt[0].`.
+    /// Prefix of a field's name in an error: nothing, or `prompt[0].`.
     at: String,
     map: Map<String, Value>,
 }
@@ -29,7 +29,7 @@ impl Fields {
         format!("{}{name}", self.at)
     }
 
-    /// Whether there is a field, null or not.
+    /// Whether a field exists, null or not.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
@@ -39,13 +39,13 @@ impl Fields {
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
-    /// Takes a field that must be there; null is returned as it is.
+    /// Takes a required field; null is returned as it is.
     pub(crate) fn required(&mut self, name: &str) -> Result<Value, String> {
         let path = self.path(name);
         self.map.shift_remove(name).ok_or_else(|| format!("missing field `{path}`"))
     }
 
-    /// Takes a text that must be there.
+    /// Takes a required string.
     pub(crate) fn text(&mut self, name: &str) -> Result<String, String> {
         match self.required(name)? {
             Value::String(text) => Ok(text),
@@ -65,7 +65,7 @@ impl Fields {
         }
     }
 
-    /// Takes a switch.
+    /// Takes a boolean.
     pub(crate) fn switch(&mut self, name: &str) -> Result<Option<bool>, String> {
         match self.take(name) {
             None => Ok(None),
@@ -74,7 +74,7 @@ impl Fields {
         }
     }
 
-    /// Takes a list of texts; none is an empty one.
+    /// Takes a list of strings; an absent one is empty.
     pub(crate) fn texts(&mut self, name: &str) -> Result<Vec<String>, String> {
         let path = self.path(name);
         match self.take(name) {
@@ -90,13 +90,13 @@ impl Fields {
         }
     }
 
-    /// The paths of the fields that are left and say something, with their values.
+    /// The paths of the remaining fields that carry information, with their values.
     pub(crate) fn left(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.map.iter().filter(|(_, value)| says_something(value)).map(|(name, value)| (name.as_str(), value))
     }
 }
 
-/// Whether leaving a value out would lose anything: a null and what is empty say nothing.
+/// Whether ignoring a value would lose information: null and empty values carry none.
 fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -107,7 +107,7 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
-/// What a value is, in words.
+/// The type of a value, for messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -126,7 +126,7 @@ pub(crate) fn start(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// JSON in which no object has a field twice: readers differ in which of the two counts.
+/// JSON without duplicate fields in objects: readers differ in which of the two they use.
 pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice::<Strict>(text).map(|strict| strict.0)
 }

@@ -1,24 +1,24 @@
-//! What a data file is, by its first bytes and its name. Computes only.
+//! The type of a data file, from its first bytes and its name. Computes only.
 
-/// As many bytes as decide it.
+/// Number of bytes that are needed to decide.
 pub(crate) const HEAD: usize = 512;
 
 /// How a file is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
-    /// Records as JSON: one a line, or an array.
+    /// Records as JSON: one per line, or an array.
     Json,
     /// Lines of text (`.txt`).
     Lines,
     /// Parquet.
     Parquet,
-    /// Something of these in gzip.
+    /// One of these compressed with gzip.
     Gzip,
-    /// Something of these in Zstandard.
+    /// One of these compressed with Zstandard.
     Zstd,
 }
 
-/// What begins a file of another kind, what to call it, and what to do.
+/// First bytes of unsupported types, their description, and what to do.
 const OTHERS: &[(&[u8], &str, &str)] = &[
     (b"ARROW1", "an Arrow file", TO_PARQUET),
     (b"\xff\xff\xff\xff", "an Arrow stream", TO_PARQUET),
@@ -47,7 +47,7 @@ const OTHERS: &[(&[u8], &str, &str)] = &[
     (b"\x00\x00\xfe\xff", "UTF-32", TO_UTF8),
 ];
 
-/// What a name says of a file whose bytes do not: extension, what to call it, and what to do.
+/// Extensions of unsupported types without characteristic first bytes, their description, and what to do.
 const NAMES: &[(&[&str], &str, &str)] = &[
     (&["csv", "tsv"], "delimiter-separated values", TO_JSON),
     (&["xlsx", "xls", "ods"], "a spreadsheet", TO_JSON),
@@ -67,8 +67,8 @@ const UNPACK: &str = "extract it, and name the file of records in it";
 const REPACK: &str = "decompress it, or compress it with gzip or zstd";
 const TO_UTF8: &str = "save it as UTF-8";
 
-/// The kind of a file by its first [`HEAD`] bytes (fewer if it has no more) and its name; the error says what it is, and
-/// what to do.
+/// The type of a file from its first [`HEAD`] bytes (fewer if it is shorter) and its name; the error has its
+/// description, and what to do.
 pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
     let found = |what: &str, advice: &str| {
         format!(
@@ -122,7 +122,7 @@ pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
     }
 }
 
-/// The extension of a file's name, in small letters, without that of its compression.
+/// The extension of a file's name in lower case, without that of its compression.
 pub(crate) fn extension(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     let name = [".gz", ".zst", ".zstd"].iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);

@@ -1,11 +1,11 @@
-//! Ids that are a hash of what they name, and choices drawn from a hash: the same on every machine, in any order, after
-//! any restart. Computes only.
+//! Ids that are hashes of what they identify, and choices drawn from hashes: the same on every machine, in any order,
+//! after any restart. Computes only.
 
 use plumbline_crds::artifact::hex;
 use sha2::{Digest, Sha256};
 
-/// 96 bits of SHA-256 over the parts, each with its length before it, as 24 hexadecimal digits. Among a billion items a
-/// collision has a chance below 1e-11.
+/// 96 bits of SHA-256 over the parts, each preceded by its length, as 24 hexadecimal digits. Among a billion items the
+/// probability of a collision is below 1e-11.
 pub fn of<S: AsRef<str>>(parts: &[S]) -> String {
     hex(&digest(parts)[..12])
 }
@@ -16,7 +16,7 @@ pub fn key<S: AsRef<str>>(parts: &[S]) -> u64 {
     bytes[..8].iter().fold(0, |key, b| (key << 8) | u64::from(*b))
 }
 
-/// A number in [0, 1) drawn by the same hash: 53 of its bits.
+/// A number in [0, 1) drawn from the same hash: 53 of its bits.
 pub fn unit<S: AsRef<str>>(parts: &[S]) -> f64 {
     (key(parts) >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,4 +1,4 @@
-//! JSON Lines and JSON arrays (IO): read record by record with errors that say where, and written at once.
+//! JSON Lines and JSON arrays (IO): read record by record with errors that state the location, and written in one go.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Write};
@@ -10,21 +10,21 @@ use serde_json::Value;
 use super::fields;
 use crate::{Error, Result};
 
-/// The longest record, in bytes: what is read at once.
+/// Maximum size of a record in bytes.
 pub(crate) const LONGEST: usize = 64 << 20;
 
-/// Whether to read on.
+/// Whether to continue reading.
 pub(crate) enum Next {
     /// Read the next record.
     Record,
-    /// That is enough.
+    /// Stop.
     Stop,
 }
 
-/// What is wrong, and in which line (the first is 1).
+/// An error, and its line (the first is 1).
 pub(crate) type Wrong = (usize, String);
 
-/// Hands each line that is not blank to `take`, without its line end.
+/// Passes each line that is not blank to `take`, without its line ending.
 pub(crate) fn lines(reader: &mut dyn BufRead, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<(), Wrong> {
     each_line(reader, |bytes, number| {
         let text = std::str::from_utf8(bytes).map_err(|e| (number, format!("is not UTF-8 ({e})")))?;
@@ -32,7 +32,7 @@ pub(crate) fn lines(reader: &mut dyn BufRead, take: &mut dyn FnMut(&str) -> Resu
     })
 }
 
-/// Hands each record of JSON Lines or of a JSON array to `take`, with its line.
+/// Passes each record of JSON Lines or of a JSON array to `take`, with its line.
 pub(crate) fn records(
     reader: &mut dyn BufRead,
     take: &mut dyn FnMut(Value) -> Result<Next, String>,
@@ -54,7 +54,7 @@ pub(crate) fn records(
     .map_err(in_file)
 }
 
-/// What is wrong with a record that is not JSON. The line is known; the column is the record's own.
+/// The error of a record that is not JSON. The line is known; the column is within the record.
 fn broken(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
@@ -66,7 +66,7 @@ fn broken(error: &serde_json::Error) -> String {
     if error.column() > 0 { format!("column {}: {what}", error.column()) } else { what }
 }
 
-/// Hands each line to `take`, without its line end, the first without a byte order mark.
+/// Passes each line to `take`, without its line ending, the first without a byte order mark.
 fn each_line(reader: &mut dyn BufRead, mut take: impl FnMut(&[u8], usize) -> Result<Next, Wrong>) -> Result<(), Wrong> {
     let mut line = Vec::new();
     for number in 1.. {
@@ -102,7 +102,7 @@ fn unreadable(error: &io::Error) -> String {
     format!("cannot be read: {error}; the file is truncated or damaged")
 }
 
-/// The first byte that is not white space; the byte order mark and the lines before it are read, it is not.
+/// The first byte that is not white space; the byte order mark and the lines before it are consumed, the byte is not.
 fn first_byte(reader: &mut dyn BufRead, line: &mut usize) -> Result<Option<u8>, Wrong> {
     // The buffer is large and was filled from the file's start: the mark is whole in it.
     if reader.fill_buf().map_err(|e| (*line, unreadable(&e)))?.starts_with(BOM) {
@@ -172,7 +172,7 @@ fn array(
     }
 }
 
-/// An element of an array while it is read.
+/// An element of an array while it is being read.
 #[derive(Default)]
 struct Element {
     text: Vec<u8>,
@@ -201,7 +201,7 @@ impl Element {
     }
 }
 
-/// Writes records to a file, one a line, and forces it to the disk.
+/// Writes records to a file, one per line, and syncs it to disk.
 pub(crate) fn write<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
     let failed = |e: io::Error| Error::store(path, &e);
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);

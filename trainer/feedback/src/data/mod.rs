@@ -2,13 +2,13 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | prompts, and which of them are kept for validation | `prompts` |
+//! | prompts, and which of them are held out for validation | `prompts` |
 //! | preference pairs (TRL's columns), and how they are written as Parquet | `preference`, `parquet` |
 //! | texts for SFT, texts with a reference label | `texts` |
-//! | which records there are: files, folders, what they are packed in | `rows`, `shards`, `unpack`, `file_kind` |
+//! | which records there are: files, directories, compression | `rows`, `shards`, `unpack`, `file_kind` |
 //! | a record in JSON Lines, a JSON array, Parquet | `jsonl`, `parquet_rows` |
-//! | what a record may say | `fields`, `schema` |
-//! | ids that are a hash of what they name | `id` |
+//! | what a record may contain | `fields`, `schema` |
+//! | ids that are a hash of what they identify | `id` |
 //! | sampled responses that survive a kill | `responses` |
 //! | an append-only JSONL file that survives a kill, and its lines | `append_log`, `log_line` |
 

@@ -1,4 +1,4 @@
-//! The preference record as Parquet (IO): the columns of `preference`, for tools that read no JSONL.
+//! The preference record as Parquet (IO): the columns of `preference`, for tools that do not read JSONL.
 //!
 //! Texts are strings; conversations are lists of structs (`role`, `content`), as Hugging Face datasets write them.
 
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// Records in one row group.
 const ROW_GROUP: usize = 10_000;
 
-/// Writes records to a Parquet file. The records hold all texts, or all conversations.
+/// Writes records to a Parquet file. The records are all texts, or all conversations.
 pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
     write_packed(path, records, Compression::SNAPPY)
 }
@@ -117,7 +117,7 @@ enum Column {
     Bool(Leaf<bool>),
 }
 
-/// One value a row, or none: `field` gives the definition level and the value.
+/// One value per row, or none: `field` returns the definition level and the value.
 fn leaf<T>(rows: &[Preference], field: impl Fn(&Preference) -> (i16, Option<T>)) -> Leaf<T> {
     let (definition, values): (Vec<i16>, Vec<Option<T>>) = rows.iter().map(field).unzip();
     Leaf { values: values.into_iter().flatten().collect(), repetition: vec![0; definition.len()], definition }

@@ -1,6 +1,6 @@
-//! Parquet files (IO): their rows as the same JSON that JSON Lines has.
+//! Parquet files (IO): their rows as the same JSON as in JSON Lines.
 //!
-//! Only the columns that a reader knows are read: embeddings and images of others cost nothing.
+//! Only the columns that a reader knows are read: other columns such as embeddings and images cost nothing.
 
 use std::any::Any;
 use std::fs::File;
@@ -14,7 +14,8 @@ use serde_json::{Map, Number, Value};
 
 use super::jsonl::{Next, Wrong};
 
-/// Hands each row to `take`, with the columns of `known` that the file has. The place in an error is the row (the first is 1).
+/// Passes each row to `take`, with the columns of `known` that the file has. The location in an error is the row (the
+/// first is 1).
 pub(super) fn rows(
     file: File,
     known: &[&str],

@@ -1,7 +1,7 @@
-//! The preference record (IO): TRL's columns `prompt`, `chosen`, `rejected`, and beside them the probability that the chosen
-//! side is better and where the label comes from.
+//! The preference record (IO): TRL's columns `prompt`, `chosen`, `rejected`, plus the probability that the chosen side
+//! is better and the provenance of the label.
 //!
-//! Plain TRL files are read as well: without `p` a label is taken as certain (1), without `prompt_id` the id is computed.
+//! Plain TRL files can be read as well: without `p` a label is certain (1), without `prompt_id` the id is computed.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::schema::{OneForm, check_prompt, content, refuse_unread};
 use super::{Content, Message, prompts, rows, shards};
 use crate::{Error, Result};
 
-/// Share of the prompts that is kept for validation where a dataset has no split of its own.
+/// Share of the prompts that is held out for validation if a dataset has no split of its own.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
 /// Fields of a record.
 const KNOWN: [&str; 7] = ["prompt", "chosen", "rejected", "p", "margin", "prompt_id", "provenance"];
@@ -23,25 +23,25 @@ const KNOWN: [&str; 7] = ["prompt", "chosen", "rejected", "p", "margin", "prompt
 /// A labelled pair.
 #[derive(Clone, Debug, Serialize, PartialEq)]
 pub struct Preference {
-    /// What was asked.
+    /// The prompt.
     pub prompt: Content,
     /// The better response, in the form of the prompt.
     pub chosen: Content,
-    /// The other one.
+    /// The other response.
     pub rejected: Content,
     /// Probability that `chosen` is better, 0..=1; a label of our own is above 0.5.
     pub p: f64,
     /// Log-odds of `p`, in nats. A hard label has none: its log-odds are not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// Hash of the prompt. Records of one prompt belong together: splits and intervals go by it.
+    /// Hash of the prompt. Records of one prompt belong together: splits and intervals depend on it.
     pub prompt_id: String,
-    /// Who labelled it, and how.
+    /// Provenance of the label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
 }
 
-/// Who labelled a pair, and how.
+/// Provenance of a label.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Provenance {
     /// Name of the judge.
@@ -66,7 +66,7 @@ pub struct Provenance {
     pub rejected_id: String,
 }
 
-/// What a probability votes for: 1 above one half, 0 below, and 0.5 at one half.
+/// The side that a probability votes for: 1 above one half, 0 below, and 0.5 at one half.
 pub fn vote(p: f64) -> f64 {
     if p > 0.5 {
         1.0
@@ -80,9 +80,9 @@ pub fn vote(p: f64) -> f64 {
 /// The two parts of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// To learn from.
+    /// For training.
     Train,
-    /// Kept out of training.
+    /// Held out of training.
     Validation,
 }
 
@@ -98,14 +98,14 @@ impl Split {
         }
     }
 
-    /// Where its records stand below a dataset's folder, without the extension.
+    /// Path of its records in a dataset's directory, without the extension.
     pub fn stem(self) -> String {
         format!("data/{}-00000", self.name())
     }
 }
 
-/// The training and the validation records: the splits of a dataset's folder; of a file, or a folder of others that holds
-/// training data alone, a share of the prompts.
+/// The training and the validation records: the splits of a dataset's directory; for a file, or another directory that
+/// has training data only, a share of the prompts.
 pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
     let mut reader = Reader::default();
     let (train, held_out) = files(path)?;
@@ -116,7 +116,7 @@ pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
     }
 }
 
-/// The files of the training records, and of the validation records where they have files of their own.
+/// The files of the training records, and of the validation records if they have their own files.
 fn files(path: &Path) -> Result<(Vec<PathBuf>, Option<Vec<PathBuf>>)> {
     let train = rows::files(path)?;
     if !path.is_dir() {
@@ -131,7 +131,8 @@ fn files(path: &Path) -> Result<(Vec<PathBuf>, Option<Vec<PathBuf>>)> {
     Ok((train, has_own.then_some(held_out)))
 }
 
-/// The error `why` of a record that was read from `path`, with the record's file and line before it. Reads the files again.
+/// The error `why` of a record that was read from `path`, prefixed with the record's file and line. Reads the files
+/// again.
 pub fn locate(path: &Path, record: &Preference, why: &Error) -> Error {
     let of_file = |file: &PathBuf| {
         let mut take = |fields| if preference(fields)? == *record { Err(why.to_string()) } else { Ok(Next::Record) };
@@ -142,7 +143,7 @@ pub fn locate(path: &Path, record: &Preference, why: &Error) -> Error {
     all.find_map(of_file).unwrap_or_else(|| Error::Data(format!("{}: {why}", path.display())))
 }
 
-/// Reads a split of a dataset's folder (`data/<split>-*`, in order of name). Empty if the split has no file.
+/// Reads a split of a dataset's directory (`data/<split>-*`, ordered by name). Empty if the split has no file.
 pub fn read_split(folder: &Path, split: Split) -> Result<Vec<Preference>> {
     Reader::default().files(&shards::of_split(folder, split.name())?)
 }
@@ -152,7 +153,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Preference>> {
     Reader::default().files(&[path])
 }
 
-/// Writes records to a JSONL file, one a line, and forces it to the disk.
+/// Writes records to a JSONL file, one per line, and syncs it to disk.
 pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
     jsonl::write(path, records)
 }

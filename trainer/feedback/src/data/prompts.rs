@@ -1,4 +1,4 @@
-//! Prompts (IO): read from the manifest, a file or a folder, duplicates removed, split by prompt.
+//! Prompts (IO): read from the manifest, a file or a directory, without duplicates, split by prompt.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct Prompt {
     /// Hash of the content.
     pub id: String,
-    /// What is asked.
+    /// The content.
     pub content: Content,
     /// Tags of the file's line.
     pub tags: Vec<String>,
@@ -28,7 +28,7 @@ pub struct Prompt {
 pub struct Prompts {
     /// The prompts: all texts, or all conversations.
     pub prompts: Vec<Prompt>,
-    /// How many were left out because an equal one came before.
+    /// Number of duplicates that were skipped.
     pub duplicates: usize,
 }
 
@@ -71,8 +71,8 @@ pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<P
     Ok(reader.found)
 }
 
-/// Whether a prompt is kept out of training. It depends on the prompt alone: not on the other prompts, their order, or
-/// which responses were sampled for it.
+/// Whether a prompt is held out of training. This depends only on the prompt: not on the other prompts, their order, or
+/// the responses sampled for it.
 pub fn is_validation(prompt_id: &str, fraction: f64) -> bool {
     id::unit(&["validation", prompt_id]) < fraction
 }
@@ -114,7 +114,7 @@ fn prompt(mut record: Fields) -> Result<((&'static str, Content), Vec<String>), 
     Ok((named, tags))
 }
 
-/// Refuses a line of a text file that is a record: its braces and quotes would be the prompt.
+/// Rejects a line of a text file that is a record: its braces and quotes would become part of the prompt.
 fn refuse_json(line: &str) -> Result<(), String> {
     let record = line.trim_start().starts_with('{').then(|| fields::parse(line.as_bytes()).ok()).flatten();
     match record.map(|value| Fields::of("", value)) {

@@ -1,5 +1,5 @@
-//! The records of a file or of a folder of files (IO): JSON Lines, a JSON array, Parquet, the first two also packed. Prompts,
-//! preferences and texts are all read by this.
+//! The records of a file or a directory (IO): JSON Lines, a JSON array, Parquet, the first two optionally compressed.
+//! Prompts, preferences and texts are all read with this.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,8 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_dir() { shards::required(path, "train") } else { Ok(vec![path.to_owned()]) }
 }
 
-/// Hands each record of a file to `take`, which knows the fields `known`. An error of `take` gets the file and the line, in
-/// Parquet the row, before it.
+/// Passes each record of a file to `take`, which knows the fields `known`. An error of `take` is prefixed with the file
+/// and the line (in Parquet, the row).
 pub(crate) fn read(path: &Path, known: &[&str], take: &mut dyn FnMut(Fields) -> Result<Next, String>) -> Result<()> {
     let mut record = |value| take(Fields::of("", value)?);
     match open(path)? {
@@ -36,12 +36,12 @@ pub(crate) fn read(path: &Path, known: &[&str], take: &mut dyn FnMut(Fields) -> 
     }
 }
 
-/// Whether a file holds lines of text, by its name.
+/// Whether a file contains lines of text, judging by its name.
 pub(crate) fn is_lines(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|name| file_kind::extension(name) == "txt")
 }
 
-/// Hands each line of a text file that is not blank to `take`.
+/// Passes each line of a text file that is not blank to `take`.
 pub(crate) fn lines(path: &Path, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<()> {
     match open(path)? {
         Opened::Lines(mut reader) => jsonl::lines(&mut *reader, take).map_err(|e| at_line(path, &e)),

@@ -1,4 +1,4 @@
-//! What a record may say of a prompt, a response and a conversation: one schema for prompts, preferences and texts.
+//! The allowed content of a prompt, a response and a conversation: one schema for prompts, preferences and texts.
 //! Computes only.
 
 use serde_json::Value;
@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::fields::{Fields, kind};
 use super::{Content, Message};
 
-/// Fields beside those that a reader takes that would change what the model sees or does. They are refused where they say
-/// something; every other field is ignored.
+/// Fields that no reader supports and that would change what the model sees or does. They are rejected if they carry
+/// information; every other field is ignored.
 pub(crate) const REFUSED: &[&str] = &[
     "tools",
     "functions",
@@ -24,7 +24,7 @@ pub(crate) const REFUSED: &[&str] = &[
     "history",
 ];
 
-/// Refuses a record with a field that would change its meaning and that nothing here reads.
+/// Rejects a record with a field that would change its meaning and that is not supported.
 pub(crate) fn refuse_unread(fields: &Fields) -> Result<(), String> {
     match fields.left().find(|(name, _)| REFUSED.contains(name)) {
         None => Ok(()),
@@ -39,7 +39,7 @@ pub(crate) fn refuse_unread(fields: &Fields) -> Result<(), String> {
     }
 }
 
-/// A text, or a list of turns.
+/// A string, or a list of turns.
 pub(crate) fn content(path: &str, value: Value) -> Result<Content, String> {
     match value {
         Value::String(text) => Ok(Content::Text(text)),
@@ -48,7 +48,7 @@ pub(crate) fn content(path: &str, value: Value) -> Result<Content, String> {
     }
 }
 
-/// A conversation: there are turns, each with a known role, a text, and nothing else.
+/// A conversation: a list of turns, each with a known role, a text, and nothing else.
 pub(crate) fn turns(path: &str, items: Vec<Value>) -> Result<Vec<Message>, String> {
     if items.is_empty() {
         return Err(format!("`{path}` has no turns; a conversation needs at least one"));
@@ -85,7 +85,7 @@ fn turn(path: &str, item: Value) -> Result<Message, String> {
     Ok(Message { role, content })
 }
 
-/// The text of a part of a turn. Parts are joined as the server joins them, with nothing between.
+/// The text of a part of a turn. Parts are concatenated as on the server, without a separator.
 fn part(path: &str, item: Value) -> Result<String, String> {
     let mut fields = Fields::of(path, item)?;
     let kind = fields.text("type")?;
@@ -99,7 +99,7 @@ fn part(path: &str, item: Value) -> Result<String, String> {
     }
 }
 
-/// What makes a prompt one: something that a response can follow.
+/// Checks that a prompt can be followed by a response.
 pub(crate) fn check_prompt(path: &str, prompt: &Content) -> Result<(), String> {
     match prompt {
         Content::Text(text) if text.trim().is_empty() => Err(format!("`{path}` is empty")),
@@ -125,7 +125,7 @@ pub(crate) struct OneForm {
 }
 
 impl OneForm {
-    /// Refuses a prompt whose form is not that of the first.
+    /// Rejects a prompt whose form differs from the first one's.
     pub(crate) fn check(&mut self, prompt: &Content) -> Result<(), String> {
         let conversation = matches!(prompt, Content::Messages(_));
         if *self.conversations.get_or_insert(conversation) == conversation {

@@ -1,6 +1,6 @@
-//! A folder of data files (IO): which of them hold a split, in order.
+//! A directory of data files (IO): which of them contain a split, in order.
 //!
-//! A dataset's folder has its files in `data/` or beside each other, named as Plumbline and Hugging Face name them:
+//! A dataset's files are in `data/` or directly in its directory, named as by Plumbline and Hugging Face:
 //! `train-00000-of-00002.parquet`, `train-00000.jsonl`, `train.jsonl.gz`.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// The files of a split. Empty if there is none.
 ///
 /// # Errors
-/// [`Error::Data`] if the folder cannot be read, has the split in two formats, or lacks one of its parts.
+/// [`Error::Data`] if the directory cannot be read, has the split in two formats, or lacks one of its parts.
 pub(super) fn of_split(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let wrong = |what: String| Error::Data(format!("{}: {what}", folder.display()));
     let mut parts: Vec<Part> = listing(folder)?.into_iter().filter_map(|path| Part::of(path, split)).collect();
@@ -37,10 +37,10 @@ pub(super) fn of_split(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
     Ok(parts.into_iter().map(|p| p.path).collect())
 }
 
-/// The files of a split that must be there.
+/// The files of a required split.
 ///
 /// # Errors
-/// As [`of_split`], and when the folder has no file of the split, with what it has instead.
+/// As [`of_split`], and if the directory has no file of the split, with what it has instead.
 pub(super) fn required(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let files = of_split(folder, split)?;
     if !files.is_empty() {
@@ -101,7 +101,7 @@ fn whole(parts: &[Part]) -> Result<(), String> {
     Err(format!("expected all of the {all} parts of a split, found {}; copy the whole directory", names.join(", ")))
 }
 
-/// The files in `data/`, or in the folder itself if it has no such folder.
+/// The files in `data/`, or in the directory itself if it has no `data/`.
 fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
     let data = folder.join("data");
     let folder = if data.is_dir() { data.as_path() } else { folder };

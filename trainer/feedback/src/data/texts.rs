@@ -1,4 +1,4 @@
-//! Texts (IO): what SFT learns from, and texts with a reference label that a reward model is checked against.
+//! Texts (IO): training data of SFT, and texts with a reference label for checking a reward model.
 
 use std::path::Path;
 
@@ -15,11 +15,11 @@ pub struct Text {
     pub text: String,
     /// Its reference label: larger is better (1 and 0 for good and bad).
     pub label: Option<f64>,
-    /// Whether it ends where it ends, or was cut there. A text is taken to be complete unless its record says `false`.
+    /// Whether the text is complete or was cut off. A text is considered complete unless its record has `false`.
     pub complete: bool,
 }
 
-/// Reads the records of a file or folder: objects with `text` and, where there is one, `label` (a number) and `complete`.
+/// Reads the records of a file or directory: objects with `text` and optionally `label` (a number) and `complete`.
 pub fn read(path: &Path) -> Result<Vec<Text>> {
     let mut texts = Vec::new();
     for file in rows::files(path)? {
@@ -35,7 +35,7 @@ pub fn read(path: &Path) -> Result<Vec<Text>> {
     Ok(texts)
 }
 
-/// Fields of records that say more than their `text`.
+/// Fields of records that contain more than `text`.
 const OTHER_FORMS: &[&str] =
     &["messages", "conversations", "prompt", "completion", "chosen", "rejected", "instruction"];
 

@@ -1,11 +1,12 @@
 //! Prompts and responses as tokens, the same for training, scoring and sampling. Pure but for the tokenizer.
 //!
-//! A prompt and its response are one text: they are tokenised together, and the prompt is what the tokens have in common
-//! with the prompt's own. A token across the border (` wor|ld`) belongs to the response. That is how TRL does it.
+//! A prompt and its response are one text: they are tokenised together, and the prompt is the common prefix with the
+//! tokens of the prompt alone. A token across the boundary (` wor|ld`) belongs to the response. This is how TRL does
+//! it.
 //!
-//! A plain-text response gets no end token but what the tokenizer puts after every text: responses are often cut at a
-//! length, and an end token that the model did not write would teach it to stop there. In a conversation the model's chat
-//! template closes the turn.
+//! A plain-text response gets no end token except what the tokenizer adds after every text: responses are often cut at
+//! a length, and an end token that the model did not write would teach it to stop there. In a conversation the model's
+//! chat template closes the turn.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,29 +19,30 @@ use crate::{Error, Result};
 /// A prompt and a response to it.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, Hash)]
 pub struct Sequence {
-    /// Tokens of the prompt, the generation prompt of a chat template included.
+    /// Tokens of the prompt, including the generation prompt of a chat template.
     pub prompt: Vec<i64>,
     /// Tokens of the response.
     pub response: Vec<i64>,
 }
 
-/// What became of a response in the text that a model reads, the more of it is missing the larger.
+/// How much of a response is preserved in the text that a model sees; a larger value means a greater loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rendering {
-    /// All of it is there. Always so for plain text.
+    /// All of it. Always the case for plain text.
     Whole,
-    /// The chat template left out white space around it.
+    /// The chat template removed white space around it.
     Trimmed,
-    /// The chat template left out or changed more than that: it removes the reasoning, or wants another form of content.
+    /// The chat template removed or changed more than that: it removes the reasoning, or expects another form of
+    /// content.
     Changed,
 }
 
-/// A prompt and a response as tokens, and whether they are all of it.
+/// A prompt and a response as tokens, and whether they are complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokenised {
     /// The tokens.
     pub sequence: Sequence,
-    /// What became of the response.
+    /// How much of the response is preserved.
     pub rendering: Rendering,
 }
 
@@ -50,8 +52,8 @@ impl Sequence {
         [self.prompt.as_slice(), &self.response].concat()
     }
 
-    /// Prompt and response as a text that was tokenised would give them, for a reward model, which learnt from texts: the
-    /// end token that a model sampled (`finish`) is part of the text only where it closes a turn of a conversation; a plain
+    /// Prompt and response as a tokenised text would have them, for a reward model, which was trained on texts: the end
+    /// token that a model sampled (`finish`) is part of the text only if it closes a turn of a conversation; a plain
     /// text ends as the tokenizer ends every text (`end_of_text`).
     pub fn text_tokens(&self, finish: Finish, conversation: bool, end_of_text: &[i64]) -> Vec<i64> {
         let mut tokens = self.tokens();
@@ -65,7 +67,7 @@ impl Sequence {
         tokens
     }
 
-    /// Tokens in all.
+    /// Total number of tokens.
     pub fn len(&self) -> usize {
         self.prompt.len() + self.response.len()
     }
@@ -76,7 +78,7 @@ impl Sequence {
     }
 }
 
-/// Tokens of a prompt that is to be answered.
+/// Tokens of a prompt to be answered.
 pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
     match prompt {
         Content::Text(text) => tokenizer.encode_prompt(text),
@@ -87,7 +89,7 @@ pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
     }
 }
 
-/// Tokens of a prompt to a model of which the longest prompt is known. `field` is the spec field for messages.
+/// Tokens of a prompt for a model with a known maximum prompt length. `field` is the spec field for messages.
 pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, field: &str) -> Result<Vec<i64>> {
     let tokens = prompt(tokenizer, content).map_err(|e| e.within(field))?;
     if (1..=longest).contains(&tokens.len()) {
@@ -105,7 +107,7 @@ pub fn prompt_within(tokenizer: &Tokenizer, content: &Content, longest: usize, f
 /// Tokens of a prompt and of two responses to it.
 ///
 /// # Errors
-/// [`Error::Data`] with the beginning of the conversation when the chat template refuses it, or writes its prompt
+/// [`Error::Data`] with the beginning of the conversation if the chat template rejects it, or renders its prompt
 /// differently once it is answered.
 pub fn pair(tokenizer: &Tokenizer, prompt: &Content, chosen: &Content, rejected: &Content) -> Result<[Tokenised; 2]> {
     match (prompt, chosen, rejected) {
@@ -172,7 +174,7 @@ fn answered(tokenizer: &Tokenizer, chat: &Chat<'_>, before: &Before<'_>, respons
     Ok(Tokenised { sequence, rendering })
 }
 
-/// How a response is in the text that a template made of it, and where it ends there.
+/// How a response is represented in the rendered text, and where it ends there.
 fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
     for (part, rendering) in [(content, Rendering::Whole), (content.trim(), Rendering::Trimmed)] {
         let part = chat.part(part);
@@ -183,7 +185,7 @@ fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
     (Rendering::Changed, 0)
 }
 
-/// Where the text of an answered conversation leaves that of its prompt.
+/// Where the text of an answered conversation diverges from that of its prompt.
 fn differs(before: &str, whole: &str) -> String {
     let common: usize = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
     let next = |text: &str| text[common..].chars().take(30).collect::<String>();

@@ -1,4 +1,4 @@
-//! Data files (IO): opened, recognised and unpacked, in bounded memory.
+//! Data files (IO): opened, recognised and decompressed, in bounded memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
@@ -9,9 +9,9 @@ use flate2::read::MultiGzDecoder;
 use super::file_kind::{self, FileKind, HEAD};
 use crate::{Error, Result, files};
 
-/// Content that is unpacked to more than this, and to more than [`MOST_TIMES`] its size, is taken for an attack.
+/// Content that decompresses to more than this, and to more than [`MOST_TIMES`] its size, is considered an attack.
 const FREE: u64 = 1 << 30;
-/// Text packs to a third or a tenth; what repeats one record packs to a thousandth.
+/// Text compresses to a third or a tenth; a repeated record compresses to a thousandth.
 const MOST_TIMES: u64 = 200;
 
 /// An open data file.
@@ -24,10 +24,10 @@ pub(super) enum Opened {
     Parquet(File),
 }
 
-/// Opens a file, and unpacks it while it is read if it is packed.
+/// Opens a file, and decompresses it while it is read if necessary.
 ///
 /// # Errors
-/// [`Error::Data`] with the file's path if it cannot be read or is of another kind.
+/// [`Error::Data`] with the file's path if it cannot be read or is of an unsupported type.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
     let unreadable = |e: io::Error| wrong(format!("cannot be read: {e}"));
@@ -69,17 +69,17 @@ fn buffered(reader: impl Read + 'static) -> Box<dyn BufRead> {
     Box::new(BufReader::with_capacity(1 << 20, reader))
 }
 
-/// The first bytes of a file, fewer than [`HEAD`] if it has no more.
+/// The first bytes of a file, fewer than [`HEAD`] if it is shorter.
 fn head(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD);
     reader.take(HEAD as u64).read_to_end(&mut head)?;
     Ok(head)
 }
 
-/// What a packed file unpacks to, up to what no honest file unpacks to.
+/// The decompressed content of a file, up to a limit that no honest file exceeds.
 struct Unpacked {
     inner: Box<dyn Read>,
-    /// Of the packed file, in bytes.
+    /// Size of the compressed file in bytes.
     size: u64,
     read: u64,
 }

@@ -1,6 +1,6 @@
-//! The dataset or model card, `README.md` (computes): front matter as Hugging Face reads it, and what a reader needs
-//! before using the artifact. No licence is stated: that of the base model and of the judge's terms apply, and we do
-//! not know them.
+//! The dataset or model card, `README.md` (computes): front matter as Hugging Face reads it, and what a reader needs to
+//! know before using the artifact. It states no licence, because the terms of the base model and of the judge apply,
+//! which are not known here.
 
 use plumbline_crds::Kind;
 use serde::Serialize;
@@ -90,7 +90,7 @@ fn front_matter(report: &Report) -> FrontMatter<'_> {
     }
 }
 
-/// `org/name` of `hf://org/name`, without a revision. What else a manifest may name is no place that others know.
+/// `org/name` of `hf://org/name`, without a revision. Other locations in a manifest mean nothing to others.
 fn hub_name(source: &str) -> Option<&str> {
     let name = source.strip_prefix("hf://")?;
     let name = name.split('@').next().unwrap_or(name).trim_end_matches('/');
@@ -162,7 +162,7 @@ fn line(text: &str) -> String {
     escaped(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Text whose characters mean nothing to Markdown or HTML.
+/// Text with the characters escaped that have a meaning in Markdown or HTML.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

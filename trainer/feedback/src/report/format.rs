@@ -2,12 +2,12 @@
 
 use super::Unit;
 
-/// A value as the decimal that a status holds: six significant digits, no exponent; `NaN`, `inf`, `-inf`.
+/// A value as the decimal of a status: six significant digits, no exponent; `NaN`, `inf`, `-inf`.
 pub fn decimal(value: f64) -> String {
     rounded(value, 6).to_string()
 }
 
-/// The name of a number in a status: `win_rate` is `winRate` there, `before.vader` is `beforeVader`.
+/// The name of a number in a status: `win_rate` becomes `winRate`, `before.vader` becomes `beforeVader`.
 pub fn status_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut upper = false;
@@ -35,7 +35,7 @@ pub fn shown(value: f64, unit: Unit) -> String {
     }
 }
 
-/// Four significant digits, trailing zeros cut; an exponent only where digits would not fit.
+/// Four significant digits, without trailing zeros; an exponent only if the digits would not fit.
 pub(super) fn plain(value: f64) -> String {
     let value = rounded(value, 4);
     let size = value.abs();
@@ -48,7 +48,7 @@ pub(super) fn plain(value: f64) -> String {
     }
 }
 
-/// A whole number with its thousands apart.
+/// An integer with thousands separators.
 fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut out = String::from(if value < 0.0 { "-" } else { "" });

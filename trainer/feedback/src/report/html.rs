@@ -1,5 +1,5 @@
-//! The report as one HTML page (computes): no script, nothing fetched, readable on a phone, in light and dark, and by a
-//! screen reader. Every text is escaped: prompts and responses are written by strangers and by models.
+//! The report as one HTML page (computes): no script, no external resources, readable on a phone, in light and dark
+//! mode, and with a screen reader. Every text is escaped: prompts and responses are written by strangers and by models.
 
 use std::fmt::Write;
 
@@ -32,8 +32,8 @@ pub fn page(report: &Report) -> String {
     )
 }
 
-/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, and overrides of the
-/// direction of text become U+FFFD.
+/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, and overrides of
+/// the text direction become U+FFFD.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -52,7 +52,7 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// The HTML of each item, one after the other.
+/// The concatenated HTML of all items.
 fn each<T>(items: impl IntoIterator<Item = T>, html: impl FnMut(T) -> String) -> String {
     items.into_iter().map(html).collect()
 }
@@ -62,13 +62,13 @@ fn number(value: f64, unit: Unit) -> String {
     shown(value, unit).replace('-', "\u{2212}")
 }
 
-/// The name of a report's part of the page.
+/// The id of a report's part of the page.
 fn anchor(report: &Report) -> String {
     let name: String = report.name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
     format!("{}-{name}", report.kind)
 }
 
-/// The chain, one card a stage with its first number.
+/// The chain, one card per stage with its first number.
 fn cards(chain: &[&Report], current: &Report) -> String {
     if chain.len() < 2 {
         return String::new();

@@ -1,7 +1,7 @@
 //! How many records a stage read, and how many of them it did not use, by reason. Computes only.
 //!
-//! Every stage counts by this, and shows it in the same way: in its report, in `summary.json`, in the status, and from there
-//! on the screen.
+//! Every stage counts with this, and the counts appear in the same way in its report, in `summary.json`, in the status,
+//! and from there on the screen.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use crate::data::tokens::Rendering;
 pub enum Why {
     /// It does not fit the model's context or `maxLength`.
     TooLong,
-    /// Nothing of it can be learnt: a prompt, a response or a text without tokens.
+    /// It has nothing to learn from: a prompt, a response or a text without tokens.
     Empty,
     /// Both responses of a pair are the same tokens.
     Equal,
-    /// An equal record came before.
+    /// It is a duplicate of an earlier record.
     Duplicate,
 }
 
@@ -40,9 +40,9 @@ pub struct LeftOut {
     what: &'static str,
     read: usize,
     by: BTreeMap<Why, usize>,
-    /// Records that are used, of which the chat template left out white space around a response.
+    /// Used records in which the chat template removed white space around a response.
     trimmed: usize,
-    /// Records that are used, of which the chat template changed a response otherwise.
+    /// Used records in which the chat template changed a response in another way.
     changed: usize,
     /// Records of a validation split, which this stage does not use.
     held_out: usize,
@@ -54,7 +54,7 @@ impl LeftOut {
         Self { what, read: 0, by: BTreeMap::new(), trimmed: 0, changed: 0, held_out: 0 }
     }
 
-    /// Counts records that were read, those that are left out among them.
+    /// Counts records that were read, including those that are left out.
     pub fn read(&mut self, records: usize) {
         self.read += records;
     }
@@ -71,7 +71,7 @@ impl LeftOut {
         }
     }
 
-    /// Counts a record that is used, by what the chat template made of its responses.
+    /// Counts a used record, by the effect of the chat template on its responses.
     pub fn rendered(&mut self, rendering: Rendering) {
         match rendering {
             Rendering::Whole => {}
@@ -80,7 +80,7 @@ impl LeftOut {
         }
     }
 
-    /// Counts records of a validation split, which were read and are kept for what comes after this stage.
+    /// Counts records of a validation split, which were read and are reserved for later stages.
     pub fn held_out(&mut self, records: usize) {
         self.read += records;
         self.held_out += records;
@@ -102,7 +102,7 @@ impl LeftOut {
         self.by.values().sum()
     }
 
-    /// The reason of most records that are left out.
+    /// The most frequent reason.
     pub fn main(&self) -> Option<Why> {
         self.by.iter().max_by_key(|(_, records)| **records).map(|(why, _)| *why)
     }
@@ -126,8 +126,8 @@ impl LeftOut {
         format!("{} of {} {}{by}", self.total(), self.read, self.what)
     }
 
-    /// Puts the counts into a report: numbers and a fact; a notice where something is left out, before all others where it
-    /// is most of the records. `limit` says what is too long.
+    /// Adds the counts to a report: numbers and a fact; a notice if something is left out, before all others if it is
+    /// most of the records. `limit` says which length is too long.
     pub fn show(&self, report: &mut Report, limit: &str) {
         for (name, value) in self.numbers() {
             report.number(name, value as f64);

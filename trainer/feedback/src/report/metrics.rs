@@ -1,7 +1,7 @@
-//! `metrics.jsonl`, one object a step under TRL's names, and the same as a TensorBoard event file (IO).
+//! `metrics.jsonl`, one object per step under TRL's names, and the same as a TensorBoard event file (IO).
 //!
-//! Neither holds a time of day: a run that was killed and resumed ends with the bytes of one that was not. The event
-//! file is derived from `metrics.jsonl`, which is the one that counts.
+//! Neither contains a timestamp: a run that was killed and resumed ends with the same bytes as an uninterrupted one.
+//! The event file is derived from `metrics.jsonl`, which is authoritative.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -30,11 +30,11 @@ pub struct MetricsWriter {
 }
 
 impl MetricsWriter {
-    /// Opens both files in the work folder. `None` starts afresh; `Some(step)`, the step of the checkpoint that the
-    /// run resumes from, keeps what was logged up to it and drops the rest, which will be logged again.
+    /// Opens both files in the work directory. `None` starts from scratch; `Some(step)`, the step of the checkpoint
+    /// that the run resumes from, keeps what was logged up to it and drops the rest, which will be logged again.
     ///
     /// # Errors
-    /// `Disk` if the folder cannot be written, `Data` if a line that is to be kept is not one of ours.
+    /// `Disk` if the directory cannot be written, `Data` if a line to keep is not one of ours.
     pub fn open(work: &Path, resume_step: Option<i64>) -> Result<Self> {
         let path = work.join(METRICS_FILE);
         let text = match (resume_step, fs::read_to_string(&path)) {
@@ -65,8 +65,8 @@ impl MetricsWriter {
         Ok(Self { work: work.to_owned(), metrics, events, last_step, not_finite: not_finite as i64 })
     }
 
-    /// Logs metrics of a step, in the order given; a step may be logged in parts. JSON has no NaN and no infinity:
-    /// such a value is written as null and counted.
+    /// Logs metrics of a step, in the order given; a step may be logged in parts. JSON has no NaN and no infinity: such
+    /// a value is written as null and counted.
     ///
     /// # Errors
     /// `Disk` if a file cannot be written, `Failed` if the step is before the last one or a metric is named `step`.
@@ -91,13 +91,13 @@ impl MetricsWriter {
         Ok(())
     }
 
-    /// Makes what was logged survive a crash of the machine. Called before a checkpoint is completed, so that no
-    /// checkpoint knows of a step that the metrics do not.
+    /// Syncs what was logged to disk. Called before a checkpoint is completed, so that no checkpoint has a step that
+    /// the metrics lack.
     pub fn sync(&mut self) -> Result<()> {
         self.metrics.sync_data().map_err(|e| Error::store(&self.work.join(METRICS_FILE), &e))
     }
 
-    /// How many values were not finite, those kept from before a resume included.
+    /// The number of values that were not finite, including those from before a resume.
     pub fn not_finite(&self) -> i64 {
         self.not_finite
     }
@@ -117,7 +117,7 @@ impl MetricsWriter {
         Ok(history)
     }
 
-    /// Copies both files into an artifact's folder.
+    /// Copies both files into an artifact's directory.
     pub fn copy_into(&self, folder: &Path) -> Result<()> {
         for file in [METRICS_FILE, EVENT_FILE] {
             fs::copy(self.work.join(file), folder.join(file)).map_err(|e| Error::store(&folder.join(file), &e))?;
@@ -126,7 +126,7 @@ impl MetricsWriter {
     }
 }
 
-/// Adds to a file that is open at its end, all or nothing: half a line would spoil the one after it.
+/// Appends to a file, all or nothing: half a line would corrupt the next one.
 fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     let before = file.metadata()?.len();
     let written = file.write_all(bytes);
@@ -138,8 +138,8 @@ fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 
 type Line = (i64, Map<String, Value>);
 
-/// The complete lines up to a step, and how many bytes they take. A line that was cut short has no line break and is
-/// dropped. The error is the number and text of a line that is not one of ours.
+/// The complete lines up to a step, and their length in bytes. A truncated line has no line break and is dropped. The
+/// error is the number and text of a line that is not one of ours.
 fn kept_lines(text: &str, last: i64) -> Result<(usize, Vec<Line>), (usize, String)> {
     let mut kept = 0;
     let mut lines: Vec<Line> = Vec::new();
@@ -166,7 +166,7 @@ fn numbers(values: &Map<String, Value>) -> impl Iterator<Item = (&str, f64)> {
     metrics.map(|(name, value)| (name.as_str(), value.as_f64().unwrap_or(f64::NAN)))
 }
 
-/// The event file is derived from lines that do not tell an infinity from NaN.
+/// The event file is derived from lines that do not distinguish an infinity from NaN.
 fn finite_or_nan(value: f64) -> f64 {
     if value.is_finite() { value } else { f64::NAN }
 }

@@ -1,7 +1,8 @@
-//! What a stage shows: the report, and how it is written and read (IO). Its parts (`section`) and its renderings
-//! (`html`, `svg`, `card`, `format`, `tensorboard`) and the counts of what was left out (`left_out`) compute; `progress` and `metrics` write while a stage runs.
+//! The report of a stage, and how it is written and read (IO). Its parts (`section`), its renderings (`html`, `svg`,
+//! `card`, `format`, `tensorboard`) and the counts of unused records (`left_out`) compute; `progress` and `metrics`
+//! write while a stage runs.
 //!
-//! Nothing here adds a time of day or a path of the machine, so the same run writes the same bytes anywhere.
+//! Nothing here adds a timestamp or a local path, so the same run writes the same bytes anywhere.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -41,7 +42,7 @@ const SECONDS: &str = "seconds.";
 /// Name of the dataset or model card.
 pub const CARD: &str = "README.md";
 
-/// What a stage found and made, with the reports of what it was made from.
+/// The results of a stage, with the reports of its inputs.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -54,11 +55,11 @@ pub struct Report {
     /// Base model, adapter, splits and tags, for the card.
     #[serde(default)]
     pub card: Card,
-    /// What it was made from, by which judge, on what: shown first, and in the card.
+    /// Inputs and judges: shown first, and in the card.
     #[serde(default)]
     pub facts: Vec<Fact>,
-    /// The numbers of this stage, for programs, under names that do not change: snake_case, a dot where numbers belong
-    /// together (`before.vader`, `seconds.tune`), `_low` and `_high` for the ends of an interval (`win_rate_low`).
+    /// The numbers of this stage, for programs, under stable names: snake_case, a dot for numbers that belong together
+    /// (`before.vader`, `seconds.tune`), `_low` and `_high` for the bounds of an interval (`win_rate_low`).
     #[serde(default, with = "finite_map")]
     pub summary: BTreeMap<String, f64>,
     /// Shown in this order.
@@ -73,8 +74,8 @@ pub struct Report {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Card {
-    /// The base model as the manifest names it. Only `hf://org/name` reaches the front matter: a path means nothing
-    /// on another machine.
+    /// The base model as the manifest names it. Only `hf://org/name` reaches the front matter: a path means nothing on
+    /// another machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
     /// Whether the artifact is a PEFT adapter of the base model.
@@ -82,7 +83,7 @@ pub struct Card {
     /// Splits of a dataset that have files (`train`, `validation`), read from `data/<split>-*.jsonl`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub splits: Vec<String>,
-    /// Tags beside the ones that the kind gives (`dpo`, `ppo`, `lora` ...).
+    /// Tags in addition to those of the kind (`dpo`, `ppo`, `lora` ...).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
 }
@@ -90,9 +91,9 @@ pub struct Card {
 /// A label and a text.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Fact {
-    /// What it says.
+    /// The label.
     pub label: String,
-    /// The fact.
+    /// The text.
     pub text: String,
 }
 
@@ -116,7 +117,7 @@ impl Report {
         self.facts.push(Fact { label: label.into(), text: text.into() });
     }
 
-    /// Adds the time that the model's chat template was told, if it asks for one.
+    /// Adds the time that the model's chat template saw, if it reads the time.
     pub fn template_date(&mut self, date: Option<jiff::civil::DateTime>) {
         if let Some(date) = date {
             self.fact("Time in the chat template", date.strftime("%Y-%m-%d %H:%M:%S").to_string());
@@ -136,7 +137,7 @@ impl Report {
         }
     }
 
-    /// Writes `report.json`, `report.html`, `summary.json` and `README.md` into a folder that exists.
+    /// Writes `report.json`, `report.html`, `summary.json` and `README.md` into an existing directory.
     ///
     /// # Errors
     /// `Store` if a file cannot be written.
@@ -146,7 +147,7 @@ impl Report {
         fs::write(&path, card::card(self)?).map_err(|e| Error::store(&path, &e))
     }
 
-    /// Writes `report.json`, `report.html` and `summary.json` into a folder that exists and holds no model or dataset.
+    /// Writes `report.json`, `report.html` and `summary.json` into an existing directory without a model or dataset.
     ///
     /// # Errors
     /// `Store` if a file cannot be written.
@@ -166,11 +167,11 @@ impl Report {
         Ok(())
     }
 
-    /// Reads the report of an input's folder, to become a member of `upstream`. `None` if the folder has none, as an
-    /// imported model. Read inputs before work is spent.
+    /// Reads the report in an input's directory, to become a member of `upstream`. `None` if the directory has none, as
+    /// for an imported model. Read inputs before work is spent.
     ///
     /// # Errors
-    /// `Data` if there is a report that cannot be read.
+    /// `Data` if there is a report that cannot be parsed.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(REPORT_JSON);
         let text = match fs::read(&path) {
@@ -201,9 +202,9 @@ impl Report {
         chain
     }
 
-    /// The numbers of the whole chain: those of this stage at the top, those of what it was made from under
-    /// `reward_model` and `preference_dataset` (the nearest of a kind; further ones under `<kind>/<name>`), and `seconds`
-    /// of all stages together.
+    /// The numbers of the whole chain: those of this stage at the top, those of its inputs under `reward_model` and
+    /// `preference_dataset` (the nearest of a kind; further ones under `<kind>/<name>`), and `seconds` of all stages
+    /// together.
     fn summaries(&self) -> Map<String, Value> {
         let mut out = Map::new();
         out.insert("schema_version".into(), 1.into());
@@ -232,7 +233,7 @@ impl Report {
         out
     }
 
-    /// The kind as people say it.
+    /// The kind in plain words.
     pub(crate) fn kind_in_words(&self) -> &'static str {
         match self.kind {
             Kind::PreferenceDataset => "Preference dataset",
@@ -242,8 +243,8 @@ impl Report {
     }
 }
 
-/// Numbers as JSON, without seconds: `before.vader` lies in `before`, the ends of an interval are one list `_ci` beside
-/// their number, and what is not finite is null.
+/// Numbers as JSON, without seconds: `before.vader` is in `before`, the bounds of an interval are one list `_ci` next
+/// to their number, and what is not finite is null.
 fn nested(numbers: &BTreeMap<String, f64>) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, value) in numbers.iter().filter(|(name, _)| !name.starts_with(SECONDS)) {
@@ -257,7 +258,7 @@ fn nested(numbers: &BTreeMap<String, f64>) -> Map<String, Value> {
     out
 }
 
-/// Inserts a value below the parts of a name that are before its dots.
+/// Inserts a value at the path given by the dots in a name.
 fn put(map: &mut Map<String, Value>, name: &str, value: Value) {
     match name.split_once('.').map(|(first, rest)| (map.entry(first).or_insert_with(|| json!({})), rest)) {
         Some((Value::Object(below), rest)) => put(below, rest, value),

@@ -1,7 +1,7 @@
-//! `progress.json`: how far a stage is, for the operator and for `plumbline run` (IO).
+//! `progress.json`: the progress of a stage, for the operator and for `plumbline run` (IO).
 //!
-//! Progress is a courtesy, the run is the work: a work folder that cannot be written is refused at once, before
-//! anything is spent; after that a write that fails is warned of once and the run goes on.
+//! Progress is informational, the run is what matters: a work directory that cannot be written is rejected at once,
+//! before anything is spent; later failures to write are logged once as a warning and the run continues.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use super::decimal;
 use crate::store::work_dir_sync::WorkDirSync;
 use crate::{Result, files, heartbeat};
 
-/// Least time between two writes within a stage.
+/// Minimum time between two writes within a stage.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Least time between two log lines within a stage.
+/// Minimum time between two log lines within a stage.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Metrics that a status holds at most. Names beyond it are left out, the first ones kept.
+/// Maximum number of metrics in a status. Further names are omitted, the first ones kept.
 const MAX_METRICS: usize = 32;
 
-/// Says how far a stage is.
+/// Reports the progress of a stage.
 #[derive(Debug)]
 pub struct Progress {
     path: PathBuf,
@@ -39,7 +39,7 @@ impl Progress {
     /// through `sync`, so they belong between two writes of the stage.
     ///
     /// # Errors
-    /// `Disk` if the work folder cannot be written. No later call fails.
+    /// `Disk` if the work directory cannot be written. No later call fails.
     pub fn new(work: &Path, sync: &WorkDirSync) -> Result<Self> {
         let now = Instant::now();
         let mut progress = Self {
@@ -65,7 +65,7 @@ impl Progress {
         self.log();
     }
 
-    /// Units of the stage that are done, in all. Written at most once a second.
+    /// Total number of finished units of the stage. Written at most once a second.
     pub fn advance(&mut self, completed: i64) {
         heartbeat::beat();
         self.sync.snapshot();
@@ -99,7 +99,7 @@ impl Progress {
         }
     }
 
-    /// What judges cost so far. Written with the next progress.
+    /// Cost of judges so far. Written with the next progress.
     pub fn cost(&mut self, cost: &Cost) {
         self.report.cost = Some(cost.clone());
     }
@@ -109,7 +109,7 @@ impl Progress {
         &self.report.metrics
     }
 
-    /// Writes the last report, whenever the one before was.
+    /// Writes the final progress, whenever the last one was written.
     pub fn finish(&mut self) {
         self.write();
         self.log();
@@ -150,7 +150,7 @@ fn percent(completed: i64, total: i64) -> i64 {
     if total <= 0 { 0 } else { (i128::from(completed) * 100 / i128::from(total)).clamp(0, 100) as i64 }
 }
 
-/// Seconds for the rest at the rate measured since the baseline; none before there is a rate.
+/// Estimated seconds for the rest at the rate since the baseline; none before there is a rate.
 fn eta_seconds(elapsed: Duration, done: i64, left: i64) -> Option<i64> {
     (done > 0).then(|| (elapsed.as_secs_f64() * left.max(0) as f64 / done as f64).ceil() as i64)
 }

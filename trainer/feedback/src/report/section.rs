@@ -24,7 +24,7 @@ pub enum Section {
         /// Paragraphs, separated by empty lines.
         text: String,
     },
-    /// Numbers, each with its interval where there is one.
+    /// Numbers, each with its interval if there is one.
     Numbers {
         /// Headline.
         title: String,
@@ -44,9 +44,9 @@ pub enum Section {
     Curves {
         /// Headline.
         title: String,
-        /// What x is: `step`.
+        /// The quantity on the x axis: `step`.
         x_label: String,
-        /// What y is, with its unit.
+        /// The quantity on the y axis, with its unit.
         y_label: String,
         /// The lines.
         series: Vec<Series>,
@@ -55,7 +55,7 @@ pub enum Section {
     Samples {
         /// Headline.
         title: String,
-        /// What the texts of a sample are: `before`, `after`; or `chosen`, `rejected`.
+        /// The labels of a sample's texts: `before`, `after`; or `chosen`, `rejected`.
         columns: Vec<String>,
         /// The samples.
         rows: Vec<Sample>,
@@ -73,9 +73,9 @@ pub enum Section {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Number {
-    /// What it is.
+    /// Its label.
     pub label: String,
-    /// The value; not finite means that it could not be computed, and is shown so.
+    /// The value; one that is not finite could not be computed, and is shown as such.
     #[serde(with = "finite")]
     pub value: f64,
     /// How it is shown.
@@ -87,7 +87,7 @@ pub struct Number {
     /// The value of no effect, marked in the interval plot: 0.5 for a win rate, 0 for a bias.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<f64>,
-    /// How it was measured, on how many.
+    /// How it was measured, and on how many items.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
@@ -100,7 +100,7 @@ pub enum Unit {
     Plain,
     /// A share of 1, in percent.
     Percent,
-    /// A whole number, with thousands apart.
+    /// An integer, with thousands separators.
     Count,
     /// Seconds, as hours, minutes and seconds.
     Seconds,
@@ -121,7 +121,7 @@ pub struct Series {
 pub struct Sample {
     /// The prompt.
     pub prompt: String,
-    /// One text a column.
+    /// One text per column.
     pub texts: Vec<String>,
     /// Scores of the texts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -131,9 +131,9 @@ pub struct Sample {
 /// A score of each text of a sample.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct SampleScore {
-    /// What it is: `reward`, `p(better)`.
+    /// Its label: `reward`, `p(better)`.
     pub name: String,
-    /// One a column; `None` where there is none.
+    /// One per column; `None` if there is none.
     pub values: Vec<Option<f64>>,
 }
 
@@ -200,7 +200,7 @@ impl Section {
         }
     }
 
-    /// The metrics of `names` that were logged, as curves over steps; `None` if none was.
+    /// The metrics in `names` that were logged, as curves over steps; `None` if none was.
     pub fn curves(title: &str, y_label: &str, history: &History, names: &[&str]) -> Option<Self> {
         let line = |name: &&str| {
             let points = history.get(*name)?.iter().map(|&(step, value)| (step as f64, value)).collect();

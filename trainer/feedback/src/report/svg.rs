@@ -1,5 +1,5 @@
-//! Plots as inline SVG (computes). Colours and type come from the page's style sheet, so that a plot follows its
-//! light and dark scheme; shapes, scales and texts are made here. Every plot says in words what it shows.
+//! Plots as inline SVG (computes). Colours and fonts come from the page's style sheet, so that a plot follows its light
+//! and dark scheme; shapes, scales and texts are computed here. Every plot has a description in words.
 
 use std::fmt::Write;
 
@@ -7,23 +7,23 @@ use super::format::{plain, shown};
 use super::html::escape;
 use super::{Number, Series, Unit};
 
-/// Size of a plot in its own units. At about 350 pixels, the width of a phone, its type is still 11 pixels high.
+/// Size of a plot in its own units. At a width of about 350 pixels, as on a phone, its text is still 11 pixels high.
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 270.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 46.0;
-/// Colours that the style sheet has.
+/// Number of colours in the style sheet.
 const COLOURS: usize = 8;
-/// A line is drawn through at most about this many points.
+/// A line has at most about this many points.
 const MAX_POINTS: usize = 400;
-/// Points that answer to the pointer, a line.
+/// Number of points per line that react to the pointer.
 const MAX_TOOLTIPS: usize = 60;
-/// From this many points on a line is shown pale, with its moving mean in front.
+/// From this many points on, a line is drawn pale, with its moving mean on top.
 const SMOOTHED_FROM: usize = 60;
 
-/// Whether a line is shown with its moving mean.
+/// Whether a line has a moving mean.
 pub(super) fn is_smoothed(series: &Series) -> bool {
     series.points.len() >= SMOOTHED_FROM
 }
@@ -50,7 +50,7 @@ pub fn curves(title: &str, x_label: &str, y_label: &str, series: &[Series]) -> S
     )
 }
 
-/// The sample of a line's colour and dashes for a legend.
+/// The swatch of a line's colour and dashes for a legend.
 pub(super) fn swatch(index: usize) -> String {
     format!(
         "<svg class=\"swatch\" viewBox=\"0 0 22 10\" aria-hidden=\"true\"><path class=\"line c{}\" d=\"M1 5H21\"/></svg>",
@@ -101,7 +101,7 @@ fn is_share(number: &Number) -> bool {
     number.unit == Unit::Percent && number.interval.is_some_and(|(low, high)| low >= 0.0 && high <= 1.0)
 }
 
-/// The area that the points are drawn in.
+/// The plot area.
 struct Frame {
     x: (f64, f64),
     y: (f64, f64),
@@ -158,7 +158,7 @@ impl Frame {
         out
     }
 
-    /// A line; a value that is not finite breaks it, and a point alone becomes a dot (a round cap of no length).
+    /// A line; a value that is not finite interrupts it, and a single point becomes a dot (a round cap of zero length).
     fn path(&self, class: &str, points: &[(f64, f64)]) -> String {
         let mut d = String::new();
         let mut pen_down = false;
@@ -195,7 +195,7 @@ impl Frame {
     }
 }
 
-/// What a plot shows, for those who do not see it.
+/// The description of a plot, for readers who do not see it.
 fn in_words(title: &str, x_label: &str, y_label: &str, series: &[Series]) -> String {
     let lines = series.iter().filter_map(|s| {
         let finite: Vec<_> = s.points.iter().filter(|(_, y)| y.is_finite()).collect();
@@ -229,7 +229,7 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// The range of values with some room on both sides.
+/// The range of values with some padding on both sides.
 fn padded(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = range(values)?;
     let room = if high - low > 1e-9 * high.abs().max(low.abs()) {
@@ -240,7 +240,7 @@ fn padded(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     Some((low - room, high + room))
 }
 
-/// The mean over about a twentieth of the points around each; what is not finite is left out.
+/// The mean over about a twentieth of the points around each; values that are not finite are ignored.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = points.len() / 40;
     (0..points.len())
@@ -252,7 +252,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The lowest and the highest point of each stretch of a long line, so that no spike is lost.
+/// The lowest and the highest point of each segment of a long line, so that no spike is lost.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= MAX_POINTS {
         return points.to_vec();

@@ -4,10 +4,10 @@
 //! all little-endian (tensorflow/core/lib/io/record_writer.h). The data is an `Event` message
 //! (tensorflow/core/util/event.proto), of which scalars need five fields, so the few bytes of protobuf are written here.
 
-/// Name of the file. TensorBoard reads every file whose name holds `tfevents`.
+/// Name of the file. TensorBoard reads every file whose name contains `tfevents`.
 pub const EVENT_FILE: &str = "events.out.tfevents.0.plumbline";
 
-/// The first record of a file, which says its version.
+/// The first record of a file, which states its version.
 pub fn header() -> Vec<u8> {
     let mut event = Vec::new();
     double(&mut event, 1, 0.0);
@@ -15,9 +15,10 @@ pub fn header() -> Vec<u8> {
     record(&event)
 }
 
-/// A record with the scalars of a step. Its wall time is `step` seconds after the epoch, so that the file depends on
-/// what was logged alone: an interrupted and resumed run writes the bytes of an uninterrupted one, and an artifact has
-/// the same digest when it is made again. TensorBoard's default axis is the step; its relative axis then counts steps.
+/// A record with the scalars of a step. Its wall time is `step` seconds after the epoch, so that the file depends only
+/// on what was logged: an interrupted and resumed run writes the same bytes as an uninterrupted one, and an artifact
+/// has the same digest when it is made again. TensorBoard's default axis is the step; its relative axis then counts
+/// steps.
 pub fn scalars<'a>(step: i64, values: impl IntoIterator<Item = (&'a str, f64)>) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in values {
@@ -46,7 +47,7 @@ fn record(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// CRC-32C, rotated and shifted, so that the checksum of data that holds checksums stays a good one.
+/// CRC-32C, rotated and shifted, so that the checksum of data that contains checksums stays useful.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -1,4 +1,4 @@
-//! A conversation as its model reads it: the text of its template, and the tokens of that. Computes.
+//! A conversation as its model sees it: the text of its template, and its tokens. Computes.
 
 use jiff::civil::DateTime;
 
@@ -6,7 +6,7 @@ use super::tokenizer::{Tokenizer, ids};
 use crate::Result;
 use crate::data::Message;
 
-/// Bytes of a turn that may be found in a text without having been written there.
+/// Length in bytes below which a turn's content may occur in a text by coincidence.
 pub(crate) const SHORT: usize = 8;
 
 /// A conversation.
@@ -22,7 +22,7 @@ impl<'a> Chat<'a> {
         Self { tokenizer, turns, mark, now }
     }
 
-    /// The first `turns` turns as the template writes them. Control tokens inside a turn are marked.
+    /// The first `turns` turns as rendered by the template. Control tokens inside a turn are marked.
     pub fn text(&self, turns: usize, add_generation_prompt: bool) -> Result<String> {
         self.text_of(&self.turns[..turns], add_generation_prompt)
     }
@@ -30,9 +30,9 @@ impl<'a> Chat<'a> {
     /// The first `turns` turns as a prompt to be answered.
     ///
     /// # Errors
-    /// [`Error::Data`](crate::Error::Data) when the template refuses them, or writes the same whatever a system or user turn
-    /// says, as one does that wants content in another form: the model would answer something else than it was asked. What
-    /// it writes of earlier answers is its own affair; many leave out their reasoning.
+    /// [`Error::Data`](crate::Error::Data) if the template rejects them, or renders the same text whatever a system or
+    /// user turn contains, as one does that expects content in another form: the model would answer a different
+    /// question. How it renders earlier answers is up to the template; many omit their reasoning.
     pub fn prompt(&self, turns: usize) -> Result<String> {
         let (turns, text) = (&self.turns[..turns], self.text(turns, true)?);
         let asks = |turn: &Message| ["system", "user"].contains(&turn.role.as_str());
@@ -52,10 +52,9 @@ impl<'a> Chat<'a> {
         Ok(text)
     }
 
-    /// The first of some turns of which a template writes the same whatever they say. `text`: what it writes of them as they
-    /// are.
+    /// The first of some turns whose content does not affect the rendered text. `text`: the rendered text as it is.
     fn first_ignored(&self, turns: &[Message], doubtful: &[usize], text: &str) -> Result<Option<usize>> {
-        /// Turns that are looked at by themselves, each of which is another text.
+        /// Number of turns that are checked individually, each of which costs a rendering.
         const MOST: usize = 8;
         if doubtful.is_empty() {
             return Ok(None);
@@ -75,8 +74,8 @@ impl<'a> Chat<'a> {
         Ok(None)
     }
 
-    /// Whether the template's text stays the same when the content of the turns at `indices` changes. `text` is its text for
-    /// `turns` as they are.
+    /// Whether the rendered text stays the same when the content of the turns at `indices` changes. `text` is the text
+    /// for `turns` as they are.
     pub(crate) fn ignores(
         &self,
         turns: &[Message],
@@ -103,13 +102,13 @@ impl<'a> Chat<'a> {
         }
     }
 
-    /// A part of a turn as it is in such a text.
+    /// Part of a turn as it is in such a text.
     pub(crate) fn part(&self, text: &str) -> String {
         self.mark.map_or_else(|| text.to_owned(), |mark| self.tokenizer.control_tokens.mark(text, mark))
     }
 
-    /// Token ids of such a text. No token is added. Control tokens of the template are recognised, those inside a turn are
-    /// text.
+    /// Token ids of such a text. No token is added. Control tokens of the template are recognised, those inside a turn
+    /// are text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
         let tokens = match self.mark {
@@ -120,8 +119,8 @@ impl<'a> Chat<'a> {
         Ok(tokens)
     }
 
-    /// Tokens of a text with marks: what is between the template's own control tokens is read again without the marks and
-    /// without control tokens.
+    /// Tokens of a text with marks: what is between the template's own control tokens is tokenised again without the
+    /// marks and without control tokens.
     fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<i64>> {
         let found = self.tokenizer.encode_with(&self.tokenizer.inner, text)?;
         let (all, offsets) = (ids(&found), found.get_offsets());
@@ -149,7 +148,7 @@ impl<'a> Chat<'a> {
         Ok(tokens)
     }
 
-    /// Tokens of a text in which no control token is recognised, at the start of a text or inside of one.
+    /// Tokens of a text in which no control token is recognised, at the start of a text or inside one.
     fn encode_plain(&self, text: &str, inside: bool) -> Result<Vec<i64>> {
         let tokenizer = self.tokenizer;
         let plain = tokenizer.plain();

@@ -1,8 +1,8 @@
 //! Chat templates: a conversation as the text a model was trained on. Pure: messages in, text out.
 //!
-//! Templates are Jinja programs written for transformers (`apply_chat_template`), which defines the environment they may
-//! count on: whitespace control by `trim_blocks` and `lstrip_blocks`, loop controls, Python's string methods, `tojson` as
-//! Python writes JSON, `raise_exception`, `strftime_now` and the special tokens by name.
+//! Templates are Jinja programs written for transformers (`apply_chat_template`), which defines the environment they
+//! rely on: whitespace control by `trim_blocks` and `lstrip_blocks`, loop controls, Python's string methods, `tojson`
+//! with Python's JSON format, `raise_exception`, `strftime_now` and the special tokens by name.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,13 +22,13 @@ pub struct ChatTemplate {
     special_tokens: BTreeMap<String, String>,
 }
 
-/// Why a template gives no text.
+/// Why a template renders no text.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// It is not valid Jinja.
     #[error("the chat template cannot be read: {0}")]
     Syntax(JinjaError),
-    /// The template itself refuses the conversation, through `raise_exception`.
+    /// The template rejects the conversation with `raise_exception`.
     #[error("the model's chat template rejects this conversation: {0}")]
     Refused(String),
     /// It fails on the conversation.
@@ -37,7 +37,7 @@ pub enum TemplateError {
 }
 
 impl TemplateError {
-    /// Whether it says nothing of the template: another attempt may succeed.
+    /// Whether the failure is not the template's fault: another attempt may succeed.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Syntax(e) | Self::Render(e) if e.may_pass())
     }
@@ -78,12 +78,12 @@ impl ChatTemplate {
 
 const NAME: &str = "chat_template";
 
-/// Whether a template asks for the time.
+/// Whether a template reads the time.
 pub fn asks_for_time(source: &str) -> bool {
     source.contains("strftime_now")
 }
 
-/// The function that tells the time.
+/// The function that returns the time.
 fn clock(now: DateTime) -> Value {
     Value::from_function(move |format: &str| {
         jiff::fmt::strtime::format(format, now)
@@ -91,7 +91,7 @@ fn clock(now: DateTime) -> Value {
     })
 }
 
-/// What transformers gives to chat templates.
+/// The variables and functions of transformers for chat templates.
 fn environment() -> Environment<'static> {
     let mut environment = jinja::environment();
     environment.set_trim_blocks(true);
@@ -118,7 +118,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// A list or a mapping as Python writes it (`['a', 1]`); none for other values, which Jinja writes alike.
+/// A list or a mapping as Python prints it (`['a', 1]`); none for other values, which Jinja prints in the same way.
 fn python(value: &Value) -> Option<String> {
     let mut text = String::new();
     matches!(value.kind(), ValueKind::Seq | ValueKind::Map).then(|| write_python(&mut text, value))?;
@@ -144,7 +144,7 @@ fn write_python(text: &mut String, value: &Value) {
     text.push(end);
 }
 
-/// A text in quotes: single ones, unless only double ones need no escape.
+/// A quoted string: in single quotes, unless only double quotes need no escape.
 fn write_quoted(text: &mut String, string: &str) {
     let quote = if string.contains('\'') && !string.contains('"') { '"' } else { '\'' };
     text.push(quote);

@@ -1,9 +1,9 @@
-//! Control tokens in what people write. A chat template writes control tokens (`<|im_end|>`) between the turns; the same
-//! characters inside a turn are text, or anybody could end a turn and forge the next. Pure.
+//! Control tokens in user text. A chat template writes control tokens (`<|im_end|>`) between the turns; the same
+//! characters inside a turn are text, otherwise any user could end a turn and forge the next. Pure.
 //!
-//! Each place where a control token would begin is marked before the template sees the turn, by a character of the private
-//! use area that is nowhere in the conversation. What a template does with a turn (cutting it, trimming it) keeps the
-//! marks; before a text becomes tokens they are removed.
+//! Each position where a control token would begin is marked before the template sees the turn, by a character of the
+//! private use area that does not occur in the conversation. Whatever a template does with a turn (cutting it, trimming
+//! it) keeps the marks; they are removed before the text is tokenised.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ impl ControlTokens {
         Self(by_first)
     }
 
-    /// A character to mark control tokens in these turns with; none where no turn has one.
+    /// A character to mark control tokens in these turns with; none if no turn contains one.
     pub(super) fn mark_for(&self, turns: &[Message]) -> Option<char> {
         let texts = || turns.iter().flat_map(|m| [m.role.as_str(), m.content.as_str()]);
         if !texts().any(|text| self.is_in(text)) {

@@ -1,19 +1,19 @@
-//! Token ids become text one by one. Pure.
+//! Converts token ids to text one by one. Pure.
 
 use super::tokenizer::Tokenizer;
 use crate::Result;
 
-/// Decodes a response token by token. No piece ends inside a character, and a character that is never finished is left
-/// out.
+/// Decodes a response token by token. No piece ends inside a character, and an incomplete last character is dropped.
 ///
-/// The pieces together are what the tokens add to the text before them, the space at their beginning included: what
-/// decoding both together gives beyond the text before. Bytes that are no character are the exception: decoders with byte
-/// fallback give up a whole run of byte tokens for one broken byte, and here the characters around it survive.
+/// Together the pieces are the text that the tokens add to the text before them, including a leading space: the
+/// difference between decoding both together and decoding the text before. Invalid bytes are the exception: decoders
+/// with byte fallback give up a whole run of byte tokens for one invalid byte, but here the characters around it
+/// survive.
 pub struct IncrementalDecoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last token of the text so far, the prompt's at first.
+    /// The last token of the text so far, initially the prompt's.
     last: Option<i64>,
-    /// The beginning of a character.
+    /// The bytes of an incomplete character.
     unfinished: Vec<u8>,
 }
 
@@ -23,7 +23,7 @@ impl<'a> IncrementalDecoder<'a> {
         Self { tokenizer, last: after, unfinished: Vec::new() }
     }
 
-    /// The text that a further token completes; empty while a character is unfinished.
+    /// The text that another token completes; empty while a character is incomplete.
     pub fn push(&mut self, id: i64) -> Result<String> {
         if self.tokenizer.is_special(id) {
             return Ok(String::new());
@@ -37,7 +37,7 @@ impl<'a> IncrementalDecoder<'a> {
     }
 }
 
-/// How many bytes at the end may be the beginning of a character.
+/// The number of bytes at the end that may be the beginning of a character.
 fn unfinished(bytes: &[u8]) -> usize {
     let is_beginning =
         |tail: &[u8]| std::str::from_utf8(tail).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none());

@@ -1,8 +1,8 @@
-//! Jinja templates within bounds. A template is a program: without bounds one that comes with a model could use up all
-//! memory or time, or the stack. Computes.
+//! Jinja templates within limits. A template is a program: without limits, one that comes with a model could use up all
+//! memory, time or stack. Computes.
 //!
-//! Instructions are counted, so that a loop that is too long is refused after the same instruction everywhere. What a
-//! single instruction may cost (a text doubled, a list joined) is bounded by the memory and time of [`Confinement`].
+//! Instructions are counted, so that a loop that is too long is rejected after the same instruction everywhere. The
+//! cost of a single instruction (a text doubled, a list joined) is limited by the memory and time of [`Confinement`].
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -11,42 +11,42 @@ use std::time::Duration;
 use minijinja::{Environment, ErrorKind, Value};
 use plumbline_confined::{Confinement, Exceeded, Limits};
 
-/// Bytes of a template's text. The longest that models have are a tenth of it.
+/// Maximum size of a template in bytes. The longest templates of known models have a tenth of it.
 const MOST_SOURCE: usize = 256 << 10;
-/// Characters of an error that are shown.
+/// Maximum number of characters of an error that are shown.
 const MOST_DETAIL: usize = 400;
-/// Instructions of one rendering: a known template takes some hundred for a turn.
+/// Maximum number of instructions of one rendering: a known template takes some hundred per turn.
 const INSTRUCTIONS: u64 = 5_000_000;
-/// Memory of one rendering, beside that for each byte of what is rendered.
+/// Memory of one rendering, in addition to that for each byte of its input.
 const MEMORY: usize = 64 << 20;
-/// Bytes of the stack, of which only what is used becomes memory. Values are freed level by level, and a loop can nest them
-/// as deep as there is memory for.
+/// Stack size in bytes, of which only what is used becomes memory. Values are freed level by level, and a loop can nest
+/// them as deep as there is memory for.
 const STACK: usize = 1 << 30;
-/// A rendering computes for a millisecond. The instructions end nearly every loop long before this.
+/// Time limit. A normal rendering takes a millisecond; the instruction limit ends nearly every loop long before this.
 const TIME: Duration = Duration::from_secs(20);
 
 /// Why there is no text.
 #[derive(Debug, thiserror::Error)]
 pub enum JinjaError {
-    /// The template is not valid, or fails on what it is given.
+    /// The template is invalid, or fails on its input.
     #[error("{0}")]
     Fault(Fault),
     /// It is longer than a template may be, in bytes.
     #[error("it has {0} bytes; at most {MOST_SOURCE} are allowed")]
     TooLong(usize),
-    /// It needs more than it may use.
+    /// It exceeds a limit.
     #[error("{0}")]
     Exceeded(#[from] Exceeded),
 }
 
-/// What is wrong with a template, or with what it is given.
+/// An error of a template, or of its input.
 #[derive(Debug)]
 pub struct Fault {
     /// The template's line, from 1.
     pub line: Option<usize>,
-    /// What kind of error.
+    /// The type of the error.
     pub kind: String,
-    /// More of it.
+    /// Details.
     pub detail: Option<String>,
     /// Whether the template raised the error itself; `detail` is its message.
     pub raised: bool,
@@ -77,13 +77,13 @@ impl From<minijinja::Error> for Fault {
 #[error("raised by the template")]
 struct Raised;
 
-/// The error of a template that refuses what it is given.
+/// The error of a template that rejects its input.
 pub fn raised(message: String) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Raised)
 }
 
 impl JinjaError {
-    /// Whether it says nothing of the template: another attempt may succeed.
+    /// Whether the failure is not the template's fault: another attempt may succeed.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Exceeded(Exceeded::NoThread(_)))
     }
@@ -97,7 +97,7 @@ pub struct Jinja {
 }
 
 impl Jinja {
-    /// Compiles templates, given as name and text, for an environment.
+    /// Compiles templates, given as name and source, for an environment.
     pub fn compile(
         mut environment: Environment<'static>,
         templates: Vec<(String, String)>,
@@ -116,8 +116,8 @@ impl Jinja {
         Ok(Self { environment, confinement })
     }
 
-    /// The text of a template. `size` is the length of what `context` holds, in bytes. After a text that needed more than it
-    /// may there is none any more.
+    /// Renders a template. `size` is the total length of the values in `context`, in bytes. After a rendering that
+    /// exceeded a limit, no further one is run.
     pub fn render(&self, name: &str, context: Value, size: usize) -> Result<String, JinjaError> {
         let (environment, name) = (Arc::clone(&self.environment), name.to_owned());
         let render = move || environment.get_template(&name)?.render(context);

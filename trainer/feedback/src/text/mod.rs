@@ -1,4 +1,4 @@
-//! Text as models read it: tokenizers, chat templates, and the tokens of a conversation.
+//! Text as models see it: tokenizers, chat templates, and the tokens of a conversation.
 
 pub mod chat;
 pub mod chat_template;

@@ -1,8 +1,8 @@
-//! The tokenizer of a Hugging Face folder (`tokenizer.json` and what is beside it).
+//! The tokenizer of a Hugging Face directory (`tokenizer.json` and the files next to it).
 //!
-//! Text is encoded as transformers does it: a text that stands by itself gets the tokens that the file's post-processor
-//! puts around it (a `<s>` before it), a conversation that the model's template writes gets none, as the template writes
-//! them. A prompt gets those before it and not those after it, which would end it.
+//! Text is encoded as in transformers: a text by itself gets the tokens that the file's post-processor adds around it
+//! (such as a leading `<s>`), and a conversation rendered by the model's template gets none, because the template
+//! writes them. A prompt gets the tokens before it but not those after it, which would end it.
 
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
@@ -30,27 +30,28 @@ pub struct Tokenizer {
     folder: PathBuf,
     pub(super) inner: Arc<tokenizers::Tokenizer>,
     confinement: Confinement,
-    /// The same, but for control tokens, which are text like any other.
+    /// The same without control tokens, which are ordinary text.
     plain: OnceLock<Arc<tokenizers::Tokenizer>>,
-    /// What the post-processor puts before and after a text.
+    /// The tokens that the post-processor adds before and after a text.
     around: [Vec<i64>; 2],
-    /// Whether a text after a control token begins as one at the very start does, where a space is put before it.
+    /// Whether a text after a control token is tokenised as at the very start, for tokenizers that insert a leading
+    /// space.
     pub(super) restarts: bool,
     pub(super) control_tokens: ControlTokens,
     eos_ids: Vec<i64>,
     special_tokens: BTreeMap<String, String>,
     chat_template: Option<ChatTemplate>,
     byte_level: bool,
-    /// Tokens that the model beside it has, if there is one.
+    /// Number of tokens of the model in the same directory, if there is one.
     vocabulary: Option<i64>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where present, `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `chat_template.jinja`, `config.json` and `generation_config.json` of a folder.
+    /// Reads `tokenizer.json` and, if present, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja`, `config.json` and `generation_config.json` of a directory.
     ///
     /// # Errors
-    /// [`Error::Data`] with the file's name when one is missing or broken, or is not what text can be read with.
+    /// [`Error::Data`] with the file's name if one is missing or broken, or cannot be used to tokenise text.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|e| {
@@ -99,7 +100,7 @@ impl Tokenizer {
         Ok(found)
     }
 
-    /// Refuses ids that the model has no embedding of: tokens that were added to its tokenizer and not to it.
+    /// Rejects ids without an embedding in the model: tokens that were added to its tokenizer only.
     pub(super) fn within_vocabulary(&self, ids: &[i64]) -> Result<()> {
         let Some(vocabulary) = self.vocabulary else { return Ok(()) };
         let Some(id) = ids.iter().find(|id| !(0..vocabulary).contains(id)) else { return Ok(()) };
@@ -111,20 +112,20 @@ impl Tokenizer {
         )))
     }
 
-    /// Token ids of a text, with those that the post-processor puts around it: `tokenizer(text)` of transformers. Special
-    /// tokens written in the text are recognised.
+    /// Token ids of a text, with those that the post-processor adds around it: `tokenizer(text)` of transformers.
+    /// Special tokens written in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         Ok([self.encode_prompt(text)?.as_slice(), self.end_of_text()].concat())
     }
 
-    /// Token ids of a text that a response continues: as [`Tokenizer::encode`], without what is put after a text.
+    /// Token ids of a text that a response continues: as [`Tokenizer::encode`], without the tokens after the text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<i64>> {
         let ids = self.ids_of(&self.inner, text)?;
         self.within_vocabulary(&ids)?;
         Ok([self.around[0].as_slice(), &ids].concat())
     }
 
-    /// What the post-processor puts after a text.
+    /// The tokens that the post-processor adds after a text.
     pub fn end_of_text(&self) -> &[i64] {
         &self.around[1]
     }
@@ -146,7 +147,7 @@ impl Tokenizer {
         IncrementalDecoder::new(self, after)
     }
 
-    /// Whether an id is a token that is left out of a text (an end token).
+    /// Whether an id is a token that is omitted from text (an end token).
     pub fn is_special(&self, id: i64) -> bool {
         self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
     }
@@ -168,13 +169,13 @@ impl Tokenizer {
         }
     }
 
-    /// The token written by an id, special ones included, as text for logprobs. A token that holds a part of a character
-    /// has U+FFFD in its place; [`Tokenizer::token_bytes`] has the part itself.
+    /// The token of an id, including special ones, as text for logprobs. Partial characters are replaced by U+FFFD;
+    /// [`Tokenizer::token_bytes`] has the bytes.
     pub fn token_text(&self, id: i64) -> String {
         String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
     }
 
-    /// The bytes a token stands for, special ones included. Empty for an id that the vocabulary does not have.
+    /// The bytes of a token, including special ones. Empty for an id that the vocabulary does not have.
     pub fn token_bytes(&self, id: i64) -> Vec<u8> {
         let Some(token) = self.token(id) else { return Vec::new() };
         if self.byte_level {
@@ -186,25 +187,26 @@ impl Tokenizer {
         }
     }
 
-    /// The token that a text of training ends with: the tokenizer's own end token, else the first that ends a response.
+    /// The token that ends a training text: the tokenizer's own end token, otherwise the first one that ends a
+    /// response.
     pub fn end_id(&self) -> Option<i64> {
         let own = self.special_tokens.get("eos_token").and_then(|token| self.inner.token_to_id(token));
         own.map(i64::from).or_else(|| self.eos_ids.first().copied())
     }
 
-    /// Bytes of the longest token.
+    /// Length of the longest token in bytes.
     pub fn longest_token(&self) -> usize {
         let ids = self.inner.get_vocab(true).into_values();
         ids.map(|id| self.token_bytes(id.into()).len()).max().unwrap_or_default()
     }
 
-    /// Tokens that end a response: of config.json, generation_config.json and the tokenizer, without duplicates.
+    /// Tokens that end a response: those of config.json, generation_config.json and the tokenizer, without duplicates.
     pub fn eos_ids(&self) -> &[i64] {
         &self.eos_ids
     }
 
-    /// A token to fill up sequences with that ends none of them, and its id: the padding token if it is one, else the token
-    /// for unknown text or the first of a text. None if there is no such token.
+    /// A token to pad sequences with that ends none of them, and its id: the padding token if possible, otherwise the
+    /// token for unknown text or the first one of a text. None if there is no such token.
     pub fn padding(&self) -> Option<(&str, i64)> {
         ["pad_token", "unk_token", "bos_token"].iter().find_map(|name| {
             let token = self.special_tokens.get(*name)?;
@@ -214,15 +216,15 @@ impl Tokenizer {
         })
     }
 
-    /// Whether the folder has a chat template.
+    /// Whether the directory has a chat template.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()
     }
 
-    /// A conversation as the model's own template writes it, which is told the time `now`.
+    /// A conversation as rendered by the model's own template at the time `now`.
     ///
     /// # Errors
-    /// [`Error::Data`] when the folder has no template or the template refuses the conversation.
+    /// [`Error::Data`] if the directory has no template or the template rejects the conversation.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool, now: DateTime) -> Result<String> {
         let template = self.chat_template.as_ref().ok_or_else(|| {
             let advice = "write prompts as text, or use a chat model";
@@ -231,7 +233,7 @@ impl Tokenizer {
         template.render(messages, add_generation_prompt, now).map_err(|e| self.refused(messages, &e))
     }
 
-    /// The texts of a conversation and of its beginnings, at the time of this process.
+    /// The rendered texts of a conversation and of its beginnings, at the time of this process.
     pub fn chat<'a>(&'a self, turns: &'a [Message]) -> Chat<'a> {
         self.chat_at(turns, clock::now())
     }
@@ -250,7 +252,7 @@ impl Tokenizer {
         })
     }
 
-    /// What is wrong with a conversation, with where it was found: the model, and how the conversation begins.
+    /// An error in a conversation, with its context: the model, and how the conversation begins.
     pub(crate) fn cannot_write(&self, turns: &[Message], why: &str) -> Error {
         let start: String =
             turns.iter().find(|m| m.role == "user").map_or("", |m| &m.content).chars().take(40).collect();
@@ -264,7 +266,7 @@ impl Tokenizer {
         self.cannot_write(turns, &error.to_string())
     }
 
-    /// Token ids of a text, and where each is in it, as this tokenizer or its plain form gives them.
+    /// Token ids of a text and their offsets in it, from this tokenizer or its plain form.
     pub(super) fn encode_with(&self, tokenizer: &Arc<tokenizers::Tokenizer>, text: &str) -> Result<Encoding> {
         self.confined(tokenizer, text, |tokenizer, text| tokenizer.encode(text, false))
     }
@@ -274,7 +276,7 @@ impl Tokenizer {
         self.confined(tokenizer, text, |tokenizer, text| Ok(ids(&tokenizer.encode_fast(text, false)?)))
     }
 
-    /// Encodes a text within bounds: what a normalizer or a regular expression may cost is for the file to decide.
+    /// Encodes a text within limits: the file determines the cost of a normalizer or a regular expression.
     fn confined<T: Send + 'static>(
         &self,
         tokenizer: &Arc<tokenizers::Tokenizer>,
@@ -301,20 +303,20 @@ pub fn has_chat_template(folder: &Path) -> Result<bool> {
     Ok(TokenizerConfig::read(folder)?.chat_template.is_some())
 }
 
-/// The time that a model's chat template is told, if it has one that asks for it.
+/// The time for a model's chat template, if it reads the time.
 pub fn template_date(folder: &Path) -> Result<Option<DateTime>> {
     let template = TokenizerConfig::read(folder)?.chat_template;
     Ok(template.filter(|source| chat_template::asks_for_time(source)).map(|_| clock::now()))
 }
 
-/// A tokenizer that was read, and what it does to every text.
+/// A loaded tokenizer, and what it does to every text.
 struct Opened {
     tokenizer: tokenizers::Tokenizer,
     around: [Vec<i64>; 2],
     restarts: bool,
 }
 
-/// Reads a tokenizer and tries it out.
+/// Reads a tokenizer and tests it.
 fn open(bytes: &[u8]) -> Result<Opened, String> {
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| format!("not a tokenizer: {e}"))?;
     // What a text is cut or filled to is the caller's choice, not the file's.
@@ -347,7 +349,7 @@ fn open(bytes: &[u8]) -> Result<Opened, String> {
     Ok(Opened { tokenizer, around, restarts })
 }
 
-/// The error of a file that does what it may not, or of a process that could not try it.
+/// The error of a file that exceeds a limit, or of a process that could not test it.
 fn error_of(may_pass: bool, message: String) -> Error {
     if may_pass { Error::Failed(message) } else { Error::Data(message) }
 }
@@ -356,7 +358,7 @@ fn may_pass(why: &Exceeded) -> bool {
     matches!(why, Exceeded::NoThread(_))
 }
 
-/// What may be used for a text or a file of `size` bytes: many times what known tokenizers use.
+/// The limits for a text or a file of `size` bytes: many times the needs of known tokenizers.
 fn limits(size: usize) -> Limits {
     let time = Duration::from_secs(20) + Duration::from_micros(20) * u32::try_from(size).unwrap_or(u32::MAX);
     Limits { memory: (64 << 20) + 512 * size, time, stack: 64 << 20 }

@@ -1,5 +1,5 @@
-//! What a Hugging Face folder says of its tokenizer beside `tokenizer.json` (IO): the special tokens by name, the chat
-//! template, the tokens that end a response.
+//! What a Hugging Face directory states about its tokenizer outside `tokenizer.json` (IO): the special tokens by name,
+//! the chat template, the tokens that end a response.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,15 +15,15 @@ pub(super) struct TokenizerConfig {
     pub(super) special_tokens: BTreeMap<String, String>,
     /// The text of the chat template.
     pub(super) chat_template: Option<String>,
-    /// Ids that end a response, of `config.json` and `generation_config.json`, in their order.
+    /// Ids that end a response, from `config.json` and `generation_config.json`, in their order.
     pub(super) eos_ids: Vec<i64>,
-    /// Tokens that the model has, by its `config.json`.
+    /// Vocabulary size of the model, from its `config.json`.
     pub(super) vocabulary: Option<i64>,
 }
 
 impl TokenizerConfig {
     /// Reads `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, `config.json` and
-    /// `generation_config.json` of a folder, each where it is present.
+    /// `generation_config.json` of a directory, each if present.
     ///
     /// # Errors
     /// [`Error::Data`] with the name of a file that is broken.
@@ -62,13 +62,13 @@ fn read_text(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The object in a JSON file; empty where there is no file.
+/// The object in a JSON file; empty if the file does not exist.
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let Some(text) = read_text(path)? else { return Ok(Map::new()) };
     serde_json::from_str(&text).map_err(|e| Error::Data(format!("{}: expected a JSON object: {e}", path.display())))
 }
 
-/// A token id or a list of them; none where it is anything else.
+/// A token id or a list of them; none for anything else.
 fn ids(value: &Value) -> Option<Vec<i64>> {
     match value {
         Value::Null => Some(Vec::new()),
@@ -89,7 +89,7 @@ fn special_tokens(config: &Map<String, Value>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The template in `tokenizer_config.json`: one, or the one named `default` of a list.
+/// The template in `tokenizer_config.json`: a single one, or the one named `default` in a list.
 fn chat_template(config: &Map<String, Value>) -> Option<String> {
     let value = config.get("chat_template")?;
     let default = || value.as_array()?.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));

@@ -1,12 +1,12 @@
-//! What of `tokenizer.json` is refused before it is used. Pure: bytes in, a verdict out.
+//! What is rejected in a `tokenizer.json` before it is used. Pure: bytes in, a verdict out.
 //!
-//! Text is encoded within bounds of memory and time. A token becomes text too often for that, so what a decoder may do
-//! with it is looked at once, here.
+//! Encoding is limited in memory and time. Decoding happens too often for such limits, so the decoder is checked once,
+//! here.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How many times as long a decoder's replacements may make a token. `U+2581` for a space and back is one.
+/// Maximum growth of a token by a decoder's replacements. `U+2581` for a space and back is one.
 const MOST_GROWTH: usize = 256;
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// How many times as long as before a text may be after a decoder.
+/// Maximum growth of a text by a decoder.
 fn growth(decoder: &Value) -> Result<usize, String> {
     match decoder["type"].as_str() {
         Some("Sequence") => {

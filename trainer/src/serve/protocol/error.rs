@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-/// Why a request is not answered.
+/// Why a request is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     /// HTTP status.
     pub status: u16,
-    /// Seconds for a `Retry-After` header, where trying again helps.
+    /// Seconds for a `Retry-After` header, if retrying helps.
     pub retry_after: Option<u64>,
     /// The `error` object.
     pub body: ErrorBody,
@@ -23,7 +23,7 @@ pub struct ErrorBody {
     pub kind: &'static str,
     /// The field that is wrong.
     pub param: Option<String>,
-    /// For programs.
+    /// Machine-readable code.
     pub code: Option<&'static str>,
 }
 
@@ -32,14 +32,14 @@ impl ApiError {
         Self { status, retry_after: None, body: ErrorBody { message, kind, param: None, code } }
     }
 
-    /// 400: a field has a wrong value.
+    /// 400: a field has an invalid value.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         let mut error = Self::new(400, "invalid_request_error", Some("invalid_value"), message.into());
         error.body.param = Some(param.into());
         error
     }
 
-    /// 400: a field that would change the meaning of the request and that this server does not act on.
+    /// 400: a field that would change the meaning of the request and is not supported.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         let mut error = Self::invalid(param, message);
         error.body.code = Some("unsupported_parameter");
@@ -51,7 +51,7 @@ impl ApiError {
         Self::new(400, "invalid_request_error", Some("invalid_json"), message.into())
     }
 
-    /// 400: `prompt` tokens and `completion` tokens asked for do not fit into `context`.
+    /// 400: `prompt` tokens and the `completion` tokens requested do not fit into `context`.
     pub fn context_length(param: &str, context: usize, prompt: usize, completion: usize) -> Self {
         let message = format!(
             "the maximum context length is {context} tokens, but {} were asked for ({prompt} in the prompt, \
@@ -91,7 +91,7 @@ impl ApiError {
         Self::new(405, "invalid_request_error", Some("method_not_allowed"), message)
     }
 
-    /// 408: the body did not come within so many seconds.
+    /// 408: the body was not received within this many seconds.
     pub fn too_slow(seconds: u64) -> Self {
         let message = format!(
             "the request was not received within {seconds} s; send it again, or fewer prompts at \
@@ -106,7 +106,7 @@ impl ApiError {
         Self::new(413, "invalid_request_error", Some("request_too_large"), message)
     }
 
-    /// 413: the body holds more than `limit` values.
+    /// 413: the body contains more than `limit` values.
     pub fn too_many_values(limit: usize) -> Self {
         let message = format!(
             "the request contains more than {limit} JSON values (each prompt and each token id is one); send fewer \
@@ -115,7 +115,7 @@ impl ApiError {
         Self::new(413, "invalid_request_error", Some("request_too_large"), message)
     }
 
-    /// 503: as many long requests are being read as may.
+    /// 503: the limit of long requests being read is reached.
     pub fn busy_reading() -> Self {
         let message = "too many long requests are being read; try again in a moment".to_owned();
         let mut error = Self::new(503, "overloaded_error", Some("queue_full"), message);
@@ -123,7 +123,7 @@ impl ApiError {
         error
     }
 
-    /// 503: the replies that are asked for already take the memory that there is for replies.
+    /// 503: the memory for replies is fully reserved.
     pub fn out_of_memory(mebibytes: usize) -> Self {
         let message = format!(
             "the prompts and replies of other requests may use all of the {mebibytes} MiB; try again in a \
@@ -134,7 +134,7 @@ impl ApiError {
         error
     }
 
-    /// 503: as many sequences wait as may.
+    /// 503: the queue of sequences is full.
     pub fn overloaded(capacity: usize) -> Self {
         let message = format!("{capacity} sequences are being computed or queued; try again in a moment");
         let mut error = Self::new(503, "overloaded_error", Some("queue_full"), message);
@@ -150,7 +150,7 @@ impl ApiError {
         error
     }
 
-    /// 500: the model failed, or the server ended before the request did.
+    /// 500: the model failed, or the server stopped before the request was complete.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "server_error", Some("internal_error"), message.into())
     }

@@ -1,16 +1,17 @@
-//! Reads the fields of a JSON object one by one, with an error that names the field, and refuses what is left. Computes.
+//! Reads the fields of a JSON object one by one, with errors that name the field, and rejects the fields that remain.
+//! Computes.
 
 use serde_json::{Map, Value};
 
 use super::ApiError;
 
-/// The fields of a request that nobody has asked for yet. A field that is null counts as absent.
+/// The fields of a request that have not been read yet. A null field counts as absent.
 pub struct Fields {
     path: String,
     map: Map<String, Value>,
 }
 
-/// The most values of a request. A token id is a value; twice the longest contexts of today fit.
+/// Maximum number of values of a request. A token id is a value; twice the longest contexts of today fit.
 pub(super) const MOST_VALUES: usize = 1 << 18;
 
 impl Fields {
@@ -28,7 +29,7 @@ impl Fields {
         }
     }
 
-    /// The fields of an object inside a request; `path` is where it stands: `messages[2]`.
+    /// The fields of an object inside a request; `path` is its location: `messages[2]`.
     pub fn of_value(path: &str, value: Value) -> Result<Self, ApiError> {
         match value {
             Value::Object(map) => Ok(Self { path: format!("{path}."), map }),
@@ -51,7 +52,7 @@ impl Fields {
         self.map.remove(field).filter(|v| !v.is_null())
     }
 
-    /// Takes a text.
+    /// Takes a string.
     pub fn text(&mut self, field: &str) -> Result<Option<String>, ApiError> {
         match self.take(field) {
             None => Ok(None),
@@ -60,7 +61,7 @@ impl Fields {
         }
     }
 
-    /// Takes a text that must be there.
+    /// Takes a required string.
     pub fn required_text(&mut self, field: &str) -> Result<String, ApiError> {
         let name = self.name(field);
         self.text(field)?.ok_or_else(|| ApiError::invalid(&name, format!("`{name}` is missing")))
@@ -84,7 +85,7 @@ impl Fields {
         }
     }
 
-    /// Takes a whole number of the range `least..=most`; 3.0 is one.
+    /// Takes an integer of the range `least..=most`; 3.0 is accepted.
     pub fn integer(&mut self, field: &str, least: i64, most: i64) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(field) else { return Ok(None) };
         match as_integer(&value) {
@@ -93,8 +94,8 @@ impl Fields {
         }
     }
 
-    /// Takes a field that would change the meaning of the request but has values that do not. Those are accepted, any
-    /// other is refused by name.
+    /// Takes a field that would change the meaning of the request except for certain values. Those are accepted, any
+    /// other is rejected by name.
     pub fn neutral(&mut self, field: &str, accepted: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
         match self.take(field) {
             Some(value) if !accepted(&value) => {
@@ -106,14 +107,14 @@ impl Fields {
         }
     }
 
-    /// Drops fields that change nothing about the answer.
+    /// Drops fields that do not affect the reply.
     pub fn ignore(&mut self, fields: &[&str]) {
         for field in fields {
             self.map.remove(*field);
         }
     }
 
-    /// Refuses the first field that is left.
+    /// Rejects the first remaining field.
     pub fn refuse_rest(self) -> Result<(), ApiError> {
         match self.map.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
@@ -126,7 +127,8 @@ impl Fields {
     }
 }
 
-/// At most how many values a text holds, were it JSON: one, and one more behind each comma and bracket outside of strings.
+/// An upper bound for the number of values in a text, if it is JSON: one, plus one for each comma and opening bracket
+/// outside of strings.
 fn values(json: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);
     for byte in json {
@@ -141,7 +143,7 @@ fn values(json: &[u8]) -> usize {
     values
 }
 
-/// A whole number, also when it is written with a fraction of zero.
+/// An integer, also if it is written with a fraction of zero.
 pub fn as_integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| {
         // 2^53: up to here every whole f64 is exactly one integer.
@@ -149,7 +151,7 @@ pub fn as_integer(value: &Value) -> Option<i64> {
     })
 }
 
-/// What a JSON value is, for people.
+/// The type of a JSON value, for messages.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -161,7 +163,7 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A value in an error: numbers as they are, other things by kind, so that a prompt never lands in a message.
+/// A value in an error: numbers verbatim, others by type, so that a prompt never appears in a message.
 fn shown(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),

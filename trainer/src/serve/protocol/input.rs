@@ -1,4 +1,4 @@
-//! What a request feeds to the model: prompts, messages, stop strings. Computes.
+//! The input of the model in a request: prompts, messages, stop strings. Computes.
 
 use plumbline_feedback::data::Message;
 use serde_json::Value;
@@ -9,13 +9,13 @@ use super::fields::{Fields, as_integer, kind};
 /// A prompt of the completions API.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
-    /// Text, tokenised as it is: no token is added.
+    /// Text, tokenised without adding tokens.
     Text(String),
     /// Token ids.
     Tokens(Vec<i64>),
 }
 
-/// Reads `prompt`.
+/// Parses `prompt`.
 pub(super) fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, ApiError> {
     let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
     match value {
@@ -55,7 +55,7 @@ fn tokens(path: &str, ids: &[Value]) -> Result<Vec<i64>, ApiError> {
         .collect()
 }
 
-/// Reads `stop`. The bounds are those of `sampling.stop` in a manifest.
+/// Parses `stop`. The limits are those of `sampling.stop` in a manifest.
 pub(super) fn stop(value: Option<Value>) -> Result<Vec<String>, ApiError> {
     let wrong = |found: &str| {
         ApiError::invalid(
@@ -81,7 +81,7 @@ pub(super) fn stop(value: Option<Value>) -> Result<Vec<String>, ApiError> {
         .collect()
 }
 
-/// Reads `messages`.
+/// Parses `messages`.
 pub(super) fn messages(value: Option<Value>) -> Result<Vec<Message>, ApiError> {
     match value {
         None => Err(ApiError::invalid("messages", "`messages` is missing")),

@@ -1,4 +1,4 @@
-//! Log-probabilities as each of the two APIs writes them. Computes.
+//! Log-probabilities in the format of each of the two APIs. Computes.
 
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::{Serialize, Serializer};
@@ -10,7 +10,7 @@ use crate::serve::stream::Scored;
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Logprobs {
-    /// Parallel lists; `text_offset` counts characters from the beginning of the reply's text.
+    /// Parallel lists; `text_offset` counts characters from the start of the reply's text.
     Completions {
         tokens: Vec<String>,
         token_logprobs: Vec<f32>,
@@ -33,11 +33,11 @@ pub(super) struct ChatToken {
 struct Spelled {
     token: String,
     logprob: f32,
-    /// A token that is a part of a character is spelled by its bytes alone.
+    /// A token that is part of a character is represented by its bytes alone.
     bytes: Vec<u8>,
 }
 
-/// Tokens by text with their log-probabilities, the most likely first.
+/// Tokens by text with their log-probabilities, most likely first.
 #[derive(Debug)]
 pub(super) struct Ranked(Vec<(String, f32)>);
 
@@ -48,7 +48,7 @@ impl Serialize for Ranked {
 }
 
 impl Logprobs {
-    /// Spells tokens and at most `most` alternatives for each.
+    /// Formats tokens and at most `most` alternatives for each.
     pub(super) fn new(api: Api, tokenizer: &Tokenizer, tokens: &[Scored], most: usize) -> Self {
         match api {
             Api::Completions => Self::Completions {
@@ -80,8 +80,8 @@ impl Spelled {
 }
 
 impl Ranked {
-    /// The most likely tokens, and the sampled one if it is not among them. Of tokens that read the same the most
-    /// likely one stands.
+    /// The most likely tokens, and the sampled one if it is not among them. Of tokens with the same text, only the most
+    /// likely one is listed.
     fn new(tokenizer: &Tokenizer, scored: &Scored, most: usize) -> Self {
         let mut ranked: Vec<(String, f32)> = Vec::with_capacity(most + 1);
         for (token, logprob) in scored.top.iter().take(most).chain([&(scored.token, scored.logprob)]) {
@@ -94,7 +94,7 @@ impl Ranked {
     }
 }
 
-/// JSON has no infinity; OpenAI writes a probability of zero like this.
+/// JSON has no infinity; OpenAI represents a probability of zero like this.
 fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { -9999.0 }
 }

@@ -1,4 +1,4 @@
-//! The OpenAI API as values: requests read from JSON, replies and errors written to it. Computes; knows no socket.
+//! The OpenAI API as values: requests parsed from JSON, replies and errors written to it. Computes; knows no sockets.
 //!
 //! Reference: <https://platform.openai.com/docs/api-reference> (completions, chat, models).
 

@@ -1,5 +1,5 @@
-//! Requests of `/v1/completions` and `/v1/chat/completions`, read from JSON. Every field is understood, known to change
-//! nothing, or refused by name: a request that is half understood would be answered with the wrong text. Computes.
+//! Requests of `/v1/completions` and `/v1/chat/completions`, parsed from JSON. Every field is supported, known to have
+//! no effect, or rejected by name: a partly understood request would be answered with the wrong text. Computes.
 
 use plumbline_crds::source::Sampling;
 use plumbline_feedback::data::Message;
@@ -9,14 +9,14 @@ use super::ApiError;
 use super::fields::Fields;
 use super::input::{Prompt, messages, prompts, stop};
 
-/// Log-probabilities of at most this many tokens a position.
+/// Maximum number of log-probabilities per position.
 pub const MOST_LOGPROBS: i64 = 100;
-/// At most this many samples a prompt.
+/// Maximum number of samples per prompt.
 pub const MOST_SAMPLES: i64 = 128;
-/// The completions API's `max_tokens` when a request has none.
+/// The completions API's default of `max_tokens`.
 const DEFAULT_COMPLETION_TOKENS: usize = 16;
 
-/// Fields that a client may send and that change nothing about the text.
+/// Fields that a client may send and that do not affect the text.
 const HARMLESS: [&str; 8] = [
     "user",
     "metadata",
@@ -28,35 +28,35 @@ const HARMLESS: [&str; 8] = [
     "parallel_tool_calls",
 ];
 
-/// What both APIs share.
+/// The fields that both APIs share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params {
     /// The model's name.
     pub model: String,
-    /// How to sample; `max_new_tokens` and `seed` are settled by the plan.
+    /// Sampling parameters; the plan sets `max_new_tokens` and `seed`.
     pub sampling: Sampling,
-    /// At most this many new tokens.
+    /// Maximum number of new tokens.
     pub max_tokens: MaxTokens,
     /// The field that `max_tokens` was read from, for errors.
     pub max_tokens_field: &'static str,
-    /// Samples a prompt.
+    /// Samples per prompt.
     pub samples: usize,
     /// Log-probabilities: none, or of the sampled token and of this many of the most likely ones.
     pub logprobs: Option<usize>,
-    /// The same seed gives the same text. Without one every request differs.
+    /// The same seed gives the same text. Without one every request is different.
     pub seed: Option<i64>,
-    /// Server-sent events instead of one reply.
+    /// Server-sent events instead of a single reply.
     pub stream: bool,
-    /// A last event with the usage.
+    /// A final event with the usage.
     pub include_usage: bool,
 }
 
 /// The limit of new tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxTokens {
-    /// As asked. Refused if it does not fit behind the prompt.
+    /// As requested. Rejected if it does not fit after the prompt.
     Exactly(usize),
-    /// Not asked: this many, or what fits behind the prompt.
+    /// Not requested: this many, or as many as fit after the prompt.
     AtMost(usize),
 }
 
@@ -65,7 +65,7 @@ pub enum MaxTokens {
 pub struct CompletionRequest {
     /// One or more prompts.
     pub prompts: Vec<Prompt>,
-    /// The rest.
+    /// The shared fields.
     pub params: Params,
 }
 
@@ -74,11 +74,11 @@ pub struct CompletionRequest {
 pub struct ChatRequest {
     /// The conversation, not empty.
     pub messages: Vec<Message>,
-    /// The rest.
+    /// The shared fields.
     pub params: Params,
 }
 
-/// Reads a body of `/v1/completions`.
+/// Parses a body of `/v1/completions`.
 pub fn completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     let mut fields = Fields::of_body(body)?;
     let prompts = prompts(fields.take("prompt"))?;
@@ -100,7 +100,7 @@ pub fn completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     Ok(CompletionRequest { prompts, params })
 }
 
-/// Reads a body of `/v1/chat/completions`.
+/// Parses a body of `/v1/chat/completions`.
 pub fn chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     let mut fields = Fields::of_body(body)?;
     let messages = messages(fields.take("messages"))?;

@@ -1,4 +1,4 @@
-//! Replies of `/v1/completions` and `/v1/chat/completions`, whole and in chunks. Computes.
+//! Replies of `/v1/completions` and `/v1/chat/completions`, complete and in chunks. Computes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::logprobs::Logprobs;
 use crate::serve::scheduler::{End, Update};
 use crate::serve::stream::Scored;
 
-/// Which of the two APIs a reply is written for.
+/// The API that a reply belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Api {
@@ -24,17 +24,17 @@ pub struct Writer {
     pub api: Api,
     /// The reply's id.
     pub id: String,
-    /// When it was asked for, in seconds since 1970.
+    /// When the request was received, in seconds since 1970.
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// Names what computes: replies with different fingerprints may differ for the same seed.
+    /// Identifies the build: replies with different fingerprints may differ for the same seed.
     pub fingerprint: &'static str,
-    /// Whether log-probabilities are written, and how many at most for each position.
+    /// Whether log-probabilities are written, and the maximum number for each position.
     pub logprobs: Option<usize>,
     /// Whether chunks have a `usage`.
     pub include_usage: bool,
-    /// Spells tokens.
+    /// Formats tokens.
     pub tokenizer: Arc<Tokenizer>,
 }
 
@@ -43,25 +43,25 @@ pub struct Writer {
 pub struct Usage {
     /// Tokens of each prompt, counted once however many samples it has.
     pub prompt_tokens: usize,
-    /// Tokens sampled, end tokens and stop strings included.
+    /// Sampled tokens, including end tokens and stop strings.
     pub completion_tokens: usize,
     /// Both.
     pub total_tokens: usize,
 }
 
 impl Usage {
-    /// The usage of so many tokens.
+    /// The usage for these numbers of tokens.
     pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
         Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
     }
 }
 
-/// A sequence that is done.
+/// A finished sequence.
 #[derive(Debug, PartialEq)]
 pub struct Sequence {
     /// All of its text.
     pub text: String,
-    /// All of its tokens, if they are wanted.
+    /// All of its tokens, if requested.
     pub tokens: Vec<Scored>,
     /// How it ended.
     pub end: End,
@@ -80,7 +80,7 @@ pub struct Reply {
     usage: Stated,
 }
 
-/// What a reply or chunk says of the usage.
+/// The usage in a reply or chunk.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 enum Stated {
@@ -123,7 +123,7 @@ struct ChatMessage {
 }
 
 impl Writer {
-    /// The reply to a request that is not streamed: every sequence, in order.
+    /// The reply to a request without streaming: every sequence, in order.
     pub fn whole(&self, sequences: Vec<Sequence>, prompt_tokens: usize) -> Reply {
         let completion_tokens = sequences.iter().map(|s| s.end.sampled).sum();
         let choices = sequences.into_iter().enumerate().map(|(index, sequence)| Choice {
@@ -142,7 +142,7 @@ impl Writer {
         self.reply(object, choices.collect(), Stated::Now(Usage::new(prompt_tokens, completion_tokens)))
     }
 
-    /// The chunk that opens each of `count` sequences of a chat; completions have none.
+    /// The first chunk of each of `count` sequences of a chat; completions have none.
     pub fn opening(&self, count: usize) -> Vec<Reply> {
         let count = if self.api == Api::Chat { count } else { 0 };
         let open = |index| {
@@ -167,7 +167,7 @@ impl Writer {
         chunks
     }
 
-    /// The last chunk, if usage was asked for.
+    /// The last chunk, if usage was requested.
     pub fn usage(&self, usage: Usage) -> Option<Reply> {
         self.include_usage.then(|| self.reply(self.chunk_object(), Vec::new(), Stated::Now(usage)))
     }
