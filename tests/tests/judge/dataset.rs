@@ -105,7 +105,7 @@ fn a_dataset_holds_what_was_planted_and_says_how_it_was_made() {
     assert_eq!(result.counts["questions"], 420);
     assert!(result.counts["pairs"] >= 200);
     let (pairs, title) = (result.counts["pairs"], &result.message);
-    let splits = format!("{pairs} records ({} train, {} validation) of 210 pairs", train.len(), validation.len());
+    let splits = format!("{pairs} records ({} train, {} validation) from 210 pairs", train.len(), validation.len());
     assert!(title.starts_with(&splits), "{title}");
     let report = Report::read(Path::new(&document.output)).unwrap().unwrap();
     let Some(Section::Numbers { rows, .. }) = report.sections.first() else { panic!("{:?}", report.sections.first()) };

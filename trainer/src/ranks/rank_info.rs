@@ -27,7 +27,7 @@ impl RankInfo {
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let number = |name: &str| match variable(name) {
             None => Ok(None),
-            Some(text) => text.parse::<usize>().map(Some).map_err(|_| wrong(name, "a whole number", &text)),
+            Some(text) => text.parse::<usize>().map(Some).map_err(|_| wrong(name, "an integer", &text)),
         };
         let size = number("WORLD_SIZE")?.unwrap_or(1);
         if size == 0 {

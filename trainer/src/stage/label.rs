@@ -315,10 +315,11 @@ fn headline(audit: &Audit, counts: &BTreeMap<String, i64>, runtime: &JudgeRuntim
         left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     let left_out = if left_out.is_empty() { String::new() } else { format!(", left out: {}", left_out.join(", ")) };
     let conflict = audit.position.and_then(|p| p.conflict_rate);
-    let conflict =
-        conflict.map_or(String::new(), |r| format!("; the judge's two orders conflict on {:.1} %", 100.0 * r.value));
+    let conflict = conflict.map_or(String::new(), |r| {
+        format!("; the two orders of the judge conflict in {:.1} % of the pairs", 100.0 * r.value)
+    });
     format!(
-        "{} records ({} train, {} validation) of {} pairs compared by the judge {}{left_out}{conflict}",
+        "{} records ({} train, {} validation) from {} pairs compared by the judge {}{left_out}{conflict}",
         n("pairs"),
         n("train"),
         n("validation"),

@@ -1,5 +1,5 @@
-//! Sampled responses on disk (IO): written chunk by chunk before they are used, so that a kill loses at most one chunk,
-//! and a restart samples the same chunks in the same batches, with the same result.
+//! Sampled responses on disk (IO): written chunk by chunk before they are used, so that a kill loses one chunk at most and
+//! a restart samples the same chunks again with the same company, to the same text.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::Result;
 
 /// Prompts that are sampled together.
 pub const CHUNK: usize = 32;
-/// Name of the file in its directory.
+/// Name of the file in its folder.
 pub const RESPONSES: &str = "responses.jsonl";
 
 /// Why a response ended.
@@ -23,16 +23,16 @@ pub enum Finish {
     Eos,
     /// A stop string.
     Stop,
-    /// The maximum number of new tokens, or the context.
+    /// The limit of new tokens, or of the context.
     Length,
 }
 
-/// A response as it is stored.
+/// A response, as it is kept.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Sampled {
     /// The text.
     pub text: String,
-    /// Whether the limit of new tokens ended it.
+    /// Whether it was cut at the limit of new tokens.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
 }
@@ -44,8 +44,8 @@ impl Sampled {
     }
 }
 
-/// Samples the responses to some prompts: a list for each prompt, in order. The second argument is called with the
-/// number of finished responses.
+/// Samples the responses to some prompts: a list for each prompt, in order. The second argument is to be called with the
+/// number of responses that are done.
 pub type Sampler<'a> = dyn FnMut(&[Prompt], &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Vec<Sampled>>> + 'a;
 
 /// A line of the artifact's copy.
@@ -55,7 +55,7 @@ struct OfPrompt<'a> {
     responses: &'a [Sampled],
 }
 
-/// Writes the responses, one line per prompt, in the order of the prompts.
+/// Writes the responses as one line a prompt, in order of the prompts.
 pub fn write_file(path: &Path, prompts: &[Prompt], responses: &[Vec<Sampled>]) -> Result<()> {
     let lines: Vec<OfPrompt<'_>> =
         prompts.iter().zip(responses).map(|(p, r)| OfPrompt { prompt_id: &p.id, responses: r }).collect();
@@ -69,7 +69,6 @@ struct Chunk {
     responses: Vec<Vec<Sampled>>,
 }
 
-<<<<<<< HEAD
 impl Record for Chunk {
     const VERSION: u32 = 2;
     const WITHOUT: &'static str = "the responses are sampled again";
@@ -78,11 +77,6 @@ impl Record for Chunk {
 /// The responses to every prompt, in order: those in `folder` as they are, the others sampled and written there.
 /// `generator` says what the responses depend on beside the prompts (model, sampling, number); `progress` is called with
 /// the number of responses that are there.
-=======
-/// The responses to every prompt, in order: those in `folder` unchanged, the others sampled and written there.
-/// `generator` identifies what the responses depend on besides the prompts (model, sampling, number); `progress` is
-/// called with the number of existing responses.
->>>>>>> 0c66327 (Reword doc comments of data, reports, text and serving)
 pub fn complete(
     folder: &Path,
     generator: &str,

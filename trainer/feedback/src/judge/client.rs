@@ -65,7 +65,7 @@ impl Client {
             Ok(Some(response)) => classify(&response, dialect, Timestamp::now()),
             Ok(None) => AttemptOutcome::RetryBackoff(
                 Fault::Question,
-                format!("the body is longer than {} MiB, which no reply to a question is", MOST_BYTES >> 20),
+                format!("the body is longer than {} MiB, the limit for a reply", MOST_BYTES >> 20),
             ),
             Err(e) => AttemptOutcome::RetryBackoff(fault(&e), self.shown(&explain(&e))),
         }

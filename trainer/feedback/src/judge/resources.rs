@@ -59,7 +59,7 @@ impl Resources {
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|e| Error::Failed(format!("no runtime for the judge's client: {e}")))?;
+            .map_err(|e| Error::Failed(format!("cannot start the runtime of the judge's client: {e}")))?;
         let priced: Vec<(&Judge, &str)> = members.iter().map(|member| (member.spec, member.field)).collect();
         let ledger = Ledger::open(budget, &priced)?;
         let journal = Journal::open(journal)?;

@@ -63,7 +63,7 @@ pub fn sections(audit: &Audit, judged: &Judgements, records: &[Preference], spli
     let conflicts = audit.position.and_then(|p| p.conflict_rate).filter(|rate| rate.value >= NOTICED_CONFLICTS);
     if let Some(rate) = conflicts {
         sections.push(Section::Notice {
-            title: "The order decides as much as the responses".into(),
+            title: "The order matters as much as the responses".into(),
             text: format!(
                 "In {:.1} % of the pairs the judge's preference changes when the two responses are swapped; tossing a \
                  coin gives 50 %. Both orders together cancel a constant preference for a position, but not chance. \
@@ -174,7 +174,7 @@ fn consistency(audit: &Audit) -> Section {
                 "Verdicts for the first",
                 p.first_rate,
                 Some(0.5),
-                "also the agreement with the baseline \"always the first\"",
+                "equal to the agreement with the baseline \"always the first\"",
             )
             .percent(),
         );
@@ -201,7 +201,7 @@ fn consistency(audit: &Audit) -> Section {
             "Labels for the longer",
             length.longer_rate,
             Some(0.5),
-            "also the agreement with the baseline \"always the longer\"; longer can be better",
+            "equal to the agreement with the baseline \"always the longer\"; longer can be better",
         )
         .percent(),
     );

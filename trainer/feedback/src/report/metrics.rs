@@ -72,7 +72,10 @@ impl MetricsWriter {
     /// `Disk` if a file cannot be written, `Failed` if the step is before the last one or a metric is named `step`.
     pub fn log(&mut self, step: i64, values: &[(&str, f64)]) -> Result<()> {
         if step < self.last_step {
-            return Err(Error::Failed(format!("metrics of step {step} come after those of step {}", self.last_step)));
+            return Err(Error::Failed(format!(
+                "metrics of step {step} were logged after those of step {}",
+                self.last_step
+            )));
         }
         let mut line = Map::new();
         line.insert("step".into(), step.into());

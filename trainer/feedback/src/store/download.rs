@@ -181,7 +181,7 @@ impl Source {
             if arrived > most {
                 fs::remove_file(aside).map_err(store)?;
                 return Err(Failure::Final(Error::Data(format!(
-                    "{}: expected {most} bytes at most, found more; {}",
+                    "{}: expected at most {most} bytes, found more; {}",
                     place(url),
                     if size.is_some() { "it is not the file that was listed" } else { LONG }
                 ))));

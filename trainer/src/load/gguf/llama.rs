@@ -466,6 +466,6 @@ pub(crate) mod tests {
         let tokens = tensors(metadata().strs("tokenizer.ggml.tokens", &["a", "b", "c", "d", "e", "f"])).finish();
         assert!(refusal(tokens).contains("token 5 (\"f\") is outside the vocabulary"));
         let odd = Writer::default().str("general.architecture", "llama").str("llama.embedding_length", "four").finish();
-        assert!(refusal(odd).contains("llama.embedding_length should be one whole number"));
+        assert!(refusal(odd).contains("llama.embedding_length should be a non-negative integer"));
     }
 }

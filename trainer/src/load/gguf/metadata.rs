@@ -70,7 +70,7 @@ pub enum MetadataError {
 impl Metadata {
     /// A whole number that is not negative, if the key is there.
     pub fn integer(&self, key: &str) -> Result<Option<u64>, MetadataError> {
-        self.typed(key, "one whole number, not negative", |v| if let Value::Unsigned(n) = v { Some(*n) } else { None })
+        self.typed(key, "a non-negative integer", |v| if let Value::Unsigned(n) = v { Some(*n) } else { None })
     }
 
     /// A number, if the key is there.
@@ -97,7 +97,7 @@ impl Metadata {
 
     /// A list of whole numbers, if the key is there.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<u64>>, MetadataError> {
-        self.typed(key, "a list of whole numbers, not negative", |v| {
+        self.typed(key, "a list of non-negative integers", |v| {
             if let Value::Integers(list) = v { list.unsigned() } else { None }
         })
     }
@@ -132,7 +132,7 @@ mod tests {
         ]));
         assert_eq!(metadata.integers("unsigned").unwrap().unwrap(), [1, 65_535]);
         assert_eq!(metadata.integer("other").unwrap(), None);
-        assert!(metadata.integer("n").unwrap_err().to_string().contains("n should be one whole number, not negative"));
+        assert!(metadata.integer("n").unwrap_err().to_string().contains("n should be a non-negative integer"));
         assert!(metadata.integers("list").is_err() && metadata.texts("list").is_err());
         assert!(Metadata::required(None::<u64>, "k").unwrap_err().to_string().contains("lacks k"));
     }

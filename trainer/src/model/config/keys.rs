@@ -48,14 +48,14 @@ impl<'a> Keys<'a> {
         let Some(found) = self.map.get(key) else { return Ok(None) };
         match found.as_i64() {
             Some(n) if (least..=most).contains(&n) => Ok(Some(n)),
-            _ => Err(self.wrong(key, &format!("a whole number from {least} to {most}"), found)),
+            _ => Err(self.wrong(key, &format!("an integer from {least} to {most}"), found)),
         }
     }
 
     /// A whole number from `least` to `most` that must be there.
     pub(super) fn required(&self, key: &str, least: i64, most: i64) -> Result<i64> {
         self.whole(key, least, most)?
-            .ok_or_else(|| self.wrong(key, &format!("a whole number from {least} to {most}"), &Value::Null))
+            .ok_or_else(|| self.wrong(key, &format!("an integer from {least} to {most}"), &Value::Null))
     }
 
     /// A finite number that is `allowed`; none where the key is absent.

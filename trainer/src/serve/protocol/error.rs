@@ -79,8 +79,8 @@ impl ApiError {
     /// 404: no such path.
     pub fn no_route(method: &str, path: &str) -> Self {
         let message = format!(
-            "there is no {method:.16} {path:.64}; see GET /v1/models, POST /v1/completions, POST /v1/chat/completions, \
-             GET /health, GET /metrics"
+            "no such route: {method:.16} {path:.64}; see GET /v1/models, POST /v1/completions, POST \
+             /v1/chat/completions, GET /health, GET /metrics"
         );
         Self::new(404, "invalid_request_error", Some("not_found"), message)
     }

@@ -90,7 +90,7 @@ impl Fields {
         let Some(value) = self.take(field) else { return Ok(None) };
         match as_integer(&value) {
             Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
-            _ => Err(self.wrong(field, &format!("a whole number from {least} to {most}"), &value)),
+            _ => Err(self.wrong(field, &format!("an integer from {least} to {most}"), &value)),
         }
     }
 

@@ -48,7 +48,7 @@ fn tokens(path: &str, ids: &[Value]) -> Result<Vec<i64>, ApiError> {
         .map(|(i, id)| {
             as_integer(id).filter(|id| *id >= 0).ok_or_else(|| {
                 let path = format!("{path}[{i}]");
-                let message = format!("`{path}` must be a token id (a whole number from 0), found {}", kind(id));
+                let message = format!("`{path}` must be a token id (an integer from 0), found {}", kind(id));
                 ApiError::invalid(path, message)
             })
         })
