@@ -1,13 +1,13 @@
-//! Runs code whose cost an unknown file decides (a chat template, the rules of a tokenizer) within bounds of memory, time
-//! and stack.
+//! Runs code whose cost an untrusted file controls (a chat template, the rules of a tokenizer) within limits of memory,
+//! time and stack.
 //!
-//! Such code runs on a thread of its own. The process's allocator counts what the thread holds and, beyond its bound, does
-//! not return: an allocation cannot fail in Rust without ending the process, and a thread cannot be ended from outside, so
-//! it is left behind, asleep, with what it holds. The caller has its answer, and [`Confinement`] runs no more code of that
-//! file.
+//! Such code runs on its own thread. The process's allocator counts the thread's memory and never returns once the
+//! limit is exceeded: an allocation cannot fail in Rust without aborting the process, and a thread cannot be terminated
+//! from outside, so the thread is left asleep with its memory. The caller gets its error, and [`Confinement`] runs no
+//! more code of that file.
 //!
-//! Time is the thread's own on a CPU. By the clock on the wall, a process that was stopped, a machine that slept or one that
-//! is too busy would make good files look bad.
+//! Time is the CPU time of the thread. By wall-clock time, a stopped process, a suspended machine or a busy one would
+//! make good files look bad.
 
 #![allow(unsafe_code, reason = "an allocator cannot be written without, nor a thread's clock read")]
 
@@ -22,27 +22,27 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What code may use.
+/// The limits of confined code.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes that are allocated at a time.
+    /// Bytes allocated at any time.
     pub memory: usize,
-    /// How long it may compute.
+    /// CPU time.
     pub time: Duration,
-    /// Bytes of its stack; only what is used becomes memory.
+    /// Stack size in bytes; only what is used becomes memory.
     pub stack: usize,
 }
 
 /// Why confined code has no result.
 #[derive(Debug)]
 pub enum Exceeded {
-    /// It needs more memory than it may have, in bytes.
+    /// It exceeded its memory limit, in bytes.
     Memory(usize),
-    /// It takes longer than it may.
+    /// It exceeded its time limit.
     Time(Duration),
     /// It panicked, with this message.
     Panicked(String),
-    /// There is no thread for it. That is no fault of the code, and may pass.
+    /// No thread could be started. This is not the fault of the code, and may be transient.
     NoThread(io::Error),
 }
 
@@ -59,15 +59,15 @@ impl std::fmt::Display for Exceeded {
 
 impl std::error::Error for Exceeded {}
 
-/// Where the code of one file runs. Once it has exceeded a limit none of it runs any more: what it held then is not given
-/// back, and a file that does so again and again would take all memory that there is.
+/// Where the code of one file runs. After it has exceeded a limit, none of it runs again: its memory is never freed,
+/// and a file that exceeds the limit repeatedly would use up all memory.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     spent: OnceLock<Spent>,
-    /// Threads that wait for more of the same code: most of it takes less time than the start of a thread does.
+    /// Idle threads for more of the same code: most of it takes less time than starting a thread.
     idle: Mutex<Vec<Worker>>,
 }
 
@@ -152,7 +152,7 @@ impl Worker {
         Ok(Self { stack, jobs, thread })
     }
 
-    /// Runs `work` within `limits`, and says how long it computed.
+    /// Runs `work` within `limits`, and returns how long it computed.
     fn run<T: Send + 'static>(
         &self,
         limits: Limits,
@@ -192,8 +192,8 @@ impl Worker {
     }
 }
 
-/// What is known of a thread's time. It is counted in looks where the thread does not compute, so that a process that was
-/// stopped has not waited.
+/// The state of a thread's clock. Time during which the thread does not compute is counted in checks, so that a stopped
+/// process has not waited.
 #[derive(Debug, Default)]
 struct Watch {
     computed: Duration,
@@ -201,8 +201,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Whether the thread has used its time, or has not computed for a multiple of it. `computed`: its time so far, where it
-    /// can be told.
+    /// Whether the thread has used its time, or has not computed for a multiple of it. `computed`: its CPU time so far,
+    /// if known.
     fn is_late(&mut self, computed: Option<Duration>, time: Duration) -> bool {
         let computed = computed.unwrap_or(self.computed);
         self.waited = if computed > self.computed { Duration::ZERO } else { self.waited + LOOK };
@@ -211,7 +211,7 @@ impl Watch {
     }
 }
 
-/// The time that a thread has spent on a CPU; none if it has ended.
+/// The CPU time of a thread; none if it has ended.
 fn cpu_time_of<T>(thread: &JoinHandle<T>) -> Option<Duration> {
     let mut clock = 0;
     // SAFETY: the thread has not been joined, so its handle is valid, and the clock's name is written to `clock`.
@@ -229,20 +229,21 @@ fn read(clock: libc::clockid_t) -> Option<Duration> {
 const NAME: &str = "confined";
 /// [`LEFT`] of a thread that is not confined.
 const UNLIMITED: isize = isize::MAX;
-/// Allocations of a thread between two looks at its clock.
+/// Allocations of a thread between two checks of its clock.
 const ALLOCATIONS_A_LOOK: u32 = 4096;
-/// Between two looks of the caller.
+/// Interval between two checks by the caller.
 const LOOK: Duration = Duration::from_millis(20);
-/// So much longer than a thread waits for itself, the caller waits for it.
+/// The caller waits this much longer than the thread's own limit.
 const GRACE: Duration = Duration::from_millis(200);
-/// So many times its time a thread may be without a CPU, or wait: for memory that is swapped out, say.
+/// A thread may be without a CPU, or wait (for memory that is swapped out, for example), for this multiple of its time
+/// limit.
 const PATIENCE: u32 = 4;
-/// Code that computes for less leaves its thread to be used again.
+/// A thread is reused if its code has computed for less than this.
 const SHORT: Duration = Duration::from_millis(5);
 /// So many times less is tried where there is no thread with the stack that is wanted.
 const LESS: usize = 8;
 
-/// Tells the caller of confined code that it has no result.
+/// Notifies the caller of confined code that there is no result.
 type Tell = Box<dyn FnOnce(Exceeded)>;
 
 thread_local! {
@@ -258,7 +259,7 @@ thread_local! {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The system's allocator, which counts what confined threads hold.
+/// The system's allocator, which counts the memory of confined threads.
 struct Counting;
 
 // SAFETY: every call is the system's allocator with the same arguments; what is done before it neither unwinds nor touches
@@ -315,7 +316,7 @@ fn give_back(bytes: usize) {
     }
 }
 
-/// Tells the caller and sleeps for good.
+/// Notifies the caller and sleeps forever.
 fn give_up(why: Exceeded) -> ! {
     LEFT.set(UNLIMITED);
     if let Some(tell) = ON_EXCESS.take() {
@@ -326,7 +327,7 @@ fn give_up(why: Exceeded) -> ! {
     }
 }
 
-/// A panic of confined code is an answer, not a fault of this program: it is not written to standard error.
+/// A panic of confined code is a result, not a bug of this program: it is not written to standard error.
 fn keep_panics_quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-/// Cross-entropy between the preference and `sigmoid(chosen - rejected - margin)`, one value a pair.
+/// Cross-entropy between the preference and `sigmoid(chosen - rejected - margin)`, one value per pair.
 ///
 /// - `chosen`, `rejected`: `[pairs]`, scores.
 /// - `preference`: `[pairs]`, in 0..=1: probability that chosen is better; 1 for a hard label.
@@ -19,8 +19,8 @@ pub fn bradley_terry(chosen: &Tensor, rejected: &Tensor, preference: &Tensor, ma
     (1.0 - preference) * &difference - difference.log_sigmoid()
 }
 
-/// Centring term (Eisenstein et al., 2023): the squared sum of the two scores, one value a pair. It keeps scores near
-/// zero, which the preference alone leaves free.
+/// Centring term (Eisenstein et al., 2023): the squared sum of the two scores, one value per pair. It keeps scores near
+/// zero, which the preference alone leaves undetermined.
 pub fn centering(chosen: &Tensor, rejected: &Tensor) -> Tensor {
     (chosen + rejected).square()
 }

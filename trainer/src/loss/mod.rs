@@ -1,7 +1,7 @@
-//! Losses: pure functions of log-probabilities, scores and values. Tensors in, tensors out; none knows a model.
+//! Losses: pure functions of log-probabilities, scores and values. Tensors in, tensors out; none depends on a model.
 //!
-//! A loss gives one value a row or a token, not a mean: the caller divides by the count of the whole batch, so that the
-//! result does not depend on how a batch is split into micro-batches.
+//! A loss returns one value per row or token, not a mean: the caller divides by the count of the whole batch, so that
+//! the result does not depend on how a batch is split into micro-batches.
 
 pub mod bradley_terry;
 pub mod dpo;

@@ -2,9 +2,9 @@
 
 use tch::Tensor;
 
-/// Clipped policy loss, one value a token: `max(-A r, -A clip(r, 1 - c, 1 + c))` with `r = exp(new - old)`.
+/// Clipped policy loss, one value per token: `max(-A r, -A clip(r, 1 - c, 1 + c))` with `r = exp(new - old)`.
 ///
-/// - `new`, `old`: `[tokens]`, log-probabilities of the sampled tokens now and when they were sampled.
+/// - `new`, `old`: `[tokens]`, log-probabilities of the sampled tokens now and at sampling time.
 /// - `advantages`: `[tokens]`.
 pub fn policy_loss(new: &Tensor, old: &Tensor, advantages: &Tensor, clip_range: f64) -> Tensor {
     let ratio = (new - old).exp();
@@ -12,14 +12,14 @@ pub fn policy_loss(new: &Tensor, old: &Tensor, advantages: &Tensor, clip_range: 
     (-advantages * ratio).maximum(&(-advantages * clipped))
 }
 
-/// Clipped value loss, one value a token: half the larger squared error of the value and of the value held within
-/// `old +- clip_range`. All `[tokens]`.
+/// Clipped value loss, one value per token: half the larger of the squared errors of the value and of the value clipped
+/// to `old +- clip_range`. All `[tokens]`.
 pub fn value_loss(new: &Tensor, old: &Tensor, returns: &Tensor, clip_range: f64) -> Tensor {
     let clipped = old + (new - old).clamp(-clip_range, clip_range);
     (new - returns).square().maximum(&(clipped - returns).square()) * 0.5
 }
 
-/// Which tokens' ratios the policy loss clips (1 where it does): `|r - 1| > c`. Counted over real tokens only.
+/// Which tokens' ratios the policy loss clips (1 if it does): `|r - 1| > c`. Counted over real tokens only.
 pub fn clipped(new: &Tensor, old: &Tensor, clip_range: f64) -> Tensor {
     ((new - old).exp() - 1.0).abs().gt(clip_range)
 }

@@ -1,4 +1,4 @@
-//! Brings the inputs of a run here that are not on a file system. What is here already stays as it is.
+//! Downloads the remote inputs of a run. Inputs that already exist are not changed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,12 +21,12 @@ use reqwest::Url;
 
 use crate::{Error, Result};
 
-/// File in it with the commits that a run has begun with, by URI.
+/// File in it with the commits that a run has started with, by URI.
 const COMMITS_FILE: &str = "commits.json";
-/// Progress is told in these.
+/// Unit of the reported progress.
 const MIB: u64 = 1 << 20;
 
-/// Runs it. Each rank fetches for itself, and tells of it in a folder of its own.
+/// Runs it. Each rank fetches its own inputs, and reports progress in its own directory.
 pub fn run(document: &RunDocument, sync: &WorkDirSync, rank: usize, work: &Path) -> Result<StageResult> {
     let (progress, mut begun) = (RefCell::new(Progress::new(work, sync)?), Begun::of(work)?);
     let runtime = store::runtime()?;
@@ -85,8 +85,8 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
     Ok(())
 }
 
-/// The commits that rank 0 has begun with, as far as it has: all ranks have to have the same inputs, whichever of them lost its
-/// pod.
+/// The commits that rank 0 has started with, as far as they are known: all ranks must have the same inputs, whichever
+/// of them lost its pod.
 async fn broadcast(document: &RunDocument) -> Result<BTreeMap<String, String>> {
     let Some(uri) = document.store.as_ref().and_then(|store| store.work.as_ref()) else {
         let file = Path::new(&document.work).join(FETCHED).join(COMMITS_FILE);
@@ -99,7 +99,7 @@ async fn broadcast(document: &RunDocument) -> Result<BTreeMap<String, String>> {
     }
 }
 
-/// The commits that a run has begun with: when its pod is lost, the next one fetches the same ones.
+/// The commits that a run has started with: if its pod is lost, the next one fetches the same ones.
 struct Begun {
     file: PathBuf,
     commits: BTreeMap<String, String>,

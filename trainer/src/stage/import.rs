@@ -1,7 +1,7 @@
-//! `import`: a GGUF file becomes a Hugging Face folder (config.json, model.safetensors, tokenizer.json), which this trainer,
-//! transformers and vLLM load. Quantised tensors are written out in full: training needs numbers, not blocks.
+//! `import`: converts a GGUF file into a Hugging Face directory (config.json, model.safetensors, tokenizer.json), which
+//! this trainer, transformers and vLLM load. Quantised tensors are dequantised: training needs numbers, not blocks.
 //!
-//! This file reads and writes; what is converted to what is decided in [`crate::load::gguf`].
+//! This file reads and writes; the conversion itself is in [`crate::load::gguf`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -89,7 +89,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
 const KIND: &str = "Model";
 
 impl WeightType {
-    /// The name that `torch_dtype` in config.json has for it.
+    /// The name of this type for `torch_dtype` in config.json.
     fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
@@ -106,7 +106,7 @@ impl WeightType {
         }
     }
 
-    /// Little-endian bytes of the values; `None` when a finite value has no finite counterpart.
+    /// Little-endian bytes of the values; `None` if a finite value has no finite counterpart.
     fn bytes(self, values: &[f32]) -> Option<Vec<u8>> {
         match self {
             Self::Float32 => Some(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
@@ -121,7 +121,7 @@ impl WeightType {
         }
     }
 
-    /// The largest value that it holds.
+    /// The largest finite value.
     fn largest(self) -> f32 {
         match self {
             Self::Float32 => f32::MAX,
@@ -131,7 +131,7 @@ impl WeightType {
     }
 }
 
-/// The manifest of the model that stands where the import goes; `None` where there is nothing or a damaged model.
+/// The manifest of the model at the destination of the import; `None` if there is nothing or a damaged model.
 fn existing(out: &Path) -> Result<Option<Manifest>> {
     match artifact::verify(out) {
         Ok(manifest) if manifest.kind == KIND => Ok(Some(manifest)),
@@ -184,8 +184,8 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Writes the weights into files of at most `most` bytes, with an index where they are several; one tensor in memory at a
-/// time.
+/// Writes the weights into files of at most `most` bytes, with an index if there are several; only one tensor is in
+/// memory at a time.
 fn write_weights(folder: &Path, gguf: &GgufFile, llama: &Llama, dtype: WeightType, most: u64) -> Result<()> {
     let tensors: BTreeMap<&str, &llama::Tensor> = llama.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let numbers = |tensor: &llama::Tensor| tensor.source.shape.iter().product::<usize>();

@@ -1,5 +1,5 @@
-//! `inspect`: what the loader sees in a model folder, and what the model makes of a text: the logits of a language model,
-//! the score of a reward model.
+//! `inspect`: a model directory as the loader reads it, and the model's output for a text: the logits of a language
+//! model, the score of a reward model.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

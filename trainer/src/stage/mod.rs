@@ -14,7 +14,7 @@ pub mod termination;
 pub mod tune;
 mod watchdog;
 
-/// Numbers under the names that a status has for them.
+/// Numbers under their names in a status.
 fn in_status<T>(numbers: std::collections::BTreeMap<String, T>) -> std::collections::BTreeMap<String, T> {
     numbers.into_iter().map(|(name, value)| (plumbline_feedback::report::status_name(&name), value)).collect()
 }

@@ -1,7 +1,7 @@
-//! Reports the progress of a running stage to the operator: `progress.json`, every few seconds. Reads the work folder and
-//! talks to the network.
+//! Reports the progress of a running stage to the operator: `progress.json`, every few seconds. Reads the work
+//! directory and talks to the network.
 //!
-//! A report is a courtesy: an operator that is down, slow or rejects it does not affect the run.
+//! Reports are informational: an operator that is down, slow or rejects them does not affect the run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the thread checks whether the stage has ended.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Starts reporting the progress in a work folder, if the environment has an operator to report to.
+/// Starts reporting the progress in a work directory, if the environment names an operator to report to.
 pub fn start(work: &Path) -> Option<BackgroundThread> {
     let (url, token) = (std::env::var(URL).ok()?, PathBuf::from(std::env::var_os(TOKEN)?));
     let file = work.join(PROGRESS_FILE);

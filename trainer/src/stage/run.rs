@@ -1,5 +1,5 @@
-//! What the stages of the chain have in common: a run document goes in, a result comes out, and whoever started the
-//! process finds out what happened. Talks to the work folder.
+//! What the stages of the chain have in common: they read a run document, write a result, and report to the caller of
+//! the process what happened. Talks to the work directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 const INPUTS_FILE: &str = "inputs.json";
 /// File in `work` with the time that chat templates see: when the run first started.
 const CLOCK_FILE: &str = "clock.json";
-/// The longest message of a result, in characters: a condition's message holds no more.
+/// Maximum length of a result's message, in characters: that of a condition's message.
 const MOST_MESSAGE: usize = 1024;
 
 /// Arguments of a stage.
@@ -192,7 +192,7 @@ pub(crate) fn publish(run: &RunDocument, staging: &Path) -> Result<ArtifactRef> 
     Ok(manifest.artifact_ref(&run.output))
 }
 
-/// CPU threads: as asked, or the CPUs that the process may use.
+/// CPU threads: as requested, or the CPUs that the process may use.
 pub fn threads(asked: Option<i64>) -> i32 {
     asked.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as i32), |n| n as i32)
 }
@@ -203,7 +203,7 @@ fn read(file: &Path) -> Result<RunDocument> {
     serde_yaml::from_str(&text).map_err(|e| wrong(format!("not a run document: {e}")))
 }
 
-/// A panic is a stage's failure too: libtorch's errors are panics in operators without a Result.
+/// Runs a stage so that a panic becomes its failure: libtorch reports errors of operators without a Result as panics.
 fn caught<T>(stage: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(stage)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
@@ -212,14 +212,14 @@ fn caught<T>(stage: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// What happened, without libtorch's own stack in the lines that follow. An operator without a Result panics with its
-/// error in Rust's debug form, where line breaks are escaped.
+/// The message of a panic, without libtorch's own stack in the lines that follow. An operator without a Result panics
+/// with its error in Rust's debug format, in which line breaks are escaped.
 fn first_line(text: &str) -> &str {
     let text = text.split_once("Torch(\"").map_or(text, |(_, error)| error);
     text.split(['\n']).next().and_then(|line| line.split("\\n").next()).unwrap_or_default()
 }
 
-/// The result of a stage that failed, with the last metrics and the cost that it had reported.
+/// The result of a failed stage, with the last metrics and the cost that it reported.
 fn failure(work: &Path, error: &Error) -> StageResult {
     let report: Option<ProgressReport> = files::kept(&work.join(PROGRESS_FILE)).ok().flatten();
     let ProgressReport { metrics, cost, .. } = report.unwrap_or_default();

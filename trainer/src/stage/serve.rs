@@ -1,4 +1,4 @@
-//! `serve`: a model behind an OpenAI-compatible API, for judges that run beside a stage and for trying a model out.
+//! `serve`: a model behind an OpenAI-compatible API, for judges that run next to a stage and for trying a model out.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::serve::parent::Parent;
 use crate::serve::server::{self, Options};
 use crate::{Error, Result, device};
 
-/// How long requests may take to end after SIGTERM. Kubernetes kills after 30 s by default.
+/// How long requests may take to finish after SIGTERM. Kubernetes kills after 30 s by default.
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// Arguments of `serve`.
@@ -73,7 +73,7 @@ fn precision() -> impl TypedValueParser<Value = Precision> {
         .map(|name| if name == "float32" { Precision::Float32 } else { Precision::BFloat16 })
 }
 
-/// Serves until SIGTERM, SIGINT, or the end of the parent.
+/// Serves until SIGTERM, SIGINT, or the exit of the parent.
 pub fn run(args: &ServeArgs) -> Result<()> {
     if let Some(file) = &args.port_file {
         remove_stale(file)?;
@@ -149,7 +149,7 @@ fn folder_name(folder: &Path) -> String {
     name.unwrap_or_else(|| "model".to_owned())
 }
 
-/// What requests are checked against: the model's own limits, or a shorter context.
+/// The limits for requests: the model's own, or a shorter context.
 fn shape(config: &Config, max_context: Option<usize>, longest_token: usize) -> Result<Shape> {
     let (own, vocabulary) = (config.max_position_embeddings as usize, config.vocab_size as usize);
     match max_context {

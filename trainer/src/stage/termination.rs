@@ -1,4 +1,4 @@
-//! The result of a stage as a pod's termination message, which Kubernetes keeps 4096 bytes of. Pure but for `write`.
+//! The result of a stage as a pod's termination message, of which Kubernetes keeps 4096 bytes. Pure but for `write`.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ const FILE: &str = "PLUMBLINE_TERMINATION_LOG";
 /// The longest termination message, in bytes (Kubernetes, "Customizing the termination message").
 const MOST: usize = 4096;
 
-/// Leaves the result where Kubernetes reads it, if whoever started the stage named a file.
+/// Writes the result to where Kubernetes reads it, if the caller of the stage named a file.
 pub fn write(result: &StageResult) -> Result<()> {
     let Some(file) = std::env::var_os(FILE) else { return Ok(()) };
     let text = fitted(result, MOST)?;
@@ -19,7 +19,8 @@ pub fn write(result: &StageResult) -> Result<()> {
     fs::write(&file, text).map_err(|e| Error::store(file.as_ref(), &e))
 }
 
-/// The result in at most `most` bytes: what tells least goes first. The outcome and the artifact always stay.
+/// The result in at most `most` bytes: the least important parts are dropped first. The outcome and the artifact are
+/// always kept.
 fn fitted(result: &StageResult, most: usize) -> Result<String> {
     let mut result = result.clone();
     let cuts: [fn(&mut StageResult); 6] = [

@@ -1,5 +1,5 @@
-//! Ends a stage that stands still, so that whatever runs it can let it go on from its last checkpoint instead of holding
-//! accelerators for nothing. Talks to the clock; what decides computes only.
+//! Ends a stage that stalls, so that its caller can resume it from its last checkpoint instead of holding accelerators
+//! for nothing. Talks to the clock; the decision itself is computed.
 
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +12,17 @@ use plumbline_feedback::heartbeat;
 use super::background::BackgroundThread;
 use crate::{Error, Result};
 
-/// Environment variable with the seconds without progress after which a stage is ended; 0, as without it, is never.
+/// Environment variable with the seconds without progress after which a stage is ended; 0 or unset for never.
 const SECONDS: &str = "PLUMBLINE_STALL_TIMEOUT_SECONDS";
-/// Between two looks.
+/// Interval between two checks.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long the process may take to say why and to end in good order. What hangs may hang then too.
+/// How long the process may take to report why and to exit cleanly. The cause of the stall may block this too.
 const ORDERLY: Duration = Duration::from_secs(10);
 
-/// Starts watching, if whoever started the stage wants that. `told` is given the error that the process then ends with.
+/// Starts watching, if the caller of the stage has enabled it. `told` gets the error with which the process then exits.
 ///
 /// # Errors
-/// `Config` for seconds that are no number.
+/// `Config` if the seconds are not a number.
 pub(super) fn watch(told: impl FnOnce(&Error) + Send + 'static) -> Result<Option<BackgroundThread>> {
     let Ok(text) = std::env::var(SECONDS) else { return Ok(None) };
     let seconds: u64 = text
@@ -42,7 +42,7 @@ pub(super) fn watch(told: impl FnOnce(&Error) + Send + 'static) -> Result<Option
     }))
 }
 
-/// Waits until the stage is done, or stands still.
+/// Waits until the stage is done, or stalls.
 fn stands_still(limit: Duration, done: &AtomicBool) -> bool {
     let mut still = Still::new(limit);
     while !done.load(Ordering::Relaxed) {
@@ -64,7 +64,8 @@ fn end(error: &Error, told: impl FnOnce(&Error)) {
     process::exit(ExitCode::NoProgress.number().into());
 }
 
-/// How long nothing has moved. Time is counted in looks: a machine that slept, or a process that was stopped, does not hang.
+/// How long there has been no progress. Time is counted in checks: a machine that was suspended, or a process that was
+/// stopped, does not count as stalled.
 struct Still {
     limit: Duration,
     beats: u64,
@@ -76,7 +77,7 @@ impl Still {
         Self { limit, beats: heartbeat::beats(), time: Duration::ZERO }
     }
 
-    /// Whether that is too long, `passed` after the last look.
+    /// Whether that is too long, `passed` after the last check.
     fn look(&mut self, beats: u64, passed: Duration) -> bool {
         self.time = if beats == self.beats { self.time + passed } else { Duration::ZERO };
         self.beats = beats;

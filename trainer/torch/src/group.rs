@@ -1,8 +1,8 @@
 //! A group of processes that compute together: c10d's Gloo backend over TCP (PyTorch, "Distributed communication package").
 //! Talks to the network.
 //!
-//! What one process asks of the group all have to ask, in the same order. A process that is lost is noticed by the others as a
-//! broken connection, or after a time limit; it never makes them wait for ever.
+//! Every operation is collective: all processes call it, in the same order. The others notice a lost process as a
+//! broken connection, or after a timeout; they never wait for it indefinitely.
 
 use std::ffi::CString;
 use std::net::{IpAddr, TcpListener};
@@ -15,29 +15,29 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{TensorPointer, TorchError, check};
 
-/// Where and how processes meet.
+/// Where and how processes connect to each other.
 #[derive(Debug)]
 pub struct Meeting<'a> {
     /// Name or address of rank 0.
     pub host: &'a str,
     /// Port of rank 0.
     pub port: u16,
-    /// The address of this machine by which the others reach it.
+    /// The address at which the others reach this machine.
     pub own: IpAddr,
-    /// What the processes of one run have in common and others have not. A process that comes to another run's rank 0 is turned
-    /// away, and that run goes on without noticing.
+    /// What the processes of one run have in common, and no others. A process that connects to another run's rank 0 is
+    /// turned away, and that run continues unaffected.
     pub run: &'a str,
-    /// Which process this is, from 0.
+    /// The rank of this process, from 0.
     pub rank: usize,
     /// How many there are.
     pub size: usize,
-    /// How long all may take to come.
+    /// Timeout for all processes to connect.
     pub patience: Duration,
-    /// How long one thing that all do together may take.
+    /// Timeout of one collective operation.
     pub limit: Duration,
 }
 
-/// The group that a process belongs to. Dropped, it is left: whatever the others ask of it fails then.
+/// The group that a process belongs to. Dropping it leaves the group: later operations of the others fail.
 #[derive(Debug)]
 pub struct Group {
     group: NonNull<c_void>,
@@ -45,7 +45,8 @@ pub struct Group {
 }
 
 impl Group {
-    /// Meets the others. `listener`: on rank 0, the socket at `meeting.host` and `meeting.port` that the others come to.
+    /// Connects to the others. `listener`: on rank 0, the socket at `meeting.host` and `meeting.port` that the others
+    /// connect to.
     pub fn join(meeting: &Meeting, listener: Option<TcpListener>) -> Result<Self, TorchError> {
         if (meeting.rank == 0) != listener.is_some() || meeting.rank >= meeting.size {
             return Err(TorchError(format!(
@@ -84,7 +85,7 @@ impl Group {
         check(unsafe { plumbline_group_all_reduce(self.group.as_ptr(), pointer(tensor)) })
     }
 
-    /// Gives all the tensor of the process `from`, in place.
+    /// Broadcasts the tensor of the process `from`, in place.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<(), TorchError> {
         sendable(tensor)?;
         // SAFETY: as for `all_reduce`.
@@ -103,7 +104,7 @@ impl Group {
         Ok(gathered)
     }
 
-    /// Waits until all are here.
+    /// Waits until all processes have reached this call.
     pub fn barrier(&self) -> Result<(), TorchError> {
         // SAFETY: the group is alive.
         check(unsafe { plumbline_group_barrier(self.group.as_ptr()) })
@@ -120,7 +121,7 @@ impl Drop for Group {
     }
 }
 
-/// Gloo's sums of half-precision numbers are slow and coarse, and it reads memory as it lies.
+/// Gloo sums half-precision numbers slowly and inaccurately, and needs contiguous memory.
 fn sendable(tensor: &Tensor) -> Result<(), TorchError> {
     let (kind, device) = (tensor.kind(), tensor.device());
     let known = matches!(kind, Kind::Float | Kind::Double | Kind::Int64 | Kind::Uint8);

@@ -1,6 +1,6 @@
-//! What tch does not expose of libtorch: fused and foreach optimiser steps, backward with gradients, dropping gradients,
-//! generator state; groups of processes; CUDA, which is loaded only when it is asked for; and mapping files into memory. It
-//! is the only crate with C++; only it and `plumbline-confined` use `unsafe`.
+//! The parts of libtorch that tch does not expose: fused and foreach optimiser steps, backward with gradients, dropping
+//! gradients, generator state; groups of processes; CUDA, which is loaded only on request; and memory-mapped files.
+//! This is the only crate with C++; only it and `plumbline-confined` use `unsafe`.
 //!
 //! Every function takes and returns ordinary [`tch::Tensor`]s and is safe to call with any of them: libtorch checks
 //! shapes and kinds and its exceptions become [`TorchError`].
@@ -94,14 +94,14 @@ pub fn clip_grad_norm(grads: &[Tensor], max_norm: f64) -> Result<f64, TorchError
     Ok(norm)
 }
 
-/// Drops the gradients of tensors, so that the next backward pass stores instead of adds.
+/// Drops the gradients of tensors, so that the next backward pass stores them instead of adding to them.
 pub fn drop_grads(tensors: &[Tensor]) -> Result<(), TorchError> {
     let list = pointers(tensors);
     // SAFETY: the array holds `len` pointers to tensors that outlive the call.
     check(unsafe { plumbline_drop_grads(list.as_ptr(), list.len() as c_int) })
 }
 
-/// Gives tensors gradients in place of those that they have. The slices run in parallel.
+/// Replaces the gradients of tensors. The slices run in parallel.
 pub fn set_grads(tensors: &[Tensor], grads: &[Tensor]) -> Result<(), TorchError> {
     if tensors.len() != grads.len() {
         return Err(TorchError(format!("set_grads: {} tensors but {} gradients", tensors.len(), grads.len())));
@@ -121,11 +121,12 @@ pub fn backward(outputs: &[Tensor], grads: &[Tensor]) -> Result<(), TorchError> 
     check(unsafe { plumbline_backward(o.as_ptr(), g.as_ptr(), o.len() as c_int) })
 }
 
-/// Loads the half of libtorch that computes on NVIDIA's GPUs. It must come before anything asks whether there is a GPU:
-/// libtorch looks for that half once. Programs are not linked against it, so that one program serves CPU and GPU.
+/// Loads the half of libtorch that computes on NVIDIA GPUs. Must be called before anything checks for a GPU, because
+/// libtorch looks for that half only once. Programs are not linked against it, so that one program works on CPU and
+/// GPU.
 ///
 /// # Errors
-/// The loader's own words, which name the library that is missing.
+/// The loader's own message, which names the missing library.
 pub fn load_cuda() -> Result<(), TorchError> {
     // SAFETY: the library is libtorch's other half, whose initialisers register its kernels and do nothing else. The handle
     // is never closed.
@@ -142,8 +143,8 @@ pub fn load_cuda() -> Result<(), TorchError> {
     Err(TorchError(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()))
 }
 
-/// Asks for kernels that give the same bits each time, from now on and on every thread. Where a kernel of the GPU has no such
-/// form, libtorch warns once and computes.
+/// Requests deterministic kernels, from now on and on every thread. If a kernel of the GPU has no deterministic form,
+/// libtorch warns once and computes.
 pub fn prefer_deterministic() -> Result<(), TorchError> {
     // SAFETY: it takes nothing and gives nothing.
     check(unsafe { plumbline_prefer_deterministic() })
@@ -165,8 +166,8 @@ pub fn set_rng_state(device: Device, state: &Tensor) -> Result<(), TorchError> {
     check(unsafe { plumbline_set_rng_state(cuda_index(device)?, state.as_ptr().cast_mut().cast()) })
 }
 
-/// Maps a file into memory. The file must not be changed while it is mapped: model folders are written aside and moved
-/// into place, never edited.
+/// Maps a file into memory. The file must not change while it is mapped: model directories are written to a temporary
+/// location and moved into place, never edited.
 pub fn map_file(path: &Path) -> io::Result<Mmap> {
     // SAFETY: artifacts are immutable once published (see above); a truncated file would end the process by SIGBUS.
     unsafe { Mmap::map(&File::open(path)?) }

@@ -1,6 +1,6 @@
 //! Accuracy, log-loss and calibration of a reward model on held-out pairs (computes).
 
-/// How well differences of rewards predict preferences.
+/// How well reward differences predict preferences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
     /// Share of the decided pairs on which the difference has the sign of the preference. Equal rewards are an error,
@@ -15,7 +15,7 @@ pub struct Calibration {
     pub pairs: usize,
     /// Pairs with a preference: the target is not one half.
     pub decided: usize,
-    /// Pairs left out because a difference or target is not a number.
+    /// Pairs skipped because a difference or target is not a number.
     pub failed: usize,
     /// The bins of the calibration error, least confident first.
     pub bins: Vec<Bin>,
@@ -32,8 +32,8 @@ pub struct Bin {
     pub pairs: usize,
 }
 
-/// Compares differences of rewards with targets, given as (r_a - r_b, probability that a is better). `None` if no
-/// pair is usable.
+/// Compares reward differences with targets, given as (r_a - r_b, probability that a is better). `None` if no pair is
+/// usable.
 ///
 /// The expected calibration error is ECE = sum_b n_b / n |accuracy_b - confidence_b| over `bins` bins of equal mass
 /// (Nguyen and O'Connor, EMNLP 2015) rather than equal width, so that no bin rests on a handful of pairs. Each pair is
@@ -91,7 +91,7 @@ fn equal_mass_bins(pairs: &[(f64, f64)], bins: usize) -> Vec<Bin> {
     result
 }
 
-/// The target of the side with the larger reward; one half where there is none.
+/// The target of the side with the larger reward; one half if there is none.
 fn side_preferred(difference: f64, target: f64) -> f64 {
     if difference > 0.0 {
         target

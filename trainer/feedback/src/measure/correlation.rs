@@ -1,4 +1,4 @@
-//! Pearson's correlation, and its interval where values come in clusters (computes).
+//! Pearson's correlation, and its interval for values that come in clusters (computes).
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ pub fn pearson(values: &[(f64, f64)]) -> Option<f64> {
     (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
 }
 
-/// Pearson's correlation of (cluster, x, y) with a 95 % interval by Fisher's z, counting clusters rather than values: wide
-/// rather than narrow where values of a cluster go together. `None` without variation, or for fewer than five clusters.
+/// Pearson's correlation of (cluster, x, y) with a 95 % interval by Fisher's z, counting clusters rather than values:
+/// conservative if the values of a cluster are correlated. `None` without variation, or for fewer than five clusters.
 pub fn clustered_correlation(values: &[(u64, f64, f64)]) -> Option<Estimate> {
     let clusters = values.iter().map(|(c, ..)| c).collect::<BTreeSet<_>>().len();
     if clusters < 5 {

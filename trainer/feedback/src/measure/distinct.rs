@@ -1,4 +1,4 @@
-//! Diversity, repetition and length of a set of texts (computes): what collapses first when a policy learns to please
+//! Diversity, repetition and length of a set of texts (computes): what collapses first when a policy learns to exploit
 //! its reward.
 
 use std::collections::{HashMap, HashSet};
@@ -7,17 +7,17 @@ use std::collections::{HashMap, HashSet};
 const REPEATED_WORDS: usize = 4;
 const REPEATED_TIMES: usize = 3;
 
-/// Diversity, repetition and length. Words are what stands between white space, in lower case.
+/// Diversity, repetition and length. Words are separated by white space and compared in lower case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Diversity {
-    /// Different words over all words of all texts (distinct-1; Li et al., NAACL 2016). Falls with the amount of text,
-    /// so only sets of about the same size compare. NaN if no text has a word.
+    /// Distinct words over all words of all texts (distinct-1; Li et al., NAACL 2016). Decreases with the amount of
+    /// text, so only sets of about the same size are comparable. NaN if no text has a word.
     pub distinct_1: f64,
     /// The same for pairs of words. NaN if no text has two.
     pub distinct_2: f64,
     /// Share of texts in which some four words in a row occur three times or more.
     pub repetition_rate: f64,
-    /// Mean words a text.
+    /// Mean number of words per text.
     pub mean_words: f64,
     /// Share of texts without a word.
     pub empty_rate: f64,
@@ -41,7 +41,7 @@ pub fn diversity<S: AsRef<str>>(texts: &[S]) -> Option<Diversity> {
     })
 }
 
-/// Different n-grams over all n-grams; an n-gram does not cross texts.
+/// Distinct n-grams over all n-grams; an n-gram does not span texts.
 fn distinct(texts: &[Vec<&str>], n: usize) -> f64 {
     let all = || texts.iter().flat_map(|words| words.windows(n));
     all().collect::<HashSet<_>>().len() as f64 / all().count() as f64

@@ -1,7 +1,7 @@
 //! Means of values that come in clusters, with 95 % intervals: of shares, and of values without bounds (computes).
 //!
-//! Comparisons of one prompt go together: a prompt that is easy for the policy is easy in each of its comparisons.
-//! An interval that takes them for independent is too narrow, so the cluster is what is counted.
+//! Comparisons of one prompt are correlated: a prompt that is easy for the policy is easy in each of its comparisons.
+//! An interval that treats them as independent is too narrow, so clusters are counted.
 
 use std::collections::BTreeMap;
 

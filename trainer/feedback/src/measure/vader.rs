@@ -14,7 +14,7 @@ use plumbline_crds::regular;
 
 use crate::{Error, Result};
 
-/// Bytes of the longest lexicon: some millions of words.
+/// Maximum size of a lexicon in bytes: some millions of words.
 const LONGEST: u64 = 256 << 20;
 
 /// Rating added by a word such as "very", and taken away by one such as "hardly".
@@ -83,8 +83,8 @@ pub struct Vader {
 }
 
 impl Vader {
-    /// Reads a lexicon, one word a line: `word<TAB>valence`, more columns ignored (`vader_lexicon.txt`). Valences are
-    /// about -4..4; words are matched in lower case.
+    /// Reads a lexicon, one word per line: `word<TAB>valence`, further columns ignored (`vader_lexicon.txt`). Valences
+    /// are about -4..4; words are matched in lower case.
     pub fn load(path: &Path) -> Result<Self> {
         let wrong = |what: String| Error::Data(format!("{}: {what}", path.display()));
         let text = regular::read(path, LONGEST).map_err(|e| wrong(e.to_string()))?;
@@ -92,7 +92,7 @@ impl Vader {
         Self::parse(&text).map_err(wrong)
     }
 
-    /// A lexicon from its text. The error says which line is wrong.
+    /// Parses a lexicon. The error says which line is wrong.
     fn parse(text: &str) -> Result<Self, String> {
         let mut lexicon = HashMap::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -169,7 +169,7 @@ impl Vader {
 struct Words {
     lower: Vec<String>,
     capitals: Vec<bool>,
-    /// Some words, but not all, are in capitals: then capitals mean emphasis.
+    /// Some words, but not all, are in capitals: capitals then mean emphasis.
     mixed: bool,
 }
 

@@ -7,7 +7,7 @@ use super::interval::clustered_share;
 /// One comparison of the policy's response with the other side's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
-    /// Which prompt. Comparisons of one prompt (several samples, both orders) go together.
+    /// The prompt. Comparisons of one prompt (several samples, both orders) are correlated.
     pub prompt: u64,
     /// Probability that the policy's response is better: 1 won, 0 lost, 0.5 a tie. `None`, NaN or a value outside
     /// 0..=1: the comparison failed.
@@ -23,9 +23,9 @@ pub struct WinRate {
     pub low: f64,
     /// Upper end.
     pub high: f64,
-    /// Comparisons that count.
+    /// Valid comparisons.
     pub comparisons: usize,
-    /// Prompts that they are about.
+    /// Number of their prompts.
     pub prompts: usize,
     /// Comparisons with a probability above one half.
     pub wins: usize,
@@ -33,11 +33,11 @@ pub struct WinRate {
     pub ties: usize,
     /// Comparisons with a probability below one half.
     pub losses: usize,
-    /// Comparisons that failed. They are no votes.
+    /// Failed comparisons, which do not count.
     pub failed: usize,
 }
 
-/// The win rate; `None` if no comparison counts.
+/// The win rate; `None` if no comparison is valid.
 pub fn win_rate(comparisons: &[Comparison]) -> Option<WinRate> {
     let votes: Vec<(u64, f64)> =
         comparisons.iter().filter_map(|c| c.win.filter(|p| (0.0..=1.0).contains(p)).map(|p| (c.prompt, p))).collect();
