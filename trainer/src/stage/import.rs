@@ -28,7 +28,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     pub gguf: PathBuf,
     /// The directory to write
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Data type of the weights. float32 represents the values of the file exactly
     #[arg(long, value_enum, default_value = "float32")]

@@ -25,16 +25,16 @@ use crate::{Error, Result};
 #[derive(Args, Debug)]
 pub struct InspectArgs {
     /// Directory of the model.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Directory of a PEFT adapter to apply to the model.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Text to print the next-token distribution of, or the score of.
     #[arg(long)]
     pub text: String,
     /// File to write `input_ids` (Int64) and `logits` (Float32; [tokens, vocab], or [1] for a reward model) to, as safetensors.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,
 }
 
