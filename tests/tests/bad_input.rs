@@ -166,7 +166,7 @@ fn a_judge_that_says_the_same_of_every_pair_fails_a_gate_and_responses_that_are_
     assert_fails(&place, DATA, 9, Reason::GateFailed, &words);
     let greedy = with(dataset, &json!({"generator": {"sampling": {"temperature": 0.0}}}));
     place.write(&[greedy]);
-    let words = ["of 6 responses to 2 prompts 0 are empty", "too similar", "sampling.temperature"];
+    let words = ["of 6 responses to 2 prompts, 0 are empty", "too similar", "sampling.temperature"];
     assert_fails(&place, DATA, 3, Reason::DataInvalid, &words);
 }
 

@@ -383,7 +383,11 @@ fn a_work_folder_that_was_damaged_is_refused_by_name() {
     }
     let (result, output) = run.start().end();
     assert_eq!(code(&output), i32::from(ExitCode::Data.number()), "{}", text(&output.stderr));
-    assert!(result.message.contains("another content; delete it to start the run from scratch"), "{}", result.message);
+    assert!(
+        result.message.contains("does not match its checksum; delete it to start the run from scratch"),
+        "{}",
+        result.message
+    );
 }
 
 #[test]

@@ -265,7 +265,7 @@ async fn a_release_for_one_namespace_works_there_and_nowhere_else() {
     });
     let release = Release::new(&scene, &modest);
     let notes = release.apply("install", CHART, &[]);
-    assert!(notes.contains(&format!("works in {}", watched.namespace.name())), "{notes}");
+    assert!(notes.contains(&format!("watches {}", watched.namespace.name())), "{notes}");
     let operator = release.operator().await;
     for space in [&scene, &watched] {
         let mut own = alone(RewardModel);

@@ -138,7 +138,7 @@ fn every_object_of_the_schema_is_closed_unless_it_is_one_of_kubernetes() {
             let closed = schema["properties"].is_object() && schema["additionalProperties"] == false;
             let texts = schema["additionalProperties"]["type"] == "string";
             let description = schema["description"].as_str().unwrap_or_default();
-            let of_kubernetes = description.ends_with(" of the Kubernetes API, which checks it.");
+            let of_kubernetes = description.ends_with(" of the Kubernetes API, which validates it.");
             assert!(closed || texts || of_kubernetes, "{path}: {schema}");
         }
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {

@@ -90,7 +90,7 @@ impl Error {
     pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let advice = match error.kind() {
-            StorageFull | QuotaExceeded => "; free some space and run again to resume",
+            StorageFull | QuotaExceeded => "; free space there and run again to resume",
             PermissionDenied | ReadOnlyFilesystem => "; check its owner, permissions and mount",
             _ => "",
         };
