@@ -96,73 +96,114 @@ struct State<S> {
     method: S,
 }
 
-/// Tunes the policy by a method on what a scorer rewards. Returns why a guard stopped training, if one did: the policy is then
-/// the last one within the limits.
-///
-/// # Errors
-/// `Interrupted` after a checkpoint; those of the scorer; `Failed` where ranks differ; `Store`, `PeerLost`.
-pub fn train<M: OnPolicy>(
-    spec: &PolicyTuningSpec,
-    prompts: &[RolloutPrompt],
-    tokenizer: &Tokenizer,
-    policy: &Policy,
-    scorer: &dyn Scorer,
-    method: &mut M,
-    io: &mut TrainingIo,
-) -> Result<Option<String>> {
-    let training = &spec.training;
-    let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
-    let optimizer = AdamW::new(&policy.params, &training.optimizer);
-    let mut checkpointing = Checkpointing::new(io, training, total, optimizer.device());
-    let micro_batch = training.micro_batch_size as usize;
-    let mut stepper = Stepper { params: &policy.params, optimizer, micro_batch };
-    let mut state = State { step: 0, episodes: 0, stopped_by_guard: None, method: method.state() };
-    let mut good = policy.snapshot();
-    tch::manual_seed(training.seed);
-    if let Some(checkpoint) = checkpointing.resume::<State<M::State>>(&io.ranks)? {
-        stepper.optimizer.restore(&checkpoint.tensors)?;
-        restore_good(&mut good, &checkpoint)?;
-        state = checkpoint.state;
-        method.restore(state.method.clone());
-    }
-    io.ranks.check_same(state.step, &policy.params)?;
+/// What every online method works on.
+pub struct Online<'a> {
+    /// How to sample and train.
+    pub spec: &'a PolicyTuningSpec,
+    /// What to sample responses to.
+    pub prompts: &'a [RolloutPrompt],
+    /// The policy's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// The policy, with a value head if the method has a critic.
+    pub policy: &'a Policy,
+    /// What responses are rewarded by.
+    pub scorer: &'a dyn Scorer,
+}
 
-    io.progress.stage("Tuning", total);
-    io.progress.advance(state.step);
-    let behaviour = Behaviour::new(&spec.rollout.sampling, tokenizer);
-    let single: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
-    let mut batches = Batches::new(&single, spec.rollout.prompts_per_step, training.seed);
-    while state.step < total && state.stopped_by_guard.is_none() {
-        let batch = batches.step(state.step);
-        let sampled = rollout::sample(&spec.rollout, tokenizer, policy, prompts, io.ranks.share(&batch), state.step)?;
-        let (samples, frozen) = rollout::measure(policy, scorer, sampled, &behaviour)?;
-        let (samples, frozen) = gather(&io.ranks, policy, method.epochs(), samples, frozen)?;
-        let found = Statistics::new(&samples);
-        if let Some(why) = spec.guard.as_ref().and_then(|g| guard::tripped(g, &found)) {
-            policy.restore(&good);
-            state.stopped_by_guard = Some(format!(
-                "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
-                state.step + 1
-            ));
-            checkpointing.save(state.step, &policy.params, io, || (state.clone(), tensors(&stepper, &good)))?;
-            break;
+impl Online<'_> {
+    /// Tunes the policy by a method. Returns why a guard stopped training, if one did: the policy is then the last one within the
+    /// limits.
+    ///
+    /// # Errors
+    /// `Interrupted` after a checkpoint; those of the scorer; `Failed` where ranks differ; `Store`, `PeerLost`.
+    pub fn train<M: OnPolicy>(&self, method: &mut M, io: &mut TrainingIo) -> Result<Option<String>> {
+        let Self { spec, prompts, tokenizer, policy, scorer } = *self;
+        let training = &spec.training;
+        let total = order::steps(prompts.len(), spec.rollout.prompts_per_step, training.epochs, training.max_steps);
+        let optimizer = AdamW::new(&policy.params, &training.optimizer);
+        let mut checkpointing = Checkpointing::new(io, training, total, optimizer.device());
+        let micro_batch = training.micro_batch_size as usize;
+        let mut stepper = Stepper { params: &policy.params, optimizer, micro_batch };
+        let mut state = State { step: 0, episodes: 0, stopped_by_guard: None, method: method.state() };
+        let mut good = policy.snapshot();
+        tch::manual_seed(training.seed);
+        if let Some(checkpoint) = checkpointing.resume::<State<M::State>>(&io.ranks)? {
+            stepper.optimizer.restore(&checkpoint.tensors)?;
+            restore_good(&mut good, &checkpoint)?;
+            state = checkpoint.state;
+            method.restore(state.method.clone());
         }
-        good = policy.snapshot();
-        let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
-        let mut means = rollout::means(&samples, &found);
-        let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
-        means.merge(&learn(spec, policy, method, &rollout, &mut stepper, rate, state.step, &io.ranks)?);
-        method.adapt(&found, samples.len());
-        state.step += 1;
-        state.episodes += samples.len() as i64;
-        state.method = method.state();
+        io.ranks.check_same(state.step, &policy.params)?;
 
-        log(&state, &means, rate, io)?;
-        let sync = checkpointing.sync(Means::default(), &io.ranks)?;
-        let contents = || (state.clone(), tensors(&stepper, &good));
-        checkpointing.end_step(state.step, &sync, &policy.params, io, contents)?;
+        io.progress.stage("Tuning", total);
+        io.progress.advance(state.step);
+        let behaviour = Behaviour::new(&spec.rollout.sampling, tokenizer);
+        let single: Vec<Vec<usize>> = (0..prompts.len()).map(|i| vec![i]).collect();
+        let mut batches = Batches::new(&single, spec.rollout.prompts_per_step, training.seed);
+        while state.step < total && state.stopped_by_guard.is_none() {
+            let batch = batches.step(state.step);
+            let sampled =
+                rollout::sample(&spec.rollout, tokenizer, policy, prompts, io.ranks.share(&batch), state.step)?;
+            let (samples, frozen) = rollout::measure(policy, scorer, sampled, &behaviour)?;
+            let (samples, frozen) = gather(&io.ranks, policy, method.epochs(), samples, frozen)?;
+            let found = Statistics::new(&samples);
+            if let Some(why) = spec.guard.as_ref().and_then(|g| guard::tripped(g, &found)) {
+                policy.restore(&good);
+                state.stopped_by_guard = Some(format!(
+                    "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
+                    state.step + 1
+                ));
+                checkpointing.save(state.step, &policy.params, io, || (state.clone(), tensors(&stepper, &good)))?;
+                break;
+            }
+            good = policy.snapshot();
+            let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
+            let mut means = rollout::means(&samples, &found);
+            let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
+            means.merge(&self.learn(method, &rollout, &mut stepper, rate, state.step, &io.ranks)?);
+            method.adapt(&found, samples.len());
+            state.step += 1;
+            state.episodes += samples.len() as i64;
+            state.method = method.state();
+
+            log(&state, &means, rate, io)?;
+            let sync = checkpointing.sync(Means::default(), &io.ranks)?;
+            let contents = || (state.clone(), tensors(&stepper, &good));
+            checkpointing.end_step(state.step, &sync, &policy.params, io, contents)?;
+        }
+        Ok(state.stopped_by_guard)
     }
-    Ok(state.stopped_by_guard)
+
+    /// Steps over a rollout: epochs of shuffled minibatches. Returns the metrics of the method and of all steps.
+    fn learn<M: OnPolicy>(
+        &self,
+        method: &M,
+        rollout: &Rollout,
+        stepper: &mut Stepper,
+        rate: f64,
+        update: i64,
+        ranks: &Ranks,
+    ) -> Result<Means> {
+        let training = &self.spec.training;
+        let (experience, mut means) = method.experience(rollout.samples);
+        let single: Vec<Vec<usize>> = (0..rollout.samples.len()).map(|i| vec![i]).collect();
+        ranks.seed(training.seed, update);
+        'epochs: for epoch in 0..method.epochs() {
+            let shuffled = order::shuffled(&single, training.seed, update * method.epochs() + epoch);
+            for minibatch in shuffled.chunks(training.batch_size as usize) {
+                let weight = |i: usize| method.weight(&rollout.samples[i]);
+                let loss = |items: &[usize]| Ok(method.loss(&experience, &rollout.forward(self.policy, items)));
+                let (share, norm) = stepper.step(minibatch, weight, loss, rate, ranks)?;
+                let mut of_step = merge_means(share, ranks)?;
+                of_step.add("grad_norm", norm, 1.0);
+                means.merge(&of_step);
+                if method.stops_early(&of_step) {
+                    break 'epochs;
+                }
+            }
+        }
+        Ok(means)
+    }
 }
 
 /// A measured rollout.
@@ -170,39 +211,6 @@ struct Rollout<'a> {
     samples: &'a [Sample],
     frozen: Option<&'a FrozenStates>,
     behaviour: &'a Behaviour<'a>,
-}
-
-/// Steps over a rollout: epochs of shuffled minibatches. Returns the metrics of the method and of all steps.
-#[allow(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
-fn learn<M: OnPolicy>(
-    spec: &PolicyTuningSpec,
-    policy: &Policy,
-    method: &M,
-    rollout: &Rollout,
-    stepper: &mut Stepper,
-    rate: f64,
-    update: i64,
-    ranks: &Ranks,
-) -> Result<Means> {
-    let training = &spec.training;
-    let (experience, mut means) = method.experience(rollout.samples);
-    let single: Vec<Vec<usize>> = (0..rollout.samples.len()).map(|i| vec![i]).collect();
-    ranks.seed(training.seed, update);
-    'epochs: for epoch in 0..method.epochs() {
-        let shuffled = order::shuffled(&single, training.seed, update * method.epochs() + epoch);
-        for minibatch in shuffled.chunks(training.batch_size as usize) {
-            let weight = |i: usize| method.weight(&rollout.samples[i]);
-            let loss = |items: &[usize]| Ok(method.loss(&experience, &rollout.forward(policy, items)));
-            let (share, norm) = stepper.step(minibatch, weight, loss, rate, ranks)?;
-            let mut of_step = merge_means(share, ranks)?;
-            of_step.add("grad_norm", norm, 1.0);
-            means.merge(&of_step);
-            if method.stops_early(&of_step) {
-                break 'epochs;
-            }
-        }
-    }
-    Ok(means)
 }
 
 impl Rollout<'_> {

@@ -30,7 +30,7 @@ use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
 use crate::stage::tune::ppo::Ppo;
 use crate::train::io::TrainingIo;
-use crate::train::online;
+use crate::train::online::Online;
 use crate::train::pairs::Pairs;
 use crate::train::policy::Policy;
 use crate::train::rollout::RolloutPrompt;
@@ -68,9 +68,9 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
         Examples::Prompts(prompts) => {
             let scorer =
                 reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
-            let mut method = Ppo::new(spec.ppo.clone().unwrap_or_default());
             policy.add_value_head();
-            stopped_by_guard = online::train(spec, prompts, &tokenizer, &policy, scorer, &mut method, &mut io)?;
+            let online = Online { spec, prompts, tokenizer: &tokenizer, policy: &policy, scorer };
+            stopped_by_guard = online.train(&mut Ppo::new(spec.ppo.clone().unwrap_or_default()), &mut io)?;
         }
     }
     let trained = Trained { stopped_by_guard, left_out: data.left_out };
