@@ -38,6 +38,14 @@ pub struct KeyRef {
     pub key: String,
 }
 
+impl KeyRef {
+    /// The environment variable in which the operator passes the key of a Secret to the trainer, on a cluster and locally:
+    /// `PLUMBLINE_SECRET_<NAME>_<KEY>`, upper case, `-` and `.` as `_`.
+    pub fn variable(&self) -> String {
+        format!("PLUMBLINE_SECRET_{}_{}", self.name, self.key).to_uppercase().replace(['-', '.'], "_")
+    }
+}
+
 /// A causal language model: a Hugging Face folder (config.json, safetensors, tokenizer.json).
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -153,4 +161,15 @@ pub struct Output {
     /// Secret whose keys become environment variables (`AWS_ACCESS_KEY_ID`, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_of_a_secret_is_named_as_documented() {
+        let reference = KeyRef { name: "my.judge-1".into(), key: "api-key".into() };
+        assert_eq!(reference.variable(), "PLUMBLINE_SECRET_MY_JUDGE_1_API_KEY");
+    }
 }

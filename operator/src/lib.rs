@@ -28,7 +28,6 @@ pub mod manifest;
 pub mod plan;
 pub mod printable;
 pub mod redact;
-pub mod secrets;
 pub mod status;
 pub mod uri;
 pub mod validate;

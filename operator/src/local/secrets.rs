@@ -2,7 +2,6 @@
 //! never written anywhere.
 
 use crate::inputs;
-use crate::secrets::variable;
 use crate::validate::{Manifest, Problem};
 
 /// The values of every Secret that the manifests name, or the problem of each that is missing.
@@ -11,7 +10,7 @@ pub fn collect(manifests: &[Manifest]) -> Result<Vec<String>, Vec<Problem>> {
     for manifest in manifests {
         for (role, judge) in inputs::judges(&manifest.resource.spec) {
             let Some(reference) = judge.endpoint.as_ref().and_then(|e| e.api_key_secret_ref.as_ref()) else { continue };
-            let variable = variable(reference);
+            let variable = reference.variable();
             match std::env::var(&variable) {
                 Ok(value) if !value.is_empty() => values.push(value),
                 _ => problems.push(manifest.problem(

@@ -10,7 +10,6 @@ use plumbline_crds::hub::HubUri;
 use plumbline_crds::remote::Remote;
 use plumbline_crds::{Resource, artifact};
 use plumbline_operator::inputs::{From, Wanted, judges, wanted};
-use plumbline_operator::secrets::variable;
 use plumbline_tests::fixture;
 use plumbline_tests::hub::Hub;
 use plumbline_tests::judge_sim::{Config, JudgeSim};
@@ -56,7 +55,7 @@ impl World {
                 }
             }
             let endpoints = judges(&resource.spec).into_iter().filter_map(|(_, judge)| judge.endpoint.as_ref());
-            world.keys.extend(endpoints.filter_map(|e| Some(variable(e.api_key_secret_ref.as_ref()?))));
+            world.keys.extend(endpoints.filter_map(|e| Some(e.api_key_secret_ref.as_ref()?.variable())));
         }
         if !repositories.is_empty() {
             let repositories: Vec<_> =

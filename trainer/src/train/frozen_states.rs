@@ -6,9 +6,8 @@ use tch::Tensor;
 use crate::model::decoder::Decoder;
 use crate::model::packed::{Packed, passes};
 use crate::ranks::Ranks;
+use crate::train::responses::PASS_TOKENS;
 
-/// Tokens read in one forward pass.
-const PASS_TOKENS: usize = 2048;
 /// States that would need more bytes than this are computed again each time instead.
 const MOST_BYTES: usize = 1 << 30;
 

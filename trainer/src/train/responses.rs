@@ -10,7 +10,7 @@ use crate::model::linear::Adapters;
 use crate::model::packed::{Packed, passes};
 
 /// Tokens read in one forward pass when nothing is learnt.
-pub(crate) const SCORING_TOKENS: usize = 2048;
+pub(crate) const PASS_TOKENS: usize = 2048;
 
 /// Sequences laid end to end, and where their responses are.
 pub struct ResponseBatch {
@@ -93,7 +93,7 @@ pub fn response_logprobs(
 ) -> Vec<Vec<f64>> {
     let _no_grad = tch::no_grad_guard();
     let mut all = Vec::with_capacity(sequences.len());
-    for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
+    for pass in passes(sequences.iter().map(|s| s.len()), PASS_TOKENS) {
         let batch = ResponseBatch::new(&sequences[pass], decoder.device());
         let logprobs = batch.logprobs(decoder, adapters, temperature).logprobs;
         all.extend(split(&logprobs, &batch.counts));

@@ -19,7 +19,7 @@ use crate::model::packed::passes;
 use crate::train::frozen_states::FrozenStates;
 use crate::train::means::Means;
 use crate::train::policy::Policy;
-use crate::train::responses::{ResponseBatch, SCORING_TOKENS, split};
+use crate::train::responses::{PASS_TOKENS, ResponseBatch, split};
 use crate::train::scorer::Scorer;
 
 /// A prompt to sample from.
@@ -167,7 +167,7 @@ pub fn measure(
     let frozen = FrozenStates::new(&policy.decoder, &tokens);
     let start = policy.reference();
     let (mut old, mut values, mut entropy, mut reference) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for pass in passes(sequences.iter().map(|s| s.len()), SCORING_TOKENS) {
+    for pass in passes(sequences.iter().map(|s| s.len()), PASS_TOKENS) {
         let states = frozen.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
         let batch = ResponseBatch::new(&sequences[pass], policy.decoder.device()).with_frozen_states(states);
         // The reference has the same frozen states only when it is this decoder without its adapters.

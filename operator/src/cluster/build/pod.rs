@@ -22,7 +22,6 @@ use super::job::TRAINER;
 use super::{Input, Request, service, shared_name};
 use crate::cluster::places::Place;
 use crate::inputs;
-use crate::secrets::variable;
 
 /// Port of the first judge that is served.
 pub(super) const JUDGE_PORT: u16 = 8461;
@@ -198,7 +197,7 @@ fn environment(request: &Request) -> Vec<EnvVar> {
     }
     variables.extend(request.cache.map(|cache| plain("PLUMBLINE_INPUT_CACHE", &cache.path())));
     variables.extend(service::variables(request));
-    variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(variable(&key), &key)));
+    variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(key.variable(), &key)));
     // What a resource says itself comes in place of what is said for all.
     let own = &request.resource.spec.compute().env;
     variables.retain(|variable| own.iter().all(|v| v.name != variable.name));

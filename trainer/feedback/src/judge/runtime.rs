@@ -111,13 +111,8 @@ fn check_template(judge: &Judge, field: &str, folder: &Path) -> Result<()> {
     )))
 }
 
-/// The environment variable that holds a key of a Secret: `PLUMBLINE_SECRET_<NAME>_<KEY>`.
-pub fn secret_variable(reference: &KeyRef) -> String {
-    format!("PLUMBLINE_SECRET_{}_{}", reference.name, reference.key).to_uppercase().replace(['-', '.'], "_")
-}
-
 fn secret(reference: &KeyRef, field: &str) -> Result<Secret> {
-    let variable = secret_variable(reference);
+    let variable = reference.variable();
     match std::env::var(&variable) {
         Ok(key) if !key.trim().is_empty() => Ok(Secret::new(key.trim())),
         _ => Err(Error::Config(format!(
@@ -143,12 +138,6 @@ mod tests {
 
     fn resolve(judge: serde_json::Value) -> Result<JudgeRuntime> {
         JudgeRuntime::resolve(&serde_json::from_value(judge).unwrap(), "judges[0]", &run())
-    }
-
-    #[test]
-    fn the_variable_of_a_secret_is_named_as_documented() {
-        let reference = KeyRef { name: "my.judge-1".into(), key: "api-key".into() };
-        assert_eq!(secret_variable(&reference), "PLUMBLINE_SECRET_MY_JUDGE_1_API_KEY");
     }
 
     #[test]

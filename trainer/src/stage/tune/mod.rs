@@ -1,19 +1,17 @@
 //! `tune`: the SFT model and a reward model or preference data -> a tuned model, then the evidence that it is better.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
 use tch::Device;
 
+use plumbline_crds::Spec;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
 use plumbline_crds::run::{RunDocument, StageResult};
 use plumbline_crds::training::AdapterSave;
-use plumbline_crds::{Kind as ResourceKind, Spec};
 use plumbline_feedback::data::tokens::Sequence;
 use plumbline_feedback::files::fresh_folder;
-use plumbline_feedback::report::{LeftOut, MetricsWriter, Report, Section};
+use plumbline_feedback::report::LeftOut;
 use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
@@ -40,6 +38,7 @@ mod dpo;
 mod ppo;
 mod prompts;
 mod sft;
+mod show;
 
 /// Runs the stage.
 pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
@@ -61,20 +60,8 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
         None => None,
     };
 
-    let mut stopped_by_guard = None;
-    match &data.examples {
-        Examples::Sft(texts) => sft::train(spec, texts, &policy, &mut io)?,
-        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, &policy, &mut io)?,
-        Examples::Prompts(prompts) => {
-            let scorer =
-                reward.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.rewardModelRef".into()))?;
-            policy.add_value_head();
-            let online = Online { spec, prompts, tokenizer: &tokenizer, policy: &policy, scorer };
-            stopped_by_guard = online.train(&mut Ppo::new(spec.ppo.clone().unwrap_or_default()), &mut io)?;
-        }
-    }
+    let stopped_by_guard = train(run, spec, &data.examples, &tokenizer, &mut policy, reward.as_ref(), &mut io)?;
     let trained = Trained { stopped_by_guard, left_out: data.left_out };
-
     if !io.ranks.finish()? {
         return Ok(StageResult::new(Reason::Completed, "this rank has finished training"));
     }
@@ -96,7 +83,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     }
     io.metrics.copy_into(&staging)?;
     let seconds = io.clock.seconds()?;
-    let mut report = report(run, spec, &trained, evaluation.as_ref(), &io.metrics, &seconds)?;
+    let mut report = show::report(run, spec, &trained, evaluation.as_ref(), &io.metrics, &seconds)?;
     report.template_date(template_date(&folder)?);
     report.write(&staging)?;
     let artifact = publish(run, &staging)?;
@@ -111,6 +98,29 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
         seconds,
         ..StageResult::new(Reason::Completed, message)
     })
+}
+
+/// Trains the policy by the method of its spec. Returns why a guard stopped it, if one did.
+fn train(
+    run: &RunDocument,
+    spec: &PolicyTuningSpec,
+    examples: &Examples,
+    tokenizer: &Tokenizer,
+    policy: &mut Policy,
+    reward: Option<&RewardModel>,
+    io: &mut TrainingIo,
+) -> Result<Option<String>> {
+    match examples {
+        Examples::Sft(texts) => sft::train(spec, texts, policy, io).map(|()| None),
+        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, policy, io).map(|()| None),
+        Examples::Prompts(prompts) => {
+            let missing = || Error::Config("spec.method PPO needs spec.rewardModelRef".into());
+            let scorer = reward.ok_or_else(missing)?;
+            let mut ppo = Ppo::new(spec.ppo.clone().unwrap_or_default());
+            policy.add_value_head();
+            Online { spec, prompts, tokenizer, policy, scorer }.train(&mut ppo, io)
+        }
+    }
 }
 
 /// What was read to learn from.
@@ -202,62 +212,3 @@ fn sides(policy: Policy, spec: &PolicyTuningSpec, base: &Path, folder: &Path) ->
         Sides::of_adapters(before, spec.training.precision)
     }
 }
-
-fn report(
-    run: &RunDocument,
-    spec: &PolicyTuningSpec,
-    trained: &Trained,
-    evaluation: Option<&Evaluation>,
-    metrics: &MetricsWriter,
-    seconds: &BTreeMap<String, f64>,
-) -> Result<Report> {
-    let name = &run.resource.metadata.name;
-    let method = json!(spec.method).as_str().unwrap_or_default().to_owned();
-    let mut report = Report::new(ResourceKind::PolicyTuning, name, format!("{method}: {name}"));
-    report.card.base_model = Some(spec.policy_model.uri.clone());
-    report.card.adapter = spec.training.adapter.as_ref().is_some_and(|a| a.save == AdapterSave::Adapter);
-    report.card.tags.push(method.to_lowercase());
-    report.fact("Method", &method);
-    report.fact("Starting model", &spec.policy_model.uri);
-    if let Some(reward) = &spec.reward_model_ref {
-        report.fact("Reward model", &reward.name);
-    }
-    if let Some(dataset) = &spec.dataset_ref {
-        report.fact("Preference data", &dataset.name);
-    }
-    if let Some(why) = &trained.stopped_by_guard {
-        let title = "Stopped by a guard".into();
-        report.sections.push(Section::Notice { title, text: why.clone() });
-    }
-    if let Some(evaluation) = evaluation {
-        for (name, value) in evaluation.numbers() {
-            report.number(name, value);
-        }
-        report.sections.extend(evaluation.sections());
-    }
-    trained.left_out.show(&mut report, "Too long means longer than spec.training.maxLength or the model's context.");
-    let history = metrics.history()?;
-    for (title, unit, names) in CURVES {
-        report.sections.extend(Section::curves(title, unit, &history, names));
-    }
-    report.timings(seconds);
-    for role in ["rewardModelRef", "datasetRef"] {
-        if let Some(input) = run.input(role) {
-            report.upstream.extend(Report::read(Path::new(&input.path))?);
-        }
-    }
-    Ok(report)
-}
-
-/// Plots of a report: title, unit, metrics.
-const CURVES: &[(&str, &str, &[&str])] = &[
-    ("Reward", "score", &["objective/scores", "objective/rlhf_reward"]),
-    ("KL divergence to the starting model", "nats per response", &["objective/kl"]),
-    ("Loss", "nats", &["loss"]),
-    ("Policy loss", "", &["loss/policy_avg"]),
-    ("Value loss", "", &["loss/value_avg"]),
-    ("Entropy", "nats per token", &["policy/entropy_avg", "entropy"]),
-    ("Response length", "tokens", &["completions/mean_length"]),
-    ("Implicit rewards", "nats times beta", &["rewards/chosen", "rewards/rejected"]),
-    ("Accuracy", "share of pairs", &["rewards/accuracies"]),
-];
