@@ -157,7 +157,7 @@ fn every_metric_that_a_stage_logs_is_explained() {
     for file in [
         "train/supervised",
         "train/online",
-        "train/rollout",
+        "train/samples",
         "stage/reward",
         "stage/tune/dpo",
         "stage/tune/ppo",

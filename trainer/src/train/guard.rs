@@ -2,7 +2,7 @@
 
 use plumbline_crds::policy_tuning::Guard;
 
-use crate::train::rollout::Statistics;
+use crate::train::samples::Statistics;
 
 /// Why a guard stops training, if one does: the limit of `spec.guard` that a rollout exceeds.
 pub fn tripped(guard: &Guard, rollout: &Statistics) -> Option<String> {

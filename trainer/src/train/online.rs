@@ -27,7 +27,8 @@ use crate::train::means::Means;
 use crate::train::order::{self, Batches};
 use crate::train::policy::Policy;
 use crate::train::responses::ResponseBatch;
-use crate::train::rollout::{self, Behaviour, RolloutPrompt, Sample, Statistics};
+use crate::train::rollout::{self, Behaviour, RolloutPrompt};
+use crate::train::samples::{self, Sample, Statistics};
 use crate::train::scorer::Scorer;
 use crate::train::step::Stepper;
 
@@ -158,7 +159,7 @@ impl Online<'_> {
             }
             good = policy.snapshot();
             let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
-            let mut means = rollout::means(&samples, &found);
+            let mut means = samples::means(&samples, &found);
             let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
             means.merge(&self.learn(method, &rollout, &mut stepper, rate, state.step, &io.ranks)?);
             method.adapt(&found, samples.len());

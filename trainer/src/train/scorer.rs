@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::stage::reward::RewardModel;
-use crate::train::rollout::Sampled;
+use crate::train::samples::Sampled;
 
 /// A source of rewards.
 pub trait Scorer {

@@ -16,7 +16,7 @@ use crate::loss::ppo::{clipped, policy_loss, value_loss};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::responses::to_f64;
-use crate::train::rollout::{Sample, Statistics};
+use crate::train::samples::{Sample, Statistics};
 
 /// The method, with its KL coefficient as it is now.
 pub(super) struct Ppo {
