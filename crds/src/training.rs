@@ -163,9 +163,10 @@ pub struct Adapter {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.99))]
     pub dropout: f64,
-    /// Projections that get an adapter. Default: all seven.
+    /// Projections that get an adapter: Attention, Mlp, All, or names of the model's modules (q_proj, down_proj). Names that
+    /// the model does not have are rejected before training. Default: All.
     #[serde(default = "default_targets")]
-    #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(with = "Vec<String>", length(min = 1, max = 16), inner(length(max = 63), regex(pattern = ADAPTER_TARGET)), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
     /// Apply the adapter only to the last N layers; those below are then not part of the backward pass. Default: all layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,7 +184,7 @@ fn default_alpha() -> f64 {
     32.0
 }
 fn default_targets() -> Vec<AdapterTarget> {
-    AdapterTarget::ALL.to_vec()
+    vec![AdapterTarget::All]
 }
 
 /// Kind of adapter.
@@ -194,35 +195,41 @@ pub enum AdapterType {
     Lora,
 }
 
-/// A projection of a decoder layer, named as in Hugging Face models.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the names are the documentation")]
+/// What an adapter target may be: a role, or a module's name in Hugging Face models, in lower case.
+pub const ADAPTER_TARGET: &str = "^(Attention|Mlp|All|[a-z][a-z0-9_]*)$";
+
+/// Projections of a decoder layer, by their role or by a name.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(from = "String", into = "String")]
 pub enum AdapterTarget {
-    QProj,
-    KProj,
-    VProj,
-    OProj,
-    GateProj,
-    UpProj,
-    DownProj,
+    /// Those of attention.
+    Attention,
+    /// Those of the MLP.
+    Mlp,
+    /// All of them.
+    All,
+    /// The one with this name in Hugging Face models (`q_proj`).
+    Module(String),
 }
 
-impl AdapterTarget {
-    /// Every projection, in the order of the forward pass.
-    pub const ALL: [Self; 7] =
-        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+impl From<String> for AdapterTarget {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "Attention" => Self::Attention,
+            "Mlp" => Self::Mlp,
+            "All" => Self::All,
+            _ => Self::Module(text),
+        }
+    }
+}
 
-    /// The name as in Hugging Face checkpoints (`q_proj`).
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::QProj => "q_proj",
-            Self::KProj => "k_proj",
-            Self::VProj => "v_proj",
-            Self::OProj => "o_proj",
-            Self::GateProj => "gate_proj",
-            Self::UpProj => "up_proj",
-            Self::DownProj => "down_proj",
+impl From<AdapterTarget> for String {
+    fn from(target: AdapterTarget) -> Self {
+        match target {
+            AdapterTarget::Attention => "Attention".to_owned(),
+            AdapterTarget::Mlp => "Mlp".to_owned(),
+            AdapterTarget::All => "All".to_owned(),
+            AdapterTarget::Module(name) => name,
         }
     }
 }

@@ -355,6 +355,7 @@ fn flipped(path: &str, value: &Value, schema: &Value) -> Option<Value> {
             "yes" => if path.ends_with("answer") { "no" } else { "maybe" }.into(),
             "builtin:pairwise-v1" => "builtin:pairwise-v2".into(),
             "NAME_A" => "NAME_B".into(),
+            "q_proj" => "k_proj".into(),
             text => {
                 assert!(text.contains("-a"), "{path}: {text} has nothing to flip");
                 text.replacen("-a", "-b", 1).into()

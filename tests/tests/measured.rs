@@ -15,7 +15,7 @@ use plumbline_tests::chain::{self, with};
 use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
 use plumbline_tests::programs::{code, text, trainer};
 use plumbline_tests::{fixture, stage};
-use plumbline_trainer::stage::reward::RewardModel;
+use plumbline_trainer::model::reward_model::RewardModel;
 use serde_json::{Value, json};
 use tch::Device;
 

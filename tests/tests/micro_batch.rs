@@ -11,7 +11,7 @@ use plumbline_tests::chain::{self, with};
 use plumbline_tests::{fixture, stage};
 use plumbline_trainer::load::hugging_face::ModelFolder;
 use plumbline_trainer::model::linear::Adapters;
-use plumbline_trainer::stage::reward::RewardModel;
+use plumbline_trainer::model::reward_model::RewardModel;
 use plumbline_trainer::train::responses::response_logprobs;
 use serde_json::{Value, json};
 use tch::Device;

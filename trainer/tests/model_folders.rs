@@ -13,7 +13,7 @@ use plumbline_trainer::model::attention::Context;
 use plumbline_trainer::model::heads;
 use plumbline_trainer::model::linear::Adapters;
 use plumbline_trainer::model::packed::Packed;
-use plumbline_trainer::stage::reward::RewardModel;
+use plumbline_trainer::model::reward_model::RewardModel;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use plumbline_crds::training::Precision;
 use plumbline_feedback::{Error, Result};
-use plumbline_trainer::load::hugging_face::ModelFolder;
+use plumbline_trainer::load::hugging_face::{ModelFolder, write_safetensors};
 use plumbline_trainer::model::attention::Context;
 use plumbline_trainer::model::config::Config;
 use plumbline_trainer::model::heads;
@@ -32,7 +32,7 @@ fn tiny() -> PathBuf {
 /// What a folder is read as: its config and the log-probabilities of some tokens.
 fn read(folder: &Path) -> Result<(Config, Tensor)> {
     let decoder = ModelFolder::open(folder)?.decoder(Precision::Float32, Device::Cpu)?;
-    let batch = Packed::new(&[&[3i64, 141, 59, 265, 358, 979]]);
+    let batch = Packed::new(&[&[3i64, 14, 15, 92, 65, 35]]);
     let logits = tch::no_grad(|| heads::logits(&decoder, &decoder.forward(&batch, &mut Context::Whole, Adapters::On)));
     Ok((Config { raw: Map::new(), ..decoder.config }, logits.log_softmax(-1, Kind::Float)))
 }
@@ -68,7 +68,7 @@ fn copy() -> tempfile::TempDir {
 }
 
 /// Keys that the decoder computes from, or that say it would have to compute something else.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 31] = [
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -87,6 +87,8 @@ const KEYS: [&str; 29] = [
     "mlp_bias",
     "hidden_act",
     "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
     "layer_types",
     "model_type",
     "pretraining_tp",
@@ -110,7 +112,10 @@ fn values() -> Vec<Value> {
             .map(|n| json!(n)),
     );
     values.extend([-1.5, 0.0, 1e-300, 1e-5, 0.5, 1.0, 24.0, 1e4, 5e5, 1e38, 1e308].map(|x| json!(x)));
-    values.extend(["", "0", "24", "10000.0", "true", "silu", "gelu", "llama", "mistral", "none"].map(|s| json!(s)));
+    values.extend(
+        ["", "0", "24", "10000.0", "true", "silu", "gelu", "llama", "mistral", "qwen2", "qwen3", "none"]
+            .map(|s| json!(s)),
+    );
     values.extend([json!([0]), json!(["full_attention"]), json!(["sliding_attention"]), json!({"type": "linear"})]);
     for (key, value) in
         [("factor", json!(0.0)), ("factor", json!("8")), ("low_freq_factor", json!(-1)), ("rope_type", json!(3))]
@@ -122,7 +127,7 @@ fn values() -> Vec<Value> {
     values
 }
 
-/// Whether a value of a key says what the tiny model's config says without it.
+/// Whether a value of a key says what a tiny model's config says without it.
 fn says_nothing(key: &str, value: &Value, base: &Map<String, Value>) -> bool {
     let number = value.as_f64();
     let as_before = base.get(key).is_some_and(|old| old == value || (number.is_some() && old.as_f64() == number));
@@ -134,7 +139,10 @@ fn says_nothing(key: &str, value: &Value, base: &Map<String, Value>) -> bool {
             | "logits_scaling"
             | "residual_multiplier"
             | "embedding_multiplier" => number == Some(1.0),
-            "model_type" => *value == json!("mistral"),
+            // A window is of use where it is switched on, is shorter than the context and has a layer.
+            "use_sliding_window" => value.is_boolean(),
+            "max_window_layers" => base["model_type"] == "llama" || value.is_u64(),
+            "sliding_window" if base["model_type"] != "llama" => value.as_i64().is_some_and(|window| window > 0),
             "is_causal" => *value == json!(true),
             "sliding_window" => value.as_i64().is_some_and(|window| window >= 256),
             "rope_scaling" | "rope_parameters" => *value == json!({}),
@@ -145,17 +153,40 @@ fn says_nothing(key: &str, value: &Value, base: &Map<String, Value>) -> bool {
 
 #[test]
 fn a_config_with_any_value_is_refused_or_is_the_model_that_it_describes() {
-    let folder = copy();
-    let path = folder.path().join("config.json");
+    for folder in [copy(), random("qwen2", 3), random("qwen3", 4)] {
+        try_configs(folder.path());
+    }
+    assert_memory_is_bounded();
+}
+
+/// A small model of a family with random weights.
+fn random(family: &str, seed: i64) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = json!({
+        "model_type": family, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        "rope_theta": 1e4, "max_position_embeddings": 256, "tie_word_embeddings": true, "attention_bias": false, "mlp_bias": false,
+    });
+    let config = Config::from_json(raw.as_object().unwrap().clone()).unwrap();
+    tch::manual_seed(seed);
+    let weight = |(id, shape): (_, Vec<i64>)| (config.name(id), Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.3);
+    let weights = config.architecture.weights().map(weight).collect();
+    write_safetensors(&folder.path().join("model.safetensors"), &weights).unwrap();
+    fs::write(folder.path().join("config.json"), raw.to_string()).unwrap();
+    folder
+}
+
+fn try_configs(folder: &Path) {
+    let path = folder.join("config.json");
     let base: Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let (usual, expected) = read(folder.path()).unwrap();
+    let (usual, expected) = read(folder).unwrap();
     let (mut same, mut other, mut refused) = (0, 0, 0);
     let mut try_changes = |changes: &[(&str, Value)]| {
         let mut config = base.clone();
         config.extend(changes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         fs::write(&path, Value::Object(config).to_string()).unwrap();
         let what = format!("{changes:?}");
-        match tried(folder.path(), &what) {
+        match tried(folder, &what) {
             Err(_) => refused += 1,
             Ok((config, found)) if config == usual => {
                 assert_eq!(found, expected, "{what}: another result under the same config");
@@ -185,7 +216,6 @@ fn a_config_with_any_value_is_refused_or_is_the_model_that_it_describes() {
         }
     }
     assert!(same > 20 && other > 20 && refused > 500, "{same} the same, {other} another, {refused} refused");
-    assert_memory_is_bounded();
 }
 
 /// The parts of a safetensors file: the header's text and the data.

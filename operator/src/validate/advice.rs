@@ -1,6 +1,7 @@
 //! What a schema wants and what to write instead of what was found, in words. Computes only.
 
 use plumbline_crds::source::{OBJECT_KEY, OBJECT_NAME};
+use plumbline_crds::training::ADAPTER_TARGET;
 use serde_json::{Map, Value as Json};
 
 use super::problem::alternatives;
@@ -49,6 +50,7 @@ pub(super) fn describe_pattern(pattern: &str) -> String {
         OBJECT_KEY => "a key of letters, digits, `-`, `_` and `.`".into(),
         URL => "a URL that starts with http:// or https://, without credentials and query".into(),
         "^builtin:[a-z0-9-]+$" => "a built-in template as builtin:NAME".into(),
+        ADAPTER_TARGET => "Attention, Mlp, All, or the name of a module in lower case (q_proj)".into(),
         "^[A-Z]{3}$" => "a currency code of three capital letters".into(),
         other => format!("text that matches {other}"),
     }

@@ -216,8 +216,8 @@ fn training(cases: &mut Cases) {
     cases.field("no gradient", "/spec/training/optimizer/maxGradNorm", norm, "expected at least 1e-6");
     cases.field("a fraction of a pass", "/spec/training/epochs", json!(0.5), "integer");
     cases.field("an unknown precision", "/spec/training/precision", json!("bf16"), "\"BFloat16\"");
-    let unknown = [("/spec/training/adapter", json!({"targets": ["q_projection"]}))];
-    cases.add("an unknown projection", &unknown, "spec.training.adapter.targets[0]", "\"q_proj\"");
+    let unknown = [("/spec/training/adapter", json!({"targets": ["attention heads"]}))];
+    cases.add("no role and no name", &unknown, "spec.training.adapter.targets[0]", "should match");
     let twice = [("/spec/training/adapter", json!({"targets": ["q_proj", "q_proj"]}))];
     cases.add("a projection twice", &twice, "spec.training.adapter.targets[1]", "Duplicate value");
 }

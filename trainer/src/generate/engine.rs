@@ -128,8 +128,8 @@ impl<M: Borrow<Decoder>> Engine<M> {
     /// An engine that enables or disables the model's adapters.
     pub fn with_adapters(model: M, adapters: Adapters, eos_ids: Vec<i64>, limits: Limits) -> Self {
         let decoder: &Decoder = model.borrow();
-        let max_context = limits.max_context.min(decoder.config.max_position_embeddings as usize);
-        let cache = Cache::new(&decoder.config, 0, 0, decoder.kind, decoder.device());
+        let max_context = limits.max_context.min(decoder.config.architecture.max_position_embeddings as usize);
+        let cache = Cache::new(&decoder.config.architecture, 0, 0, decoder.kind, decoder.device());
         Self {
             model,
             adapters,
@@ -157,7 +157,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
                 most - 1
             )));
         }
-        let vocab = self.model.borrow().config.vocab_size;
+        let vocab = self.model.borrow().config.architecture.vocab_size;
         if let Some(token) = job.tokens.iter().find(|&&t| t < 0 || t >= vocab) {
             return Err(Error::Data(format!("token id {token} is outside the vocabulary of {vocab}")));
         }

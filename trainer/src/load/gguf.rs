@@ -1,15 +1,15 @@
 //! GGUF files on disk: the header once, then one tensor at a time.
 //!
 //! This file reads; what the bytes mean is decided in its modules: [`header`] and [`metadata`] (the container), [`dequantize`] (the
-//! encodings), [`llama`] (which tensor is which) and [`vocabulary`] (the tokenizer).
+//! encodings), [`model`] (which tensor is which) and [`vocabulary`] (the tokenizer).
 //!
 //! Tensors are read by position and not through a memory map: a file that is cut short while it is being read is then an
 //! error with a name, where a map would end the process with SIGBUS.
 
 pub mod dequantize;
 pub mod header;
-pub mod llama;
 pub mod metadata;
+pub mod model;
 pub mod vocabulary;
 
 use std::fs::File;

@@ -15,8 +15,8 @@ use super::peft;
 use super::tensor_file::TensorFile;
 pub use super::tensor_file::{read_safetensors, write_safetensors};
 use crate::model::config::Config;
-use crate::model::decoder::{Decoder, Layer};
-use crate::model::linear::Linear;
+use crate::model::decoder::Decoder;
+use crate::model::weights::WeightId;
 use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
@@ -24,9 +24,6 @@ use crate::{Error, Result};
 pub const WEIGHTS: &str = "model.safetensors";
 /// Which shard holds which weight.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// The head of a language model.
-const LM_HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The head of a sequence classifier: of a reward model.
 pub(crate) const SCORE: &str = "score.weight";
 
@@ -56,18 +53,19 @@ impl ModelFolder {
         refuse_adapter(path)?;
         let config = Config::from_json(read_object(&path.join("config.json"))?)
             .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        let names = UsualNames::new(&config);
         let mut folder = Self { path: path.to_owned(), config, files: Vec::new(), index: BTreeMap::new() };
         for file in weight_files(path)? {
-            folder.add(TensorFile::open(&file)?)?;
+            folder.add(TensorFile::open(&file)?, &names)?;
         }
         Ok(folder)
     }
 
-    fn add(&mut self, file: TensorFile) -> Result<()> {
+    fn add(&mut self, file: TensorFile, names: &UsualNames) -> Result<()> {
         let number = self.files.len();
         for name in file.names() {
             let stored = Stored { file: number, name: name.to_owned() };
-            if let Some(other) = self.index.insert(usual_name(name), stored) {
+            if let Some(other) = self.index.insert(names.of(name), stored) {
                 let first = self.files.get(other.file).unwrap_or(&file).path();
                 return Err(Error::Data(format!(
                     "{}: tensor '{name}' is in {} as well, as '{}'; expected each weight once",
@@ -97,7 +95,7 @@ impl ModelFolder {
                 kinds.push(self.files[stored.file].weight_kind(&stored.name)?);
             }
         }
-        let first = *kinds.first().ok_or_else(|| self.missing(EMBEDDING))?;
+        let first = *kinds.first().ok_or_else(|| self.missing(&self.config.name(WeightId::Embedding)))?;
         Ok(if kinds.iter().all(|kind| *kind == first) { first } else { Kind::Float })
     }
 
@@ -109,14 +107,14 @@ impl ModelFolder {
         let mut reader = Reader::new(self, kind_of(precision), device);
         let mut decoder = reader.trunk()?;
         decoder.lm_head = reader.lm_head()?;
-        if decoder.lm_head.is_some() && self.config.tie_word_embeddings {
+        if decoder.lm_head.is_some() && self.config.architecture.tie_word_embeddings {
             tracing::warn!(
                 folder = %self.path.display(),
-                "config.json ties lm_head.weight to the embedding, but the file has different values for it; they are \
+                "config.json ties the head's weight to the embedding, but the file has different values for it; they are \
                  used, as in transformers"
             );
             // What is written of this model is a model whose head is its own.
-            decoder.config.tie_word_embeddings = false;
+            decoder.config.architecture.tie_word_embeddings = false;
             decoder.config.raw.insert("tie_word_embeddings".into(), false.into());
         }
         reader.refuse_left_over()?;
@@ -130,7 +128,7 @@ impl ModelFolder {
     pub fn trunk(&self, precision: Precision, device: Device) -> Result<Decoder> {
         let mut reader = Reader::new(self, kind_of(precision), device);
         let decoder = reader.trunk()?;
-        reader.used.insert(LM_HEAD.to_owned());
+        reader.used.insert(self.config.name(WeightId::Head));
         reader.refuse_left_over()?;
         Ok(decoder)
     }
@@ -142,7 +140,7 @@ impl ModelFolder {
     pub fn scorer(&self, precision: Precision, device: Device) -> Result<(Decoder, Tensor)> {
         let mut reader = Reader::new(self, kind_of(precision), device);
         let decoder = reader.trunk()?;
-        let shape = [1, self.config.hidden_size];
+        let shape = [1, self.config.architecture.hidden_size];
         let score = reader.weight(SCORE, &shape, Kind::Float)?;
         reader.refuse_left_over()?;
         Ok((decoder, score))
@@ -150,8 +148,9 @@ impl ModelFolder {
 
     fn no_head(&self) -> Error {
         Error::Data(format!(
-            "{}: tensor '{LM_HEAD}' is missing, and config.json does not tie it to the embedding (`tie_word_embeddings`)",
-            self.path.display()
+            "{}: tensor '{}' is missing, and config.json does not tie it to the embedding (`tie_word_embeddings`)",
+            self.path.display(),
+            self.config.name(WeightId::Head)
         ))
     }
 
@@ -162,6 +161,27 @@ impl ModelFolder {
             self.path.display(),
             named(&held)
         ))
+    }
+}
+
+/// The names that transformers gives the weights of a file: a model that was saved without its head has names without their
+/// prefix, and one that was part of another has its heads' names with it.
+struct UsualNames {
+    prefix: &'static str,
+    known: BTreeSet<String>,
+}
+
+impl UsualNames {
+    fn new(config: &Config) -> Self {
+        let known = config.architecture.weights().map(|(id, _)| config.name(id));
+        let known = known.chain([config.name(WeightId::Head), SCORE.to_owned()]).collect();
+        Self { prefix: config.family.prefix, known }
+    }
+
+    fn of(&self, name: &str) -> String {
+        let bare = name.strip_prefix(self.prefix).filter(|bare| self.known.contains(*bare));
+        let prefixed = Some(format!("{}{name}", self.prefix)).filter(|prefixed| self.known.contains(prefixed));
+        bare.map(str::to_owned).or(prefixed).unwrap_or_else(|| name.to_owned())
     }
 }
 
@@ -186,49 +206,29 @@ impl<'a> Reader<'a> {
         tensor.f_to_device(self.device).map_err(of_torch)
     }
 
-    fn get(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
-        self.weight(name, shape, self.kind)
-    }
-
     fn trunk(&mut self) -> Result<Decoder> {
-        let c = self.folder.config.clone();
-        let (d, ff) = (c.hidden_size, c.intermediate_size);
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let mut layers = Vec::new();
-        for i in 0..c.num_hidden_layers {
-            let mut get = |part: &str, shape: &[i64]| self.get(&format!("model.layers.{i}.{part}.weight"), shape);
-            layers.push(Layer {
-                input_norm: get("input_layernorm", &[d])?,
-                q_proj: Linear::new(get("self_attn.q_proj", &[q, d])?),
-                k_proj: Linear::new(get("self_attn.k_proj", &[kv, d])?),
-                v_proj: Linear::new(get("self_attn.v_proj", &[kv, d])?),
-                o_proj: Linear::new(get("self_attn.o_proj", &[d, q])?),
-                post_norm: get("post_attention_layernorm", &[d])?,
-                gate_proj: Linear::new(get("mlp.gate_proj", &[ff, d])?),
-                up_proj: Linear::new(get("mlp.up_proj", &[ff, d])?),
-                down_proj: Linear::new(get("mlp.down_proj", &[d, ff])?),
-            });
-        }
-        let embedding = self.get(EMBEDDING, &[c.vocab_size, d])?;
-        let norm = self.get("model.norm.weight", &[d])?;
-        Ok(Decoder::new(c, embedding, layers, norm, None, self.kind))
+        let (folder, kind) = (self.folder, self.kind);
+        let mut get = |id: WeightId, shape: &[i64]| self.weight(&folder.config.name(id), shape, kind);
+        Decoder::build(folder.config.clone(), kind, &mut get)
     }
 
     /// The head's weight, unless it is the embedding's. A file that ties them in words and not in numbers has two weights.
     fn lm_head(&mut self) -> Result<Option<Tensor>> {
         let (folder, config) = (self.folder, &self.folder.config);
-        let Some(head) = folder.index.get(LM_HEAD) else {
-            return if config.tie_word_embeddings { Ok(None) } else { Err(folder.no_head()) };
+        let [head_name, embedding_name] = [WeightId::Head, WeightId::Embedding].map(|id| config.name(id));
+        let tied = config.architecture.tie_word_embeddings;
+        let Some(head) = folder.index.get(&head_name) else {
+            return if tied { Ok(None) } else { Err(folder.no_head()) };
         };
-        self.used.insert(LM_HEAD.to_owned());
-        let embedding = folder.index.get(EMBEDDING).ok_or_else(|| folder.missing(EMBEDDING))?;
+        self.used.insert(head_name.clone());
+        let embedding = folder.index.get(&embedding_name).ok_or_else(|| folder.missing(&embedding_name))?;
         let (of_head, of_embedding) = (&folder.files[head.file], &folder.files[embedding.file]);
         let same = of_head.weight_kind(&head.name)? == of_embedding.weight_kind(&embedding.name)?
             && of_head.bytes(&head.name)? == of_embedding.bytes(&embedding.name)?;
-        if config.tie_word_embeddings && same {
+        if tied && same {
             return Ok(None);
         }
-        self.get(LM_HEAD, &[config.vocab_size, config.hidden_size]).map(Some)
+        self.weight(&head_name, &config.architecture.shape(WeightId::Head), self.kind).map(Some)
     }
 
     /// Refuses a folder with weights that were not read: the model that they belong to is another.
@@ -264,18 +264,6 @@ fn kind_of(precision: Precision) -> Kind {
         Precision::Float32 => Kind::Float,
         Precision::BFloat16 => Kind::BFloat16,
     }
-}
-
-/// The name that transformers gives a weight of a file: a model that was saved without its head has names without `model.`.
-fn usual_name(name: &str) -> String {
-    let bare = name.strip_prefix("model.").unwrap_or(name);
-    if bare.starts_with("lm_head.") || bare.starts_with("score.") {
-        return bare.to_owned();
-    }
-    if ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part)) {
-        return format!("model.{name}");
-    }
-    name.to_owned()
 }
 
 /// What early versions of transformers saved beside the weights, and compute anew: the rotary frequencies.

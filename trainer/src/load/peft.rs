@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use plumbline_crds::training::{Adapter, AdapterTarget};
+use plumbline_crds::training::Adapter;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
 use crate::load::hugging_face::read_object;
 use crate::load::tensor_file::{TensorFile, write_safetensors};
+use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
 use crate::model::lora;
+use crate::model::weights::Projection;
 use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
@@ -28,15 +30,15 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// [`Error::Data`] when a file or a tensor is missing, does not fit the decoder, or belongs to nothing.
 pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     let path = folder.join(CONFIG);
-    let config = PeftConfig::from_json(&read_object(&path)?, decoder.layers.len())
+    let config = PeftConfig::from_json(&read_object(&path)?, &decoder.config)
         .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
     let file = TensorFile::open(&folder.join(WEIGHTS))?;
     let mut left_over: BTreeSet<&str> = file.names().collect();
     for &layer in &config.layers {
         for &target in &config.targets {
+            let [a, b] = lora::adapter_names(&decoder.config, layer, target);
             let projection = decoder.layers[layer].projection_mut(target);
             let (device, (out, inputs)) = (projection.weight.device(), projection.weight.size2().map_err(of_torch)?);
-            let [a, b] = lora::adapter_names(layer, target);
             let mut take = |name: &str, shape: [i64; 2]| {
                 left_over.remove(name);
                 Ok::<_, Error>(file.weight(name, &shape, Kind::Float)?.to_device(device))
@@ -66,7 +68,7 @@ pub fn save(decoder: &Decoder, adapter: &Adapter, base_model: &str, folder: &Pat
     write_safetensors(&folder.join(WEIGHTS), &named)?;
     // transformers knows repositories and paths by their bare names.
     let name = ["hf://", "file://"].iter().find_map(|scheme| base_model.strip_prefix(scheme)).unwrap_or(base_model);
-    let config = lora::peft_config(adapter, decoder.layers.len(), name, "CAUSAL_LM");
+    let config = lora::peft_config(decoder, adapter, name, "CAUSAL_LM")?;
     let path = folder.join(CONFIG);
     let text = serde_json::to_vec_pretty(&config).map_err(|e| Error::Failed(e.to_string()))?;
     fs::write(&path, text).map_err(|e| Error::store(&path, &e))
@@ -77,11 +79,11 @@ struct PeftConfig {
     rank: i64,
     alpha: f64,
     dropout: f64,
-    targets: BTreeSet<AdapterTarget>,
+    targets: BTreeSet<Projection>,
     layers: BTreeSet<usize>,
 }
 
-/// Keys of PEFT's `LoraConfig` that do not change what a saved adapter computes on a Llama-family model.
+/// Keys of PEFT's `LoraConfig` that do not change what a saved adapter computes on a decoder.
 const WITHOUT_EFFECT: [&str; 9] = [
     "auto_mapping",
     "base_model_name_or_path",
@@ -98,8 +100,8 @@ const WITHOUT_EFFECT: [&str; 9] = [
 const DRAWN: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl PeftConfig {
-    /// Reads a config for a decoder of `count` layers. What is set and not known is refused: it may change the result.
-    fn from_json(raw: &Map<String, Value>, count: usize) -> Result<Self, String> {
+    /// Reads a config for a model. What is set and not known is refused: it may change the result.
+    fn from_json(raw: &Map<String, Value>, model: &Config) -> Result<Self, String> {
         for (key, value) in raw {
             let computed = match key.as_str() {
                 "peft_type" => value == "LORA",
@@ -131,8 +133,11 @@ impl PeftConfig {
             rank: rank.ok_or("expected a positive integer in `r`")?,
             alpha: number("lora_alpha", 1e6)?,
             dropout: if raw.contains_key("lora_dropout") { number("lora_dropout", 1.0)? } else { 0.0 },
-            targets: targets(raw.get("target_modules").unwrap_or(&Value::Null))?,
-            layers: layers(raw.get("layers_to_transform").unwrap_or(&Value::Null), count)?,
+            targets: targets(raw.get("target_modules").unwrap_or(&Value::Null), model)?,
+            layers: layers(
+                raw.get("layers_to_transform").unwrap_or(&Value::Null),
+                model.architecture.num_hidden_layers as usize,
+            )?,
         })
     }
 }
@@ -148,15 +153,16 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-fn targets(value: &Value) -> Result<BTreeSet<AdapterTarget>, String> {
+fn targets(value: &Value, model: &Config) -> Result<BTreeSet<Projection>, String> {
     let names = value.as_array().filter(|names| !names.is_empty());
     let names = names.ok_or_else(|| format!("expected a list of projections in `target_modules`, found {value}"))?;
-    let known = |name: &Value| AdapterTarget::ALL.into_iter().find(|target| name == target.name());
+    let existing: Vec<(Projection, String)> = lora::existing(model).collect();
+    let known = |name: &Value| existing.iter().find(|(_, module)| name == module).map(|(projection, _)| *projection);
     names
         .iter()
         .map(|name| {
             known(name).ok_or_else(|| {
-                let all = AdapterTarget::ALL.map(AdapterTarget::name).join(", ");
+                let all = existing.iter().map(|(_, module)| module.as_str()).collect::<Vec<_>>().join(", ");
                 format!("`target_modules` names {name}; adapters are computed on {all}")
             })
         })
@@ -208,7 +214,7 @@ mod tests {
         let adapter: Adapter = serde_json::from_value(adapter.clone()).unwrap();
         let mut tuned = random(11);
         let base = written(&tuned, &folder.join("base"));
-        lora::attach(&mut tuned, &adapter, 5);
+        lora::attach(&mut tuned, &adapter, 5).unwrap();
         for (name, b) in lora::parameters(&tuned) {
             if name.contains("lora_B") {
                 tch::no_grad(|| b.shallow_clone().copy_(&(Tensor::randn_like(&b) * 0.3)));

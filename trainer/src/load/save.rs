@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 
 use super::hugging_face::{INDEX, SCORE, WEIGHTS};
 use super::tensor_file::{dtype_of, write_in_kinds};
+use crate::model::config::Config;
 use crate::{Error, Result};
 
 /// The most bytes of weights in one file, as transformers cuts them and hubs take them.
@@ -21,7 +22,7 @@ const LARGEST_HALF: f64 = 65_504.0;
 
 /// What a saved folder is loaded as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
+pub enum ModelClass {
     /// `AutoModelForCausalLM`.
     CausalLm,
     /// `AutoModelForSequenceClassification` with one label.
@@ -37,12 +38,12 @@ pub fn save_model(
     folder: &Path,
     weights: &BTreeMap<String, Tensor>,
     kind: Kind,
-    config: &Map<String, Value>,
-    architecture: Architecture,
+    config: &Config,
+    class: ModelClass,
 ) -> Result<()> {
     let kind = fitting(weights, kind);
     write_weights(folder, weights, |name| if name == SCORE { Kind::Float } else { kind }, SHARD_BYTES)?;
-    write_json(&folder.join("config.json"), &config_of(config, kind, architecture))
+    write_json(&folder.join("config.json"), &config_of(config, kind, class))
 }
 
 /// The kind, or Float32 where half precision would turn a weight into infinity.
@@ -155,18 +156,17 @@ const OF_ANOTHER_FOLDER: [&str; 7] =
 
 /// The config of a folder that is written: that of the model it was made from, with what is no longer true corrected or
 /// removed. `transformers_version` stays, as transformers reads the tokenizer's files by the rules of that version.
-fn config_of(base: &Map<String, Value>, kind: Kind, architecture: Architecture) -> Map<String, Value> {
-    let mut config = base.clone();
+fn config_of(base: &Config, kind: Kind, class: ModelClass) -> Map<String, Value> {
+    let mut config = base.raw.clone();
     for key in OF_ANOTHER_FOLDER {
         config.shift_remove(key);
     }
-    let family = if config.get("model_type").is_some_and(|family| family == "mistral") { "Mistral" } else { "Llama" };
-    let class = match architecture {
-        Architecture::CausalLm => "ForCausalLM",
-        Architecture::SequenceClassification => "ForSequenceClassification",
+    let head = match class {
+        ModelClass::CausalLm => "ForCausalLM",
+        ModelClass::SequenceClassification => "ForSequenceClassification",
     };
-    config.insert("architectures".into(), json!([format!("{family}{class}")]));
-    if architecture == Architecture::SequenceClassification {
+    config.insert("architectures".into(), json!([format!("{}{head}", base.family.class)]));
+    if class == ModelClass::SequenceClassification {
         config.insert("num_labels".into(), json!(1));
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));
         config.insert("label2id".into(), json!({"LABEL_0": 0}));
@@ -217,7 +217,7 @@ mod tests {
             fs::write(folder.path().join(stale), "old").unwrap();
         }
         write_weights(folder.path(), &weights, |_| Kind::Float, 4000).unwrap();
-        let config = config_of(&decoder.config.raw, Kind::Float, Architecture::CausalLm);
+        let config = config_of(&decoder.config, Kind::Float, ModelClass::CausalLm);
         write_json(&folder.path().join("config.json"), &config).unwrap();
 
         let index = read_object(&folder.path().join(INDEX)).unwrap();
@@ -252,10 +252,10 @@ mod tests {
             for (kind, name) in [(Kind::BFloat16, "bfloat16"), (Kind::Half, "float16"), (Kind::Float, "float32")] {
                 let folder = tempfile::tempdir().unwrap();
                 let decoder = random(4);
-                let mut config = decoder.config.raw.clone();
-                config.extend(base.as_object().unwrap().clone());
+                let mut config = decoder.config.clone();
+                config.raw.extend(base.as_object().unwrap().clone());
                 let weights = lora::merged_weights(&decoder);
-                save_model(folder.path(), &weights, kind, &config, Architecture::CausalLm).unwrap();
+                save_model(folder.path(), &weights, kind, &config, ModelClass::CausalLm).unwrap();
                 let written = read_object(&folder.path().join("config.json")).unwrap();
                 let said: Vec<(&String, &Value)> = written.iter().filter(|(key, _)| key.contains("dtype")).collect();
                 assert_eq!(said, [(&key.to_owned(), &json!(name))], "{base}");
@@ -272,14 +272,14 @@ mod tests {
         let decoder = random(4);
         let mut weights = lora::merged_weights(&decoder);
         let _ = weights.get_mut("model.norm.weight").unwrap().get(3).fill_(70_000.0);
-        save_model(folder.path(), &weights, Kind::Half, &decoder.config.raw, Architecture::CausalLm).unwrap();
+        save_model(folder.path(), &weights, Kind::Half, &decoder.config, ModelClass::CausalLm).unwrap();
         assert_eq!(read_object(&folder.path().join("config.json")).unwrap()["torch_dtype"], "float32");
         assert_eq!(read_safetensors(&folder.path().join(WEIGHTS)).unwrap(), weights);
     }
 
     #[test]
     fn what_the_base_said_of_its_own_folder_is_not_said_of_the_new_one() {
-        let mut base = random(4).config.raw;
+        let mut base = random(4).config;
         for (key, value) in [
             ("architectures", json!(["LlamaModel"])),
             ("_name_or_path", json!("/home/a/model")),
@@ -288,15 +288,15 @@ mod tests {
             ("problem_type", json!("regression")),
             ("rope_theta", json!(5e5)),
         ] {
-            base.insert(key.into(), value);
+            base.raw.insert(key.into(), value);
         }
-        let causal = config_of(&base, Kind::Float, Architecture::CausalLm);
+        let causal = config_of(&base, Kind::Float, ModelClass::CausalLm);
         assert_eq!(causal["architectures"], json!(["LlamaForCausalLM"]));
         assert_eq!(causal["rope_theta"], json!(5e5));
         for key in OF_ANOTHER_FOLDER {
             assert!(!causal.contains_key(key), "{key}");
         }
-        let classifier = config_of(&base, Kind::Float, Architecture::SequenceClassification);
+        let classifier = config_of(&base, Kind::Float, ModelClass::SequenceClassification);
         assert_eq!(classifier["architectures"], json!(["LlamaForSequenceClassification"]));
         assert_eq!((&classifier["num_labels"], &classifier["id2label"]), (&json!(1), &json!({"0": "LABEL_0"})));
         assert!(!classifier.contains_key("problem_type"));

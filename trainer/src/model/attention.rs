@@ -4,8 +4,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::model::architecture::Architecture;
 use crate::model::cache::{Cache, KeyValue, Prefix, Step};
-use crate::model::config::Config;
 use crate::model::packed::Packed;
 
 /// What the tokens of a forward pass attend to.
@@ -32,7 +32,7 @@ pub enum Context<'a> {
 /// Attends. `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, key_value_heads, head_dim]`, rotated. Gives
 /// `[tokens, heads * head_dim]`.
 pub fn attend(
-    config: &Config,
+    architecture: &Architecture,
     layer: usize,
     batch: &Packed,
     context: &mut Context,
@@ -40,7 +40,8 @@ pub fn attend(
     k: &Tensor,
     v: &Tensor,
 ) -> Tensor {
-    let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+    let (heads, kv_heads) = (architecture.num_attention_heads, architecture.num_key_value_heads);
+    let dim = architecture.head_dim;
     let rows = q.size()[0];
     match context {
         Context::Whole => over_segments(batch, None, q, k, v),

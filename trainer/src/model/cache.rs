@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::config::Config;
+use crate::model::architecture::Architecture;
 
 /// Keys and values of one layer for some tokens, `[tokens, key_value_heads * head_dim]` each.
 #[derive(Debug)]
@@ -50,11 +50,11 @@ pub struct Step {
 
 impl Cache {
     /// An empty cache.
-    pub fn new(config: &Config, slots: usize, capacity: i64, kind: Kind, device: Device) -> Self {
+    pub fn new(architecture: &Architecture, slots: usize, capacity: i64, kind: Kind, device: Device) -> Self {
         let slots = slots as i64;
-        let width = config.num_key_value_heads * config.head_dim;
+        let width = architecture.num_key_value_heads * architecture.head_dim;
         let empty = || Tensor::zeros([slots * capacity, width], (kind, device));
-        let layers = (0..config.num_hidden_layers).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
+        let layers = (0..architecture.num_hidden_layers).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
         Self { layers, lengths: Vec::new(), slots, capacity, device }
     }
 

@@ -1,213 +1,69 @@
-//! `config.json` of the Llama family (Touvron et al., 2023), under Hugging Face's names. Pure.
+//! `config.json` under Hugging Face's names: the family it is of, what its decoder computes, and the file itself. Pure.
 
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::model::architecture::Architecture;
+use crate::model::family::Family;
+use crate::model::weights::{LayerWeight, Projection, WeightId};
 
-mod keys;
-mod rope;
+pub(in crate::model) mod keys;
+pub(in crate::model) mod rope;
 
-use keys::{Keys, Range};
+use keys::Keys;
 
-/// Sizes and constants of a decoder.
+/// A checked config.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Width of the residual stream.
-    pub hidden_size: i64,
-    /// Width inside the MLP.
-    pub intermediate_size: i64,
-    /// Layers.
-    pub num_hidden_layers: i64,
-    /// Query heads.
-    pub num_attention_heads: i64,
-    /// Key and value heads; a divisor of `num_attention_heads`.
-    pub num_key_value_heads: i64,
-    /// Width of a head.
-    pub head_dim: i64,
-    /// Rows of the embedding.
-    pub vocab_size: i64,
-    /// Added to the mean square in RMSNorm.
-    pub rms_norm_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Llama 3.1's frequency scaling, when the model has it.
-    pub rope_scaling: Option<Llama3Scaling>,
-    /// Longest sequence in tokens.
-    pub max_position_embeddings: i64,
-    /// Whether the head's weight is the embedding's.
-    pub tie_word_embeddings: bool,
+    /// The family that `model_type` names.
+    pub family: &'static Family,
+    /// What the decoder computes.
+    pub architecture: Architecture,
     /// The file itself: what we write back is what we read.
     pub raw: serde_json::Map<String, Value>,
 }
 
-/// Frequency scaling of Llama 3.1.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Llama3Scaling {
-    /// Wavelengths beyond the low-frequency bound are stretched by this.
-    pub factor: f64,
-    /// `original / low_freq_factor` is the wavelength from which frequencies are stretched in full.
-    pub low_freq_factor: f64,
-    /// `original / high_freq_factor` is the wavelength up to which frequencies stay.
-    pub high_freq_factor: f64,
-    /// Context that the model was first trained with.
-    pub original_max_position_embeddings: f64,
-}
-
 impl Config {
-    /// The longest sequence, in tokens, that is both within a limit and within the model's context.
-    pub fn longest(&self, max_length: i64) -> usize {
-        max_length.min(self.max_position_embeddings) as usize
-    }
-
     /// Reads a config. What is of a wrong type, out of range or not computed is refused by its key; what transformers has a
     /// default for has the same default.
     ///
     /// # Errors
-    /// [`Error::Config`] with the key, what was expected and what was found.
+    /// [`Error::Config`](crate::Error::Config) with the key, what was expected and what was found.
     pub fn from_json(raw: serde_json::Map<String, Value>) -> Result<Self> {
         let keys = Keys::new(&raw);
-        let family = raw.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
-        if !matches!(family, "llama" | "mistral") {
-            return Err(Error::Config(format!(
-                "config.json: expected model_type 'llama' or 'mistral', found '{family}'; other families are not built yet"
-            )));
-        }
-        let mistral = family == "mistral";
-        keys::refuse_not_computed(&keys)?;
-        let hidden_size = keys.required("hidden_size", 1, WIDEST)?;
-        let heads = keys.required("num_attention_heads", 1, WIDEST)?;
-        if !mistral && hidden_size % heads != 0 {
-            return Err(keys.wrong(
-                "hidden_size",
-                &format!("a multiple of `num_attention_heads` ({heads})"),
-                &hidden_size.into(),
-            ));
-        }
-        let max_position_embeddings = keys.required("max_position_embeddings", 2, LONGEST_CONTEXT)?;
-        refuse_sliding_window(&keys, mistral, max_position_embeddings)?;
-        let vocab_size = keys.required("vocab_size", 1, LARGEST_VOCABULARY)?;
-        keys.token_ids("eos_token_id", vocab_size)?;
-        // transformers counts a negative padding token from the end.
-        for (key, least, most) in [("bos_token_id", 0, i64::MAX), ("pad_token_id", -vocab_size, vocab_size - 1)] {
-            if keys.set(key).is_some() {
-                keys.whole(key, least, most)?;
-            }
-        }
-        let (rope_theta, rope_scaling) = rope::read(&keys)?;
-        Ok(Self {
-            hidden_size,
-            intermediate_size: keys.required("intermediate_size", 1, WIDEST)?,
-            num_hidden_layers: keys.required("num_hidden_layers", 1, DEEPEST)?,
-            num_attention_heads: heads,
-            num_key_value_heads: key_value_heads(&keys, mistral, heads)?,
-            head_dim: head_dim(&keys, hidden_size, heads)?,
-            vocab_size,
-            rms_norm_eps: keys.number("rms_norm_eps", Range::Positive)?.unwrap_or(1e-6),
-            rope_theta,
-            rope_scaling,
-            max_position_embeddings,
-            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
-            raw,
-        })
+        let family = Family::of(&keys)?;
+        keys::refuse_not_computed(&keys, family.reads)?;
+        let architecture = (family.architecture)(&keys)?;
+        check_token_ids(&keys, architecture.vocab_size)?;
+        Ok(Self { family, architecture, raw })
     }
 
-    /// Rotary frequencies, one for each pair of a head's dimensions: `theta^(-2i/d)`, scaled as the config says.
-    pub fn rotary_frequencies(&self) -> Vec<f64> {
-        let dim = self.head_dim as f64;
-        (0..self.head_dim / 2)
-            .map(|i| {
-                let frequency = self.rope_theta.powf(-2.0 * i as f64 / dim);
-                self.rope_scaling.as_ref().map_or(frequency, |s| s.scale(frequency))
-            })
-            .collect()
+    /// The longest sequence, in tokens, that is both within a limit and within the model's context.
+    pub fn longest(&self, max_length: i64) -> usize {
+        max_length.min(self.architecture.max_position_embeddings) as usize
     }
 
-    /// Number of weights, the head's counted once when it is tied.
-    pub fn parameters(&self) -> i64 {
-        let (d, q, kv) =
-            (self.hidden_size, self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let layer = d * (2 * q + 2 * kv) + 3 * d * self.intermediate_size + 2 * d;
-        let embeddings = self.vocab_size * d * if self.tie_word_embeddings { 1 } else { 2 };
-        embeddings + self.num_hidden_layers * layer + d
+    /// The name of a weight in a Hugging Face checkpoint.
+    pub fn name(&self, weight: WeightId) -> String {
+        (self.family.name)(weight)
+    }
+
+    /// The name of a projection's module in a Hugging Face model (`model.layers.0.self_attn.q_proj`).
+    pub fn module(&self, layer: usize, projection: Projection) -> String {
+        let name = self.name(WeightId::Layer(layer, LayerWeight::Weight(projection)));
+        name.strip_suffix(".weight").map(str::to_owned).unwrap_or(name)
     }
 }
 
-/// Bounds of what a file may say, far beyond every model there is: no product of sizes overflows, and no damaged number asks
-/// for more memory than a machine has before a tensor's shape contradicts it.
-const WIDEST: i64 = 1 << 20;
-const DEEPEST: i64 = 1 << 12;
-const LARGEST_VOCABULARY: i64 = 1 << 24;
-const LONGEST_CONTEXT: i64 = 1 << 24;
-/// The sliding window that transformers gives a Mistral whose config has none.
-const MISTRAL_WINDOW: i64 = 4096;
-
-/// The key and value heads, a divisor of the query heads. Without the key transformers takes as many as there are query
-/// heads, and 8 in the Mistral family.
-fn key_value_heads(keys: &Keys, mistral: bool, heads: i64) -> Result<i64> {
-    let found = match keys.get("num_key_value_heads") {
-        Some(Value::Null) if !mistral => heads,
-        None => {
-            if mistral {
-                8
-            } else {
-                heads
-            }
-        }
-        Some(_) => keys.required("num_key_value_heads", 1, WIDEST)?,
-    };
-    if heads % found != 0 {
-        let expected = format!("a divisor of `num_attention_heads` ({heads})");
-        return Err(keys.wrong("num_key_value_heads", &expected, &found.into()));
-    }
-    Ok(found)
-}
-
-/// The width of a head. Rotary positions turn pairs of its numbers.
-fn head_dim(keys: &Keys, hidden_size: i64, heads: i64) -> Result<i64> {
-    let found = match keys.set("head_dim") {
-        None => hidden_size / heads,
-        Some(_) => keys.required("head_dim", 1, WIDEST)?,
-    };
-    if found < 2 || found % 2 != 0 || heads * found > WIDEST {
-        let expected = format!("an even number of at least 2, {heads} times which is at most {WIDEST},");
-        return Err(keys.wrong("head_dim", &expected, &found.into()));
-    }
-    Ok(found)
-}
-
-/// Refuses a window that hides tokens of the context. Without the key the Mistral family of transformers has one of 4096.
-fn refuse_sliding_window(keys: &Keys, mistral: bool, context: i64) -> Result<()> {
-    let stated = match keys.set("sliding_window") {
-        None => None,
-        Some(_) => keys.whole("sliding_window", 1, i64::MAX)?,
-    };
-    match stated {
-        Some(window) if window < context => Err(keys.not_computed("sliding_window", &window.into())),
-        None if mistral && keys.get("sliding_window").is_none() && MISTRAL_WINDOW < context => {
-            Err(Error::Config(format!(
-                "config.json: `sliding_window` is absent, which means {MISTRAL_WINDOW} in this family, and \
-                 `max_position_embeddings` is {context}; the decoder does not support sliding windows: set it to null \
-                 if the model has none"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-impl Llama3Scaling {
-    fn scale(&self, frequency: f64) -> f64 {
-        let wavelength = 2.0 * std::f64::consts::PI / frequency;
-        let original = self.original_max_position_embeddings;
-        if wavelength < original / self.high_freq_factor {
-            frequency
-        } else if wavelength > original / self.low_freq_factor {
-            frequency / self.factor
-        } else {
-            let smooth =
-                (original / wavelength - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
-            (1.0 - smooth) * frequency / self.factor + smooth * frequency
+fn check_token_ids(keys: &Keys, vocabulary: i64) -> Result<()> {
+    keys.token_ids("eos_token_id", vocabulary)?;
+    // transformers counts a negative padding token from the end.
+    for (key, least, most) in [("bos_token_id", 0, i64::MAX), ("pad_token_id", -vocabulary, vocabulary - 1)] {
+        if keys.set(key).is_some() {
+            keys.whole(key, least, most)?;
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -215,11 +71,17 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::architecture::AttentionBias;
 
     /// A two-layer config, small enough to compute by hand or in a test.
     pub(crate) fn tiny() -> Config {
+        tiny_of("llama")
+    }
+
+    /// The same of another family.
+    pub(crate) fn tiny_of(family: &str) -> Config {
         parse(serde_json::json!({
-            "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+            "model_type": family, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32, "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0, "max_position_embeddings": 64, "tie_word_embeddings": true
         }))
@@ -239,8 +101,8 @@ pub(crate) mod tests {
             "tie_word_embeddings": true
         }))
         .unwrap();
-        assert_eq!(config.parameters(), 134_515_008);
-        assert_eq!(config.head_dim, 64);
+        assert_eq!(config.architecture.parameters(), 134_515_008);
+        assert_eq!(config.architecture.head_dim, 64);
     }
 
     /// What is said of the tiny config with some keys changed; a key is taken out where its value is the text "absent".
@@ -264,6 +126,7 @@ pub(crate) mod tests {
     fn what_the_decoder_does_not_compute_is_refused_by_name() {
         for (key, value) in [
             ("model_type", json!("gpt2")),
+            ("model_type", json!("qwen3_moe")),
             ("model_type", json!(3)),
             ("attention_bias", json!(true)),
             ("mlp_bias", json!(true)),
@@ -385,6 +248,71 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_unknown_family_is_refused_with_those_that_work() {
+        let said = said("gpt_oss", &json!({}));
+        assert_eq!(
+            said,
+            "config.json: unsupported `model_type` \"gpt_oss\"; supported are llama, mistral, qwen2, qwen3"
+        );
+    }
+
+    #[test]
+    fn qwen_windows_are_refused_where_they_hide_tokens() {
+        let on = |more: Value| {
+            let mut changes = json!({"use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1});
+            changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            changes
+        };
+        for family in ["qwen2", "qwen3"] {
+            let read = |changes: Value| assert_eq!(said(family, &changes), "read", "{family} {changes}");
+            let refused = |changes: Value, key: &str| {
+                let said = said(family, &changes);
+                assert!(said.contains(&format!("`{key}`")), "{family} {changes}: {said}");
+            };
+            // As Qwen2.5 and Qwen3 are published: a window that is switched off.
+            read(json!({"use_sliding_window": false, "sliding_window": 32, "max_window_layers": 1}));
+            read(json!({"sliding_window": null, "max_window_layers": 28}));
+            read(on(json!({"max_window_layers": 2})));
+            read(on(json!({"max_window_layers": "absent"})));
+            read(on(json!({"sliding_window": 64})));
+            read(on(json!({"sliding_window": null})));
+            read(on(json!({"sliding_window": "absent"})));
+            read(on(json!({"layer_types": ["full_attention", "full_attention"]})));
+            refused(on(json!({})), "sliding_window");
+            refused(on(json!({"layer_types": ["full_attention", "sliding_attention"]})), "layer_types");
+            refused(on(json!({"sliding_window": "absent", "max_position_embeddings": 8192})), "sliding_window");
+            refused(json!({"use_sliding_window": "true"}), "use_sliding_window");
+            refused(json!({"use_sliding_window": null}), "use_sliding_window");
+            refused(json!({"max_window_layers": null}), "max_window_layers");
+            refused(json!({"max_window_layers": -1}), "max_window_layers");
+            refused(json!({"sliding_window": 1.5}), "sliding_window");
+        }
+        assert!(said("llama", &json!({"use_sliding_window": true})).contains("`use_sliding_window`"));
+    }
+
+    #[test]
+    fn each_family_has_the_weights_that_transformers_gives_it() {
+        let architecture = |family: &str, changes: Value| {
+            let mut raw = tiny().raw;
+            raw.insert("model_type".into(), json!(family));
+            raw.extend(changes.as_object().unwrap().clone());
+            Config::from_json(raw).unwrap().architecture
+        };
+        let llama = architecture("llama", json!({}));
+        let qwen2 = architecture("qwen2", json!({}));
+        assert_eq!(qwen2, Architecture { attention_bias: AttentionBias::QueryKeyValue, ..llama.clone() });
+        assert_eq!(qwen2.parameters() - llama.parameters(), 2 * (16 + 8 + 8));
+        // The width of a head is 128 where the file does not say.
+        let qwen3 = architecture("qwen3", json!({}));
+        assert_eq!(qwen3, Architecture { qk_norm: true, head_dim: 128, ..llama.clone() });
+        let biased = architecture("qwen3", json!({"attention_bias": true, "head_dim": 6}));
+        assert_eq!((biased.attention_bias, biased.head_dim), (AttentionBias::All, 6));
+        assert!(said("qwen2", &json!({"attention_bias": true})).contains("`attention_bias`"));
+        // 32 key-value heads, which 4 query heads cannot share.
+        assert!(said("qwen2", &json!({"num_key_value_heads": "absent"})).contains("found 32"));
+    }
+
+    #[test]
     fn the_rotary_settings_of_both_forms_must_agree() {
         let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64});
@@ -393,7 +321,8 @@ pub(crate) mod tests {
         let theta = |changes: Value| {
             let mut raw = tiny().raw;
             raw.extend(changes.as_object().unwrap().clone());
-            Config::from_json(raw).map(|config| (config.rope_theta, config.rope_scaling.is_some()))
+            Config::from_json(raw)
+                .map(|config| (config.architecture.rotary.theta, config.architecture.rotary.scaling.is_some()))
         };
         let old = json!({"rope_theta": 5e5, "rope_scaling": llama3});
         assert_eq!(theta(old.clone()).unwrap(), (5e5, true));

@@ -1,21 +1,23 @@
-//! The decoder of the Llama family: token embedding, layers of attention and gated MLP with RMSNorm before each, a final
-//! norm. It takes packed tokens and returns hidden states.
+//! The decoder: token embedding, layers of attention and MLP, a final norm. What each of them computes, the architecture
+//! says. It takes packed tokens and returns hidden states.
 
 use tch::{Device, Kind, Tensor};
 
-use plumbline_crds::training::AdapterTarget;
 use plumbline_feedback::heartbeat;
 
+use crate::Result;
 use crate::model::attention::{Context, attend};
 use crate::model::config::Config;
-use crate::model::linear::{Adapters, Linear};
+use crate::model::layer::{GetWeight, Layer};
+use crate::model::linear::Adapters;
 use crate::model::packed::Packed;
 use crate::model::rotary::{Rotary, rotate};
+use crate::model::weights::{LayerWeight, WeightId};
 
 /// A causal decoder.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Sizes and constants.
+    /// What it computes, and what its weights are called.
     pub config: Config,
     /// `[vocab, hidden]`.
     pub embedding: Tensor,
@@ -33,69 +35,39 @@ pub struct Decoder {
     rotary: Rotary,
 }
 
-/// One layer.
-#[derive(Debug)]
-pub struct Layer {
-    /// `[hidden]`, scale of the norm before attention.
-    pub input_norm: Tensor,
-    /// Query projection.
-    pub q_proj: Linear,
-    /// Key projection.
-    pub k_proj: Linear,
-    /// Value projection.
-    pub v_proj: Linear,
-    /// Output projection of attention.
-    pub o_proj: Linear,
-    /// `[hidden]`, scale of the norm before the MLP.
-    pub post_norm: Tensor,
-    /// Gate projection.
-    pub gate_proj: Linear,
-    /// Up projection.
-    pub up_proj: Linear,
-    /// Down projection.
-    pub down_proj: Linear,
-}
-
-impl Layer {
-    /// A projection by its name.
-    pub fn projection(&self, target: AdapterTarget) -> &Linear {
-        match target {
-            AdapterTarget::QProj => &self.q_proj,
-            AdapterTarget::KProj => &self.k_proj,
-            AdapterTarget::VProj => &self.v_proj,
-            AdapterTarget::OProj => &self.o_proj,
-            AdapterTarget::GateProj => &self.gate_proj,
-            AdapterTarget::UpProj => &self.up_proj,
-            AdapterTarget::DownProj => &self.down_proj,
-        }
-    }
-
-    /// A projection by its name, to change.
-    pub fn projection_mut(&mut self, target: AdapterTarget) -> &mut Linear {
-        match target {
-            AdapterTarget::QProj => &mut self.q_proj,
-            AdapterTarget::KProj => &mut self.k_proj,
-            AdapterTarget::VProj => &mut self.v_proj,
-            AdapterTarget::OProj => &mut self.o_proj,
-            AdapterTarget::GateProj => &mut self.gate_proj,
-            AdapterTarget::UpProj => &mut self.up_proj,
-            AdapterTarget::DownProj => &mut self.down_proj,
-        }
-    }
-}
-
 impl Decoder {
-    /// A decoder of given weights.
-    pub fn new(
-        config: Config,
-        embedding: Tensor,
-        layers: Vec<Layer>,
-        norm: Tensor,
-        lm_head: Option<Tensor>,
-        kind: Kind,
-    ) -> Self {
-        let rotary = Rotary::new(&config, kind, embedding.device());
-        Self { config, embedding, layers, norm, lm_head, kind, frozen_layers: None, rotary }
+    /// A decoder of stored weights, without a head of its own.
+    ///
+    /// # Errors
+    /// What `get` says of a weight.
+    pub fn build(config: Config, kind: Kind, get: &mut GetWeight) -> Result<Self> {
+        let architecture = &config.architecture;
+        let layers = (0..architecture.num_hidden_layers as usize)
+            .map(|index| Layer::build(architecture, index, get))
+            .collect::<Result<_>>()?;
+        let mut get = |id| get(id, &architecture.shape(id));
+        let (embedding, norm) = (get(WeightId::Embedding)?, get(WeightId::FinalNorm)?);
+        let rotary = Rotary::new(architecture, kind, embedding.device());
+        Ok(Self { config, embedding, layers, norm, lm_head: None, kind, frozen_layers: None, rotary })
+    }
+
+    /// Every weight that it has, adapters aside.
+    pub fn weights(&self) -> impl Iterator<Item = (WeightId, &Tensor)> {
+        let layers = self.layers.iter().enumerate().flat_map(|(index, layer)| {
+            LayerWeight::all().filter_map(move |id| Some((WeightId::Layer(index, id), layer.weight(id)?)))
+        });
+        let own = [(WeightId::Embedding, &self.embedding), (WeightId::FinalNorm, &self.norm)];
+        own.into_iter().chain(layers).chain(self.lm_head.iter().map(|head| (WeightId::Head, head)))
+    }
+
+    /// A weight, to change; none where it has no such weight.
+    pub fn weight_mut(&mut self, weight: WeightId) -> Option<&mut Tensor> {
+        match weight {
+            WeightId::Embedding => Some(&mut self.embedding),
+            WeightId::FinalNorm => Some(&mut self.norm),
+            WeightId::Head => self.lm_head.as_mut(),
+            WeightId::Layer(index, weight) => self.layers.get_mut(index)?.weight_mut(weight),
+        }
     }
 
     /// Where its weights are; what it reads must be there too.
@@ -151,7 +123,7 @@ impl Decoder {
 
     /// The final norm.
     pub fn final_norm(&self, x: &Tensor) -> Tensor {
-        rms_norm(x, &self.norm, self.config.rms_norm_eps)
+        self.config.architecture.norm.apply(x, &self.norm)
     }
 
     fn layer(
@@ -163,59 +135,50 @@ impl Decoder {
         adapters: Adapters,
         (cos, sin): (&Tensor, &Tensor),
     ) -> Tensor {
-        let (layer, config) = (&self.layers[index], &self.config);
+        let (layer, a) = (&self.layers[index], &self.config.architecture);
         let rows = x.size()[0];
-        let y = rms_norm(x, &layer.input_norm, config.rms_norm_eps);
-        let split = |t: Tensor, heads: i64| t.view([rows, heads, config.head_dim]);
-        let q = rotate(&split(layer.q_proj.forward(&y, adapters), config.num_attention_heads), cos, sin);
-        let k = rotate(&split(layer.k_proj.forward(&y, adapters), config.num_key_value_heads), cos, sin);
-        let v = split(layer.v_proj.forward(&y, adapters), config.num_key_value_heads);
-        let attended = attend(config, index, batch, context, &q, &k, &v);
+        let y = a.norm.apply(x, &layer.input_norm);
+        let split = |t: Tensor, heads: i64| t.view([rows, heads, a.head_dim]);
+        let normed = |t: Tensor, scale: &Option<Tensor>| match scale {
+            Some(scale) => a.norm.apply(&t, scale),
+            None => t,
+        };
+        let q = normed(split(layer.q_proj.forward(&y, adapters), a.num_attention_heads), &layer.q_norm);
+        let k = normed(split(layer.k_proj.forward(&y, adapters), a.num_key_value_heads), &layer.k_norm);
+        let v = split(layer.v_proj.forward(&y, adapters), a.num_key_value_heads);
+        let (q, k) = (rotate(&q, cos, sin), rotate(&k, cos, sin));
+        let attended = attend(a, index, batch, context, &q, &k, &v);
         let x = x + layer.o_proj.forward(&attended, adapters);
-        let y = rms_norm(&x, &layer.post_norm, config.rms_norm_eps);
-        let gated = layer.gate_proj.forward(&y, adapters).silu() * layer.up_proj.forward(&y, adapters);
+        let y = a.norm.apply(&x, &layer.post_norm);
+        let gated = a.activation.apply(&layer.gate_proj.forward(&y, adapters)) * layer.up_proj.forward(&y, adapters);
         x + layer.down_proj.forward(&gated, adapters)
     }
-}
-
-/// RMSNorm (Zhang and Sennrich, 2019), computed in Float32: `x / sqrt(mean(x^2) + eps) * scale`.
-pub fn rms_norm(x: &Tensor, scale: &Tensor, eps: f64) -> Tensor {
-    let width = *x.size().last().unwrap_or(&1);
-    let normed = x.to_kind(Kind::Float).rms_norm([width], None::<&Tensor>, eps).to_kind(x.kind());
-    normed * scale.to_kind(x.kind())
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::model::cache::{Cache, Prefix};
-    use crate::model::config::tests::tiny;
+    use crate::model::config::tests::{tiny, tiny_of};
     use crate::model::lora;
 
     /// A decoder with random weights.
     pub(crate) fn random(seed: i64) -> Decoder {
-        let c = tiny();
+        of_config(tiny(), seed)
+    }
+
+    /// A decoder of a config with random weights, its head tied.
+    fn of_config(config: Config, seed: i64) -> Decoder {
         tch::manual_seed(seed);
-        let w = |rows: i64, columns: i64| Tensor::randn([rows, columns], (Kind::Float, Device::Cpu)) * 0.2;
-        let norm = || Tensor::rand([c.hidden_size], (Kind::Float, Device::Cpu)) + 0.5;
-        let (d, ff) = (c.hidden_size, c.intermediate_size);
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let layers = (0..c.num_hidden_layers)
-            .map(|_| Layer {
-                input_norm: norm(),
-                q_proj: Linear::new(w(q, d)),
-                k_proj: Linear::new(w(kv, d)),
-                v_proj: Linear::new(w(kv, d)),
-                o_proj: Linear::new(w(d, q)),
-                post_norm: norm(),
-                gate_proj: Linear::new(w(ff, d)),
-                up_proj: Linear::new(w(ff, d)),
-                down_proj: Linear::new(w(d, ff)),
+        let float = (Kind::Float, Device::Cpu);
+        let mut get = |id: WeightId, shape: &[i64]| {
+            Ok(match id {
+                WeightId::Embedding => Tensor::randn(shape, float),
+                WeightId::Layer(_, LayerWeight::Weight(_) | LayerWeight::Bias(_)) => Tensor::randn(shape, float) * 0.2,
+                _ => Tensor::rand(shape, float) + 0.5,
             })
-            .collect();
-        let embedding = w(c.vocab_size, d) * 5.0;
-        let final_norm = norm();
-        Decoder::new(c.clone(), embedding, layers, final_norm, None, Kind::Float)
+        };
+        Decoder::build(config, Kind::Float, &mut get).unwrap()
     }
 
     fn whole(decoder: &Decoder, segments: &[&[i64]]) -> Tensor {
@@ -265,8 +228,13 @@ pub(crate) mod tests {
 
     #[test]
     fn token_by_token_over_a_cache_gives_what_reading_at_once_gives() {
-        let decoder = random(4);
-        let mut cache = Cache::new(&decoder.config, 2, 16, Kind::Float, Device::Cpu);
+        for family in ["llama", "qwen2", "qwen3"] {
+            reads_token_by_token(&of_config(tiny_of(family), 4));
+        }
+    }
+
+    fn reads_token_by_token(decoder: &Decoder) {
+        let mut cache = Cache::new(&decoder.config.architecture, 2, 16, Kind::Float, Device::Cpu);
         let mut kept = Vec::new();
         let batch = Packed::new(&[&A[..4], &B[..1]]);
         let mut context = Context::Prefill { prefix: None, kept: &mut kept };
@@ -277,8 +245,8 @@ pub(crate) mod tests {
             let batch = Packed::new(&[[A[4 + t]], [B[1 + t]]]).at_positions(cache.lengths());
             let step = cache.step(Kind::Float);
             let hidden = decoder.forward(&batch, &mut Context::Decode { cache: &cache, step: &step }, Adapters::On);
-            assert_same(&hidden.get(0), &whole(&decoder, &[A]).get(4 + t as i64));
-            assert_same(&hidden.get(1), &whole(&decoder, &[B]).get(1 + t as i64));
+            assert_same(&hidden.get(0), &whole(decoder, &[A]).get(4 + t as i64));
+            assert_same(&hidden.get(1), &whole(decoder, &[B]).get(1 + t as i64));
         }
         // Freeing the first slot moves the second sequence into it.
         assert_eq!(cache.release(0), Some(1));
@@ -286,14 +254,14 @@ pub(crate) mod tests {
         let batch = Packed::new(&[[5i64]]).at_positions(cache.lengths());
         let step = cache.step(Kind::Float);
         let hidden = decoder.forward(&batch, &mut Context::Decode { cache: &cache, step: &step }, Adapters::On);
-        assert_same(&hidden.get(0), &whole(&decoder, &[&[2, 7, 1, 5]]).get(3));
+        assert_same(&hidden.get(0), &whole(decoder, &[&[2, 7, 1, 5]]).get(3));
     }
 
     #[test]
     fn the_gradient_of_an_adapter_is_the_slope_of_the_loss() {
         let mut decoder = random(5);
         let adapter = serde_json::from_value(serde_json::json!({"rank": 2, "alpha": 4})).unwrap();
-        lora::attach(&mut decoder, &adapter, 7);
+        lora::attach(&mut decoder, &adapter, 7).unwrap();
         let loss = |d: &Decoder| whole(d, &[A, B]).index_select(0, &Tensor::from_slice(&[7i64, 10])).sum(Kind::Double);
         let named = lora::parameters(&decoder);
         // B starts at zero, which hides the gradient of A: move off it.

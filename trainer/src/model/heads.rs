@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_barred_token_gives_its_probability_to_the_others_and_only_where_it_is_barred() {
         let decoder = random(5);
-        let hidden = Tensor::randn([2, decoder.config.hidden_size], (Kind::Float, Device::Cpu));
+        let hidden = Tensor::randn([2, decoder.config.architecture.hidden_size], (Kind::Float, Device::Cpu));
         let of = |target: i64, suppressed: Option<&SuppressedTokens>| {
             let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[target; 2]), 0.7, suppressed);
             (Vec::<f32>::try_from(found.logprobs).unwrap(), Vec::<f32>::try_from(found.entropy).unwrap())
@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn what_is_learnt_says_nothing_of_a_barred_token() {
         let decoder = random(5);
-        let hidden = Tensor::randn([1, decoder.config.hidden_size], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let hidden = Tensor::randn([1, decoder.config.architecture.hidden_size], (Kind::Float, Device::Cpu))
+            .set_requires_grad(true);
         let suppressed = SuppressedTokens { tokens: &[4], rows: Tensor::from_slice(&[0i64]) };
         let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[9i64]), 1.0, Some(&suppressed));
         found.logprobs.sum(Kind::Float).backward();

@@ -1,23 +1,25 @@
-//! A projection without bias, with an optional low-rank adapter (Hu et al., 2021). Pure.
+//! A projection with an optional bias and an optional low-rank adapter (Hu et al., 2021). Pure.
 
 use tch::{Kind, Tensor};
 
 /// Whether a forward pass uses the adapters. Without them a tuned model is the model it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adapters {
-    /// `W x + scale B A x`.
+    /// `W x + b + scale B A x`.
     On,
     /// The same, with the adapters' dropout.
     Training,
-    /// `W x`.
+    /// `W x + b`.
     Off,
 }
 
-/// `y = W x`, and with an adapter `y = W x + scale B A x`.
+/// `y = W x + b`, and with an adapter `y = W x + b + scale B A x`.
 #[derive(Debug)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Tensor,
+    /// `[out]`, if this projection adds one.
+    pub bias: Option<Tensor>,
     /// The adapter, if this projection has one.
     pub adapter: Option<LowRank>,
 }
@@ -36,14 +38,15 @@ pub struct LowRank {
 }
 
 impl Linear {
-    /// A projection without adapter.
+    /// A projection without bias and adapter.
     pub fn new(weight: Tensor) -> Self {
-        Self { weight, adapter: None }
+        Self { weight, bias: None, adapter: None }
     }
 
     /// `x`: `[rows, in]` -> `[rows, out]`, in the kind of `x`.
     pub fn forward(&self, x: &Tensor, adapters: Adapters) -> Tensor {
-        let y = x.linear(&as_kind(&self.weight, x.kind()), None::<&Tensor>);
+        let bias = self.bias.as_ref().map(|bias| as_kind(bias, x.kind()));
+        let y = x.linear(&as_kind(&self.weight, x.kind()), bias.as_ref());
         match &self.adapter {
             Some(low_rank) if adapters != Adapters::Off => y + low_rank.forward(x, adapters == Adapters::Training),
             _ => y,

@@ -1,4 +1,4 @@
-//! Low-rank adapters of a decoder (Hu et al., 2021): attaching, naming, merging, and the PEFT folder.
+//! Low-rank adapters of a decoder (Hu et al., 2021): attaching, naming, merging, and the config of a PEFT folder.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,23 @@ use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::training::{Adapter, AdapterTarget};
 
+use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
+use crate::model::weights::{LayerWeight, Projection, WeightId};
+use crate::{Error, Result};
 
 /// Gives the decoder's projections adapters, drawn from `seed`. `A` is uniform in +-1/sqrt(in), as PEFT draws it
 /// (Kaiming with a = sqrt 5); `B` is zero, so the model computes what it did.
-pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) {
+///
+/// # Errors
+/// As of [`projections`].
+pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<()> {
+    let targets = projections(&decoder.config, &adapter.targets)?;
     let first = first_layer(decoder.layers.len(), adapter);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for layer in &mut decoder.layers[first..] {
-        for target in targets(adapter) {
+        for &target in &targets {
             let projection = layer.projection_mut(target);
             let (size, device) = (projection.weight.size(), projection.weight.device());
             let (out, inputs) = (size[0], size[1]);
@@ -32,6 +39,44 @@ pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) {
             });
         }
     }
+    Ok(())
+}
+
+/// The projections that targets name, in the order of the forward pass, each once.
+///
+/// # Errors
+/// [`Error::Config`] for a name that the model does not have.
+pub fn projections(config: &Config, targets: &[AdapterTarget]) -> Result<Vec<Projection>> {
+    let named: Vec<(Projection, String)> = existing(config).collect();
+    for (index, target) in targets.iter().enumerate() {
+        if let AdapterTarget::Module(name) = target
+            && named.iter().all(|(_, known)| known != name)
+        {
+            let known = named.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Error::Config(format!(
+                "spec.training.adapter.targets[{index}]: a {} model has no projection `{name}`; expected Attention, Mlp, All, or one of {known}",
+                config.family.model_type
+            )));
+        }
+    }
+    let is_target = |(projection, name): &(Projection, String)| {
+        targets.iter().any(|target| match target {
+            AdapterTarget::All => true,
+            AdapterTarget::Attention => projection.is_attention(),
+            AdapterTarget::Mlp => !projection.is_attention(),
+            AdapterTarget::Module(module) => module == name,
+        })
+    };
+    Ok(named.into_iter().filter(is_target).map(|(projection, _)| projection).collect())
+}
+
+/// The projections of a model and the names of their modules within a block (`q_proj`), in the order of the forward pass.
+pub fn existing(config: &Config) -> impl Iterator<Item = (Projection, String)> {
+    let has = |p: &Projection| config.architecture.has(WeightId::Layer(0, LayerWeight::Weight(*p)));
+    Projection::ALL.into_iter().filter(has).map(|p| {
+        let module = config.module(0, p);
+        (p, module.rsplit('.').next().unwrap_or(&module).to_owned())
+    })
 }
 
 /// The lowest layer that has an adapter.
@@ -43,9 +88,9 @@ pub fn first_layer(layers: usize, adapter: &Adapter) -> usize {
 pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     let mut named = BTreeMap::new();
     for (i, layer) in decoder.layers.iter().enumerate() {
-        for target in AdapterTarget::ALL {
-            if let Some(low_rank) = &layer.projection(target).adapter {
-                let [a, b] = adapter_names(i, target);
+        for projection in Projection::ALL {
+            if let Some(low_rank) = &layer.projection(projection).adapter {
+                let [a, b] = adapter_names(&decoder.config, i, projection);
                 named.insert(a, low_rank.a.shallow_clone());
                 named.insert(b, low_rank.b.shallow_clone());
             }
@@ -55,10 +100,16 @@ pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
 }
 
 /// `adapter_config.json` of a PEFT folder. `base_model`: as transformers names it.
-pub fn peft_config(adapter: &Adapter, layers: usize, base_model: &str, task: &str) -> Value {
-    let names: Vec<&str> = targets(adapter).into_iter().map(AdapterTarget::name).collect();
+///
+/// # Errors
+/// As of [`projections`].
+pub fn peft_config(decoder: &Decoder, adapter: &Adapter, base_model: &str, task: &str) -> Result<Value> {
+    let targets = projections(&decoder.config, &adapter.targets)?;
+    let names: Vec<String> =
+        existing(&decoder.config).filter(|(p, _)| targets.contains(p)).map(|(_, name)| name).collect();
+    let layers = decoder.layers.len();
     let first = first_layer(layers, adapter);
-    json!({
+    Ok(json!({
         "peft_type": "LORA",
         "task_type": task,
         "base_model_name_or_path": base_model,
@@ -72,7 +123,7 @@ pub fn peft_config(adapter: &Adapter, layers: usize, base_model: &str, task: &st
         "inference_mode": true,
         "init_lora_weights": true,
         "modules_to_save": Value::Null,
-    })
+    }))
 }
 
 /// Every weight of the decoder in Float32 under Hugging Face's names, adapters added in; without the head's. On the CPU: a
@@ -80,44 +131,21 @@ pub fn peft_config(adapter: &Adapter, layers: usize, base_model: &str, task: &st
 pub fn merged_weights(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     tch::no_grad(|| {
         let float = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(Kind::Float);
-        let mut named = BTreeMap::from([
-            ("model.embed_tokens.weight".to_owned(), float(&decoder.embedding)),
-            ("model.norm.weight".to_owned(), float(&decoder.norm)),
-        ]);
-        for (i, layer) in decoder.layers.iter().enumerate() {
-            named.insert(format!("model.layers.{i}.input_layernorm.weight"), float(&layer.input_norm));
-            named.insert(format!("model.layers.{i}.post_attention_layernorm.weight"), float(&layer.post_norm));
-            for target in AdapterTarget::ALL {
-                named.insert(weight_name(i, target), layer.projection(target).merged().to_device(Device::Cpu));
-            }
-        }
-        if let Some(head) = &decoder.lm_head {
-            named.insert("lm_head.weight".to_owned(), float(head));
-        }
-        named
+        let whole = |(id, weight): (WeightId, &Tensor)| {
+            let value = match id {
+                WeightId::Layer(i, LayerWeight::Weight(projection)) => {
+                    decoder.layers[i].projection(projection).merged().to_device(Device::Cpu)
+                }
+                _ => float(weight),
+            };
+            (decoder.config.name(id), value)
+        };
+        decoder.weights().map(whole).collect()
     })
 }
 
-/// The targets in the order of the forward pass, each once.
-fn targets(adapter: &Adapter) -> Vec<AdapterTarget> {
-    AdapterTarget::ALL.into_iter().filter(|t| adapter.targets.contains(t)).collect()
-}
-
-/// The name of a projection's weight in a checkpoint.
-pub fn weight_name(layer: usize, target: AdapterTarget) -> String {
-    format!("{}.weight", projection_name(layer, target))
-}
-
 /// PEFT's names of a projection's adapter: of A and of B.
-pub fn adapter_names(layer: usize, target: AdapterTarget) -> [String; 2] {
-    let name = projection_name(layer, target);
-    ["lora_A", "lora_B"].map(|part| format!("base_model.model.{name}.{part}.weight"))
-}
-
-fn projection_name(layer: usize, target: AdapterTarget) -> String {
-    let block = match target {
-        AdapterTarget::QProj | AdapterTarget::KProj | AdapterTarget::VProj | AdapterTarget::OProj => "self_attn",
-        AdapterTarget::GateProj | AdapterTarget::UpProj | AdapterTarget::DownProj => "mlp",
-    };
-    format!("model.layers.{layer}.{block}.{}", target.name())
+pub fn adapter_names(config: &Config, layer: usize, projection: Projection) -> [String; 2] {
+    let module = config.module(layer, projection);
+    ["lora_A", "lora_B"].map(|part| format!("base_model.model.{module}.{part}.weight"))
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::config::Config;
+use crate::model::architecture::Architecture;
 use crate::model::packed::Packed;
 
 /// Positions that the tables hold at first, if the context is as long.
@@ -23,10 +23,10 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The tables of a config, in a kind, on a device.
-    pub fn new(config: &Config, kind: Kind, device: Device) -> Self {
-        let frequencies = Tensor::from_slice(&config.rotary_frequencies());
-        let tables = tables(&frequencies, config.max_position_embeddings.min(FIRST), kind, device);
+    /// The tables of an architecture, in a kind, on a device.
+    pub fn new(architecture: &Architecture, kind: Kind, device: Device) -> Self {
+        let frequencies = Tensor::from_slice(&architecture.rotary_frequencies());
+        let tables = tables(&frequencies, architecture.max_position_embeddings.min(FIRST), kind, device);
         Self { frequencies, kind, device, tables: Mutex::new(tables) }
     }
 
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn positions_beyond_the_first_tables_are_turned_as_by_one_table_of_the_whole_context() {
-        let mut config = tiny();
+        let mut config = tiny().architecture;
         config.max_position_embeddings = 1 << 24;
         let rotary = Rotary::new(&config, Kind::Float, Device::Cpu);
         let whole = tables(&Tensor::from_slice(&config.rotary_frequencies()), 4 * FIRST, Kind::Float, Device::Cpu);

@@ -16,7 +16,7 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Value, json};
 
-use crate::load::gguf::llama::{self, Llama, unpermute};
+use crate::load::gguf::model::{self, GgufModel, unpermute};
 use crate::load::gguf::{GgufFile, vocabulary};
 use crate::load::save::{SHARD_BYTES, Shards};
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// Converts a GGUF file into a Hugging Face directory. A directory that already contains this model is not changed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImportArgs {
-    /// The GGUF file: architecture llama, unquantised or Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K
+    /// The GGUF file: architecture llama, qwen2 or qwen3, unquantised or Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K
     #[arg(long, value_name = "FILE")]
     pub gguf: PathBuf,
     /// The directory to write
@@ -66,23 +66,23 @@ pub fn run(args: &ImportArgs) -> Result<()> {
 
     let gguf = GgufFile::open(&args.gguf)?;
     let in_file = |e: &dyn std::fmt::Display| Error::Data(format!("{}: {e}", args.gguf.display()));
-    let mut llama = llama::read(&gguf.header).map_err(|e| in_file(&e))?;
+    let mut model = model::read(&gguf.header).map_err(|e| in_file(&e))?;
     let vocabulary = vocabulary::read(&gguf.header).map_err(|e| in_file(&e))?;
-    llama.config.insert("torch_dtype".to_owned(), json!(args.dtype.name()));
+    model.config.insert("torch_dtype".to_owned(), json!(args.dtype.name()));
 
     let staging = out.with_file_name(format!(".{name}.partial"));
     fresh_folder(&staging)?;
-    write_json(&staging.join("config.json"), &llama.config)?;
+    write_json(&staging.join("config.json"), &model.config)?;
     write_json(&staging.join("generation_config.json"), &vocabulary.generation)?;
     write_json(&staging.join("tokenizer.json"), &vocabulary.tokenizer)?;
     write_json(&staging.join("tokenizer_config.json"), &vocabulary.config)?;
     // What is imported can be loaded.
     Tokenizer::load(&staging).map_err(|e| in_file(&e))?;
-    write_weights(&staging, &gguf, &llama, args.dtype, SHARD_BYTES)?;
+    write_weights(&staging, &gguf, &model, args.dtype, SHARD_BYTES)?;
     let created = jiff::Timestamp::now().to_string();
     let manifest = artifact::publish(&staging, out, KIND, &name, vec![input], created)?;
     let bytes: u64 = manifest.files.iter().map(|f| f.size).sum();
-    tracing::info!(folder = %out.display(), digest = manifest.digest, bytes, tensors = llama.tensors.len(), "imported");
+    tracing::info!(folder = %out.display(), digest = manifest.digest, bytes, tensors = model.tensors.len(), "imported");
     Ok(())
 }
 
@@ -186,14 +186,14 @@ fn file_name(path: &Path) -> String {
 
 /// Writes the weights into files of at most `most` bytes, with an index if there are several; only one tensor is in
 /// memory at a time.
-fn write_weights(folder: &Path, gguf: &GgufFile, llama: &Llama, dtype: WeightType, most: u64) -> Result<()> {
-    let tensors: BTreeMap<&str, &llama::Tensor> = llama.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    let numbers = |tensor: &llama::Tensor| tensor.source.shape.iter().product::<usize>();
+fn write_weights(folder: &Path, gguf: &GgufFile, model: &GgufModel, dtype: WeightType, most: u64) -> Result<()> {
+    let tensors: BTreeMap<&str, &model::Tensor> = model.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let numbers = |tensor: &model::Tensor| tensor.source.shape.iter().product::<usize>();
     let width = dtype.safetensors().bitsize() / 8;
     let sized = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), (numbers(tensor) * width) as u64));
     let shards = Shards::new(sized, most);
     for (file, names) in &shards.files {
-        let of_file: Vec<&llama::Tensor> =
+        let of_file: Vec<&model::Tensor> =
             names.iter().filter_map(|name| tensors.get(name.as_str()).copied()).collect();
         write_file(&folder.join(file), gguf, &of_file, dtype)?;
     }
@@ -201,7 +201,7 @@ fn write_weights(folder: &Path, gguf: &GgufFile, llama: &Llama, dtype: WeightTyp
 }
 
 /// Writes tensors as one safetensors file.
-fn write_file(path: &Path, gguf: &GgufFile, tensors: &[&llama::Tensor], dtype: WeightType) -> Result<()> {
+fn write_file(path: &Path, gguf: &GgufFile, tensors: &[&model::Tensor], dtype: WeightType) -> Result<()> {
     let unwritable = |e: std::io::Error| Error::store(path, &e);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(unwritable)?);
     file.write_all(&safetensors_header(tensors, dtype)?).map_err(unwritable)?;
@@ -223,7 +223,7 @@ fn write_file(path: &Path, gguf: &GgufFile, tensors: &[&llama::Tensor], dtype: W
 }
 
 /// The start of a safetensors file: length of the JSON as u64, the JSON, spaces up to a multiple of 8 bytes.
-fn safetensors_header(tensors: &[&llama::Tensor], dtype: WeightType) -> Result<Vec<u8>> {
+fn safetensors_header(tensors: &[&model::Tensor], dtype: WeightType) -> Result<Vec<u8>> {
     let mut end = 0;
     let entries = tensors
         .iter()
@@ -251,7 +251,7 @@ mod mutations;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::gguf::{header::tests::Writer, llama::tests as model, vocabulary::tests as words};
+    use crate::load::gguf::{header::tests::Writer, model::tests as tiny_model, vocabulary::tests as words};
     use crate::load::hugging_face::ModelFolder;
     use crate::model::lora;
     use plumbline_crds::training::Precision;
@@ -265,7 +265,7 @@ mod tests {
     }
 
     pub(super) fn tiny() -> Writer {
-        model::tensors(words::vocabulary(model::metadata(), "smollm"))
+        tiny_model::tensors(words::vocabulary(tiny_model::metadata(), "smollm"))
     }
 
     fn import(folder: &Path, writer: Writer, dtype: WeightType) -> (PathBuf, Result<()>) {
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_converted_leaves_no_folder() {
         let root = tempfile::tempdir().unwrap();
-        let (out, result) = import(root.path(), model::tensors(model::metadata()), WeightType::Float32);
+        let (out, result) = import(root.path(), tiny_model::tensors(tiny_model::metadata()), WeightType::Float32);
         let error = result.unwrap_err();
         assert!(matches!(&error, Error::Data(m) if m.contains("tiny.gguf: the metadata lacks tokenizer")), "{error}");
         assert!(!out.exists());
@@ -393,7 +393,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = write_gguf(root.path(), tiny());
         let gguf = GgufFile::open(&path).unwrap();
-        let model = llama::read(&gguf.header).unwrap();
+        let model = model::read(&gguf.header).unwrap();
         let [whole, cut] = ["whole", "cut"].map(|name| root.path().join(name));
         for (folder, most) in [(&whole, SHARD_BYTES), (&cut, 150)] {
             fs::create_dir(folder).unwrap();

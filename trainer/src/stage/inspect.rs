@@ -18,7 +18,7 @@ use crate::model::heads;
 use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::packed::Packed;
-use crate::stage::reward::RewardModel;
+use crate::model::reward_model::RewardModel;
 use crate::{Error, Result};
 
 /// What to inspect.
@@ -46,7 +46,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     let folder = ModelFolder::open(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
-    let c = &folder.config;
+    let c = &folder.config.architecture;
     println!("parameters            {}", c.parameters());
     println!("layers                {}", c.num_hidden_layers);
     println!("hidden, intermediate  {}, {}", c.hidden_size, c.intermediate_size);

@@ -22,6 +22,7 @@ use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
 use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::model::linear::Adapters;
+use crate::model::reward_model::RewardModel;
 use crate::stage::in_status;
 use crate::stage::run::{input_path, publish};
 use crate::train::frozen_states::FrozenStates;
@@ -31,10 +32,7 @@ use crate::train::pairs::Pairs;
 use crate::train::supervised::{Task, is_finished, train};
 use crate::{Error, Result, device};
 
-mod model;
 mod show;
-
-pub use model::RewardModel;
 
 /// Runs the stage.
 pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
@@ -51,7 +49,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     // What is needed last is checked first: a fault in it must not cost the training.
     data.check_gates(spec)?;
     let reference = Reference::read(run, spec, &tokenizer, config.longest(i64::MAX))?;
-    let params = model.make_trainable(spec);
+    let params = model.make_trainable(spec)?;
     io.progress.stage("Reading", 1);
     let tokens = data.train.tokens();
     let finished = is_finished(&data.train.groups, &spec.training, &io)?;

@@ -20,7 +20,7 @@ impl FrozenStates {
         // Without a frozen layer only the embedding would be saved.
         decoder.frozen_layers.filter(|&n| n > 0)?;
         let tokens: usize = sequences.iter().map(|s| s.as_ref().len()).sum();
-        let width = decoder.config.hidden_size as usize * decoder.kind.elt_size_in_bytes();
+        let width = decoder.config.architecture.hidden_size as usize * decoder.kind.elt_size_in_bytes();
         if tokens * width > MOST_BYTES {
             return None;
         }
@@ -59,7 +59,7 @@ mod tests {
     fn starting_from_the_frozen_layers_gives_what_the_whole_decoder_gives() {
         let mut decoder = random(3);
         let adapter = serde_json::from_value(serde_json::json!({"rank": 2, "lastLayers": 1})).unwrap();
-        lora::attach(&mut decoder, &adapter, 1);
+        lora::attach(&mut decoder, &adapter, 1).unwrap();
         decoder.frozen_layers = Some(1);
         let sequences: [&[i64]; 3] = [&[1, 2, 3], &[4, 5], &[6, 7, 8, 9]];
         let frozen = FrozenStates::new(&decoder, &sequences).unwrap();

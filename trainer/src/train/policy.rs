@@ -33,7 +33,7 @@ impl Policy {
 
     /// Gives the policy a value head, on its own hidden states, that predicts 0 at first.
     pub fn add_value_head(&mut self) {
-        let head = ScalarHead::zero(self.decoder.config.hidden_size, self.decoder.device());
+        let head = ScalarHead::zero(self.decoder.config.architecture.hidden_size, self.decoder.device());
         self.params.insert("value_head.weight".into(), head.trained.shallow_clone());
         self.value_head = Some(head);
     }

@@ -1,7 +1,7 @@
 //! What scores the responses of a rollout: the reward that a policy is tuned for.
 
 use crate::Result;
-use crate::stage::reward::RewardModel;
+use crate::model::reward_model::RewardModel;
 use crate::train::samples::Sampled;
 
 /// A source of rewards.

@@ -86,7 +86,7 @@ fn tokenizer(header: &Header, tokens: &[&str], special: &SpecialTokens) -> Resul
         "truncation": null,
         "padding": null,
         "added_tokens": added,
-        "normalizer": null,
+        "normalizer": normalizer(pre),
         "pre_tokenizer": pre_tokenizer,
         "post_processor": post_processor(header, special)?,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
@@ -128,6 +128,11 @@ fn post_processor(header: &Header, special: &SpecialTokens) -> Result<Value, Voc
     Ok(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}))
 }
 
+/// What is done to a text before it is cut: Qwen's tokenizers compose characters (NFC), which their files do not say.
+fn normalizer(pre: &str) -> Value {
+    if pre == "qwen2" { json!({"type": "NFC"}) } else { Value::Null }
+}
+
 /// How text is cut before merges apply. GGUF holds a name; the rule behind each name is in llama.cpp's
 /// `convert_hf_to_gguf_update.py` and the Hugging Face tokenizers it was taken from.
 fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
@@ -138,12 +143,21 @@ fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
             let digits = json!({"type": "Digits", "individual_digits": true});
             Ok(json!({"type": "Sequence", "pretokenizers": [digits, bytes]}))
         }
+        "qwen2" => {
+            let bytes =
+                json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+            let words = json!({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": false});
+            Ok(json!({"type": "Sequence", "pretokenizers": [words, bytes]}))
+        }
         other => Err(VocabularyError::Kind(format!(
-            "unsupported pre-tokenizer {other} (only gpt-2 and smollm are \
-                                               supported)"
+            "unsupported pre-tokenizer {other} (only gpt-2, smollm and qwen2 are supported)"
         ))),
     }
 }
+
+/// The words of Qwen2 and Qwen3: contractions, letters with one sign before them, single digits, signs, line ends, spaces.
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Tokens by name, with their ids.
 struct SpecialTokens<'a>(Vec<(&'static str, u64, &'a str)>);

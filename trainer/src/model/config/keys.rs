@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::{Error, Result};
 
 /// An object of the file.
-pub(super) struct Keys<'a> {
+pub(in crate::model) struct Keys<'a> {
     map: &'a Map<String, Value>,
     /// What stands before a key in a message (`rope_scaling.`).
     path: &'static str,
@@ -14,12 +14,12 @@ pub(super) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// The file itself.
-    pub(super) fn new(map: &'a Map<String, Value>) -> Self {
+    pub(in crate::model) fn new(map: &'a Map<String, Value>) -> Self {
         Self { map, path: "" }
     }
 
     /// An object of the file; none where the key is absent, null or has an empty object, as transformers reads it.
-    pub(super) fn object(&self, key: &str, path: &'static str) -> Result<Option<Keys<'a>>> {
+    pub(in crate::model) fn object(&self, key: &str, path: &'static str) -> Result<Option<Keys<'a>>> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Object(map)) if map.is_empty() => Ok(None),
@@ -29,22 +29,22 @@ impl<'a> Keys<'a> {
     }
 
     /// Every key and its value.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    pub(in crate::model) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
         self.map.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// A value; none where the key is absent.
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(in crate::model) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key)
     }
 
     /// A value; none where the key is absent or null.
-    pub(super) fn set(&self, key: &str) -> Option<&'a Value> {
+    pub(in crate::model) fn set(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
     /// A whole number from `least` to `most`; none where the key is absent.
-    pub(super) fn whole(&self, key: &str, least: i64, most: i64) -> Result<Option<i64>> {
+    pub(in crate::model) fn whole(&self, key: &str, least: i64, most: i64) -> Result<Option<i64>> {
         let Some(found) = self.map.get(key) else { return Ok(None) };
         match found.as_i64() {
             Some(n) if (least..=most).contains(&n) => Ok(Some(n)),
@@ -53,13 +53,27 @@ impl<'a> Keys<'a> {
     }
 
     /// A whole number from `least` to `most` that must be there.
-    pub(super) fn required(&self, key: &str, least: i64, most: i64) -> Result<i64> {
+    pub(in crate::model) fn required(&self, key: &str, least: i64, most: i64) -> Result<i64> {
         self.whole(key, least, most)?
             .ok_or_else(|| self.wrong(key, &format!("an integer from {least} to {most}"), &Value::Null))
     }
 
+    /// The error of a whole number that must be there and is not.
+    pub(in crate::model) fn missing(&self, key: &str) -> Error {
+        self.wrong(key, "a whole number", &Value::Null)
+    }
+
+    /// A whole number of at least 1; none where the key is null, and `absent` where there is none.
+    pub(in crate::model) fn positive_or_null(&self, key: &str, absent: Option<i64>) -> Result<Option<i64>> {
+        match self.map.get(key) {
+            None => Ok(absent),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.whole(key, 1, i64::MAX),
+        }
+    }
+
     /// A finite number that is `allowed`; none where the key is absent.
-    pub(super) fn number(&self, key: &str, allowed: Range) -> Result<Option<f64>> {
+    pub(in crate::model) fn number(&self, key: &str, allowed: Range) -> Result<Option<f64>> {
         let Some(found) = self.map.get(key) else { return Ok(None) };
         match found.as_f64() {
             Some(x) if x.is_finite() && allowed.contains(x) => Ok(Some(x)),
@@ -68,18 +82,18 @@ impl<'a> Keys<'a> {
     }
 
     /// A text; none where the key is absent or null.
-    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+    pub(in crate::model) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.set(key).map(|found| found.as_str().ok_or_else(|| self.wrong(key, "a string", found))).transpose()
     }
 
     /// True or false; false where the key is absent. Null is neither.
-    pub(super) fn flag(&self, key: &str) -> Result<bool> {
+    pub(in crate::model) fn flag(&self, key: &str) -> Result<bool> {
         let Some(found) = self.map.get(key) else { return Ok(false) };
         found.as_bool().ok_or_else(|| self.wrong(key, "true or false", found))
     }
 
     /// Token ids below `vocabulary`: one, a list, or none where the key is absent or null.
-    pub(super) fn token_ids(&self, key: &str, vocabulary: i64) -> Result<Vec<i64>> {
+    pub(in crate::model) fn token_ids(&self, key: &str, vocabulary: i64) -> Result<Vec<i64>> {
         let Some(found) = self.set(key) else { return Ok(Vec::new()) };
         let listed = found.as_array().map_or(std::slice::from_ref(found), Vec::as_slice);
         listed
@@ -90,12 +104,12 @@ impl<'a> Keys<'a> {
     }
 
     /// An error that names the key, what was expected and what was found.
-    pub(super) fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
+    pub(in crate::model) fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
         Error::Config(format!("config.json: expected {expected} in `{}{key}`, found {}", self.path, excerpt(found)))
     }
 
     /// An error that names a value which asks for something that is not computed.
-    pub(super) fn not_computed(&self, key: &str, found: &Value) -> Error {
+    pub(in crate::model) fn not_computed(&self, key: &str, found: &Value) -> Error {
         Error::Config(format!(
             "config.json: `{}{key}` is {}, which the decoder does not support",
             self.path,
@@ -106,7 +120,7 @@ impl<'a> Keys<'a> {
 
 /// The numbers that a key may hold.
 #[derive(Clone, Copy)]
-pub(super) enum Range {
+pub(in crate::model) enum Range {
     Positive,
     FromOne,
 }
@@ -120,7 +134,7 @@ impl Range {
     }
 
     /// For a message.
-    pub(super) fn text(self) -> &'static str {
+    pub(in crate::model) fn text(self) -> &'static str {
         match self {
             Self::Positive => "a number above 0",
             Self::FromOne => "a number of at least 1",
@@ -129,7 +143,7 @@ impl Range {
 }
 
 /// A value for a message; a long one is cut.
-pub(super) fn excerpt(value: &Value) -> String {
+pub(in crate::model) fn excerpt(value: &Value) -> String {
     const LONGEST: usize = 120;
     let text = value.to_string();
     match text.char_indices().nth(LONGEST) {
@@ -187,14 +201,14 @@ const NOT_COMPUTED: [(&str, Neutral); 30] = [
     ("pretraining_tp", Neutral::One),
 ];
 
-/// Refuses what the decoder does not compute, by key.
-pub(super) fn refuse_not_computed(keys: &Keys) -> Result<()> {
-    for key in ["attention_bias", "mlp_bias"] {
+/// Refuses what the decoder does not compute, by key; `read`: keys that the family reads itself.
+pub(in crate::model) fn refuse_not_computed(keys: &Keys, read: &[&str]) -> Result<()> {
+    for key in ["attention_bias", "mlp_bias"].into_iter().filter(|key| !read.contains(key)) {
         if keys.flag(key)? {
             return Err(keys.not_computed(key, &Value::Bool(true)));
         }
     }
-    for (key, neutral) in &NOT_COMPUTED {
+    for (key, neutral) in NOT_COMPUTED.iter().filter(|(key, _)| !read.contains(key)) {
         let Some(found) = keys.set(key) else { continue };
         let allowed = match neutral {
             Neutral::Null => false,

@@ -3,15 +3,15 @@
 
 use serde_json::Value;
 
-use super::Llama3Scaling;
 use super::keys::{Keys, Range};
 use crate::Result;
+use crate::model::architecture::{Llama3Scaling, RotaryPositions};
 
 /// Base of the frequencies where the file has none.
 const DEFAULT_THETA: f64 = 10_000.0;
 
 /// Base and scaling.
-pub(super) fn read(keys: &Keys) -> Result<(f64, Option<Llama3Scaling>)> {
+pub(in crate::model) fn read(keys: &Keys) -> Result<RotaryPositions> {
     let theta = keys.number("rope_theta", Range::FromOne)?.unwrap_or(DEFAULT_THETA);
     let old = keys.object("rope_scaling", "rope_scaling.")?.map(|o| settings(keys, &o, theta)).transpose()?;
     let new = keys.object("rope_parameters", "rope_parameters.")?.map(|o| settings(keys, &o, theta)).transpose()?;
@@ -21,11 +21,11 @@ pub(super) fn read(keys: &Keys) -> Result<(f64, Option<Llama3Scaling>)> {
             "the same as `rope_theta` and `rope_scaling` say",
             keys.get("rope_parameters").unwrap_or(&Value::Null),
         )),
-        (old, new) => Ok(old.or(new).unwrap_or((theta, None))),
+        (old, new) => Ok(old.or(new).unwrap_or(RotaryPositions { theta, scaling: None })),
     }
 }
 
-fn settings(file: &Keys, object: &Keys, theta: f64) -> Result<(f64, Option<Llama3Scaling>)> {
+fn settings(file: &Keys, object: &Keys, theta: f64) -> Result<RotaryPositions> {
     let theta = object.number("rope_theta", Range::FromOne)?.unwrap_or(theta);
     let kind = match object.text("rope_type")? {
         Some(kind) => Some(kind),
@@ -44,7 +44,8 @@ fn settings(file: &Keys, object: &Keys, theta: f64) -> Result<(f64, Option<Llama
     if let Some((key, found)) = object.entries().find(|(key, found)| unknown(key) && !found.is_null()) {
         return Err(object.not_computed(key, found));
     }
-    Ok((theta, if kind == Some("llama3") { Some(llama3(file, object)?) } else { None }))
+    let scaling = (kind == Some("llama3")).then(|| llama3(file, object)).transpose()?;
+    Ok(RotaryPositions { theta, scaling })
 }
 
 fn llama3(file: &Keys, object: &Keys) -> Result<Llama3Scaling> {

@@ -21,8 +21,8 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 use crate::generate::longest_prompt;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
+use crate::model::reward_model::RewardModel;
 use crate::stage::evaluate::{Evaluation, Prepared, Sides, evaluate};
-use crate::stage::reward::RewardModel;
 use crate::stage::run::input_path;
 use crate::train::clock::Clock;
 use crate::{Error, Result, device};
@@ -181,7 +181,7 @@ mod tests {
         let mut decoder = random(3);
         write_model(&decoder, &at("base"));
         let adapter = serde_json::from_value(json!({"rank": 4, "alpha": 8.0})).unwrap();
-        lora::attach(&mut decoder, &adapter, 1);
+        lora::attach(&mut decoder, &adapter, 1).unwrap();
         for (name, b) in lora::parameters(&decoder) {
             if name.contains("lora_B") {
                 tch::no_grad(|| b.shallow_clone().copy_(&(b.randn_like() * 0.3)));

@@ -21,8 +21,8 @@ use plumbline_feedback::shutdown;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::generate::{PromptTokens, Response, generate};
+use crate::model::reward_model::RewardModel;
 use crate::model::view::ModelView;
-use crate::stage::reward::RewardModel;
 use crate::train::responses::response_logprobs;
 use crate::{Error, Result};
 

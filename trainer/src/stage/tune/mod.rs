@@ -18,13 +18,13 @@ use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 use crate::generate::longest_prompt;
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
 use crate::load::peft;
-use crate::load::save::{Architecture, save_model};
+use crate::load::save::{ModelClass, save_model};
 use crate::model::config::Config;
 use crate::model::lora;
+use crate::model::reward_model::RewardModel;
 use crate::model::trainable::make_trainable;
 use crate::stage::evaluate::{self, Evaluation, Prepared, Sides};
 use crate::stage::in_status;
-use crate::stage::reward::RewardModel;
 use crate::stage::run::{input_path, publish};
 use crate::stage::tune::ppo::Ppo;
 use crate::train::io::TrainingIo;
@@ -178,7 +178,7 @@ fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result
         None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
         None => Some(opened.decoder(spec.training.precision, device)?),
     };
-    let params = make_trainable(&mut decoder, &spec.training);
+    let params = make_trainable(&mut decoder, &spec.training)?;
     Ok(Policy { decoder, params, original, value_head: None, stored: opened.kind()? })
 }
 
@@ -191,7 +191,7 @@ fn save(policy: &Policy, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path
         }
         _ => {
             let weights = lora::merged_weights(&policy.decoder);
-            save_model(folder, &weights, policy.stored, &policy.decoder.config.raw, Architecture::CausalLm)?;
+            save_model(folder, &weights, policy.stored, &policy.decoder.config, ModelClass::CausalLm)?;
         }
     }
     if let Some(head) = &policy.value_head {

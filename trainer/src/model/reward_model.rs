@@ -14,7 +14,7 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::Result;
 use crate::load::hugging_face::{ModelFolder, SCORE, copy_tokenizer, read_object};
-use crate::load::save::{Architecture, save_model};
+use crate::load::save::{ModelClass, save_model};
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
 use crate::model::heads::ScalarHead;
@@ -29,7 +29,7 @@ const SCORING_TOKENS: usize = 4096;
 
 /// A decoder with a scalar head in place of its language-model head.
 pub struct RewardModel {
-    pub(super) decoder: Decoder,
+    pub(crate) decoder: Decoder,
     head: ScalarHead,
     /// The kind that its base model is stored in, and its copy will be.
     kind: Kind,
@@ -37,10 +37,10 @@ pub struct RewardModel {
 
 impl RewardModel {
     /// The base model with a head that scores everything 0.
-    pub(super) fn from_base(folder: &Path, spec: &RewardModelSpec, device: Device) -> Result<Self> {
+    pub(crate) fn from_base(folder: &Path, spec: &RewardModelSpec, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
         let decoder = opened.trunk(spec.training.precision, device)?;
-        let head = ScalarHead::zero(decoder.config.hidden_size, device);
+        let head = ScalarHead::zero(decoder.config.architecture.hidden_size, device);
         Ok(Self { decoder, head, kind: opened.kind()? })
     }
 
@@ -52,14 +52,17 @@ impl RewardModel {
     }
 
     /// What is trained, by name.
-    pub(super) fn make_trainable(&mut self, spec: &RewardModelSpec) -> BTreeMap<String, Tensor> {
-        let mut params = make_trainable(&mut self.decoder, &spec.training);
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for an adapter target that the model does not have.
+    pub(crate) fn make_trainable(&mut self, spec: &RewardModelSpec) -> Result<BTreeMap<String, Tensor>> {
+        let mut params = make_trainable(&mut self.decoder, &spec.training)?;
         params.insert(SCORE.into(), self.head.trained.shallow_clone());
-        params
+        Ok(params)
     }
 
     /// One score a sequence, `[sequences]`; from what the frozen layers computed for them, if that is known.
-    pub(super) fn forward<S: AsRef<[i64]>>(
+    pub(crate) fn forward<S: AsRef<[i64]>>(
         &self,
         sequences: &[S],
         frozen_states: Option<Tensor>,
@@ -85,15 +88,15 @@ impl RewardModel {
     }
 
     /// Writes a folder that `AutoModelForSequenceClassification` loads.
-    pub(super) fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+    pub(crate) fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
         let mut weights = lora::merged_weights(&self.decoder);
         weights.insert(SCORE.into(), self.head.weight());
-        let mut config = self.decoder.config.raw.clone();
+        let mut config = self.decoder.config.clone();
         // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
         // and would not be read where it closes a turn.
         let padding = tokenizer.padding();
-        config.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
-        save_model(folder, &weights, self.kind, &config, Architecture::SequenceClassification)?;
+        config.raw.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
+        save_model(folder, &weights, self.kind, &config, ModelClass::SequenceClassification)?;
         copy_tokenizer(base, folder)?;
         for name in ["tokenizer_config.json", "special_tokens_map.json"] {
             let path = folder.join(name);

@@ -1,19 +1,24 @@
-//! A GGUF file of the Llama architecture as a Hugging Face `LlamaForCausalLM`. Pure: header in, config and names out.
+//! A GGUF file as a Hugging Face model. Pure: header in, config and names out.
 //!
 //! The converter that wrote the file changed two things that are undone here. Names: `blk.0.attn_q` is
-//! `model.layers.0.self_attn.q_proj`. And the rows of the query and key projections, which it interleaves so that the two
-//! numbers of a rotated pair are neighbours; transformers keeps them half a head apart (see [`unpermute`]).
+//! `model.layers.0.self_attn.q_proj`. And, of some families, the rows of the query and key projections, which it interleaves
+//! so that the two numbers of a rotated pair are neighbours; transformers keeps them half a head apart (see [`unpermute`]).
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
 use super::dequantize::Encoding;
 use super::header::{Header, TensorInfo};
 use super::metadata::{Metadata, MetadataError, Value as Entry};
+use crate::model::architecture::Architecture;
 use crate::model::config::Config;
+use crate::model::family::{FAMILIES, Family, Gguf};
+use crate::model::weights::{LayerWeight, Projection, WeightId};
 
 /// The model as a Hugging Face folder holds it.
 #[derive(Debug)]
-pub struct Llama {
+pub struct GgufModel {
     /// The content of `config.json`, without `torch_dtype`.
     pub config: Map<String, Value>,
     /// Every tensor of the model.
@@ -31,15 +36,22 @@ pub struct Tensor {
     pub interleaved_heads: Option<usize>,
 }
 
-/// Why a file is not a model of this architecture.
+/// Why a file is not a model that is supported.
 #[derive(Debug, thiserror::Error)]
-pub enum LlamaError {
+pub enum ModelError {
     /// A metadata entry.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// Another architecture.
-    #[error("the architecture is {0}; only llama is supported (Llama, SmolLM, TinyLlama and Mistral files say llama)")]
-    Architecture(String),
+    #[error(
+        "unsupported architecture {found}; supported are {known} (files of SmolLM, TinyLlama and Mistral say llama)"
+    )]
+    Architecture {
+        /// What the file says.
+        found: String,
+        /// What is read.
+        known: String,
+    },
     /// A variant of the architecture that would come out wrong.
     #[error("{0}, which is not supported; use the Hugging Face directory of this model instead")]
     Variant(String),
@@ -49,54 +61,64 @@ pub enum LlamaError {
 }
 
 /// Reads the config and finds every tensor.
-pub fn read(header: &Header) -> Result<Llama, LlamaError> {
-    let architecture = header.metadata.text("general.architecture")?.unwrap_or("not stated");
-    if architecture != "llama" {
-        return Err(LlamaError::Architecture(architecture.to_owned()));
-    }
-    refuse_unknown(header)?;
-    let sizes = Sizes::read(header)?;
-    refuse_variants(header, &sizes)?;
-    let tensors = find_tensors(header, &sizes)?;
-    let tied = !header.tensors.contains_key("output.weight");
+///
+/// # Errors
+/// [`ModelError`], by the key or the tensor.
+pub fn read(header: &Header) -> Result<GgufModel, ModelError> {
+    let (family, gguf) = family(header)?;
+    let entries = Entries { header, architecture: gguf.architecture };
+    refuse_unknown(&entries)?;
+    let sizes = Sizes::read(&entries)?;
+    refuse_variants(&entries, &sizes)?;
+    let config = config(&entries, family, gguf, &sizes)?;
+    // What is imported can be loaded: the reader of config.json has the last word.
+    let checked = Config::from_json(config.clone())
+        .map_err(|e| ModelError::Variant(format!("the metadata does not describe a valid model: {e}")))?;
+    Ok(GgufModel { config, tensors: find_tensors(header, gguf, &checked)? })
+}
+
+fn family(header: &Header) -> Result<(&'static Family, &'static Gguf), ModelError> {
+    let found = header.metadata.text("general.architecture")?.unwrap_or("not stated");
+    let readable = || FAMILIES.into_iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
+    readable().find(|(_, gguf)| gguf.architecture == found).ok_or_else(|| ModelError::Architecture {
+        found: found.to_owned(),
+        known: readable().map(|(_, gguf)| gguf.architecture).collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn config(entries: &Entries, family: &Family, gguf: &Gguf, sizes: &Sizes) -> Result<Map<String, Value>, ModelError> {
+    let epsilon = Metadata::required(entries.float(RMS_EPSILON)?, &entries.key(RMS_EPSILON))?;
+    let tied = !entries.header.tensors.contains_key("output.weight");
     let mut config = Map::new();
-    let entries = [
-        ("architectures", json!(["LlamaForCausalLM"])),
-        ("model_type", json!("llama")),
-        ("hidden_size", json!(sizes.hidden)),
-        ("intermediate_size", json!(sizes.feed_forward)),
-        ("num_hidden_layers", json!(sizes.layers)),
-        ("num_attention_heads", json!(sizes.heads)),
-        ("num_key_value_heads", json!(sizes.kv_heads)),
-        ("head_dim", json!(sizes.head_dim)),
-        ("vocab_size", json!(sizes.vocabulary)),
-        ("max_position_embeddings", json!(sizes.context)),
-        ("rms_norm_eps", json!(Metadata::required(header.metadata.float(RMS_EPSILON)?, RMS_EPSILON)?)),
-        ("rope_theta", json!(header.metadata.float("llama.rope.freq_base")?.unwrap_or(10_000.0))),
-        ("rope_scaling", Value::Null),
-        ("hidden_act", json!("silu")),
-        ("attention_bias", json!(false)),
-        ("mlp_bias", json!(false)),
-        ("tie_word_embeddings", json!(tied)),
-    ];
-    config.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+    let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
+    set("architectures", json!([format!("{}ForCausalLM", family.class)]));
+    set("model_type", json!(family.model_type));
+    set("hidden_size", json!(sizes.hidden));
+    set("intermediate_size", json!(sizes.feed_forward));
+    set("num_hidden_layers", json!(sizes.layers));
+    set("num_attention_heads", json!(sizes.heads));
+    set("num_key_value_heads", json!(sizes.kv_heads));
+    set("head_dim", json!(sizes.head_dim));
+    set("vocab_size", json!(sizes.vocabulary));
+    set("max_position_embeddings", json!(sizes.context));
+    set("rms_norm_eps", json!(epsilon));
+    set("rope_theta", json!(entries.float("rope.freq_base")?.unwrap_or(10_000.0)));
+    set("rope_scaling", Value::Null);
+    set("hidden_act", json!("silu"));
+    for key in gguf.off {
+        set(key, json!(false));
+    }
+    set("tie_word_embeddings", json!(tied));
     for (key, source) in [
         ("bos_token_id", "tokenizer.ggml.bos_token_id"),
         ("eos_token_id", "tokenizer.ggml.eos_token_id"),
         ("pad_token_id", "tokenizer.ggml.padding_token_id"),
     ] {
-        if let Some(id) = header.metadata.integer(source)? {
-            config.insert(key.to_owned(), json!(id));
+        if let Some(id) = entries.header.metadata.integer(source)? {
+            set(key, json!(id));
         }
     }
-    // What is imported can be loaded: the reader of config.json has the last word.
-    Config::from_json(config.clone()).map_err(|e| {
-        LlamaError::Variant(format!(
-            "the metadata does not describe a valid \
-                                                                               model: {e}"
-        ))
-    })?;
-    Ok(Llama { config, tensors })
+    Ok(config)
 }
 
 /// Puts the rows of a query or key projection `[heads * d, columns]` back in the order of transformers: within a head, row
@@ -114,7 +136,27 @@ pub fn unpermute(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
         .collect()
 }
 
-const RMS_EPSILON: &str = "llama.attention.layer_norm_rms_epsilon";
+const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
+
+/// The metadata entries of an architecture, which its name stands before (`llama.block_count`).
+struct Entries<'a> {
+    header: &'a Header,
+    architecture: &'static str,
+}
+
+impl Entries<'_> {
+    fn key(&self, entry: &str) -> String {
+        format!("{}.{entry}", self.architecture)
+    }
+
+    fn integer(&self, entry: &str) -> Result<Option<u64>, MetadataError> {
+        self.header.metadata.integer(&self.key(entry))
+    }
+
+    fn float(&self, entry: &str) -> Result<Option<f64>, MetadataError> {
+        self.header.metadata.float(&self.key(entry))
+    }
+}
 
 struct Sizes {
     layers: usize,
@@ -128,33 +170,33 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn read(header: &Header) -> Result<Self, LlamaError> {
-        let size = |key: &str| -> Result<usize, LlamaError> {
-            let key = format!("llama.{key}");
-            match Metadata::required(header.metadata.integer(&key)?, &key)? {
+    fn read(entries: &Entries) -> Result<Self, ModelError> {
+        let size = |entry: &str| -> Result<usize, ModelError> {
+            let key = entries.key(entry);
+            match Metadata::required(entries.integer(entry)?, &key)? {
                 n @ 1..=LARGEST => Ok(n as usize),
-                n => Err(LlamaError::Tensor(format!(
-                    "the metadata entry {key} is {n}, which is not a valid model \
-                                                     dimension"
+                n => Err(ModelError::Tensor(format!(
+                    "the metadata entry {key} is {n}, which is not a valid model dimension"
                 ))),
             }
         };
         let hidden = size("embedding_length")?;
         let heads = size("attention.head_count")?;
-        let kv_heads = match header.metadata.integer("llama.attention.head_count_kv")? {
+        let kv_heads = match entries.integer("attention.head_count_kv")? {
             Some(_) => size("attention.head_count_kv")?,
             None => heads,
         };
-        let head_dim = match header.metadata.integer("llama.attention.key_length")? {
+        let head_dim = match entries.integer("attention.key_length")? {
             Some(_) => size("attention.key_length")?,
             None => hidden / heads,
         };
-        let embedding = header
+        let embedding = entries
+            .header
             .tensors
             .get("token_embd.weight")
-            .ok_or_else(|| LlamaError::Tensor("the tensor token_embd.weight is missing".to_owned()))?;
+            .ok_or_else(|| ModelError::Tensor("the tensor token_embd.weight is missing".to_owned()))?;
         if head_dim == 0 || !head_dim.is_multiple_of(2) || !heads.is_multiple_of(kv_heads) {
-            return Err(LlamaError::Tensor(format!(
+            return Err(ModelError::Tensor(format!(
                 "invalid attention shape: {heads} heads, {kv_heads} key-value heads, head_dim {head_dim}"
             )));
         }
@@ -166,7 +208,7 @@ impl Sizes {
             kv_heads,
             head_dim,
             context: size("context_length")?,
-            vocabulary: vocabulary(header, embedding)?,
+            vocabulary: vocabulary(entries, embedding)?,
         })
     }
 }
@@ -175,17 +217,18 @@ impl Sizes {
 const LARGEST: u64 = 1 << 30;
 
 /// The rows of the embedding, and what else the file says of them.
-fn vocabulary(header: &Header, embedding: &TensorInfo) -> Result<usize, LlamaError> {
+fn vocabulary(entries: &Entries, embedding: &TensorInfo) -> Result<usize, ModelError> {
     let rows = embedding.shape[0];
-    if let Some(n) = header.metadata.integer("llama.vocab_size")?
+    if let Some(n) = entries.integer("vocab_size")?
         && usize::try_from(n) != Ok(rows)
     {
-        return Err(LlamaError::Tensor(format!("llama.vocab_size is {n} and token_embd.weight has {rows} rows")));
+        let key = entries.key("vocab_size");
+        return Err(ModelError::Tensor(format!("{key} is {n} and token_embd.weight has {rows} rows")));
     }
-    if let Some(Entry::Texts(tokens)) = header.metadata.0.get("tokenizer.ggml.tokens")
+    if let Some(Entry::Texts(tokens)) = entries.header.metadata.0.get("tokenizer.ggml.tokens")
         && tokens.len() > rows
     {
-        return Err(LlamaError::Tensor(format!(
+        return Err(ModelError::Tensor(format!(
             "the tokenizer has {} tokens and token_embd.weight {rows} rows: token {rows} ({:?}) is outside the vocabulary",
             tokens.len(),
             tokens[rows]
@@ -194,7 +237,7 @@ fn vocabulary(header: &Header, embedding: &TensorInfo) -> Result<usize, LlamaErr
     Ok(rows)
 }
 
-/// Entries below `llama.` that are read, or say nothing of what is computed.
+/// Entries of an architecture that are read, or say nothing of what is computed.
 const KNOWN: [&str; 19] = [
     "context_length",
     "embedding_length",
@@ -218,90 +261,111 @@ const KNOWN: [&str; 19] = [
 ];
 
 /// Refuses a part of a model, and entries that may change what it computes.
-fn refuse_unknown(header: &Header) -> Result<(), LlamaError> {
-    if let Some(n @ 2..) = header.metadata.integer("split.count")? {
-        return Err(LlamaError::Tensor(format!(
+fn refuse_unknown(entries: &Entries) -> Result<(), ModelError> {
+    let metadata = &entries.header.metadata;
+    if let Some(n @ 2..) = metadata.integer("split.count")? {
+        return Err(ModelError::Tensor(format!(
             "this is one of {n} files of a split model (split.count); join them with llama.cpp's `llama-gguf-split --merge`"
         )));
     }
-    let unknown = |key: &&String| key.strip_prefix("llama.").is_some_and(|rest| !KNOWN.contains(&rest));
-    match header.metadata.0.keys().find(unknown) {
-        Some(key) => Err(LlamaError::Variant(format!("the metadata has the entry {key}"))),
+    let prefix = entries.key("");
+    let unknown = |key: &&String| key.strip_prefix(&prefix).is_some_and(|rest| !KNOWN.contains(&rest));
+    match metadata.0.keys().find(unknown) {
+        Some(key) => Err(ModelError::Variant(format!("the metadata has the entry {key}"))),
         None => Ok(()),
     }
 }
 
 /// Refuses what the config cannot say or says otherwise in transformers.
-fn refuse_variants(header: &Header, sizes: &Sizes) -> Result<(), LlamaError> {
-    let variant = |what: String| Err(LlamaError::Variant(what));
-    if let Some(n @ 1..) = header.metadata.integer("llama.expert_count")? {
+fn refuse_variants(entries: &Entries, sizes: &Sizes) -> Result<(), ModelError> {
+    let variant = |what: String| Err(ModelError::Variant(what));
+    if let Some(n @ 1..) = entries.integer("expert_count")? {
         return variant(format!("the model is a mixture of {n} experts"));
     }
-    if let Some(n) = header.metadata.integer("llama.rope.dimension_count")?
+    if let Some(n) = entries.integer("rope.dimension_count")?
         && usize::try_from(n) != Ok(sizes.head_dim)
     {
         return variant(format!("rotary embeddings cover {n} of {} dimensions per head", sizes.head_dim));
     }
-    if let Some(n) = header.metadata.integer("llama.attention.value_length")?
+    if let Some(n) = entries.integer("attention.value_length")?
         && usize::try_from(n) != Ok(sizes.head_dim)
     {
         return variant(format!("value heads have {n} dimensions and key heads {}", sizes.head_dim));
     }
-    if let Some(kind) = header.metadata.text("llama.rope.scaling.type")?
+    if let Some(kind) = entries.header.metadata.text(&entries.key("rope.scaling.type"))?
         && kind != "none"
     {
         return variant(format!("rotary positions are scaled ({kind})"));
     }
-    if header.tensors.contains_key("rope_freqs.weight") {
+    if entries.header.tensors.contains_key("rope_freqs.weight") {
         return variant("rotary positions are scaled (rope_freqs.weight)".to_owned());
     }
     Ok(())
 }
 
-fn find_tensors(header: &Header, sizes: &Sizes) -> Result<Vec<Tensor>, LlamaError> {
-    let Sizes { hidden, feed_forward, heads, kv_heads, head_dim, vocabulary, .. } = *sizes;
-    let (query, key_value) = (heads * head_dim, kv_heads * head_dim);
+/// The name of a weight in the file.
+fn gguf_name(weight: WeightId) -> String {
+    match weight {
+        WeightId::Embedding => "token_embd.weight".to_owned(),
+        WeightId::FinalNorm => "output_norm.weight".to_owned(),
+        WeightId::Head => "output.weight".to_owned(),
+        WeightId::Layer(layer, weight) => {
+            let (module, what) = match weight {
+                LayerWeight::InputNorm => ("attn_norm", "weight"),
+                LayerWeight::QueryNorm => ("attn_q_norm", "weight"),
+                LayerWeight::KeyNorm => ("attn_k_norm", "weight"),
+                LayerWeight::PostNorm => ("ffn_norm", "weight"),
+                LayerWeight::Weight(p) => (gguf_projection(p), "weight"),
+                LayerWeight::Bias(p) => (gguf_projection(p), "bias"),
+            };
+            format!("blk.{layer}.{module}.{what}")
+        }
+    }
+}
+
+fn gguf_projection(projection: Projection) -> &'static str {
+    match projection {
+        Projection::Query => "attn_q",
+        Projection::Key => "attn_k",
+        Projection::Value => "attn_v",
+        Projection::Output => "attn_output",
+        Projection::Gate => "ffn_gate",
+        Projection::Up => "ffn_up",
+        Projection::Down => "ffn_down",
+    }
+}
+
+fn find_tensors(header: &Header, gguf: &Gguf, config: &Config) -> Result<Vec<Tensor>, ModelError> {
     let mut tensors = Vec::new();
-    let mut find = |source: &str, name: String, shape: &[usize], interleaved_heads: Option<usize>| {
-        let missing = || LlamaError::Tensor(format!("the tensor {source} is missing"));
-        let source = header.tensors.get(source).ok_or_else(missing)?.clone();
-        if source.shape != shape {
-            let TensorInfo { name, shape: found, .. } = source;
-            return Err(LlamaError::Tensor(format!(
-                "the tensor {name} has shape {found:?}; the metadata specifies {shape:?}"
+    for (weight, shape) in config.architecture.weights() {
+        let name = gguf_name(weight);
+        let missing = || ModelError::Tensor(format!("the tensor {name} is missing"));
+        let source = header.tensors.get(&name).ok_or_else(missing)?.clone();
+        if !source.shape.iter().map(|n| i64::try_from(*n)).eq(shape.iter().map(|n| Ok(*n))) {
+            return Err(ModelError::Tensor(format!(
+                "the tensor {name} has shape {:?}; the metadata specifies {shape:?}",
+                source.shape
             )));
         }
         if let Encoding::Unsupported(encoding) = source.encoding {
-            return Err(LlamaError::Variant(format!("the tensor {} is encoded as {encoding}", source.name)));
+            return Err(ModelError::Variant(format!("the tensor {name} is encoded as {encoding}")));
         }
-        tensors.push(Tensor { name, source, interleaved_heads });
-        Ok(())
-    };
-    find("token_embd.weight", "model.embed_tokens.weight".to_owned(), &[vocabulary, hidden], None)?;
-    for layer in 0..sizes.layers {
-        for (source, name, shape, interleaved_heads) in [
-            ("attn_norm", "input_layernorm", &[hidden] as &[usize], None),
-            ("attn_q", "self_attn.q_proj", &[query, hidden], Some(heads)),
-            ("attn_k", "self_attn.k_proj", &[key_value, hidden], Some(kv_heads)),
-            ("attn_v", "self_attn.v_proj", &[key_value, hidden], None),
-            ("attn_output", "self_attn.o_proj", &[hidden, query], None),
-            ("ffn_norm", "post_attention_layernorm", &[hidden], None),
-            ("ffn_gate", "mlp.gate_proj", &[feed_forward, hidden], None),
-            ("ffn_up", "mlp.up_proj", &[feed_forward, hidden], None),
-            ("ffn_down", "mlp.down_proj", &[hidden, feed_forward], None),
-        ] {
-            let name = format!("model.layers.{layer}.{name}.weight");
-            find(&format!("blk.{layer}.{source}.weight"), name, shape, interleaved_heads)?;
-        }
+        let interleaved_heads = if gguf.interleaved { rotated_heads(&config.architecture, weight) } else { None };
+        tensors.push(Tensor { name: config.name(weight), source, interleaved_heads });
     }
-    find("output_norm.weight", "model.norm.weight".to_owned(), &[hidden], None)?;
-    if header.tensors.contains_key("output.weight") {
-        find("output.weight", "lm_head.weight".to_owned(), &[vocabulary, hidden], None)?;
-    }
-    let known: std::collections::BTreeSet<&str> = tensors.iter().map(|t| t.source.name.as_str()).collect();
+    let known: BTreeSet<&str> = tensors.iter().map(|t| t.source.name.as_str()).collect();
     match header.tensors.keys().find(|name| !known.contains(name.as_str())) {
-        Some(name) => Err(LlamaError::Variant(format!("the model has a tensor {name}"))),
+        Some(name) => Err(ModelError::Variant(format!("the model has a tensor {name}"))),
         None => Ok(tensors),
+    }
+}
+
+/// The heads that a weight's rows are of, where positions rotate what it gives.
+fn rotated_heads(architecture: &Architecture, weight: WeightId) -> Option<usize> {
+    match weight {
+        WeightId::Layer(_, LayerWeight::Weight(Projection::Query)) => Some(architecture.num_attention_heads as usize),
+        WeightId::Layer(_, LayerWeight::Weight(Projection::Key)) => Some(architecture.num_key_value_heads as usize),
+        _ => None,
     }
 }
 
@@ -320,7 +384,7 @@ pub(crate) mod tests {
             .u32("llama.feed_forward_length", 3)
             .u32("llama.attention.head_count", 2)
             .u32("llama.attention.head_count_kv", 1)
-            .f32(RMS_EPSILON, 1e-5)
+            .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
             .u32("tokenizer.ggml.eos_token_id", 2)
     }
 
@@ -344,7 +408,7 @@ pub(crate) mod tests {
         writer
     }
 
-    fn read_bytes(bytes: &[u8]) -> Result<Llama, LlamaError> {
+    fn read_bytes(bytes: &[u8]) -> Result<GgufModel, ModelError> {
         read(&Header::parse(&mut &bytes[..], bytes.len() as u64).unwrap())
     }
 
@@ -386,7 +450,9 @@ pub(crate) mod tests {
     #[test]
     fn an_absurd_size_is_refused_before_it_is_computed_with() {
         let with = |key: &str, value: u64| {
-            let mut writer = Writer::default().str("general.architecture", "llama").f32(RMS_EPSILON, 1e-5);
+            let mut writer = Writer::default()
+                .str("general.architecture", "llama")
+                .f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
             for (name, usual) in [
                 ("llama.block_count", 1),
                 ("llama.context_length", 16),
@@ -429,7 +495,7 @@ pub(crate) mod tests {
                 .u32("llama.feed_forward_length", 3)
                 .u32("llama.attention.head_count", 2)
                 .u32("llama.attention.head_count_kv", 1)
-                .f32(RMS_EPSILON, epsilon)
+                .f32("llama.attention.layer_norm_rms_epsilon", epsilon)
                 .f32("llama.rope.freq_base", base);
             read_bytes(&tensors(writer).finish())
         };
@@ -443,8 +509,8 @@ pub(crate) mod tests {
     #[test]
     fn what_would_come_out_wrong_is_refused_by_name() {
         let refusal = |bytes: Vec<u8>| read_bytes(&bytes).unwrap_err().to_string();
-        let qwen = Writer::default().str("general.architecture", "qwen2").finish();
-        assert!(refusal(qwen).contains("qwen2; only llama"));
+        let experts = Writer::default().str("general.architecture", "qwen2moe").finish();
+        assert!(refusal(experts).contains("unsupported architecture qwen2moe; supported are llama"));
         let experts = tensors(metadata().u32("llama.expert_count", 8)).finish();
         assert!(refusal(experts).contains("8 experts"));
         let scaled = tensors(metadata().str("llama.rope.scaling.type", "yarn")).finish();
