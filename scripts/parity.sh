@@ -16,13 +16,20 @@ if [ -z "${PARITY_VENV:-}" ] && { ! is_done parity "$requirements" || [ ! -x "$v
     "$venv/bin/python" -m pip --disable-pip-version-check --no-input install --quiet --requirement "$requirements"
     mark_done parity "$requirements"
 fi
+scripts/fetch_qwen3_tokenizer.sh
 unlock_cache
+qwen3=$(realpath "$CACHE/qwen3-tokenizer")
+cargo build --release --locked --quiet --package plumbline-feedback --example tokenize
+tokenize=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples/tokenize")
 [ -x "$venv/bin/python" ] || fail "PARITY_VENV: there is no $venv/bin/python"
 python=$(realpath --no-symlinks "$venv/bin/python")
 # The model is a folder here; nothing may be fetched in its place.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error PYTHONDONTWRITEBYTECODE=1
 cd tests/parity
 "$python" check_encodings.py "$trainer"
+"$python" golden_families.py
+"$python" check_families.py "$trainer"
+"$python" check_qwen3_tokens.py "$tokenize" "$qwen3"
 "$python" golden_tokens.py "$model"
 "$python" golden_logits.py "$model"
 "$python" golden_jinja.py "$model"

@@ -65,9 +65,9 @@ def require_type(folder: Path, dtype: str) -> None:
         sys.exit(f"{folder}: expected weights in {dtype}, as the base has them")
 
 
-def policy(model: Path, adapter: dict) -> dict:
+def policy(model: Path, adapter: dict | None) -> dict:
     spec = {"method": "DPO", "policyModel": {"uri": str(model)}, "dataset": {"uri": str(PREFERENCES)}}
-    return resource("PolicyTuning", spec | {"training": TRAINING | {"adapter": adapter}})
+    return resource("PolicyTuning", spec | {"training": TRAINING | ({"adapter": adapter} if adapter else {})})
 
 
 def reward_model(model: Path, adapter: dict) -> dict:
