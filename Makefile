@@ -43,12 +43,12 @@ test: setup-tests lint ## Formatting, lints and all tests
 
 test-kills: setup-tests ## A small chain killed 30 times at random points (KILLS, SEED); make test has time for fewer
 	OMP_NUM_THREADS=1 PLUMBLINE_KILLS=$(or $(KILLS),30) $(if $(SEED),PLUMBLINE_KILL_SEED=$(SEED)) \
-		cargo test --package plumbline-tests --locked --test resume random -- --nocapture
+		cargo test --workspace --locked --test trainer resume::random -- --nocapture
 
 lint: setup ## Formatting and lints only
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy --package plumbline-tests --test e2e --locked -- -D warnings
+	cargo clippy --workspace --test e2e --locked -- -D warnings
 
 generate: setup ## Write the files that are generated: the CRDs and their reference from the code, the chart's README from its values
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
@@ -58,7 +58,7 @@ generate: setup ## Write the files that are generated: the CRDs and their refere
 
 fixture: setup ## Make the tests' tiny model, prompts and pairs again (39 MB to download; minutes)
 	@flock .cache/lock scripts/fetch_texts.sh
-	OMP_NUM_THREADS=1 cargo run --locked --package plumbline-tests --bin make_fixture -- \
+	OMP_NUM_THREADS=1 cargo run --locked --package plumbline-tests-trainer --bin make_fixture -- \
 		--package .cache/texts --out tests/fixtures
 
 parity: model ## Compare logits, tokens and saved folders with transformers (5 GB to download)
@@ -82,7 +82,7 @@ e2e: setup-cluster ## Real pods on such a cluster, of the programs that `make te
 
 bench-operator: setup-tests ## Many resources at once on a real API server: times, requests, memory
 	cargo build --release --locked --workspace --bins
-	cargo run --release --locked --package plumbline-tests --bin bench_operator -- 1000
+	cargo run --release --locked --package plumbline-testkit --bin bench_operator -- 1000
 
 clean: ## Remove builds and runs; .cache stays (remove it by hand to download again)
 	cargo clean

@@ -36,17 +36,17 @@ elif ! found=$(cargo --version 2>&1 | tail -n 1 | cut -d' ' -f2) ||
     missing "cargo is ${found:-broken}; Rust $rust or newer is needed (rustup toolchain install $rust)"
 fi
 
-# built STEP [MODULE]: whether a step that builds a module of tests/ with Go is done, as its own script defines it.
+# built STEP [MODULE]: whether a step that builds a module of tests/go is done, as its own script defines it.
 built() {
     local line definition=()
-    line=$(grep "^definition=(.* tests/${2:-$1}/" "scripts/install_${1%4}.sh") || fail "scripts/install_${1%4}.sh defines no $1"
+    line=$(grep "^definition=(.* tests/go/${2:-$1}/" "scripts/install_${1%4}.sh") || fail "scripts/install_${1%4}.sh defines no $1"
     eval "$line"
     is_done "$1" "${definition[@]}"
 }
 steps=()
 case "${1:-}" in
---tests) steps=(cluster gitops store helm helm4 flux) ;;
---cluster) steps=(cluster gitops store helm helm4 flux "node cluster" kueue) ;;
+--tests) steps=("cluster kubernetes" gitops store helm helm4 flux) ;;
+--cluster) steps=("cluster kubernetes" gitops store helm helm4 flux "node kubernetes" kueue) ;;
 esac
 to_build=()
 for step in "${steps[@]}"; do
@@ -54,11 +54,11 @@ for step in "${steps[@]}"; do
     built $step || to_build+=("${step%% *}")
 done
 if [ "${#to_build[@]}" -gt 0 ]; then
-    go=$(sed -n 's/^go //p' tests/cluster/go.mod)
+    go=$(sed -n 's/^go //p' tests/go/kubernetes/go.mod)
     use="Go $go or newer builds what the tests start: ${to_build[*]} (https://go.dev/dl)"
     if ! command -v go >/dev/null; then
         missing "go is missing; $use"
-    elif ! found=$(cd tests/cluster && go env GOVERSION 2>&1) ||
+    elif ! found=$(cd tests/go/kubernetes && go env GOVERSION 2>&1) ||
         [ "$(printf '%s\n' "go$go" "$found" | sort -V | head -n 1)" != "go$go" ]; then
         missing "go is ${found#go}; $use"
     fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether this machine can run a cluster with a node (install_node.sh, tests/cluster/node). It is tried, not guessed.
+# Whether this machine can run a cluster with a node (install_node.sh, tests/go/kubernetes/node). It is tried, not guessed.
 # Ends with 0 if so; with 3 and one line on standard output that says why not; with anything else if the check itself failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -93,15 +93,15 @@ build_go() {
     mv "$file.partial" "$file"
 }
 
-# build_kubernetes FOLDER PROGRAM...: builds programs of Kubernetes, of the version in tests/cluster/go.mod.
+# build_kubernetes FOLDER PROGRAM...: builds programs of Kubernetes, of the version in tests/go/kubernetes/go.mod.
 build_kubernetes() {
     local folder=$1 version major minor stamp=k8s.io/component-base/version program
     shift
-    version=$(cd tests/cluster && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+    version=$(cd tests/go/kubernetes && go list -m -f '{{.Version}}' k8s.io/kubernetes)
     IFS=. read -r major minor _ <<<"${version#v}"
     # A server without these calls itself v0.0.0-master, and clients take it for one that can do nothing.
     for program in "$@"; do
-        build_go tests/cluster "$folder/$program" "k8s.io/kubernetes/cmd/$program" \
+        build_go tests/go/kubernetes "$folder/$program" "k8s.io/kubernetes/cmd/$program" \
             "-X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor"
     done
 }

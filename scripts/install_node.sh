@@ -20,7 +20,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 lock_cache
-definition=(scripts/install_node.sh tests/cluster/{go.mod,go.sum,dns/*,node/pause.c} images/oci.py)
+definition=(scripts/install_node.sh tests/go/kubernetes/{go.mod,go.sum,dns/*,node/pause.c} images/oci.py)
 out=$CACHE/cluster/node
 if is_done node "${definition[@]}" && [ -d "$out" ]; then exit 0; fi
 
@@ -28,8 +28,8 @@ say "node: building kubelet, scheduler, proxy and DNS server from source into $o
 rm -rf "$out.partial"
 mkdir -p "$out.partial"
 build_kubernetes "$out.partial" kubelet kube-proxy kube-scheduler
-build_go tests/cluster/dns "$out.partial/coredns" .
-gcc -static -O2 -s -o "$out.partial/pause" tests/cluster/node/pause.c
+build_go tests/go/kubernetes/dns "$out.partial/coredns" .
+gcc -static -O2 -s -o "$out.partial/pause" tests/go/kubernetes/node/pause.c
 if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
     download() { (cd "$out.partial" && apt-get download --quiet=2 busybox-static); }
     with_lists download

@@ -7,5 +7,5 @@ fn main() {
     {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
     }
-    println!("cargo:rerun-if-changed=../trainer/build.rs");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
 }

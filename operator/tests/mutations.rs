@@ -157,7 +157,7 @@ fn peak() -> u64 {
 #[test]
 fn a_manifest_with_any_fault_is_refused_or_read_as_it_stands_and_ends_nothing() {
     let (mut files, root) = (Vec::new(), Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")));
-    manifests(&root.join("tests/tests/manifests/good"), &mut files);
+    manifests(&root.join("tests/manifests/good"), &mut files);
     manifests(&root.join("examples"), &mut files);
     let everywhere = Elsewhere { anything: true, ..Elsewhere::default() };
     let checked = |text: &str, target| {

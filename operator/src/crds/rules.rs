@@ -1,6 +1,6 @@
 //! What must hold between fields, as CEL rules in the CRDs, so that an API server refuses at apply what
 //! `plumbline validate` refuses before. The functions have the names and the order of `validate/rules.rs`, which says the
-//! same in Rust; `tests/tests/admission.rs` holds the two against each other on a real API server. Computes only.
+//! same in Rust; `tests/cluster/admission` holds the two against each other on a real API server. Computes only.
 //!
 //! In CEL, `self` is the value that a rule hangs on and `oldSelf` what it was before an update. A field with a default is
 //! always there; of any other, `has(self.field)` is asked first. An API server tries the rules of an object with a default on

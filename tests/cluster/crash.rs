@@ -1,0 +1,259 @@
+//! The operator is killed after each of its writes in turn (Sun et al., 2022, "intermediate states"). Whatever it was doing,
+//! the next one must end in the same state, with the same number of Jobs ever made; and no status on the way may mislead the
+//! tools that wait for it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
+use plumbline_crds::conditions::Reason;
+use plumbline_testkit::cluster::Exit;
+use plumbline_testkit::gitops::{Record, judge};
+use plumbline_testkit::operator::{Operator, Scene, alone, resource};
+use plumbline_testkit::proxy::{Fault, Proxy};
+use serde_json::{Value, json};
+
+/// It looks again soon without being told, and need not wait long for the lease of the one that was killed.
+const QUICK: [&str; 4] = ["--resync-seconds", "2", "--lease-duration-seconds", "3"];
+/// A scenario takes a few seconds. One that takes this long does not end.
+const ENDLESS: Duration = Duration::from_secs(50);
+/// Operators at a time: each waits most of the time.
+const AT_ONCE: usize = 8;
+/// Of the writes of a scenario, those after which the operator is killed and starts with a stale view.
+const STALE_STEP: usize = 5;
+/// Between two looks at how a scenario ended.
+const LOOK: Duration = Duration::from_millis(700);
+/// What has not become as it should be after this long never will.
+const UNSETTLED: Duration = Duration::from_mins(3);
+
+type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// The three resources, one after the other.
+fn chain(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async {
+        for kind in [PolicyTuning, RewardModel, PreferenceDataset] {
+            scene.apply(&resource(kind, "r", &json!({}))).await;
+        }
+        for (kind, digest) in [(PreferenceDataset, "sha256:d"), (RewardModel, "sha256:r"), (PolicyTuning, "sha256:p")] {
+            scene.succeed(kind, "r", digest).await;
+            scene.until_reason(kind, "r", Reason::Completed).await;
+        }
+    })
+}
+
+/// Suspended in the middle, resumed, and made; then the spec is changed, and made again.
+fn suspended_and_changed(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async {
+        for kind in Kind::ALL {
+            scene.apply(&resource(kind, "r", &alone(kind))).await;
+            let pod = scene.pod(kind, "r").await;
+            scene.node.run(&pod).await;
+            let job = scene.job(kind, "r").await;
+            scene.change(kind, "r", json!({"suspend": true})).await;
+            scene.until_reason(kind, "r", Reason::Suspended).await;
+            scene.let_end(&pod).await;
+            scene.until_gone(&job).await;
+            scene.change(kind, "r", json!({"suspend": false})).await;
+            scene.succeed(kind, "r", "sha256:1").await;
+            scene.until_reason(kind, "r", Reason::Completed).await;
+            scene.change(kind, "r", json!({"output": {"uri": "pvc://results/other"}})).await;
+            scene.succeed(kind, "r", "sha256:2").await;
+            scene.until_reason(kind, "r", Reason::Completed).await;
+        }
+    })
+}
+
+/// Fails for good, and is deleted while another runs.
+fn failed_and_deleted(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    Box::pin(async {
+        for kind in Kind::ALL {
+            scene.apply(&resource(kind, "r", &alone(kind))).await;
+            let pod = scene.pod(kind, "r").await;
+            scene.node.run(&pod).await;
+            scene.node.end(&pod, Exit { code: 3, reason: "Error", message: "" }).await;
+            scene.until_reason(kind, "r", Reason::DataInvalid).await;
+            scene.apply(&resource(kind, "s", &alone(kind))).await;
+            let job = scene.job(kind, "s").await;
+            scene.node.pod(&job).await;
+            scene.delete(kind, "s").await;
+            scene.until_gone(&job).await;
+        }
+    })
+}
+
+/// How a scenario ended.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    state: Value,
+    jobs_made: usize,
+}
+
+/// What happens to the operator.
+#[derive(Default)]
+struct Trouble {
+    /// It is killed after the writes of these numbers (the first is 1).
+    killed_after: BTreeSet<usize>,
+    /// It has a fault.
+    fault: Option<Fault>,
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::default() }
+    }
+}
+
+/// Plays a scenario while the operator has trouble, and is started again at once where that ends it, until the scenario has
+/// ended as `expected`, or clearly otherwise. Gives also the writes, and every resource as it was served on the way.
+async fn play(
+    name: &str,
+    scenario: Scenario,
+    trouble: Trouble,
+    expected: Option<&Outcome>,
+) -> (Outcome, Vec<String>, Vec<Value>) {
+    let scene = Scene::new(name).await;
+    let record = Record::start(&scene).await;
+    let stale = trouble.fault == Some(Fault::Stale);
+    if matches!(trouble.fault, Some(Fault::Unobserved(_))) {
+        // What is made between its first list and its watch would be found when the watch ends, minutes later.
+        for kind in Kind::ALL {
+            scene.apply(&resource(kind, "r", &json!({}))).await;
+        }
+    }
+    let proxy = Proxy::start(&scene.account().await, trouble.killed_after, trouble.fault).await;
+    let mut operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
+    let restarts = async {
+        loop {
+            // On a busy machine one may lose its lease and end by itself: a Deployment would start it again too.
+            tokio::select! {
+                () = proxy.fatal_write() => {}
+                () = operator.ended() => {}
+            }
+            operator.kill();
+            proxy.revive();
+            operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
+        }
+    };
+    let played = async {
+        scenario(&scene).await;
+        settled(&scene, expected).await
+    };
+    let outcome = tokio::select! {
+        outcome = played => outcome,
+        () = restarts => unreachable!("restarts have no end"),
+    };
+    assert_eq!(stale, proxy.stale_lists() > 0);
+    (outcome, proxy.writes(), record.finish(&scene).await)
+}
+
+/// How a scenario ended, with what is still written after the last thing that people see.
+async fn settled(scene: &Scene, expected: Option<&Outcome>) -> Outcome {
+    let deadline = Instant::now() + UNSETTLED;
+    let mut last = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let outcome = Outcome { state: scene.state().await, jobs_made: scene.jobs_made() };
+        let settled = match expected {
+            Some(expected) => *expected == outcome,
+            None => last.as_ref() == Some(&outcome),
+        };
+        if settled || Instant::now() > deadline {
+            return outcome;
+        }
+        last = Some(outcome);
+    }
+}
+
+/// The objects that differ, as they are and as they should be.
+fn differences(found: &Value, expected: &Value) -> Vec<String> {
+    let names: BTreeSet<&String> = [found, expected].into_iter().flat_map(|v| v.as_object().unwrap().keys()).collect();
+    let differs = names.into_iter().filter(|name| found[*name] != expected[*name]);
+    differs.map(|name| format!("{name}: {} instead of {}", found[name], expected[name])).collect()
+}
+
+async fn killed_after_every_write(name: &str, scenario: Scenario) {
+    let (expected, writes, mut served) = play(name, scenario, Trouble::default(), None).await;
+    assert!(writes.len() > 10, "{writes:#?}");
+    let wanted = Some(&expected);
+    let killed = (1..=writes.len()).map(|number| async move {
+        let trouble = Trouble { killed_after: [number].into(), fault: None };
+        (number, play(name, scenario, trouble, wanted).await)
+    });
+    let mut outcomes = futures::stream::iter(killed).buffer_unordered(AT_ONCE);
+    while let Some((number, (outcome, _, objects))) = outcomes.next().await {
+        served.extend(objects);
+        let differs = differences(&outcome.state, &expected.state);
+        assert!(
+            differs.is_empty() && outcome.jobs_made == expected.jobs_made,
+            "killed after write {number}, {}: {} Jobs were made, not {}; {differs:#?}",
+            writes[number - 1],
+            outcome.jobs_made,
+            expected.jobs_made,
+        );
+    }
+    let verdicts = judge(&served);
+    println!("{name}: {} writes, killed after each; {} statuses: {verdicts:?}", writes.len(), served.len());
+}
+
+#[tokio::test]
+async fn the_chain_ends_the_same_wherever_the_operator_is_killed() {
+    killed_after_every_write("crash-chain", chain).await;
+}
+
+#[tokio::test]
+async fn suspensions_and_changes_end_the_same_wherever_the_operator_is_killed() {
+    killed_after_every_write("crash-suspend", suspended_and_changed).await;
+}
+
+#[tokio::test]
+async fn failures_and_deletions_end_the_same_wherever_the_operator_is_killed() {
+    killed_after_every_write("crash-fail", failed_and_deleted).await;
+}
+
+#[tokio::test]
+async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
+    let (expected, ..) = play("unobserved", chain, Trouble::default(), None).await;
+    for resource in ["jobs", "pods", "preferencedatasets", "rewardmodels"] {
+        let (outcome, ..) = play("unobserved", chain, Fault::Unobserved(resource).into(), Some(&expected)).await;
+        assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "without events of {resource}");
+        assert_eq!(outcome.jobs_made, expected.jobs_made, "without events of {resource}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_that_starts_again_with_a_stale_view_ends_the_same() {
+    for (name, scenario) in [("stale-chain", chain as Scenario), ("stale-fail", failed_and_deleted)] {
+        let (expected, writes, _) = play(name, scenario, Trouble::default(), None).await;
+        let wanted = Some(&expected);
+        let killed = (1..=writes.len()).step_by(STALE_STEP).map(|number| async move {
+            let trouble = Trouble { killed_after: [number].into(), fault: Some(Fault::Stale) };
+            (number, play(name, scenario, trouble, wanted).await.0)
+        });
+        let outcomes: Vec<(usize, Outcome)> = futures::stream::iter(killed).buffer_unordered(AT_ONCE).collect().await;
+        for (number, outcome) in outcomes {
+            assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "{name}, killed after write {number}");
+            assert_eq!(outcome.jobs_made, expected.jobs_made, "{name}, killed after write {number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn conflicts_delay_a_chain_and_change_nothing_of_it() {
+    let (expected, ..) = play("conflicts", chain, Trouble::default(), None).await;
+    let (outcome, ..) = play("conflicts", chain, Fault::Conflicts.into(), Some(&expected)).await;
+    assert_eq!(differences(&outcome.state, &expected.state), [""; 0]);
+    assert_eq!(outcome.jobs_made, expected.jobs_made);
+}
+
+#[tokio::test]
+async fn planted_faults_are_found() {
+    let (expected, ..) = play("planted", chain, Trouble::default(), None).await;
+    for fault in [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus] {
+        let played = play("planted", chain, fault.clone().into(), None);
+        let found = tokio::time::timeout(ENDLESS, played).await.map_or(true, |(outcome, ..)| outcome != expected);
+        assert!(found, "{fault:?} ends as if nothing were wrong");
+    }
+}

@@ -1,0 +1,72 @@
+//! `make bench-operator`: many PolicyTunings at once on a real API server. Prints how long it takes until each has its Job and
+//! until each is finished, what the API server is asked for each, and what the operator takes of memory.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use plumbline_crds::Kind::PolicyTuning;
+use plumbline_crds::conditions::Reason;
+use plumbline_testkit::cluster::Requests;
+use plumbline_testkit::operator::{Operator, Scene, alone, resource};
+
+/// Requests of this program at a time.
+const AT_ONCE: usize = 16;
+
+#[tokio::main]
+async fn main() {
+    let many: usize = std::env::args().nth(1).map_or(1000, |n| n.parse().expect("a number of resources"));
+    let scene = Scene::new("bench").await;
+    let operator = Operator::start(&scene.namespace, &scene.account().await, &["--job-ttl-seconds", "0"]);
+    operator.address("pods").await;
+    let idle = memory(&operator, "VmRSS");
+    let names: Vec<String> = (0..many).map(|i| format!("p{i}")).collect();
+
+    let begun = Instant::now();
+    each(&names, async |name| scene.apply(&resource(PolicyTuning, name, &alone(PolicyTuning))).await).await;
+    let applied = begun.elapsed();
+    while scene.jobs().await.len() < many {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let started = begun.elapsed();
+    each(&names, async |name| {
+        scene.until_reason(PolicyTuning, name, Reason::Running).await;
+    })
+    .await;
+    let asked = requests(&scene);
+    println!("resources                          {many}");
+    println!("all applied after                  {:.1} s", applied.as_secs_f64());
+    println!("all have their Job after           {:.1} s", started.as_secs_f64());
+    println!("requests a resource until then     {:.1} (watches and leases left out)", asked as f64 / many as f64);
+
+    each(&names, async |name| {
+        scene.succeed(PolicyTuning, name, "sha256:x").await;
+        scene.until_reason(PolicyTuning, name, Reason::Completed).await;
+    })
+    .await;
+    let asked = requests(&scene) - asked;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    println!("requests a resource to its end     {:.1}", asked as f64 / many as f64);
+    let (now, peak) = (memory(&operator, "VmRSS"), memory(&operator, "VmHWM"));
+    println!("memory: idle, finished, peak       {idle} kB, {now} kB, {peak} kB");
+    println!("memory a finished resource         {:.1} kB", (now as f64 - idle as f64) / many as f64);
+}
+
+async fn each(names: &[String], act: impl AsyncFn(&str)) {
+    futures::stream::iter(names).for_each_concurrent(AT_ONCE, |name| act(name)).await;
+}
+
+/// What the operator has asked the API server for.
+fn requests(scene: &Scene) -> usize {
+    let ours = format!("system:serviceaccount:{}:plumbline-operator", scene.namespace.name());
+    let any = Requests { namespace: scene.namespace.name(), ..Requests::default() };
+    let lines = scene.cluster.audit().into_iter().filter(|l| l.user.username == ours && any.matches(l));
+    lines.filter(|l| l.verb != "watch" && l.object_ref.resource != "leases").count()
+}
+
+/// A line of `/proc/<pid>/status`, in kB.
+fn memory(operator: &Operator, what: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", operator.pid())).unwrap();
+    let line = status.lines().find(|l| l.starts_with(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

@@ -1,0 +1,82 @@
+//! The real programs, built before they are used. Talks to cargo and to processes.
+//!
+//! A test of this package runs programs of other packages, which cargo does not build for it: `cargo test -p
+//! plumbline-tests` alone would run old ones, or none. So the first use in a test process asks cargo for them, in the
+//! same profile and folder; when they are fresh, as after `cargo test --workspace`, that takes a moment.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// `plumbline`, with the trainer beside it.
+pub fn plumbline() -> PathBuf {
+    built().join("plumbline")
+}
+
+/// `plumbline-trainer`.
+pub fn trainer() -> PathBuf {
+    built().join("plumbline-trainer")
+}
+
+/// `cluster_keeper`, which ends a test's cluster with the test.
+pub fn cluster_keeper() -> PathBuf {
+    built().join("cluster_keeper")
+}
+
+/// `local_cluster`, which is a cluster with a node until it is ended.
+pub fn local_cluster() -> PathBuf {
+    built().join("local_cluster")
+}
+
+/// The folder of the images of these very programs, `operator.tar` and `trainer.tar`.
+pub fn images() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = built().join("images");
+        let output = Command::new("python3")
+            .args(["images/build.py".as_ref(), built(), ".cache".as_ref(), &folder])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .current_dir(REPOSITORY)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "the images cannot be built: {}", text(&output.stderr));
+        folder
+    })
+}
+
+/// The folder that the programs are in.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // A test is target/<profile>/deps/<name>-<hash>, a program target/<profile>/<name>.
+        let mut folder = std::env::current_exe().unwrap();
+        folder.pop();
+        if folder.ends_with("deps") {
+            folder.pop();
+        }
+        let profile = match folder.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            other => other,
+        };
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--locked", "--workspace", "--bins", "--profile", profile, "--target-dir"])
+            .arg(folder.parent().unwrap())
+            .current_dir(REPOSITORY)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "the programs cannot be built: {}", text(&output.stderr));
+        folder
+    })
+}
+
+/// The exit code; -1 if a signal ended the program.
+pub fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,154 @@
+//! A real S3 server over a folder: Versity's gateway, built by `make setup-tests`. Talks to processes.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use object_store::ObjectStoreExt;
+use object_store::aws::AmazonS3Builder;
+
+use crate::ports;
+use crate::programs::plumbline;
+
+/// The bucket that there is.
+pub const BUCKET: &str = "align";
+/// The key that it takes.
+pub const ACCESS_KEY: &str = "tests";
+/// The secret of the key.
+pub const SECRET_KEY: &str = "s3cr3t-of-the-tests";
+
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/bin/versitygw");
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The server. It ends when the value is dropped.
+#[derive(Debug)]
+pub struct Store {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    server: Option<Child>,
+}
+
+impl Store {
+    /// A store with an empty bucket for this machine alone, which is not up yet.
+    pub fn new() -> Self {
+        Self::at(Ipv4Addr::LOCALHOST)
+    }
+
+    fn at(host: Ipv4Addr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(BUCKET)).unwrap();
+        let address = SocketAddr::new(host.into(), ports::claim());
+        Self { folder, address, server: None }
+    }
+
+    /// The same, up.
+    pub fn start() -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// A store that is up, on an address where pods may reach it.
+    pub fn start_on(host: Ipv4Addr) -> Self {
+        let mut store = Self::at(host);
+        store.up();
+        store
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn up(&mut self) {
+        let address = self.address();
+        // Tied to this process, it ends with the test however that ends.
+        let server = Command::new(plumbline())
+            .args(["tied", "--parent", &std::process::id().to_string(), "--", PROGRAM])
+            .args(["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", &address, "--quiet", "posix"])
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.server = Some(server);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < deadline, "the S3 server does not come up; was `make setup-tests` run?");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How runs reach it.
+    pub fn environment(&self) -> [(&'static str, String); 5] {
+        self.environment_over(&self.address())
+    }
+
+    /// How runs reach it over a line that begins there.
+    pub fn environment_over(&self, address: &str) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ENDPOINT_URL", format!("http://{address}")),
+            ("AWS_ALLOW_HTTP", "true".into()),
+            ("AWS_REGION", "us-east-1".into()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+        ]
+    }
+
+    /// Where an object lies on the disk.
+    pub fn path(&self, key: &str) -> PathBuf {
+        self.folder.path().join(BUCKET).join(key)
+    }
+
+    /// Puts an object as clients do, with an ETag.
+    pub async fn upload(&self, key: &str, content: String) {
+        let client = AmazonS3Builder::new()
+            .with_endpoint(format!("http://{}", self.address()))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name(BUCKET)
+            .with_access_key_id(ACCESS_KEY)
+            .with_secret_access_key(SECRET_KEY)
+            .build()
+            .unwrap();
+        client.put(&key.into(), content.into()).await.unwrap();
+    }
+
+    /// Copies a file, or the files of a folder, to a key.
+    pub fn put(&self, from: &Path, key: &str) {
+        let to = self.path(key);
+        if from.is_file() {
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(from, to).unwrap();
+            return;
+        }
+        for entry in fs::read_dir(from).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            self.put(&from.join(&name), &format!("{key}/{name}"));
+        }
+    }
+
+    /// Ends it, as a crash does. What it holds stays.
+    pub fn down(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
