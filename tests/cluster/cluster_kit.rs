@@ -300,17 +300,17 @@ async fn the_audit_log_counts_each_write_once() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("audit").await;
     let maps: Api<ConfigMap> = namespace.api().await;
-    let within = |verb, resource| Requests { verb, resource, namespace: namespace.name(), ..Requests::default() };
+    let within = |verb, resource| Requests { verb, resource, ..Requests::default() };
     for n in ["0", "1", "2"] {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"n": n}});
         maps.patch("a", &PatchParams::apply("test"), &Patch::Apply(map)).await.unwrap();
     }
     maps.get("a").await.unwrap();
-    until("three writes are in the log", async || (cluster.count(within("patch", "configmaps")) == 3).then_some(()))
+    until("three writes are in the log", async || (namespace.count(within("patch", "configmaps")) == 3).then_some(()))
         .await;
-    assert_eq!(cluster.count(within("get", "configmaps")), 1);
-    assert_eq!(cluster.count(within("patch", "secrets")), 0);
-    let lines = cluster.audit();
+    assert_eq!(namespace.count(within("get", "configmaps")), 1);
+    assert_eq!(namespace.count(within("patch", "secrets")), 0);
+    let lines = namespace.audit();
     let writes: Vec<_> = lines.iter().filter(|l| l.is_write() && l.object_ref.name == "a").collect();
     assert_eq!(writes.len(), 3);
     assert!(writes.iter().all(|l| l.user.username == "admin"));
@@ -318,8 +318,8 @@ async fn the_audit_log_counts_each_write_once() {
     let output = cluster.kubectl(&["create", "configmap", "b", "-n", namespace.name()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let by_kubectl = Requests { user_agent: "kubectl/", ..within("create", "configmaps") };
-    until("kubectl's write is in the log", async || (cluster.count(by_kubectl) == 1).then_some(())).await;
-    assert_eq!(cluster.count(Requests { user_agent: "kubectl/", ..within("patch", "configmaps") }), 0);
+    until("kubectl's write is in the log", async || (namespace.count(by_kubectl) == 1).then_some(())).await;
+    assert_eq!(namespace.count(Requests { user_agent: "kubectl/", ..within("patch", "configmaps") }), 0);
     assert_eq!(writes.iter().map(|l| l.response_status.code).collect::<Vec<_>>(), [201, 200, 200]);
 }
 
@@ -333,7 +333,7 @@ async fn another_api_server_serves_what_the_first_one_wrote() {
     let second = cluster.start_another_api_server();
     let maps: Api<ConfigMap> = Api::namespaced(second.client().await, namespace.name());
     assert_eq!(maps.get("shared").await.unwrap().uid(), made.uid());
-    assert!(second.audit().iter().any(|line| line.object_ref.name == "shared"));
+    assert!(second.audit(namespace.name()).iter().any(|line| line.object_ref.name == "shared"));
     let pid = second.pid();
     assert!(is_alive(pid));
     drop(second);

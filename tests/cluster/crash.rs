@@ -1,13 +1,18 @@
-//! The operator is killed after each of its writes in turn (Sun et al., 2022, "intermediate states"). Whatever it was doing,
-//! the next one must end in the same state, with the same number of Jobs ever made; and no status on the way may mislead the
-//! tools that wait for it.
+//! The operator is killed after its writes, one at a time (Sun et al., 2022, "intermediate states"). Whatever it was doing, the
+//! next one must end in the same state, with the same number of Jobs ever made; and no status on the way may mislead the tools
+//! that wait for it.
+//!
+//! Every write is enumerated. A change is tested with a sample of them, every fifth from a random one on: the seed is printed,
+//! and `PLUMBLINE_CRASH_SEED` repeats it. `make test-crash` kills after every one (`PLUMBLINE_CRASH_EVERY=1`).
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
+use futures::future::join_all;
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_testkit::cluster::Exit;
@@ -22,14 +27,32 @@ const QUICK: [&str; 4] = ["--resync-seconds", "2", "--lease-duration-seconds", "
 const ENDLESS: Duration = Duration::from_secs(50);
 /// Operators at a time: each waits most of the time.
 const AT_ONCE: usize = 8;
-/// Of the writes of a scenario, those after which the operator is killed and starts with a stale view.
-const STALE_STEP: usize = 5;
+/// Of so many writes in a row the operator is killed after one.
+const EVERY: u64 = 5;
 /// Between two looks at how a scenario ended.
 const LOOK: Duration = Duration::from_millis(700);
 /// What has not become as it should be after this long never will.
 const UNSETTLED: Duration = Duration::from_mins(3);
 
 type Scenario = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// A number that the environment sets.
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}: expected a number, found {text}")))
+}
+
+/// Numbers of the writes after which the operator is killed, of so many in all; and how to have the same again.
+fn sample(writes: usize) -> (Vec<usize>, String) {
+    static SEED: LazyLock<u64> = LazyLock::new(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        number("PLUMBLINE_CRASH_SEED").unwrap_or(now.as_nanos() as u64)
+    });
+    let every = number("PLUMBLINE_CRASH_EVERY").unwrap_or(EVERY).max(1);
+    let first = 1 + *SEED % every;
+    let numbers = (first as usize..=writes).step_by(every as usize).collect();
+    (numbers, format!("PLUMBLINE_CRASH_SEED={} PLUMBLINE_CRASH_EVERY={every}", *SEED))
+}
 
 /// The three resources, one after the other.
 fn chain(scene: &Scene) -> Pin<Box<dyn Future<Output = ()> + '_>> {
@@ -178,7 +201,10 @@ async fn killed_after_every_write(name: &str, scenario: Scenario) {
     let (expected, writes, mut served) = play(name, scenario, Trouble::default(), None).await;
     assert!(writes.len() > 10, "{writes:#?}");
     let wanted = Some(&expected);
-    let killed = (1..=writes.len()).map(|number| async move {
+    let (numbers, seed) = sample(writes.len());
+    let many = numbers.len();
+    assert!(many >= writes.len() / EVERY as usize, "{many} of {} writes", writes.len());
+    let killed = numbers.into_iter().map(|number| async move {
         let trouble = Trouble { killed_after: [number].into(), fault: None };
         (number, play(name, scenario, trouble, wanted).await)
     });
@@ -188,14 +214,14 @@ async fn killed_after_every_write(name: &str, scenario: Scenario) {
         let differs = differences(&outcome.state, &expected.state);
         assert!(
             differs.is_empty() && outcome.jobs_made == expected.jobs_made,
-            "killed after write {number}, {}: {} Jobs were made, not {}; {differs:#?}",
+            "{seed}: killed after write {number}, {}: {} Jobs were made, not {}; {differs:#?}",
             writes[number - 1],
             outcome.jobs_made,
             expected.jobs_made,
         );
     }
     let verdicts = judge(&served);
-    println!("{name}: {} writes, killed after each; {} statuses: {verdicts:?}", writes.len(), served.len());
+    println!("{name}: killed after {many} of {} writes, {seed}; {} statuses: {verdicts:?}", writes.len(), served.len());
 }
 
 #[tokio::test]
@@ -216,8 +242,11 @@ async fn failures_and_deletions_end_the_same_wherever_the_operator_is_killed() {
 #[tokio::test]
 async fn events_that_never_arrive_delay_a_chain_and_change_nothing_of_it() {
     let (expected, ..) = play("unobserved", chain, Trouble::default(), None).await;
-    for resource in ["jobs", "pods", "preferencedatasets", "rewardmodels"] {
-        let (outcome, ..) = play("unobserved", chain, Fault::Unobserved(resource).into(), Some(&expected)).await;
+    let expected = &expected;
+    let played = ["jobs", "pods", "preferencedatasets", "rewardmodels"].map(async |resource| {
+        (resource, play("unobserved", chain, Fault::Unobserved(resource).into(), Some(expected)).await.0)
+    });
+    for (resource, outcome) in join_all(played).await {
         assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "without events of {resource}");
         assert_eq!(outcome.jobs_made, expected.jobs_made, "without events of {resource}");
     }
@@ -228,14 +257,19 @@ async fn an_operator_that_starts_again_with_a_stale_view_ends_the_same() {
     for (name, scenario) in [("stale-chain", chain as Scenario), ("stale-fail", failed_and_deleted)] {
         let (expected, writes, _) = play(name, scenario, Trouble::default(), None).await;
         let wanted = Some(&expected);
-        let killed = (1..=writes.len()).step_by(STALE_STEP).map(|number| async move {
+        let (numbers, seed) = sample(writes.len());
+        let killed = numbers.into_iter().map(|number| async move {
             let trouble = Trouble { killed_after: [number].into(), fault: Some(Fault::Stale) };
             (number, play(name, scenario, trouble, wanted).await.0)
         });
         let outcomes: Vec<(usize, Outcome)> = futures::stream::iter(killed).buffer_unordered(AT_ONCE).collect().await;
         for (number, outcome) in outcomes {
-            assert_eq!(differences(&outcome.state, &expected.state), [""; 0], "{name}, killed after write {number}");
-            assert_eq!(outcome.jobs_made, expected.jobs_made, "{name}, killed after write {number}");
+            assert_eq!(
+                differences(&outcome.state, &expected.state),
+                [""; 0],
+                "{seed}: {name}, killed after write {number}"
+            );
+            assert_eq!(outcome.jobs_made, expected.jobs_made, "{seed}: {name}, killed after write {number}");
         }
     }
 }
@@ -251,9 +285,12 @@ async fn conflicts_delay_a_chain_and_change_nothing_of_it() {
 #[tokio::test]
 async fn planted_faults_are_found() {
     let (expected, ..) = play("planted", chain, Trouble::default(), None).await;
-    for fault in [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus] {
+    let played = [Fault::RandomNames, Fault::ForgottenResult, Fault::LostStatus].map(async |fault| {
         let played = play("planted", chain, fault.clone().into(), None);
-        let found = tokio::time::timeout(ENDLESS, played).await.map_or(true, |(outcome, ..)| outcome != expected);
+        (fault, tokio::time::timeout(ENDLESS, played).await)
+    });
+    for (fault, played) in join_all(played).await {
+        let found = played.map_or(true, |(outcome, ..)| outcome != expected);
         assert!(found, "{fault:?} ends as if nothing were wrong");
     }
 }

@@ -83,7 +83,7 @@ async fn the_operator_is_refused_nothing_and_granted_nothing_that_it_does_not_us
     let all: BTreeSet<String> = granted(&[rules(), cluster_rules(), own_rules()].concat());
     // A watch is written down when it has ended.
     until("everything granted was used", async || {
-        let mut lines = scene.cluster.audit();
+        let mut lines = scene.namespace.audit();
         lines.retain(|l| l.user.username == name);
         let refused: Vec<String> =
             lines.iter().filter(|l| l.response_status.code == 403).flat_map(|l| used(l)).collect();

@@ -254,7 +254,7 @@ impl Site {
         let of_operator = |line: &&Arc<plumbline_testkit::cluster::AuditLine>| {
             line.user.username == user && line.verb == verb && line.object_ref.resource == resource
         };
-        Cluster::shared().audit().iter().filter(of_operator).count()
+        self.space.audit().iter().filter(of_operator).count()
     }
 
     async fn resource(&self, name: &str) -> RewardModel {

@@ -13,7 +13,12 @@ use serde_json::json;
 
 const FINISHED: usize = 200;
 const RUNNING: usize = 20;
-const QUIET: Duration = Duration::from_mins(1);
+/// Every resource on which something happens is reconciled again after a second, so that a write without a change would show.
+const RESYNC: [&str; 2] = ["--resync-seconds", "1"];
+/// Between two reports of progress.
+const EVERY: Duration = Duration::from_millis(500);
+/// How often each of them is reconciled while nothing may be written.
+const RESYNCS: usize = 12;
 
 fn reward(name: &str) -> serde_json::Value {
     resource(RewardModel, name, &alone(RewardModel))
@@ -23,15 +28,14 @@ fn reward(name: &str) -> serde_json::Value {
 fn writes(scene: &Scene) -> Vec<String> {
     let ours = format!("system:serviceaccount:{}:plumbline-operator", scene.namespace.name());
     let counts = |l: &AuditLine| l.is_write() && !["leases", "tokenreviews"].contains(&l.object_ref.resource.as_str());
-    let lines = scene.cluster.audit().into_iter().filter(|l| l.user.username == ours && counts(l));
+    let lines = scene.namespace.audit().into_iter().filter(|l| l.user.username == ours && counts(l));
     lines.map(|l| format!("{} {} {}", l.verb, l.object_ref.resource, l.object_ref.name)).collect()
 }
 
 #[tokio::test]
 async fn nothing_is_written_while_nothing_changes() {
     let scene = Scene::new("quiet").await;
-    // Looked at over and over, so that a write without a change would show.
-    let operator = Operator::start(&scene.namespace, &scene.account().await, &["--resync-seconds", "5"]);
+    let operator = Operator::start(&scene.namespace, &scene.account().await, &RESYNC);
     let names: Vec<String> = (0..FINISHED + RUNNING).map(|i| format!("r{i}")).collect();
     futures::stream::iter(&names)
         .for_each_concurrent(16, |name| async {
@@ -49,17 +53,32 @@ async fn nothing_is_written_while_nothing_changes() {
     for name in &names[..RUNNING] {
         scene.until_reason(RewardModel, name, Reason::Running).await;
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    until_resynced(&operator, 2 * RUNNING).await;
     let before = writes(&scene);
-    tokio::time::sleep(QUIET).await;
-    assert_eq!(writes(&scene), before, "in {QUIET:?} with {FINISHED} finished and {RUNNING} running resources");
-    drop(operator);
+    until_resynced(&operator, RESYNCS * RUNNING).await;
+    assert_eq!(writes(&scene), before, "with {FINISHED} finished and {RUNNING} running resources");
+}
+
+/// How many reconciles of reward models an operator has ended.
+async fn reconciles(operator: &Operator) -> usize {
+    let metrics = operator.get("/metrics").await.1;
+    let of_kind =
+        |line: &&str| line.starts_with("plumbline_reconcile_") && line.contains("_count{kind=\"RewardModel\"");
+    let line = metrics.lines().find(of_kind);
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+/// Waits until an operator has ended so many more reconciles.
+async fn until_resynced(operator: &Operator, many: usize) {
+    let before = reconciles(operator).await;
+    until(&format!("{many} more reconciles"), async || (reconciles(operator).await >= before + many).then_some(()))
+        .await;
 }
 
 #[tokio::test]
 async fn progress_is_written_at_most_every_fifteen_seconds() {
     let scene = Scene::new("rate").await;
-    let operator = scene.operator().await;
+    let operator = Operator::start(&scene.namespace, &scene.account().await, &RESYNC);
     scene.apply(&reward("r")).await;
     let pod = scene.pod(RewardModel, "r").await;
     scene.node.run(&pod).await;
@@ -67,20 +86,29 @@ async fn progress_is_written_at_most_every_fifteen_seconds() {
     let url = format!("http://{}/v1/progress", operator.address("pods").await);
     let token = scene.namespace.pod_token(&pod, AUDIENCE).await;
     let client = reqwest::Client::new();
-    // A request is written down a moment after its answer.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let (begun, before) = (Instant::now(), writes(&scene));
-    let mut percent = 0;
-    while begun.elapsed() < Duration::from_secs(35) {
+    let shown = async || scene.status(RewardModel, "r").await.progress.map_or(0, |progress| progress.percent);
+    // When the status was first seen to have another report, and how much had been written by then.
+    let mut seen: Vec<(Instant, usize)> = Vec::new();
+    let (mut percent, mut last) = (0, shown().await);
+    while seen.len() < 3 {
         percent += 1;
+        assert!(percent <= 100, "of {percent} reports the status had {}", seen.len());
         let report = json!({"progress": {"stage": "Training", "completed": percent, "total": 100, "percent": percent, "lastUpdateTime": "2026-01-01T00:00:00Z"}});
         client.post(&url).bearer_auth(&token).json(&report).send().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(EVERY).await;
+        let now = shown().await;
+        if now != last {
+            seen.push((Instant::now(), writes(&scene).len()));
+            last = now;
+        }
     }
-    let written = &writes(&scene)[before.len()..];
-    assert!((2..=3).contains(&written.len()), "{written:?} of {percent} reports in 35 s");
-    let status = scene.status(RewardModel, "r").await;
-    assert!(status.progress.unwrap().percent > 1);
+    for gap in seen.windows(2).map(|pair| pair[1].0 - pair[0].0) {
+        // It is seen up to a report later than it is written.
+        assert!(gap + 2 * EVERY > Duration::from_secs(15), "two reports are written within {gap:?}");
+    }
+    // A write is in the log a moment after it is seen.
+    let written = seen[2].1 - seen[0].1;
+    assert!((2..=3).contains(&written), "{written} writes of {percent} reports");
 }
 
 /// Whether an operator says that it leads.

@@ -82,7 +82,7 @@ impl<'a> Release<'a> {
     /// What the operator asked of the API server and was refused.
     fn refused(&self) -> Vec<Arc<AuditLine>> {
         let account = format!("system:serviceaccount:{}:{RELEASE}", self.scene.namespace.name());
-        let mut lines = self.scene.cluster.audit();
+        let mut lines = self.scene.namespace.audit();
         assert!(lines.iter().any(|l| l.user.username == account), "{account} asked for nothing");
         lines.retain(|l| l.user.username == account && l.response_status.code == 403);
         lines

@@ -283,9 +283,8 @@ impl Scene {
 
     /// How many Jobs were ever made here.
     pub fn jobs_made(&self) -> usize {
-        let made =
-            Requests { verb: "create", resource: "jobs", namespace: self.namespace.name(), ..Requests::default() };
-        self.cluster.audit().iter().filter(|line| made.matches(line) && line.is_write()).count()
+        let made = Requests { verb: "create", resource: "jobs", ..Requests::default() };
+        self.namespace.audit().iter().filter(|line| made.matches(line) && line.is_write()).count()
     }
 
     /// Everything that the operator answers for, without times and UIDs: resources with their statuses, and what it made.

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use plumbline_crds::Kind::PolicyTuning;
 use plumbline_crds::conditions::Reason;
-use plumbline_testkit::cluster::Requests;
 use plumbline_testkit::operator::{Operator, Scene, alone, resource};
 
 /// Requests of this program at a time.
@@ -59,8 +58,9 @@ async fn each(names: &[String], act: impl AsyncFn(&str)) {
 /// What the operator has asked the API server for.
 fn requests(scene: &Scene) -> usize {
     let ours = format!("system:serviceaccount:{}:plumbline-operator", scene.namespace.name());
-    let any = Requests { namespace: scene.namespace.name(), ..Requests::default() };
-    let lines = scene.cluster.audit().into_iter().filter(|l| l.user.username == ours && any.matches(l));
+    let within = scene.namespace.name();
+    let lines =
+        scene.namespace.audit().into_iter().filter(|l| l.user.username == ours && l.object_ref.namespace == within);
     lines.filter(|l| l.verb != "watch" && l.object_ref.resource != "leases").count()
 }
 

@@ -1,9 +1,10 @@
 //! What the API server was asked, from its audit log. Pure but for [`Log`].
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek, SeekFrom};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -67,8 +68,6 @@ pub struct Requests<'a> {
     pub verb: &'a str,
     /// Plural, with the subresource after a slash: `jobs`, `pods/status`.
     pub resource: &'a str,
-    /// Namespace.
-    pub namespace: &'a str,
 }
 
 impl Requests<'_> {
@@ -78,7 +77,6 @@ impl Requests<'_> {
         let object = &line.object_ref;
         line.user_agent.starts_with(self.user_agent)
             && is(self.verb, &line.verb)
-            && is(self.namespace, &object.namespace)
             && match self.resource.split_once('/') {
                 Some((resource, subresource)) => resource == object.resource && subresource == object.subresource,
                 None => {
@@ -106,8 +104,8 @@ pub(super) fn policy() -> Value {
     })
 }
 
-/// A log, read as far as it was written. What was read once is kept: a log grows to hundreds of megabytes, and some tests look
-/// again and again.
+/// A log, read as far as it was written. What was read once is kept, by namespace: a log grows to hundreds of megabytes, and
+/// tests look again and again.
 #[derive(Debug)]
 pub(super) struct Log {
     file: PathBuf,
@@ -117,7 +115,7 @@ pub(super) struct Log {
 #[derive(Debug, Default)]
 struct Read {
     bytes: u64,
-    lines: Vec<Arc<AuditLine>>,
+    of_namespace: BTreeMap<String, Vec<Arc<AuditLine>>>,
 }
 
 impl Log {
@@ -125,9 +123,10 @@ impl Log {
         Self { file, read: Mutex::default() }
     }
 
-    /// The lines so far, in the order in which the answers were complete. A watch comes when it ends.
-    pub(super) fn lines(&self) -> Vec<Arc<AuditLine>> {
-        let mut read = self.read.lock().unwrap();
+    /// The lines so far about objects in a namespace, and of its service accounts about any object; in the order in which the
+    /// answers were complete. A watch comes when it ends.
+    pub(super) fn of(&self, namespace: &str) -> Vec<Arc<AuditLine>> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = File::open(&self.file).unwrap();
         file.seek(SeekFrom::Start(read.bytes)).unwrap();
         let mut text = Vec::new();
@@ -136,11 +135,24 @@ impl Log {
             // The last one may be half written.
             if line.ends_with(b"\n") {
                 let parsed = serde_json::from_slice(line);
-                read.lines.push(Arc::new(parsed.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(line)))));
+                read.add(parsed.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(line))));
                 read.bytes += line.len() as u64;
             }
         }
-        read.lines.clone()
+        read.of_namespace.get(namespace).cloned().unwrap_or_default()
+    }
+}
+
+impl Read {
+    fn add(&mut self, line: AuditLine) {
+        let account = line.user.username.strip_prefix("system:serviceaccount:");
+        let of_user = account.and_then(|account| account.split(':').next()).unwrap_or_default().to_owned();
+        let of_object = line.object_ref.namespace.clone();
+        let line = Arc::new(line);
+        if of_user != of_object {
+            self.of_namespace.entry(of_user).or_default().push(line.clone());
+        }
+        self.of_namespace.entry(of_object).or_default().push(line);
     }
 }
 
@@ -151,14 +163,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_half_written_is_read_once_it_is_whole() {
+    fn a_half_written_line_is_read_once_it_is_whole() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let log = Log::new(file.path().to_owned());
-        let verbs = || log.lines().iter().map(|line| line.verb.clone()).collect::<Vec<_>>();
+        let verbs = || log.of("").iter().map(|line| line.verb.clone()).collect::<Vec<_>>();
         file.write_all(b"{\"verb\": \"get\", \"user\": {\"username\": \"a\"}}\n{\"verb\": \"li").unwrap();
         assert_eq!(verbs(), ["get"]);
         file.write_all("st\", \"user\": {\"username\": \"ü\"}}\n".as_bytes()).unwrap();
         assert_eq!(verbs(), ["get", "list"]);
         assert_eq!(verbs(), ["get", "list"]);
+    }
+
+    #[test]
+    fn a_namespace_has_lines_about_its_objects_and_of_its_accounts_once() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let log = Log::new(file.path().to_owned());
+        for (verb, user, namespace) in [
+            ("get", "admin", "a"),
+            ("list", "system:serviceaccount:a:operator", "a"),
+            ("watch", "system:serviceaccount:a:operator", ""),
+            ("patch", "system:serviceaccount:b:operator", "b"),
+            ("delete", "admin", ""),
+        ] {
+            let object = json!({"resource": "jobs", "namespace": namespace});
+            let line = json!({"verb": verb, "user": {"username": user}, "objectRef": object});
+            writeln!(file, "{line}").unwrap();
+        }
+        let verbs = |of: &str| log.of(of).iter().map(|line| line.verb.clone()).collect::<Vec<_>>();
+        assert_eq!(verbs("a"), ["get", "list", "watch"]);
+        assert_eq!(verbs("b"), ["patch"]);
     }
 }

@@ -225,9 +225,10 @@ impl ApiServer {
         text(&output.stdout)
     }
 
-    /// What it was asked so far. A line is written just before the end of its answer is sent.
-    pub fn audit(&self) -> Vec<Arc<AuditLine>> {
-        self.audit.lines()
+    /// What it was asked so far about objects in a namespace, and by its service accounts about any object. A line is written
+    /// just before the end of its answer is sent.
+    pub fn audit(&self, namespace: &str) -> Vec<Arc<AuditLine>> {
+        self.audit.of(namespace)
     }
 
     /// Its process id.

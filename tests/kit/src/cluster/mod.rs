@@ -102,14 +102,10 @@ impl Cluster {
         Namespace::create(self, prefix).await
     }
 
-    /// What the API server was asked so far. A line is written just before the end of its answer is sent.
-    pub fn audit(&self) -> Vec<Arc<AuditLine>> {
-        self.server.audit()
-    }
-
-    /// How many such requests the API server has answered.
-    pub fn count(&self, requests: Requests<'_>) -> usize {
-        self.audit().iter().filter(|line| requests.matches(line)).count()
+    /// What the API server was asked so far about objects in a namespace, and by its service accounts about any object: what
+    /// other tests do is not among it. A line is written just before the end of its answer is sent.
+    pub fn audit(&self, namespace: &str) -> Vec<Arc<AuditLine>> {
+        self.server.audit(namespace)
     }
 
     /// Another API server on the same etcd, without anything that asks it. It ends when it is dropped.

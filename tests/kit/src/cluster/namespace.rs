@@ -1,6 +1,7 @@
 //! A namespace for one test and the service accounts in it. Talks to the API server.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod, ServiceAccount};
@@ -8,6 +9,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 
 use super::Cluster;
+use super::audit::{AuditLine, Requests};
 use super::certificates::Credentials;
 use super::control_plane::client_of;
 use super::pods::FakeNode;
@@ -38,6 +40,17 @@ impl Namespace {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the API server was asked so far about its objects, and by its service accounts about any.
+    pub fn audit(&self) -> Vec<Arc<AuditLine>> {
+        self.cluster.audit(&self.name)
+    }
+
+    /// How many such requests about its objects the API server has answered.
+    pub fn count(&self, requests: Requests<'_>) -> usize {
+        let within = |line: &&Arc<AuditLine>| line.object_ref.namespace == self.name && requests.matches(line);
+        self.audit().iter().filter(within).count()
     }
 
     /// Its resources of a kind, for an administrator.
