@@ -248,7 +248,7 @@ async fn a_job_that_somebody_deletes_is_made_again_and_a_deadline_is_a_deadline(
     let pod = scene.pod(KIND, "r").await;
     assert_ne!(pod.metadata.uid, first.metadata.uid);
 
-    scene.apply(&reward("late", &json!({"compute": {"deadlineSeconds": 1}}))).await;
+    scene.apply(&reward("late", &json!({"compute": {"deadlineSeconds": 10}}))).await;
     let pod = scene.pod(KIND, "late").await;
     scene.node.run(&pod).await;
     scene.let_end(&pod).await;

@@ -107,7 +107,7 @@ async fn a_run_that_is_resumed_before_it_has_stopped_was_deleted_by_nobody() {
 async fn a_run_whose_time_or_budget_was_used_up_goes_on_when_they_are_raised() {
     let scene = Scene::new("raised").await;
     let _operator = scene.operator().await;
-    scene.apply(&reward(&json!({"deadlineSeconds": 1}))).await;
+    scene.apply(&reward(&json!({"deadlineSeconds": 10}))).await;
     let pod = scene.pod(KIND, "r").await;
     let job = scene.job(KIND, "r").await;
     scene.node.run(&pod).await;

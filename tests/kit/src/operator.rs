@@ -245,7 +245,7 @@ impl Scene {
     pub async fn job(&self, kind: Kind, name: &str) -> String {
         until(&format!("{kind}/{name} has a Job"), async || {
             let job = self.status(kind, name).await.job?.name;
-            let found = self.jobs().await.into_iter().find(|j| j.name_any() == job)?;
+            let found = self.within::<Job>().get_opt(&job).await.unwrap()?;
             (found.metadata.deletion_timestamp.is_none() && !is_finished(&found)).then_some(job)
         })
         .await
