@@ -152,11 +152,11 @@ async fn play(
         loop {
             // On a busy machine one may lose its lease and end by itself: a Deployment would start it again too.
             tokio::select! {
-                () = proxy.fatal_write() => {}
+                () = proxy.kill_requested() => {}
                 () = operator.ended() => {}
             }
             operator.kill();
-            proxy.revive();
+            proxy.accept_restarted();
             operator = Operator::start(&scene.namespace, proxy.kubeconfig(), &QUICK);
         }
     };

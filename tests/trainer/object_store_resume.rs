@@ -13,7 +13,7 @@ use plumbline_crds::run::StageResult;
 use plumbline_crds::{Kind, artifact};
 use plumbline_testkit::chain::{self, with};
 use plumbline_testkit::fetch::Fetch;
-use plumbline_testkit::flaky_proxy::Line;
+use plumbline_testkit::flaky_proxy::FlakyProxy;
 use plumbline_testkit::hub::Hub;
 use plumbline_testkit::judge_sim::{Config, JudgeSim};
 use plumbline_testkit::place::Place;
@@ -171,7 +171,7 @@ fn answers_that_were_kept_are_not_paid_for_again() {
 #[test]
 fn a_store_that_is_away_for_a_minute_in_the_middle_of_an_upload_delays_it_and_nothing_else() {
     let store = Store::start();
-    let line = Line::to(&store.address());
+    let line = FlakyProxy::to(&store.address());
     let mut run = reward_run(&store);
     run.environment = store.environment_over(line.address()).into();
     line.break_at("PUT /align/results/it/model.safetensors");
@@ -240,7 +240,7 @@ fn a_pod_whose_run_goes_on_elsewhere_stops_before_its_successor_has_kept_anythin
 #[test]
 fn a_replacement_that_was_cut_short_leaves_nothing_of_the_old_artifact_behind() {
     let store = Store::start();
-    let line = Line::to(&store.address());
+    let line = FlakyProxy::to(&store.address());
     let short = |steps: i64| with(reward(), &json!({"training": {"maxSteps": steps}}));
     let mut run = reward_run(&store);
     run.manifest = short(1);

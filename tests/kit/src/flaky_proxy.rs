@@ -1,25 +1,25 @@
-//! A line to a server that can break in the middle of a request. Talks to sockets.
+//! A TCP proxy whose connections can break in the middle of a request. Talks to sockets.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The line. It takes connections as long as the process lives.
-pub struct Line {
+/// The proxy. It accepts connections as long as the process lives.
+pub struct FlakyProxy {
     address: String,
     state: Arc<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What breaks it, when it is sent to the server.
-    fatal: Mutex<Option<&'static str>>,
+    /// The bytes that break it, when they are sent to the server.
+    break_at: Mutex<Option<&'static str>>,
     broken: AtomicBool,
 }
 
-impl Line {
-    /// A line to a server on this machine.
+impl FlakyProxy {
+    /// A proxy of a server on this machine.
     pub fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let line = Self { address: listener.local_addr().unwrap().to_string(), state: Arc::default() };
@@ -35,14 +35,14 @@ impl Line {
         line
     }
 
-    /// Where it begins.
+    /// Where it listens.
     pub fn address(&self) -> &str {
         &self.address
     }
 
     /// It breaks as soon as this is on its way to the server, of which half arrives.
-    pub fn break_at(&self, fatal: &'static str) {
-        *self.state.fatal.lock().unwrap() = Some(fatal);
+    pub fn break_at(&self, bytes: &'static str) {
+        *self.state.break_at.lock().unwrap() = Some(bytes);
     }
 
     /// Whether it is broken.
@@ -52,7 +52,7 @@ impl Line {
 
     /// It holds from now on.
     pub fn mend(&self) {
-        *self.state.fatal.lock().unwrap() = None;
+        *self.state.break_at.lock().unwrap() = None;
         self.state.broken.store(false, Ordering::SeqCst);
     }
 }
@@ -73,8 +73,8 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, state: Option<&State>) {
     while let Ok(size @ 1..) = from.read(&mut buffer) {
         let sent = &buffer[..size];
         if let Some(state) = state {
-            let fatal = *state.fatal.lock().unwrap();
-            if fatal.is_some_and(|fatal| sent.windows(fatal.len()).any(|w| w == fatal.as_bytes())) {
+            let break_at = *state.break_at.lock().unwrap();
+            if break_at.is_some_and(|bytes| sent.windows(bytes.len()).any(|w| w == bytes.as_bytes())) {
                 state.broken.store(true, Ordering::SeqCst);
             }
             if state.broken.load(Ordering::SeqCst) {

@@ -1,8 +1,8 @@
 //! The real programs, built before they are used. Talks to cargo and to processes.
 //!
-//! A test of this package runs programs of other packages, which cargo does not build for it: `cargo test -p
-//! plumbline-tests` alone would run old ones, or none. So the first use in a test process asks cargo for them, in the
-//! same profile and folder; when they are fresh, as after `cargo test --workspace`, that takes a moment.
+//! Tests run programs of other packages, which cargo does not build for them: `cargo test --package plumbline-tests-cluster`
+//! alone would run old ones, or none. So the first use in a test process asks cargo for them, in the same profile and
+//! directory; when they are fresh, as after `cargo test --workspace`, that takes a moment.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

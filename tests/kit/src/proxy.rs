@@ -1,5 +1,5 @@
-//! Stands between the operator and the API server: sees every request, and can end the operator at a chosen one. Talks to
-//! sockets.
+//! A proxy between the operator and the API server: it sees every request, injects faults, and says when to kill the operator.
+//! Talks to sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,38 +35,39 @@ struct Shared {
     client: reqwest::Client,
     writes: Mutex<Vec<String>>,
     /// Answers to writes of these numbers (the first is 1) are never passed on.
-    fatal: BTreeSet<usize>,
-    died: Notify,
-    dead: AtomicBool,
+    kill_after: BTreeSet<usize>,
+    kill_requested: Notify,
+    /// The client is being killed: none of its requests is passed on.
+    blocked: AtomicBool,
     fault: Option<Fault>,
-    /// What has met its conflict.
-    disputed: Mutex<BTreeSet<String>>,
-    revived: AtomicBool,
+    /// Objects whose first change was answered with a conflict.
+    conflicted: Mutex<BTreeSet<String>>,
+    restarted: AtomicBool,
     stale_lists: AtomicUsize,
     /// The first answers to lists that watches begin with, by path.
     first_lists: Mutex<BTreeMap<String, (HeaderMap, Bytes)>>,
 }
 
-/// What is made of the operator on its way: a fault that it could have, planted to see that tests find it.
+/// A fault injected into requests or answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It hears nothing of this resource: no event of a watch arrives. This one it has to live with.
+    /// No watch event of this resource arrives. The operator has to tolerate it.
     Unobserved(&'static str),
-    /// Its first change of each Job and of each status meets a conflict, and is not done. This one, too, it has to live with.
+    /// The first change of each Job and of each status is answered with a conflict, and not made. The operator has to tolerate it.
     Conflicts,
-    /// What it lists of its watches after a restart is as old as its first start, and events come late: its API server lags
-    /// behind. With this one, too, it has to live.
+    /// After a restart, the lists that watches start from are as old as the first start, and events come late, as from an API
+    /// server that lags behind. The operator has to tolerate it.
     Stale,
-    /// It gives its Jobs names that it does not find again.
+    /// Planted, to see that tests find it: Jobs get names that the operator does not find again.
     RandomNames,
-    /// It lets a Job vanish as soon as it is finished, before it has written down how it ended.
+    /// Planted: a Job is deleted as soon as it is finished, before its result is recorded.
     ForgottenResult,
-    /// It takes statuses for written that are not.
+    /// Planted: writes of statuses are confirmed and not made.
     LostStatus,
 }
 
 impl Fault {
-    fn bend(&self, method: &Method, path: &str, body: &mut Value) {
+    fn alter(&self, method: &Method, path: &str, body: &mut Value) {
         if *method != Method::POST || !path.contains("/jobs") {
             return;
         }
@@ -83,9 +84,9 @@ impl Fault {
 }
 
 impl Proxy {
-    /// In front of the API server of a kubeconfig with a token. Each write whose number is in `fatal` is done, and its answer
-    /// lost: [`Self::fatal_write`] ends then.
-    pub async fn start(kubeconfig: &Path, fatal: BTreeSet<usize>, fault: Option<Fault>) -> Self {
+    /// In front of the API server of a kubeconfig with a token. Each write whose number is in `kill_after` is made, and its
+    /// answer lost: [`Self::kill_requested`] returns then.
+    pub async fn start(kubeconfig: &Path, kill_after: BTreeSet<usize>, fault: Option<Fault>) -> Self {
         let mut config = Kubeconfig::read_from(kubeconfig).unwrap();
         let cluster = config.clusters[0].cluster.as_mut().unwrap();
         cluster.certificate_authority_data = None;
@@ -102,12 +103,12 @@ impl Proxy {
             upstream,
             client,
             writes: Mutex::new(Vec::new()),
-            fatal,
-            died: Notify::new(),
-            dead: AtomicBool::new(false),
+            kill_after,
+            kill_requested: Notify::new(),
+            blocked: AtomicBool::new(false),
             fault,
-            disputed: Mutex::default(),
-            revived: AtomicBool::new(false),
+            conflicted: Mutex::default(),
+            restarted: AtomicBool::new(false),
             stale_lists: AtomicUsize::new(0),
             first_lists: Mutex::default(),
         });
@@ -121,15 +122,15 @@ impl Proxy {
         &self.kubeconfig
     }
 
-    /// Waits for the next write whose answer is not passed on: whoever asked for it is to be ended now.
-    pub async fn fatal_write(&self) {
-        self.shared.died.notified().await;
+    /// Waits for the next write whose answer is not passed on: the client is to be killed now.
+    pub async fn kill_requested(&self) {
+        self.shared.kill_requested.notified().await;
     }
 
-    /// Whoever asked was ended, and another one takes over.
-    pub fn revive(&self) {
-        self.shared.revived.store(true, Ordering::SeqCst);
-        self.shared.dead.store(false, Ordering::SeqCst);
+    /// The client was killed, and another one starts.
+    pub fn accept_restarted(&self) {
+        self.shared.restarted.store(true, Ordering::SeqCst);
+        self.shared.blocked.store(false, Ordering::SeqCst);
     }
 
     /// How many lists were answered as they had been before a restart.
@@ -153,9 +154,9 @@ impl Drop for Proxy {
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-    // Nothing that a dead process has sent may be done any more.
-    if shared.dead.load(Ordering::SeqCst) {
-        return refused("the client is dead");
+    // A killed process must not change anything any more.
+    if shared.blocked.load(Ordering::SeqCst) {
+        return refused("the client is being killed");
     }
     if let Some(Fault::Unobserved(resource)) = shared.fault
         && path.contains("watch=true")
@@ -166,7 +167,7 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     // A page of the kinds, or the head of a list that changes are followed from.
     let is_list = parts.uri.query().is_some_and(|q| q.split('&').any(|p| matches!(p, "limit=5" | "limit=1")));
     let begins_watch = shared.fault == Some(Fault::Stale) && is_list && !path.contains("watch=true");
-    if shared.fault == Some(Fault::Stale) && shared.revived.load(Ordering::SeqCst) {
+    if shared.fault == Some(Fault::Stale) && shared.restarted.load(Ordering::SeqCst) {
         let first = shared.first_lists.lock().unwrap().get(&path).cloned();
         if let Some((headers, body)) = first.filter(|_| begins_watch) {
             shared.stale_lists.fetch_add(1, Ordering::SeqCst);
@@ -183,7 +184,7 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     if shared.fault == Some(Fault::Conflicts) && parts.method == Method::PATCH {
         let what = path.split('?').next().unwrap_or_default().to_owned();
         let first =
-            (what.contains("/jobs/") || what.ends_with("/status")) && shared.disputed.lock().unwrap().insert(what);
+            (what.contains("/jobs/") || what.ends_with("/status")) && shared.conflicted.lock().unwrap().insert(what);
         if first {
             let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "message": "changed meanwhile", "code": 409});
             return Response::builder().status(StatusCode::CONFLICT).body(Body::from(status.to_string())).unwrap();
@@ -192,7 +193,7 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     if let Some(fault) = &shared.fault
         && let Ok(mut object) = serde_json::from_slice(&body)
     {
-        fault.bend(&parts.method, &path, &mut object);
+        fault.alter(&parts.method, &path, &mut object);
         body = object.to_string().into();
     }
     let mut headers = parts.headers;
@@ -209,9 +210,9 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             writes.push(format!("{} {}", parts.method, path.split('?').next().unwrap_or_default()));
             writes.len()
         };
-        if shared.fatal.contains(&number) {
-            shared.dead.store(true, Ordering::SeqCst);
-            shared.died.notify_one();
+        if shared.kill_after.contains(&number) {
+            shared.blocked.store(true, Ordering::SeqCst);
+            shared.kill_requested.notify_one();
             std::future::pending::<()>().await;
         }
     }
