@@ -13,6 +13,8 @@ use serde_json::json;
 
 const FINISHED: usize = 200;
 const RUNNING: usize = 20;
+/// Resources that are made at a time.
+const AT_ONCE: usize = 16;
 /// Every resource on which something happens is reconciled again after a second, so that a write without a change would show.
 const RESYNC: [&str; 2] = ["--resync-seconds", "1"];
 /// Between two reports of progress.
@@ -37,20 +39,21 @@ async fn nothing_is_written_while_nothing_changes() {
     let scene = Scene::new("quiet").await;
     let operator = Operator::start(&scene.namespace, &scene.account().await, &RESYNC);
     let names: Vec<String> = (0..FINISHED + RUNNING).map(|i| format!("r{i}")).collect();
-    futures::stream::iter(&names)
-        .for_each_concurrent(16, |name| async {
-            scene.apply(&reward(name)).await;
-            let pod = scene.pod(RewardModel, name).await;
-            scene.node.run(&pod).await;
-        })
-        .await;
-    futures::stream::iter(&names[RUNNING..])
-        .for_each_concurrent(16, |name| async {
+    let (running, finished) = names.split_at(RUNNING);
+    let start = async |name: &str| {
+        scene.apply(&reward(name)).await;
+        let pod = scene.pod(RewardModel, name).await;
+        scene.node.run(&pod).await;
+    };
+    futures::stream::iter(finished)
+        .for_each_concurrent(AT_ONCE, async |name| {
+            start(name).await;
             scene.succeed(RewardModel, name, "sha256:x").await;
             scene.until_reason(RewardModel, name, Reason::Completed).await;
         })
         .await;
-    for name in &names[..RUNNING] {
+    futures::stream::iter(running).for_each_concurrent(AT_ONCE, async |name| start(name).await).await;
+    for name in running {
         scene.until_reason(RewardModel, name, Reason::Running).await;
     }
     until_resynced(&operator, 2 * RUNNING).await;
