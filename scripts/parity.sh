@@ -30,6 +30,7 @@ cd tests/parity
 "$python" golden_families.py
 "$python" check_families.py "$trainer"
 "$python" check_qwen3_tokens.py "$tokenize" "$qwen3"
+"$python" check_gguf_qwen.py "$trainer" "$tokenize" "$qwen3"
 "$python" golden_tokens.py "$model"
 "$python" golden_logits.py "$model"
 "$python" golden_jinja.py "$model"

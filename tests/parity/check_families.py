@@ -18,7 +18,7 @@ from check_tuned import policy, reward_model, train
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures" / "tiny"
-TEXT = "The sea was calm, and 7 ships lay in the harbour of the old town. " * 8
+SENTENCE = "The sea was calm, and 7 ships lay in the harbour of the old town. "
 POSITIONS = [1, 17, 200]
 TOLERANCE = 1e-4
 SEED = 13
@@ -30,7 +30,7 @@ def main(trainer: str) -> None:
             root = Path(scratch)
             base = make(name, root / "base")
             print(f"{name}:", flush=True)
-            check_logits(trainer, base)
+            check_logits(trainer, base, SENTENCE * 8)
             print(" tuned by DPO, all weights:", flush=True)
             check_saved.check(trainer, train(trainer, root / "whole", policy(base, None), {"policyModel": base}))
             print(" tuned by DPO, an adapter on attention:", flush=True)
@@ -61,10 +61,10 @@ def make(name: str, folder: Path) -> Path:
     return folder
 
 
-def check_logits(trainer: str, folder: Path) -> None:
+def check_logits(trainer: str, folder: Path, text: str) -> None:
     model, tokenizer = check_saved.load(folder, None)
-    ours = check_saved.inspect(trainer, folder, None, TEXT)
-    check_saved.same_tokens(tokenizer, TEXT, ours)
+    ours = check_saved.inspect(trainer, folder, None, text)
+    check_saved.same_tokens(tokenizer, text, ours)
     with torch.no_grad():
         theirs = model(ours["input_ids"].unsqueeze(0)).logits[0]
     largest = theirs.abs().amax(-1)

@@ -67,8 +67,9 @@ def piece(draw: random.Random) -> str:
     return draw.choice(["", " "]) + word
 
 
-def main(tokenize: str, folder: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def main(tokenize: str, theirs: str, ours: str) -> None:
+    """Compares the tokenizer in `ours`, as we read it, with the one in `theirs`, as transformers does."""
+    tokenizer = AutoTokenizer.from_pretrained(theirs)
     lines, expected = [], []
     for text in texts():
         ids = tokenizer(text)["input_ids"]
@@ -80,7 +81,7 @@ def main(tokenize: str, folder: str) -> None:
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
             expected.append({"text": rendered})
     given = "".join(json.dumps(line) + "\n" for line in lines)
-    done = subprocess.run([tokenize, folder], input=given, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run([tokenize, ours], input=given, capture_output=True, text=True, encoding="utf-8")
     if done.returncode != 0:
         sys.exit(f"tokenize ended with {done.returncode}: {done.stderr}")
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -94,4 +95,4 @@ def main(tokenize: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], sys.argv[2])

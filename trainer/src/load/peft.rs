@@ -237,6 +237,7 @@ mod tests {
     fn a_saved_adapter_computes_what_the_tuned_model_and_its_merged_weights_compute() {
         for adapter in [
             json!({"rank": 3, "alpha": 5.0}),
+            json!({"rank": 2, "alpha": 4.0, "targets": ["Attention", "up_proj"]}),
             json!({"rank": 2, "alpha": 4.0, "dropout": 0.5, "targets": ["down_proj", "q_proj"], "lastLayers": 1}),
         ] {
             let folder = tempfile::tempdir().unwrap();

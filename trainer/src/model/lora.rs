@@ -149,3 +149,36 @@ pub fn adapter_names(config: &Config, layer: usize, projection: Projection) -> [
     let module = config.module(layer, projection);
     ["lora_A", "lora_B"].map(|part| format!("base_model.model.{module}.{part}.weight"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::tests::tiny_of;
+
+    fn targets(names: &[&str]) -> Result<Vec<Projection>> {
+        let targets: Vec<AdapterTarget> = names.iter().map(|name| (*name).to_owned().into()).collect();
+        projections(&tiny_of("qwen3"), &targets)
+    }
+
+    #[test]
+    fn roles_and_names_give_each_projection_once_in_forward_order() {
+        assert_eq!(targets(&["All"]).unwrap(), Projection::ALL);
+        assert_eq!(targets(&["Attention"]).unwrap(), Projection::ALL[..4]);
+        assert_eq!(targets(&["Mlp"]).unwrap(), Projection::ALL[4..]);
+        let mixed = [Projection::Query, Projection::Gate, Projection::Up, Projection::Down];
+        assert_eq!(targets(&["down_proj", "Mlp", "q_proj"]).unwrap(), mixed);
+    }
+
+    #[test]
+    fn a_target_that_the_model_lacks_is_refused_with_those_it_has() {
+        let error = targets(&["q_proj", "c_attn"]).unwrap_err();
+        assert!(matches!(error, Error::Config(_)));
+        assert_eq!(
+            error.to_string(),
+            "spec.training.adapter.targets[1]: a qwen3 model has no projection `c_attn`; expected Attention, Mlp, All, or \
+             one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+        );
+        // A name of a role is written as the API writes it.
+        assert!(targets(&["attention"]).is_err());
+    }
+}

@@ -408,6 +408,64 @@ pub(crate) mod tests {
         writer
     }
 
+    /// A model of one layer of another family: hidden 4, 2 heads of 6 over 1 key-value head.
+    fn qwen(family: &str, more: &[(&str, &[u64])]) -> Vec<u8> {
+        let key = |name: &str| format!("{family}.{name}");
+        let mut writer = Writer::default()
+            .str("general.architecture", family)
+            .u32(&key("block_count"), 1)
+            .u32(&key("context_length"), 16)
+            .u32(&key("embedding_length"), 4)
+            .u32(&key("feed_forward_length"), 3)
+            .u32(&key("attention.head_count"), 2)
+            .u32(&key("attention.head_count_kv"), 1)
+            .u32(&key("attention.key_length"), 6)
+            .u32(&key("attention.value_length"), 6)
+            .f32(&key("attention.layer_norm_rms_epsilon"), 1e-6)
+            .f32(&key("rope.freq_base"), 1e6);
+        let usual: [(&str, &[u64]); 11] = [
+            ("token_embd.weight", &[5, 4]),
+            ("output_norm.weight", &[4]),
+            ("blk.0.attn_norm.weight", &[4]),
+            ("blk.0.attn_q.weight", &[12, 4]),
+            ("blk.0.attn_k.weight", &[6, 4]),
+            ("blk.0.attn_v.weight", &[6, 4]),
+            ("blk.0.attn_output.weight", &[4, 12]),
+            ("blk.0.ffn_norm.weight", &[4]),
+            ("blk.0.ffn_gate.weight", &[3, 4]),
+            ("blk.0.ffn_up.weight", &[3, 4]),
+            ("blk.0.ffn_down.weight", &[4, 3]),
+        ];
+        for (name, shape) in usual.iter().chain(more) {
+            writer = writer.f32s(name, shape, &vec![0.5; shape.iter().product::<u64>() as usize]);
+        }
+        writer.finish()
+    }
+
+    #[test]
+    fn qwen_files_give_biases_and_head_norms_and_rows_in_order() {
+        let biases: [(&str, &[u64]); 3] =
+            [("blk.0.attn_q.bias", &[12]), ("blk.0.attn_k.bias", &[6]), ("blk.0.attn_v.bias", &[6])];
+        let norms: [(&str, &[u64]); 2] = [("blk.0.attn_q_norm.weight", &[6]), ("blk.0.attn_k_norm.weight", &[6])];
+        for (family, more, name) in [
+            ("qwen2", biases.as_slice(), "model.layers.0.self_attn.k_proj.bias"),
+            ("qwen3", norms.as_slice(), "model.layers.0.self_attn.k_norm.weight"),
+        ] {
+            let model = read_bytes(&qwen(family, more)).unwrap();
+            assert_eq!((&model.config["model_type"], &model.config["head_dim"]), (&json!(family), &json!(6)));
+            assert_eq!(model.config["rope_theta"], json!(1e6));
+            assert_eq!(model.tensors.len(), 11 + more.len());
+            assert!(model.tensors.iter().any(|tensor| tensor.name == name), "{family}");
+            assert!(model.tensors.iter().all(|tensor| tensor.interleaved_heads.is_none()), "{family}");
+            let missing = read_bytes(&qwen(family, &more[1..])).unwrap_err().to_string();
+            assert!(missing.contains(&format!("the tensor {} is missing", more[0].0)), "{missing}");
+        }
+        // A Qwen3 with biases is refused by the tensor, as its metadata does not say that it has them.
+        let biased =
+            read_bytes(&qwen("qwen3", &[norms.as_slice(), biases.as_slice()].concat())).unwrap_err().to_string();
+        assert!(biased.contains("blk.0.attn_k.bias"), "{biased}");
+    }
+
     fn read_bytes(bytes: &[u8]) -> Result<GgufModel, ModelError> {
         read(&Header::parse(&mut &bytes[..], bytes.len() as u64).unwrap())
     }
