@@ -223,10 +223,11 @@ pub(in crate::model) fn refuse_not_computed(keys: &Keys, read: &[&str]) -> Resul
             });
         }
     }
-    if let Some(found) = keys.get("hidden_act").filter(|found| found.as_str() != Some("silu")) {
+    let unread = |key: &str| (!read.contains(&key)).then(|| keys.get(key)).flatten();
+    if let Some(found) = unread("hidden_act").filter(|found| found.as_str() != Some("silu")) {
         return Err(keys.not_computed("hidden_act", found));
     }
-    if let Some(found) = keys.set("layer_types") {
+    if let Some(found) = unread("layer_types").filter(|found| !found.is_null()) {
         let full = |kind: &Value| kind == "full_attention";
         if !found.as_array().is_some_and(|kinds| kinds.iter().all(full)) {
             return Err(keys.not_computed("layer_types", found));
