@@ -39,14 +39,15 @@ enum Command {
     Reward(run::RunArgs),
     /// Tune a policy, and evaluate it against the model that it started from.
     Tune(run::RunArgs),
-    /// Evaluate a finished tuning again, without changing its artifact. A judge with a model of its own must be served at the
-    /// address in the run document.
+    /// Evaluate a finished tuning again, without changing its artifact.
+    ///
+    /// A judge with a model of its own must be served at the address in the run document.
     Evaluate(run::RunArgs),
     /// Serve a model behind an OpenAI-compatible API.
     Serve(serve::ServeArgs),
     /// Convert a GGUF file into a Hugging Face directory.
     Import(import::ImportArgs),
-    /// Print a model's dimensions and its most likely next tokens.
+    /// Print a model's dimensions and its most likely next tokens, or a reward model's score.
     Inspect(inspect::InspectArgs),
 }
 

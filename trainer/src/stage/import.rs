@@ -27,7 +27,7 @@ pub struct ImportArgs {
     /// The GGUF file: architecture llama, qwen2 or qwen3, unquantised or Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K
     #[arg(long, value_name = "FILE")]
     pub gguf: PathBuf,
-    /// The directory to write
+    /// Directory to write the model to
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Data type of the weights. float32 represents the values of the file exactly

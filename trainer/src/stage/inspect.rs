@@ -30,7 +30,7 @@ pub struct InspectArgs {
     /// Directory of a PEFT adapter to apply to the model.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Text to print the next-token distribution of, or the score of.
+    /// Text whose next-token distribution, or score, to print.
     #[arg(long)]
     pub text: String,
     /// File to write `input_ids` (Int64) and `logits` (Float32; [tokens, vocab], or [1] for a reward model) to, as safetensors.

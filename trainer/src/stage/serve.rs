@@ -45,10 +45,10 @@ pub struct ServeArgs {
     /// Name of the model in requests. Default: the name of the directory.
     #[arg(long)]
     pub name: Option<String>,
-    /// Number format of weights and activations.
+    /// Data type of weights and activations.
     #[arg(long, default_value = "float32", value_parser = precision())]
     pub precision: Precision,
-    /// Accelerators to compute on: 1 for a GPU, 0 for the CPU.
+    /// Number of accelerators: 1 for a GPU, 0 for the CPU.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub accelerators: u8,
     /// Number of CPU threads. Default: the CPUs that the process may use.
@@ -63,7 +63,7 @@ pub struct ServeArgs {
     /// Maximum length of a prompt with its response, in tokens. Default: the model's context.
     #[arg(long, value_name = "N")]
     pub max_context: Option<usize>,
-    /// Exit when this process has exited.
+    /// Exit when the process with this id exits.
     #[arg(long, value_name = "PID")]
     pub parent_pid: Option<u32>,
 }

@@ -89,8 +89,8 @@ impl Ledger {
                 && let Some((other, field)) = priced.find(|(currency, _)| *currency != first)
             {
                 return Err(Error::Config(format!(
-                    "{field}.price.currency: expected {first} as for the other judges, since spec.budget.maxCost is one sum, found \
-                     {other}"
+                    "{field}.price.currency: expected {first} as for the other judges, because spec.budget.maxCost is \
+                     a single amount, found {other}"
                 )));
             }
         }

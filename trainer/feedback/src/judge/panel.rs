@@ -188,8 +188,8 @@ fn refuse_repeated(judges: &[JudgeRuntime], plans: &[Plan]) -> Result<()> {
             let first = *asked.entry(&question.id).or_insert(i);
             if first != i {
                 return Err(Error::Config(format!(
-                    "{}: expected a judge that asks what no other asks, found one that puts the same questions to the same model \
-                     as {}; give it another model, template, criteria or label, or leave it out",
+                    "{}: asks the same model the same questions as {}; change its model, template, criteria or label, \
+                     or remove it",
                     judges[i].field, judges[first].field
                 )));
             }

@@ -329,7 +329,7 @@ fn client_url(target: &Target) -> String {
 
 fn unavailable(runtime: &JudgeRuntime, target: &Target, why: &str, answered: usize, total: usize) -> Error {
     Error::JudgeUnavailable(format!(
-        "{}: {} does not answer after {} attempts: {why}; {answered} of {total} questions are answered and saved in \
+        "{}: {} did not respond after {} attempts: {why}; {answered} of {total} questions are answered and saved in \
          the journal",
         runtime.field,
         client_url(target),
