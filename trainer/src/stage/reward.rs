@@ -1,8 +1,8 @@
 //! `reward`: preference data -> a scalar reward model. Bradley-Terry on the judge's probabilities; a scalar head reads the
 //! hidden state of a response's last token (Stiennon et al., 2020).
 //!
-//! Departures from the usual recipe, on purpose: pairs of a prompt stay side by side and a response that takes part in
-//! several pairs of a micro-batch is read once; sequences are packed, not padded.
+//! Deliberate departures from the usual recipe: pairs of a prompt stay together and a response that is part of several
+//! pairs of a micro-batch is computed once; sequences are packed, not padded.
 
 use tch::{Kind, Tensor};
 
@@ -101,7 +101,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
 struct Data {
     train: Pairs,
     validation: Pairs,
-    /// Longest sequence that is kept, in tokens.
+    /// Longest usable sequence, in tokens.
     longest: usize,
 }
 
@@ -130,7 +130,7 @@ impl Data {
         Ok(data)
     }
 
-    /// Refuses gates on held-out pairs where there is none: what was learnt says nothing of what was not.
+    /// Rejects gates on held-out pairs if there are none: accuracy on training pairs says nothing about other pairs.
     fn check_gates(&self, spec: &RewardModelSpec) -> Result<()> {
         let gates = [
             ("minAccuracy", spec.gates.min_accuracy.is_some()),
@@ -146,7 +146,7 @@ impl Data {
         }
     }
 
-    /// What the model is measured on: the training pairs where no other are kept.
+    /// The pairs for measuring: the training pairs if no others are held out.
     fn held_out(&self) -> &Pairs {
         if self.validation.pairs.is_empty() { &self.train } else { &self.validation }
     }
@@ -202,7 +202,7 @@ impl Task for PairTask<'_> {
 
 struct Evaluated {
     measured: Calibration,
-    /// It was measured on pairs that were not learnt from.
+    /// Whether it was measured on held-out pairs.
     held_out: bool,
     length_correlation: f64,
     /// Accuracy of the sign of a reward on labelled texts, and how many there are.
@@ -223,11 +223,11 @@ fn evaluate(model: &RewardModel, data: &Data, reference: Option<&Reference>) -> 
     Ok(Evaluated { measured, held_out, length_correlation, reference })
 }
 
-/// Texts with a label of their own, as tokens.
+/// Labelled reference texts, as tokens.
 struct Reference(Vec<(Vec<i64>, f64)>);
 
 impl Reference {
-    /// Reads them, if the spec names some. `longest`: tokens that the model can read.
+    /// Reads them, if the spec names some. `longest`: maximum number of tokens of the model.
     fn read(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer, longest: usize) -> Result<Option<Self>> {
         if spec.reference_labels.is_none() {
             return Ok(None);

@@ -1,4 +1,5 @@
-//! When a training loop saves a checkpoint, and how it stops: the end of each step of every loop, on all ranks alike.
+//! When a training loop saves a checkpoint, and how it stops: the end of each step of every loop, identical on all
+//! ranks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ pub(crate) struct StepSync {
 }
 
 impl StepSync {
-    /// Merges what all ranks found, so that all do the same next.
+    /// Merges the findings of all ranks, so that all take the same decision.
     fn merge(self, ranks: &Ranks) -> Result<Self> {
         let mut all = Self::default();
         for other in ranks.gather(self)? {
@@ -65,8 +66,8 @@ impl Checkpointing {
         Self { checkpoints, every_steps, total, device, saved: Instant::now() }
     }
 
-    /// Reads the newest checkpoint, if there is one, and sets the random generators to its state. Rank 0 reads it for all, so
-    /// that no rank resumes from an older one, or needs to see the work directory of another.
+    /// Reads the newest checkpoint, if there is one, and restores the random generators. Rank 0 reads it for all, so
+    /// that no rank resumes from an older one or needs access to the work directory of another.
     pub(crate) fn resume<S>(&self, ranks: &Ranks) -> Result<Option<Checkpoint<S>>>
     where
         S: DeserializeOwned + Serialize,
@@ -112,7 +113,7 @@ impl Checkpointing {
     /// Saves a checkpoint of `step`.
     ///
     /// # Errors
-    /// `Failed` where ranks have different parameters; `Store` where it cannot be written.
+    /// `Failed` if ranks have different parameters; `Store` if it cannot be written.
     pub(crate) fn save<S: Serialize>(
         &mut self,
         step: i64,

@@ -1,4 +1,4 @@
-//! Seconds of work by part of a stage, summed over restarts, in a file of the work folder.
+//! Seconds of work by part of a stage, summed over restarts, in a file of the work directory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use plumbline_feedback::files;
 
 use crate::{Error, Result};
 
-/// Least time between two writes by [`Clock::tick`].
+/// Minimum time between two writes by [`Clock::tick`].
 const TICK: Duration = Duration::from_secs(1);
 
 /// A clock that survives restarts. A kill loses what ran since the last [`Clock::save`].
@@ -19,7 +19,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The clock of a work folder.
+    /// The clock of a work directory.
     pub fn open(work: &Path) -> Result<Self> {
         let path = work.join("seconds.json");
         let seconds = match files::kept(&path) {
@@ -30,14 +30,14 @@ impl Clock {
         Ok(Self { path, seconds, running: None })
     }
 
-    /// Ends the part that runs, if any, and starts another.
+    /// Ends the current part, if any, and starts another.
     pub fn start(&mut self, part: &str) -> Result<()> {
         self.save()?;
         self.running = Some((part.to_owned(), Instant::now()));
         Ok(())
     }
 
-    /// Adds what ran since, and writes the file atomically.
+    /// Adds the time since the last call, and writes the file atomically.
     pub fn save(&mut self) -> Result<()> {
         if let Some((part, since)) = &mut self.running {
             *self.seconds.entry(part.clone()).or_default() += since.elapsed().as_secs_f64();
@@ -46,7 +46,7 @@ impl Clock {
         files::keep(&self.path, &self.seconds)
     }
 
-    /// Saves what ran since, if that is a second or more: for loops with short turns.
+    /// Saves the time since the last call, if that is a second or more: for loops with short iterations.
     pub fn tick(&mut self) -> Result<()> {
         let due = self.running.as_ref().is_some_and(|(_, since)| since.elapsed() >= TICK);
         if due { self.save() } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! Guards against reward hacking: limits on a rollout, checked before anything is learnt from it. Computes only.
+//! Guards against reward hacking: limits on a rollout, checked before training uses it. Computes only.
 
 use plumbline_crds::policy_tuning::Guard;
 

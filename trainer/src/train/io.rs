@@ -31,7 +31,7 @@ impl TrainingIo {
     /// Joins the ranks of a run, starts the clock's part `stage`, and opens the metrics where the run will resume.
     ///
     /// # Errors
-    /// Those of [`Ranks::join`]; `Store` where the work directory cannot be read or written.
+    /// Those of [`Ranks::join`]; `Store` if the work directory cannot be read or written.
     pub fn open(run: &RunDocument, sync: &WorkDirSync, stage: &str, training: &Training) -> Result<Self> {
         let work = PathBuf::from(&run.work);
         let ranks = Ranks::join(run)?;
@@ -43,7 +43,7 @@ impl TrainingIo {
         Ok(Self { work, metrics, progress, clock, ranks })
     }
 
-    /// Saves a checkpoint on rank 0, with the metrics and the time that belong to it, and has it uploaded.
+    /// Saves a checkpoint on rank 0, with the metrics and the time that belong to it, and triggers its upload.
     pub fn checkpoint(&mut self, save: impl FnOnce() -> Result<()>) -> Result<()> {
         self.metrics.sync()?;
         if self.ranks.is_first() {

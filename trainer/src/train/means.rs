@@ -1,4 +1,4 @@
-//! Means over a batch, whatever its micro-batches. Pure.
+//! Means over a batch, independent of its micro-batches. Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ impl Means {
         entry.1 += weight;
     }
 
-    /// Adds to a count of the batch, which is not divided by anything.
+    /// Adds to a count of the batch, which is not divided.
     pub fn total(&mut self, name: impl Into<Cow<'static, str>>, count: f64) {
         *self.totals.entry(name.into()).or_default() += count;
     }
@@ -35,7 +35,7 @@ impl Means {
         }
     }
 
-    /// The means, in order of name, then the counts. A metric without weight has no mean.
+    /// The means, ordered by name, then the counts. A metric without weight has no mean.
     pub fn means(&self) -> Vec<(&str, f64)> {
         let weighted = self.weighted.iter().filter(|(_, (_, weight))| *weight > 0.0);
         let means = weighted.map(|(name, (sum, weight))| (name.as_ref(), sum / weight));

@@ -1,4 +1,5 @@
-//! In which order data is read: a function of seed and epoch, so a resumed run needs to know its step alone. Pure.
+//! The order in which data is read: a function of seed and epoch, so that a resumed run only needs to know its step.
+//! Pure.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -26,7 +27,7 @@ pub struct Batches<'a> {
     batch_size: usize,
     seed: i64,
     per_epoch: i64,
-    /// The epoch that was read last, and its order.
+    /// The current epoch and its order.
     epoch: Option<(i64, Vec<usize>)>,
 }
 

@@ -21,7 +21,7 @@ pub struct Pair {
     pub rejected: usize,
     /// Probability that chosen is better, 0..=1.
     pub preference: f64,
-    /// The record's margin (log-odds); 0 where it has none.
+    /// The record's margin (log-odds); 0 if it has none.
     pub margin: f64,
 }
 
@@ -33,13 +33,13 @@ pub struct Pairs {
     pub pairs: Vec<Pair>,
     /// Numbers of the pairs of each prompt.
     pub groups: Vec<Vec<usize>>,
-    /// Records that were read, and those of them that are no pair here.
+    /// Records that were read, and those of them that are not used.
     pub left_out: LeftOut,
 }
 
 impl Pairs {
-    /// Tokenises records. A record is left out when `unusable` has a reason against one of its sequences, and when both are
-    /// the same tokens: there is nothing to prefer.
+    /// Tokenises records. A record is skipped if `unusable` returns a reason for one of its sequences, or if both are
+    /// the same tokens, which leaves nothing to prefer.
     ///
     /// # Errors
     /// [`Error::Data`] with the file and line of the first record that cannot be tokenised. `path` is where the records were read.
@@ -84,7 +84,7 @@ impl Pairs {
         Ok(found)
     }
 
-    /// Refuses pairs of a file of which none can be learnt from, and logs how many cannot.
+    /// Rejects the pairs of a file if none of them can be used, and logs how many cannot.
     pub fn enough(&self, path: &Path, longest: usize) -> Result<()> {
         let left_out = &self.left_out;
         if left_out.total() > 0 {
@@ -122,7 +122,7 @@ impl Pairs {
     }
 }
 
-/// Pairs that are computed together: a sequence that takes part in several of them is read once.
+/// Pairs that are computed together: a sequence that is part of several of them is computed once.
 pub struct PairBatch<'a> {
     /// The pairs.
     pub pairs: Vec<&'a Pair>,
@@ -135,7 +135,7 @@ pub struct PairBatch<'a> {
 }
 
 impl<'a> PairBatch<'a> {
-    /// Puts pairs together for a decoder on `device`.
+    /// Batches pairs for a decoder on `device`.
     pub fn new(pairs: Vec<&'a Pair>, device: Device) -> Self {
         let mut sequences: Vec<usize> = pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect();
         sequences.sort_unstable();
@@ -148,13 +148,13 @@ impl<'a> PairBatch<'a> {
         Self { chosen: rows(|p| p.chosen), rejected: rows(|p| p.rejected), sequences, pairs }
     }
 
-    /// A value of each pair, `[pairs]`, Float32.
+    /// One value per pair, `[pairs]`, Float32.
     pub fn column(&self, value: impl Fn(&Pair) -> f64) -> Tensor {
         let values: Vec<f32> = self.pairs.iter().map(|p| value(p) as f32).collect();
         Tensor::from_slice(&values).to_device(self.chosen.device())
     }
 
-    /// A value of each distinct sequence, taken to the two sides of each pair: (`[pairs]`, `[pairs]`).
+    /// Values of the distinct sequences, expanded to the two sides of each pair: (`[pairs]`, `[pairs]`).
     pub fn sides(&self, of_sequence: &Tensor) -> (Tensor, Tensor) {
         (of_sequence.index_select(0, &self.chosen), of_sequence.index_select(0, &self.rejected))
     }

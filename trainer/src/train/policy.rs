@@ -10,17 +10,17 @@ use crate::model::linear::Adapters;
 use crate::model::view::ModelView;
 use crate::optim::copy_to_cpu;
 
-/// The model that is tuned, and the model it was made from.
+/// The model that is tuned, and its starting model.
 pub struct Policy {
     /// The model.
     pub decoder: Decoder,
     /// What is trained, by name.
     pub params: BTreeMap<String, Tensor>,
-    /// The starting model, when it is not the decoder without its adapters.
+    /// The starting model, if it is not the decoder without its adapters.
     pub original: Option<Decoder>,
     /// Predicts returns (methods with a critic).
     pub value_head: Option<ScalarHead>,
-    /// The type in which the model's weights are stored, and its tuned copy will be.
+    /// The data type of the model's stored weights, and of the tuned copy.
     pub stored: Kind,
 }
 
@@ -31,7 +31,7 @@ impl Policy {
         ModelView { decoder, adapters: Adapters::Off }
     }
 
-    /// Gives the policy a value head, on its own hidden states, that predicts 0 at first.
+    /// Adds a value head to the policy, on its own hidden states, that initially predicts 0.
     pub fn add_value_head(&mut self) {
         let head = ScalarHead::zero(self.decoder.config.architecture.hidden_size, self.decoder.device());
         self.params.insert("value_head.weight".into(), head.trained.shallow_clone());

@@ -1,4 +1,4 @@
-//! What scores the responses of a rollout: the reward that a policy is tuned for.
+//! Scores the responses of a rollout: the reward that a policy is tuned for.
 
 use crate::Result;
 use crate::model::reward_model::RewardModel;

@@ -9,7 +9,7 @@ use crate::optim::AdamW;
 use crate::ranks::Ranks;
 use crate::train::means::Means;
 
-/// What is trained, and by what.
+/// The trained parameters and their optimiser.
 pub(crate) struct Stepper<'a> {
     /// The parameters, by name.
     pub params: &'a BTreeMap<String, Tensor>,

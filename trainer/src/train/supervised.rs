@@ -19,13 +19,13 @@ use crate::train::means::Means;
 use crate::train::order::{self, Batches};
 use crate::train::step::Stepper;
 
-/// What is learnt from: a loss over items.
+/// A training objective: a loss over items.
 pub trait Task {
     /// Weight of an item in the mean loss of a batch: 1 for pairs, its tokens for texts.
     fn weight(&self, item: usize) -> f64;
     /// The summed loss of a micro-batch, with gradients, and its metrics.
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)>;
-    /// Looks at the mean loss of the first step, that of the starting model.
+    /// Checks the mean loss of the first step, which is that of the starting model.
     fn after_first_step(&self, _loss: f64) {}
 }
 
@@ -36,7 +36,7 @@ struct State {
     step: i64,
 }
 
-/// Whether every step on these items is taken: then nothing has to be computed for them. Rank 0 decides for all.
+/// Whether every step on these items has been taken: then nothing has to be computed for them. Rank 0 decides for all.
 pub fn is_finished(groups: &[Vec<usize>], training: &Training, io: &TrainingIo) -> Result<bool> {
     let items: usize = groups.iter().map(Vec::len).sum();
     let total = order::steps(items, training.batch_size, training.epochs, training.max_steps);
@@ -45,7 +45,7 @@ pub fn is_finished(groups: &[Vec<usize>], training: &Training, io: &TrainingIo) 
     Ok(io.ranks.broadcast(step)? == Some(total))
 }
 
-/// Trains `params` on a task. `groups`: items that stay side by side, as the pairs of a prompt.
+/// Trains `params` on a task. `groups`: items that stay together, such as the pairs of a prompt.
 pub fn train(
     task: &dyn Task,
     groups: &[Vec<usize>],

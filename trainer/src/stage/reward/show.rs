@@ -1,4 +1,4 @@
-//! What `reward` found, as numbers and as a report. Reads the reports of its inputs.
+//! The results of `reward`, as numbers and as a report. Reads the reports of its inputs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::Result;
 use crate::stage::reward::{Data, Evaluated};
 
 impl Evaluated {
-    /// The numbers under stable names: those that were measured on pairs which were learnt from begin with `train_`.
+    /// The numbers under stable names: those that were measured on training pairs begin with `train_`.
     pub(super) fn numbers(&self) -> Vec<(String, f64)> {
         let c = &self.measured;
         let of_pairs = [

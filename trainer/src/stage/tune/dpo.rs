@@ -1,9 +1,9 @@
-//! DPO (Rafailov et al., 2023): pairs and a frozen reference -> a policy. A response that takes part in several pairs of a
-//! micro-batch is read once.
+//! DPO (Rafailov et al., 2023): pairs and a frozen reference -> a policy. A response that is part of several pairs of a
+//! micro-batch is computed once.
 //!
-//! In Float32 the reference's log-probabilities are computed once. In BFloat16 they are computed with each micro-batch, by the
-//! pass that the policy makes: rounding depends on what shares a pass, and with passes of its own the reference would differ
-//! from a policy of the same weights, by more than a pair is worth on long responses.
+//! In Float32 the reference's log-probabilities are computed once. In BFloat16 they are computed with each micro-batch,
+//! in the same pass as the policy's: rounding depends on what shares a pass, and in passes of its own the reference
+//! would differ from a policy with the same weights, on long responses by more than the margin of a pair.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,13 +34,13 @@ use crate::train::responses::{ResponseBatch, split};
 use crate::train::supervised::{self, Task};
 use crate::{Error, Result};
 
-/// Sequences that the reference reads in one pass.
+/// Sequences in one pass of the reference.
 const REFERENCE_SEQUENCES: usize = 32;
 
-/// How far the first loss may be from ln 2.
+/// Maximum distance of the first loss from ln 2.
 const FIRST_LOSS_OFF: f64 = 1e-3;
 
-/// Reads the pairs that the policy learns from, and the ids of their prompts.
+/// Reads the pairs for training, and the ids of their prompts.
 pub(super) fn read(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
@@ -95,7 +95,7 @@ pub(super) fn train(
     supervised::train(&task, &pairs.groups, &policy.params, &spec.training, io)
 }
 
-/// The reference's log-probabilities as they are kept in the work folder.
+/// The reference's log-probabilities as stored in the work directory.
 #[derive(Deserialize, Serialize)]
 struct Reference {
     /// What they were computed from.
@@ -103,7 +103,7 @@ struct Reference {
     logprobs: Vec<f64>,
 }
 
-/// Names what the reference's log-probabilities are computed from: the model, and the tokens of each sequence.
+/// Identifies what the reference's log-probabilities are computed from: the model, and the tokens of each sequence.
 fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequence]) -> String {
     let mut hash = Sha256::new();
     hash.update(run.input("policyModel").map_or("", |i| i.digest.as_str()));
@@ -119,8 +119,8 @@ fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequen
     hex(&hash.finalize())
 }
 
-/// The reference's log-probability of each sequence's response, computed once a run and kept in the work folder. What was
-/// computed from others is computed again.
+/// The reference's log-probability of each sequence's response, computed once per run and stored in the work directory.
+/// Values computed from other inputs are computed again.
 fn reference_logprobs(
     io: &mut TrainingIo,
     key: String,
@@ -171,7 +171,7 @@ enum ReferencePass<'a> {
     EachTime(ModelView<'a>),
 }
 
-/// A value of each sequence of a batch, by the sides of its pairs.
+/// Values of the sequences of a batch, expanded to the sides of its pairs.
 fn sides(pairs: &PairBatch, of_sequence: &Tensor) -> Sides {
     let (chosen, rejected) = pairs.sides(of_sequence);
     Sides { chosen, rejected }

@@ -1,5 +1,5 @@
-//! SFT: next-token cross-entropy on texts, each ended by the model's end token unless its record says that it is cut. Packed,
-//! so no token is padding; the mean is over all tokens of a batch.
+//! SFT: next-token cross-entropy on texts, each ended by the model's end token unless its record says that it was cut
+//! off. Packed, so no token is padding; the mean is over all tokens of a batch.
 
 use tch::{Kind, Tensor};
 
@@ -20,7 +20,7 @@ use crate::train::responses::ResponseBatch;
 use crate::train::supervised::{self, Task};
 use crate::{Error, Result};
 
-/// Reads the texts that the policy learns.
+/// Reads the texts for training.
 pub(super) fn read(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
@@ -61,8 +61,8 @@ pub(super) fn train(
     supervised::train(&task, &groups, &policy.params, &spec.training, io)
 }
 
-/// A text as tokens. A complete one has what the tokenizer puts after a text, and an end token, once: a model that never sees
-/// one unlearns to stop. One that was cut has neither.
+/// A text as tokens. A complete one gets what the tokenizer adds after a text, and one end token: a model that never
+/// sees one unlearns to stop. One that was cut off gets neither.
 fn as_tokens(text: &str, complete: bool, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
     if !complete {
         return tokenizer.encode_prompt(text);
@@ -75,8 +75,8 @@ fn as_tokens(text: &str, complete: bool, tokenizer: &Tokenizer) -> Result<Vec<i6
     Ok(tokens)
 }
 
-/// A long text in pieces of at most `longest` tokens: every token but a piece's first is predicted. A last piece of one
-/// token begins with the one before it.
+/// A long text in segments of at most `longest` tokens: every token but a segment's first is predicted. A last segment
+/// of one token begins with the token before it.
 fn pieces(tokens: &[i64], longest: usize) -> Vec<Sequence> {
     let piece = |p: &[i64]| Sequence { prompt: p[..1].to_vec(), response: p[1..].to_vec() };
     let mut all: Vec<Sequence> = tokens.chunks(longest).filter(|p| p.len() > 1).map(piece).collect();
