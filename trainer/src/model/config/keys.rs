@@ -60,7 +60,7 @@ impl<'a> Keys<'a> {
 
     /// The error of a whole number that must be there and is not.
     pub(in crate::model) fn missing(&self, key: &str) -> Error {
-        self.wrong(key, "a whole number", &Value::Null)
+        self.wrong(key, "an integer", &Value::Null)
     }
 
     /// A whole number of at least 1; none where the key is null, and `absent` where there is none.
