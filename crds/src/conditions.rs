@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 /// The conditions of a resource, in the order they are written.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionType {
-    /// The artifact is there and verified.
+    /// The artifact exists and is verified.
     Ready,
-    /// Unknown while the run is active, then True or False for ever.
+    /// Unknown while the run is active, then True or False permanently.
     Succeeded,
-    /// Work is going on (kstatus).
+    /// The controller is working towards the spec (kstatus).
     Reconciling,
-    /// It failed and will not heal by itself (kstatus).
+    /// The run failed and will not recover without a change (kstatus).
     Stalled,
     /// Every reference resolves to something ready.
     InputsReady,
@@ -35,33 +35,33 @@ pub enum ConditionStatus {
     Unknown,
 }
 
-/// One condition, in the shape of `meta/v1` Condition.
+/// Condition, in the shape of `meta/v1` Condition.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Type, unique in the list.
+    /// Type of the condition, unique in the list.
     #[serde(rename = "type")]
     pub kind: ConditionType,
-    /// True, False or Unknown.
+    /// Status of the condition: True, False or Unknown.
     pub status: ConditionStatus,
-    /// Why, in one word, for scripts.
+    /// Reason of the status in one word, from a closed list.
     pub reason: Reason,
-    /// Why, in a sentence that names the next step, for people.
+    /// Reason of the status in a sentence that names the next step.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub message: String,
-    /// Generation of the spec that this speaks of.
+    /// Generation of the spec that this condition describes.
     #[serde(default)]
     pub observed_generation: i64,
-    /// When `status` last changed (RFC 3339).
+    /// Time at which `status` last changed (RFC 3339).
     #[schemars(length(max = 64))]
     pub last_transition_time: String,
 }
 
-/// Why a condition has its status.
+/// Reason of a condition's status.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// Nothing is known yet.
+    /// Nothing has been observed yet.
     Pending,
     /// A referenced object does not exist.
     ReferenceNotFound,
@@ -85,17 +85,17 @@ pub enum Reason {
     ChildCreationFailed,
     /// The stage is running.
     Running,
-    /// The stage failed in a way that is tried again.
+    /// An attempt failed and is retried.
     Retrying,
-    /// The host ran out of memory.
+    /// A container exceeded its memory limit, or its node ran out of memory.
     OutOfMemory,
     /// The accelerator ran out of memory.
     AcceleratorOutOfMemory,
-    /// The pod kept more on the disk of its node than it may.
+    /// The pod exceeded its limit of ephemeral storage.
     StorageExceeded,
     /// The pod was preempted, evicted or lost its node.
     NodeDisruption,
-    /// Its queue gave the quota to a run that comes before it.
+    /// A higher-priority run preempted the run.
     Preempted,
     /// The trainer refused its configuration (exit code 2).
     TrainerConfigRejected,
@@ -109,9 +109,9 @@ pub enum Reason {
     BudgetExhausted,
     /// No progress for too long.
     NoProgress,
-    /// Of the pods that train together one was lost, and none says why (exit code 12).
+    /// A pod lost its connection to a peer, and no pod says why (exit code 12).
     PeerLost,
-    /// The Job of the run was deleted by somebody else.
+    /// The run's Job was deleted externally.
     JobDeleted,
     /// The artifact could not be stored (exit code 5).
     ArtifactUploadFailed,
@@ -121,16 +121,16 @@ pub enum Reason {
     GateFailed,
     /// A guard against reward hacking stopped the run (exit code 10).
     RewardHackingSuspected,
-    /// The trainer failed in a way that has no name of its own.
+    /// The trainer failed for a reason without a name of its own.
     TrainerFailed,
     /// An input changed since the artifact was made.
     InputChanged,
     /// Inputs are what the artifact was made from.
-    InputsUnchanged,
+    InputsUpToDate,
     /// The run ended and its artifact is verified.
     Completed,
-    /// The run has not failed.
-    NotFailed,
+    /// Nothing is wrong: the run has not failed.
+    AsExpected,
 }
 
 impl Reason {

@@ -5,69 +5,73 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::{KeyRef, ModelSource};
 
-/// One judge: exactly one of `endpoint`, `model`, `lexicon`.
+/// Judge of responses: exactly one of `endpoint`, `model` and `lexicon`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Judge {
-    /// Name, unique within the resource; it appears in the journal, the report and the metrics.
+    /// Name of the judge, unique within the resource. It appears in the journal, the report and the metrics.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// An OpenAI-compatible server.
+    /// OpenAI-compatible server to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
-    /// A model that the trainer serves beside the job, over the same protocol.
+    /// Model that the trainer serves itself, in the pod of the run, over the same protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelSource>,
-    /// A deterministic word-list judge, for tests and criteria that can be checked. It rates one response at a time, and
-    /// has none of the fields of a question.
+    /// Word list that scores responses deterministically, for tests and for verifiable criteria. It scores one response
+    /// at a time and takes none of the fields that describe a question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lexicon: Option<LexiconSource>,
-    /// Pairwise shows both responses in one question; Pointwise scores each on its own. Default Pairwise.
+    /// How responses are shown: Pairwise shows both in one question, Pointwise scores each on its own. Defaults to
+    /// Pairwise.
     #[serde(default)]
     pub mode: JudgeMode,
-    /// Chat asks `/v1/chat/completions`; Completion asks `/v1/completions` with the rendered template as the text to
-    /// continue, which suits base models. Default Chat.
+    /// API of the server: Chat uses `/v1/chat/completions`; Completion uses `/v1/completions` with the rendered
+    /// template as the text to continue, which suits base models. Defaults to Chat.
     #[serde(default)]
     pub api: JudgeApi,
-    /// What is judged, with an optional rubric. Default: helpful, honest, harmless in one sentence.
+    /// Criteria that are judged, each with an optional rubric. By default one sentence asks for helpful, honest and
+    /// harmless responses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub criteria: Vec<Criterion>,
-    /// Whether the judge reasons before it decides. Default None.
+    /// Whether the judge reasons before its verdict: None asks for the verdict at once, ChainOfThought for reasons and
+    /// verdict in one reply, TwoPass for reasons first and the verdict in a second request. Defaults to None.
     #[serde(default)]
     pub reasoning: Reasoning,
-    /// Built-in question templates by name (`builtin:pairwise-v1`); several are varied by a hash of the pair. Default:
-    /// the newest built-in template of the mode.
+    /// Built-in question templates by name, such as `builtin:pairwise-v1`. Several templates are alternated by a hash
+    /// of the pair. By default the newest built-in template of the mode is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 80), regex(pattern = "^builtin:[a-z0-9-]+$")), extend("x-kubernetes-list-type" = "set"))]
     pub templates: Vec<String>,
-    /// A question template of your own (Jinja), instead of `templates`. It knows `prompt`, `response` (Pointwise) or
-    /// `response_a` and `response_b` (Pairwise), `criteria`, `examples`, the answers `first` and `second`, `ties` (whether
-    /// a tie may be called), `completion` (whether `api` is Completion) and `nonce` (a code that is in no text); any
-    /// other name only with `default` or `is defined`.
+    /// Custom question template (Jinja), instead of `templates`. Its variables are `prompt`, `response` (Pointwise) or
+    /// `response_a` and `response_b` (Pairwise), `criteria`, `examples`, the answers `first` and `second`, `ties`
+    /// (whether a tie is allowed), `completion` (whether `api` is Completion) and `nonce` (a code that no text
+    /// contains). Any other name needs `default` or `is defined`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16384))]
     pub template: Option<String>,
-    /// Few-shot examples handed to the template.
+    /// Few-shot examples that the template shows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub examples: Vec<JudgeExample>,
-    /// The two answers whose log-probabilities are compared: for Pointwise the good and the bad one, for Pairwise the
-    /// names of the first and the second response. Default: `A`, `B` (Pairwise); `yes`, `no` (Pointwise).
+    /// The two answers whose log-probabilities are compared: the good and the bad answer for Pointwise, the names of
+    /// the first and the second response for Pairwise. Defaults to `A` and `B` for Pairwise, to `yes` and `no` for
+    /// Pointwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 2), inner(length(min = 1, max = 64)))]
     pub answers: Option<Vec<String>>,
-    /// How a reply becomes a label: LogProbs reads the probabilities of the answers, Verdict the text of one reply,
-    /// Votes the texts of several. Default LogProbs.
+    /// What the label is read from: LogProbs uses the log-probabilities of the answers, Verdict the text of one reply,
+    /// Votes the texts of several replies. Defaults to LogProbs.
     #[serde(default)]
-    pub label: LabelSource,
-    /// Rate limits, concurrency, timeout and retries.
+    pub label_source: LabelSource,
+    /// Rate limits, concurrency, timeout and retries of requests to the judge.
     #[serde(default)]
     pub limits: JudgeLimits,
-    /// What the endpoint charges; needed for `budget.maxCost`.
+    /// Price of the endpoint's tokens. `budget.maxCost` requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
-    /// Weight in an ensemble. Default 1.
+    /// Weight of the judge in an ensemble. Defaults to 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub weight: f64,
@@ -77,27 +81,27 @@ fn one() -> f64 {
     1.0
 }
 
-/// An OpenAI-compatible server.
+/// OpenAI-compatible server.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
-    /// Base URL including the version, as `https://api.example.com/v1`.
+    /// Base URL with the version, such as `https://api.example.com/v1`.
     #[schemars(length(min = 1, max = 1024), regex(pattern = "^https?://[^@?#]+$"))]
     pub url: String,
-    /// Model name sent with each request.
+    /// Model name that each request asks for.
     #[schemars(length(min = 1, max = 256))]
     pub model: String,
-    /// Secret key that holds the API key. Outside a cluster the environment variable
-    /// `PLUMBLINE_SECRET_<NAME>_<KEY>` (upper case, `-` and `.` as `_`) is read instead.
+    /// Key of a Secret that contains the API key. Local runs read the environment variable
+    /// `PLUMBLINE_SECRET_<NAME>_<KEY>` (upper case, `-` and `.` as `_`) instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret_ref: Option<KeyRef>,
 }
 
-/// A word list with a valence each, one a line: `word<TAB>valence`, more columns ignored (the format of VADER).
+/// Word list with one `word<TAB>valence` per line, further columns ignored (the format of VADER).
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LexiconSource {
-    /// Where the file is.
+    /// URI of the file.
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
 }
@@ -108,7 +112,7 @@ pub enum JudgeMode {
     /// Both responses in one question.
     #[default]
     Pairwise,
-    /// One response a question; the preference is the difference of two scores.
+    /// One response per question; the preference is the difference of two scores.
     Pointwise,
 }
 
@@ -136,7 +140,7 @@ pub const TEMPLATE_SEPARATOR: &str = "<!-- user -->\n";
 pub const TEMPLATE_VARIABLES: [&str; 8] =
     ["prompt", "criteria", "examples", "first", "second", "ties", "completion", "nonce"];
 
-/// Which endpoint of the OpenAI protocol is asked.
+/// API of the OpenAI protocol.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum JudgeApi {
     /// `/v1/chat/completions`.
@@ -146,53 +150,53 @@ pub enum JudgeApi {
     Completion,
 }
 
-/// One thing that is judged.
+/// Criterion that is judged.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Criterion {
-    /// Name, one or two words.
+    /// Name of the criterion, one or two words, unique in the list.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// What is good and what is bad under this criterion.
+    /// What makes a response good or bad under this criterion.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 4096))]
     pub description: String,
-    /// Weight among the criteria. Default 1.
+    /// Weight of the criterion among the others. Defaults to 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub weight: f64,
-    /// Rubric: what each level means, worst first.
+    /// Rubric: what each level means, from the worst to the best.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), inner(length(min = 1, max = 1024)))]
     pub levels: Vec<String>,
 }
 
-/// A few-shot example. Pointwise uses `response`; Pairwise uses `responseA` and `responseB`.
+/// Few-shot example. Pointwise uses `response`; Pairwise uses `responseA` and `responseB`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JudgeExample {
-    /// The prompt.
+    /// Prompt of the example.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub prompt: Option<String>,
-    /// The response (Pointwise).
+    /// Response of the example, for a Pointwise judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub response: Option<String>,
-    /// The first response (Pairwise).
+    /// First response of the example, for a Pairwise judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub response_a: Option<String>,
-    /// The second response (Pairwise).
+    /// Second response of the example, for a Pairwise judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub response_b: Option<String>,
-    /// The right answer, one of the judge's `answers`.
+    /// Correct answer, one of the judge's `answers`.
     #[schemars(length(min = 1, max = 64))]
     pub answer: String,
 }
 
-/// Whether the judge reasons before it decides.
+/// Whether the judge reasons before its verdict.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Reasoning {
     /// The verdict at once.
@@ -200,11 +204,11 @@ pub enum Reasoning {
     None,
     /// Reasons and verdict in one reply.
     ChainOfThought,
-    /// Reasons in one call, the verdict in a second.
+    /// Reasons in one request, the verdict in a second.
     TwoPass,
 }
 
-/// How a reply becomes a label.
+/// What a label is read from.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum LabelSource {
     /// A soft label from the log-probabilities of the two answers.
@@ -216,25 +220,25 @@ pub enum LabelSource {
     Votes,
 }
 
-/// Politeness and patience towards an endpoint.
+/// Rate limits, concurrency, timeout and retries of requests to a judge.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct JudgeLimits {
-    /// Requests in flight at once. Default 32.
+    /// Requests in flight at the same time. Defaults to 32.
     #[schemars(range(min = 1, max = 1024))]
     pub concurrency: i64,
-    /// Requests a minute. Default: no limit.
+    /// Requests per minute. By default there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub requests_per_minute: Option<i64>,
-    /// Tokens a minute, prompt and completion. Default: no limit.
+    /// Tokens per minute, prompt and completion together. By default there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000_000_i64))]
     pub tokens_per_minute: Option<i64>,
-    /// Seconds one attempt may take. Default 120.
+    /// Timeout of one attempt, in seconds. Defaults to 120.
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: i64,
-    /// Attempts a question, the first included. Default 6.
+    /// Attempts per question, the first included. Defaults to 6.
     #[schemars(range(min = 1, max = 100))]
     pub max_attempts: i64,
 }
@@ -251,17 +255,17 @@ impl Default for JudgeLimits {
     }
 }
 
-/// What an endpoint charges.
+/// Price of an endpoint's tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Price {
-    /// For a million prompt tokens.
+    /// Price per million prompt tokens, in `currency`.
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub input_per_million_tokens: f64,
-    /// For a million completion tokens.
+    /// Price per million completion tokens, in `currency`.
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub output_per_million_tokens: f64,
-    /// ISO 4217 code. Default USD.
+    /// ISO 4217 code of the currency. Defaults to USD.
     #[serde(default = "usd")]
     #[schemars(regex(pattern = "^[A-Z]{3}$"))]
     pub currency: String,

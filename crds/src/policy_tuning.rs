@@ -8,7 +8,8 @@ use crate::judge::Judge;
 use crate::source::{DataSource, ModelSource, NameRef, Output, PromptSource, Sampling};
 use crate::training::{LabelKind, Training};
 
-/// What a PolicyTuning is made from.
+/// Desired state of a PolicyTuning: the model to tune, the method and its settings, the evaluation and where the result
+/// goes.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[cfg_attr(feature = "kube", derive(kube::CustomResource))]
 #[cfg_attr(
@@ -21,7 +22,7 @@ use crate::training::{LabelKind, Training};
         status = "crate::status::Status",
         category = "rlaif",
         shortname = "poltune",
-        doc = "A tuned model, with the evidence that it is better than the model it was made from.",
+        doc = "A PolicyTuning tunes a language model by a reward model or by preference data, and measures whether the tuned model is better than the one it started from.",
         printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
         printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
         printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.percent"),
@@ -32,53 +33,59 @@ use crate::training::{LabelKind, Training};
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyTuningSpec {
-    /// The algorithm.
+    /// Algorithm that tunes the model. SFT and DPO learn from a dataset; the other methods sample from the policy and
+    /// learn from a reward.
     pub method: Method,
-    /// The SFT model to tune; also the reference that the KL divergence is measured to.
+    /// Model to tune, as a rule after supervised fine-tuning. It is also the reference model that KL divergence is
+    /// measured against.
     pub policy_model: ModelSource,
-    /// The RewardModel to learn from (methods that sample).
+    /// RewardModel in the same namespace that scores the sampled responses. Required for PPO; only methods that sample
+    /// read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model_ref: Option<NameRef>,
-    /// The PreferenceDataset to learn from (DPO).
+    /// PreferenceDataset in the same namespace to learn from. Only DPO reads it, and DPO needs exactly one of
+    /// `datasetRef` and `dataset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset_ref: Option<NameRef>,
-    /// Preference data (DPO) or texts (SFT) from elsewhere. A text ends with the model's end token; a record with
-    /// `complete: false` has a text that was cut, and does not.
+    /// Preference data (DPO) or texts (SFT) that no PreferenceDataset resource made. SFT appends the model's end token
+    /// to each text, except to records with `complete: false`, whose text was truncated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DataSource>,
-    /// Prompts to sample from (methods that sample).
+    /// Prompts for which the policy samples responses. Required for methods that sample; other methods do not read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PromptSource>,
-    /// How the policy is sampled in training (methods that sample).
+    /// How responses are sampled from the policy during training. Only methods that sample read it.
     #[serde(default)]
     pub rollout: Rollout,
-    /// How it is trained.
+    /// Training settings: batches, optimiser, schedule, adapter, precision and checkpoints.
     #[serde(default)]
     pub training: Training,
-    /// PPO settings. Omit to use the defaults.
+    /// PPO settings. Only method PPO reads them; omit the block to use the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppo: Option<Ppo>,
-    /// Settings of the DPO family. Default: those below.
+    /// Settings of the DPO family of losses. Only method DPO reads them; omit the block to use the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dpo: Option<Dpo>,
-    /// When to stop against reward hacking. Default: never.
+    /// Limits that stop training when it shows signs of reward hacking. Only methods that sample read it. By default
+    /// nothing is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
-    /// How the tuned model is compared with the one it was made from. Default: not at all.
+    /// How the tuned model is compared with the model it started from. By default there is no evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,
-    /// Where the model goes.
+    /// Where the tuned model is written.
     #[serde(default)]
     pub output: Output,
-    /// The pod: threads, resources, where it may run, retries.
+    /// Pod settings: accelerators, threads, resources, placement, retries and deadline.
     #[serde(default)]
     pub compute: Compute,
-    /// Suspend the run and release its resources. It resumes from its last checkpoint when set back to false. Default false.
+    /// Suspends the run and releases its resources. The run resumes from its last checkpoint when this is set back to
+    /// false. Defaults to false.
     #[serde(default)]
     pub suspend: bool,
 }
 
-/// The algorithm.
+/// Algorithm that tunes a model.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Method {
     /// Next-token cross-entropy on texts.
@@ -113,17 +120,17 @@ impl Method {
     }
 }
 
-/// How the policy is sampled in training.
+/// How responses are sampled from the policy during training.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Rollout {
-    /// Prompts per rollout. Default 64.
+    /// Prompts per rollout. Defaults to 64.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub prompts_per_step: i64,
-    /// Responses per prompt. Default 1.
+    /// Responses sampled per prompt. Defaults to 1.
     #[schemars(range(min = 1, max = 1024))]
     pub responses_per_prompt: i64,
-    /// How they are sampled.
+    /// Sampling parameters of the responses.
     pub sampling: Sampling,
 }
 
@@ -137,45 +144,48 @@ impl Default for Rollout {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Ppo {
-    /// Weight of the KL divergence to the policy model in the reward. Default 0.05.
+    /// Weight of the KL divergence from the reference model in the reward. Defaults to 0.05.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub kl_coefficient: f64,
-    /// Estimator of the KL divergence in the reward (Schulman, 2020). Default K1.
+    /// Estimator of the KL divergence in the reward (Schulman, 2020). With d = log policy - log reference, K1 is d, K2
+    /// is d^2 / 2 and K3 is exp(-d) - 1 + d. Defaults to K1.
     pub kl_estimator: KlEstimator,
-    /// Adapt the coefficient towards a target (Ziegler et al., 2019). Default: fixed.
+    /// Adapts `klCoefficient` towards a target KL divergence (Ziegler et al., 2019). By default the coefficient is
+    /// fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive_kl: Option<AdaptiveKl>,
-    /// Passes over a rollout. Default 4.
+    /// Epochs: optimisation passes over each rollout. Defaults to 4.
     #[schemars(range(min = 1, max = 100))]
     pub epochs: i64,
-    /// The probability ratio is clipped to 1 +- this. Default 0.2.
+    /// Clipping range of the probability ratio, which is clipped to 1 +- this value. Defaults to 0.2.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub clip_range: f64,
-    /// Values are clipped to the old value +- this. Default 0.2.
+    /// Clipping range of the value function: predictions are clipped to the old value +- this value. Defaults to 0.2.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub value_clip_range: f64,
-    /// Weight of the value loss. Default 0.1.
+    /// Weight of the value loss in the total loss. Defaults to 0.1.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub value_coefficient: f64,
-    /// Discount. Default 1.
+    /// Discount factor per token. Defaults to 1.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub gamma: f64,
-    /// GAE's lambda (Schulman et al., 2016). Default 0.95.
+    /// Lambda of generalised advantage estimation (Schulman et al., 2016). Defaults to 0.95.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub lambda: f64,
-    /// Scale advantages to mean 0 and variance 1 over the tokens of a rollout. Default Enabled.
+    /// Whether advantages are normalised to mean 0 and variance 1 over the tokens of a rollout. Defaults to Enabled.
     pub whiten_advantages: crate::training::Switch,
-    /// Divide rewards by their standard deviation over a rollout, keeping the mean. Default Disabled.
+    /// Whether rewards are divided by their standard deviation over a rollout, keeping their mean. Defaults to
+    /// Disabled.
     pub whiten_rewards: crate::training::Switch,
-    /// Subtracted from the score of a response that did not end by itself. Default 0.
+    /// Penalty subtracted from the score of a response that was truncated before its end token. Defaults to 0.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub missing_eos_penalty: f64,
-    /// Scores are clipped to +- this. Default: not clipped.
+    /// Limit that scores are clipped to, positive and negative. By default scores are not clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub score_clip: Option<f64>,
-    /// Stop the remaining epochs over a rollout once the mean KL to the sampling policy exceeds this. Default:
-    /// never.
+    /// Stops the remaining epochs over a rollout once the mean KL divergence from the sampling policy exceeds this many
+    /// nats. By default no epoch is stopped early.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 100.0))]
     pub target_kl: Option<f64>,
@@ -214,14 +224,14 @@ pub enum KlEstimator {
     K3,
 }
 
-/// A proportional controller of the KL coefficient.
+/// Proportional controller of the KL coefficient.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdaptiveKl {
     /// Target KL divergence per response, in nats.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub target: f64,
-    /// Responses over which the coefficient adapts. Default 10000.
+    /// Horizon: responses over which the coefficient adapts. Defaults to 10000.
     #[serde(default = "default_horizon")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub horizon: i64,
@@ -235,17 +245,17 @@ fn default_horizon() -> i64 {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Dpo {
-    /// The loss. Default Sigmoid.
+    /// Loss function. Sigmoid is the loss of Rafailov et al. (2023). Defaults to Sigmoid.
     pub loss: DpoLoss,
-    /// Strength of the pull to the reference. Default 0.1.
+    /// Strength of the regularisation towards the reference model. Defaults to 0.1.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub beta: f64,
-    /// Assumed share of wrong labels (conservative DPO). Default 0.
+    /// Assumed fraction of wrong labels (conservative DPO). Defaults to 0.
     #[schemars(range(min = 0.0, max = 0.5))]
     pub label_smoothing: f64,
-    /// Soft uses the judge's probability as the target, Hard its sign. Default Hard.
+    /// Target of the loss: Soft uses the judge's probability, Hard only which response is preferred. Defaults to Hard.
     pub labels: LabelKind,
-    /// Reference model, if it differs from policyModel.
+    /// Reference model, if it differs from `policyModel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_model: Option<ModelSource>,
 }
@@ -264,22 +274,23 @@ pub enum DpoLoss {
     Sigmoid,
 }
 
-/// When to stop against reward hacking. A limit that is not set is not checked.
+/// Limits that stop training when it shows signs of reward hacking. A limit that is not set is not checked.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Guard {
-    /// Largest KL divergence to the policy model, in nats per response. Default: not checked.
+    /// Largest KL divergence from the reference model, in nats per response. By default it is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 10000.0))]
     pub max_kl: Option<f64>,
-    /// Smallest mean entropy of the policy, in nats a token. Default: not checked.
+    /// Smallest mean entropy of the policy, in nats per token. By default it is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 100.0))]
     pub min_entropy: Option<f64>,
-    /// A judge that training does not learn from.
+    /// Judge that training does not learn from and that scores the policy during training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_judge: Option<Judge>,
-    /// What to do when a limit is passed. Default StopAndKeepBest.
+    /// What happens when a limit is exceeded: StopAndKeepBest stops and saves the last checkpoint within the limits,
+    /// Fail stops and fails the run. Defaults to StopAndKeepBest.
     pub action: GuardAction,
 }
 
@@ -293,27 +304,29 @@ pub enum GuardAction {
     Fail,
 }
 
-/// How the tuned model is compared with the one it was made from.
+/// How the tuned model is compared with the model it started from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Evaluation {
-    /// Held-out prompts, disjoint from those of training.
+    /// Held-out prompts, disjoint from the training prompts.
     pub prompts: PromptSource,
-    /// The judge that compares. Default: none; only measures without a judge are reported.
+    /// Judge that compares the responses of the two models. By default there is none, and only measures that need no
+    /// judge are reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<Judge>,
-    /// What the tuned model is compared with. Default SftModel.
+    /// Model that the tuned model is compared with. StartingModel is `policyModel` as it was before training. Defaults
+    /// to StartingModel.
     #[serde(default)]
-    pub against: Against,
-    /// Responses per prompt, of each model. Default 1.
+    pub baseline: Baseline,
+    /// Responses sampled per prompt from each model. Defaults to 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub samples_per_prompt: i64,
-    /// How both models are sampled.
+    /// Sampling parameters of both models.
     #[serde(default)]
     pub sampling: Sampling,
-    /// Word lists whose mean valence is reported as `before.<name>` and `after.<name>`: measures that training never
-    /// saw.
+    /// Word lists whose mean valence over the responses is reported as `before.<name>` and `after.<name>`: measures
+    /// that training never saw.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub lexicons: Vec<Lexicon>,
@@ -323,22 +336,22 @@ fn one() -> i64 {
     1
 }
 
-/// A named word list, scored as VADER does (Hutto and Gilbert, 2014).
+/// Named word list, scored as VADER does (Hutto and Gilbert, 2014).
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Lexicon {
-    /// Name in the report.
+    /// Name of the measure in the report.
     #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z][a-z0-9_]*$"))]
     pub name: String,
-    /// Where the file is: `word<TAB>valence` a line, more columns ignored (the format of VADER).
+    /// URI of the file: one `word<TAB>valence` per line, further columns ignored (the format of VADER).
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
 }
 
-/// What a tuned model is compared with.
+/// Model that a tuned model is compared with.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub enum Against {
+pub enum Baseline {
     /// `policyModel` as it was.
     #[default]
-    SftModel,
+    StartingModel,
 }

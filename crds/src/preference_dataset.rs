@@ -8,7 +8,8 @@ use crate::judge::{Endpoint, Judge};
 use crate::source::{DataSource, ModelSource, Output, PromptSource, Sampling};
 use crate::training::Precision;
 
-/// What a PreferenceDataset is made from.
+/// Desired state of a PreferenceDataset: the prompts, who writes responses, the judges that compare them, and where the
+/// data goes.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[cfg_attr(feature = "kube", derive(kube::CustomResource))]
 #[cfg_attr(
@@ -21,7 +22,7 @@ use crate::training::Precision;
         status = "crate::status::Status",
         category = "rlaif",
         shortname = "prefds",
-        doc = "Preference data made by AI judges, with an audit of the judges.",
+        doc = "A PreferenceDataset is preference data labelled by AI judges, with an audit of the judges.",
         printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
         printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
         printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.percent"),
@@ -32,47 +33,49 @@ use crate::training::Precision;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PreferenceDatasetSpec {
-    /// The prompts.
+    /// Prompts that responses are generated for and compared on.
     pub prompts: PromptSource,
-    /// Who writes the candidate responses. Exactly one of `generator` and `responses`.
+    /// Model that generates the candidate responses. Exactly one of `generator` and `responses` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<Generator>,
-    /// Existing responses to import.
+    /// Existing responses to import instead of generating them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responses: Option<DataSource>,
-    /// Which responses are compared.
+    /// Which responses of a prompt are compared.
     #[serde(default)]
     pub pairs: Pairs,
-    /// One or more judges; several are an ensemble.
+    /// Judges that compare the responses. Several judges form an ensemble.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub judges: Vec<Judge>,
-    /// In which order a pair is shown, and how two orders become one label. Only Pairwise judges have an order: of a
-    /// Pointwise one and of a word list nothing here is read.
+    /// Order in which the two responses of a pair are shown, and how the verdicts of both orders are combined into one
+    /// label. Only Pairwise judges read it; Pointwise judges and word lists do not.
     #[serde(default)]
     pub order: Order,
-    /// How the judges of an ensemble become one label. Default Mean.
+    /// How the labels of several judges are combined: Mean is the weighted mean of log-odds, Majority the weighted
+    /// majority, DawidSkene the model of Dawid and Skene (1979). Defaults to Mean.
     #[serde(default)]
     pub aggregation: Aggregation,
-    /// People in the loop.
+    /// Human review: which pairs people label, and the labels they gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<Review>,
-    /// What must hold for the dataset to be used.
+    /// Quality gates. The dataset fails if one of them is not met.
     #[serde(default)]
     pub gates: DatasetGates,
-    /// Budget for judge requests.
+    /// Budget for judge requests. Labelling stops when it is spent.
     #[serde(default)]
     pub budget: Budget,
-    /// Pods that label together, each its share of the prompts. Default 1.
+    /// Pods that label in parallel, each a fraction of the prompts. Defaults to 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1024))]
     pub shards: i64,
-    /// Where the dataset goes.
+    /// Where the dataset is written.
     #[serde(default)]
     pub output: Output,
-    /// The pod: threads, resources, where it may run, retries.
+    /// Pod settings: accelerators, threads, resources, placement, retries and deadline.
     #[serde(default)]
     pub compute: Compute,
-    /// Suspend the run and release its resources. It resumes from its last checkpoint when set back to false. Default false.
+    /// Suspends the run and releases its resources. The run resumes where it stopped when this is set back to false.
+    /// Defaults to false.
     #[serde(default)]
     pub suspend: bool,
 }
@@ -81,24 +84,24 @@ fn one() -> i64 {
     1
 }
 
-/// Who writes the candidate responses: exactly one of `model` and `endpoint`.
+/// Source of the candidate responses: exactly one of `model` and `endpoint`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Generator {
-    /// The SFT model, sampled by the trainer.
+    /// Model that the trainer loads and samples itself, as a rule after supervised fine-tuning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelSource>,
-    /// An OpenAI-compatible server.
+    /// OpenAI-compatible server that generates the responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
-    /// Responses per prompt. Default 4.
+    /// Responses generated per prompt. Defaults to 4.
     #[serde(default = "default_responses")]
     #[schemars(range(min = 2, max = 64))]
     pub responses_per_prompt: i64,
-    /// How they are sampled.
+    /// Sampling parameters of the responses.
     #[serde(default)]
     pub sampling: Sampling,
-    /// Number format of the model. Default Float32.
+    /// Number format of the model's weights and activations. Defaults to Float32.
     #[serde(default)]
     pub precision: Precision,
 }
@@ -107,21 +110,21 @@ fn default_responses() -> i64 {
     4
 }
 
-/// Which responses are compared.
+/// Which responses of a prompt are compared.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Pairs {
-    /// Pairs per prompt. Default 3.
+    /// Pairs compared per prompt. Defaults to 3.
     #[schemars(range(min = 1, max = 2016))]
     pub per_prompt: i64,
-    /// Random draws pairs by seed without repetition. Default Random.
+    /// How the pairs of a prompt are chosen. Random draws them by seed without repetition. Defaults to Random.
     pub strategy: PairStrategy,
-    /// Pairs whose two responses are more alike than this are not asked about: Jaccard similarity of word bigrams.
-    /// Default 0.95.
+    /// Largest similarity of the two responses of a pair, as the Jaccard similarity of word bigrams. Pairs above it are
+    /// not sent to judges. Defaults to 0.95.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_similarity: f64,
-    /// Pairs whose label is less sure than this are counted and left out of the data: the probability of the preferred
-    /// side. Default 0.5, which leaves out exact ties only.
+    /// Smallest confidence of a label: the probability of the preferred response. Pairs below it are counted and left
+    /// out of the data. The default leaves out exact ties only. Defaults to 0.5.
     #[schemars(range(min = 0.5, max = 1.0))]
     pub min_confidence: f64,
 }
@@ -132,7 +135,7 @@ impl Default for Pairs {
     }
 }
 
-/// How pairs are chosen.
+/// How the pairs of a prompt are chosen.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum PairStrategy {
     /// Seeded draws without repetition.
@@ -140,17 +143,18 @@ pub enum PairStrategy {
     Random,
 }
 
-/// In which order a pair is shown. Only Pairwise judges have an order.
+/// Order in which the two responses of a pair are shown. Only Pairwise judges read it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Order {
-    /// Both asks each pair twice; Sampled asks a share twice; Single asks once in an order drawn by hash. Default Both.
+    /// Orders in which a pair is asked: Both asks each pair in both orders, Sampled asks a fraction of the pairs in
+    /// both, Single asks each pair once in an order drawn by hash. Defaults to Both.
     pub policy: OrderPolicy,
-    /// Share asked in both orders, under Sampled only. Default 0.2.
+    /// Fraction of pairs asked in both orders. Only policy Sampled reads it. Defaults to 0.2.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample_fraction: f64,
-    /// Of pairs that are asked in both orders: Logits averages log-odds, Probabilities averages probabilities, AgreeOnly drops pairs whose orders disagree.
-    /// Default Logits.
+    /// How the verdicts of both orders are combined: Logits averages log-odds, Probabilities averages probabilities,
+    /// AgreeOnly drops pairs whose orders disagree. Defaults to Logits.
     pub combine: OrderCombination,
 }
 
@@ -160,7 +164,7 @@ impl Default for Order {
     }
 }
 
-/// How many orders are asked.
+/// Orders in which a pair is asked.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum OrderPolicy {
     /// Both orders of each pair.
@@ -172,7 +176,7 @@ pub enum OrderPolicy {
     Single,
 }
 
-/// How two orders become one label.
+/// How the verdicts of two orders are combined.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum OrderCombination {
     /// Mean log-odds.
@@ -180,11 +184,11 @@ pub enum OrderCombination {
     Logits,
     /// Mean probability.
     Probabilities,
-    /// The label both orders give, else none.
+    /// The label if both orders agree, else none.
     AgreeOnly,
 }
 
-/// How judges become one label.
+/// How the labels of several judges are combined.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Aggregation {
     /// Weighted mean log-odds.
@@ -196,77 +200,79 @@ pub enum Aggregation {
     DawidSkene,
 }
 
-/// People in the loop.
+/// Human review.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Review {
-    /// Share of the pairs written to a review queue. Default 0.
+    /// Fraction of the pairs that is written to a review queue. Defaults to 0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample_fraction: f64,
-    /// Rules that send prompts to people first.
+    /// Rules that route prompts to human reviewers first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub route: Vec<Route>,
-    /// Labels that people gave.
+    /// Labels that human reviewers gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels_from: Option<DataSource>,
 }
 
-/// A rule that sends prompts to people.
+/// Rule that routes prompts to human reviewers.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// Name of the rule.
+    /// Name of the rule, unique in the list.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Which prompts.
+    /// Prompts that the rule applies to.
     #[serde(rename = "match")]
     pub matches: RouteMatch,
-    /// Where they go.
+    /// Destination of the prompts. Human routes them to human reviewers.
     pub to: RouteTarget,
 }
 
-/// Which prompts a rule is about.
+/// Prompts that a rule applies to.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteMatch {
-    /// Prompts that carry this tag.
+    /// Tag that the prompts carry.
     #[schemars(length(min = 1, max = 63))]
     pub tag: String,
 }
 
-/// Where prompts go.
+/// Destination of routed prompts.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum RouteTarget {
-    /// To people.
+    /// Human reviewers.
     Human,
 }
 
-/// What must hold for the dataset to be used. The defaults stop a judge that tells nothing.
+/// Quality gates of a dataset. The defaults reject a judge whose verdicts carry no information.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DatasetGates {
-    /// At least this many labelled pairs. Default: not checked.
+    /// Smallest number of labelled pairs. By default it is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub min_pairs: Option<i64>,
-    /// At most this share of pairs whose two orders disagree, where pairs are asked in both. Tossing a coin gives 0.5, choosing by position alone 1. Default
-    /// 0.75 from 20 pairs on, as it may be chance with fewer; 1 does not check.
+    /// Largest fraction of pairs whose two orders disagree, among pairs asked in both orders. Random verdicts give 0.5,
+    /// verdicts by position alone 1. Defaults to 0.75 once there are 20 such pairs, since fewer may disagree by chance.
+    /// 1 disables the check.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_conflict_rate: Option<f64>,
-    /// At most this share of questions without a verdict. Default 0.5; 1 does not check.
+    /// Largest fraction of questions without a verdict. 1 disables the check. Defaults to 0.5.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_unparsed_rate: f64,
-    /// At least this mean probability of the judge's two answers together (`label: LogProbs`): below it, what the judge would
-    /// say is something else. Default 0.01; 0 does not check.
+    /// Smallest mean probability of the judge's two answers together, for `labelSource: LogProbs`. Below it the judge
+    /// would rather say something else. 0 disables the check. Defaults to 0.01.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_label_mass: f64,
-    /// More than this correlation of what the two orders of a pair say, where both are asked, with 95 % confidence, counting prompts. Checked from 100
-    /// prompts on. Default 0, more than chance; -1 does not check.
+    /// The correlation between the verdicts of the two orders has to exceed this value with 95 % confidence, clustered
+    /// by prompt. Checked once 100 prompts are asked in both orders. 0 means better than chance, -1 disables the check.
+    /// Defaults to 0.
     #[schemars(range(min = -1.0, max = 1.0))]
     pub min_order_correlation: f64,
-    /// At least this agreement with people (Cohen's kappa). Default: not checked.
+    /// Smallest agreement with human labels, as Cohen's kappa. By default it is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1.0, max = 1.0))]
     pub min_human_kappa: Option<f64>,
@@ -285,15 +291,16 @@ impl Default for DatasetGates {
     }
 }
 
-/// Budget for judge requests. Unset means no limit.
+/// Budget for judge requests. A limit that is not set does not apply.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Budget {
-    /// Money, in the currency of the judges' prices. Default: no limit.
+    /// Largest cost of all requests, in the currency of the judges' prices. It needs a `price` for every judge with an
+    /// endpoint. By default there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000_000.0))]
     pub max_cost: Option<f64>,
-    /// Requests to judges. Default: no limit.
+    /// Largest number of requests to judges. By default there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000_000_i64))]
     pub max_requests: Option<i64>,

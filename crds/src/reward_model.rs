@@ -7,7 +7,8 @@ use crate::compute::Compute;
 use crate::source::{DataSource, ModelSource, NameRef, Output};
 use crate::training::{LabelKind, Training};
 
-/// What a RewardModel is made from.
+/// Desired state of a RewardModel: the preference data, the base model, training settings, gates and where the model
+/// goes.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[cfg_attr(feature = "kube", derive(kube::CustomResource))]
 #[cfg_attr(
@@ -20,7 +21,7 @@ use crate::training::{LabelKind, Training};
         status = "crate::status::Status",
         category = "rlaif",
         shortname = "rewardm",
-        doc = "A scalar reward model trained on preference data.",
+        doc = "A RewardModel is a scalar reward model trained on preference data.",
         printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
         printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
         printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.percent"),
@@ -31,48 +32,49 @@ use crate::training::{LabelKind, Training};
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RewardModelSpec {
-    /// The PreferenceDataset to learn from. Exactly one of `datasetRef` and `dataset`.
+    /// PreferenceDataset in the same namespace to learn from. Exactly one of `datasetRef` and `dataset` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset_ref: Option<NameRef>,
-    /// Preference data from elsewhere.
+    /// Preference data that no PreferenceDataset resource made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DataSource>,
-    /// The model whose backbone is used; its language-model head is replaced by a scalar head.
+    /// Model whose backbone is used. Its language-model head is replaced by a scalar head.
     pub base_model: ModelSource,
-    /// How it is trained.
+    /// Training settings: batches, optimiser, schedule, adapter, precision and checkpoints.
     #[serde(default)]
     pub training: Training,
-    /// The Bradley-Terry loss.
+    /// Settings of the Bradley-Terry loss.
     #[serde(default)]
     pub loss: RewardLoss,
-    /// What must hold for the model to be used.
+    /// Quality gates. The run fails if one of them is not met.
     #[serde(default)]
     pub gates: RewardGates,
-    /// Labelled texts to measure accuracy on as well, printed beside the held-out accuracy: records with `text` and `label`
-    /// (1 good, 0 bad).
+    /// Labelled texts on which accuracy is measured as well, reported beside the held-out accuracy: records with `text`
+    /// and `label` (1 good, 0 bad).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_labels: Option<DataSource>,
-    /// Where the model goes.
+    /// Where the reward model is written.
     #[serde(default)]
     pub output: Output,
-    /// The pod: threads, resources, where it may run, retries.
+    /// Pod settings: accelerators, threads, resources, placement, retries and deadline.
     #[serde(default)]
     pub compute: Compute,
-    /// Suspend the run and release its resources. It resumes from its last checkpoint when set back to false. Default false.
+    /// Suspends the run and releases its resources. The run resumes from its last checkpoint when this is set back to
+    /// false. Defaults to false.
     #[serde(default)]
     pub suspend: bool,
 }
 
-/// The Bradley-Terry loss and its terms.
+/// Bradley-Terry loss and its terms.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RewardLoss {
-    /// Soft uses the judge's probability as the target, Hard its sign. Default Soft.
+    /// Target of the loss: Soft uses the judge's probability, Hard only which response is preferred. Defaults to Soft.
     pub labels: LabelKind,
-    /// Weight of the pair's `margin`, subtracted from the score difference. Default 0.
+    /// Weight of the pair's `margin`, which is subtracted from the score difference. Defaults to 0.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub margin_weight: f64,
-    /// Weight of the mean squared score sum, which keeps scores near zero. Default 0.01.
+    /// Weight of the mean squared sum of the two scores, which keeps scores near zero. Defaults to 0.01.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub centering_coefficient: f64,
 }
@@ -83,15 +85,15 @@ impl Default for RewardLoss {
     }
 }
 
-/// What must hold for the model to be used. A gate that is not set is not checked.
+/// Quality gates of a reward model. A gate that is not set is not checked.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RewardGates {
-    /// At least this held-out pair accuracy. Default: not checked.
+    /// Smallest accuracy on held-out pairs, as a fraction. By default it is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_accuracy: Option<f64>,
-    /// At most this expected calibration error. Default: not checked.
+    /// Largest expected calibration error. By default it is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_calibration_error: Option<f64>,

@@ -3,12 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What Kubernetes takes for the name of most objects (a DNS subdomain, RFC 1123).
+/// Names that Kubernetes accepts for most objects (a DNS subdomain, RFC 1123).
 pub const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-/// What Kubernetes takes for a key of a ConfigMap or Secret, which becomes the name of a file.
+/// Keys that Kubernetes accepts in a ConfigMap or Secret, which become names of files.
 pub const OBJECT_KEY: &str = r"^([-_a-zA-Z0-9]|\.[-_a-zA-Z0-9])[-._a-zA-Z0-9]*$";
 
-/// The name of another Plumbline resource in the same namespace.
+/// Reference to another Plumbline resource in the same namespace.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NameRef {
@@ -17,7 +17,7 @@ pub struct NameRef {
     pub name: String,
 }
 
-/// A Secret in the same namespace.
+/// Reference to a Secret in the same namespace.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretRef {
@@ -26,14 +26,14 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// One key of a Secret or ConfigMap in the same namespace.
+/// Reference to a key of a Secret or ConfigMap in the same namespace.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyRef {
-    /// Name of the object.
+    /// Name of the Secret or ConfigMap.
     #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
-    /// Key in the object's data.
+    /// Key in the data of the Secret or ConfigMap.
     #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_KEY))]
     pub key: String,
 }
@@ -46,90 +46,95 @@ impl KeyRef {
     }
 }
 
-/// A causal language model: a Hugging Face folder (config.json, safetensors, tokenizer.json).
+/// Causal language model: a Hugging Face directory (config.json, safetensors, tokenizer.json).
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSource {
-    /// `hf://org/name`, `s3://bucket/key`; on a cluster `pvc://claim/path`, elsewhere `file:///path` or relative.
+    /// URI of the model's directory: `hf://org/name` or `s3://bucket/key`; on a cluster also `pvc://claim/path`, in a
+    /// local run also `file:///path` or a relative path.
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
-    /// Revision (branch, tag or commit) of a hub repository. Only with `hf://`.
+    /// Revision of the hub repository: a branch, tag or commit. Only an `hf://` URI has one; by default it is `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub revision: Option<String>,
 }
 
-/// Preferences or texts that were not made by a PreferenceDataset resource.
+/// Preferences or texts that no PreferenceDataset resource made.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataSource {
-    /// A file of JSON Lines, a JSON array or Parquet, the first two also in gzip or zstd; or a folder with such files in
-    /// `data/`, named by their split (`train-00000-of-00002.parquet`): an artifact of Plumbline, verified by its
-    /// manifest.json, or a dataset of Hugging Face.
+    /// URI of a file or directory. A file contains JSON Lines, a JSON array or Parquet; the first two may be compressed
+    /// with gzip or zstd. A directory has such files in `data/`, named by their split (`train-00000-of-00002.parquet`):
+    /// an artifact of Plumbline, verified by its manifest.json, or a Hugging Face dataset.
     #[schemars(length(min = 1, max = 1024))]
     pub uri: String,
 }
 
-/// Prompts: exactly one of `inline`, `uri`, `configMapRef`.
+/// Prompts from exactly one of `inline`, `uri` and `configMapRef`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PromptSource {
-    /// The prompts themselves, as plain text.
+    /// Prompts as plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 8192)))]
     pub inline: Option<Vec<String>>,
-    /// Records with `prompt` (text) or `messages` (a conversation that ends with the user) as JSON Lines, a JSON array or
-    /// Parquet, or a `.txt` file with one prompt a line; all but Parquet also in gzip or zstd. A folder is read as that of a
-    /// dataset, its `train` split.
+    /// URI of a file or directory. A file contains records with `prompt` (text) or `messages` (a conversation that ends
+    /// with the user) as JSON Lines, a JSON array or Parquet, or one prompt per line in a `.txt` file; all but Parquet
+    /// may be compressed with gzip or zstd. Of a dataset directory the `train` split is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
-    /// A key of a ConfigMap that holds JSON Lines (`.jsonl`) or text (`.txt`).
+    /// Key of a ConfigMap that contains JSON Lines (`.jsonl`) or one prompt per line (`.txt`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<KeyRef>,
-    /// Use at most this many prompts, the first ones. Default: all.
+    /// Largest number of prompts; the first ones are used. By default all prompts are used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub limit: Option<i64>,
-    /// Share of the prompts kept out of training for validation, split by prompt and never by pair. Default 0.05.
+    /// Fraction of the prompts held out of training for validation, split by prompt and never by pair. Defaults to
+    /// 0.05.
     #[serde(default = "default_validation_fraction")]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub validation_fraction: f64,
 }
 
-/// The share of prompts that is kept for validation where a resource names none.
+/// The fraction of prompts held out for validation where a resource sets none.
 pub(crate) fn default_validation_fraction() -> f64 {
     0.05
 }
 
-/// How text is sampled.
+/// Sampling parameters.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Sampling {
-    /// Softmax temperature; 0 is greedy. Default 1.
+    /// Softmax temperature; 0 samples greedily. Defaults to 1.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub temperature: f64,
-    /// Nucleus: keep the most likely tokens whose probabilities sum to this. 1 keeps all. Default 1.
+    /// Nucleus sampling: keeps the most likely tokens whose probabilities sum to this value; 1 keeps all tokens.
+    /// Defaults to 1.
     #[schemars(range(min = 0.000_001, max = 1.0))]
     pub top_p: f64,
-    /// Keep this many of the most likely tokens; 0 keeps all. Default 0.
+    /// Keeps this many of the most likely tokens; 0 keeps all tokens. Defaults to 0.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub top_k: i64,
-    /// Keep tokens at least this likely relative to the most likely one; 0 keeps all. Default 0.
+    /// Keeps tokens whose probability is at least this fraction of the most likely token's; 0 keeps all tokens.
+    /// Defaults to 0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_p: f64,
-    /// Maximum number of new tokens per response. Default 256.
+    /// Largest number of new tokens per response. Defaults to 256.
     #[schemars(range(min = 1, max = 131_072))]
     pub max_new_tokens: i64,
-    /// The model's end token is not sampled before this many new tokens; `maxNewTokens` makes all responses equally long.
-    /// Default 0.
+    /// Smallest number of new tokens per response: the model's end token is not sampled before. The value of
+    /// `maxNewTokens` makes all responses equally long. Defaults to 0.
     #[schemars(range(min = 0, max = 131_072))]
     pub min_new_tokens: i64,
-    /// A response ends before the first of these strings. Default none (only the model's end token).
+    /// Strings that end a response, which is cut before the first of them. By default only the model's end token ends
+    /// it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
     pub stop: Vec<String>,
-    /// Seed: the same seed gives the same text. Default 42.
+    /// Random seed; the same seed gives the same text. Defaults to 42.
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub seed: i64,
 }
@@ -149,16 +154,16 @@ impl Default for Sampling {
     }
 }
 
-/// Where the artifact goes.
+/// Where an artifact is written.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
-    /// Folder to write. Default: a folder of this resource under the installation's artifact root (locally, under
-    /// the work dir).
+    /// URI of the directory to write. By default it is a directory of this resource under the installation's artifact
+    /// root, or under the work directory of a local run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
-    /// Secret whose keys become environment variables (`AWS_ACCESS_KEY_ID`, ...).
+    /// Secret whose keys become environment variables of the run, such as `AWS_ACCESS_KEY_ID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 }

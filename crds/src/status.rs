@@ -1,4 +1,4 @@
-//! What comes back on a resource. The same type for the three kinds; fields that a kind does not have stay unset.
+//! The status of a resource. All three kinds share the type; fields that a kind does not have stay unset.
 
 use std::collections::BTreeMap;
 
@@ -7,62 +7,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::conditions::{Condition, ConditionStatus, ConditionType, Reason};
 
-/// Status of a resource.
+/// Observed state of the resource: conditions, progress, results, cost and the Job of the run.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
-    /// Generation of the spec that this status speaks of; -1 before the first visit.
+    /// Generation of the spec that this status describes; -1 until the controller has reconciled the resource once.
     #[schemars(range(min = -1))]
     pub observed_generation: i64,
-    /// Conditions, one of each type.
+    /// Conditions of the resource, one of each type.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Progress of the current stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// Latest values of a bounded set of metrics, under TRL's names.
+    /// Latest values of a bounded set of training metrics, named as in TRL.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub metrics: Vec<Metric>,
-    /// What was made.
+    /// Artifact that the run produced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactRef>,
-    /// What it was made from.
+    /// Inputs that the artifact was made from, with their digests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub inputs: Vec<InputRef>,
-    /// The job of the current or last attempt.
+    /// Job of the current or last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<JobRef>,
-    /// When the first attempt started (RFC 3339).
+    /// Time at which the first attempt started (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub start_time: Option<String>,
-    /// When the run ended, either way (RFC 3339).
+    /// Time at which the run succeeded or failed (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub completion_time: Option<String>,
-    /// Accelerators held times seconds, over all attempts.
+    /// Accelerator seconds of all attempts: accelerators held, times the seconds for which they were held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accelerator_seconds: Option<i64>,
-    /// What judges cost so far.
+    /// Cost of judge requests so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
-    /// How many records were read, used and left out, by reason: of a PreferenceDataset prompts, pairs, labels, conflicts ...;
-    /// of the others `records`, `leftOut`, `leftOutTooLong` ...
+    /// Number of records read, used and left out, by reason. A PreferenceDataset counts `prompts`, `pairs`, `labels`,
+    /// `conflicts` and so on; the other kinds count `records`, `leftOut`, `leftOutTooLong` and so on.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub counts: BTreeMap<String, i64>,
-    /// PreferenceDataset: measured biases of the judge, as decimals (position, length ...).
+    /// Measured biases of the judge of a PreferenceDataset, such as `position` and `length`, as decimals.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub bias: BTreeMap<String, String>,
-    /// PreferenceDataset: agreement between orders, judges and people, as decimals.
+    /// Measured agreement between orders, judges and people of a PreferenceDataset, as decimals.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub agreement: BTreeMap<String, String>,
-    /// RewardModel and PolicyTuning: held-out results, as decimals (accuracy, winRate, winRateLow, winRateHigh ...). Of a
-    /// RewardModel without held-out pairs, those on its training pairs, by names that begin with `train` (trainAccuracy ...).
+    /// Held-out results of a RewardModel or PolicyTuning, such as `accuracy`, `winRate`, `winRateLow` and
+    /// `winRateHigh`, as decimals. A RewardModel without held-out pairs has results on its training pairs, whose names
+    /// start with `train`, such as `trainAccuracy`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub evaluation: BTreeMap<String, String>,
@@ -112,98 +113,99 @@ impl Status {
     }
 }
 
-/// How far a stage is.
+/// Progress of a stage.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Progress {
-    /// What is being done: Generating, Judging, Training, Evaluating ...
+    /// Current stage, such as Generating, Judging, Training or Evaluating.
     #[schemars(length(max = 64))]
     pub stage: String,
-    /// Units done.
+    /// Units of work completed: prompts, questions or steps, depending on the stage.
     pub completed: i64,
-    /// Units in all.
+    /// Units of work in total.
     pub total: i64,
-    /// completed / total in percent.
+    /// Completed fraction of the total, in percent.
     pub percent: i64,
-    /// Estimated seconds to the end of this stage.
+    /// Estimated time until the stage is complete, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
-    /// When this was last updated (RFC 3339).
+    /// Time of the last update (RFC 3339).
     #[schemars(length(max = 64))]
     pub last_update_time: String,
 }
 
-/// The latest value of a metric.
+/// Latest value of a metric.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 pub struct Metric {
-    /// Name, as in TRL.
+    /// Name of the metric, as in TRL.
     #[schemars(length(max = 128))]
     pub name: String,
-    /// Value, as a decimal.
+    /// Value of the metric, as a decimal.
     #[schemars(length(max = 64))]
     pub value: String,
 }
 
-/// What was made.
+/// Artifact that a run produced.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactRef {
-    /// Where it is.
+    /// URI of the artifact's directory.
     #[schemars(length(max = 1024))]
     pub uri: String,
-    /// `sha256:` and the digest of the whole (see `artifact`).
+    /// Digest of the whole artifact: `sha256:` and hexadecimal digits.
     #[schemars(length(max = 80))]
     pub digest: String,
-    /// Bytes in all files.
+    /// Size of all files together, in bytes.
     pub size_bytes: i64,
-    /// When it was completed (RFC 3339).
+    /// Time at which the artifact was completed (RFC 3339).
     #[schemars(length(max = 64))]
     pub created_time: String,
 }
 
-/// What something was made from.
+/// Input that an artifact was made from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct InputRef {
-    /// What the input is for: `datasetRef`, `baseModel`, `policyModel`, `prompts` ...
+    /// Role of the input: the field of the spec that names it, such as `datasetRef`, `baseModel`, `policyModel` or
+    /// `prompts`.
     #[schemars(length(max = 64))]
     pub role: String,
-    /// Name of the resource, or the URI.
+    /// Name of the resource, or the URI, of the input.
     #[schemars(length(max = 1024))]
     pub name: String,
-    /// `sha256:` and the digest.
+    /// Digest of the input: `sha256:` and hexadecimal digits. Empty until the run has read the input.
     #[schemars(length(max = 80))]
     pub digest: String,
 }
 
-/// The job of an attempt.
+/// Job of an attempt.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JobRef {
-    /// Name of the Job. Without its last part, the name of the work folder.
+    /// Name of the Job. Without its last part it is the name of the work directory.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// The last generation of the spec that this run is of.
+    /// Last generation of the spec that the run belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// Digest of that spec, without what makes no other run.
+    /// Digest of that spec, without the fields that do not define the run, such as `compute` and `budget`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 80))]
     pub spec_digest: Option<String>,
-    /// UID of the Job. Unset locally.
+    /// UID of the Job. It is unset in a local run and while no Job exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub uid: Option<String>,
-    /// Attempts so far.
+    /// Number of the current attempt, starting from 1.
     pub attempt: i64,
-    /// Seconds of running, without suspensions.
+    /// Running time of all attempts in seconds, without suspensions.
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
-    /// Time up to which activeSeconds has been counted (RFC 3339).
+    /// Time up to which `activeSeconds` has been counted (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    pub counted_time: Option<String>,
-    /// Attempts that ended early, by reason.
+    pub last_counted_time: Option<String>,
+    /// Number of attempts that ended early, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub retries: BTreeMap<String, i64>,
@@ -214,21 +216,21 @@ fn is_zero(n: &i64) -> bool {
     *n == 0
 }
 
-/// What judges cost.
+/// Cost of judge requests.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cost {
-    /// Requests answered.
+    /// Number of requests that a judge answered.
     pub requests: i64,
-    /// Prompt tokens.
+    /// Number of prompt tokens.
     pub prompt_tokens: i64,
-    /// Completion tokens.
+    /// Number of completion tokens.
     pub completion_tokens: i64,
-    /// Money, as a decimal; unset when no price is given.
+    /// Amount of money in `currency`, as a decimal. It is unset if no price is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub amount: Option<String>,
-    /// ISO 4217 code.
+    /// ISO 4217 code of the currency.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 3))]
     pub currency: Option<String>,

@@ -8,42 +8,42 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Training {
-    /// Passes over the data (pairs, texts, or prompts for a method that samples). Default 1.
+    /// Epochs: passes over the data (pairs, texts, or prompts for a method that samples). Defaults to 1.
     #[schemars(range(min = 1, max = 1000))]
     pub epochs: i64,
-    /// Stop after this many optimiser steps (of a method that samples: rollouts), whatever `epochs` says.
-    /// Default: never.
+    /// Stops after this many optimiser steps (rollouts for a method that samples), even if `epochs` are not complete.
+    /// By default there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_steps: Option<i64>,
-    /// Sequences (pairs for RewardModel and DPO) per optimiser step. Default 64.
+    /// Sequences (pairs for RewardModel and DPO) per optimiser step. Defaults to 64.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_size: i64,
-    /// Sequences (pairs) a forward and backward pass; changes memory, and the result only by rounding and by what dropout
-    /// leaves out. A run continues from its checkpoint with another value. Default 8.
+    /// Sequences (pairs) per forward and backward pass. It determines memory use; the result changes only by rounding
+    /// and by the draws of dropout. A run resumes from its checkpoint with a different value. Defaults to 8.
     #[schemars(range(min = 1, max = 100_000))]
     pub micro_batch_size: i64,
-    /// Peak learning rate. Default 1e-5.
+    /// Peak learning rate. Defaults to 1e-5.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub learning_rate: f64,
-    /// Learning-rate schedule.
+    /// Learning-rate schedule: warm-up and decay.
     pub schedule: Schedule,
-    /// AdamW and gradient clipping.
+    /// AdamW optimiser and gradient clipping.
     pub optimizer: Optimizer,
-    /// Longest sequence in tokens, prompt included; longer ones are left out and counted. Default 1024.
+    /// Longest sequence in tokens, prompt included. Longer sequences are left out and counted. Defaults to 1024.
     #[schemars(range(min = 2, max = 1_048_576))]
     pub max_length: i64,
-    /// Number format of the frozen weights and of activations; trained weights are always Float32. Default Float32.
+    /// Number format of frozen weights and of activations. Trained weights are always Float32. Defaults to Float32.
     pub precision: Precision,
-    /// Train a low-rank adapter instead of all weights. Default: all weights.
+    /// Trains a low-rank adapter instead of all weights. By default all weights are trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Adapter>,
-    /// Recompute activations in the backward pass to save memory. Default Disabled.
+    /// Whether activations are recomputed in the backward pass to save memory. Defaults to Disabled.
     pub activation_checkpointing: Switch,
-    /// Seed of initialisation, data order and dropout. Default 42.
+    /// Random seed of initialisation, data order and dropout. Defaults to 42.
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub seed: i64,
-    /// Checkpointing.
+    /// How often checkpoints are written, and how many are kept.
     pub checkpoint: CheckpointPolicy,
 }
 
@@ -71,10 +71,11 @@ impl Default for Training {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Schedule {
-    /// Shape after the warm-up: Constant, Linear to 0, or Cosine to 0. Default Linear.
+    /// Shape of the learning rate after the warm-up: Constant, Linear decay to 0 or Cosine decay to 0. Defaults to
+    /// Linear.
     #[serde(rename = "type")]
     pub kind: ScheduleType,
-    /// Share of the steps over which the rate rises linearly from 0. Default 0.
+    /// Fraction of the steps over which the learning rate rises linearly from 0. Defaults to 0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub warmup_fraction: f64,
 }
@@ -101,19 +102,19 @@ pub enum ScheduleType {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Optimizer {
-    /// Decoupled weight decay, of matrices only. Default 0.
+    /// Decoupled weight decay, applied to matrices only. Defaults to 0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub weight_decay: f64,
-    /// Decay of the first moment. Default 0.9.
+    /// Decay rate of the first moment. Defaults to 0.9.
     #[schemars(range(min = 0.0, max = 0.999_999))]
     pub beta1: f64,
-    /// Decay of the second moment. Default 0.999.
+    /// Decay rate of the second moment. Defaults to 0.999.
     #[schemars(range(min = 0.0, max = 0.999_999))]
     pub beta2: f64,
-    /// Added to the denominator. Default 1e-8.
+    /// Constant added to the denominator of the update. Defaults to 1e-8.
     #[schemars(range(min = 0.0, max = 0.1))]
     pub epsilon: f64,
-    /// The global gradient norm is clipped to this. Default 1.
+    /// Largest global gradient norm; larger gradients are scaled down to it. Defaults to 1.
     #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
     pub max_grad_norm: f64,
 }
@@ -148,31 +149,33 @@ pub enum Switch {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Adapter {
-    /// Kind of adapter. Default Lora.
+    /// Type of adapter. Lora is low-rank adaptation (Hu et al., 2021). Defaults to Lora.
     #[serde(rename = "type", default)]
     pub kind: AdapterType,
-    /// Rank. Default 16.
+    /// Rank of the adapter's matrices. Defaults to 16.
     #[serde(default = "default_rank")]
     #[schemars(range(min = 1, max = 1024))]
     pub rank: i64,
-    /// Scale: the update is multiplied by alpha / rank. Default 32.
+    /// Scale of the adapter: its update is multiplied by alpha / rank. Defaults to 32.
     #[serde(default = "default_alpha")]
     #[schemars(range(min = 0.0, max = 65536.0))]
     pub alpha: f64,
-    /// Dropout on the adapter's input. Default 0.
+    /// Dropout probability on the adapter's input. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.99))]
     pub dropout: f64,
-    /// Projections that get an adapter: Attention, Mlp, All, or names of the model's modules (q_proj, down_proj). Names that
-    /// the model does not have are rejected before training. Default: All.
+    /// Projections that get an adapter: Attention, Mlp, All, or names of the model's modules such as `q_proj` and `down_proj`.
+    /// Names that the model does not have are rejected before training. By default all projections get one.
     #[serde(default = "default_targets")]
     #[schemars(with = "Vec<String>", length(min = 1, max = 16), inner(length(max = 63), regex(pattern = ADAPTER_TARGET)), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
-    /// Apply the adapter only to the last N layers; those below are then not part of the backward pass. Default: all layers.
+    /// Applies the adapter only to the last N layers; the layers below are then not part of the backward pass. By
+    /// default the adapter applies to all layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub last_layers: Option<i64>,
-    /// What is saved: Merged writes a whole model, Adapter a PEFT folder. Default Merged.
+    /// What is saved: Merged writes the whole model with the adapter merged into its weights, Adapter a PEFT directory.
+    /// Defaults to Merged.
     #[serde(default)]
     pub save: AdapterSave,
 }
@@ -244,14 +247,14 @@ pub enum AdapterSave {
     Adapter,
 }
 
-/// Checkpointing. A run killed at any point continues from its last checkpoint and ends the same.
+/// Checkpointing. A run that is killed at any point resumes from its last checkpoint and ends with the same result.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CheckpointPolicy {
-    /// Steps between checkpoints. Default 100.
+    /// Optimiser steps (rollouts for a method that samples) between checkpoints. Defaults to 100.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub every_steps: i64,
-    /// Checkpoints kept. Default 2.
+    /// Number of checkpoints kept; older ones are deleted. Defaults to 2.
     #[schemars(range(min = 1, max = 100))]
     pub keep: i64,
 }

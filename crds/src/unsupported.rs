@@ -22,7 +22,7 @@ pub struct Unsupported {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// By `plumbline run`.
-    Laptop,
+    Local,
     /// By the operator.
     Cluster,
 }
@@ -35,7 +35,7 @@ pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
         Spec::RewardModel(s) => reward(s, &mut list),
         Spec::PolicyTuning(s) => tuning(s, &mut list),
     }
-    list.on_laptop(
+    list.locally(
         spec.output().credentials_secret_ref.is_some(),
         "spec.output.credentialsSecretRef",
         "set the variables (AWS_ACCESS_KEY_ID, ...) where you start `plumbline run`",
@@ -45,19 +45,19 @@ pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
         Spec::PreferenceDataset(_) => {
             list.check(nodes, "spec.compute.nodes", "use 1 node: only training is spread over several");
         }
-        _ => list.on_laptop(nodes, "spec.compute.nodes", "use 1 node: `plumbline run` starts one process a stage"),
+        _ => list.locally(nodes, "spec.compute.nodes", "use 1 node: `plumbline run` starts one process a stage"),
     }
     list.check(
         spec.compute().accelerators > 1,
         "spec.compute.accelerators",
         "use 1: a pod trains on one accelerator (0 for the CPU)",
     );
-    list.on_laptop(
+    list.locally(
         !spec.compute().env.is_empty(),
         "spec.compute.env",
         "set the variables where you start `plumbline run`",
     );
-    list.on_laptop(spec.compute().deadline_seconds.is_some(), "spec.compute.deadlineSeconds", "leave it out");
+    list.locally(spec.compute().deadline_seconds.is_some(), "spec.compute.deadlineSeconds", "leave it out");
     list.found
 }
 
@@ -73,8 +73,8 @@ impl List {
         }
     }
 
-    fn on_laptop(&mut self, is_set: bool, path: impl Into<String>, instead: &str) {
-        self.check(is_set && self.target == Target::Laptop, path, instead);
+    fn locally(&mut self, is_set: bool, path: impl Into<String>, instead: &str) {
+        self.check(is_set && self.target == Target::Local, path, instead);
     }
 }
 
@@ -140,7 +140,7 @@ fn training(t: &Training, list: &mut List) {
 }
 
 fn prompts(p: &PromptSource, path: &str, list: &mut List) {
-    list.on_laptop(p.config_map_ref.is_some(), format!("{path}.configMapRef"), "use inline or uri");
+    list.locally(p.config_map_ref.is_some(), format!("{path}.configMapRef"), "use inline or uri");
 }
 
 /// Prompts of which none is kept for validation, as a PreferenceDataset keeps some.
@@ -161,6 +161,6 @@ fn is_other(number: f64, usual: f64) -> bool {
 
 fn judge(j: &Judge, path: &str, list: &mut List) {
     list.check(j.reasoning != Reasoning::None, format!("{path}.reasoning"), "use None");
-    list.check(j.label == LabelSource::Votes, format!("{path}.label"), "use LogProbs or Verdict");
+    list.check(j.label_source == LabelSource::Votes, format!("{path}.labelSource"), "use LogProbs or Verdict");
     list.check(is_other(j.weight, 1.0), format!("{path}.weight"), "leave it out: a judge that is alone has no weight");
 }

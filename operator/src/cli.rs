@@ -12,14 +12,14 @@ use plumbline_crds::unsupported::Target;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::settings::Settings;
-use crate::cluster::{logging, rbac, ready};
+use crate::cluster::{logging, rbac, wait_for_leader};
 use crate::crds::reference;
 use crate::local::{self, Options, tied};
 use crate::manifest::read;
 use crate::validate::references::Elsewhere;
 use crate::{cluster, crds, printable, validate};
 
-/// AI feedback alignment from manifests: preference data, reward model, tuned policy.
+/// Align language models with AI feedback: preference data, reward models and tuned policies from manifests.
 #[derive(Debug, Parser)]
 #[command(name = "plumbline", version)]
 struct Cli {
@@ -29,42 +29,42 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check manifests and print every problem, one a line.
+    /// Check manifests and print every problem, one per line.
     Validate {
         #[command(flatten)]
         manifests: Manifests,
-        /// Accept references to resources that are not among the manifests.
+        /// Accept references to resources that the manifests do not contain.
         #[arg(long)]
         allow_missing_references: bool,
-        /// Check them for a cluster: where inputs and outputs may be, and which fields act, differ from this machine.
+        /// Check the manifests for a cluster instead of a local run; locations and supported fields differ.
         #[arg(long)]
         cluster: bool,
     },
-    /// Print what `run` would do, without doing it.
+    /// Print what `run` would do without running it.
     Plan {
         #[command(flatten)]
         manifests: Manifests,
         #[command(flatten)]
-        place: Place,
+        work_dir: WorkDirArgs,
     },
-    /// Make everything in the manifests on this machine; run again to continue what was interrupted.
+    /// Run all manifests on this machine; run the same command again to resume.
     Run {
         #[command(flatten)]
         manifests: Manifests,
         #[command(flatten)]
-        place: Place,
-        /// The trainer's program [default: plumbline-trainer beside this program, else on the PATH].
+        work_dir: WorkDirArgs,
+        /// Trainer executable [default: plumbline-trainer beside this executable, else on the PATH].
         #[arg(long, value_name = "PATH")]
         trainer: Option<PathBuf>,
     },
     /// Run the controller until it is stopped.
     Operator(Box<Settings>),
     /// Wait until an operator replica is the elected leader.
-    Ready {
-        /// Its metrics address. If the address is a Service, one of its replicas must be the leader.
+    WaitForLeader {
+        /// Metrics address of the operator. If the address is a Service, one of its replicas must be the leader.
         #[arg(long, value_name = "HOST:PORT")]
         address: String,
-        /// How long to wait.
+        /// Longest time to wait, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout_seconds: u64,
     },
@@ -73,37 +73,37 @@ enum Command {
         /// Namespace that the operator runs in.
         #[arg(long, value_name = "NAME", default_value = "plumbline")]
         operator_namespace: String,
-        /// The only namespace that it watches, as for `operator --watch-namespace` [default: all].
+        /// Only namespace that the operator watches, as for `operator --watch-namespace` [default: all].
         #[arg(long, value_name = "NAME")]
         watch_namespace: Option<String>,
-        /// Allow it to read Kueue Workloads, as for `operator --kueue`.
+        /// Allow the operator to read Kueue Workloads, as for `operator --kueue`.
         #[arg(long)]
         kueue: bool,
     },
     /// Print the CustomResourceDefinitions.
     Crds {
-        /// Write one file each into this folder instead.
+        /// Write one file per definition into this directory instead.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Write what each of their fields means into this folder instead, as Markdown.
+        /// Write the reference of all fields into this directory instead, as Markdown.
         #[arg(long, value_name = "DIR", conflicts_with = "out")]
         reference: Option<PathBuf>,
     },
     /// Run a program that is terminated when its parent exits.
     #[command(hide = true)]
-    Tied(tied::Args),
+    RunTiedToParent(tied::Args),
 }
 
 #[derive(Debug, Args)]
 struct Manifests {
-    /// Manifest file, folder of manifests, or `-` for standard input; may be repeated.
+    /// Manifest file, directory of manifests, or `-` for standard input; may be repeated.
     #[arg(short = 'f', long = "file", value_name = "FILE|DIR", required = true)]
     files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-struct Place {
-    /// Folder to keep state and artifacts in.
+struct WorkDirArgs {
+    /// Directory of state and artifacts.
     #[arg(long, value_name = "DIR", default_value = ".plumbline")]
     work_dir: PathBuf,
 }
@@ -120,14 +120,14 @@ pub fn main() -> ExitCode {
     }
     ExitCode::from(match cli.command {
         Command::Validate { manifests, allow_missing_references, cluster } => {
-            let target = if cluster { Target::Cluster } else { Target::Laptop };
+            let target = if cluster { Target::Cluster } else { Target::Local };
             validate_command(&manifests, allow_missing_references, target)
         }
-        Command::Plan { manifests, place } => plan_command(manifests, place),
-        Command::Run { manifests, place, trainer } => run_command(manifests, place, trainer),
+        Command::Plan { manifests, work_dir } => plan_command(manifests, work_dir),
+        Command::Run { manifests, work_dir, trainer } => run_command(manifests, work_dir, trainer),
         Command::Operator(settings) => operator_command(*settings),
-        Command::Ready { address, timeout_seconds } => {
-            match ready::wait(&address, Duration::from_secs(timeout_seconds)) {
+        Command::WaitForLeader { address, timeout_seconds } => {
+            match wait_for_leader::wait(&address, Duration::from_secs(timeout_seconds)) {
                 Ok(()) => Code::Done.number(),
                 Err(error) => fail(&error, Code::Failed),
             }
@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
         }
         Command::Crds { reference: Some(folder), .. } => reference_command(&folder),
         Command::Crds { out, .. } => crds_command(out.as_deref()),
-        Command::Tied(args) => tied::become_program(&args),
+        Command::RunTiedToParent(args) => tied::become_program(&args),
     })
 }
 
@@ -162,8 +162,8 @@ fn validate_command(manifests: &Manifests, anything: bool, target: Target) -> u8
     }
 }
 
-fn plan_command(manifests: Manifests, place: Place) -> u8 {
-    match local::explain(&Options { files: manifests.files, work_dir: place.work_dir, trainer: None }) {
+fn plan_command(manifests: Manifests, work_dir: WorkDirArgs) -> u8 {
+    match local::explain(&Options { files: manifests.files, work_dir: work_dir.work_dir, trainer: None }) {
         Ok(lines) => {
             for line in lines {
                 println!("{}", printable::text(&line));
@@ -174,8 +174,8 @@ fn plan_command(manifests: Manifests, place: Place) -> u8 {
     }
 }
 
-fn run_command(manifests: Manifests, place: Place, trainer: Option<PathBuf>) -> u8 {
-    let options = Options { files: manifests.files, work_dir: place.work_dir, trainer };
+fn run_command(manifests: Manifests, work_dir: WorkDirArgs, trainer: Option<PathBuf>) -> u8 {
+    let options = Options { files: manifests.files, work_dir: work_dir.work_dir, trainer };
     // One thread: children ask to end with the thread that started them, so that must be the one that lasts.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

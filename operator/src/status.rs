@@ -124,7 +124,7 @@ fn condition(kind: ConditionType, observed: &Observed, decision: &Decision) -> (
         },
         ConditionType::Stalled => match decision.phase {
             Phase::Failed | Phase::Spoilt => told(True),
-            _ => quiet(False, Reason::NotFailed),
+            _ => quiet(False, Reason::AsExpected),
         },
     }
 }
@@ -151,7 +151,7 @@ fn outdated(decision: &Decision) -> (ConditionStatus, Reason, String) {
             );
             (ConditionStatus::True, Reason::InputChanged, message)
         }
-        (Phase::Done | Phase::Spoilt, true) => (ConditionStatus::False, Reason::InputsUnchanged, String::new()),
+        (Phase::Done | Phase::Spoilt, true) => (ConditionStatus::False, Reason::InputsUpToDate, String::new()),
         _ => (ConditionStatus::Unknown, Reason::Pending, String::new()),
     }
 }

@@ -52,7 +52,7 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     (".answers[]", "judge.answers"),
     (".api", "judge.api"),
     (".mode", "judge.mode"),
-    (".label", "judge.label"),
+    (".labelSource", "judge.label_source"),
     (".template", "judge.template"),
     (".templates[]", "judge.templates"),
     ("criteria[].name", "\"name\": c.name"),
@@ -179,7 +179,7 @@ fn prompts(from: &str) -> Value {
 }
 
 fn judge(by: &str) -> Value {
-    let mut judge = json!({"name": "judge-a", "mode": "Pairwise", "api": "Chat", "reasoning": "None", "label": "LogProbs",
+    let mut judge = json!({"name": "judge-a", "mode": "Pairwise", "api": "Chat", "reasoning": "None", "labelSource": "LogProbs",
         "criteria": [{"name": "name-a", "description": "description-a", "weight": 1.0, "levels": ["level-a"]}],
         "templates": ["builtin:pairwise-v1"], "answers": ["A", "B"],
         "examples": [{"prompt": "prompt-a", "responseA": "one-a", "responseB": "two-a", "answer": "A"}],
@@ -275,7 +275,7 @@ fn cases(kind: Kind) -> Vec<Value> {
             })
             .collect(),
         Kind::PolicyTuning => {
-            let evaluation = |from: &str, by: &str| json!({"prompts": prompts(from), "judge": judge(by), "against": "SftModel",
+            let evaluation = |from: &str, by: &str| json!({"prompts": prompts(from), "judge": judge(by), "baseline": "StartingModel",
                 "samplesPerPrompt": 5, "sampling": sampling(), "lexicons": [{"name": "words-a", "uri": "pvc://words-a/w.tsv"}]});
             let tuning = |method: &str, from: &str, by: &str| with(json!({"method": method, "training": training(),
                 "policyModel": {"uri": "hf://org/model-a", "revision": "revision-a"}, "evaluation": evaluation(from, by)}));

@@ -169,8 +169,7 @@ fn a_manifest_with_any_fault_is_refused_or_read_as_it_stands_and_ends_nothing() 
         .iter()
         .map(|file| fs::read_to_string(file).unwrap())
         .filter_map(|text| {
-            let target =
-                [Target::Laptop, Target::Cluster].into_iter().find(|target| checked(&text, *target).is_ok())?;
+            let target = [Target::Local, Target::Cluster].into_iter().find(|target| checked(&text, *target).is_ok())?;
             Some((text, target))
         })
         .collect();

@@ -144,12 +144,13 @@ impl Operator {
         let start = Instant::now();
         loop {
             let told = std::fs::read_to_string(&log).unwrap();
-            let address = |whom: &str| {
-                let line = told.lines().find(|line| line.contains(&format!("listens for {whom}")))?;
+            let address = |server: &str| {
+                let line =
+                    told.lines().find(|line| line.contains("listening") && line.contains(&format!("\"{server}\"")))?;
                 let port = line.split_once("127.0.0.1:")?.1;
                 port.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
             };
-            if let (Some(people), Some(pods)) = (address("people"), address("pods")) {
+            if let (Some(people), Some(pods)) = (address("metrics"), address("progress")) {
                 operator.people.set_port(people);
                 operator.pods.set_port(pods);
                 return operator;

@@ -43,7 +43,7 @@ async fn applying_the_same_manifest_again_changes_nothing_in_any_phase() {
     assert!(waited.contains("condition met"), "{waited}");
     unchanged("finished").await;
     let described = scene.kubectl(&["describe", "rewardmodel", "r"]);
-    for words in ["Completed", "pvc://results/rewardmodels/r", "The run is under way", "The artifact is there"] {
+    for words in ["Completed", "pvc://results/rewardmodels/r", "The run has started", "The artifact is complete"] {
         assert!(described.contains(words), "no \"{words}\" in {described}");
     }
 }

@@ -45,9 +45,9 @@ async fn three_resources_in_the_wrong_order_become_ready_in_the_right_one() {
         assert_eq!(condition(&status, Ready), (True, Reason::Completed));
         assert_eq!(condition(&status, Succeeded), (True, Reason::Completed));
         assert_eq!(condition(&status, Reconciling).0, False);
-        assert_eq!(condition(&status, Stalled), (False, Reason::NotFailed));
+        assert_eq!(condition(&status, Stalled), (False, Reason::AsExpected));
         assert_eq!(condition(&status, InputsReady), (True, Reason::InputsResolved));
-        assert_eq!(condition(&status, Outdated), (False, Reason::InputsUnchanged));
+        assert_eq!(condition(&status, Outdated), (False, Reason::InputsUpToDate));
         let artifact = status.artifact.unwrap();
         assert_eq!(artifact.uri, format!("pvc://results/{}/helpful", kind.plural()));
         assert_eq!(artifact.digest, digest);

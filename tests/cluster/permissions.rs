@@ -61,7 +61,7 @@ async fn the_operator_is_refused_nothing_and_granted_nothing_that_it_does_not_us
     }
     let pod = scene.pod(RewardModel, "r").await;
     scene.node.run(&pod).await;
-    let url = format!("http://{}/v1/progress", operator.address("pods").await);
+    let url = format!("http://{}/v1/progress", operator.address("progress").await);
     let token = scene.namespace.pod_token(&pod, AUDIENCE).await;
     let report = json!({"progress": {"stage": "Training", "completed": 3, "total": 10, "percent": 30, "lastUpdateTime": "2026-01-01T00:00:00Z"}});
     let answer = reqwest::Client::new().post(url).bearer_auth(token).json(&report).send().await.unwrap();

@@ -62,7 +62,7 @@ async fn where_no_progress_is_wanted_nothing_listens_for_it() {
     let addresses = ["--metrics-address", "127.0.0.1:0", "--progress-address", "127.0.0.1:0"];
     let operator = Operator::run(&scene.account().await, &[&own[..], &addresses].concat());
     until("it leads", async || operator.get("/metrics").await.1.contains("\nplumbline_leader 1\n").then_some(())).await;
-    assert!(!operator.log().contains("listens for pods"), "{}", operator.log());
+    assert!(!operator.log().contains("\"progress\""), "{}", operator.log());
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ impl Site {
     }
 
     fn counted(&self, outcome: &str) -> u64 {
-        let line = format!("plumbline_progress_posts_total{{outcome=\"{outcome}\"}} ");
+        let line = format!("plumbline_progress_reports_total{{outcome=\"{outcome}\"}} ");
         let text = self.metrics.text(&Snapshot::default()).unwrap();
         text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse().unwrap())
     }

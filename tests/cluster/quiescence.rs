@@ -86,7 +86,7 @@ async fn progress_is_written_at_most_every_fifteen_seconds() {
     let pod = scene.pod(RewardModel, "r").await;
     scene.node.run(&pod).await;
     scene.until_reason(RewardModel, "r", Reason::Running).await;
-    let url = format!("http://{}/v1/progress", operator.address("pods").await);
+    let url = format!("http://{}/v1/progress", operator.address("progress").await);
     let token = scene.namespace.pod_token(&pod, AUDIENCE).await;
     let client = reqwest::Client::new();
     let shown = async || scene.status(RewardModel, "r").await.progress.map_or(0, |progress| progress.percent);

@@ -50,7 +50,7 @@ async fn requests_are_counted_by_verb_and_resource_and_watches_without_objects_a
         [("404", "configmaps", "get"), ("403", "secrets", "list"), ("200", "rewardmodels", "list")]
     {
         let line =
-            format!("plumbline_api_requests_total{{code=\"{code}\",resource=\"{resource}\",verb=\"{verb}\"}} 1\n");
+            format!("plumbline_kube_api_requests_total{{code=\"{code}\",resource=\"{resource}\",verb=\"{verb}\"}} 1\n");
         assert!(text.contains(&line), "{line}{text}");
     }
     assert!(!text.contains("a-name-that-is-nobody-s") && !text.contains(space.name()), "{text}");

@@ -157,7 +157,7 @@ fn a_judge_that_says_the_same_of_every_pair_fails_a_gate_and_responses_that_are_
         JudgeSim::start(config.faults(|_, _| {
             Some(Fault::changed(|completion| completion["choices"][0]["message"]["content"] = json!("A")))
         }));
-    let judge = json!({"name": "j", "label": "Verdict", "endpoint": {"url": always_first.url(), "model": "m"}});
+    let judge = json!({"name": "j", "labelSource": "Verdict", "endpoint": {"url": always_first.url(), "model": "m"}});
     let few = json!({"prompts": {"uri": null, "inline": ["Once upon a", "The old house"], "validationFraction": null},
         "generator": {"responsesPerPrompt": 3}, "pairs": {"perPrompt": 3}});
     let dataset = with(chain::dataset(DATA.1, &judge), &few);

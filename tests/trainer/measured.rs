@@ -114,7 +114,7 @@ fn a_judge_that_goes_by_the_order_is_no_evidence_of_a_win_rate() {
         });
         let mut manifest = with(chain::dpo("tuned", ""), &few);
         manifest["spec"]["evaluation"]["judge"] =
-            json!({"name": "j", "label": "Verdict", "endpoint": {"url": sim.url(), "model": "m"}});
+            json!({"name": "j", "labelSource": "Verdict", "endpoint": {"url": sim.url(), "model": "m"}});
         let inputs = [("policyModel", fixture::tiny()), ("dataset", fixture::path("pairs.jsonl"))];
         let made = stage::run(&manifest, &inputs, root.path());
         let report = fs::read_to_string(made.artifact.join("report.json")).unwrap();

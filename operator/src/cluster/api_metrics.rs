@@ -174,11 +174,11 @@ mod tests {
         }
         let text = metrics.text(&crate::cluster::metrics::Snapshot::default()).unwrap();
         assert!(
-            text.contains(r#"plumbline_api_requests_total{code="200",resource="rewardmodels",verb="watch"} 1"#),
+            text.contains(r#"plumbline_kube_api_requests_total{code="200",resource="rewardmodels",verb="watch"} 1"#),
             "{text}"
         );
         assert!(
-            text.contains(r#"plumbline_api_requests_total{code="403",resource="policytunings",verb="watch"} 1"#),
+            text.contains(r#"plumbline_kube_api_requests_total{code="403",resource="policytunings",verb="watch"} 1"#),
             "{text}"
         );
         assert!(pulse.age() >= pause, "a refused watch is no sign of life");

@@ -32,41 +32,41 @@ fn text(reason: Reason) -> Option<Text> {
     let normal = |action, note| of(EventType::Normal, action, note);
     let warning = |action, note| of(EventType::Warning, action, note);
     match reason {
-        Reason::ReferenceNotFound => warning("Wait", "Something that the spec refers to does not exist"),
-        Reason::ReferenceNotReady => normal("Wait", "Something that the spec refers to has no artifact yet"),
-        Reason::SpecInvalid => warning("Validate", "The spec is not valid; the condition Stalled says where"),
-        Reason::QuotaPending => normal("Wait", "Waits in a queue for quota"),
+        Reason::ReferenceNotFound => warning("Wait", "A referenced object does not exist"),
+        Reason::ReferenceNotReady => normal("Wait", "A referenced resource has no artifact yet"),
+        Reason::SpecInvalid => warning("Validate", "The spec is invalid; see the condition Stalled"),
+        Reason::QuotaPending => normal("Wait", "Waiting in a queue for quota"),
         Reason::Preempted => normal("Wait", "Preempted by a higher-priority run"),
         Reason::Suspended => normal("Suspend", "Suspended; resources released, resumes from the last checkpoint"),
-        Reason::Unschedulable => warning("Schedule", "No node fits; the condition Ready says why"),
+        Reason::Unschedulable => warning("Schedule", "No node fits the pod; see the condition Ready"),
         Reason::ImagePullFailed => warning("PullImage", "The image of the trainer cannot be pulled"),
         Reason::ConfigInvalid => {
             warning("CreateContainer", "A Secret, a ConfigMap or a key that the pod needs is missing")
         }
         Reason::ChildCreationFailed => warning("CreateChild", "The API server refused an object of the run"),
-        Reason::Running => normal("Run", "The run is under way"),
-        Reason::Retrying => warning("Retry", "An attempt failed and is tried again"),
-        Reason::OutOfMemory => warning("Run", "A container was killed for its memory"),
+        Reason::Running => normal("Run", "The run has started"),
+        Reason::Retrying => warning("Retry", "An attempt failed and is retried"),
+        Reason::OutOfMemory => warning("Run", "Container exceeded its memory limit"),
         Reason::AcceleratorOutOfMemory => warning("Run", "The accelerator ran out of memory"),
-        Reason::StorageExceeded => warning("Run", "The pod kept more on the disk of its node than it may"),
+        Reason::StorageExceeded => warning("Run", "The pod exceeded its limit of ephemeral storage"),
         Reason::NodeDisruption => warning("Run", "Pod evicted or preempted"),
-        Reason::TrainerConfigRejected => warning("Run", "The trainer refused its configuration"),
-        Reason::DataInvalid => warning("Run", "Data is broken, or is not what its digest says"),
-        Reason::JudgeUnavailable => warning("Judge", "A judge does not answer"),
+        Reason::TrainerConfigRejected => warning("Run", "The trainer rejected its configuration"),
+        Reason::DataInvalid => warning("Run", "Input data is invalid or does not match its digest"),
+        Reason::JudgeUnavailable => warning("Judge", "A judge is not responding"),
         Reason::JudgeRejected => warning("Judge", "A judge rejected the request; check API key, quota and model name"),
-        Reason::BudgetExhausted => warning("Judge", "The budget for judges is spent"),
+        Reason::BudgetExhausted => warning("Judge", "The judge budget is spent"),
         Reason::PeerLost => warning("Run", "A worker lost its connection to a peer"),
         Reason::NoProgress => warning("Run", "The run made no progress for too long"),
         Reason::JobDeleted => warning("Run", "The run's Job was deleted externally"),
         Reason::ArtifactUploadFailed => warning("Store", "The artifact could not be stored"),
-        Reason::DeadlineExceeded => warning("Run", "The run took longer than its deadline"),
+        Reason::DeadlineExceeded => warning("Run", "The run exceeded its deadline"),
         Reason::GateFailed => warning("Evaluate", "A quality gate of the spec was not met"),
         Reason::RewardHackingSuspected => warning("Run", "A guard against reward hacking stopped the run"),
         Reason::TrainerFailed => warning("Run", "The trainer failed; its log says why"),
         Reason::InputChanged => normal("Compare", "An input changed since the artifact was made"),
-        Reason::Completed => normal("Finish", "The artifact is there"),
+        Reason::Completed => normal("Finish", "The artifact is complete"),
         // They lead only for a moment, or never.
-        Reason::Pending | Reason::InputsResolved | Reason::InputsUnchanged | Reason::NotFailed => None,
+        Reason::Pending | Reason::InputsResolved | Reason::InputsUpToDate | Reason::AsExpected => None,
     }
 }
 
@@ -98,10 +98,10 @@ mod tests {
         let failed = ready(
             "False",
             "OutOfMemory",
-            "the container trainer was killed (exit code 137) at its memory limit of 16Gi; raise it",
+            "the container trainer exceeded its memory limit of 16Gi (exit code 137); raise it",
         );
         let note = event(&Status::default(), &failed).unwrap().note.unwrap();
-        assert_eq!(note, "the container trainer was killed (exit code 137) at its memory limit of 16Gi");
+        assert_eq!(note, "the container trainer exceeded its memory limit of 16Gi (exit code 137)");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Default for Timing {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// The renew deadline passed.
-    #[error("the Lease {lease} could not be renewed for {deadline:?}: {error}")]
+    #[error("failed to renew the Lease {lease} for {deadline:?}: {error}")]
     NotRenewed {
         /// `namespace/name`.
         lease: String,
@@ -164,7 +164,7 @@ impl Election {
                     return self.lose(Lost::Taken { lease, holder });
                 }
                 Ok(Err(refused)) => {
-                    tracing::warn!(lease = %self.path(), error = %refused, "the Lease was not renewed");
+                    tracing::warn!(lease = %self.path(), error = %refused, "failed to renew the lease; retrying");
                     error = refused;
                 }
                 Err(_) => continue,
@@ -188,7 +188,7 @@ impl Election {
             self.leases.replace(&self.name, &PostParams::default(), &lease).await.map(|_| ())
         });
         if let Err(error) = released.await {
-            tracing::warn!(lease = %self.path(), %error, "the Lease was not given back; the next leader waits for it");
+            tracing::warn!(lease = %self.path(), %error, "failed to release the lease; the next leader has to wait until it expires");
         }
     }
 

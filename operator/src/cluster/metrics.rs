@@ -67,28 +67,28 @@ pub struct Snapshot {
     pub resources: Vec<(Kind, Reason)>,
     /// Whether this process leads.
     pub leader: bool,
-    /// How long ago the quietest controller was heard of.
-    pub watch_event_age: Duration,
+    /// How long ago the quietest controller showed activity.
+    pub last_activity_age: Duration,
 }
 
 /// The operator's metrics, in a registry of their own.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    reconcile_seconds: HistogramVec,
+    reconcile_duration: HistogramVec,
     reconcile_errors: IntCounterVec,
     runs_started: IntCounterVec,
     runs_ended: IntCounterVec,
-    run_seconds: HistogramVec,
-    start_delay: HistogramVec,
+    run_duration: HistogramVec,
+    time_to_start: HistogramVec,
     retries: IntCounterVec,
     misfits: IntCounterVec,
     accelerator_seconds: IntCounterVec,
     judge_requests: IntCounterVec,
     judge_tokens: IntCounterVec,
     judge_cost: CounterVec,
-    progress_posts: IntCounterVec,
-    api_requests: IntCounterVec,
+    progress_reports: IntCounterVec,
+    kube_api_requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -108,8 +108,8 @@ impl Metrics {
         let delay_buckets = [1.0, 5.0, 15.0, MINUTE, 5.0 * MINUTE, 15.0 * MINUTE, HOUR, 6.0 * HOUR, 24.0 * HOUR];
         let cost = Opts::new("plumbline_judge_cost_total", "Money that judges cost, as their manifests price them.");
         Ok(Self {
-            reconcile_seconds: histogram(
-                "plumbline_reconcile_seconds",
+            reconcile_duration: histogram(
+                "plumbline_reconcile_duration_seconds",
                 "Seconds that one reconcile took.",
                 &["kind"],
                 &RECONCILE_BUCKETS,
@@ -121,14 +121,14 @@ impl Metrics {
             )?,
             runs_started: counter("plumbline_runs_started_total", "Runs that were started.", &["kind"])?,
             runs_ended: counter("plumbline_runs_ended_total", "Runs that ended, by reason.", &["kind", "reason"])?,
-            run_seconds: histogram(
-                "plumbline_run_seconds",
+            run_duration: histogram(
+                "plumbline_run_duration_seconds",
                 "Seconds that a run took over all its attempts, without those it was suspended.",
                 &["kind", "outcome"],
                 &run_buckets,
             )?,
-            start_delay: histogram(
-                "plumbline_start_delay_seconds",
+            time_to_start: histogram(
+                "plumbline_time_to_start_seconds",
                 "Seconds from the creation of a resource to its first progress, where its spec did not change meanwhile.",
                 &["kind"],
                 &delay_buckets,
@@ -147,13 +147,13 @@ impl Metrics {
             judge_requests: counter("plumbline_judge_requests_total", "Requests that judges answered.", &[])?,
             judge_tokens: counter("plumbline_judge_tokens_total", "Tokens that judges read and wrote.", &["type"])?,
             judge_cost: registered(&registry, CounterVec::new(cost, &["currency"])?)?,
-            progress_posts: counter(
-                "plumbline_progress_posts_total",
+            progress_reports: counter(
+                "plumbline_progress_reports_total",
                 "Progress reports of pods, by how they were answered.",
                 &["outcome"],
             )?,
-            api_requests: counter(
-                "plumbline_api_requests_total",
+            kube_api_requests: counter(
+                "plumbline_kube_api_requests_total",
                 "Requests to the API server, by the code of the answer; error where there was none.",
                 &["verb", "resource", "code"],
             )?,
@@ -163,7 +163,7 @@ impl Metrics {
 
     /// A reconcile ended, either way.
     pub fn reconciled(&self, kind: Kind, took: Duration) {
-        self.reconcile_seconds.with_label_values(&[kind.to_string()]).observe(took.as_secs_f64());
+        self.reconcile_duration.with_label_values(&[kind.to_string()]).observe(took.as_secs_f64());
     }
 
     /// A reconcile failed. `error` names the variant, never its content.
@@ -178,13 +178,13 @@ impl Metrics {
 
     /// A progress report was answered.
     pub fn progress_posted(&self, outcome: PostOutcome) {
-        self.progress_posts.with_label_values(&[outcome.as_str()]).inc();
+        self.progress_reports.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// A request to the API server ended; without a code where no answer came.
     pub fn api_request(&self, verb: &str, resource: &str, code: Option<u16>) {
         let code = code.map_or_else(|| "error".to_owned(), |code| code.to_string());
-        self.api_requests.with_label_values(&[verb, resource, &code]).inc();
+        self.kube_api_requests.with_label_values(&[verb, resource, &code]).inc();
     }
 
     /// A status was written in place of another. Call it once for each write that succeeded, with the status that the new
@@ -204,7 +204,7 @@ impl Metrics {
             && !progress.last_update_time.is_empty()
         {
             let delay = seconds_between(created, &progress.last_update_time);
-            self.start_delay.with_label_values(&[label]).observe(delay as f64);
+            self.time_to_start.with_label_values(&[label]).observe(delay as f64);
         }
         let retried = |status: &Status| status.job.as_ref().map(|j| j.retries.clone()).unwrap_or_default();
         for (reason, more) in grown(&retried(before), &retried(after)) {
@@ -237,7 +237,7 @@ impl Metrics {
         self.runs_ended.with_label_values(&[kind, &reason.as_str()]).inc();
         let outcome = if status == ConditionStatus::True { "succeeded" } else { "failed" };
         let seconds = after.job.as_ref().map_or(0, |job| job.active_seconds);
-        self.run_seconds.with_label_values(&[kind, outcome]).observe(seconds as f64);
+        self.run_duration.with_label_values(&[kind, outcome]).observe(seconds as f64);
     }
 
     fn judged(&self, before: &Cost, after: &Cost) {
@@ -270,10 +270,10 @@ fn looked_at(snapshot: &Snapshot) -> prometheus::Result<Registry> {
     let leader = IntGauge::new("plumbline_leader", "1 while this process leads, else 0.")?;
     registered(&registry, leader)?.set(i64::from(snapshot.leader));
     let age = Gauge::new(
-        "plumbline_watch_event_age_seconds",
+        "plumbline_controller_last_activity_age_seconds",
         "Seconds since the quietest controller last reconciled or renewed its watch.",
     )?;
-    registered(&registry, age)?.set(snapshot.watch_event_age.as_secs_f64());
+    registered(&registry, age)?.set(snapshot.last_activity_age.as_secs_f64());
     Ok(registry)
 }
 
@@ -342,8 +342,8 @@ mod tests {
         for (of, expected) in [
             ("plumbline_runs_started_total", r#"{kind="RewardModel"} 1"#),
             ("plumbline_runs_ended_total", r#"{kind="RewardModel",reason="Completed"} 1"#),
-            ("plumbline_run_seconds_sum", r#"{kind="RewardModel",outcome="succeeded"} 400"#),
-            ("plumbline_start_delay_seconds_sum", r#"{kind="RewardModel"} 30"#),
+            ("plumbline_run_duration_seconds_sum", r#"{kind="RewardModel",outcome="succeeded"} 400"#),
+            ("plumbline_time_to_start_seconds_sum", r#"{kind="RewardModel"} 30"#),
             ("plumbline_retries_total", r#"{kind="RewardModel",reason="OutOfMemory"} 2"#),
             ("plumbline_accelerator_seconds_total", r#"{kind="RewardModel"} 800"#),
             ("plumbline_judge_requests_total", " 9"),
@@ -363,7 +363,7 @@ mod tests {
         };
         let before = of("2026-01-01T00:00:00Z", "a", 500);
         metrics.status_changed(Kind::PolicyTuning, "2026-01-01T00:00:00Z", &before, &before);
-        for name in ["plumbline_runs_", "plumbline_retries", "plumbline_run_seconds"] {
+        for name in ["plumbline_runs_", "plumbline_retries", "plumbline_run_duration_seconds"] {
             assert_eq!(lines(&metrics, name), Vec::<String>::new());
         }
         metrics.status_changed(Kind::PolicyTuning, "", &before, &of("2026-01-02T00:00:00Z", "b", 20));
@@ -388,13 +388,14 @@ mod tests {
         metrics.progress_posted(PostOutcome::WrongAudience);
         let resources = vec![(Kind::RewardModel, Reason::Running); 2];
         let text =
-            metrics.text(&Snapshot { resources, leader: true, watch_event_age: Duration::from_secs(3) }).unwrap();
+            metrics.text(&Snapshot { resources, leader: true, last_activity_age: Duration::from_secs(3) }).unwrap();
         assert!(text.contains(r#"plumbline_resources{kind="RewardModel",reason="Running"} 2"#), "{text}");
         assert!(
-            text.contains("plumbline_leader 1\n") && text.contains("plumbline_watch_event_age_seconds 3\n"),
+            text.contains("plumbline_leader 1\n")
+                && text.contains("plumbline_controller_last_activity_age_seconds 3\n"),
             "{text}"
         );
-        assert!(text.contains(r#"plumbline_progress_posts_total{outcome="wrong_audience"} 1"#), "{text}");
+        assert!(text.contains(r#"plumbline_progress_reports_total{outcome="wrong_audience"} 1"#), "{text}");
         let allowed = ["kind", "error", "reason", "outcome", "type", "currency", "verb", "resource", "code", "le"];
         let labels = regex::Regex::new(r#"([a-z]+)=""#).unwrap();
         for label in labels.captures_iter(&text) {

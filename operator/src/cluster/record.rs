@@ -121,7 +121,7 @@ fn same(before: &Status, after: &Status) -> bool {
         status.accelerator_seconds = None;
         if let Some(job) = &mut status.job {
             job.active_seconds = 0;
-            job.counted_time = None;
+            job.last_counted_time = None;
         }
         status
     };

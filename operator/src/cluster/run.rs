@@ -34,14 +34,14 @@ const LAST_VISITS: Duration = Duration::from_secs(10);
 pub enum OperatorError {
     /// No cluster is configured.
     #[error(
-        "expected a cluster, by a service account or a kubeconfig, found none: {0}; set KUBECONFIG or run this in a pod"
+        "expected a cluster configured by a service account or a kubeconfig, found none: {0}; set KUBECONFIG or run this in a pod"
     )]
     NoCluster(String),
     /// The API server.
     #[error(transparent)]
     Api(#[from] kube::Error),
     /// Another operator may lead now.
-    #[error("{0}; this one ends, so that two never act at once")]
+    #[error("{0}; exiting, so that two leaders never act at once")]
     Lost(#[from] Lost),
     /// An address cannot be listened on.
     #[error("{address}: {source}; free the port, or give another address")]
@@ -87,17 +87,16 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         metrics: metrics.clone(),
         claim: election.claim(),
     };
-    listen("people and probes", server::PEOPLE, settings.addresses.metrics_address, people.router(), stop.clone())
-        .await?;
+    listen("metrics", server::PEOPLE, settings.addresses.metrics_address, people.router(), stop.clone()).await?;
     if settings.progress_url.is_some() {
-        listen("pods", server::PODS, settings.addresses.progress_address, pods.router(), stop.clone()).await?;
+        listen("progress", server::PODS, settings.addresses.progress_address, pods.router(), stop.clone()).await?;
     }
 
     tokio::select! {
         () = election.acquire() => {}
         () = stop.clone() => return Ok(()),
     }
-    tracing::info!(identity = election.identity(), "leads");
+    tracing::info!(identity = election.identity(), "became the leader");
     pulse.beat_all();
     let publisher = Publisher::new(client.clone(), &identity);
     let dependents = Dependents::default();
@@ -121,12 +120,12 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("asked to stop");
+        tracing::info!("received a stop signal; shutting down");
     })
 }
 
 async fn listen(
-    whom: &str,
+    server: &'static str,
     most: usize,
     address: SocketAddr,
     router: Router,
@@ -135,7 +134,7 @@ async fn listen(
     let failed = |source| OperatorError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(%address, "listens for {whom}");
+    tracing::info!(%address, server, "listening");
     tokio::spawn(server::serve(most, listener, router, stop));
     Ok(())
 }

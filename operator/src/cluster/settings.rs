@@ -1,4 +1,4 @@
-//! What whoever installs the operator decides: the arguments of `plumbline operator`. Computes only.
+//! Settings of an installation: the arguments of `plumbline operator`. Computes only.
 
 use std::time::Duration;
 
@@ -13,56 +13,54 @@ use crate::uri::is_store;
 /// Settings of an installation.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// The only namespace to watch [default: all].
+    /// Only namespace to watch [default: all].
     #[arg(long, value_name = "NAME")]
     pub watch_namespace: Option<String>,
-    /// Image of the trainer, where a resource names none in spec.compute.image.
+    /// Image of the trainer, unless a resource sets spec.compute.image.
     #[arg(long, value_name = "IMAGE")]
     pub trainer_image: Option<String>,
-    /// Image of the trainer of runs with accelerators, where a resource names none [default: that of the others].
+    /// Image of the trainer for runs with accelerators, unless a resource sets spec.compute.image [default: --trainer-image].
     #[arg(long, value_name = "IMAGE")]
     pub accelerator_trainer_image: Option<String>,
-    /// Where artifacts go when a resource names no spec.output.uri: `pvc://claim/folder`, a claim of this name in each
-    /// namespace, or `s3://bucket/folder`.
+    /// Root of artifacts of resources without spec.output.uri: `pvc://claim/directory`, a claim of this name in each namespace,
+    /// or `s3://bucket/directory`.
     #[arg(long, value_name = "URI", value_parser = root)]
     pub artifact_root: Option<String>,
-    /// Where fetched inputs are kept for later runs: `pvc://claim/folder`, for runs in a namespace that has a claim of this
-    /// name.
+    /// Cache of fetched inputs: `pvc://claim/directory`, used by runs in namespaces that have a claim of this name.
     #[arg(long, value_name = "URI", value_parser = claim)]
     pub input_cache: Option<Place>,
-    /// Most that a pod of a run may keep on its node in each of its volumes there, as a Kubernetes quantity: what it fetches, what
-    /// it writes before that goes to a store, and /tmp. The kubelet evicts a pod with more. Empty: no limit.
+    /// Size limit of each scratch volume of a pod, as a Kubernetes quantity: fetched inputs, output before its upload, and
+    /// /tmp. The kubelet evicts a pod that exceeds it. Empty: no limit.
     #[arg(long, value_name = "QUANTITY", default_value = "200Gi", value_parser = size)]
     pub scratch_size: String,
-    /// Name of the accelerator among the resources of a node.
+    /// Resource name of accelerators on a node.
     #[arg(long, value_name = "NAME", default_value = "nvidia.com/gpu")]
     pub accelerator_resource: String,
     /// Read Kueue Workloads to explain why a queued run is waiting.
     #[arg(long)]
     pub kueue: bool,
-    /// Base URL of this operator that pods send their progress to [default: they send none].
+    /// Base URL of this operator to which pods report progress [default: pods report none].
     #[arg(long, value_name = "URL")]
     pub progress_url: Option<String>,
-    /// Terminate a run that reads, receives and computes nothing for this many seconds; it resumes from its last checkpoint. 0:
-    /// never.
+    /// Terminate a run that makes no progress for this many seconds; it resumes from its last checkpoint. 0: never.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub stall_timeout_seconds: u64,
-    /// Seconds that a finished Job is kept for its log, as ttlSecondsAfterFinished.
+    /// Time to live of a finished Job in seconds, as ttlSecondsAfterFinished; its log is available until then.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i32).range(0..))]
     pub job_ttl_seconds: i32,
-    /// Resync period of active resources, in seconds: a lost event is made up for by then.
+    /// Resync period for active resources, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
-    /// Namespace of the Lease that decides which of several operators acts [default: the operator's own].
+    /// Namespace of the leader election Lease [default: the operator's own].
     #[arg(long, value_name = "NAME")]
     pub lease_namespace: Option<String>,
-    /// Name of that Lease: of the operators that share one, one acts.
+    /// Name of the leader election Lease; of the replicas that share it, one leads.
     #[arg(long, value_name = "NAME", default_value = rbac::NAME)]
     pub lease_name: String,
-    /// Lease duration in seconds: how long a standby waits before it takes over.
+    /// Lease duration in seconds: how long a standby waits before taking over.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_duration_seconds: u64,
-    /// Where it listens.
+    /// Listen addresses.
     #[command(flatten)]
     pub addresses: Addresses,
 }
@@ -88,7 +86,7 @@ fn root(uri: &str) -> Result<String, String> {
         Place::Remote(uri) if is_store(&uri) => {}
         _ => {
             return Err(format!(
-                "expected pvc://claim/folder or s3://bucket/folder, found \"{uri}\"; artifacts are kept on a volume or in a store"
+                "expected pvc://claim/directory or s3://bucket/directory, found \"{uri}\"; artifacts are stored on a volume or in an object store"
             ));
         }
     }

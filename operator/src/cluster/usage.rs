@@ -33,7 +33,7 @@ pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) ->
             Some((previous, since)) => previous.active_seconds.saturating_add(elapsed(job, pods, since, now)),
             None => before.active_seconds.saturating_add(elapsed(job, pods, "", now)),
         },
-        counted_time: Some(now.to_owned()),
+        last_counted_time: Some(now.to_owned()),
         // Of which spec a run is, no Job tells.
         ..JobRef::default()
     }
@@ -83,7 +83,7 @@ fn is_of(count: &JobRef, job: &Job) -> bool {
 /// The previous count of this very Job, and until when it was made.
 fn since<'a>(job: &Job, previous: Option<&'a JobRef>) -> Option<(&'a JobRef, &'a str)> {
     let previous = previous.filter(|p| is_of(p, job))?;
-    Some((previous, previous.counted_time.as_deref()?))
+    Some((previous, previous.last_counted_time.as_deref()?))
 }
 
 /// A pod that was asked to go and went in good order, as when its Job is suspended: nothing failed.
@@ -303,7 +303,7 @@ mod tests {
             uid: uid.map(str::to_owned),
             attempt,
             active_seconds: 5000,
-            counted_time: Some("2026-01-01T00:09:00Z".into()),
+            last_counted_time: Some("2026-01-01T00:09:00Z".into()),
             ..JobRef::default()
         };
         let count = |job: &Job, previous: &JobRef| {

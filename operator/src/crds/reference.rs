@@ -6,13 +6,12 @@ use plumbline_crds::Kind;
 use plumbline_crds::unsupported::Target;
 use serde_json::Value;
 
-use super::refused::Refused;
+use super::structural_schema::RANGE;
+use super::unsupported_fields::Refused;
 use super::{CrdError, SCHEMA, definition};
 
 /// Name of the page that the status has, which is the same for all kinds.
 pub const STATUS_PAGE: &str = "status.md";
-/// What a type that is described in another place says.
-const ELSEWHERE: &str = "Fields as in `";
 
 /// The file name of a kind's page.
 pub fn page_name(kind: Kind) -> String {
@@ -68,7 +67,7 @@ fn at<'a>(crd: &'a Value, part: &str) -> Option<&'a Value> {
 fn section(path: &str, schema: &Value, refused: &Refused, text: &mut String) {
     let description = schema["description"].as_str().unwrap_or_default();
     let _ =
-        write!(text, "\n## {path}\n\n{description}\n\n| field | type | default | what it is |\n|---|---|---|---|\n");
+        write!(text, "\n## {path}\n\n{description}\n\n| field | type | default | description |\n|---|---|---|---|\n");
     let fields = || schema["properties"].as_object().into_iter().flatten();
     for (name, field) in fields() {
         let required = schema["required"].as_array().is_some_and(|r| r.iter().any(|n| n == name));
@@ -92,18 +91,20 @@ fn section(path: &str, schema: &Value, refused: &Refused, text: &mut String) {
     }
 }
 
-/// The object that a field is, or a list of which it is; nothing where it is described in another place.
+/// The object that a field is, or a list of which it is.
 fn object_of<'a>(path: &str, field: &'a Value) -> Option<(String, &'a Value)> {
-    let described = !field["description"].as_str().unwrap_or_default().contains(ELSEWHERE);
     let items = &field["items"];
     let (path, object) = if items.is_object() { (format!("{path}[]"), items) } else { (path.to_owned(), field) };
-    (described && object["properties"].is_object()).then_some((path, object))
+    object["properties"].is_object().then_some((path, object))
 }
 
 fn type_of(field: &Value) -> String {
     if let Some(values) = field["enum"].as_array() {
         let values: Vec<String> = values.iter().filter_map(Value::as_str).map(|v| format!("`{v}`")).collect();
         return values.join(", ");
+    }
+    if field["x-kubernetes-int-or-string"] == true {
+        return "quantity".to_owned();
     }
     match field["type"].as_str().unwrap_or_default() {
         "array" => {
@@ -121,7 +122,7 @@ fn type_of(field: &Value) -> String {
         }
         number @ ("integer" | "number") => match (&field["minimum"], &field["maximum"]) {
             (Value::Null, _) | (_, Value::Null) => number.to_owned(),
-            (least, most) if *most == super::fix::MAX_INTEGER => format!("{number}, at least {least}"),
+            (least, most) if *most == super::structural_schema::MAX_INTEGER => format!("{number}, at least {least}"),
             (least, most) => format!("{number}, {least} to {most}"),
         },
         other => other.to_owned(),
@@ -149,7 +150,7 @@ fn default_of(field: &Value) -> String {
 }
 
 /// A value as people write it: 1 for 1.0, 1e-5 for 0.00001.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Number(number) if number.as_f64().is_some_and(|n| n > 0.0 && n < 0.001) => {
@@ -160,21 +161,16 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// The description without what the other columns say, and where its fields are.
+/// The description without what the other columns say, and a link to the fields of an object.
 fn meaning(field: &Value, path: &str) -> String {
     let mut text = field["description"].as_str().unwrap_or_default().to_owned();
-    if let Some(start) = text.rfind(" From ").or_else(|| text.rfind(" At least "))
+    if let Some(start) = text.rfind(&format!(" {RANGE}"))
         && field["minimum"].is_number()
-        && text[start + 1..].split(' ').count() <= 4
     {
         text.truncate(start);
     }
     if !field["default"].is_null() {
-        text = text.replace(&format!(" Default {}.", plain(&field["default"])), "");
-    }
-    if let Some((start, rest)) = text.clone().split_once(ELSEWHERE) {
-        let (place, rest) = rest.split_once('`').unwrap_or((rest, ""));
-        return format!("{start}Fields as in [{place}](#{}){rest}", anchor(place));
+        text = text.replace(&format!(" Defaults to {}.", plain(&field["default"])), "");
     }
     match object_of(path, field) {
         Some((below, _)) => format!("{text} [Fields](#{})", anchor(&below)),
@@ -192,7 +188,7 @@ fn refusal(path: &str, refused: &Refused) -> String {
     for (values, target, instead) in refused.at(path) {
         let what = if values.is_empty() { "Refused".into() } else { format!("{} refused", values.join(", ")) };
         let by = match target {
-            Some(Target::Laptop) => "by `plumbline run`",
+            Some(Target::Local) => "by `plumbline run`",
             Some(Target::Cluster) => "on a cluster",
             None => "so far",
         };
@@ -262,10 +258,10 @@ mod tests {
         let row = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("no row {start}"));
         assert_eq!(
             row("| `responsesPerPrompt`"),
-            "| `responsesPerPrompt` | integer, 2 to 64 | `4` | Responses per prompt. |"
+            "| `responsesPerPrompt` | integer, 2 to 64 | `4` | Responses generated per prompt. |"
         );
         assert!(
-            row("| `judges`").contains("list of objects, 1 to 16, required | | One or more judges"),
+            row("| `judges`").contains("list of objects, 1 to 16, required | | Judges that compare"),
             "{}",
             row("| `judges`")
         );

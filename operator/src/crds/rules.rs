@@ -304,7 +304,7 @@ fn judge(at: &str, rules: &mut Rules) {
         "",
         Reason::Invalid,
         beside_lexicon(),
-        "expected beside lexicon only what a word list reads, found one of template, templates, api, label, criteria, answers, examples, limits or price; remove it",
+        "expected beside lexicon only what a word list reads, found one of template, templates, api, labelSource, criteria, answers, examples, limits or price; remove it",
     );
     rules.push(
         at,
@@ -341,7 +341,7 @@ fn beside_lexicon() -> String {
     ]
     .map(|(field, usual)| format!("self.limits.{field} == {usual}"));
     let unlimited = ["requestsPerMinute", "tokensPerMinute"].map(|field| format!("!has(self.limits.{field})"));
-    let defaults = ["self.api == 'Chat'", "self.label == 'LogProbs'"].map(str::to_owned);
+    let defaults = ["self.api == 'Chat'", "self.labelSource == 'LogProbs'"].map(str::to_owned);
     let all = [&absent[..], &empty, &defaults, &usual, &unlimited].concat();
     format!("!has(self.lexicon) || ({})", all.join(" && "))
 }
@@ -376,7 +376,7 @@ fn compute(rules: &mut Rules) {
             &format!("spec.compute.resources.{field}"),
             "",
             Reason::Invalid,
-            "self.all(name, isQuantity(self[name]))",
+            "self.all(name, type(self[name]) == int || isQuantity(self[name]))",
             "expected quantities such as 500m, 8 or 16Gi; correct the others",
         );
     }

@@ -217,7 +217,7 @@ pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
 fn load(options: &Options, work_dir: &WorkDir) -> Result<Vec<Manifest>, RunError> {
     let sources = read::read(&options.files)?;
     let elsewhere = Elsewhere { anything: false, existing: work_dir.resources()? };
-    let manifests = validate::validate(&sources, &elsewhere, Target::Laptop).map_err(RunError::Refused)?;
+    let manifests = validate::validate(&sources, &elsewhere, Target::Local).map_err(RunError::Refused)?;
     let problems = preflight::check(&manifests, work_dir);
     if !problems.is_empty() {
         return Err(RunError::Refused(problems));

@@ -46,7 +46,10 @@ pub fn spawn(program: &Path, arguments: &[OsString], log: &Path, lock: &Path) ->
         other => at(lock)(other.into()),
     })?;
     let mut command = Command::new(std::env::current_exe().map_err(WorkDirError::process(program))?);
-    command.args(["tied", "--parent", &std::process::id().to_string(), "--"]).arg(program).args(arguments);
+    command
+        .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--"])
+        .arg(program)
+        .args(arguments);
     // A group of its own: Ctrl-C at the terminal reaches us alone, and we pass it on once.
     command.process_group(0).stdin(held).stdout(output.try_clone().map_err(at(log))?).stderr(output).kill_on_drop(true);
     // Stages and judges share the cores: threads that wait for work by spinning would slow all of them many times.

@@ -1,4 +1,4 @@
-//! `plumbline tied --parent PID -- PROGRAM ARG...`: becomes the program, which is asked to stop when the parent ends.
+//! `plumbline run-tied-to-parent --parent PID -- PROGRAM ARG...`: becomes the program, which is asked to stop when the parent ends.
 //!
 //! The parent cannot ask for that itself without `unsafe`, and a child whose parent was killed would work on unseen.
 //! The kernel keeps the request across `exec`. Where there is no such request, this only becomes the program.
@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Arguments of `plumbline tied`.
+/// Arguments of `plumbline run-tied-to-parent`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Process that the program must not outlive.

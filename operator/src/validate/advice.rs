@@ -23,6 +23,9 @@ pub(super) fn describe(schema: &Json) -> String {
         (least, most) if least == most => format!(" of exactly {most}{unit}"),
         (least, most) => format!(" from {least} to {most}{unit}"),
     };
+    if schema["x-kubernetes-int-or-string"] == true {
+        return "a quantity such as 500m, 8 or 16Gi".into();
+    }
     match schema["type"].as_str() {
         Some("integer") => format!("a whole number{}", bounds("minimum", "maximum", "")),
         Some("number") => format!("a number{}", bounds("minimum", "maximum", "")),
@@ -79,6 +82,7 @@ pub(super) fn remedy(schema: &Json, value: &Value) -> String {
     let known: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
     match (schema["type"].as_str(), value) {
         (_, Value::Null) => "give it a value or remove the field".into(),
+        (None, Value::Float(_)) => "write it in quotes, or as a quantity such as 500m".into(),
         (Some("string"), Value::List(_) | Value::Map(_)) if !known.is_empty() => "write one of these".into(),
         (Some("string"), _) if !known.is_empty() => {
             let text = scalar(value);

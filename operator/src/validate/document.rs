@@ -135,13 +135,13 @@ fn envelope(kind: Option<Kind>) -> Json {
 pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<Finding> {
     let input = |uri: &str, shape: Shape| match target {
         _ if Remote::of(uri).is_some() => remote_input(uri, shape).err(),
-        Target::Laptop => uri::local_path(uri, folder).err(),
+        Target::Local => uri::local_path(uri, folder).err(),
         Target::Cluster => Place::of_input(uri).err(),
     };
     let output = |uri: &str| match (Remote::of(uri), target) {
         (Some(Ok(Remote::Store(_))), _) => None,
         (Some(Err(why)), _) => Some(why),
-        (_, Target::Laptop) => uri::local_path(uri, folder).err(),
+        (_, Target::Local) => uri::local_path(uri, folder).err(),
         (_, Target::Cluster) => Place::of_output(uri).err(),
     };
     let inputs = inputs::wanted(spec).into_iter().filter_map(|wanted| match &wanted.from {
@@ -180,7 +180,7 @@ mod tests {
     use crate::manifest::yaml::documents;
 
     fn faults(text: &str) -> Vec<String> {
-        let checked = check(&documents(text).remove(0).unwrap(), std::path::Path::new("/m"), Target::Laptop);
+        let checked = check(&documents(text).remove(0).unwrap(), std::path::Path::new("/m"), Target::Local);
         checked.findings.into_iter().map(|f| format!("{}: {}: {}", f.line, f.finding.path, f.finding.message)).collect()
     }
 

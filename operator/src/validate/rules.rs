@@ -300,7 +300,7 @@ fn beside_lexicon(judge: &Judge, path: &str, found: &mut Findings) {
         ("template", judge.template.is_some()),
         ("templates", !judge.templates.is_empty()),
         ("api", judge.api != JudgeApi::default()),
-        ("label", judge.label != LabelSource::default()),
+        ("labelSource", judge.label_source != LabelSource::default()),
         ("criteria", !judge.criteria.is_empty()),
         ("answers", judge.answers.is_some()),
         ("examples", !judge.examples.is_empty()),
@@ -339,7 +339,10 @@ fn revision(model: Option<&ModelSource>, path: &str, found: &mut Findings) {
 fn compute(compute: &Compute, found: &mut Findings) {
     let resources = compute.resources.clone().unwrap_or_default();
     for (field, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
-        for (name, quantity) in quantities.iter().filter(|(_, quantity)| !is_quantity(quantity)) {
+        for (name, quantity) in quantities.iter().map(|(name, quantity)| (name, quantity.to_string())) {
+            if is_quantity(&quantity) {
+                continue;
+            }
             found.push(
                 format!("spec.compute.resources.{field}.{name}"),
                 format!("expected a quantity such as 500m, 8 or 16Gi, found \"{quantity}\"; correct it"),
@@ -425,7 +428,7 @@ mod tests {
 
     fn findings(kind: Kind, spec: Value) -> Vec<String> {
         let spec = Spec::from_json(kind, spec).unwrap();
-        check(&spec, Target::Laptop).into_iter().map(|f| format!("{}: {}", f.path, f.message)).collect()
+        check(&spec, Target::Local).into_iter().map(|f| format!("{}: {}", f.path, f.message)).collect()
     }
 
     fn judge_with(change: &Value) -> Vec<String> {
@@ -442,7 +445,7 @@ mod tests {
             ("template", json!("{{ response }}")),
             ("templates", json!(["builtin:pointwise-v1"])),
             ("api", json!("Completion")),
-            ("label", json!("Verdict")),
+            ("labelSource", json!("Verdict")),
             ("criteria", json!([{"name": "c"}])),
             ("answers", json!(["good", "bad"])),
             ("examples", json!([{"response": "r", "answer": "yes"}])),

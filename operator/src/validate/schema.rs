@@ -40,8 +40,13 @@ pub fn check(schema: &Json, node: &Node, path: &str, findings: &mut Vec<Located>
             Err(message) => wrong(findings, message),
         },
         (Some("boolean"), Value::Bool(b)) => Some(Json::from(*b)),
-        (None, _) => Some(node.to_json()),
-        (Some(_), value) => {
+        (None, Value::Integer(_)) if schema["x-kubernetes-int-or-string"] == true => Some(node.to_json()),
+        (None, Value::String(text)) if schema["x-kubernetes-int-or-string"] == true => match string(schema, text) {
+            Ok(()) => Some(node.to_json()),
+            Err(message) => wrong(findings, message),
+        },
+        (None, _) if schema["x-kubernetes-int-or-string"] != true => Some(node.to_json()),
+        (_, value) => {
             wrong(findings, format!("expected {}, found {}; {}", describe(schema), found(value), remedy(schema, value)))
         }
     }

@@ -290,7 +290,7 @@ fn judge(cases: &mut Cases, at: &str) {
         ("template", json!("{{ response }}")),
         ("templates", json!(["builtin:pointwise-v1"])),
         ("api", json!("Completion")),
-        ("label", json!("Verdict")),
+        ("labelSource", json!("Verdict")),
         ("criteria", json!([{"name": "kind"}])),
         ("answers", json!(["good", "bad"])),
         ("examples", json!([{"responseA": "x", "responseB": "y", "answer": "A"}])),

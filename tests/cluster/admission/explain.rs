@@ -1,4 +1,4 @@
-//! What `kubectl explain` tells. Talks to a real API server.
+//! What `kubectl explain` prints. Talks to a real API server.
 
 use std::time::{Duration, Instant};
 
@@ -29,14 +29,14 @@ fn explain(args: &[&str]) -> String {
 #[test]
 fn kubectl_explain_describes_each_field_with_its_default_and_range() {
     for (field, words) in [
-        ("policytuning", "A tuned model, with the evidence that it is better"),
-        ("poltune.spec.ppo.klCoefficient", "in the reward. Default 0.05. From 0 to 100."),
-        ("policytuning.spec.training.learningRate", "Peak learning rate. Default 1e-5. From 0 to 1."),
+        ("policytuning", "A PolicyTuning tunes a language model by a reward model or by preference data"),
+        ("poltune.spec.ppo.klCoefficient", "in the reward. Defaults to 0.05. Must be between 0 and 100."),
+        ("policytuning.spec.training.learningRate", "Peak learning rate. Defaults to 1e-5. Must be between 0 and 1."),
         ("policytuning.spec.method", "ENUM: SFT DPO PPO"),
-        ("rewardm.spec.gates.minAccuracy", "From 0 to 1."),
+        ("rewardm.spec.gates.minAccuracy", "Must be between 0 and 1."),
         (
             "preferencedataset.spec.judges.limits.timeoutSeconds",
-            "Seconds one attempt may take. Default 120. From 1 to 3600.",
+            "Timeout of one attempt, in seconds. Defaults to 120. Must be between 1 and 3600.",
         ),
         ("prefds.status.job.name", "Name of the Job"),
     ] {
@@ -65,6 +65,9 @@ fn kubectl_explain_leaves_no_field_of_an_object_without_words() {
         "policytuning.spec.guard",
         "policytuning.spec.evaluation",
         "policytuning.spec.evaluation.judge",
+        "policytuning.spec.evaluation.sampling",
+        "policytuning.spec.guard.heldOutJudge",
+        "policytuning.spec.guard.heldOutJudge.limits",
         "policytuning.status",
     ] {
         let said = explain(&[object]);

@@ -39,7 +39,7 @@ fn apply(namespace: &Namespace, path: &Path) -> (bool, String, String) {
 fn validated(manifest: &Value) -> Vec<(String, String)> {
     let source = Source { name: "m.yaml".into(), folder: "/m".into(), text: manifest.to_string() };
     let elsewhere = Elsewhere { anything: true, ..Elsewhere::default() };
-    let problems = validate(&[source], &elsewhere, Target::Laptop).err().unwrap_or_default();
+    let problems = validate(&[source], &elsewhere, Target::Local).err().unwrap_or_default();
     problems.into_iter().map(|problem| (problem.path, problem.message)).collect()
 }
 

@@ -40,19 +40,20 @@ const fn silent(alert: &'static str, series: &'static [(&'static str, &'static s
 
 const LEADER: &str = r#"plumbline_leader{namespace="a",pod="1"}"#;
 const OTHER: &str = r#"plumbline_leader{namespace="a",pod="2"}"#;
-const AGE: &str = r#"plumbline_watch_event_age_seconds{namespace="a",pod="1"}"#;
+const AGE: &str = r#"plumbline_controller_last_activity_age_seconds{namespace="a",pod="1"}"#;
 const ERRORS: &str = r#"plumbline_reconcile_errors_total{namespace="a",pod="1",kind="RewardModel",error="Kube"}"#;
 const FORBIDDEN: &str =
-    r#"plumbline_api_requests_total{namespace="a",pod="1",verb="patch",resource="jobs",code="403"}"#;
-const ALLOWED: &str = r#"plumbline_api_requests_total{namespace="a",pod="1",verb="patch",resource="jobs",code="200"}"#;
+    r#"plumbline_kube_api_requests_total{namespace="a",pod="1",verb="patch",resource="jobs",code="403"}"#;
+const ALLOWED: &str =
+    r#"plumbline_kube_api_requests_total{namespace="a",pod="1",verb="patch",resource="jobs",code="200"}"#;
 const UNSCHEDULABLE: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="Unschedulable"}"#;
 const RUNNING: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="Running"}"#;
 const QUEUED: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="QuotaPending"}"#;
 const HUNG: &str = r#"plumbline_retries_total{namespace="a",kind="PolicyTuning",reason="NoProgress"}"#;
 const PREEMPTED: &str = r#"plumbline_retries_total{namespace="a",kind="PolicyTuning",reason="NodeDisruption"}"#;
-const ACCEPTED: &str = r#"plumbline_progress_posts_total{namespace="a",outcome="accepted"}"#;
-const UNAVAILABLE: &str = r#"plumbline_progress_posts_total{namespace="a",outcome="unavailable"}"#;
-const NOT_OWNED: &str = r#"plumbline_progress_posts_total{namespace="a",outcome="not_owned"}"#;
+const ACCEPTED: &str = r#"plumbline_progress_reports_total{namespace="a",outcome="accepted"}"#;
+const UNAVAILABLE: &str = r#"plumbline_progress_reports_total{namespace="a",outcome="unavailable"}"#;
+const NOT_OWNED: &str = r#"plumbline_progress_reports_total{namespace="a",outcome="not_owned"}"#;
 
 const A: (&str, &str) = ("namespace", "a");
 

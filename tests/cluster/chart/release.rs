@@ -168,11 +168,14 @@ async fn installed_upgraded_and_uninstalled_by(version: Version) {
         }
     }
     let ready = async |operator: &Operator| {
-        let address = operator.address("people and probes").await;
-        Command::new(plumbline()).args(["ready", "--timeout-seconds", "1", "--address", &address]).output().unwrap()
+        let address = operator.address("metrics").await;
+        Command::new(plumbline())
+            .args(["wait-for-leader", "--timeout-seconds", "1", "--address", &address])
+            .output()
+            .unwrap()
     };
     let asked = only(&render(space, &values(&json!({}))), "Pod")["spec"]["containers"][0]["args"].clone();
-    assert_eq!(asked, json!(["ready", "--address", format!("{RELEASE}.{space}.svc:8080")]));
+    assert_eq!(asked, json!(["wait-for-leader", "--address", format!("{RELEASE}.{space}.svc:8080")]));
     assert_eq!(code(&ready(leader).await), 0);
     let waits = operators.iter().find(|o| o.pid() != leader.pid()).unwrap();
     let answer = ready(waits).await;

@@ -107,7 +107,7 @@ fn a_chain_is_made_in_a_namespace_that_takes_restricted_pods_only_and_tells_of_i
     assert!(!output.status.success() && said.contains("violates PodSecurity \"restricted"), "{said}");
 
     let metrics = &made(&installed).metrics;
-    let accepted = r#"plumbline_progress_posts_total{outcome="accepted"}"#;
+    let accepted = r#"plumbline_progress_reports_total{outcome="accepted"}"#;
     assert!(metrics.lines().any(|line| line.starts_with(accepted)), "{metrics}");
 }
 

@@ -80,7 +80,11 @@ fn prometheus_finds_the_operator_and_during_a_healthy_run_no_alert_is_even_pendi
     let seconds = looks.floor() as u64 - 1;
     let alerts = prometheus.query(&format!("count_over_time(ALERTS[{seconds}s])"));
     assert!(alerts.is_empty(), "{alerts:?}");
-    for metric in ["plumbline_reconcile_seconds_count", "plumbline_run_seconds_sum", "plumbline_api_requests_total"] {
+    for metric in [
+        "plumbline_reconcile_duration_seconds_count",
+        "plumbline_run_duration_seconds_sum",
+        "plumbline_kube_api_requests_total",
+    ] {
         assert!(count(&format!("sum({metric})")) > 0.0, "{metric}");
     }
 }

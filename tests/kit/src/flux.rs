@@ -50,7 +50,7 @@ impl Flux {
         let log = File::create(self.log_file(controller)).unwrap();
         // Tied to this process, it ends with the test however that ends.
         let child = Command::new(plumbline())
-            .args(["tied", "--parent", &std::process::id().to_string(), "--"])
+            .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--"])
             .arg(Path::new(FLUX).join(controller))
             .args(["--watch-all-namespaces=false", "--metrics-addr=127.0.0.1:0", "--min-retry-delay=100ms"])
             .arg(format!("--health-addr={}", address()))

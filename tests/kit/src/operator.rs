@@ -62,12 +62,12 @@ impl Operator {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Where it listens for `people and probes`, or for `pods`.
-    pub async fn address(&self, whom: &str) -> String {
-        until(&format!("the operator listens for {whom}"), async || {
+    /// Where its server of `metrics`, or of `progress`, listens.
+    pub async fn address(&self, server: &str) -> String {
+        until(&format!("the operator serves {server}"), async || {
             self.log().lines().find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
-                let listens = line["message"] == format!("listens for {whom}");
+                let listens = line["message"] == "listening" && line["server"] == server;
                 listens.then(|| line["address"].as_str().unwrap().to_owned())
             })
         })
@@ -76,7 +76,7 @@ impl Operator {
 
     /// Asks for something that people see, as `/metrics`.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.address("people and probes").await);
+        let url = format!("http://{}{path}", self.address("metrics").await);
         let answer = reqwest::get(url).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -339,8 +339,15 @@ impl Scene {
 
 /// Without what differs from run to run.
 fn masked(mut value: Value) -> Value {
-    const VARIES: [&str; 7] =
-        ["lastTransitionTime", "startTime", "completionTime", "lastUpdateTime", "uid", "activeSeconds", "countedTime"];
+    const VARIES: [&str; 7] = [
+        "lastTransitionTime",
+        "startTime",
+        "completionTime",
+        "lastUpdateTime",
+        "uid",
+        "activeSeconds",
+        "lastCountedTime",
+    ];
     match &mut value {
         Value::Object(fields) => {
             fields.retain(|name, _| !VARIES.contains(&name.as_str()));

@@ -53,7 +53,7 @@ impl Prometheus {
         let log = File::create(file("log")).unwrap();
         // Tied to this process: it ends with the test, however that ends.
         let process = Command::new(plumbline())
-            .args(["tied", "--parent", &std::process::id().to_string(), "--"])
+            .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--"])
             .arg(Path::new(PROGRAMS).join("prometheus"))
             .arg(format!("--config.file={}", file("prometheus.yml")))
             .arg(format!("--storage.tsdb.path={}", file("data")))

@@ -60,7 +60,7 @@ impl Store {
         let address = self.address();
         // Tied to this process, it ends with the test however that ends.
         let server = Command::new(plumbline())
-            .args(["tied", "--parent", &std::process::id().to_string(), "--", PROGRAM])
+            .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--", PROGRAM])
             .args(["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", &address, "--quiet", "posix"])
             .arg(self.folder.path())
             .stdin(Stdio::null())

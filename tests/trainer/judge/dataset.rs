@@ -270,7 +270,7 @@ fn a_dataset_without_one_label_says_what_became_of_the_pairs_and_of_the_question
     let sim =
         JudgeSim::start(Config::default().faults(|n, _| (n % 2 == 1).then_some(Fault::Text("I'm sorry, I can't."))));
     let root = tempfile::tempdir().unwrap();
-    let judge = json!([{"name": "sim", "endpoint": {"url": sim.url(), "model": "planted"}, "label": "Verdict",
+    let judge = json!([{"name": "sim", "endpoint": {"url": sim.url(), "model": "planted"}, "labelSource": "Verdict",
         "limits": {"concurrency": 1}}]);
     let document = document(root.path(), &sim, &json!({"judges": judge, "gates": {"maxUnparsedRate": 1}}));
     let error = label(&document).unwrap_err().to_string();

@@ -166,9 +166,9 @@ fn an_endpoint_without_log_probabilities_is_found_out_before_much_is_paid() {
     let sim = JudgeSim::start(Config::default().faults(|_, _| Some(Fault::NoLogProbs)));
     let (data, journal) = (planted(100), temp());
     let error = ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap_err();
-    assert!(matches!(&error, Error::JudgeRejected(why) if why.contains("set label: Verdict")), "{error}");
+    assert!(matches!(&error, Error::JudgeRejected(why) if why.contains("set labelSource: Verdict")), "{error}");
     assert_eq!(sim.answered(), 8, "no more answers are paid for");
-    let judged = ask(sim.url(), &json!({"label": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
+    let judged = ask(sim.url(), &json!({"labelSource": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
     assert_eq!(judged.outcomes.len(), 100, "as the message advises");
 }
 

@@ -201,7 +201,7 @@ fn a_key_that_a_server_repeats_is_in_no_file_and_on_no_screen_and_neither_are_co
     // A verdict judge that never gives one, so that its words are in the message.
     for (sim, judge, expected, words) in [
         (&echoing, json!({}), 0, ""),
-        (&echoing, json!({"label": "Verdict"}), 7, "states no verdict"),
+        (&echoing, json!({"labelSource": "Verdict"}), 7, "states no verdict"),
         (&refusing, json!({}), 7, "bad key"),
     ] {
         let (place, code, said) = run(sim, &judge);

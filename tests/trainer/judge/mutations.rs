@@ -38,9 +38,10 @@ impl Draw {
 }
 
 fn prompt(label: &str) -> JudgePrompt {
-    let judge: Judge =
-        serde_json::from_value(json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}, "label": label}))
-            .unwrap();
+    let judge: Judge = serde_json::from_value(
+        json!({"name": "j", "endpoint": {"url": "http://x/v1", "model": "m"}, "labelSource": label}),
+    )
+    .unwrap();
     JudgePrompt::new(&judge, "spec.judges[0]").unwrap()
 }
 
@@ -274,7 +275,7 @@ fn a_real_run_over_changed_replies_ends_with_labels_in_range_or_a_named_error() 
             })
         }));
         let (data, journal) = (planted(10), temp());
-        let judge = json!({"label": if seed % 2 == 0 { "LogProbs" } else { "Verdict" },
+        let judge = json!({"labelSource": if seed % 2 == 0 { "LogProbs" } else { "Verdict" },
             "limits": {"concurrency": 2, "maxAttempts": 1, "timeoutSeconds": 10}});
         match ask(sim.url(), &judge, &data, &Order::default(), journal.path()) {
             Ok(judged) => {

@@ -34,7 +34,7 @@ fn tokens(change: impl Fn(&mut Value) + Send + Sync + Clone + 'static) -> JudgeS
 
 #[test]
 fn a_verdict_is_read_in_the_forms_that_servers_and_judges_give_it() {
-    let (data, verdict) = (planted(12), json!({"label": "Verdict"}));
+    let (data, verdict) = (planted(12), json!({"labelSource": "Verdict"}));
     let parts = |letter: &str| json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm, A or B?"}]}, {"type": "text", "text": letter}]);
     let judges = [
         text(parts),
@@ -63,7 +63,8 @@ fn a_heading_is_never_a_verdict() {
         |letter: &str| json!(format!("### {letter}\nThis one invents facts.")),
     ] {
         let (data, sim, journal) = (planted(12), text(make), temp());
-        let error = ask(sim.url(), &json!({"label": "Verdict"}), &data, &Order::default(), journal.path()).unwrap_err();
+        let error =
+            ask(sim.url(), &json!({"labelSource": "Verdict"}), &data, &Order::default(), journal.path()).unwrap_err();
         assert!(
             matches!(&error, Error::JudgeRejected(why) if why.contains("8 x the reply states no verdict")),
             "{error}"
@@ -95,8 +96,8 @@ fn tokens_are_known_as_vocabularies_write_them() {
 
 #[test]
 fn a_useless_judge_is_stopped_after_eight_replies_with_the_cause_and_one_of_them() {
-    let log_probs = json!({"label": "LogProbs", "limits": {"concurrency": 32}});
-    let verdict = json!({"label": "Verdict", "limits": {"concurrency": 32}});
+    let log_probs = json!({"labelSource": "LogProbs", "limits": {"concurrency": 32}});
+    let verdict = json!({"labelSource": "Verdict", "limits": {"concurrency": 32}});
     let reasoning = |finish: &'static str| {
         changed(move |completion| {
             completion["choices"][0]["message"] =
@@ -154,7 +155,7 @@ fn a_useless_judge_is_stopped_after_eight_replies_with_the_cause_and_one_of_them
         (
             &log_probs,
             changed(|c| c["choices"][0]["logprobs"] = Value::Null),
-            &["no log-probabilities; set label: Verdict"],
+            &["no log-probabilities; set labelSource: Verdict"],
         ),
         (&log_probs, probabilities, &["8 x the reply has no log-probabilities"]),
         (&log_probs, after_sampling, &["8 x every log-probability is 0 or -9999"]),
@@ -181,7 +182,7 @@ fn a_useless_judge_is_stopped_after_eight_replies_with_the_cause_and_one_of_them
 fn a_question_in_three_without_a_verdict_stops_nothing() {
     let sim = JudgeSim::start(Config::default().faults(|n, _| (n % 3 != 2).then_some(Fault::Text(""))));
     let (data, journal) = (planted(60), temp());
-    let judged = ask(sim.url(), &json!({"label": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
+    let judged = ask(sim.url(), &json!({"labelSource": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
     assert_eq!((judged.counts()["unparsed"], sim.answered()), (80, 120));
     assert_eq!(judged.reasons["the reply is empty"], 80);
 }

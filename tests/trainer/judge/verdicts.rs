@@ -95,7 +95,7 @@ fn a_pointwise_judge_is_asked_once_a_response_over_either_api() {
 fn hard_verdicts_come_from_the_text() {
     let sim = JudgeSim::start(Config { position_bias: 1.0, ..Config::default() });
     let (data, journal) = (planted(100), temp());
-    let judged = ask(sim.url(), &json!({"label": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
+    let judged = ask(sim.url(), &json!({"labelSource": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
     let (mut labels, mut ties) = (0, 0);
     for (outcome, difference) in judged.outcomes.iter().zip(&data.differences) {
         match outcome {
@@ -123,7 +123,8 @@ fn garbage_and_other_replies_without_a_verdict_never_become_a_label() {
         let planned = fault.clone();
         let sim = JudgeSim::start(Config::default().faults(move |n, _| (n % 5 == 4).then(|| planned.clone())));
         let (data, journal) = (planted(50), temp());
-        let judged = ask(sim.url(), &json!({"label": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
+        let judged =
+            ask(sim.url(), &json!({"labelSource": "Verdict"}), &data, &Order::default(), journal.path()).unwrap();
         assert_eq!(judged.counts()[kind], 20, "{fault:?}: {:?}", judged.counts());
         for (i, outcome) in judged.outcomes.iter().enumerate() {
             if let Outcome::Label(l) = outcome {

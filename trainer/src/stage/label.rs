@@ -357,7 +357,7 @@ fn describe(
     let how = match &runtime.backend {
         Backend::Lexicon(_) => "word list".to_owned(),
         Backend::Endpoint(_) => {
-            format!("{:?}, {:?}, label from {:?}", runtime.prompt.mode, runtime.prompt.api, judge.label)
+            format!("{:?}, {:?}, label from {:?}", runtime.prompt.mode, runtime.prompt.api, judge.label_source)
         }
     };
     report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));

@@ -38,7 +38,7 @@ pub(super) fn job(request: &Request) -> Job {
         labels_of_job.insert(QUEUE_LABEL.into(), queue.clone());
     }
     let counted =
-        serde_json::to_string(&JobRef { uid: None, counted_time: None, ..before.clone() }).unwrap_or_default();
+        serde_json::to_string(&JobRef { uid: None, last_counted_time: None, ..before.clone() }).unwrap_or_default();
     metadata.annotations =
         Some([(BEFORE.to_owned(), counted), (HELD_BEFORE.to_owned(), request.accelerator_seconds.to_string())].into());
     let resource = request.resource;

@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use plumbline_crds::Resource;
 use plumbline_crds::artifact::hex;
 use plumbline_crds::source::{KeyRef, SecretRef};
+use plumbline_crds::{Resource, compute};
 use sha2::{Digest, Sha256};
 
 use super::config_map::{DOCUMENT, served_judges};
@@ -234,8 +234,8 @@ fn from_secret(name: String, key: &KeyRef) -> EnvVar {
 
 fn resources(request: &Request, accelerators: i64) -> ResourceRequirements {
     let own = request.resource.spec.compute().resources.clone().unwrap_or_default();
-    let quantities = |given: BTreeMap<String, String>| -> BTreeMap<String, Quantity> {
-        given.into_iter().map(|(name, amount)| (name, Quantity(amount))).collect()
+    let quantities = |given: BTreeMap<String, compute::Quantity>| -> BTreeMap<String, Quantity> {
+        given.into_iter().map(|(name, amount)| (name, Quantity(amount.to_string()))).collect()
     };
     let (requests, mut limits) = (quantities(own.requests), quantities(own.limits));
     if accelerators > 0 {

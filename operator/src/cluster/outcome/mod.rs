@@ -370,13 +370,18 @@ fn killed_for_memory(pod: &Pod, end: &ContainerStateTerminated) -> String {
     let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
     let container = init.chain(spec.map(|spec| &spec.containers).into_iter().flatten()).find(|c| c.name == name);
     let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
+    let code = end.exit_code;
     let what = match (is_sure(end), limit) {
-        (true, Some(Quantity(limit))) => format!(" at its memory limit of {limit}"),
-        (true, None) => ": its node ran out of memory, and it has no memory limit of its own".into(),
-        (false, Some(Quantity(limit))) => {
-            format!(", most likely for its memory use; its memory limit is {limit}")
+        (true, Some(Quantity(limit))) => format!("exceeded its memory limit of {limit} (exit code {code})"),
+        (true, None) => {
+            format!("was killed (exit code {code}): its node ran out of memory, and it has no memory limit of its own")
         }
-        (false, None) => ", most likely for its memory use; it has no memory limit of its own".into(),
+        (false, Some(Quantity(limit))) => {
+            format!("was killed (exit code {code}), most likely for its memory use; its memory limit is {limit}")
+        }
+        (false, None) => {
+            format!("was killed (exit code {code}), most likely for its memory use; it has no memory limit of its own")
+        }
     };
     let advice = match limit {
         Some(_) => "raise spec.compute.resources.limits.memory",
@@ -386,7 +391,7 @@ fn killed_for_memory(pod: &Pod, end: &ContainerStateTerminated) -> String {
     let trains = name == TRAINER && matches!(kind, Some(Kind::RewardModel | Kind::PolicyTuning));
     let smaller =
         if trains { ", or lower spec.training.microBatchSize: the run continues from its last checkpoint" } else { "" };
-    format!("the container {name} was killed (exit code {}){what}; {advice}{smaller}", end.exit_code)
+    format!("the container {name} {what}; {advice}{smaller}")
 }
 
 fn exit(end: &ContainerStateTerminated) -> Exit {

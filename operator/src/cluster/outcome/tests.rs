@@ -61,7 +61,7 @@ fn a_container_that_was_killed_for_its_memory_is_named_with_its_limit() {
     let (reason, message, _) = why_failed(&killed);
     assert_eq!(reason, Reason::OutOfMemory);
     assert!(
-        message.starts_with("the container trainer was killed (exit code 137) at its memory limit of 16Gi; "),
+        message.starts_with("the container trainer exceeded its memory limit of 16Gi (exit code 137); "),
         "{message}"
     );
     let message = why_failed(&failed(137, "OOMKilled")).1;

@@ -48,7 +48,7 @@ async fn metrics(State(people): State<Arc<People>>) -> impl IntoResponse {
     let snapshot = Snapshot {
         resources: people.resources.reasons(),
         leader: people.claim.is_held(),
-        watch_event_age: people.pulse.age(),
+        last_activity_age: people.pulse.age(),
     };
     match people.metrics.text(&snapshot) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
@@ -60,7 +60,7 @@ async fn metrics(State(people): State<Arc<People>>) -> impl IntoResponse {
 async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
     let age = people.pulse.age();
     if people.claim.is_held() && age > people.patience {
-        let found = format!("a controller was not heard of for {} s; it is stuck\n", age.as_secs());
+        let found = format!("no controller activity for {} s\n", age.as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, found);
     }
     (StatusCode::OK, "ok\n".to_owned())
@@ -68,11 +68,7 @@ async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
 
 /// Only the leader is ready to act. No probe of a Deployment: its other pods would never be ready, and none be replaced.
 async fn readyz(State(people): State<Arc<People>>) -> impl IntoResponse {
-    if people.claim.is_held() {
-        (StatusCode::OK, "leads\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "waits for the lead\n")
-    }
+    if people.claim.is_held() { (StatusCode::OK, "leader\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "standby\n") }
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ fn all_six_conditions_are_set_on_the_first_visit() {
         (ConditionType::Ready, (False, Reason::ReferenceNotReady)),
         (ConditionType::Succeeded, (Unknown, Reason::ReferenceNotReady)),
         (ConditionType::Reconciling, (True, Reason::ReferenceNotReady)),
-        (ConditionType::Stalled, (False, Reason::NotFailed)),
+        (ConditionType::Stalled, (False, Reason::AsExpected)),
         (ConditionType::InputsReady, (False, Reason::ReferenceNotReady)),
         (ConditionType::Outdated, (Unknown, Reason::Pending)),
     ] {
@@ -237,7 +237,7 @@ fn conditions_of_an_ended_run_say_so_for_ever() {
     assert_eq!(done.condition(ConditionType::Ready), (True, Reason::Completed));
     assert_eq!(done.condition(ConditionType::Succeeded), (True, Reason::Completed));
     assert_eq!(done.condition(ConditionType::Reconciling).0, False);
-    assert_eq!(done.condition(ConditionType::Outdated), (False, Reason::InputsUnchanged));
+    assert_eq!(done.condition(ConditionType::Outdated), (False, Reason::InputsUpToDate));
     assert_eq!(done.status.evaluation["accuracy"], "0.7");
     assert_eq!(done.status.artifact, Some(artifact("sha256:a")));
 
@@ -266,7 +266,7 @@ fn a_changed_input_is_outdated_and_the_artifact_stays_ready() {
     assert!(world.status.condition(ConditionType::Outdated).unwrap().message.starts_with("datasetRef changed"));
     world.inputs = ready("sha256:d");
     world.visit(T1);
-    assert_eq!(world.condition(ConditionType::Outdated), (ConditionStatus::False, Reason::InputsUnchanged));
+    assert_eq!(world.condition(ConditionType::Outdated), (ConditionStatus::False, Reason::InputsUpToDate));
 }
 
 #[test]

@@ -17,7 +17,7 @@ async fn main() {
     let many: usize = std::env::args().nth(1).map_or(1000, |n| n.parse().expect("a number of resources"));
     let scene = Scene::new("bench").await;
     let operator = Operator::start(&scene.namespace, &scene.account().await, &["--job-ttl-seconds", "0"]);
-    operator.address("pods").await;
+    operator.address("progress").await;
     let idle = memory(&operator, "VmRSS");
     let names: Vec<String> = (0..many).map(|i| format!("p{i}")).collect();
 

@@ -64,7 +64,7 @@ fn start(command: &[String]) -> Child {
     let output = File::create(log).unwrap_or_else(|e| panic!("{log}: {e}"));
     let plumbline = std::env::current_exe().unwrap().with_file_name("plumbline");
     Command::new(&plumbline)
-        .args(["tied", "--parent", &std::process::id().to_string(), "--"])
+        .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--"])
         .args(program)
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())

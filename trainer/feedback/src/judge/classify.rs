@@ -99,7 +99,7 @@ pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> At
             Some(next) => AttemptOutcome::Rewrite(next, why),
             None if error.is_protocol() => AttemptOutcome::FatalJob(format!(
                 "{why}. The server does not accept a parameter of the request; if it has no log-probabilities, set \
-                 label: Verdict"
+                 labelSource: Verdict"
             )),
             None => AttemptOutcome::FatalPair { filtered: false, why },
         },
@@ -269,7 +269,7 @@ mod tests {
         }
         let none =
             r#"{"error": {"message": "This model does not support the 'logprobs' parameter.", "param": "logprobs"}}"#;
-        assert!(matches!(class(400, none), AttemptOutcome::FatalJob(why) if why.contains("label: Verdict")));
+        assert!(matches!(class(400, none), AttemptOutcome::FatalJob(why) if why.contains("labelSource: Verdict")));
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
         failed.push(format!(
             "spec.gates.minLabelMass is {}, but the judge gives its two answers a total probability of only {:.4}, \
              averaged over replies: it tends to say something else (try another template, examples or answers, or \
-             label: Verdict)",
+             labelSource: Verdict)",
             gates.min_label_mass, mass.value
         ));
     }

@@ -16,7 +16,7 @@ const ROUNDING: f64 = 0.05;
 
 /// Why a reply without log-probabilities holds no soft label.
 pub const NO_LOG_PROBS: &str =
-    "the reply has no log-probabilities; set label: Verdict, or use an endpoint that returns them";
+    "the reply has no log-probabilities; set labelSource: Verdict, or use an endpoint that returns them";
 const NO_TOKEN: &str = "the reply is white space";
 const NO_ANSWER: &str = "neither answer is among the likely tokens (log-probabilities without label mass)";
 const IDS: &str = "the server writes tokens as ids (token_id:...), not as text; start vLLM without \
@@ -26,7 +26,7 @@ const REASONING: &str = "the log-probabilities are those of reasoning before the
                          off, or use a model without it";
 /// Why probabilities of 0 and 1 are no soft labels.
 pub const AFTER_SAMPLING: &str = "every log-probability is 0 or -9999: these are probabilities after greedy sampling, \
-                                  which say nothing; set label: Verdict, or use an endpoint that returns those before \
+                                  which say nothing; set labelSource: Verdict, or use an endpoint that returns those before \
                                   sampling";
 
 /// Reads the verdict of an answer from the alternatives at its first position that is neither white space nor a bracket.

@@ -58,11 +58,11 @@ impl JudgePrompt {
     /// a wrong one fails before anything is asked.
     pub fn new(judge: &Judge, path: &str) -> Result<Self> {
         let mode = if judge.lexicon.is_some() { JudgeMode::Pointwise } else { judge.mode };
-        if judge.reasoning != Reasoning::None || judge.label == LabelSource::Votes {
+        if judge.reasoning != Reasoning::None || judge.label_source == LabelSource::Votes {
             return Err(Error::Config(format!(
                 "{path}: `reasoning: {:?}` with `label: {:?}` is not supported yet; use reasoning None and label \
                  LogProbs or Verdict",
-                judge.reasoning, judge.label
+                judge.reasoning, judge.label_source
             )));
         }
         let answers = match (&judge.answers, mode) {
@@ -78,7 +78,7 @@ impl JudgePrompt {
         let mut prompt = Self {
             mode,
             api: judge.api,
-            label: judge.label,
+            label: judge.label_source,
             answers,
             criteria,
             examples: judge.examples.clone(),
@@ -309,7 +309,7 @@ pub(super) mod tests {
             (json!({"templates": ["builtin:pointwise-v1"]}), "known: builtin:pairwise-v1, builtin:pairwise-v2"),
             (json!({"answers": ["A", "A "]}), "two different words"),
             (json!({"answers": ["A"]}), "expected 2 answers, found 1"),
-            (json!({"label": "Votes"}), "is not supported yet"),
+            (json!({"labelSource": "Votes"}), "is not supported yet"),
         ] {
             let error = prompt(&extra).unwrap_err();
             assert!(matches!(error, Error::Config(_)));

@@ -272,7 +272,8 @@ mod tests {
                 for label in ["LogProbs", "Verdict"] {
                     let example = json!({"responseA": "x", "responseB": "y", "response": "x", "answer": " A"});
                     for examples in [json!([]), json!([example])] {
-                        let prompt = prompt(&json!({"mode": mode, "api": api, "label": label, "examples": examples,
+                        let prompt =
+                            prompt(&json!({"mode": mode, "api": api, "labelSource": label, "examples": examples,
                             "templates": [format!("builtin:{name}")]}));
                         let question = first(&prompt.unwrap(), ("p", "r1", "r2"));
                         assert!(question.template.starts_with(&format!("{name}@")));
@@ -345,7 +346,7 @@ mod tests {
     fn the_id_of_a_question_depends_on_who_is_asked_and_on_all_that_is_sent() {
         let ids: Vec<String> = [
             json!({}),
-            json!({"label": "Verdict"}),
+            json!({"labelSource": "Verdict"}),
             json!({"api": "Completion"}),
             json!({"criteria": [{"name": "c"}]}),
             json!({"templates": ["builtin:pairwise-v1"]}),

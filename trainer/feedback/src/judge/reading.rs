@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn why_a_reply_ended_comes_before_what_it_says() {
-        let judge = serde_json::json!({"name": "j", "endpoint": {"url": "http://x", "model": "m"}, "label": "Verdict"});
+        let judge =
+            serde_json::json!({"name": "j", "endpoint": {"url": "http://x", "model": "m"}, "labelSource": "Verdict"});
         let prompt = JudgePrompt::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]").unwrap();
         let ended = |finish: &str| Choice { text: "A".into(), finish: Some(finish.into()), ..Choice::default() };
         assert_eq!(read_choice(&prompt, &ended("stop")), Verdict::First(None));

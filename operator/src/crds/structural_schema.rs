@@ -1,17 +1,15 @@
-//! What an API server wants of a schema and a derive does not say. Computes only.
-
-use std::collections::HashMap;
+//! Turns the derived schema of a resource into the structural schema that an API server accepts. Computes only.
 
 use serde_json::{Map, Value, json};
 
-/// A subtree is described once when its JSON is longer than this; shorter ones are described wherever they stand.
-const DESCRIBED_ONCE: usize = 1500;
 /// The longest string where the type states no bound of its own: without one, CEL rules cannot be costed.
 const MAX_LENGTH: u64 = 1024;
 /// The largest whole number that every JSON reader holds exactly: 2^53 - 1.
 pub(super) const MAX_INTEGER: i64 = 9_007_199_254_740_991;
+/// How the sentence about the range of a number starts.
+pub(super) const RANGE: &str = "Must be ";
 
-/// Fixes the schema of a whole resource.
+/// Makes the schema of a whole resource structural, and bounded throughout.
 pub(super) fn root(schema: &mut Value) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
     for property in properties.values_mut() {
@@ -28,8 +26,8 @@ pub(super) fn root(schema: &mut Value) {
         status_defaults(status);
         each(status, &mut counts);
     }
-    for property in properties.values_mut() {
-        each(property, &mut ranges);
+    if let Some(spec) = properties.get_mut("spec") {
+        each(spec, &mut ranges);
     }
     properties.insert("metadata".into(), json!({"type": "object", "properties": {"name": name()}}));
 }
@@ -39,21 +37,12 @@ pub(super) fn name() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 52, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"})
 }
 
-/// Describes a large type that stands in several places at one of them; the others point there.
-pub(super) fn describe_once(schema: &mut Value) {
-    for (name, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
-        let mut places = HashMap::new();
-        find_places(property, name, &mut places);
-        point_elsewhere(property, name, &places);
-    }
-}
-
-/// Visits a schema and everything below it.
-fn each(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
+/// Applies a change to a schema and everything below it.
+fn each(schema: &mut Value, change: &mut dyn FnMut(&mut Map<String, Value>)) {
     let Some(object) = schema.as_object_mut() else { return };
-    visit(object);
+    change(object);
     for child in children(object) {
-        each(child, visit);
+        each(child, change);
     }
 }
 
@@ -127,47 +116,13 @@ fn counts(schema: &mut Map<String, Value>) {
 /// `kubectl explain` shows descriptions and no bounds.
 fn ranges(schema: &mut Map<String, Value>) {
     let (Some(least), Some(most)) = (schema.get("minimum"), schema.get("maximum")) else { return };
-    let range = if most == MAX_INTEGER { format!("At least {least}.") } else { format!("From {least} to {most}.") };
+    let range = if most == MAX_INTEGER {
+        format!("{RANGE}at least {least}.")
+    } else {
+        format!("{RANGE}between {least} and {most}.")
+    };
     let described = schema.get("description").and_then(Value::as_str).unwrap_or_default();
     schema.insert("description".into(), format!("{described} {range}").trim_start().into());
-}
-
-/// Notes where each large type stands, by its fields: in the place of the shortest path.
-fn find_places(schema: &Value, path: &str, places: &mut HashMap<String, String>) {
-    if schema["properties"].is_object() {
-        let fields = schema["properties"].to_string();
-        if fields.len() > DESCRIBED_ONCE && places.get(&fields).is_none_or(|known| path.len() < known.len()) {
-            places.insert(fields, path.to_owned());
-        }
-    }
-    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        find_places(property, &format!("{path}.{name}"), places);
-    }
-    if let Some(items) = schema.get("items") {
-        find_places(items, &format!("{path}[]"), places);
-    }
-}
-
-/// Leaves the words of a large type at its own place only; elsewhere they point there.
-fn point_elsewhere(schema: &mut Value, path: &str, places: &HashMap<String, String>) {
-    if let Some(place) = places.get(&schema["properties"].to_string()).filter(|place| *place != path) {
-        let own = schema["description"].as_str().unwrap_or_default();
-        let description = format!("{own} Fields as in `{place}`.");
-        each(schema, &mut |s| {
-            s.remove("description");
-        });
-        if let Some(object) = schema.as_object_mut() {
-            object.insert("description".into(), description.trim_start().into());
-        }
-        return;
-    }
-    let Some(object) = schema.as_object_mut() else { return };
-    for (name, property) in object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
-        point_elsewhere(property, &format!("{path}.{name}"), places);
-    }
-    if let Some(items) = object.get_mut("items") {
-        point_elsewhere(items, &format!("{path}[]"), places);
-    }
 }
 
 /// The status has one default, the one that kstatus asks for: a generation that no spec has, so that a status that was

@@ -1,4 +1,5 @@
-//! Asks operators whether one leads, for `helm test`: the image has no other program that could. Talks to sockets.
+//! `plumbline wait-for-leader`: asks operator replicas whether one leads, for `helm test`, whose image has no other
+//! program that could ask. Talks to sockets.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -10,10 +11,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Nobody led in time.
+/// No replica became the leader in time.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "http://{address}/readyz: expected an operator that leads within {timeout:?}, found {found}; look at the operator's log"
+    "http://{address}/readyz: expected an elected leader within {timeout:?}, found {found}; check the operator's log"
 )]
 pub struct NotReady {
     address: String,

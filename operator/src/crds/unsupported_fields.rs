@@ -34,13 +34,13 @@ impl Refused {
             let any = of(target).any(|e| e.value.is_none());
             of(target).filter(|_| !any).filter_map(|e| e.value.clone()).collect::<Vec<_>>()
         };
-        let (laptop, cluster) = (of(Target::Laptop).next(), of(Target::Cluster).next());
-        match (laptop, cluster) {
+        let (local, cluster) = (of(Target::Local).next(), of(Target::Cluster).next());
+        match (local, cluster) {
             (None, None) => Vec::new(),
-            (Some(entry), Some(_)) if values(Target::Laptop) == values(Target::Cluster) => {
-                vec![(values(Target::Laptop), None, entry.instead.as_str())]
+            (Some(entry), Some(_)) if values(Target::Local) == values(Target::Cluster) => {
+                vec![(values(Target::Local), None, entry.instead.as_str())]
             }
-            (laptop, cluster) => laptop
+            (local, cluster) => local
                 .into_iter()
                 .chain(cluster)
                 .map(|entry| (values(entry.target), Some(entry.target), entry.instead.as_str()))
@@ -77,7 +77,7 @@ impl Refused {
             "[]" => format!("{at}[]"),
             name => format!("{at}.{name}"),
         });
-        for target in [Target::Laptop, Target::Cluster] {
+        for target in [Target::Local, Target::Cluster] {
             for found in unsupported(&spec, target).into_iter().filter(|f| f.path.replace("[0]", "[]") == path) {
                 let value = value.map(str::to_owned);
                 self.0.push(Entry { path: path.clone(), value, target, instead: found.instead });
@@ -156,7 +156,7 @@ mod tests {
     fn instead() -> Vec<String> {
         let source = include_str!("../../../crds/src/unsupported.rs");
         let calls = source.split("list.").skip(1).filter_map(|call| {
-            let call = call.strip_prefix("check(").or_else(|| call.strip_prefix("on_laptop("))?;
+            let call = call.strip_prefix("check(").or_else(|| call.strip_prefix("locally("))?;
             let arguments = call.split(");").next()?;
             Some(arguments.rsplit('"').nth(1)?.to_owned())
         });
@@ -180,7 +180,7 @@ mod tests {
         let methods = &refused.at("spec.method")[0];
         assert!(methods.0.contains(&"`GRPO`".to_owned()) && !methods.0.contains(&"`PPO`".to_owned()), "{methods:?}");
         assert_eq!(methods.1, None);
-        assert_eq!(refused.at("spec.compute.env")[0].1, Some(Target::Laptop));
+        assert_eq!(refused.at("spec.compute.env")[0].1, Some(Target::Local));
         assert_eq!(refused.at("spec.compute.accelerators")[0].0, ["Above 1"]);
         assert!(refused.at("spec.training.epochs").is_empty());
         let refused = Refused::of(Kind::PreferenceDataset, &spec_schema(Kind::PreferenceDataset).unwrap());
