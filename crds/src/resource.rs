@@ -66,7 +66,7 @@ impl fmt::Display for Kind {
 pub struct Metadata {
     /// Name, unique for a kind.
     pub name: String,
-    /// Namespace. Outside a cluster it only has to be the same for resources that refer to each other.
+    /// Namespace. In a local run it only has to be the same for resources that refer to each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Labels.

@@ -14,7 +14,7 @@
 //! | When are two runs the same? | `digest` |
 //! | What do the conditions say? | `status` |
 //! | What may a terminal be shown? | `printable`, `redact` |
-//! | How is that done on a laptop? | `local` |
+//! | How is that done locally? | `local` |
 //! | How is it done on a cluster? | `cluster` |
 //! | What does the cluster know of it? | `crds` |
 
@@ -24,6 +24,7 @@ pub mod crds;
 pub mod digest;
 pub mod inputs;
 pub mod local;
+pub mod location;
 pub mod manifest;
 pub mod plan;
 pub mod printable;

@@ -14,7 +14,7 @@ const KEYS: [&str; 6] = [
     r"(://[^/\s:@]+:)[^/\s@]+@",
 ];
 
-/// Compiled once: a status is looked through at every visit of its resource.
+/// Compiled once: a status is looked through at every reconcile of its resource.
 static COMPILED: LazyLock<Vec<Regex>> = LazyLock::new(|| KEYS.iter().filter_map(|k| Regex::new(k).ok()).collect());
 
 /// The text without the given secrets and without anything that has the form of a key.

@@ -19,7 +19,7 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
     }
     if new_run {
         status.start_time = Some(now.to_owned());
-        if let Inputs::Ready(inputs) = &observed.inputs {
+        if let Inputs::Ready(inputs) = observed.inputs {
             status.inputs.clone_from(inputs);
         }
     }
@@ -27,11 +27,11 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
         // Also of a run that had ended, and goes on.
         status.completion_time = None;
     }
-    if let Run::Ended(end) = &observed.run
+    if let Run::Ended(end) = observed.run
         && matches!(decision.action, Action::Finish | Action::Fail)
         && matches!(decision.phase, Phase::Done | Phase::Failed)
     {
-        // A Job that has ended is seen again at every visit; it ended once.
+        // A Job that has ended is observed again at every reconcile; it ended once.
         status.completion_time.get_or_insert_with(|| now.to_owned());
         if let Some(result) = &end.result {
             take_result(&mut status, result);
@@ -105,25 +105,25 @@ fn conditions(observed: &Observed, decision: &Decision, now: &str) -> Vec<Condit
 
 fn condition(kind: ConditionType, observed: &Observed, decision: &Decision) -> (ConditionStatus, Reason, String) {
     use ConditionStatus::{False, True, Unknown};
-    let told = |status| (status, decision.reason, decision.message.clone());
+    let stated = |status| (status, decision.reason, decision.message.clone());
     let quiet = |status, reason| (status, reason, String::new());
     match kind {
-        ConditionType::InputsReady => inputs_ready(&observed.inputs),
+        ConditionType::InputsReady => inputs_ready(observed.inputs),
         ConditionType::Outdated => outdated(decision),
-        ConditionType::Ready => told(if decision.phase == Phase::Done { True } else { False }),
+        ConditionType::Ready => stated(if decision.phase == Phase::Done { True } else { False }),
         ConditionType::Succeeded => match decision.phase {
-            Phase::Done => told(True),
-            Phase::Failed => told(False),
-            // It speaks of the run and stays so for ever; what happens to the artifact is Ready's to say.
-            Phase::Spoilt => quiet(True, Reason::Completed),
-            Phase::Waiting | Phase::Active | Phase::Suspended => told(Unknown),
+            Phase::Done => stated(True),
+            Phase::Failed => stated(False),
+            // It describes the run and stays so; what happens to the artifact is described by Ready.
+            Phase::ArtifactMismatch => quiet(True, Reason::Completed),
+            Phase::Waiting | Phase::Active | Phase::Suspended => stated(Unknown),
         },
         ConditionType::Reconciling => match decision.phase {
-            Phase::Waiting | Phase::Active => told(True),
+            Phase::Waiting | Phase::Active => stated(True),
             _ => quiet(False, decision.reason),
         },
         ConditionType::Stalled => match decision.phase {
-            Phase::Failed | Phase::Spoilt => told(True),
+            Phase::Failed | Phase::ArtifactMismatch => stated(True),
             _ => quiet(False, Reason::AsExpected),
         },
     }
@@ -144,14 +144,16 @@ fn inputs_ready(inputs: &Inputs) -> (ConditionStatus, Reason, String) {
 
 fn outdated(decision: &Decision) -> (ConditionStatus, Reason, String) {
     match (decision.phase, decision.outdated.is_empty()) {
-        (Phase::Done | Phase::Spoilt, false) => {
+        (Phase::Done | Phase::ArtifactMismatch, false) => {
             let message = format!(
                 "{} changed since; change the spec to run again, or leave it as it is",
                 decision.outdated.join(", ")
             );
             (ConditionStatus::True, Reason::InputChanged, message)
         }
-        (Phase::Done | Phase::Spoilt, true) => (ConditionStatus::False, Reason::InputsUpToDate, String::new()),
+        (Phase::Done | Phase::ArtifactMismatch, true) => {
+            (ConditionStatus::False, Reason::InputsUpToDate, String::new())
+        }
         _ => (ConditionStatus::Unknown, Reason::Pending, String::new()),
     }
 }

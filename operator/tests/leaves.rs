@@ -19,9 +19,9 @@ use plumbline_crds::artifact::hex;
 use plumbline_crds::status::{InputRef, JobRef, Status};
 use plumbline_crds::unsupported::Target;
 use plumbline_crds::{API_VERSION, Kind, Resource, Spec};
-use plumbline_operator::cluster::build::{Input, Request, children};
-use plumbline_operator::cluster::places::Place;
+use plumbline_operator::cluster::objects::{Input, Request, children};
 use plumbline_operator::cluster::settings::Settings;
+use plumbline_operator::location::Location;
 use plumbline_operator::plan::{Artifact, Inputs, Observed, Rerun, Run, plan};
 use plumbline_operator::validate::rules;
 use plumbline_operator::{crds, digest, inputs};
@@ -390,18 +390,18 @@ fn effect(resource: &Resource) -> Effect {
     let found: Vec<Input> = inputs::wanted(&resource.spec)
         .into_iter()
         .map(|wanted| {
-            let (name, place) = match wanted.from {
-                inputs::From::Uri(uri) => (uri.clone(), Place::of_input(&uri).unwrap()),
-                inputs::From::ConfigMap { name, key } => (format!("{name}/{key}"), Place::ConfigMap { name, key }),
+            let (name, location) = match wanted.from {
+                inputs::From::Uri(uri) => (uri.clone(), Location::of_input(&uri).unwrap()),
+                inputs::From::ConfigMap { name, key } => (format!("{name}/{key}"), Location::ConfigMap { name, key }),
                 inputs::From::Resource { kind, name } => {
-                    (name.clone(), Place::of_input(&format!("pvc://results/{}/{name}", kind.plural())).unwrap())
+                    (name.clone(), Location::of_input(&format!("pvc://results/{}/{name}", kind.plural())).unwrap())
                 }
             };
             let digest = format!("sha256:{}", hex(&Sha256::digest(name.as_bytes())));
-            Input { role: wanted.role, name, place, digest }
+            Input { role: wanted.role, name, location, digest }
         })
         .collect();
-    let output = Place::of_output(resource.spec.output().uri.as_deref().unwrap()).unwrap();
+    let output = Location::of_output(resource.spec.output().uri.as_deref().unwrap()).unwrap();
     let job = JobRef { name: "run".into(), attempt: 1, ..JobRef::default() };
     let made = children(&Request {
         resource,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use plumbline_crds::Kind::{PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
-use plumbline_operator::cluster::build::AUDIENCE;
+use plumbline_operator::cluster::objects::AUDIENCE;
 use plumbline_operator::cluster::rbac::{Rule, cluster_rules, own_rules, rules};
 use plumbline_testkit::cluster::{AuditLine, Exit, until};
 use plumbline_testkit::operator::{OPERATOR, Scene, alone, resource};

@@ -13,12 +13,12 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use plumbline_crds::reward_model::RewardModel;
 use plumbline_crds::{GROUP, Kind};
-use plumbline_operator::cluster::build::AUDIENCE;
 use plumbline_operator::cluster::dependents::Id;
 use plumbline_operator::cluster::leader::{Election, Timing};
 use plumbline_operator::cluster::metrics::{Metrics, Snapshot};
+use plumbline_operator::cluster::objects::AUDIENCE;
 use plumbline_operator::cluster::progress::Latest;
-use plumbline_operator::cluster::server::{PODS, Pods, Triggers, Verifier, serve};
+use plumbline_operator::cluster::server::{MAX_PROGRESS_CONNECTIONS, ProgressApi, Triggers, Verifier, serve};
 use plumbline_testkit::cluster::{Cluster, Namespace, until};
 use plumbline_testkit::operator::{Operator, Scene};
 use serde_json::{Value, json};
@@ -219,7 +219,7 @@ impl Site {
         election.acquire().await;
         let (triggers, mut queues) = Triggers::new();
         let (latest, metrics) = (Arc::new(Latest::default()), Arc::new(Metrics::new().unwrap()));
-        let pods = Pods {
+        let api = ProgressApi {
             verifier: Arc::new(Verifier::new(space.client_for("operator").await)),
             latest: latest.clone(),
             triggers,
@@ -228,7 +228,7 @@ impl Site {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1/progress", listener.local_addr().unwrap());
-        tokio::spawn(serve(PODS, listener, pods.router(), std::future::pending()));
+        tokio::spawn(serve(MAX_PROGRESS_CONNECTIONS, listener, api.router(), std::future::pending()));
         let reports = queues.remove(&Kind::RewardModel).unwrap();
         Self { space, url, latest, metrics, reports, election }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
-use plumbline_operator::cluster::build::AUDIENCE;
+use plumbline_operator::cluster::objects::AUDIENCE;
 use plumbline_testkit::cluster::{AuditLine, until};
 use plumbline_testkit::operator::{Operator, Scene, alone, resource};
 use serde_json::json;

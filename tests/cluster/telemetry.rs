@@ -18,9 +18,9 @@ use plumbline_crds::reward_model::RewardModel;
 use plumbline_crds::status::Status;
 use plumbline_operator::cluster::api_metrics::ApiMetrics;
 use plumbline_operator::cluster::events::event;
+use plumbline_operator::cluster::liveness::Liveness;
 use plumbline_operator::cluster::metrics::{Metrics, Snapshot};
 use plumbline_operator::cluster::publish::Publisher;
-use plumbline_operator::cluster::pulse::Pulse;
 use plumbline_testkit::cluster::{Cluster, Namespace};
 use serde_json::json;
 
@@ -28,13 +28,13 @@ use serde_json::json;
 async fn requests_are_counted_by_verb_and_resource_and_watches_without_objects_are_signs_of_life() {
     let cluster = Cluster::shared();
     let space = cluster.namespace("counted").await;
-    let (metrics, pulse) = (Arc::new(Metrics::new().unwrap()), Arc::new(Pulse::default()));
+    let (metrics, liveness) = (Arc::new(Metrics::new().unwrap()), Arc::new(Liveness::default()));
     let kubeconfig = Kubeconfig::read_from(space.kubeconfig_for("default").await).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    let powerless = ApiMetrics::new(metrics.clone(), pulse.clone()).client(config).unwrap();
+    let powerless = ApiMetrics::new(metrics.clone(), liveness.clone()).client(config).unwrap();
     let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    let client = ApiMetrics::new(metrics.clone(), pulse.clone()).client(config).unwrap();
+    let client = ApiMetrics::new(metrics.clone(), liveness.clone()).client(config).unwrap();
 
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), space.name());
     assert_eq!(maps.get_opt("a-name-that-is-nobody-s").await.unwrap(), None);
@@ -43,7 +43,7 @@ async fn requests_are_counted_by_verb_and_resource_and_watches_without_objects_a
     watched::<PreferenceDataset>(Api::namespaced(client.clone(), space.name())).await;
     watched::<RewardModel>(Api::namespaced(client.clone(), space.name())).await;
     watched::<PolicyTuning>(Api::namespaced(client, space.name())).await;
-    assert!(pulse.age() <= before.elapsed());
+    assert!(liveness.age() <= before.elapsed());
 
     let text = metrics.text(&Snapshot::default()).unwrap();
     for (code, resource, verb) in

@@ -10,8 +10,8 @@ use kube::{Client, Config};
 use plumbline_crds::{GROUP, Kind};
 use tower::{Layer, Service};
 
+use super::liveness::Liveness;
 use super::metrics::Metrics;
-use super::pulse::Pulse;
 
 /// Counts each request by verb, resource and code, and takes a granted list or watch of one of the three kinds for a sign
 /// of life of its controller.
@@ -21,13 +21,13 @@ use super::pulse::Pulse;
 #[derive(Clone, Debug)]
 pub struct ApiMetrics {
     metrics: Arc<Metrics>,
-    pulse: Arc<Pulse>,
+    liveness: Arc<Liveness>,
 }
 
 impl ApiMetrics {
     /// A layer that counts into `metrics`.
-    pub fn new(metrics: Arc<Metrics>, pulse: Arc<Pulse>) -> Self {
-        Self { metrics, pulse }
+    pub fn new(metrics: Arc<Metrics>, liveness: Arc<Liveness>) -> Self {
+        Self { metrics, liveness }
     }
 
     /// A client whose requests are counted.
@@ -77,7 +77,7 @@ where
             if matches!(call.verb, "list" | "watch") && code == Some(200) {
                 let kind = Kind::ALL.into_iter().find(|k| call.group == GROUP && call.resource == k.plural());
                 if let Some(kind) = kind {
-                    to.pulse.beat(kind);
+                    to.liveness.beat(kind);
                 }
             }
             answer
@@ -159,12 +159,12 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_counted_and_a_granted_watch_is_a_sign_of_life() {
-        let (metrics, pulse) = (Arc::new(Metrics::new().unwrap()), Arc::new(Pulse::default()));
+        let (metrics, liveness) = (Arc::new(Metrics::new().unwrap()), Arc::new(Liveness::default()));
         let answer = |request: Request<()>| async move {
             let code = if request.uri().path().ends_with("rewardmodels") { 200 } else { 403 };
             Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(()).unwrap())
         };
-        let mut client = ApiMetrics::new(metrics.clone(), pulse.clone()).layer(tower::util::service_fn(answer));
+        let mut client = ApiMetrics::new(metrics.clone(), liveness.clone()).layer(tower::util::service_fn(answer));
         let pause = std::time::Duration::from_millis(20);
         std::thread::sleep(pause);
         let since = std::time::Instant::now();
@@ -181,9 +181,9 @@ mod tests {
             text.contains(r#"plumbline_kube_api_requests_total{code="403",resource="policytunings",verb="watch"} 1"#),
             "{text}"
         );
-        assert!(pulse.age() >= pause, "a refused watch is no sign of life");
-        pulse.beat(Kind::PreferenceDataset);
-        pulse.beat(Kind::PolicyTuning);
-        assert!(pulse.age() <= since.elapsed(), "the granted watch was none");
+        assert!(liveness.age() >= pause, "a refused watch is no sign of life");
+        liveness.beat(Kind::PreferenceDataset);
+        liveness.beat(Kind::PolicyTuning);
+        assert!(liveness.age() <= since.elapsed(), "the granted watch was none");
     }
 }

@@ -1,7 +1,7 @@
 //! Changes of the objects that runs consist of and are made from, from now on. Talks to the API server: watches, by metadata
 //! alone.
 //!
-//! What is there already is read by name when a resource is visited, and never listed: a list of the ConfigMaps or claims of a
+//! What is there already is read by name when a resource is reconciled, and never listed: a list of the ConfigMaps or claims of a
 //! cluster holds whatever its tenants wrote, a quarter of a MiB of annotations each. A change is one object at a time.
 
 use std::fmt;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use kube::Client;
 
 use super::dependents::Dependents;
+use super::liveness::Liveness;
 use super::metrics::Metrics;
 use super::progress::Latest;
 use super::publish::Publisher;
-use super::pulse::Pulse;
 use super::resources::Resources;
 use super::settings::Settings;
 
@@ -27,7 +27,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// That the controllers work.
-    pub pulse: Arc<Pulse>,
+    pub liveness: Arc<Liveness>,
     /// Events.
     pub publisher: Publisher,
 }

@@ -1,4 +1,4 @@
-//! What makes a resource be visited: its own changes, those of its Jobs and pods, and those of what it names (`changes`). Talks
+//! What makes a resource be reconciled: its own changes, those of its Jobs and pods, and those of what it names (`changes`). Talks
 //! to the API server: watches, by metadata alone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,23 +25,22 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Receiver;
 use tracing::Instrument;
 
-use super::build::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
 use super::changes::Followed;
 use super::context::{Context, Shared};
 use super::dependents::{Id, Referent};
 use super::kinds::OfKind;
 use super::logging;
-use super::observe::ObserveError;
-use super::reconcile::reconcile;
+use super::objects::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
+use super::reconcile::{ReconcileError, reconcile};
 use super::server::Triggers;
 
-/// Visits at a time, of a kind.
+/// Reconciles at a time, of a kind.
 const CONCURRENCY: u16 = 16;
 /// Resources of a kind that are listed at a time. Each may hold 1.5 MB of labels and annotations of a tenant.
 const PAGE: u32 = 5;
-/// Changes that come this close together are one visit.
+/// Changes that come this close together are one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// A visit that failed is made again after this long; the client has tried the request again itself.
+/// A reconcile that failed is made again after this long; the client has tried the request again itself.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// A type that a controller watches.
@@ -64,7 +63,7 @@ impl Watched for Pod {}
 impl Watched for ConfigMap {}
 impl Watched for PersistentVolumeClaim {}
 
-/// Runs the controllers of the three kinds until `stop` ends; visits that have begun are finished.
+/// Runs the controllers of the three kinds until `stop` ends; reconciles that have begun are finished.
 /// `asked`: what comes out of `triggers`, by kind.
 pub async fn run(
     context: Shared,
@@ -86,14 +85,15 @@ pub async fn run(
             named::<RewardModel>(context, triggers, resource(Kind::RewardModel)),
         )
     };
-    let visits = async { futures::join!(drive(datasets, context), drive(rewards, context), drive(tunings, context)) };
+    let controllers =
+        async { futures::join!(drive(datasets, context), drive(rewards, context), drive(tunings, context)) };
     tokio::select! {
-        _ = visits => {}
+        _ = controllers => {}
         _ = changes => {}
     }
 }
 
-/// The controller of a kind: visits for its own changes, and where they are asked for.
+/// The controller of a kind: reconciles for its own changes, and where they are asked for.
 fn controller<K: OfKind + Watched>(
     context: &Context,
     asked: &mut BTreeMap<Kind, Receiver<Id>>,
@@ -105,7 +105,7 @@ fn controller<K: OfKind + Watched>(
         .modify(slim)
         .reflect(writer)
         .touched_objects()
-        // Statuses are written here, and need no visit.
+        // Statuses are written here, and need no reconcile.
         .predicate_filter(spec_changed, PredicateConfig::default());
     let asked = asked.remove(&K::KIND);
     let asked = stream::unfold(asked, |asked| async {
@@ -120,7 +120,7 @@ fn controller<K: OfKind + Watched>(
         .graceful_shutdown_on(stop)
 }
 
-/// Asks for visits for changes of objects that the operator makes, and of their pods.
+/// Asks for reconciles for changes of objects that the operator makes, and of their pods.
 async fn made<O: Watched>(context: &Context, triggers: &Triggers) {
     let selector = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
     let followed = Followed::<O> { client: context.client.clone(), api: api(context), selector: Some(selector) };
@@ -132,7 +132,7 @@ async fn made<O: Watched>(context: &Context, triggers: &Triggers) {
         .await;
 }
 
-/// Asks for visits for changes of objects that resources name.
+/// Asks for reconciles for changes of objects that resources name.
 async fn named<O: Watched>(context: &Context, triggers: &Triggers, referent: impl Fn(String) -> Referent) {
     let followed = Followed::<O> { client: context.client.clone(), api: api(context), selector: None };
     followed
@@ -199,23 +199,23 @@ fn spec_changed<K>(object: &PartialObjectMeta<K>) -> Option<u64> {
 
 /// Runs a controller until it is stopped.
 async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>, context: &Shared) {
-    let visit = |object: Arc<PartialObjectMeta<K>>, context: Shared| async move {
+    let handle = |object: Arc<PartialObjectMeta<K>>, context: Shared| async move {
         let id = Id { namespace: object.namespace().unwrap_or_default(), kind: K::KIND, name: object.name_any() };
         let span = logging::span(id.kind, &id.namespace, &id.name);
         let begun = Instant::now();
-        let visit = Box::pin(reconcile(&context, &id)).instrument(span).await;
+        let result = Box::pin(reconcile(&context, &id)).instrument(span).await;
         context.metrics.reconciled(K::KIND, begun.elapsed());
-        context.pulse.beat(K::KIND);
-        visit
+        context.liveness.beat(K::KIND);
+        result
     };
-    let again = |_: Arc<PartialObjectMeta<K>>, error: &ObserveError, context: Shared| {
+    let again = |_: Arc<PartialObjectMeta<K>>, error: &ReconcileError, context: Shared| {
         context.metrics.reconcile_failed(K::KIND, error.variant());
         Next::requeue(AGAIN)
     };
-    let visits = controller.run(visit, again, context.clone());
-    visits
-        .for_each(|visit| async {
-            match visit {
+    let results = controller.run(handle, again, context.clone());
+    results
+        .for_each(|result| async {
+            match result {
                 Ok(_) => {}
                 Err(ControllerError::ObjectNotFound(gone)) => forget(K::KIND, &gone.name, gone.namespace, context),
                 Err(error) => tracing::warn!(kind = %K::KIND, "reconcile failed: {error}"),

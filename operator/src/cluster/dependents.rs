@@ -28,7 +28,7 @@ pub struct Id {
     pub name: String,
 }
 
-/// The index. Each visit of a resource renews its own entries.
+/// The index. Each reconcile of a resource renews its own entries.
 #[derive(Debug, Default)]
 pub struct Dependents(Mutex<Index>);
 

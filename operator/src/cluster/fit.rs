@@ -1,6 +1,6 @@
 //! A status that its schema holds, whatever a trainer or a judge said. Computes only.
 //!
-//! The API server refuses a status as a whole for one number out of its bounds, and the visit fails; the next one would say the
+//! The API server refuses a status as a whole for one number out of its bounds, and the reconcile fails; the next one would say the
 //! same. So numbers are cut to their bounds, and what else does not fit is left out, by its path.
 
 use std::collections::HashSet;

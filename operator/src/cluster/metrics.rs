@@ -116,7 +116,7 @@ impl Metrics {
             )?,
             reconcile_errors: counter(
                 "plumbline_reconcile_errors_total",
-                "Reconciles that failed and are tried again, by variant of the error.",
+                "Reconciles that failed and are retried, by the step that failed.",
                 &["kind", "error"],
             )?,
             runs_started: counter("plumbline_runs_started_total", "Runs that were started.", &["kind"])?,
@@ -384,7 +384,7 @@ mod tests {
             Status { metrics: vec![Metric { name: "secret-name".into(), value: "1".into() }], ..Status::default() };
         metrics.status_changed(Kind::PreferenceDataset, "", &Status::default(), &after);
         metrics.reconciled(Kind::PreferenceDataset, Duration::from_millis(3));
-        metrics.reconcile_failed(Kind::PreferenceDataset, "Conflict");
+        metrics.reconcile_failed(Kind::PreferenceDataset, "Apply");
         metrics.progress_posted(PostOutcome::WrongAudience);
         let resources = vec![(Kind::RewardModel, Reason::Running); 2];
         let text =

@@ -4,10 +4,11 @@
 //! observe -> validate -> plan -> build -> apply -> status
 //! (IO in)    (pure)     (pure)  (pure)  (IO out)  (pure, then one patch)
 //! ```
+//!
+//! `reconcile` is these steps; `snapshot` has the values that they pass on.
 
 pub mod api_metrics;
-pub mod apply;
-pub mod build;
+mod apply;
 mod changes;
 pub mod context;
 pub mod controller;
@@ -17,16 +18,16 @@ mod fit;
 pub mod kinds;
 pub mod leader;
 mod lists;
+pub mod liveness;
 pub mod logging;
 pub mod metrics;
 #[cfg(test)]
 mod mock;
+pub mod objects;
 pub mod observe;
 pub mod outcome;
-pub mod places;
 pub mod progress;
 pub mod publish;
-pub mod pulse;
 pub mod queue;
 pub mod rbac;
 pub mod reconcile;
@@ -35,6 +36,9 @@ pub mod resources;
 pub mod run;
 pub mod server;
 pub mod settings;
+pub mod snapshot;
 pub mod times;
 pub mod usage;
+pub mod validate;
 pub mod wait_for_leader;
+pub mod writes;

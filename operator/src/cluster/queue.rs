@@ -94,7 +94,7 @@ pub fn patience(job: &Job, workload: Option<&Workload>, now: &str) -> Duration {
 }
 
 /// The job with the times counted that Kueue took its quota away: each began a new attempt, and none was a failure.
-pub fn counted(mut job: JobRef, workload: Option<&Workload>) -> JobRef {
+pub fn count_evictions(mut job: JobRef, workload: Option<&Workload>) -> JobRef {
     let Some(workload) = workload else { return job };
     let evictions = &workload.status.scheduling_stats.evictions;
     let sum = |counts: &mut dyn Iterator<Item = i64>| counts.fold(0, i64::saturating_add);
@@ -206,9 +206,9 @@ mod tests {
         let stats = json!({"evictions": [{"reason": "Preempted", "underlyingCause": "InClusterQueue", "count": 2},
             {"reason": "PodsReadyTimeout", "underlyingCause": "", "count": 1}]});
         let job = JobRef { attempt: 1, retries: [("Preempted".to_owned(), 1)].into(), ..JobRef::default() };
-        let counted = counted(job.clone(), Some(&workload(&json!({"schedulingStats": stats}))));
+        let counted = count_evictions(job.clone(), Some(&workload(&json!({"schedulingStats": stats}))));
         assert_eq!((counted.attempt, counted.retries["Preempted"]), (4, 3));
-        assert_eq!(super::counted(job.clone(), None), job);
+        assert_eq!(count_evictions(job.clone(), None), job);
     }
 
     #[test]

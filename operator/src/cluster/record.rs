@@ -1,4 +1,4 @@
-//! The last step of a visit: writes what is new of a resource, and lets people know. Talks to the API server.
+//! The last step of a reconcile: writes a status that says something new, and publishes events. Talks to the API server.
 
 use std::time::Instant;
 
@@ -6,19 +6,18 @@ use kube::runtime::events::{Event, EventType};
 use plumbline_crds::conditions::ConditionType;
 use plumbline_crds::status::Status;
 
-use super::apply;
 use super::context::Context;
 use super::dependents::Id;
 use super::events;
 use super::fit;
-use super::observe::ObserveError;
 use super::outcome;
-use super::reconcile::World;
+use super::snapshot::{ObservedResource, Snapshot};
 use super::usage;
-use crate::plan::Run;
+use super::writes;
+use crate::plan::{Action, Decision, Run};
 use crate::printable;
 use crate::redact::redact;
-use crate::status::with_progress;
+use crate::status::{status, with_progress};
 
 /// Lines of a log that an event shows.
 const LOG_LINES: i64 = 20;
@@ -27,77 +26,96 @@ const MOST_NOTE: usize = 250;
 /// Seconds of running after which a status is written for the count alone: what is not written is lost with the pods.
 const UNCOUNTED: i64 = 300;
 
+/// The status that follows from a decision that was carried out, with the seconds counted and what the running stage last
+/// reported.
+pub(super) fn next_status(context: &Context, snapshot: &Snapshot, decision: &Decision) -> Status {
+    let mut status = status(&snapshot.facts(), decision, &snapshot.now);
+    // A Job that exists when a run starts belongs to the run before.
+    if decision.action != Action::Start {
+        account(&mut status, snapshot);
+    }
+    with_report(context, snapshot, status)
+}
+
 /// Counts what the run has held so far: never less than before, since pods that are gone cannot be counted again. And dates
 /// its end by when it was, however late it is seen.
-pub(super) fn account(status: &mut Status, world: &World) {
-    let Some(work) = &world.work else { return };
-    let previous = &world.seen.previous;
+fn account(status: &mut Status, snapshot: &Snapshot) {
+    let Some(state) = &snapshot.job_state else { return };
+    let observed = &snapshot.observed;
     if status.completion_time.is_some()
-        && status.completion_time != previous.completion_time
-        && let Some(end) = usage::end_time(&work.job)
+        && status.completion_time != observed.previous.completion_time
+        && let Some(end) = usage::end_time(&state.job)
     {
         status.completion_time = Some(end);
     }
-    if world.seen.resource.spec.compute().accelerators > 0
-        && let Some(held) = world.held()
+    if observed.resource.spec.compute().accelerators > 0
+        && let Some(seconds) = snapshot.accelerator_seconds()
     {
-        status.accelerator_seconds = Some(held);
+        status.accelerator_seconds = Some(seconds);
     }
 }
 
-/// Adds what the running stage said last, when that is due.
-pub(super) fn tell(context: &Context, world: &World, status: Status) -> Status {
-    let uid = &world.seen.uid;
-    if !matches!(world.run, Run::Running(_)) {
+/// Adds what the running stage last reported, when that is due.
+fn with_report(context: &Context, snapshot: &Snapshot, status: Status) -> Status {
+    let uid = &snapshot.observed.uid;
+    if !matches!(snapshot.run, Run::Running(_)) {
         context.latest.forget(uid);
         return status;
     }
-    let job = world.job.as_ref().and_then(|job| job.uid.as_deref()).unwrap_or_default();
+    let job = snapshot.job.as_ref().and_then(|job| job.uid.as_deref()).unwrap_or_default();
     match context.latest.take(uid, job, Instant::now()) {
         Some(report) => with_progress(status, &report),
         None => status,
     }
 }
 
-/// Writes a status that says something new, and lets people know. False where the resource is gone.
-pub(super) async fn record(context: &Context, id: &Id, world: &World, status: Status) -> Result<bool, ObserveError> {
+/// Writes a status that differs from the last one, and publishes what has changed. False where the resource is gone.
+pub(super) async fn record(
+    context: &Context,
+    id: &Id,
+    snapshot: &Snapshot,
+    status: Status,
+) -> Result<bool, kube::Error> {
     let (status, misfits) = fit::status(id.kind, status);
     let status = &status;
     context.resources.set(id, status.leading_reason());
-    let previous = &world.seen.previous;
+    let ObservedResource { previous, uid, created, .. } = &snapshot.observed;
     if same(previous, status) {
         return Ok(true);
     }
     let Id { namespace, kind, name } = id;
     if !misfits.is_empty() {
         context.metrics.misfits(*kind, misfits.len());
-        tracing::warn!(fields = misfits.join(", "), "the run said what a status cannot hold; it is cut or left out");
+        tracing::warn!(
+            fields = misfits.join(", "),
+            "the run reported values that a status cannot hold; they are cut or left out"
+        );
     }
-    if !apply::write_status(&context.client, *kind, namespace, name, &world.seen.uid, status).await? {
+    if !writes::write_status(&context.client, *kind, namespace, name, uid, status).await? {
         return Ok(false);
     }
-    context.metrics.status_changed(*kind, &world.seen.created, previous, status);
-    let reference = apply::reference(*kind, namespace, name, &world.seen.uid);
+    context.metrics.status_changed(*kind, created, previous, status);
+    let reference = writes::reference(*kind, namespace, name, uid);
     if let Some(event) = events::event(previous, status) {
         tracing::info!(reason = event.reason, "{}", status.condition(ConditionType::Ready).map_or("", |c| &c.message));
         context.publisher.publish(&event, &reference).await;
     }
-    if let Some(event) = log_of_failure(context, world, status).await {
+    if let Some(event) = log_of_failure(context, snapshot, status).await {
         context.publisher.publish(&event, &reference).await;
     }
     Ok(true)
 }
 
-/// The end of the log of a run that failed for good, as an event: the pod may be gone when somebody looks.
-async fn log_of_failure(context: &Context, world: &World, status: &Status) -> Option<Event> {
+/// The end of the log of a run that failed for good, as an event: the pod may be gone by the time an administrator looks.
+async fn log_of_failure(context: &Context, snapshot: &Snapshot, status: &Status) -> Option<Event> {
     let failed = |status: &Status| status.is_true(ConditionType::Stalled);
-    if !failed(status) || failed(&world.seen.previous) {
+    if !failed(status) || failed(&snapshot.observed.previous) {
         return None;
     }
-    let work = world.work.as_ref()?;
-    let pod = outcome::culprit(&work.job, &work.pods)?;
-    let namespace = world.seen.resource.metadata.namespace.as_deref().unwrap_or_default();
-    let tail = apply::log_tail(&context.client, namespace, pod, LOG_LINES).await?;
+    let state = snapshot.job_state.as_ref()?;
+    let pod = outcome::culprit(&state.job, &state.pods)?;
+    let namespace = snapshot.observed.resource.metadata.namespace.as_deref().unwrap_or_default();
+    let tail = writes::log_tail(&context.client, namespace, pod, LOG_LINES).await?;
     let tail = redact(&tail, &[]);
     let tail = printable::text(&tail);
     let start = tail.char_indices().rev().nth(MOST_NOTE).map_or(0, |(at, _)| at);

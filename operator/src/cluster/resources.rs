@@ -8,12 +8,12 @@ use plumbline_crds::conditions::Reason;
 
 use super::dependents::Id;
 
-/// The leading reason of every resource that was visited and is not gone. A leader visits each when it begins.
+/// The leading reason of every resource that was reconciled and is not gone. A leader reconciles each when it begins.
 #[derive(Debug, Default)]
 pub struct Resources(Mutex<BTreeMap<Id, Reason>>);
 
 impl Resources {
-    /// A visit left a resource with this leading reason.
+    /// A reconcile left a resource with this leading reason.
     pub fn set(&self, id: &Id, reason: Reason) {
         self.locked().insert(id.clone(), reason);
     }

@@ -17,15 +17,15 @@ use super::context::Context;
 use super::controller;
 use super::dependents::Dependents;
 use super::leader::{Election, Lost};
+use super::liveness::Liveness;
 use super::metrics::Metrics;
 use super::progress::Latest;
 use super::publish::Publisher;
-use super::pulse::Pulse;
 use super::resources::Resources;
-use super::server::{self, PATIENCE, People, Pods, Triggers, Verifier};
+use super::server::{self, PATIENCE, Probes, ProgressApi, Triggers, Verifier};
 use super::settings::Settings;
 
-/// For visits that have begun when the operator is asked to stop. One that is broken off is made again by whoever leads
+/// For reconciles that have begun when the operator is asked to stop. One that is broken off is made again by whoever leads
 /// next. A controller that is stopped before its first list has come does not end by itself.
 const LAST_VISITS: Duration = Duration::from_secs(10);
 
@@ -64,8 +64,9 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let config = kube::Config::infer().await.map_err(|e| OperatorError::NoCluster(e.to_string()))?;
     let own_namespace = settings.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let metrics = Arc::new(Metrics::new()?);
-    let (pulse, resources, latest) = (Arc::<Pulse>::default(), Arc::<Resources>::default(), Arc::<Latest>::default());
-    let layer = ApiMetrics::new(metrics.clone(), pulse.clone());
+    let (liveness, resources, latest) =
+        (Arc::<Liveness>::default(), Arc::<Resources>::default(), Arc::<Latest>::default());
+    let layer = ApiMetrics::new(metrics.clone(), liveness.clone());
     let client = ClientBuilder::try_from(config)?.with_layer(&layer).build();
     let stop = stop()?.shared();
 
@@ -73,23 +74,31 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let mut election =
         Election::new(client.clone(), &own_namespace, &settings.lease_name, &identity, settings.timing());
     let (triggers, asked) = Triggers::new();
-    let people = People {
+    let probes = Probes {
         metrics: metrics.clone(),
         claim: election.claim(),
-        pulse: pulse.clone(),
+        liveness: liveness.clone(),
         patience: PATIENCE,
         resources: resources.clone(),
     };
-    let pods = Pods {
+    let progress = ProgressApi {
         verifier: Arc::new(Verifier::new(client.clone())),
         latest: latest.clone(),
         triggers: triggers.clone(),
         metrics: metrics.clone(),
         claim: election.claim(),
     };
-    listen("metrics", server::PEOPLE, settings.addresses.metrics_address, people.router(), stop.clone()).await?;
+    listen("metrics", server::MAX_PROBE_CONNECTIONS, settings.addresses.metrics_address, probes.router(), stop.clone())
+        .await?;
     if settings.progress_url.is_some() {
-        listen("progress", server::PODS, settings.addresses.progress_address, pods.router(), stop.clone()).await?;
+        listen(
+            "progress",
+            server::MAX_PROGRESS_CONNECTIONS,
+            settings.addresses.progress_address,
+            progress.router(),
+            stop.clone(),
+        )
+        .await?;
     }
 
     tokio::select! {
@@ -97,10 +106,10 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         () = stop.clone() => return Ok(()),
     }
     tracing::info!(identity = election.identity(), "became the leader");
-    pulse.beat_all();
+    liveness.beat_all();
     let publisher = Publisher::new(client.clone(), &identity);
     let dependents = Dependents::default();
-    let context = Arc::new(Context { client, settings, dependents, resources, latest, metrics, pulse, publisher });
+    let context = Arc::new(Context { client, settings, dependents, resources, latest, metrics, liveness, publisher });
     let last_moment = async {
         stop.clone().await;
         tokio::time::sleep(LAST_VISITS).await;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use plumbline_crds::compute::Compute;
 
 use super::leader::Timing;
-use super::places::Place;
 use super::rbac;
 use super::server::Addresses;
+use crate::location::Location;
 use crate::uri::is_store;
 
 /// Settings of an installation.
@@ -28,7 +28,7 @@ pub struct Settings {
     pub artifact_root: Option<String>,
     /// Cache of fetched inputs: `pvc://claim/directory`, used by runs in namespaces that have a claim of this name.
     #[arg(long, value_name = "URI", value_parser = claim)]
-    pub input_cache: Option<Place>,
+    pub input_cache: Option<Location>,
     /// Size limit of each scratch volume of a pod, as a Kubernetes quantity: fetched inputs, output before its upload, and
     /// /tmp. The kubelet evicts a pod that exceeds it. Empty: no limit.
     #[arg(long, value_name = "QUANTITY", default_value = "200Gi", value_parser = size)]
@@ -81,9 +81,9 @@ impl Settings {
 
 /// What the URI of an artifact begins with: without a slash at its end.
 fn root(uri: &str) -> Result<String, String> {
-    match Place::of_input(uri)? {
-        Place::Claim { .. } => {}
-        Place::Remote(uri) if is_store(&uri) => {}
+    match Location::of_input(uri)? {
+        Location::Claim { .. } => {}
+        Location::Remote(uri) if is_store(&uri) => {}
         _ => {
             return Err(format!(
                 "expected pvc://claim/directory or s3://bucket/directory, found \"{uri}\"; artifacts are stored on a volume or in an object store"
@@ -109,9 +109,9 @@ fn size(text: &str) -> Result<String, String> {
     ))
 }
 
-fn claim(uri: &str) -> Result<Place, String> {
-    match Place::of_input(uri)? {
-        place @ Place::Claim { .. } => Ok(place),
+fn claim(uri: &str) -> Result<Location, String> {
+    match Location::of_input(uri)? {
+        location @ Location::Claim { .. } => Ok(location),
         _ => Err(format!("expected pvc://claim or pvc://claim/folder, found \"{uri}\"; keep it on a volume")),
     }
 }
@@ -157,7 +157,7 @@ mod tests {
         for uri in ["pvc://results", "pvc://results/", "pvc://my.claim/runs/", "s3://bucket/runs", "az://container/a/"]
         {
             let below = format!("{}/team/rewardmodels/helpful", root(uri).unwrap());
-            assert!(Place::of_output(&below).is_ok() && !below.contains("//team"), "{below}");
+            assert!(Location::of_output(&below).is_ok() && !below.contains("//team"), "{below}");
         }
         for uri in
             ["pvc://my_claim/runs", "pvc://a/../b", "s3://bucket", "s3://u:p@host/a", "hf://org/a", "file:///a", "a"]

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use plumbline_crds::conditions::Reason;
 use plumbline_crds::status::JobRef;
 
-use super::build::job;
+use super::objects::job;
 use super::outcome::{self, Finished, finished, is_finished, is_suspended, phase, terminated, why_failed};
 use super::times::{seconds_between, timestamp};
 
@@ -18,7 +18,7 @@ use super::times::{seconds_between, timestamp};
 /// from the `previous` count of the same Job: a queue suspends a Job, whose pods are gone then and whose start is forgotten.
 /// The Job of several pods is one attempt, whose end is counted by whoever decides what follows. It has no UID when it is over
 /// and `previous` has let it go.
-pub fn counted(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
+pub fn count_usage(job: &Job, pods: &[Pod], previous: Option<&JobRef>, now: &str) -> JobRef {
     let before = job::counted_before(job);
     let (retries, failed) = failures(job, pods, previous, before.retries);
     // One that nobody has deleted after all is the run's still.
@@ -47,7 +47,7 @@ fn failures(
     before: BTreeMap<String, i64>,
 ) -> (BTreeMap<String, i64>, i64) {
     let mut by_reason = before;
-    if job::gang(job) > 1 {
+    if job::pod_count(job) > 1 {
         return (by_reason, 0);
     }
     let failed: Vec<&Pod> = pods.iter().filter(|p| phase(p) == "Failed" && !was_sent_away(p)).collect();
@@ -97,7 +97,7 @@ fn attempts(job: &Job, failed: i64) -> i64 {
     failed.saturating_add(i64::from(!gave_up)).max(1)
 }
 
-/// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on as [`counted`] does.
+/// Accelerators held times seconds by the pods of a run, each from its start to its end, counted on as [`count_usage`] does.
 /// `previous`: the count so far, and the job that it was made with.
 pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobRef>), now: &str) -> i64 {
     let (before, since) = match since(job, previous.1) {
@@ -111,7 +111,7 @@ pub fn accelerator_seconds(job: &Job, pods: &[Pod], previous: (i64, Option<&JobR
     let held: Vec<i64> = held.collect();
     // Of several pods the cluster removes those that it ends itself; they held theirs as long as the others. One that is seen
     // and has not started held none.
-    let all = if is_finished(job) { job::gang(job) } else { 1 };
+    let all = if is_finished(job) { job::pod_count(job) } else { 1 };
     let gone = (all - pods.len() as i64).max(0).saturating_mul(held.iter().max().copied().unwrap_or(0));
     held.into_iter().fold(before.saturating_add(gone), i64::saturating_add)
 }
@@ -125,7 +125,7 @@ pub fn end_time(job: &Job) -> Option<String> {
 }
 
 /// What is left of a pause that began when a Job ended.
-pub fn left_of(pause: Duration, job: &Job, now: &str) -> Duration {
+pub fn remaining(pause: Duration, job: &Job, now: &str) -> Duration {
     let over = end_time(job).map_or(pause.as_secs(), |ended| seconds_between(&ended, now).unsigned_abs());
     pause.saturating_sub(Duration::from_secs(over))
 }
@@ -175,8 +175,8 @@ fn ended_at(pod: &Pod) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::outcome::tests::{NOW, failed, failed_job, gang_of, job, of_rank, pod};
-    use crate::plan::ending;
+    use crate::cluster::outcome::tests::{NOW, failed, failed_job, job, of_rank, pod, with_pods};
+    use crate::plan::retry;
     use serde_json::{Value, json};
 
     #[test]
@@ -184,19 +184,19 @@ mod tests {
         let mut job = job(&json!({"startTime": "2026-01-01T00:30:00Z"}));
         let before = json!({"name": "x", "attempt": 3, "retries": {"JobDeleted": 1}, "activeSeconds": 100});
         job.metadata.annotations = Some([("plumbline.dev/before".to_owned(), before.to_string())].into());
-        let counted = counted(&job, &[failed(4, "Error"), failed(4, "Error")], None, NOW);
+        let counted = count_usage(&job, &[failed(4, "Error"), failed(4, "Error")], None, NOW);
         assert_eq!((counted.attempt, counted.active_seconds), (5, 100 + 1800));
         assert_eq!(counted.retries, [("JobDeleted".to_owned(), 1), ("JudgeUnavailable".to_owned(), 2)].into());
-        assert_eq!(ending::failures(&counted), 2);
+        assert_eq!(retry::failures(&counted), 2);
     }
 
     #[test]
     fn a_job_that_gave_up_counts_the_pods_that_failed_and_none_more() {
-        let attempts = |job: &Job, pods: &[Pod]| counted(job, pods, None, NOW).attempt;
+        let attempts = |job: &Job, pods: &[Pod]| count_usage(job, pods, None, NOW).attempt;
         assert_eq!(attempts(&job(&json!({})), &[]), 1);
         assert_eq!(attempts(&failed_job("BackoffLimitExceeded"), &[failed(1, ""), failed(1, "")]), 2);
         assert_eq!(
-            counted(&failed_job("PodFailurePolicy"), &[], None, NOW).active_seconds,
+            count_usage(&failed_job("PodFailurePolicy"), &[], None, NOW).active_seconds,
             600,
             "until it failed, not until now"
         );
@@ -216,7 +216,7 @@ mod tests {
     fn a_pause_begins_when_a_job_ended_however_it_did() {
         let complete = job(&json!({"completionTime": "2026-01-01T00:10:00Z", "conditions": [
             {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:10:00Z"}]}));
-        let left = |job: &Job, now: &str| left_of(Duration::from_secs(20), job, now).as_secs();
+        let left = |job: &Job, now: &str| remaining(Duration::from_secs(20), job, now).as_secs();
         for ended in [complete, failed_job("BackoffLimitExceeded")] {
             assert_eq!(left(&ended, "2026-01-01T00:10:05Z"), 15);
             assert_eq!(left(&ended, "2026-01-01T00:10:30Z"), 0);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn pods_that_the_cluster_removed_held_their_accelerators_as_long_as_those_that_are_seen() {
-        let job = gang_of(failed_job("BackoffLimitExceeded"), 3);
+        let job = with_pods(failed_job("BackoffLimitExceeded"), 3);
         let killed = || of_rank(1, 137, "2026-01-01T00:10:00Z");
         assert_eq!(accelerator_seconds(&job, &[killed()], (0, None), NOW), 3 * 2 * 600);
         let pending = || pod(&json!({"phase": "Pending"}));
@@ -272,7 +272,7 @@ mod tests {
         let (mut previous, mut held) = (None, 0);
         let mut at = |job: &Job, pods: &[Pod], now: &str| {
             held = accelerator_seconds(job, pods, (held, previous.as_ref()), now);
-            let counted = counted(job, pods, previous.as_ref(), now);
+            let counted = count_usage(job, pods, previous.as_ref(), now);
             previous = Some(counted.clone());
             (counted.active_seconds, held)
         };
@@ -288,16 +288,16 @@ mod tests {
     #[test]
     fn a_pod_that_its_queue_sent_away_has_not_failed() {
         let mut gone = failed(i32::from(plumbline_crds::exit_code::ExitCode::Interrupted.number()), "Error");
-        assert_eq!(counted(&job(&json!({})), std::slice::from_ref(&gone), None, NOW).retries["Suspended"], 1);
+        assert_eq!(count_usage(&job(&json!({})), std::slice::from_ref(&gone), None, NOW).retries["Suspended"], 1);
         gone.metadata.deletion_timestamp = serde_json::from_value(json!(NOW)).unwrap();
-        let counted = counted(&job(&json!({})), &[gone], None, NOW);
+        let counted = count_usage(&job(&json!({})), &[gone], None, NOW);
         assert_eq!((counted.retries.len(), counted.attempt), (0, 1));
     }
 
     #[test]
     fn seconds_go_on_from_the_last_count_while_the_next_attempt_waits() {
         // It was in a queue before, so its start is not that of its first pod.
-        let mut job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+        let mut job = with_pods(failed_job("BackoffLimitExceeded"), 2);
         let at = |uid: Option<&str>, attempt: i64| JobRef {
             name: "r-reward-1-2".into(),
             uid: uid.map(str::to_owned),
@@ -307,7 +307,7 @@ mod tests {
             ..JobRef::default()
         };
         let count = |job: &Job, previous: &JobRef| {
-            let counted = counted(job, &[], Some(previous), NOW);
+            let counted = count_usage(job, &[], Some(previous), NOW);
             (counted.active_seconds, counted.uid)
         };
         assert_eq!(count(&job, &at(Some("u"), 1)), (5060, Some("u".to_owned())));
@@ -327,7 +327,7 @@ mod tests {
         let running = || pod(&json!({"phase": "Running", "startTime": "2026-01-01T00:20:00Z"}));
         let (started, mut previous) = (job(&json!({"startTime": "2026-01-01T00:00:00Z"})), None);
         let mut at = |job: &Job, pods: &[Pod]| {
-            let counted = counted(job, pods, previous.as_ref(), NOW);
+            let counted = count_usage(job, pods, previous.as_ref(), NOW);
             let summed = (counted.attempt, counted.retries.clone());
             previous = Some(counted);
             summed

@@ -1,5 +1,5 @@
 //! What must hold between fields, as CEL rules in the CRDs, so that an API server refuses at apply what
-//! `plumbline validate` refuses before. The functions have the names and the order of `validate/rules.rs`, which says the
+//! `plumbline validate` refuses before. The functions have the names and the order of `validate/rules`, which says the
 //! same in Rust; `tests/cluster/admission` holds the two against each other on a real API server. Computes only.
 //!
 //! In CEL, `self` is the value that a rule hangs on and `oldSelf` what it was before an update. A field with a default is

@@ -77,7 +77,7 @@ impl Digests {
                 Ok(Artifact::Verified(manifest.artifact_ref(&format!("file://{}", folder.display()))))
             }
             Err(error @ (ArtifactError::Altered { .. } | ArtifactError::Unreadable { .. })) => {
-                Ok(Artifact::Altered(error.to_string()))
+                Ok(Artifact::Mismatch(error.to_string()))
             }
             Err(error) => Err(error),
         }
@@ -186,6 +186,6 @@ mod tests {
         let Artifact::Verified(found) = digests.artifact(&target).unwrap() else { panic!() };
         assert_eq!((found.digest, found.uri), (manifest.digest, format!("file://{}", target.display())));
         fs::write(target.join("a"), "Content").unwrap();
-        assert!(matches!(digests.artifact(&target).unwrap(), Artifact::Altered(how) if how.contains('a')));
+        assert!(matches!(digests.artifact(&target).unwrap(), Artifact::Mismatch(how) if how.contains('a')));
     }
 }

@@ -107,8 +107,8 @@ impl Executor {
             spec: &manifest.resource.spec,
             generation: observation.generation,
             previous: &observation.previous,
-            inputs: observation.inputs,
-            run: run.clone(),
+            inputs: &observation.inputs,
+            run,
             job: None,
             base_name: RUN,
             problems: &[],
@@ -176,7 +176,7 @@ impl Executor {
     /// Shows the end of the log and returns the exit code.
     fn show_failure(&self, decision: &Decision, run: &Run, stage: &Stage) -> u8 {
         let Run::Ended(end) = run else {
-            let code = if decision.phase == Phase::Spoilt { ExitCode::Data } else { ExitCode::Failed };
+            let code = if decision.phase == Phase::ArtifactMismatch { ExitCode::Data } else { ExitCode::Failed };
             return code.number();
         };
         let tail = stage::log_tail(&stage.work, LOG_LINES);

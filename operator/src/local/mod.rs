@@ -5,13 +5,14 @@
 //! | What happens to a resource, step by step? | `executor` |
 //! | What is looked at before each step? | `observe`, `resolve`, `digests` |
 //! | What must hold before anything starts? | `preflight`, `secrets` |
-//! | How is a stage run, with its judges? | `stage`, `served` |
+//! | How is a stage run, with its judges? | `stage`, `served`, `files` |
 //! | How is a process started, found again and ended? | `process`, `tied`, `interrupt` |
 //! | Where is everything kept? | `work_dir` |
 //! | What do people see? | `screen`, `summary` |
 
 pub mod digests;
 pub mod executor;
+mod files;
 pub mod interrupt;
 pub mod observe;
 pub mod preflight;
@@ -187,12 +188,13 @@ pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
     for manifest in &manifests {
         let resource = &manifest.resource;
         let observation = observe::observe(manifest, &work_dir, &mut digests, &pending)?;
+        let run = observe::unrecorded_end(manifest, &work_dir, &observation.previous);
         let decision = plan(&Observed {
             spec: &resource.spec,
             generation: observation.generation,
             previous: &observation.previous,
-            inputs: observation.inputs,
-            run: observe::unrecorded_end(manifest, &work_dir, &observation.previous),
+            inputs: &observation.inputs,
+            run: &run,
             job: None,
             base_name: RUN,
             problems: &[],

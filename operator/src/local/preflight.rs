@@ -24,7 +24,7 @@ pub fn check(manifests: &[Manifest], work_dir: &WorkDir) -> Vec<Problem> {
     for manifest in manifests {
         let resource = &manifest.resource;
         if !names.insert(resource.id()) {
-            let message = "expected each kind and name once outside a cluster, found it in two namespaces; run them with a --work-dir each";
+            let message = "expected each kind and name once in a local run, found it in two namespaces; run them with a --work-dir each";
             problems.push(manifest.problem("metadata.namespace", message));
         }
         problems.extend(inputs::wanted(&resource.spec).iter().filter_map(|wanted| input(manifest, wanted)));

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use plumbline_crds::Spec;
 use plumbline_crds::exit_code::ExitCode;
-use plumbline_crds::run::ServedJudge;
+use plumbline_crds::run::{ResolvedInput, ServedJudge, StageResult};
 
+use super::files;
 use super::process::{self, Process, SERVER_PATIENCE};
-use super::stage::{self, Stage};
 use super::work_dir::WorkDirError;
 use crate::inputs;
 use crate::plan::{End, Exit};
@@ -30,18 +31,31 @@ pub struct Served {
     pub process: Process,
 }
 
+/// The judges of a stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The trainer's program.
+    pub trainer: &'a Path,
+    /// The spec that names them.
+    pub spec: &'a Spec,
+    /// Their models, among the inputs of the stage.
+    pub inputs: &'a [ResolvedInput],
+    /// The work directory.
+    pub work: &'a Path,
+}
+
 /// Serves every judge of a stage that has a model. A judge that does not come up ends the stage as it would end a
 /// stage that lost its judge later; the others are stopped.
-pub async fn start(stage: &Stage) -> Result<Result<Vec<Served>, End>, WorkDirError> {
+pub async fn start(request: &Request<'_>) -> Result<Result<Vec<Served>, End>, WorkDirError> {
     let mut served: Vec<Served> = Vec::new();
-    for (index, (role, judge)) in inputs::judges(&stage.resource.spec).into_iter().enumerate() {
+    for (index, (role, judge)) in inputs::judges(request.spec).into_iter().enumerate() {
         let role = format!("{role}.model");
-        let Some(input) = stage.inputs.iter().find(|i| i.role == role) else { continue };
-        let files = Files::of(&stage.work, index);
-        stage::remove(&files.port)?;
+        let Some(input) = request.inputs.iter().find(|i| i.role == role) else { continue };
+        let files = Files::of(request.work, index);
+        files::remove(&files.port)?;
         let mut process = process::spawn(
-            &stage.trainer,
-            &arguments(&input.path, &judge.name, inputs::judge_precision(&stage.resource.spec), &files.port),
+            request.trainer,
+            &arguments(&input.path, &judge.name, inputs::judge_precision(request.spec), &files.port),
             &files.log,
             &files.lock,
         )?;
@@ -110,8 +124,8 @@ async fn port(process: &mut Process, files: &Files, name: &str) -> Result<Result
         }
         tokio::time::sleep(TICK).await;
     };
-    let tail = stage::tail(&files.log, TAIL);
-    Ok(Err(stage::no_judge(code, &format!("{what}: {}", tail.replace('\n', " | ")))))
+    let tail = files::tail(&files.log, TAIL);
+    Ok(Err(no_judge(code, &format!("{what}: {}", tail.replace('\n', " | ")))))
 }
 
 fn code(exit: Exit) -> ExitCode {
@@ -120,4 +134,9 @@ fn code(exit: Exit) -> ExitCode {
         Exit::Code(0) | Exit::Signal(_) => ExitCode::JudgeUnavailable,
         Exit::Code(code) => ExitCode::from_number(code).unwrap_or(ExitCode::JudgeUnavailable),
     }
+}
+
+/// The end of a stage whose judge did not come up.
+fn no_judge(exit: ExitCode, message: &str) -> End {
+    End { exit: exit.into(), result: Some(StageResult::new(exit.reason(), message)), last: false }
 }

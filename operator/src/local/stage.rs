@@ -13,6 +13,7 @@ use plumbline_crds::run::{
     PROGRESS_FILE, ProgressReport, RESULT_FILE, ResolvedInput, RunDocument, StageResult, StorePlaces,
 };
 
+use super::files;
 use super::interrupt::Interrupt;
 use super::process::{self, Process, SERVER_PATIENCE, STAGE_PATIENCE};
 use super::served::{self, Served};
@@ -62,16 +63,22 @@ pub async fn run(
     fs::create_dir_all(&stage.work).map_err(WorkDirError::at(&stage.work))?;
     end_leftovers(&stage.work).await?;
     // The result of an earlier attempt must not pass for this one's.
-    remove(&stage.work.join(RESULT_FILE))?;
+    files::remove(&stage.work.join(RESULT_FILE))?;
     if stage.inputs.iter().any(|input| input.source.is_some()) {
-        remove(&stage.work.join(FETCH).join(RESULT_FILE))?;
+        files::remove(&stage.work.join(FETCH).join(RESULT_FILE))?;
         let exit = step(stage, FETCH, &[], interrupt, on_progress).await?;
         if exit != Exit::Code(0) {
             return Ok(End { exit, result: result(&stage.work.join(FETCH)), last: false });
         }
     }
+    let judges = served::Request {
+        trainer: &stage.trainer,
+        spec: &stage.resource.spec,
+        inputs: &stage.inputs,
+        work: &stage.work,
+    };
     let mut served = tokio::select! {
-        served = served::start(stage) => match served? {
+        served = served::start(&judges) => match served? {
             Ok(served) => served,
             Err(end) => return Ok(end),
         },
@@ -97,15 +104,7 @@ pub fn document(work: &Path) -> Option<RunDocument> {
 
 /// The last lines of the log.
 pub fn log_tail(work: &Path, lines: usize) -> String {
-    tail(&work.join(LOG_FILE), lines)
-}
-
-/// The last lines of a file; nothing if it cannot be read.
-pub(super) fn tail(file: &Path, lines: usize) -> String {
-    let content = fs::read(file).unwrap_or_default();
-    let text = String::from_utf8_lossy(&content);
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    files::tail(&work.join(LOG_FILE), lines)
 }
 
 /// Runs a subcommand of the trainer on the run document.
@@ -146,7 +145,7 @@ fn run_document(stage: &Stage, served: &[Served]) -> io::Result<String> {
         served_judges: served.iter().map(|s| s.judge.clone()).collect(),
         output: stage.output.to_string_lossy().into_owned(),
         work: stage.work.to_string_lossy().into_owned(),
-        // The work folder of a laptop outlives the process.
+        // The work directory of a local run outlives the process.
         store: stage.store.clone().map(|artifact| StorePlaces { artifact, work: None }),
     };
     serde_yaml::to_string(&document).map_err(io::Error::other)
@@ -165,16 +164,4 @@ fn report(work: &Path, last: &mut Option<ProgressReport>, on_progress: &mut dyn 
 
 fn interrupted() -> End {
     End { exit: ExitCode::Interrupted.into(), result: None, last: false }
-}
-
-/// The end of a stage whose judge did not come up.
-pub(super) fn no_judge(exit: ExitCode, message: &str) -> End {
-    End { exit: exit.into(), result: Some(StageResult::new(exit.reason(), message)), last: false }
-}
-
-pub(super) fn remove(file: &Path) -> Result<(), WorkDirError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WorkDirError::at(file)(error)),
-        _ => Ok(()),
-    }
 }

@@ -1,19 +1,19 @@
-//! What to do next with a resource. Computes only: the operator and the local executor observe, ask here, and act.
+//! What to do next with a resource. Computes only: the operator and the local executor observe, decide here, and act.
 //!
 //! The rules, in the order they are asked:
 //!
 //! 1. A run that ended well is finished, whatever else is wanted meanwhile.
 //! 2. Terminal is terminal. What succeeded is not made again until the spec changes: a changed input alone only makes
 //!    it `Outdated`. What failed is not tried again until the spec or an input changes; by a part of the spec that makes no
-//!    other run, as a raised budget, the same run goes on. Both are lifted where somebody asks just now
+//!    other run, as a raised budget, the same run goes on. Both are lifted where a user asks just now
 //!    ([`Rerun::Asked`]).
 //! 3. A suspended resource holds nothing; one whose inputs are not ready waits.
 //! 4. An unfinished run whose inputs changed is left for a new one: half a result of each would be neither.
 //! 5. A failure that can end differently is tried again, `compute.maxRetries` times, later each time. An interruption
 //!    is not a failure.
 
-pub mod ending;
 mod observed;
+pub mod retry;
 
 pub use observed::{Action, Artifact, Decision, End, Exit, Inputs, Observed, Obstacle, Phase, Rerun, Run};
 
@@ -27,71 +27,71 @@ use crate::digest;
 
 /// Decides.
 pub fn plan(observed: &Observed) -> Decision {
-    let known = Known::of(observed);
-    if let Some(artifact) = made(observed).filter(|_| known.same_spec) {
-        return known.decide(Action::Finish, Phase::Done, Reason::Completed, at(&artifact.uri));
+    let last = LastRun::of(observed);
+    if let Some(artifact) = made(observed).filter(|_| last.same_spec) {
+        return last.decide(Action::Finish, Phase::Done, Reason::Completed, at(&artifact.uri));
     }
     let running = matches!(observed.run, Run::Running(_));
-    // A spec that a run has begun with was valid then: what this version does not take any more costs nobody a run.
-    let begun = known.same_spec && known.recorded && (running || observed.previous.is_true(ConditionType::Succeeded));
+    // A spec that a run has begun with was valid then: what this version does not accept any more ends no run.
+    let begun = last.same_spec && last.recorded && (running || observed.previous.is_true(ConditionType::Succeeded));
     if let Some(problem) = observed.problems.first().filter(|_| !begun) {
         let action = if running { Action::Stop } else { Action::Fail };
-        return known.decide(action, Phase::Failed, Reason::SpecInvalid, problem);
+        return last.decide(action, Phase::Failed, Reason::SpecInvalid, problem);
     }
-    if let Some(decision) = terminal(observed, &known) {
+    if let Some(decision) = terminal(observed, &last) {
         return decision;
     }
-    if running && !known.same_spec {
+    if running && !last.same_spec {
         let message = "the spec changed while it ran: the run is stopped, then a new one starts";
-        return known.decide(Action::Stop, Phase::Active, Reason::Running, message);
+        return last.decide(Action::Stop, Phase::Active, Reason::Running, message);
     }
     if let Some(message) = suspended(observed) {
         let action = if running { Action::Stop } else { Action::Wait };
-        let decision = known.decide(action, Phase::Suspended, Reason::Suspended, message);
-        return match &observed.run {
+        let decision = last.decide(action, Phase::Suspended, Reason::Suspended, message);
+        return match observed.run {
             Run::Ended(end) if !end.last => {
-                Decision { job: ending::counted(&known.job, &end.when_stopped()), ..decision }
+                Decision { job: retry::count_end(&last.job, &end.when_stopped()), ..decision }
             }
             _ => decision,
         };
     }
-    match &observed.run {
+    match observed.run {
         Run::Running(None) => {
-            return known.decide(Action::Watch, Phase::Active, Reason::Running, attempt(&known.job));
+            return last.decide(Action::Watch, Phase::Active, Reason::Running, attempt(&last.job));
         }
         Run::Running(Some(obstacle)) => {
-            return known.decide(Action::Watch, Phase::Active, obstacle.reason, obstacle.message.clone());
+            return last.decide(Action::Watch, Phase::Active, obstacle.reason, obstacle.message.clone());
         }
         Run::Ending => {
-            let said = observed.previous.condition(ConditionType::Ready).filter(|_| known.recorded);
-            let (reason, message) = said.map_or_else(|| (Reason::Running, attempt(&known.job)), reason_of);
-            return known.decide(Action::Watch, Phase::Active, reason, message);
+            let said = observed.previous.condition(ConditionType::Ready).filter(|_| last.recorded);
+            let (reason, message) = said.map_or_else(|| (Reason::Running, attempt(&last.job)), reason_of);
+            return last.decide(Action::Watch, Phase::Active, reason, message);
         }
         Run::Stopping => {
             let message = "waiting for the previous run to terminate";
-            return known.decide(Action::Wait, Phase::Active, Reason::Pending, message);
+            return last.decide(Action::Wait, Phase::Active, Reason::Pending, message);
         }
         Run::None | Run::Ended(_) => {}
     }
-    match &observed.inputs {
+    match observed.inputs {
         Inputs::NotFound(names) => {
             let message = format!("{} not found; create what is missing, or correct the spec", names.join(", "));
-            known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotFound, message)
+            last.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotFound, message)
         }
         Inputs::NotReady(names) => {
             let message = format!("{} has no artifact yet; this starts when it has", names.join(", "));
-            known.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotReady, message)
+            last.decide(Action::Wait, Phase::Waiting, Reason::ReferenceNotReady, message)
         }
-        Inputs::Ready(inputs) if !known.same_run => {
-            known.start(digest::run_name(observed.base_name, observed.spec, inputs), observed)
+        Inputs::Ready(inputs) if !last.same_run => {
+            last.start(digest::run_name(observed.base_name, observed.spec, inputs), observed)
         }
-        Inputs::Ready(_) => again(observed, &known),
-        Inputs::Unknown => known.decide(Action::Wait, Phase::Waiting, Reason::Pending, "the inputs are not known yet"),
+        Inputs::Ready(_) => again(observed, &last),
+        Inputs::Unknown => last.decide(Action::Wait, Phase::Waiting, Reason::Pending, "the inputs are not known yet"),
     }
 }
 
-/// What the status tells of the last run, compared with what is wanted now.
-struct Known {
+/// What the status says of the last run, compared with what is wanted now.
+struct LastRun {
     /// The last run; its name is empty when there was none.
     job: JobRef,
     /// The spec is the one of the last run.
@@ -104,10 +104,10 @@ struct Known {
     recorded: bool,
 }
 
-impl Known {
+impl LastRun {
     fn of(observed: &Observed) -> Self {
         let previous = observed.previous;
-        let mut job = observed.job.clone().or_else(|| previous.job.clone()).unwrap_or_default();
+        let mut job = observed.job.or(previous.job.as_ref()).cloned().unwrap_or_default();
         let last = previous.job.as_ref().filter(|last| last.name == job.name);
         let recorded = last.is_some();
         let same_spec = last.map_or_else(|| is_wanted(&job.name, observed), |last| is_of_spec(last, observed));
@@ -116,7 +116,7 @@ impl Known {
         } else if let Some(last) = last {
             (job.generation, job.spec_digest) = (last.generation, last.spec_digest.clone());
         }
-        let outdated = match &observed.inputs {
+        let outdated = match observed.inputs {
             Inputs::Ready(inputs) if same_spec && recorded => changed(&previous.inputs, inputs),
             _ => Vec::new(),
         };
@@ -139,9 +139,9 @@ impl Known {
         Decision { job, outdated: Vec::new(), ..decision }
     }
 
-    /// The same run once more, which somebody lets go on after it had failed: with all its retries again, and with what is left
-    /// of its time.
-    fn go_on(&self) -> Decision {
+    /// The same run once more, resumed by a user after it had failed: with all its retries again, and with what is left of its
+    /// time.
+    fn resume(&self) -> Decision {
         let job = JobRef {
             attempt: self.job.attempt.saturating_add(1),
             uid: None,
@@ -171,9 +171,9 @@ fn had_ended(observed: &Observed) -> bool {
     ended && previous.observed_generation == observed.generation
 }
 
-/// Whether a run that no status speaks of, since whoever started it was killed, is the one that would be started now.
+/// Whether a run that no status speaks of, since the process that started it was killed, is the one that would be started now.
 fn is_wanted(name: &str, observed: &Observed) -> bool {
-    let Inputs::Ready(inputs) = &observed.inputs else { return false };
+    let Inputs::Ready(inputs) = observed.inputs else { return false };
     digest::run_name(observed.base_name, observed.spec, inputs) == name
 }
 
@@ -202,7 +202,7 @@ fn changed(before: &[InputRef], now: &[InputRef]) -> Vec<String> {
 
 /// The artifact of a run that ended well: said by the run, and found where it can be looked at.
 pub(crate) fn made<'a>(observed: &'a Observed) -> Option<&'a ArtifactRef> {
-    let Run::Ended(end) = &observed.run else { return None };
+    let Run::Ended(end) = observed.run else { return None };
     let said = end.result.as_ref().filter(|_| end.exit == Exit::Code(0))?.artifact.as_ref()?;
     match &observed.artifact {
         Artifact::Verified(found) if found.digest == said.digest => Some(found),
@@ -212,31 +212,31 @@ pub(crate) fn made<'a>(observed: &'a Observed) -> Option<&'a ArtifactRef> {
 }
 
 /// What stays as it is because it has ended.
-fn terminal(observed: &Observed, known: &Known) -> Option<Decision> {
+fn terminal(observed: &Observed, last: &LastRun) -> Option<Decision> {
     let previous = observed.previous;
-    if !known.recorded {
+    if !last.recorded {
         return None;
     }
     let asked = observed.rerun == Rerun::Asked;
-    let same = if asked { known.same_run } else { known.same_spec };
+    let same = if asked { last.same_run } else { last.same_spec };
     if previous.is_true(ConditionType::Succeeded) {
-        return if same { succeeded(observed, known, asked) } else { None };
+        return if same { succeeded(observed, last, asked) } else { None };
     }
     let failed = previous.condition(ConditionType::Stalled).filter(|_| previous.is_true(ConditionType::Stalled))?;
     if failed.reason == Reason::SpecInvalid {
         return None;
     }
-    let untouched = known.same_run && !asked && observed.generation == previous.observed_generation;
+    let untouched = last.same_run && !asked && observed.generation == previous.observed_generation;
     // The Job of several pods does not count how it failed itself: what was counted then stays.
     let retries = previous.job.as_ref().map(|job| job.retries.clone()).unwrap_or_default();
-    let decision = known.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone());
-    untouched.then(|| Decision { job: JobRef { retries, ..known.job.clone() }, ..decision })
+    let decision = last.decide(Action::Fail, Phase::Failed, failed.reason, failed.message.clone());
+    untouched.then(|| Decision { job: JobRef { retries, ..last.job.clone() }, ..decision })
 }
 
-fn succeeded(observed: &Observed, known: &Known, asked: bool) -> Option<Decision> {
+fn succeeded(observed: &Observed, last: &LastRun, asked: bool) -> Option<Decision> {
     let recorded = observed.previous.artifact.as_ref();
     let uri = recorded.map_or("the output", |a| a.uri.as_str());
-    let spoilt = match &observed.artifact {
+    let mismatch = match &observed.artifact {
         Artifact::Unseen => None,
         Artifact::Verified(found) if recorded.is_some_and(|a| a.digest == found.digest) => None,
         Artifact::Verified(found) => Some(format!(
@@ -244,16 +244,16 @@ fn succeeded(observed: &Observed, known: &Known, asked: bool) -> Option<Decision
             recorded.map_or("unknown", |a| a.digest.as_str()),
             found.digest
         )),
-        // Whoever deleted the folder and asks again wants it back; whoever altered it may want to keep what is there.
+        // A user who deleted the directory and asks again wants it back; one who altered it may want to keep what is there.
         Artifact::Absent if asked => return None,
         Artifact::Absent => Some(format!(
             "{uri}: expected the artifact, found nothing; restore it, or change the spec to make it again"
         )),
-        Artifact::Altered(how) => Some(how.clone()),
+        Artifact::Mismatch(how) => Some(how.clone()),
     };
-    Some(match spoilt {
-        None => known.decide(Action::Skip, Phase::Done, Reason::Completed, at(uri)),
-        Some(message) => known.decide(Action::Fail, Phase::Spoilt, Reason::DataInvalid, message),
+    Some(match mismatch {
+        None => last.decide(Action::Skip, Phase::Done, Reason::Completed, at(uri)),
+        Some(message) => last.decide(Action::Fail, Phase::ArtifactMismatch, Reason::DataInvalid, message),
     })
 }
 
@@ -268,20 +268,20 @@ fn suspended(observed: &Observed) -> Option<&'static str> {
 }
 
 /// The same run once more, or the end of it.
-fn again(observed: &Observed, known: &Known) -> Decision {
+fn again(observed: &Observed, last: &LastRun) -> Decision {
     let previous = observed.previous;
     let had_failed = previous.is_true(ConditionType::Stalled);
     let was_suspended = previous.condition(ConditionType::Ready).is_some_and(|c| c.reason == Reason::Suspended);
-    let Run::Ended(end) = &observed.run else {
+    let Run::Ended(end) = observed.run else {
         if had_failed && observed.rerun == Rerun::SpecChange {
-            return known.go_on();
+            return last.resume();
         }
         if had_failed || previous.is_true(ConditionType::Succeeded) {
-            return known.start(known.job.name.clone(), observed);
+            return last.start(last.job.name.clone(), observed);
         }
-        // Whoever ran it was killed before it could say how it ended.
-        let mut job = JobRef { attempt: known.job.attempt.saturating_add(1), uid: None, ..known.job.clone() };
-        let deleted = known.job.uid.is_some() && !was_suspended;
+        // The process that ran it was killed before it could record how it ended.
+        let mut job = JobRef { attempt: last.job.attempt.saturating_add(1), uid: None, ..last.job.clone() };
+        let deleted = last.job.uid.is_some() && !was_suspended;
         if deleted {
             let times = job.retries.entry(Reason::JobDeleted.as_str()).or_insert(0);
             *times = times.saturating_add(1);
@@ -292,46 +292,46 @@ fn again(observed: &Observed, known: &Known) -> Decision {
             "the previous attempt ended unexpectedly; resuming"
         };
         let action = Action::Continue(Duration::ZERO);
-        return Decision { job, ..known.decide(action, Phase::Active, Reason::Running, message) };
+        return Decision { job, ..last.decide(action, Phase::Active, Reason::Running, message) };
     };
-    if end.last && (had_failed || was_suspended || known.job.uid.is_none()) {
-        return known.go_on();
+    if end.last && (had_failed || was_suspended || last.job.uid.is_none()) {
+        return last.resume();
     }
     if end.last {
         let (reason, why) = end.explain();
-        return known.decide(Action::Fail, Phase::Failed, reason, why);
+        return last.decide(Action::Fail, Phase::Failed, reason, why);
     }
     if let Some((reason, message)) = missing_peer(observed.previous, end) {
-        let mut job = JobRef { attempt: known.job.attempt.saturating_add(1), ..known.job.clone() };
+        let mut job = JobRef { attempt: last.job.attempt.saturating_add(1), ..last.job.clone() };
         let times = job.retries.entry(reason.as_str()).or_insert(0);
         *times = times.saturating_add(1);
-        let action = Action::Continue(ending::delay(*times));
-        return Decision { job, ..known.decide(action, Phase::Active, reason, message) };
+        let action = Action::Continue(retry::delay(*times));
+        return Decision { job, ..last.decide(action, Phase::Active, reason, message) };
     }
-    let counted = ending::counted(&known.job, end);
-    let next = JobRef { attempt: known.job.attempt.saturating_add(1), ..counted.clone() };
+    let counted = retry::count_end(&last.job, end);
+    let next = JobRef { attempt: last.job.attempt.saturating_add(1), ..counted.clone() };
     if end.is_interruption() {
         // At once the first time; something that interrupts it over and over must not make it spin.
-        let action = Action::Continue(ending::delay(ending::interruptions(&counted).saturating_sub(1)));
+        let action = Action::Continue(retry::delay(retry::interruptions(&counted).saturating_sub(1)));
         let message = "it was interrupted and continues where it stopped";
-        return Decision { job: next, ..known.decide(action, Phase::Active, Reason::Running, message) };
+        return Decision { job: next, ..last.decide(action, Phase::Active, Reason::Running, message) };
     }
     let (reason, why) = end.explain();
-    let (failures, most) = (ending::failures(&counted), observed.spec.compute().max_retries);
+    let (failures, most) = (retry::failures(&counted), observed.spec.compute().max_retries);
     if end.is_retryable() && failures <= most {
-        let delay = ending::delay(failures);
+        let delay = retry::delay(failures);
         let message = format!("{why}; tried again in {} s (retry {failures} of {most})", delay.as_secs());
-        return Decision { job: next, ..known.decide(Action::Retry(delay), Phase::Active, Reason::Retrying, message) };
+        return Decision { job: next, ..last.decide(Action::Retry(delay), Phase::Active, Reason::Retrying, message) };
     }
     let message = if end.is_retryable() && most > 0 { format!("{why}; gave up after {most} retries") } else { why };
-    Decision { job: counted, ..known.decide(Action::Fail, Phase::Failed, reason, message) }
+    Decision { job: counted, ..last.decide(Action::Fail, Phase::Failed, reason, message) }
 }
 
 /// Why one of several that train together was not there, where that was known before the others gave up waiting for it: they
 /// have not failed. What is missing may come any time.
 fn missing_peer(previous: &Status, end: &End) -> Option<(Reason, String)> {
     let (reason, message) = reason_of(previous.condition(ConditionType::Ready)?);
-    (end.explain().0 == Reason::PeerLost && ending::PEER_MISSING.contains(&reason)).then_some((reason, message))
+    (end.explain().0 == Reason::PeerLost && retry::PEER_MISSING.contains(&reason)).then_some((reason, message))
 }
 
 fn reason_of(condition: &Condition) -> (Reason, String) {

@@ -14,19 +14,19 @@ pub struct Observed<'a> {
     pub spec: &'a Spec,
     /// Generation of the spec.
     pub generation: i64,
-    /// Status as last written; the default before the first visit.
+    /// Status as last written; the default before it was written once.
     pub previous: &'a Status,
     /// What the spec's references resolve to.
-    pub inputs: Inputs,
+    pub inputs: &'a Inputs,
     /// The run that `previous.job` names.
-    pub run: Run,
-    /// What whoever counts attempts elsewhere says of that run; none where the counting is done here.
-    pub job: Option<JobRef>,
-    /// What begins the name of a run: names must not meet where runs of several resources stand side by side.
+    pub run: &'a Run,
+    /// That run as the cluster counts its attempts; none where the counting is done here.
+    pub job: Option<&'a JobRef>,
+    /// Start of the run's name: names must differ where runs of several resources share a directory or namespace.
     pub base_name: &'a str,
     /// What is wrong with the spec: it must not be run.
     pub problems: &'a [String],
-    /// What lies where the artifact belongs.
+    /// What was found where the artifact belongs.
     pub artifact: Artifact,
     /// Whether the process that acts is about to end and must leave nothing running.
     pub stopping: bool,
@@ -43,7 +43,7 @@ pub enum Inputs {
     NotFound(Vec<String>),
     /// Some resources exist and have no artifact yet: `Kind/name` of each.
     NotReady(Vec<String>),
-    /// Nobody looked: the spec must not be run.
+    /// They were not observed: the spec must not be run.
     Unknown,
 }
 
@@ -58,7 +58,7 @@ pub enum Run {
     Ending,
     /// It was stopped and is not gone yet. Nothing may start beside it.
     Stopping,
-    /// It ended since the last visit.
+    /// It ended since it was observed last.
     Ended(Box<End>),
 }
 
@@ -78,7 +78,7 @@ pub struct End {
     pub exit: Exit,
     /// What it left to say.
     pub result: Option<StageResult>,
-    /// Whoever ran it has tried again as often as that was allowed.
+    /// It was retried as often as is allowed, and is not retried again.
     pub last: bool,
 }
 
@@ -91,7 +91,7 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// What lies where the artifact belongs.
+/// What was found where the artifact belongs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Artifact {
     /// It cannot be looked at from here; the status is trusted.
@@ -101,15 +101,15 @@ pub enum Artifact {
     /// A complete artifact that matches its manifest.
     Verified(ArtifactRef),
     /// An artifact that does not match its manifest, and how.
-    Altered(String),
+    Mismatch(String),
 }
 
 /// What starts finished work again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rerun {
-    /// Only a changed spec: a controller sees a resource over and over, unasked.
+    /// Only a changed spec: a controller reconciles a resource over and over, unasked.
     SpecChange,
-    /// Somebody asked just now: a changed input makes a new run, a failed run is tried again, a missing artifact is
+    /// A user asked just now: a changed input makes a new run, a failed run is tried again, a missing artifact is
     /// made again.
     Asked,
 }
@@ -125,7 +125,7 @@ pub enum Action {
     Continue(Duration),
     /// Start the same run again after a failure and a delay.
     Retry(Duration),
-    /// Nothing but look on: it runs.
+    /// Nothing but observe: it runs.
     Watch,
     /// Stop what runs, so that it can continue later.
     Stop,
@@ -148,10 +148,10 @@ pub enum Phase {
     Suspended,
     /// Made and verified.
     Done,
-    /// Failed, and will not heal by itself.
+    /// Failed, and will not recover without a change.
     Failed,
-    /// Made once, but what lies there is not it any more.
-    Spoilt,
+    /// It succeeded, but what is found in its place is another artifact, or none.
+    ArtifactMismatch,
 }
 
 /// What to do and what to say about it.

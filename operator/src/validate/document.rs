@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 use super::problem::Finding;
 use super::rules;
 use super::schema::{self, Located};
-use crate::cluster::places::Place;
 use crate::crds;
 use crate::inputs::{self, Shape};
+use crate::location::Location;
 use crate::manifest::yaml::{Node, Value};
 use crate::uri;
 
@@ -136,13 +136,13 @@ pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<F
     let input = |uri: &str, shape: Shape| match target {
         _ if Remote::of(uri).is_some() => remote_input(uri, shape).err(),
         Target::Local => uri::local_path(uri, folder).err(),
-        Target::Cluster => Place::of_input(uri).err(),
+        Target::Cluster => Location::of_input(uri).err(),
     };
     let output = |uri: &str| match (Remote::of(uri), target) {
         (Some(Ok(Remote::Store(_))), _) => None,
         (Some(Err(why)), _) => Some(why),
         (_, Target::Local) => uri::local_path(uri, folder).err(),
-        (_, Target::Cluster) => Place::of_output(uri).err(),
+        (_, Target::Cluster) => Location::of_output(uri).err(),
     };
     let inputs = inputs::wanted(spec).into_iter().filter_map(|wanted| match &wanted.from {
         inputs::From::Uri(uri) => Some(Finding::new(wanted.path(), input(uri, wanted.shape)?)),

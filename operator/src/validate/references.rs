@@ -84,7 +84,7 @@ fn shown(namespace: &str) -> String {
 
 /// The order in which resources can be made, as indices: what is referred to comes first, else as written.
 pub fn order(resources: &[&Resource]) -> Vec<usize> {
-    fn visit(i: usize, resources: &[&Resource], done: &mut [bool], order: &mut Vec<usize>) {
+    fn reconcile(i: usize, resources: &[&Resource], done: &mut [bool], order: &mut Vec<usize>) {
         if std::mem::replace(&mut done[i], true) {
             return;
         }
@@ -94,14 +94,14 @@ pub fn order(resources: &[&Resource]) -> Vec<usize> {
                     r.kind == kind && r.metadata.name == name && r.metadata.namespace == resources[i].metadata.namespace
                 })
             {
-                visit(target, resources, done, order);
+                reconcile(target, resources, done, order);
             }
         }
         order.push(i);
     }
     let (mut done, mut order) = (vec![false; resources.len()], Vec::new());
     for i in 0..resources.len() {
-        visit(i, resources, &mut done, &mut order);
+        reconcile(i, resources, &mut done, &mut order);
     }
     order
 }

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use plumbline_operator::cluster::build::{MANAGED_BY, MANAGED_BY_LABEL};
+use plumbline_operator::cluster::objects::{MANAGED_BY, MANAGED_BY_LABEL};
 use plumbline_testkit::cluster::Cluster;
 use plumbline_testkit::programs::text;
 use serde_json::{Value, json};

@@ -10,10 +10,10 @@ use plumbline_crds::conditions::Reason;
 use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 
-use super::build::KIND_LABEL;
-use super::build::job::{self, LOST, QUEUE_LABEL, TRAINER};
+use super::objects::KIND_LABEL;
+use super::objects::job::{self, LOST, QUEUE_LABEL, TRAINER};
 use super::times::{seconds_between, timestamp};
-use crate::plan::{End, Exit, Obstacle, Run, ending};
+use crate::plan::{End, Exit, Obstacle, Run, retry};
 use crate::redact::redact;
 
 /// The signal of an exit code of 128 and more, as shells and container runtimes report it.
@@ -35,8 +35,8 @@ pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
     }
     match finished(job) {
         Some(Finished::Complete) => Run::Ended(Box::new(success(pods))),
-        Some(Finished::Failed { reason, message }) if job::gang(job) > 1 && reason != DEADLINE => {
-            Run::Ended(Box::new(gang_failure(pods, &reason, &message)))
+        Some(Finished::Failed { reason, message }) if job::pod_count(job) > 1 && reason != DEADLINE => {
+            Run::Ended(Box::new(multi_pod_failure(pods, &reason, &message)))
         }
         Some(Finished::Failed { reason, message }) => Run::Ended(Box::new(failure(job, pods, &reason, &message))),
         None if is_ending(job) => Run::Ending,
@@ -71,7 +71,7 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
 
 /// The pod that tells why a run failed: the last of its attempts, or of several pods the one that the others were lost by.
 pub fn culprit<'a>(job: &Job, pods: &'a [Pod]) -> Option<&'a Pod> {
-    if job::gang(job) > 1 { cause(pods) } else { last_failed(pods) }
+    if job::pod_count(job) > 1 { cause(pods) } else { last_failed(pods) }
 }
 
 /// Of pods that failed together, the one that was the first to: what it did itself comes before what was done to it, and
@@ -143,7 +143,7 @@ fn success(pods: &[Pod]) -> End {
 }
 
 /// The end of one attempt of several pods.
-fn gang_failure(pods: &[Pod], reason: &str, message: &str) -> End {
+fn multi_pod_failure(pods: &[Pod], reason: &str, message: &str) -> End {
     let Some(pod) = cause(pods) else {
         // A pod that failed by itself stays to be seen: these were taken away.
         let said = format!("the pods of the run were taken away: {reason}: {message}");
@@ -174,9 +174,9 @@ pub fn gave_up_early(job: &Job, pods: &[Pod]) -> bool {
 /// does not count, as they were asked to stop.
 fn overfills_for_ever(job: &Job, pods: &[Pod]) -> bool {
     let most = job.spec.as_ref().and_then(|s| s.backoff_limit).map_or(i64::MAX, i64::from);
-    let failures = pods.iter().filter(|p| phase(p) == "Failed" && !ending::is_innocent(&why_failed(p).0.as_str()));
+    let failures = pods.iter().filter(|p| phase(p) == "Failed" && !retry::is_innocent(&why_failed(p).0.as_str()));
     let again = last_failed(pods).is_some_and(|pod| overfull(pod).is_some());
-    again && job::gang(job) == 1 && failures.count() as i64 > most
+    again && job::pod_count(job) == 1 && failures.count() as i64 > most
 }
 
 /// A Job has tried again itself, so its failure is the last, unless it gave up early.
@@ -207,7 +207,7 @@ pub fn may_lack_a_pod(job: &Job, pods: &[Pod]) -> bool {
     let waits = is_suspended(job) || is_ending(job) || is_finished(job) || job.metadata.deletion_timestamp.is_some();
     let done = job.status.as_ref().and_then(|s| s.succeeded).map_or(0, i64::from);
     let seen = |wanted: fn(&Pod) -> bool| pods.iter().filter(|p| wanted(p)).count() as i64;
-    !waits && seen(is_active) + done.max(seen(|p| phase(p) == "Succeeded")) < job::gang(job)
+    !waits && seen(is_active) + done.max(seen(|p| phase(p) == "Succeeded")) < job::pod_count(job)
 }
 
 /// The same, when it has had the time to make one.
@@ -238,7 +238,7 @@ fn refused(why: &str) -> Obstacle {
 /// What keeps a run that was started from running, most decisive first.
 fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
     let active: Vec<&Pod> = pods.iter().filter(|p| is_active(p)).collect();
-    let alone = job::gang(job) == 1;
+    let alone = job::pod_count(job) == 1;
     // Without it the others cannot go on, and it may be long until the cluster says that it is gone.
     if let Some(taken) = active.iter().filter(|_| !alone).find_map(|pod| disruption(pod)) {
         return Some(Obstacle { reason: Reason::NodeDisruption, message: taken });

@@ -1,9 +1,9 @@
 //! What a Job and its pods must be taken for.
 
 use super::*;
-use crate::cluster::build::KIND_LABEL;
-use crate::cluster::usage::counted;
-use crate::plan::ending;
+use crate::cluster::objects::KIND_LABEL;
+use crate::cluster::usage::count_usage;
+use crate::plan::retry;
 use serde_json::{Value, json};
 
 pub(in crate::cluster) const NOW: &str = "2026-01-01T01:00:00Z";
@@ -92,8 +92,8 @@ fn a_job_that_took_a_lost_container_for_a_failure_has_not_used_up_its_retries() 
     let (lost, killed) = (failed(137, "ContainerStatusUnknown"), failed(137, "OOMKilled"));
     let after = |pods: &[Pod]| {
         let end = end(run(&gave_up, pods, None));
-        let job = ending::counted(&counted(&gave_up, pods, None, NOW), &end);
-        (end.last, end.is_interruption(), job.retries.values().sum::<i64>(), ending::failures(&job), job.attempt)
+        let job = retry::count_end(&count_usage(&gave_up, pods, None, NOW), &end);
+        (end.last, end.is_interruption(), job.retries.values().sum::<i64>(), retry::failures(&job), job.attempt)
     };
     assert_eq!(after(std::slice::from_ref(&lost)), (false, true, 1, 0, 1));
     let mut later = killed.clone();
@@ -199,7 +199,7 @@ pub(in crate::cluster) fn of_rank(rank: i64, code: i32, at: &str) -> Pod {
     pod
 }
 
-pub(in crate::cluster) fn gang_of(mut job: Job, size: i32) -> Job {
+pub(in crate::cluster) fn with_pods(mut job: Job, size: i32) -> Job {
     job.spec.as_mut().unwrap().completions = Some(size);
     job
 }
@@ -220,16 +220,16 @@ fn of_pods_that_failed_together_the_one_counts_that_the_others_were_lost_by() {
         (vec![of_rank(0, 12, early), of_rank(1, 12, early)], Reason::PeerLost, false, true),
         (vec![], Reason::NodeDisruption, true, true),
     ];
-    let job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+    let job = with_pods(failed_job("BackoffLimitExceeded"), 2);
     for (pods, reason, interruption, retryable) in cases {
         let end = end(run(&job, &pods, None));
         assert!(!end.last, "the operator begins it again");
         assert_eq!((end.is_interruption(), end.is_retryable()), (interruption, retryable), "{end:?}");
-        let counted = ending::counted(&counted(&job, &pods, None, NOW), &end);
+        let counted = retry::count_end(&count_usage(&job, &pods, None, NOW), &end);
         assert_eq!(counted.retries, [(reason.as_str(), 1)].into(), "one attempt, whoever failed");
         assert_eq!(counted.attempt, 1);
     }
-    let late = gang_of(failed_job("DeadlineExceeded"), 2);
+    let late = with_pods(failed_job("DeadlineExceeded"), 2);
     assert!(end(run(&late, &[of_rank(0, 143, early)], None)).last);
 }
 
@@ -242,7 +242,7 @@ fn a_job_that_is_being_deleted_is_stopping_whatever_else_it_says() {
 
 #[test]
 fn a_complete_gang_whose_first_pod_is_gone_is_begun_again_and_has_not_failed() {
-    let complete = gang_of(job(&json!({"conditions": [{"type": "Complete", "status": "True"}]})), 2);
+    let complete = with_pods(job(&json!({"conditions": [{"type": "Complete", "status": "True"}]})), 2);
     let lost = end(run(&complete, &[of_rank(1, 0, NOW)], None));
     assert!(lost.is_interruption() && !lost.last, "{lost:?}");
     let whole = end(run(&complete, &[of_rank(1, 0, NOW), of_rank(0, 0, NOW)], None));
@@ -251,7 +251,7 @@ fn a_complete_gang_whose_first_pod_is_gone_is_begun_again_and_has_not_failed() {
 
 #[test]
 fn a_gang_without_one_of_its_pods_says_which_was_taken_and_until_all_have_ended_nothing_else() {
-    let gang = gang_of(job(&json!({})), 2);
+    let gang = with_pods(job(&json!({})), 2);
     let taken = pod(&json!({"phase": "Running", "conditions": [
         {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "node lost"}]}));
     let Run::Running(Some(obstacle)) = run(&gang, &[of_rank(0, 12, NOW), taken.clone()], None) else { panic!() };
@@ -259,7 +259,7 @@ fn a_gang_without_one_of_its_pods_says_which_was_taken_and_until_all_have_ended_
     assert!(obstacle.message.contains("node lost"), "{}", obstacle.message);
     assert_eq!(run(&job(&json!({})), &[taken], None), Run::Running(None), "one that is alone has another pod at once");
     let ending = job(&json!({"conditions": [{"type": "FailureTarget", "status": "True"}]}));
-    assert_eq!(run(&gang_of(ending.clone(), 2), &[of_rank(0, 12, NOW)], None), Run::Ending);
+    assert_eq!(run(&with_pods(ending.clone(), 2), &[of_rank(0, 12, NOW)], None), Run::Ending);
     assert_eq!(run(&ending, &[failed(3, "Error")], None), Run::Ending, "it is not tried again");
 }
 
@@ -267,10 +267,10 @@ fn a_gang_without_one_of_its_pods_says_which_was_taken_and_until_all_have_ended_
 fn a_gang_lacks_a_pod_until_all_run_or_are_done() {
     let running = || pod(&json!({"phase": "Running"}));
     let done = || of_rank(1, 0, NOW);
-    let gang = gang_of(job(&json!({})), 2);
+    let gang = with_pods(job(&json!({})), 2);
     assert!(may_lack_a_pod(&gang, &[]) && may_lack_a_pod(&gang, &[running()]) && may_lack_a_pod(&gang, &[done()]));
     assert!(!may_lack_a_pod(&gang, &[running(), running()]) && !may_lack_a_pod(&gang, &[running(), done()]));
-    let counted = gang_of(job(&json!({"succeeded": 1})), 2);
+    let counted = with_pods(job(&json!({"succeeded": 1})), 2);
     assert!(!may_lack_a_pod(&counted, &[running()]), "one that is done may be gone");
     assert!(!may_lack_a_pod(&job(&json!({})), &[running()]) && may_lack_a_pod(&job(&json!({})), &[failed(1, "")]));
 }
@@ -317,7 +317,7 @@ fn what_overfills_its_node_again_and_again_ends_when_its_retries_are_used_up_tho
     repeating.spec.as_mut().unwrap().backoff_limit = Some(1);
     let full = || overfull(75, "fetch", FULL);
     assert!(matches!(run(&repeating, &[full()], None), Run::Running(Some(o)) if o.reason == Reason::Retrying));
-    assert_eq!(counted(&repeating, &[full()], None, NOW).retries, [("StorageExceeded".to_owned(), 1)].into());
+    assert_eq!(count_usage(&repeating, &[full()], None, NOW).retries, [("StorageExceeded".to_owned(), 1)].into());
     let mut last = full();
     last.metadata.creation_timestamp = serde_json::from_value(json!(NOW)).unwrap();
     let over = end(run(&repeating, &[full(), last], None));
@@ -333,7 +333,7 @@ fn what_overfills_its_node_again_and_again_ends_when_its_retries_are_used_up_tho
 fn an_overfull_pod_of_several_is_a_failure_and_no_interruption() {
     let mut full = overfull(75, TRAINER, FULL);
     full.metadata.annotations = of_rank(1, 75, NOW).metadata.annotations;
-    let job = gang_of(failed_job("BackoffLimitExceeded"), 2);
+    let job = with_pods(failed_job("BackoffLimitExceeded"), 2);
     let end = end(run(&job, &[of_rank(0, 12, NOW), full], None));
     assert!(!end.is_interruption() && end.is_retryable() && !end.last, "{end:?}");
     assert_eq!(end.explain().0, Reason::StorageExceeded);

@@ -1,5 +1,5 @@
 //! A server of HTTP/1.1 that nobody can hold up: connections are closed when a request does not come in time, and where there are
-//! too many, for the newest (`places`). Talks to sockets.
+//! too many, for the newest (`connections`). Talks to sockets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tower::Service;
 
-use super::places::Places;
+use super::connections::Connections;
 
 /// For the head of a request, from the moment it may come: also the longest that a connection idles.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ async fn serve_within(
     router: Router,
     stop: impl Future<Output = ()>,
 ) {
-    let places: Arc<Places<Arc<Notify>>> = Arc::new(Places::new(most));
+    let connections: Arc<Connections<Arc<Notify>>> = Arc::new(Connections::new(most));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
@@ -58,7 +58,7 @@ async fn serve_within(
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
-                match places.evict() {
+                match connections.evict() {
                     // Its socket is free as soon as its task has run once more.
                     Some(oldest) => oldest.notify_one(),
                     None => tokio::time::sleep(RECOVERY).await,
@@ -81,13 +81,13 @@ async fn serve_within(
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         let end = Arc::new(Notify::new());
-        let (number, oldest) = places.take(peer, end.clone());
+        let (number, oldest) = connections.take(peer, end.clone());
         if let Some(oldest) = oldest {
             oldest.notify_one();
         }
-        let place = Place { places: places.clone(), number };
+        let open = Open { connections: connections.clone(), number };
         tokio::spawn(async move {
-            let _place = place;
+            let _open = open;
             tokio::select! {
                 ended = tokio::time::timeout(MAX_LIFE, connection) => {
                     if let Ok(Err(error)) = ended {
@@ -104,15 +104,15 @@ async fn serve_within(
     }
 }
 
-/// The place of a connection, for as long as it is there.
-struct Place {
-    places: Arc<Places<Arc<Notify>>>,
+/// A connection in the list, for as long as it is open.
+struct Open {
+    connections: Arc<Connections<Arc<Notify>>>,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.places.leave(self.number);
+        self.connections.leave(self.number);
     }
 }
 

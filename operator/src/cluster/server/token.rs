@@ -11,10 +11,10 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::cache::Cache;
-use super::claims::{self, Refusal};
 use super::limit::{Limit, OF_ADDRESS, OF_ADDRESSES, OF_POD, OF_PODS};
-use crate::cluster::build::AUDIENCE;
+use super::pod_identity::{self, Refusal};
 use crate::cluster::kinds;
+use crate::cluster::objects::AUDIENCE;
 use crate::cluster::progress::Owner;
 
 /// A token that was good stays so for this long; so long may a pod that is gone still be believed.
@@ -83,13 +83,13 @@ impl Verifier {
 
     /// The outer error is the API server's, the inner one is about the token.
     async fn ask(&self, token: &str) -> kube::Result<Result<Owner, Refusal>> {
-        let pod = match claims::pod_of(&self.review(token).await?) {
+        let pod = match pod_identity::pod_of(&self.review(token).await?) {
             Ok(pod) => pod,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
         let job = match pods.get_opt(&pod.name).await? {
-            Some(found) => claims::job_of(&found, &pod),
+            Some(found) => pod_identity::job_of(&found, &pod),
             None => Err(Refusal::NotOwned("this pod is gone".into())),
         };
         let job = match job {
@@ -98,7 +98,7 @@ impl Verifier {
         };
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &job.namespace);
         let owner = match jobs.get_opt(&job.name).await? {
-            Some(found) => claims::owner_of(&found, &job, &pod),
+            Some(found) => pod_identity::owner_of(&found, &job, &pod),
             None => Err(Refusal::NotOwned("this pod's Job is gone".into())),
         };
         let owner = match owner {
@@ -106,7 +106,7 @@ impl Verifier {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let found = kinds::api(&self.client, owner.kind, &owner.namespace).get_metadata_opt(&owner.name).await?;
-        Ok(claims::confirmed(owner, found.map(|found| found.metadata).as_ref()))
+        Ok(pod_identity::confirmed(owner, found.map(|found| found.metadata).as_ref()))
     }
 
     async fn review(&self, token: &str) -> kube::Result<TokenReviewStatus> {

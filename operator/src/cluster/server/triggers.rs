@@ -1,4 +1,4 @@
-//! How a controller learns that a resource is to be visited for something that its own watch does not tell: one bounded queue
+//! How a controller learns that a resource is to be reconciled for something that its own watch does not tell: one bounded queue
 //! for each kind. Talks over channels.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What people and probes ask: `/metrics`, `/healthz`, `/readyz`. Answers HTTP requests.
+//! Metrics and probes: `/metrics`, `/healthz`, `/readyz`. Answers HTTP requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,29 +11,29 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::cluster::leader::Claim;
+use crate::cluster::liveness::Liveness;
 use crate::cluster::metrics::{Metrics, Snapshot};
-use crate::cluster::pulse::Pulse;
 use crate::cluster::resources::Resources;
 
-/// A controller that was not heard of for this long is stuck: twice the life of a watch, which it renews.
+/// A controller without activity for this long is stuck: twice the life of a watch, which it renews.
 pub const PATIENCE: Duration = Duration::from_mins(10);
 
-/// What is told to people and probes.
+/// What metrics and probes are answered from.
 #[derive(Debug)]
-pub struct People {
+pub struct Probes {
     /// What was counted.
     pub metrics: Arc<Metrics>,
     /// Whether this process leads.
     pub claim: Claim,
-    /// When the controllers were last heard of.
-    pub pulse: Arc<Pulse>,
+    /// When the controllers were last active.
+    pub liveness: Arc<Liveness>,
     /// How long a controller may be silent while this process leads.
     pub patience: Duration,
     /// How every resource stands.
     pub resources: Arc<Resources>,
 }
 
-impl People {
+impl Probes {
     /// The paths.
     pub fn router(self) -> Router {
         Router::new()
@@ -44,22 +44,22 @@ impl People {
     }
 }
 
-async fn metrics(State(people): State<Arc<People>>) -> impl IntoResponse {
+async fn metrics(State(probes): State<Arc<Probes>>) -> impl IntoResponse {
     let snapshot = Snapshot {
-        resources: people.resources.reasons(),
-        leader: people.claim.is_held(),
-        last_activity_age: people.pulse.age(),
+        resources: probes.resources.reasons(),
+        leader: probes.claim.is_held(),
+        last_activity_age: probes.liveness.age(),
     };
-    match people.metrics.text(&snapshot) {
+    match probes.metrics.text(&snapshot) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
 /// Whoever waits for the lead is well; whoever leads is well while its controllers work.
-async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
-    let age = people.pulse.age();
-    if people.claim.is_held() && age > people.patience {
+async fn healthz(State(probes): State<Arc<Probes>>) -> impl IntoResponse {
+    let age = probes.liveness.age();
+    if probes.claim.is_held() && age > probes.patience {
         let found = format!("no controller activity for {} s\n", age.as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, found);
     }
@@ -67,8 +67,8 @@ async fn healthz(State(people): State<Arc<People>>) -> impl IntoResponse {
 }
 
 /// Only the leader is ready to act. No probe of a Deployment: its other pods would never be ready, and none be replaced.
-async fn readyz(State(people): State<Arc<People>>) -> impl IntoResponse {
-    if people.claim.is_held() { (StatusCode::OK, "leader\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "standby\n") }
+async fn readyz(State(probes): State<Arc<Probes>>) -> impl IntoResponse {
+    if probes.claim.is_held() { (StatusCode::OK, "leader\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "standby\n") }
 }
 
 #[cfg(test)]
@@ -81,14 +81,14 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     async fn get(path: &str, leads: Duration, patience: Duration) -> (StatusCode, String) {
-        let people = People {
+        let probes = Probes {
             metrics: Arc::new(Metrics::new().unwrap()),
             claim: Claim::held_for(leads),
-            pulse: Arc::default(),
+            liveness: Arc::default(),
             patience,
             resources: Arc::default(),
         };
-        let answer = people.router().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let answer = probes.router().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         let code = answer.status();
         let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
         (code, String::from_utf8(body.to_vec()).unwrap())

@@ -34,8 +34,8 @@ fn dataset(change: &Value) -> Resource {
     .unwrap()
 }
 
-fn input(role: &str, place: Place) -> Input {
-    Input { role: role.into(), name: place.to_string(), place, digest: String::new() }
+fn input(role: &str, location: Location) -> Input {
+    Input { role: role.into(), name: location.to_string(), location, digest: String::new() }
 }
 
 fn built(resource: &Resource, job: &JobRef) -> Children {
@@ -51,13 +51,13 @@ fn built_to(resource: &Resource, job: &JobRef, judge: &str, output: &str) -> Chi
 }
 
 fn built_in(resource: &Resource, job: &JobRef, judge: &str, output: &str, cache: Option<&str>) -> Children {
-    let cache = cache.map(|uri| Place::of_input(uri).unwrap());
+    let cache = cache.map(|uri| Location::of_input(uri).unwrap());
     let inputs = [
-        input("prompts", Place::ConfigMap { name: "prompts".into(), key: "p.jsonl".into() }),
-        input("generator.model", Place::of_input("pvc://models/sft").unwrap()),
-        input("judges[0].model", Place::of_input(judge).unwrap()),
+        input("prompts", Location::ConfigMap { name: "prompts".into(), key: "p.jsonl".into() }),
+        input("generator.model", Location::of_input("pvc://models/sft").unwrap()),
+        input("judges[0].model", Location::of_input(judge).unwrap()),
     ];
-    let output = Place::of_output(output).unwrap();
+    let output = Location::of_output(output).unwrap();
     let settings = settings();
     children(&Request {
         resource,
@@ -315,7 +315,7 @@ fn everything_belongs_to_its_resource() {
 }
 
 #[test]
-fn several_nodes_are_one_gang_that_meets_at_its_first_pod() {
+fn several_nodes_meet_at_the_first_pod() {
     let resource: Resource = serde_json::from_value(json!({"apiVersion": API_VERSION, "kind": "RewardModel",
         "metadata": {"name": "helpful", "namespace": "team"}, "spec": {
             "datasetRef": {"name": "d"}, "baseModel": {"uri": "pvc://models/sft"},

@@ -11,14 +11,14 @@ const PORT: u16 = 29_500;
 const JOB_UID: &str = "metadata.labels['batch.kubernetes.io/controller-uid']";
 
 /// Whether several pods train together.
-pub(super) fn is_gang(request: &Request) -> bool {
+pub(super) fn has_several_pods(request: &Request) -> bool {
     request.resource.spec.compute().nodes > 1
 }
 
 /// The Service of a resource's pods; none where one pod is alone.
 pub(super) fn service(request: &Request) -> Option<Service> {
     let resource = request.resource;
-    is_gang(request).then(|| Service {
+    has_several_pods(request).then(|| Service {
         metadata: metadata(request, shared_name(resource.kind, &resource.metadata.name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
@@ -40,7 +40,7 @@ pub(super) fn service(request: &Request) -> Option<Service> {
 /// The domain of the pods, by which they have names of their own; none where one pod is alone.
 pub(super) fn subdomain(request: &Request) -> Option<String> {
     let resource = request.resource;
-    is_gang(request).then(|| shared_name(resource.kind, &resource.metadata.name))
+    has_several_pods(request).then(|| shared_name(resource.kind, &resource.metadata.name))
 }
 
 /// What a pod has to know to meet the others, under `torchrun`'s names. Its rank it knows from the Job controller, as
@@ -53,7 +53,7 @@ pub(super) fn variables(request: &Request) -> Vec<EnvVar> {
         variable("MASTER_ADDR", format!("{}-0.{domain}", request.job.name)),
         variable("MASTER_PORT", PORT.to_string()),
         variable("WORLD_SIZE", request.resource.spec.compute().nodes.to_string()),
-        // The name of an attempt: a name of a pod is used again, and its address may be another gang's meanwhile.
+        // The name of an attempt: a name of a pod is used again, and its address may be that of another run's pod meanwhile.
         EnvVar {
             name: "TORCHELASTIC_RUN_ID".into(),
             value: None,

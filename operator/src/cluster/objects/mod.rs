@@ -19,8 +19,8 @@ pub use config_map::{MAX_DOCUMENT, run_document};
 pub use names::{base_name, shared_name};
 pub use pod::{AUDIENCE, fetches};
 
-use super::places::Place;
 use super::settings::Settings;
+use crate::location::Location;
 
 /// Label with the kind of the resource that an object belongs to.
 pub const KIND_LABEL: &str = "plumbline.dev/kind";
@@ -39,7 +39,7 @@ pub struct Input {
     /// The name or URI as written.
     pub name: String,
     /// Where it is.
-    pub place: Place,
+    pub location: Location,
     /// Its digest; empty where only the pod can take it.
     pub digest: String,
 }
@@ -58,9 +58,9 @@ pub struct Request<'a> {
     /// What it is made from.
     pub inputs: &'a [Input],
     /// Where the artifact goes.
-    pub output: &'a Place,
+    pub output: &'a Location,
     /// Where fetched inputs are kept for later runs, if they are.
-    pub cache: Option<&'a Place>,
+    pub cache: Option<&'a Location>,
     /// Settings of the installation.
     pub settings: &'a Settings,
 }

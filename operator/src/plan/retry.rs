@@ -76,7 +76,7 @@ impl End {
 }
 
 /// The job with one more end counted.
-pub fn counted(job: &JobRef, end: &End) -> JobRef {
+pub fn count_end(job: &JobRef, end: &End) -> JobRef {
     let mut job = job.clone();
     let said = end.result.as_ref().map(|r| r.reason).filter(|r| *r == Reason::NodeDisruption);
     let reason = if end.is_interruption() { said.unwrap_or(Reason::Suspended) } else { end.explain().0 };
@@ -149,7 +149,7 @@ mod tests {
     fn interruptions_are_counted_apart_from_failures() {
         let mut job = JobRef::default();
         for code in [75, 4, 75, 1] {
-            job = counted(&job, &End { exit: Exit::Code(code), result: None, last: false });
+            job = count_end(&job, &End { exit: Exit::Code(code), result: None, last: false });
         }
         assert_eq!((failures(&job), interruptions(&job)), (2, 2));
     }

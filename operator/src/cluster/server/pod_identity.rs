@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use plumbline_crds::{API_VERSION, Kind};
 
-use crate::cluster::build::AUDIENCE;
 use crate::cluster::metrics::PostOutcome;
+use crate::cluster::objects::AUDIENCE;
 use crate::cluster::progress::Owner;
 
 /// Claims of a token that the kubelet asked for on behalf of a pod (Kubernetes, "Managing Service Accounts": additional
@@ -64,14 +64,14 @@ impl Refusal {
 
 /// An object that is known by its UID.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct ObjectId {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
 }
 
 /// The pod that a token is bound to.
-pub(super) fn pod_of(review: &TokenReviewStatus) -> Result<Known, Refusal> {
+pub(super) fn pod_of(review: &TokenReviewStatus) -> Result<ObjectId, Refusal> {
     if review.authenticated != Some(true) {
         // The answer has no field for it, and it only decides what is counted.
         return Err(match review.error.as_deref() {
@@ -92,22 +92,22 @@ pub(super) fn pod_of(review: &TokenReviewStatus) -> Result<Known, Refusal> {
         _ => None,
     };
     match (claim(POD_NAME), claim(POD_UID)) {
-        (Some(name), Some(uid)) => Ok(Known { namespace: namespace.to_owned(), name, uid }),
+        (Some(name), Some(uid)) => Ok(ObjectId { namespace: namespace.to_owned(), name, uid }),
         _ => Err(Refusal::NotOwned("this one is bound to no pod".into())),
     }
 }
 
 /// The Job that controls the pod.
-pub(super) fn job_of(pod: &Pod, known: &Known) -> Result<Known, Refusal> {
+pub(super) fn job_of(pod: &Pod, known: &ObjectId) -> Result<ObjectId, Refusal> {
     let owner = controller(&pod.metadata, known, "pod")?;
     if owner.api_version != "batch/v1" || owner.kind != "Job" {
         return Err(Refusal::NotOwned("this pod is of no Job".into()));
     }
-    Ok(Known { namespace: known.namespace.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
+    Ok(ObjectId { namespace: known.namespace.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
 }
 
 /// The resource that the Job says it is controlled by.
-pub(super) fn owner_of(job: &Job, known: &Known, pod: &Known) -> Result<Owner, Refusal> {
+pub(super) fn owner_of(job: &Job, known: &ObjectId, pod: &ObjectId) -> Result<Owner, Refusal> {
     let owner = controller(&job.metadata, known, "Job")?;
     match Kind::parse(&owner.kind).filter(|_| owner.api_version == API_VERSION) {
         Some(kind) => Ok(Owner {
@@ -132,7 +132,7 @@ pub(super) fn confirmed(owner: Owner, found: Option<&ObjectMeta>) -> Result<Owne
 }
 
 /// What controls an object, where the object is the one that is meant.
-fn controller<'a>(object: &'a ObjectMeta, known: &Known, what: &str) -> Result<&'a OwnerReference, Refusal> {
+fn controller<'a>(object: &'a ObjectMeta, known: &ObjectId, what: &str) -> Result<&'a OwnerReference, Refusal> {
     if object.uid.as_ref() != Some(&known.uid) {
         return Err(Refusal::NotOwned(format!("this {what} is gone")));
     }
@@ -158,8 +158,8 @@ mod tests {
 
     type Change = fn(&mut serde_json::Value);
 
-    fn known(name: &str, uid: &str) -> Known {
-        Known { namespace: "team".into(), name: name.into(), uid: uid.into() }
+    fn known(name: &str, uid: &str) -> ObjectId {
+        ObjectId { namespace: "team".into(), name: name.into(), uid: uid.into() }
     }
 
     fn metadata(uid: &str, api_version: &str, kind: &str, controller: bool) -> serde_json::Value {

@@ -1,4 +1,4 @@
-//! When each controller last showed that it works. Computes only.
+//! When each controller was last active. Computes only.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use plumbline_crds::Kind;
 /// granted. A watch is renewed every five minutes or so, also where nothing changes and where there is nothing to watch;
 /// a controller that is stuck renews none.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Liveness {
     last: Mutex<[Instant; Kind::ALL.len()]>,
 }
 
-impl Default for Pulse {
+impl Default for Liveness {
     fn default() -> Self {
         Self { last: Mutex::new([Instant::now(); Kind::ALL.len()]) }
     }
 }
 
-impl Pulse {
+impl Liveness {
     /// The controller of a kind works.
     pub fn beat(&self, kind: Kind) {
         self.locked()[kind as usize] = Instant::now();
@@ -30,7 +30,7 @@ impl Pulse {
         *self.locked() = [Instant::now(); Kind::ALL.len()];
     }
 
-    /// How long ago the quietest controller was heard of.
+    /// How long ago the quietest controller was active.
     pub fn age(&self) -> Duration {
         self.locked().iter().map(Instant::elapsed).max().unwrap_or_default()
     }
@@ -46,13 +46,13 @@ mod tests {
 
     #[test]
     fn the_quietest_controller_counts() {
-        let (pulse, pause) = (Pulse::default(), Duration::from_millis(20));
+        let (liveness, pause) = (Liveness::default(), Duration::from_millis(20));
         std::thread::sleep(pause);
         let since = Instant::now();
-        pulse.beat(Kind::RewardModel);
-        pulse.beat(Kind::PolicyTuning);
-        assert!(pulse.age() >= pause, "a dataset controller was not heard of");
-        pulse.beat(Kind::PreferenceDataset);
-        assert!(pulse.age() <= since.elapsed());
+        liveness.beat(Kind::RewardModel);
+        liveness.beat(Kind::PolicyTuning);
+        assert!(liveness.age() >= pause, "the dataset controller was not active");
+        liveness.beat(Kind::PreferenceDataset);
+        assert!(liveness.age() <= since.elapsed());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Connections in the order in which they came.
 #[derive(Debug)]
-pub(super) struct Places<C> {
+pub(super) struct Connections<C> {
     most: usize,
     taken: Mutex<Taken<C>>,
 }
@@ -18,7 +18,7 @@ struct Taken<C> {
     by_age: BTreeMap<u64, (IpAddr, C)>,
 }
 
-impl<C> Places<C> {
+impl<C> Connections<C> {
     /// At most so many connections.
     pub(super) fn new(most: usize) -> Self {
         Self { most, taken: Mutex::new(Taken { next: 0, by_age: BTreeMap::new() }) }
@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn who_has_the_most_loses_the_oldest_and_others_lose_nothing() {
-        let places = Places::new(3);
-        let come = |peer: u32, name: &'static str| places.take(address(peer), name).1;
+        let connections = Connections::new(3);
+        let come = |peer: u32, name: &'static str| connections.take(address(peer), name).1;
         assert_eq!([come(1, "probe"), come(2, "a"), come(2, "b")], [None; 3]);
         assert_eq!(come(2, "c"), Some("a"));
         assert_eq!(come(2, "d"), Some("b"));
@@ -81,18 +81,18 @@ mod tests {
 
     #[test]
     fn one_address_alone_loses_its_oldest_and_never_the_newest() {
-        let places = Places::new(2);
+        let connections = Connections::new(2);
         for n in 1..=1000 {
-            assert_eq!(places.take(address(1), n).1, (n > 2).then(|| n - 2));
+            assert_eq!(connections.take(address(1), n).1, (n > 2).then(|| n - 2));
         }
     }
 
     #[test]
     fn who_left_takes_no_room() {
-        let places = Places::new(1);
-        let (number, _) = places.take(address(1), "a");
-        places.leave(number);
-        assert_eq!(places.take(address(2), "b").1, None);
-        assert_eq!((places.evict(), places.evict()), (Some("b"), None));
+        let connections = Connections::new(1);
+        let (number, _) = connections.take(address(1), "a");
+        connections.leave(number);
+        assert_eq!(connections.take(address(2), "b").1, None);
+        assert_eq!((connections.evict(), connections.evict()), (Some("b"), None));
     }
 }

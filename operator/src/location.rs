@@ -19,9 +19,9 @@ const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
 const FETCHED: &str = "/var/lib/plumbline/inputs";
 const OUTPUT: &str = "/var/lib/plumbline/output";
 
-/// A place that a pod can reach.
+/// A location that a pod can reach.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// A path of a PersistentVolumeClaim.
     Claim {
         /// Name of the claim.
@@ -44,8 +44,8 @@ pub enum Place {
     },
 }
 
-impl Place {
-    /// The place of an input's URI.
+impl Location {
+    /// The location of an input's URI.
     ///
     /// # Errors
     /// What was expected and found, and what to do.
@@ -73,19 +73,19 @@ impl Place {
         Ok(Self::Claim { claim: claim.to_owned(), path: path.to_owned() })
     }
 
-    /// The place of an output's URI: one that outlives the pod.
+    /// The location of an output's URI: one that outlives the pod.
     ///
     /// # Errors
     /// What was expected and found, and what to do.
     pub fn of_output(uri: &str) -> Result<Self, String> {
         match Self::of_input(uri)? {
-            place @ Self::Claim { .. } if place != place.root() => Ok(place),
+            location @ Self::Claim { .. } if location != location.root() => Ok(location),
             Self::Claim { claim, .. } => {
                 Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
             }
             Self::Remote(uri) if is_store(&uri) => Ok(Self::Store(uri.trim_end_matches('/').to_owned())),
             _ => Err(format!(
-                "expected a place to write to that outlives the pod, found \"{uri}\"; write pvc://claim/folder or s3://bucket/folder"
+                "expected a location that outlives the pod, found \"{uri}\"; write pvc://claim/folder or s3://bucket/folder"
             )),
         }
     }
@@ -159,7 +159,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim { claim, path } => write!(f, "pvc://{claim}/{path}"),
@@ -205,12 +205,12 @@ mod tests {
 
     #[test]
     fn a_place_is_where_its_volume_is_mounted_and_reads_back_as_its_uri() {
-        let place = Place::of_input("pvc://models/a/b/").unwrap();
-        assert_eq!(place.path(), "/var/lib/plumbline/claims/models/a/b");
-        assert_eq!(place.mount().unwrap(), "/var/lib/plumbline/claims/models");
-        assert_eq!(place.to_string(), "pvc://models/a/b");
-        assert_eq!(Place::of_input("pvc://models").unwrap().path(), "/var/lib/plumbline/claims/models");
-        let image = Place::of_input("file:///opt/model").unwrap();
+        let location = Location::of_input("pvc://models/a/b/").unwrap();
+        assert_eq!(location.path(), "/var/lib/plumbline/claims/models/a/b");
+        assert_eq!(location.mount().unwrap(), "/var/lib/plumbline/claims/models");
+        assert_eq!(location.to_string(), "pvc://models/a/b");
+        assert_eq!(Location::of_input("pvc://models").unwrap().path(), "/var/lib/plumbline/claims/models");
+        let image = Location::of_input("file:///opt/model").unwrap();
         assert_eq!((image.path().as_str(), image.mount()), ("/opt/model", None));
     }
 
@@ -219,7 +219,7 @@ mod tests {
         for uri in
             ["pvc://models/../other", "pvc://../x", "pvc://models/./x", "pvc:///x", "pvc://A/b", "file:///a/../b"]
         {
-            assert!(Place::of_input(uri).is_err(), "{uri}");
+            assert!(Location::of_input(uri).is_err(), "{uri}");
         }
     }
 
@@ -228,9 +228,9 @@ mod tests {
         for uri in
             ["file:///out", "pvc://claim", "pvc://claim/", "hf://org/model", "https://host/a", "s3://bucket", "out"]
         {
-            assert!(Place::of_output(uri).is_err(), "{uri}");
+            assert!(Location::of_output(uri).is_err(), "{uri}");
         }
-        let work = |uri| Place::of_output(uri).unwrap().work("r-1").to_string();
+        let work = |uri| Location::of_output(uri).unwrap().work("r-1").to_string();
         assert_eq!(work("pvc://claim/out"), "pvc://claim/.out.work/r-1");
         assert_eq!(work("pvc://claim/a/out"), "pvc://claim/a/.out.work/r-1");
         assert_eq!(work("s3://bucket/a/out/"), "s3://bucket/a/.out.work/r-1");
@@ -241,12 +241,15 @@ mod tests {
         for uri in
             ["hf://org/model", "s3://bucket/models/sft", "gs://bucket/key", "az://container/key", "https://host/a.txt"]
         {
-            let place = Place::of_input(uri).unwrap();
-            assert_eq!((place.source(), place.mount().as_deref()), (Some(uri), Some("/var/lib/plumbline/inputs")));
-            assert!(place.path().starts_with("/var/lib/plumbline/inputs/"), "{}", place.path());
-            assert!(place.path().ends_with(uri.rsplit('/').next().unwrap()), "{}", place.path());
+            let location = Location::of_input(uri).unwrap();
+            assert_eq!(
+                (location.source(), location.mount().as_deref()),
+                (Some(uri), Some("/var/lib/plumbline/inputs"))
+            );
+            assert!(location.path().starts_with("/var/lib/plumbline/inputs/"), "{}", location.path());
+            assert!(location.path().ends_with(uri.rsplit('/').next().unwrap()), "{}", location.path());
         }
-        let output = Place::of_output("s3://bucket/models/sft/").unwrap();
+        let output = Location::of_output("s3://bucket/models/sft/").unwrap();
         assert_eq!((output.to_string().as_str(), output.source()), ("s3://bucket/models/sft", None));
         assert_eq!(
             (output.store(), output.path().as_str()),
@@ -254,7 +257,7 @@ mod tests {
         );
         assert_eq!(output.work("r-1").path(), "/var/lib/plumbline/output/r-1");
         assert_eq!(output.work("r-1").mount(), output.mount());
-        assert!(Place::of_input("../models/sft").unwrap_err().contains("relative"));
-        assert!(Place::of_input("ftp://host/a").unwrap_err().contains("ftp://"));
+        assert!(Location::of_input("../models/sft").unwrap_err().contains("relative"));
+        assert!(Location::of_input("ftp://host/a").unwrap_err().contains("ftp://"));
     }
 }

@@ -16,8 +16,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
 
-use super::claims::Refusal;
 use super::listen::Peer;
+use super::pod_identity::Refusal;
 use super::token::Verifier;
 use super::triggers::Triggers;
 use crate::cluster::dependents::Id;
@@ -34,7 +34,7 @@ const AGAIN_SECONDS: u64 = 5;
 
 /// Where reports go.
 #[derive(Clone, Debug)]
-pub struct Pods {
+pub struct ProgressApi {
     /// Tells whose pod it is.
     pub verifier: Arc<Verifier>,
     /// Keeps the newest report of each resource.
@@ -54,7 +54,7 @@ struct Answer {
     message: String,
 }
 
-impl Pods {
+impl ProgressApi {
     /// The path.
     pub fn router(self) -> Router {
         Router::new().route("/v1/progress", post(report)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(self)
@@ -75,10 +75,10 @@ impl Pods {
         match self.latest.offer(&owner, report, Instant::now()) {
             Offer::WriteNow => self.ask(owner),
             Offer::WriteAt(at) => {
-                let pods = self.clone();
+                let api = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep_until(at.into()).await;
-                    pods.ask(owner);
+                    api.ask(owner);
                 });
             }
             Offer::Queued => {}
@@ -94,14 +94,14 @@ impl Pods {
     }
 }
 
-async fn report(State(pods): State<Pods>, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Response {
-    match pods.receive(peer, request).await {
+async fn report(State(api): State<ProgressApi>, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Response {
+    match api.receive(peer, request).await {
         Ok(()) => {
-            pods.metrics.progress_posted(PostOutcome::Accepted);
+            api.metrics.progress_posted(PostOutcome::Accepted);
             StatusCode::ACCEPTED.into_response()
         }
         Err(Answer { outcome, code, message }) => {
-            pods.metrics.progress_posted(outcome);
+            api.metrics.progress_posted(outcome);
             tracing::debug!(%peer, code = code.as_u16(), message, "a progress report was refused");
             let again = matches!(outcome, PostOutcome::RateLimited | PostOutcome::Unavailable);
             let again = again.then_some([(RETRY_AFTER, AGAIN_SECONDS)]);

@@ -11,7 +11,7 @@ use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::status::JobRef;
 
 use super::{Request, labels, metadata, pod, service};
-use crate::plan::ending::failures;
+use crate::plan::retry::failures;
 
 /// Name of the container that does the work.
 pub const TRAINER: &str = "trainer";
@@ -30,7 +30,7 @@ const ACCELERATORS: &str = "plumbline.dev/accelerators";
 
 pub(super) fn job(request: &Request) -> Job {
     let compute = request.resource.spec.compute();
-    let (before, gang) = (request.job, service::is_gang(request));
+    let (before, several) = (request.job, service::has_several_pods(request));
     let mut metadata = metadata(request, before.name.clone());
     let labels_of_job = metadata.labels.get_or_insert_default();
     labels_of_job.extend(for_kueue(request.resource));
@@ -50,13 +50,13 @@ pub(super) fn job(request: &Request) -> Job {
     Job {
         metadata,
         spec: Some(JobSpec {
-            completion_mode: gang.then(|| "Indexed".into()),
+            completion_mode: several.then(|| "Indexed".into()),
             completions: Some(compute.nodes as i32),
             parallelism: Some(compute.nodes as i32),
             // Of several pods that train together none can go on without the others. With the first that fails the Job
             // has failed, whatever the cause, and the cluster ends the rest: all begin again in a new Job, which the
             // operator makes and counts as one attempt.
-            backoff_limit: Some(if gang {
+            backoff_limit: Some(if several {
                 0
             } else {
                 compute.max_retries.saturating_sub(failures(before)).clamp(0, 100) as i32
@@ -64,7 +64,7 @@ pub(super) fn job(request: &Request) -> Job {
             active_deadline_seconds: compute
                 .deadline_seconds
                 .map(|most| most.saturating_sub(before.active_seconds).max(1)),
-            pod_failure_policy: (!gang).then(|| failure_policy(pod::fetches(request.inputs))),
+            pod_failure_policy: (!several).then(|| failure_policy(pod::fetches(request.inputs))),
             // Two pods of a run must never hold one work folder.
             pod_replacement_policy: Some("Failed".into()),
             template: PodTemplateSpec { metadata: Some(template), spec: Some(pod::spec(request)) },
@@ -81,7 +81,7 @@ fn for_kueue(resource: &Resource) -> impl Iterator<Item = (String, String)> {
 }
 
 /// The pods of a Job that train together; 1 where one is alone.
-pub fn gang(job: &Job) -> i64 {
+pub fn pod_count(job: &Job) -> i64 {
     job.spec.as_ref().and_then(|s| s.completions).map_or(1, i64::from)
 }
 

@@ -33,9 +33,9 @@ pub fn run_document(request: &Request) -> RunDocument {
     let inputs = request.inputs.iter().map(|input| ResolvedInput {
         role: input.role.clone(),
         name: input.name.clone(),
-        path: input.place.path(),
+        path: input.location.path(),
         digest: input.digest.clone(),
-        source: input.place.source().map(str::to_owned),
+        source: input.location.source().map(str::to_owned),
     });
     let work = request.output.work(digest::work_name(&request.job.name));
     let store = request
@@ -52,7 +52,7 @@ pub fn run_document(request: &Request) -> RunDocument {
     }
 }
 
-/// The judges that are served beside the trainer, each with the place of its model.
+/// The judges that are served beside the trainer, each with the location of its model.
 pub(super) fn served_judges<'a>(request: &'a Request) -> Vec<(ServedJudge, &'a super::Input)> {
     let judges = inputs::judges(&request.resource.spec);
     let with_model = judges.into_iter().filter_map(|(role, judge)| {

@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use super::config_map::{DOCUMENT, served_judges};
 use super::job::TRAINER;
 use super::{Input, Request, service, shared_name};
-use crate::cluster::places::Place;
 use crate::inputs;
+use crate::location::Location;
 
 /// Port of the first judge that is served.
 pub(super) const JUDGE_PORT: u16 = 8461;
@@ -87,7 +87,7 @@ pub(super) fn spec(request: &Request) -> PodSpec {
 }
 
 fn trainer(request: &Request) -> Container {
-    let mut mounts = mounts(places(request), Some(request.output));
+    let mut mounts = mounts(locations(request), Some(request.output));
     mounts.push(mount("run", RUN_FOLDER, true));
     mounts.push(mount("tmp", "/tmp", false));
     if request.settings.progress_url.is_some() {
@@ -125,18 +125,18 @@ fn fetch(request: &Request) -> Option<Container> {
 
 /// Whether something has to be fetched.
 pub fn fetches(inputs: &[Input]) -> bool {
-    inputs.iter().any(|input| input.place.source().is_some())
+    inputs.iter().any(|input| input.location.source().is_some())
 }
 
 /// Native sidecars: they start before the trainer, and end when it has.
 fn judges(request: &Request) -> Vec<Container> {
     let judge = |(index, (port, (judge, input))): (usize, (u16, (_, &Input)))| {
         let judge: plumbline_crds::run::ServedJudge = judge;
-        let cache = request.cache.filter(|_| input.place.source().is_some());
-        let mut mounts = mounts([&input.place].into_iter().chain(cache), None);
+        let cache = request.cache.filter(|_| input.location.source().is_some());
+        let mut mounts = mounts([&input.location].into_iter().chain(cache), None);
         mounts.push(mount("tmp", "/tmp", false));
         let arguments = ["serve", "--host", "0.0.0.0", "--model"].map(str::to_owned).into_iter().chain([
-            input.place.path(),
+            input.location.path(),
             "--port".into(),
             port.to_string(),
             "--name".into(),
@@ -198,7 +198,7 @@ fn environment(request: &Request) -> Vec<EnvVar> {
     variables.extend(request.cache.map(|cache| plain("PLUMBLINE_INPUT_CACHE", &cache.path())));
     variables.extend(service::variables(request));
     variables.extend(api_keys(request.resource).into_iter().map(|key| from_secret(key.variable(), &key)));
-    // What a resource says itself comes in place of what is said for all.
+    // What a resource says itself takes the place of what is said for all.
     let own = &request.resource.spec.compute().env;
     variables.retain(|variable| own.iter().all(|v| v.name != variable.name));
     variables.extend(own.iter().map(|v| match &v.secret_key_ref {
@@ -247,22 +247,22 @@ fn resources(request: &Request, accelerators: i64) -> ResourceRequirements {
 }
 
 fn volumes(request: &Request) -> Vec<Volume> {
-    let places: BTreeSet<&Place> = places(request).collect();
+    let locations: BTreeSet<&Location> = locations(request).collect();
     let mut named: BTreeMap<String, Volume> = BTreeMap::new();
-    for place in places {
-        let Some(name) = volume_name(place) else { continue };
+    for location in locations {
+        let Some(name) = volume_name(location) else { continue };
         let volume = Volume { name: name.clone(), ..Volume::default() };
-        let volume = match place {
-            Place::Claim { claim, .. } => Volume {
+        let volume = match location {
+            Location::Claim { claim, .. } => Volume {
                 persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
                     claim_name: claim.clone(),
                     read_only: None,
                 }),
                 ..volume
             },
-            Place::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
-            Place::Remote(_) | Place::Store(_) => Volume { empty_dir: Some(scratch(request)), ..volume },
-            Place::Image(_) => continue,
+            Location::ConfigMap { name, .. } => Volume { config_map: Some(config_map(name)), ..volume },
+            Location::Remote(_) | Location::Store(_) => Volume { empty_dir: Some(scratch(request)), ..volume },
+            Location::Image(_) => continue,
         };
         named.insert(name, volume);
     }
@@ -300,14 +300,14 @@ fn token() -> Volume {
 }
 
 /// Everything that the trainer reaches.
-fn places<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a Place> {
-    request.inputs.iter().map(|i| &i.place).chain([request.output]).chain(request.cache)
+fn locations<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a Location> {
+    request.inputs.iter().map(|i| &i.location).chain([request.output]).chain(request.cache)
 }
 
-/// Mounts of the volumes that hold the places, each once; read-only unless it holds the output.
-fn mounts<'a>(places: impl Iterator<Item = &'a Place>, output: Option<&Place>) -> Vec<VolumeMount> {
+/// Mounts of the volumes that hold the locations, each once; read-only unless it holds the output.
+fn mounts<'a>(locations: impl Iterator<Item = &'a Location>, output: Option<&Location>) -> Vec<VolumeMount> {
     let written = output.and_then(volume_name);
-    let mounts: BTreeMap<String, String> = places.filter_map(|p| Some((volume_name(p)?, p.mount()?))).collect();
+    let mounts: BTreeMap<String, String> = locations.filter_map(|p| Some((volume_name(p)?, p.mount()?))).collect();
     mounts.into_iter().map(|(name, path)| mount(&name, &path, written.as_ref() != Some(&name))).collect()
 }
 
@@ -321,13 +321,13 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 }
 
 /// Names of volumes are short DNS labels, names of claims and ConfigMaps need not be.
-fn volume_name(place: &Place) -> Option<String> {
-    let (prefix, name) = match place {
-        Place::Claim { claim, .. } => ("claim", claim),
-        Place::ConfigMap { name, .. } => ("input", name),
-        Place::Remote(_) => return Some(FETCHED.into()),
-        Place::Store(_) => return Some("output".into()),
-        Place::Image(_) => return None,
+fn volume_name(location: &Location) -> Option<String> {
+    let (prefix, name) = match location {
+        Location::Claim { claim, .. } => ("claim", claim),
+        Location::ConfigMap { name, .. } => ("input", name),
+        Location::Remote(_) => return Some(FETCHED.into()),
+        Location::Store(_) => return Some("output".into()),
+        Location::Image(_) => return None,
     };
     if name.len() <= 50 && !name.contains('.') {
         return Some(format!("{prefix}-{name}"));
