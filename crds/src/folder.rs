@@ -70,7 +70,7 @@ fn usable(path: &Path, about: Metadata) -> Result<Metadata, String> {
     };
     match regular::other(about.file_type()) {
         None => Ok(about),
-        Some("a folder") => Err("is a link to a folder; put the folder there itself".into()),
+        Some("a directory") => Err("is a link to a directory; put the directory itself there".into()),
         Some(other) => Err(format!("is {other}; expected regular files only: remove it")),
     }
 }
@@ -121,8 +121,8 @@ mod tests {
         fs::write(snapshot.join("a\nb"), "").unwrap();
         fs::write(snapshot.join(OsStr::from_bytes(b"\xff")), "").unwrap();
         for (name, what) in [
-            ("self", "link to a folder"),
-            ("usr", "link to a folder"),
+            ("self", "link to a directory"),
+            ("usr", "link to a directory"),
             ("gone", "leads nowhere"),
             ("zero", "a device"),
             ("pipe", "a named pipe"),

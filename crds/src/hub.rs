@@ -39,7 +39,7 @@ impl HubUri {
     /// # Errors
     /// What was expected and found, and what to do.
     pub fn parse(uri: &str) -> Result<Self, String> {
-        let wrong = |expected: &str| Err(format!("expected {expected}, found \"{uri}\"; correct it"));
+        let wrong = |expected: &str| Err(format!("expected {expected}, found \"{uri}\"; write such a URI"));
         let Some(rest) = uri.strip_prefix(SCHEME) else { return wrong("an hf:// URI") };
         let (rest, is_dataset) = rest.strip_prefix(DATASETS).map_or((rest, false), |rest| (rest, true));
         let mut parts = rest.splitn(3, '/');

@@ -153,8 +153,8 @@ pub struct Order {
     /// Fraction of pairs asked in both orders. Only policy Sampled reads it. Defaults to 0.2.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample_fraction: f64,
-    /// How the verdicts of both orders are combined: Logits averages log-odds, Probabilities averages probabilities,
-    /// AgreeOnly drops pairs whose orders disagree. Defaults to Logits.
+    /// How the verdicts of pairs asked in both orders are combined: Logits averages log-odds, Probabilities averages
+    /// probabilities, AgreeOnly drops pairs whose orders disagree. Defaults to Logits.
     pub combine: OrderCombination,
 }
 

@@ -55,7 +55,7 @@ fn check(found: FileType) -> io::Result<()> {
 pub fn other(found: FileType) -> Option<&'static str> {
     match found {
         f if f.is_file() => None,
-        f if f.is_dir() => Some("a folder"),
+        f if f.is_dir() => Some("a directory"),
         f if f.is_symlink() => Some("a link"),
         f if f.is_fifo() => Some("a named pipe"),
         f if f.is_socket() => Some("a socket"),
@@ -88,7 +88,7 @@ mod tests {
             (at("socket"), "a socket"),
             (at("zero"), "a device"),
             ("/dev/null".into(), "a device"),
-            (root.path().to_owned(), "a folder"),
+            (root.path().to_owned(), "a directory"),
         ] {
             let error = open(&path).unwrap_err().to_string();
             assert!(error.contains(what), "{}: {error}", path.display());

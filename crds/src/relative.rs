@@ -13,7 +13,7 @@ pub fn check(path: &str) -> Result<(), String> {
     // Debug form: a control character must not reach a terminal.
     let wrong = |what: &str| {
         let shown: String = path.chars().take(80).collect();
-        Err(format!("{shown:?} is not a path below a folder: {what}"))
+        Err(format!("{shown:?} is not a path below a directory: {what}"))
     };
     if path.is_empty() {
         return wrong("it is empty");

@@ -50,9 +50,7 @@ impl Remote {
             Ok(kind(uri.trim_end_matches('/').to_owned()))
         } else {
             // It is not repeated: what makes it wrong may be a secret.
-            Err(format!(
-                "expected a URI as {example}, without credentials, query, `.` and `..`, found another; correct it"
-            ))
+            Err(format!("expected a URI as {example}, without credentials, query, `.` and `..`; write such a URI"))
         })
     }
 

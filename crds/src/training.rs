@@ -164,8 +164,9 @@ pub struct Adapter {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.99))]
     pub dropout: f64,
-    /// Projections that get an adapter: Attention, Mlp, All, or names of the model's modules such as `q_proj` and `down_proj`.
-    /// Names that the model does not have are rejected before training. By default all projections get one.
+    /// Projections that get an adapter: Attention, Mlp, All, or names of the model's modules such as `q_proj` and
+    /// `down_proj`. Names that the model does not have are rejected before training. By default all projections get
+    /// one.
     #[serde(default = "default_targets")]
     #[schemars(with = "Vec<String>", length(min = 1, max = 16), inner(length(max = 63), regex(pattern = ADAPTER_TARGET)), extend("x-kubernetes-list-type" = "set"))]
     pub targets: Vec<AdapterTarget>,
@@ -243,7 +244,7 @@ pub enum AdapterSave {
     /// The whole model with the adapter added into its weights.
     #[default]
     Merged,
-    /// The adapter alone, as a PEFT folder.
+    /// The adapter alone, as a PEFT directory.
     Adapter,
 }
 

@@ -67,7 +67,7 @@ impl Location {
         let path = path.trim_matches('/');
         if !is_name(claim) || !tidy(path) {
             return Err(format!(
-                "expected pvc://claim/path with the name of a PersistentVolumeClaim and a path without `.` and `..`, found \"{uri}\"; correct it"
+                "expected pvc://claim/path with the name of a PersistentVolumeClaim and a path without `.` and `..`, found \"{uri}\"; write such a URI"
             ));
         }
         Ok(Self::Claim { claim: claim.to_owned(), path: path.to_owned() })
@@ -81,11 +81,11 @@ impl Location {
         match Self::of_input(uri)? {
             location @ Self::Claim { .. } if location != location.root() => Ok(location),
             Self::Claim { claim, .. } => {
-                Err(format!("expected a folder in the claim, found \"{uri}\"; write pvc://{claim}/folder"))
+                Err(format!("expected a directory in the claim, found \"{uri}\"; write pvc://{claim}/directory"))
             }
             Self::Remote(uri) if is_store(&uri) => Ok(Self::Store(uri.trim_end_matches('/').to_owned())),
             _ => Err(format!(
-                "expected a location that outlives the pod, found \"{uri}\"; write pvc://claim/folder or s3://bucket/folder"
+                "expected a location that outlives the pod, found \"{uri}\"; write pvc://claim/directory or s3://bucket/directory"
             )),
         }
     }

@@ -411,7 +411,7 @@ fn a_folder_of_something_else_is_never_overwritten() {
     fs::write(place.path("chain.yaml"), chain).unwrap();
     let output = place.run();
     assert_eq!(code(&output), 2);
-    assert!(text(&output.stderr).contains("spec.output.uri: expected an empty folder"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("spec.output.uri: expected an empty directory"), "{}", text(&output.stderr));
     assert_eq!(fs::read_to_string(place.path("photos/one.jpg")).unwrap(), "precious");
 }
 

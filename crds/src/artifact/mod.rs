@@ -97,7 +97,7 @@ impl Manifest {
 pub enum ArtifactError {
     /// No manifest.
     #[error(
-        "{path}: not a complete artifact: there is no manifest.json; the run that writes it has not finished, or the folder was copied in part"
+        "{path}: not a complete artifact: there is no manifest.json; the run that writes it has not finished, or the directory was copied in part"
     )]
     Incomplete {
         /// The folder.

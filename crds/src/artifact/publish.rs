@@ -75,7 +75,7 @@ fn beside(staging: &Path, target: &Path) -> Result<PathBuf, ArtifactError> {
 }
 
 /// Copies a folder of folders and regular files, and forces it to the disk.
-fn copy(from: &Path, to: &Path) -> Result<(), ArtifactError> {
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), ArtifactError> {
     fs::create_dir(to).map_err(io_error(to))?;
     for entry in fs::read_dir(from).map_err(io_error(from))? {
         let name = entry.map_err(io_error(from))?.file_name();

@@ -1,7 +1,10 @@
-use super::*;
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::publish::copy;
+use super::*;
 
 fn published(root: &Path) -> PathBuf {
     let staging = root.join("staging");
@@ -76,7 +79,7 @@ fn a_named_file_may_be_a_link_to_its_content_and_to_nothing_else() {
     fs::rename(&file, &blob).unwrap();
     symlink("../../blob", &file).unwrap();
     verify(&target).unwrap();
-    for (other, what) in [("/etc/passwd", "bytes where"), ("/dev/zero", "is a device"), ("/", "link to a folder")] {
+    for (other, what) in [("/etc/passwd", "bytes where"), ("/dev/zero", "is a device"), ("/", "link to a directory")] {
         fs::remove_file(&file).unwrap();
         symlink(other, &file).unwrap();
         let error = verify(&target).unwrap_err().to_string();
@@ -97,7 +100,7 @@ fn a_manifest_that_names_what_is_not_below_its_folder_or_anything_twice_is_refus
         assert!(matches!(error, ArtifactError::Unreadable { .. }) && error.to_string().contains(what), "{error}");
     };
     for path in ["/dev/zero", "../out/data/a.jsonl", "data//a.jsonl", "./data/a.jsonl", "", "data/a\\u0000"] {
-        refused("data/a.jsonl", path, "not a path below a folder");
+        refused("data/a.jsonl", path, "not a path below a directory");
     }
     refused("data/a.jsonl", "README.md", "README.md\" again");
     refused("data/a.jsonl", "manifest.json", "manifest.json\" again");

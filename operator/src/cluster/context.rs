@@ -1,4 +1,4 @@
-//! What every reconcile shares.
+//! The clients, settings and state that reconciles share.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use super::publish::Publisher;
 use super::resources::Resources;
 use super::settings::Settings;
 
-/// The world of the operator.
+/// What every reconcile shares.
 pub struct Context {
     /// The API server.
     pub client: Client,
-    /// What whoever installed it decided.
+    /// Settings of the installation.
     pub settings: Settings,
-    /// Who waits for what.
+    /// Which resources wait for which objects.
     pub dependents: Dependents,
-    /// How every resource stands.
+    /// The leading reason of every resource.
     pub resources: Arc<Resources>,
-    /// What running stages said last.
+    /// What running stages reported last.
     pub latest: Arc<Latest>,
-    /// What is counted.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// That the controllers work.
+    /// When the controllers were last active.
     pub liveness: Arc<Liveness>,
     /// Events.
     pub publisher: Publisher,

@@ -50,7 +50,7 @@ pub enum Lost {
         /// What the last try met.
         error: String,
     },
-    /// Somebody else holds the Lease, or nobody.
+    /// Another process holds the Lease, or none does.
     #[error("the Lease {lease} is held by {holder}")]
     Taken {
         /// `namespace/name`.
@@ -210,7 +210,7 @@ impl Election {
 
     /// Who else holds the Lease, where that is what came out.
     async fn renew(&mut self) -> Result<Option<String>, String> {
-        let Some(held) = &self.held else { return Ok(Some("nobody".into())) };
+        let Some(held) = &self.held else { return Ok(Some("no process".into())) };
         let sent = Instant::now();
         let mut lease = held.clone();
         lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
@@ -227,18 +227,18 @@ impl Election {
                         self.held = Some(lease);
                         Err(error)
                     }
-                    Some(lease) => Ok(Some(holder(&lease).unwrap_or("nobody").to_owned())),
-                    None => Ok(Some("nobody: it was deleted".into())),
+                    Some(lease) => Ok(Some(holder(&lease).unwrap_or("no process").to_owned())),
+                    None => Ok(Some("no process: it was deleted".into())),
                 }
             }
         }
     }
 
-    /// Whether the Lease may be taken: nobody holds it, or its holder was not heard of for the lease duration.
+    /// Whether the Lease may be taken: no process holds it, or its holder did not renew it for the lease duration.
     fn is_free(&mut self, found: Option<&Lease>) -> bool {
         let held = found.and_then(|lease| holder(lease).map(|_| lease));
         let (version, duration) = match (held, found, &self.seen) {
-            // An answer to this process's own write was lost; nobody else writes this name.
+            // An answer to this process's own write was lost; no other process writes this name.
             (Some(lease), ..) if holder(lease) == Some(self.identity.as_str()) => return true,
             (Some(lease), ..) => {
                 let theirs = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or_default();

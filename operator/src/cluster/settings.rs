@@ -112,7 +112,7 @@ fn size(text: &str) -> Result<String, String> {
 fn claim(uri: &str) -> Result<Location, String> {
     match Location::of_input(uri)? {
         location @ Location::Claim { .. } => Ok(location),
-        _ => Err(format!("expected pvc://claim or pvc://claim/folder, found \"{uri}\"; keep it on a volume")),
+        _ => Err(format!("expected pvc://claim or pvc://claim/directory, found \"{uri}\"; the cache needs a volume")),
     }
 }
 

@@ -40,7 +40,7 @@ fn problems(resource: &Resource, settings: &Settings) -> Vec<String> {
         );
     }
     if spec.output().uri.is_none() && settings.artifact_root.is_none() {
-        found.push("spec.output.uri: expected where the artifact goes, found nothing, here or in the operator's settings; set it, as pvc://claim/folder".into());
+        found.push("spec.output.uri: expected where the artifact goes, found nothing, here or in the operator's settings; set it, as pvc://claim/directory".into());
     }
     found
 }

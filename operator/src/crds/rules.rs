@@ -357,7 +357,7 @@ fn model(at: &str, rules: &mut Rules) {
     );
 }
 
-/// A URI that can name a place (`uri::local_path`, `cluster::places`). What is fetched from a server or a store has no credentials
+/// A URI that can name a location (`uri::local_path`, `location`). What is fetched from a server or a store has no credentials
 /// and no query in it (`Remote`); the `@` of `hf://` is before a revision.
 fn location(at: &str, rules: &mut Rules) {
     rules.push(
@@ -365,7 +365,7 @@ fn location(at: &str, rules: &mut Rules) {
         "",
         Reason::Invalid,
         "self.matches('^(file:///|(pvc|hf)://|(s3|gs|az|https?)://[^@?#]+$)')||!self.matches('^/|://')",
-        "expected pvc://, hf://, s3://, https://, file:/// or a relative path, no @?#; change it",
+        "expected pvc://, hf://, s3://, https://, file:/// or a relative path, no @?#; write one of these",
     );
 }
 

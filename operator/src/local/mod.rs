@@ -95,7 +95,7 @@ pub enum RunError {
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     /// The operating system's signals.
-    #[error("expected to be told of Ctrl-C and SIGTERM, found {0}")]
+    #[error("cannot receive SIGINT and SIGTERM: {0}")]
     Signals(#[source] io::Error),
 }
 

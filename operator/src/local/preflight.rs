@@ -30,7 +30,7 @@ pub fn check(manifests: &[Manifest], work_dir: &WorkDir) -> Vec<Problem> {
         problems.extend(inputs::wanted(&resource.spec).iter().filter_map(|wanted| input(manifest, wanted)));
         let folder = output_folder(manifest, work_dir);
         if let Some(other) = outputs.insert(folder.clone(), resource.id()) {
-            let message = format!("expected a folder of its own, found that of {other}; change one of the two");
+            let message = format!("expected a directory of its own, found that of {other}; change one of the two");
             problems.push(manifest.problem("spec.output.uri", message));
         }
         problems.extend(output(manifest, &folder));
@@ -54,15 +54,15 @@ fn input(manifest: &Manifest, wanted: &inputs::Wanted) -> Option<Problem> {
     let path = uri::local_path(uri, &manifest.folder).ok()?;
     let (expected, there) = match wanted.shape {
         Shape::File => ("a file", path.is_file()),
-        Shape::Folder => ("a folder", path.is_dir()),
-        Shape::FileOrFolder => ("a file or folder", path.is_file() || path.is_dir()),
+        Shape::Folder => ("a directory", path.is_dir()),
+        Shape::FileOrFolder => ("a file or directory", path.is_file() || path.is_dir()),
     };
     // A folder of data may be another program's; one of ours, which has a report, was not written to its end without its
     // manifest.
     let ours = |path: &Path| path.join(REPORT).exists() && !path.join(artifact::MANIFEST).exists();
     if wanted.shape == Shape::FileOrFolder && ours(&path) {
         let message = format!(
-            "expected a complete dataset, found one without {} at {}; finish the run that writes it, or copy the whole folder",
+            "expected a complete dataset, found one without {} at {}; finish the run that writes it, or copy the whole directory",
             artifact::MANIFEST,
             path.display()
         );
@@ -85,8 +85,8 @@ fn output(manifest: &Manifest, folder: &Path) -> Option<Problem> {
         .is_ok_and(|m| m.kind == resource.kind.to_string() && m.name == resource.metadata.name);
     if occupied && !own {
         let message = format!(
-            "expected an empty folder or an artifact of {}, found other files in {}, which the run would replace; \
-             choose another folder",
+            "expected an empty directory or an artifact of {}, found other files in {}, which the run would replace; \
+             choose another directory",
             resource.id(),
             folder.display()
         );
@@ -99,12 +99,12 @@ fn output(manifest: &Manifest, folder: &Path) -> Option<Problem> {
     let allowed = if parent.is_dir() {
         access(parent, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| error.to_string())
     } else {
-        Err("it is no folder".to_owned())
+        Err("it is not a directory".to_owned())
     };
     let why = allowed.err()?;
     let message = format!(
-        "expected a folder that {} can be made in, found that {} cannot be written: {why}; change its permissions, or choose \
-         another folder",
+        "expected a directory that {} can be made in, found that {} cannot be written: {why}; change its permissions, or choose \
+         another directory",
         folder.display(),
         parent.display()
     );

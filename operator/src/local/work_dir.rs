@@ -90,7 +90,7 @@ fn advice(error: &io::Error) -> &'static str {
             "check owner and permissions, and whether the file system is mounted to be written to"
         }
         _ if is_out_of_files(error) => "raise the limit of open files (ulimit -n)",
-        _ => "check the folder's owner, permissions and free space",
+        _ => "check the directory's owner, permissions and free space",
     }
 }
 

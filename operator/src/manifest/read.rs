@@ -24,7 +24,9 @@ pub struct Source {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// A file or folder cannot be read.
-    #[error("{path}: expected a manifest file, a folder of manifests or `-`, found {source}; check the path after -f")]
+    #[error(
+        "{path}: expected a manifest file, a directory of manifests or `-`, found {source}; check the path after -f"
+    )]
     Io {
         /// As named on the command line.
         path: String,
@@ -32,7 +34,9 @@ pub enum ReadError {
         source: io::Error,
     },
     /// A folder without manifests.
-    #[error("{path}: expected *.yaml, *.yml or *.json files in this folder, found none; name the file itself with -f")]
+    #[error(
+        "{path}: expected *.yaml, *.yml or *.json files in this directory, found none; name the file itself with -f"
+    )]
     NoManifests {
         /// As named on the command line.
         path: String,

@@ -240,7 +240,7 @@ fn succeeded(observed: &Observed, last: &LastRun, asked: bool) -> Option<Decisio
         Artifact::Unseen => None,
         Artifact::Verified(found) if recorded.is_some_and(|a| a.digest == found.digest) => None,
         Artifact::Verified(found) => Some(format!(
-            "{uri}: expected the artifact with digest {}, found one with {}; restore it, or delete the folder and run the resource again",
+            "{uri}: expected the artifact with digest {}, found one with {}; restore it, or delete the directory and run the resource again",
             recorded.map_or("unknown", |a| a.digest.as_str()),
             found.digest
         )),

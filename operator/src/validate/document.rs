@@ -39,7 +39,8 @@ impl Checked {
     /// A part that does not become a type: said only when the schema has not said better what is wrong with it.
     fn refused(&mut self, node: &Node, path: &str, error: &serde_json::Error) {
         if self.findings.is_empty() {
-            let finding = Finding::new(path, format!("expected what the schema allows, found {error}; change it"));
+            let finding =
+                Finding::new(path, format!("expected what the schema allows, found {error}; see the kind's reference"));
             self.findings.push(Located { line: node.line_of(path), finding });
         }
     }
@@ -156,11 +157,11 @@ pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<F
 fn remote_input(uri: &str, shape: Shape) -> Result<(), String> {
     let Some(remote) = Remote::of(uri).transpose()? else { return Ok(()) };
     match (remote.is_file(), shape) {
-        (Some(false), Shape::File | Shape::FileOrFolder) => {
-            Err(format!("expected a file, as hf://datasets/organisation/name/file.jsonl, found \"{uri}\"; correct it"))
-        }
+        (Some(false), Shape::File | Shape::FileOrFolder) => Err(format!(
+            "expected a file, as hf://datasets/organisation/name/file.jsonl, found \"{uri}\"; name a file of the repository"
+        )),
         (Some(true), Shape::Folder) => {
-            Err(format!("expected a model, as hf://organisation/model, found \"{uri}\"; correct it"))
+            Err(format!("expected a model, as hf://organisation/model, found \"{uri}\"; name the repository alone"))
         }
         _ => Ok(()),
     }

@@ -190,7 +190,7 @@ pub(super) fn string(schema: &Json, text: &str) -> Result<(), String> {
         if !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text)) {
             // What makes a URL wrong may be a secret.
             let found = if pattern == URL { "another".into() } else { format!("\"{}\"", short(text)) };
-            return Err(format!("expected {}, found {found}; change it", describe_pattern(pattern)));
+            return Err(format!("expected {}, found {found}; write such a value", describe_pattern(pattern)));
         }
     }
     Ok(())
@@ -287,7 +287,7 @@ mod tests {
             ("method: PPO\nrate: .nan", "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds"),
             ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; write \"7\""),
             ("method: PPO\nname: abcdef", "2: spec.name: expected at most 5 characters, found 6; shorten it"),
-            ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; change it"),
+            ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; write such a value"),
             ("method: PPO\nsuspend:", "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field"),
             ("method: PPO\nanswers: [yes, \"no\"]", "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\""),
             ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add some"),

@@ -178,7 +178,7 @@ fn nesting(tag: &str) -> Nesting {
 fn syntax(error: &Error, before: usize) -> String {
     let line = error.line().map(|line| format!("line {}: ", before + line)).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    format!("{line}expected a Jinja template, found a syntax error: {detail}; correct it")
+    format!("{line}expected a Jinja template, found a syntax error: {detail}; see the template language of Jinja")
 }
 
 fn mode_name(mode: JudgeMode) -> &'static str {

@@ -281,7 +281,7 @@ fn a_pod_with_accelerators_gets_the_image_that_can_use_them() {
 #[test]
 fn compute_becomes_a_pod() {
     let job = job_json(&json!({"compute": {
-        "accelerators": 2, "resources": {"requests": {"cpu": "4"}, "limits": {"memory": "8Gi"}},
+        "accelerators": 2, "resources": {"requests": {"cpu": 4}, "limits": {"memory": "8Gi"}},
         "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "priorityClassName": "high", "runtimeClassName": "nvidia", "queueName": "team-a", "image": "own:2",
         "imagePullSecrets": [{"name": "pull"}], "serviceAccountName": "mine",

@@ -143,6 +143,7 @@ fn quantities_are_those_of_kubernetes() {
     for text in ["", ".", "Gi", "8 Gi", "8GB", "1.2.3", "1e", "1ki", "lots", "1,5"] {
         assert!(!is_quantity(text), "{text}");
     }
+    assert_eq!(reward_with(&json!({"compute": {"resources": {"requests": {"cpu": 2, "memory": "8Gi"}}}})), [""; 0]);
     let found = reward_with(&json!({"compute": {"resources": {"limits": {"memory": "8GB"}}}}));
     assert!(found.len() == 1 && found[0].starts_with("spec.compute.resources.limits.memory: "), "{found:?}");
 }
