@@ -284,7 +284,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
         ("b", json!({"baseModel": {"uri": "s3://bucket"}}), "spec.baseModel.uri: expected a URI as s3://bucket/folder"),
         ("c", json!({"output": {"uri": "file:///out"}}), "spec.output.uri: expected a location that outlives the pod"),
-        ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a folder in the claim"),
+        ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a directory in the claim"),
         ("e", json!({"output": {"uri": "hf://org/x"}}), "spec.output.uri: expected a location that outlives"),
         ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
         ("h", json!({"compute": {"accelerators": 2}}), "spec.compute.accelerators: not supported yet"),

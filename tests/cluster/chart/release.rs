@@ -114,8 +114,10 @@ fn earlier_chart(folder: &Path) -> String {
     let chart = folder.join("plumbline");
     let file = chart.join("files/crds/rewardmodels.yaml");
     let crd = fs::read_to_string(&file).unwrap();
-    let earlier =
-        crd.replace("description: A scalar reward model trained on preference data.", "description: Earlier.");
+    let earlier = crd.replace(
+        "description: A RewardModel is a scalar reward model trained on preference data.",
+        "description: Earlier.",
+    );
     assert_ne!(crd, earlier);
     fs::write(&file, earlier).unwrap();
     chart.to_str().unwrap().to_owned()
@@ -203,7 +205,10 @@ async fn installed_upgraded_and_uninstalled_by(version: Version) {
     let upgraded = release.deployment().await;
     assert_eq!(upgraded["spec"]["replicas"], 1);
     assert!(arguments(&upgraded).contains(&"--stall-timeout-seconds=60".to_owned()));
-    assert!(description(&crds).await.starts_with("A scalar reward model"), "the CRDs are upgraded with the release");
+    assert!(
+        description(&crds).await.starts_with("A RewardModel is a scalar reward model"),
+        "the CRDs are upgraded with the release"
+    );
     let operator = release.operator().await;
     until("the upgraded operator leads", async || leads(&operator).await.then_some(())).await;
     drop(operator);
