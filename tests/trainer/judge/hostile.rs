@@ -79,6 +79,7 @@ fn a_stop_is_noticed_while_a_limit_or_a_server_makes_the_run_wait() {
             let test = std::env::current_exe().unwrap();
             let ended = Command::new(test).args(["--exact", name, "--nocapture"]).env(WAITER, which).output().unwrap();
             assert!(ended.status.success(), "{which}: {}", String::from_utf8_lossy(&ended.stderr));
+            assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "{name} is not the name of this test");
             assert!(begin.elapsed() < Duration::from_secs(30), "{which}: it ended after {:?}", begin.elapsed());
         }
         return;
