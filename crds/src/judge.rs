@@ -65,15 +65,16 @@ pub struct Judge {
     /// Votes the texts of several replies. Defaults to LogProbs.
     #[serde(default)]
     pub label_source: LabelSource,
-    /// Rate limits, concurrency, timeout and retries of requests to the judge.
+    /// Rate limits, concurrency, timeout and retries of requests to the judge. Judges with the same endpoint URL share the
+    /// strictest of their limits.
     #[serde(default)]
     pub limits: JudgeLimits,
     /// Price of the endpoint's tokens. `budget.maxCost` requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
-    /// Weight of the judge in an ensemble. Defaults to 1.
+    /// Weight of the judge in the mean of several judges. Defaults to 1.
     #[serde(default = "one")]
-    #[schemars(range(min = 0.0, max = 1000.0))]
+    #[schemars(range(min = 0.001, max = 1000.0))]
     pub weight: f64,
 }
 

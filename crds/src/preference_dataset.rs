@@ -44,14 +44,14 @@ pub struct PreferenceDatasetSpec {
     /// Which responses of a prompt are compared.
     #[serde(default)]
     pub pairs: Pairs,
-    /// Judges that compare the responses. Several judges form an ensemble.
+    /// Judges that compare the responses. Each of several judges compares every pair, and `aggregation` combines them.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub judges: Vec<Judge>,
     /// Order in which the two responses of a pair are shown, and how the verdicts of both orders are combined into one
     /// label. Only Pairwise judges read it; Pointwise judges and word lists do not.
     #[serde(default)]
     pub order: Order,
-    /// How the labels of several judges are combined: Mean is the weighted mean of log-odds, Majority the weighted
+    /// How the labels of several judges are combined: Mean is the mean of their probabilities by weight, Majority the weighted
     /// majority, DawidSkene the model of Dawid and Skene (1979). Defaults to Mean.
     #[serde(default)]
     pub aggregation: Aggregation,
@@ -61,7 +61,7 @@ pub struct PreferenceDatasetSpec {
     /// Quality gates. The dataset fails if one of them is not met.
     #[serde(default)]
     pub gates: DatasetGates,
-    /// Budget for judge requests. Labelling stops when it is spent.
+    /// Budget for the requests to all judges together. Labelling stops when it is spent.
     #[serde(default)]
     pub budget: Budget,
     /// Pods that label in parallel, each a fraction of the prompts. Defaults to 1.
@@ -191,10 +191,10 @@ pub enum OrderCombination {
 /// How the labels of several judges are combined.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Aggregation {
-    /// Weighted mean log-odds.
+    /// Mean of the probabilities, weighted by `judges[].weight`; a judge without a verdict has no vote.
     #[default]
     Mean,
-    /// Weighted majority.
+    /// Majority of the preferences, weighted.
     Majority,
     /// Dawid and Skene, 1979.
     DawidSkene,

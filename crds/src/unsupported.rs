@@ -87,7 +87,9 @@ fn dataset(s: &PreferenceDatasetSpec, list: &mut List) {
     for (i, j) in s.judges.iter().enumerate() {
         judge(j, &format!("spec.judges[{i}]"), list);
     }
-    list.check(s.judges.len() > 1, "spec.judges", "give one judge; ensembles are not built yet");
+    if let [only] = s.judges.as_slice() {
+        weight(only, "spec.judges[0]", list);
+    }
     list.check(s.aggregation != Aggregation::Mean, "spec.aggregation", "leave it out");
     list.check(s.review.is_some(), "spec.review", "leave it out");
     list.check(s.gates.min_human_kappa.is_some(), "spec.gates.minHumanKappa", "leave it out");
@@ -127,6 +129,7 @@ fn tuning(s: &PolicyTuningSpec, list: &mut List) {
         all_of(&e.prompts, "spec.evaluation.prompts", list);
         if let Some(j) = &e.judge {
             judge(j, "spec.evaluation.judge", list);
+            weight(j, "spec.evaluation.judge", list);
         }
     }
 }
@@ -162,5 +165,9 @@ fn is_other(number: f64, usual: f64) -> bool {
 fn judge(j: &Judge, path: &str, list: &mut List) {
     list.check(j.reasoning != Reasoning::None, format!("{path}.reasoning"), "use None");
     list.check(j.label_source == LabelSource::Votes, format!("{path}.labelSource"), "use LogProbs or Verdict");
-    list.check(is_other(j.weight, 1.0), format!("{path}.weight"), "leave it out: a judge that is alone has no weight");
+}
+
+/// The weight of a judge that is the only one.
+fn weight(j: &Judge, path: &str, list: &mut List) {
+    list.check(is_other(j.weight, 1.0), format!("{path}.weight"), "leave it out if there is only one judge");
 }

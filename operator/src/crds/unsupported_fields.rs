@@ -184,6 +184,7 @@ mod tests {
         assert_eq!(refused.at("spec.compute.accelerators")[0].0, ["Above 1"]);
         assert!(refused.at("spec.training.epochs").is_empty());
         let refused = Refused::of(Kind::PreferenceDataset, &spec_schema(Kind::PreferenceDataset).unwrap());
-        assert_eq!(refused.at("spec.judges")[0].0, ["More than one"]);
+        assert_eq!(refused.at("spec.shards")[0].0, ["Above 1"]);
+        assert!(refused.at("spec.judges").is_empty());
     }
 }

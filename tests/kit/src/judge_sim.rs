@@ -4,7 +4,9 @@
 //! says about quality and bias can be compared with what was planted. The log-odds of the first answer are
 //!
 //! - for two responses, `quality_weight * (quality of the first - quality of the second) + position_bias`;
-//! - for one, `quality_weight * quality`.
+//! - for one, `quality_weight * quality`;
+//!
+//! and `noise` is added to either.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -79,6 +81,8 @@ pub type FaultPlan = Arc<dyn Fn(usize, usize) -> Option<Fault> + Send + Sync>;
 pub struct Config {
     /// Log-odds for a unit of quality.
     pub quality_weight: f64,
+    /// Noise of the log-odds, by a hash of the question: uniform between minus twice this and twice this.
+    pub noise: f64,
     /// Log-odds added to what is shown first.
     pub position_bias: f64,
     /// Probability of the two answers together.
@@ -97,6 +101,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             quality_weight: 1.0,
+            noise: 0.0,
             position_bias: 0.0,
             label_mass: 0.9,
             api_key: None,
@@ -293,9 +298,10 @@ fn true_completion(config: &Config, request: &Value, question: &str, logprobs: b
             rest[..end].parse().ok()
         })
         .collect();
+    let noise = config.noise * arbitrary(question);
     let (log_odds, answers) = match qualities.as_slice() {
-        [first, second] => (config.quality_weight * (first - second) + config.position_bias, ["A", "B"]),
-        [only] => (config.quality_weight * only, ["yes", "no"]),
+        [first, second] => (config.quality_weight * (first - second) + config.position_bias + noise, ["A", "B"]),
+        [only] => (config.quality_weight * only + noise, ["yes", "no"]),
         _ if config.answers_all => (arbitrary_of_two(question), ["A", "B"]),
         _ => return completion(request, "There is nothing here to judge.", "stop", None),
     };

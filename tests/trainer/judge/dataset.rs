@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const PROMPTS: usize = 70;
 
 /// A run of 70 prompts, four responses each, three pairs a prompt, in a folder.
-fn document(root: &Path, sim: &JudgeSim, more: &Value) -> RunDocument {
+pub(crate) fn document(root: &Path, sim: &JudgeSim, more: &Value) -> RunDocument {
     let prompts = root.join("prompts.jsonl");
     let lines: Vec<String> = (0..=PROMPTS).map(|i| format!("{{\"prompt\": \"prompt {}\"}}\n", i % PROMPTS)).collect();
     fs::write(&prompts, lines.concat()).unwrap();
@@ -55,7 +55,7 @@ fn responses(prompts: &[Prompt]) -> Vec<Vec<Sampled>> {
     prompts.iter().map(of).collect()
 }
 
-fn label(document: &RunDocument) -> Result<StageResult> {
+pub(crate) fn label(document: &RunDocument) -> Result<StageResult> {
     run_with(document, &mut |prompts, _| Ok(responses(prompts)))
 }
 
@@ -68,7 +68,7 @@ fn files(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
 
 /// The files that are the same whenever and in however many attempts they are made: all but those that tell how long it
 /// took.
-fn content(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn content(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
     let mut files = files(document);
     files.retain(|name, _| !artifact::RECORDS.contains(&name.as_str()));
     files
@@ -82,7 +82,7 @@ fn report(document: &RunDocument) -> Report {
     report
 }
 
-fn quality(text: &plumbline_feedback::data::Content) -> f64 {
+pub(crate) fn quality(text: &plumbline_feedback::data::Content) -> f64 {
     text.to_text().rsplit('=').next().unwrap().parse().unwrap()
 }
 
@@ -115,7 +115,7 @@ fn a_dataset_holds_what_was_planted_and_says_how_it_was_made() {
         assert!(difference > 0.0, "the worse response was chosen: {record:?}");
         assert!((record.margin.unwrap() - difference).abs() < 1e-4, "{record:?}");
         assert!((record.p - 1.0 / (1.0 + (-difference).exp())).abs() < 1e-4);
-        let provenance = record.provenance.as_ref().unwrap();
+        let provenance = &record.provenance.as_ref().unwrap().judges[0];
         assert_eq!((provenance.judge.as_str(), provenance.model.as_str(), provenance.orders), ("sim", "planted", 2));
         assert!((provenance.label_mass.unwrap() - 0.9).abs() < 1e-9);
     }

@@ -12,6 +12,11 @@ use serde_json::{Value, json};
 
 /// A judge at `url`, with more of its spec.
 pub(crate) fn runtime(url: &str, more: &Value) -> JudgeRuntime {
+    numbered(0, url, more)
+}
+
+/// As [`runtime`], in the place `spec.judges[i]`.
+pub(crate) fn numbered(i: usize, url: &str, more: &Value) -> JudgeRuntime {
     let mut judge = json!({"name": "sim", "endpoint": {"url": url, "model": "planted"}, "limits": {"concurrency": 4}});
     for (key, value) in more.as_object().unwrap() {
         judge[key] = value.clone();
@@ -22,7 +27,7 @@ pub(crate) fn runtime(url: &str, more: &Value) -> JudgeRuntime {
         "inputs": [], "output": "", "work": "",
     }))
     .unwrap();
-    JudgeRuntime::resolve(&serde_json::from_value(judge).unwrap(), "judges[0]", &run).unwrap()
+    JudgeRuntime::resolve(&serde_json::from_value(judge).unwrap(), &format!("judges[{i}]"), &run).unwrap()
 }
 
 /// Prompts and pairs of responses with planted qualities, a standard normal times 1.5 apart.

@@ -6,5 +6,6 @@ mod hostile;
 mod kit;
 mod mutations;
 mod odd;
+mod several;
 mod spend;
 mod verdicts;

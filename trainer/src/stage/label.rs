@@ -4,7 +4,6 @@
 //! Sampling and asking are slow and paid for: both write what they have before it is used, so that a run that is killed
 //! anywhere and started again ends with the same bytes. The rest is computed again, in a moment.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::conditions::Reason;
@@ -16,15 +15,18 @@ use plumbline_feedback::data::prompts::{self, Prompt};
 use plumbline_feedback::data::responses::{self, Sampled, Sampler};
 use plumbline_feedback::data::{id, parquet, tokens};
 use plumbline_feedback::files;
-use plumbline_feedback::judge::audit::{Audit, audit};
+use plumbline_feedback::judge::audit::audit_panel;
 use plumbline_feedback::judge::journal::copy_sorted;
 use plumbline_feedback::judge::pairs::{Chosen, choose};
-use plumbline_feedback::judge::runtime::Backend;
-use plumbline_feedback::judge::{Comparison, JudgeOptions, JudgeRuntime, Judgements, dataset, judge, summary};
-use plumbline_feedback::report::{Progress, Report, Section};
+use plumbline_feedback::judge::{
+    Comparison, JudgeOptions, JudgeRuntime, Judgements, PanelJudgements, dataset, judge, summary,
+};
+use plumbline_feedback::report::{Progress, Report};
 use plumbline_feedback::shutdown;
 use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
+
+use describe::{counts, describe, headline};
 
 use super::in_status;
 use super::run::{input_path, publish};
@@ -35,8 +37,7 @@ use crate::model::linear::Adapters;
 use crate::train::clock::Clock;
 use crate::{Error, Result, device};
 
-/// Models that a report names as those that answered.
-const MODELS: usize = 5;
+mod describe;
 
 /// Makes the dataset of a run document.
 pub fn run(document: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
@@ -77,7 +78,7 @@ fn make(
 
     let found = prompts::read(&spec.prompts, document.input("prompts").map(|i| Path::new(&i.path)), "spec.prompts")?;
     let prompts = &found.prompts;
-    let runtime = JudgeRuntime::resolve(only_judge(spec)?, "judges[0]", document)?;
+    let judges = judges(spec, document)?;
     check(prompts)?;
     check_gates(spec, generator, prompts.len() as i64)?;
 
@@ -96,8 +97,8 @@ fn make(
     let items = comparisons(prompts, &texts, &chosen);
 
     let mut begun = false;
-    let mut judged = judge(
-        std::slice::from_ref(&runtime),
+    let judged = judge(
+        &judges,
         &items,
         JudgeOptions {
             journal: &folders.journal,
@@ -114,10 +115,10 @@ fn make(
             },
         },
     )?;
-    let judged = judged.judges.remove(0);
 
-    let audit = audit(&judged, &items);
-    let records = dataset::records(&runtime, &judged, &items, spec.pairs.min_confidence);
+    let names: Vec<&str> = judges.iter().map(|judge| judge.spec.name.as_str()).collect();
+    let audit = audit_panel(&names, &judged, &items);
+    let records = dataset::records(&judges, &judged, &items, spec.pairs.min_confidence);
     let parts = Split::ALL.map(|split| {
         let wanted = |r: &&Preference| {
             prompts::is_validation(&r.prompt_id, spec.prompts.validation_fraction) == (split == Split::Validation)
@@ -126,9 +127,9 @@ fn make(
     });
     let counts = counts(&found, &responses, &chosen, &judged, &audit, &parts);
 
-    let title = headline(&audit, &counts, &runtime);
+    let title = headline(&audit, &counts);
     let mut report = Report::new(Kind::PreferenceDataset, &document.resource.metadata.name, title);
-    describe(&mut report, document, generator, &runtime, &judged, &counts);
+    describe(&mut report, document, generator, (&judges, &judged), &counts);
     if let Some(model) = document.input("generator.model") {
         report.template_date(template_date(Path::new(&model.path))?);
     }
@@ -139,7 +140,7 @@ fn make(
         report.number(name, value);
     }
     let (bias, agreement) = (summary::bias(&audit), summary::agreement(&audit));
-    for (name, value) in bias.iter().chain(&agreement) {
+    for (name, value) in bias.iter().chain(&agreement).chain(&summary::of_each_judge(&audit)) {
         report.number(name, value.parse().unwrap_or(f64::NAN));
     }
     let seconds = clock.seconds()?;
@@ -194,11 +195,10 @@ fn generator(spec: &PreferenceDatasetSpec) -> Result<&Generator> {
     spec.generator.as_ref().filter(|g| g.model.is_some()).ok_or_else(missing)
 }
 
-fn only_judge(spec: &PreferenceDatasetSpec) -> Result<&plumbline_crds::judge::Judge> {
-    match spec.judges.as_slice() {
-        [judge] => Ok(judge),
-        judges => Err(Error::Config(format!("spec.judges: expected one judge, found {}", judges.len()))),
-    }
+/// The judges of the spec, in their order.
+fn judges(spec: &PreferenceDatasetSpec, document: &RunDocument) -> Result<Vec<JudgeRuntime>> {
+    let resolve = |(i, judge)| JudgeRuntime::resolve(judge, &format!("judges[{i}]"), document);
+    spec.judges.iter().enumerate().map(resolve).collect()
 }
 
 /// Stops between two units of work if the process was asked to.
@@ -262,142 +262,12 @@ fn comparisons<'a>(prompts: &'a [Prompt], texts: &'a [Vec<String>], chosen: &[Ch
     prompts.iter().zip(texts).zip(chosen).flat_map(of_prompt).collect()
 }
 
-/// How many of what, under stable names: `pairs` are the labelled ones.
-fn counts(
-    found: &prompts::Prompts,
-    responses: &[Vec<Sampled>],
-    chosen: &[Chosen],
-    judged: &Judgements,
-    audit: &Audit,
-    parts: &[(Split, Vec<Preference>); 2],
-) -> BTreeMap<String, i64> {
-    let all = || responses.iter().flatten();
-    let c = &audit.comparisons;
-    let records = parts.iter().map(|(_, part)| part.len() as i64).sum::<i64>();
-    let mut counts: BTreeMap<String, i64> = [
-        ("prompts", found.prompts.len() as i64),
-        ("duplicate_prompts", found.duplicates as i64),
-        ("responses", all().count() as i64),
-        ("empty_responses", chosen.iter().map(|c| c.empty as i64).sum()),
-        ("cut_responses", all().filter(|r| r.cut).count() as i64),
-        ("similar_pairs", chosen.iter().map(|c| c.too_similar as i64).sum()),
-        ("compared_pairs", judged.outcomes.len() as i64),
-        ("pairs", records),
-        ("unsure_pairs", c.labels - records),
-        ("ties", c.ties),
-        ("dropped_pairs", c.dropped),
-        ("failed_pairs", c.failed),
-        ("conflicts", c.conflicts),
-        ("questions", judged.verdicts.len() as i64),
-        ("implausible_usage", judged.implausible),
-        ("train", parts[0].1.len() as i64),
-        ("validation", parts[1].1.len() as i64),
-    ]
-    .into_iter()
-    .map(|(name, n)| (name.to_owned(), n))
-    .collect();
-    // Verdicts of a kind that is no verdict; first, second and tie are told by the biases.
-    let failures = audit.verdicts.iter().filter(|(kind, _)| !["first", "second", "tie"].contains(*kind));
-    counts.extend(failures.map(|(kind, n)| ((*kind).to_owned(), *n)));
-    counts
-}
-
-/// The records first, then what is left out, then whether the judge agrees with itself.
-fn headline(audit: &Audit, counts: &BTreeMap<String, i64>, runtime: &JudgeRuntime) -> String {
-    let n = |name: &str| counts.get(name).copied().unwrap_or_default();
-    let left_out = [
-        (n("unsure_pairs"), "below minConfidence"),
-        (n("ties"), "ties"),
-        (n("dropped_pairs"), "dropped"),
-        (n("failed_pairs"), "without a verdict"),
-    ];
-    let left_out: Vec<String> =
-        left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    let left_out = if left_out.is_empty() { String::new() } else { format!(", left out: {}", left_out.join(", ")) };
-    let conflict = audit.position.and_then(|p| p.conflict_rate);
-    let conflict = conflict.map_or(String::new(), |r| {
-        format!("; the two orders of the judge conflict in {:.1} % of the pairs", 100.0 * r.value)
-    });
-    format!(
-        "{} records ({} train, {} validation) from {} pairs compared by the judge {}{left_out}{conflict}",
-        n("pairs"),
-        n("train"),
-        n("validation"),
-        n("compared_pairs"),
-        runtime.spec.name
-    )
-}
-
-/// What the dataset was made from, by whom.
-fn describe(
-    report: &mut Report,
-    document: &RunDocument,
-    generator: &Generator,
-    runtime: &JudgeRuntime,
-    judged: &Judgements,
-    counts: &BTreeMap<String, i64>,
-) {
-    let prompts = format!("{} prompts, {} duplicates left out", counts["prompts"], counts["duplicate_prompts"]);
-    report.fact("Prompts", prompts);
-    let sampling = &generator.sampling;
-    report.fact(
-        "Responses",
-        format!(
-            "{} per prompt from {}, temperature {}, top-p {}, top-k {}, at most {} tokens, seed {}",
-            generator.responses_per_prompt,
-            generator.model.as_ref().map_or("", |m| m.uri.as_str()),
-            sampling.temperature,
-            sampling.top_p,
-            sampling.top_k,
-            sampling.max_new_tokens,
-            sampling.seed
-        ),
-    );
-    let judge = &runtime.spec;
-    let how = match &runtime.backend {
-        Backend::Lexicon(_) => "word list".to_owned(),
-        Backend::Endpoint(_) => {
-            format!("{:?}, {:?}, label from {:?}", runtime.prompt.mode, runtime.prompt.api, judge.label_source)
-        }
-    };
-    report.fact("Judge", format!("{} ({}): {how}", judge.name, runtime.model_name()));
-    let templates: BTreeSet<&str> = judged.plan.questions.iter().map(|q| runtime.prompt.template_name(q)).collect();
-    report.fact("Questions", templates.into_iter().collect::<Vec<_>>().join(", "));
-    if !judged.models.is_empty() {
-        let named: Vec<String> = judged.models.iter().take(MODELS).cloned().collect();
-        let more = judged.models.len().saturating_sub(MODELS);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        report.fact("Answered by", named.join(", ") + &more);
-    }
-    let told: BTreeSet<String> = judged.dialects.iter().flat_map(|dialect| dialect.told()).collect();
-    if !told.is_empty() {
-        report.fact("Asked with", told.into_iter().collect::<Vec<_>>().join("; "));
-    }
-    if judged.implausible > 0 {
-        let text = "replies with an impossible token count; the most that they can cost is charged instead";
-        report.fact("Implausible usage", format!("{} {text}", judged.implausible));
-    }
-    if let Some(amount) = &judged.cost.amount {
-        let currency = judged.cost.currency.as_deref().unwrap_or_default();
-        report.fact("Cost of the judge", format!("{amount} {currency}, {} requests", judged.cost.requests));
-    }
-    let digest = |role: &str| document.input(role).map(|i| i.digest.as_str());
-    if digest("judges[0].model").is_some() && digest("judges[0].model") == digest("generator.model") {
-        report.sections.push(Section::Notice {
-            title: "Judge and generator are the same model".into(),
-            text: "The judge has the same weights as the model that wrote the responses, and may prefer what it would \
-                   have written itself. Measure the result with a judge of another family, or without a judge."
-                .into(),
-        });
-    }
-}
-
 /// Writes the dataset into the staging folder, afresh.
 fn write(
     folders: &Folders,
     parts: &[(Split, Vec<Preference>); 2],
     (prompts, responses): (&[Prompt], &[Vec<Sampled>]),
-    judged: &Judgements,
+    judged: &PanelJudgements,
     report: &Report,
 ) -> Result<()> {
     let staging = &folders.staging;
@@ -410,7 +280,7 @@ fn write(
         preference::write_file(&staging.join(format!("{stem}.jsonl")), records)?;
         parquet::write_file(&staging.join(format!("{stem}.parquet")), records)?;
     }
-    copy_sorted(&folders.journal, &journal, judged.replies())?;
+    copy_sorted(&folders.journal, &journal, judged.judges.iter().flat_map(Judgements::replies))?;
     responses::write_file(&journal.join(responses::RESPONSES), prompts, responses)?;
     report.write(staging)
 }

@@ -26,6 +26,7 @@ pub mod parquet;
 mod parquet_rows;
 pub mod preference;
 pub mod prompts;
+pub mod provenance;
 pub mod responses;
 pub(crate) mod rows;
 mod schema;

@@ -16,7 +16,8 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use super::Content;
-use super::preference::{Preference, Provenance};
+use super::preference::Preference;
+use super::provenance::{JudgeLabel, Provenance};
 use crate::{Error, Result};
 
 /// Records in one row group.
@@ -65,8 +66,10 @@ fn schema(conversational: bool, margins: bool) -> String {
     };
     format!(
         "message preference {{ {} {} {} required double p; {} required binary prompt_id (UTF8);
-         optional group provenance {{ required binary judge (UTF8); required binary model (UTF8);
-         required binary template (UTF8); required int32 orders; optional boolean conflict; optional double label_mass;
+         optional group provenance {{ required int32 version; required group judges (LIST) {{ repeated group list {{
+         required group element {{ required binary judge (UTF8); required binary model (UTF8); required binary template (UTF8);
+         required double weight; required double p; required int32 orders; optional boolean conflict; optional double label_mass;
+         }} }} }}
          required binary pair_id (UTF8); required binary chosen_id (UTF8); required binary rejected_id (UTF8); }} }}",
         content("prompt"),
         content("chosen"),
@@ -95,10 +98,16 @@ fn columns(rows: &[Preference], conversational: bool, margins: bool) -> Vec<Colu
     let text = |field: fn(&Provenance) -> &String| {
         Column::Text(provenance(rows, |p| (1, Some(ByteArray::from(field(p).as_str())))))
     };
-    columns.extend([text(|p| &p.judge), text(|p| &p.model), text(|p| &p.template)]);
-    columns.push(Column::Int(provenance(rows, |p| (1, Some(p.orders)))));
-    columns.push(Column::Bool(provenance(rows, |p| (1 + i16::from(p.conflict.is_some()), p.conflict))));
-    columns.push(Column::Double(provenance(rows, |p| (1 + i16::from(p.label_mass.is_some()), p.label_mass))));
+    columns.push(Column::Int(provenance(rows, |p| (1, Some(p.version as i32)))));
+    let judge = |field: fn(&JudgeLabel) -> &String| {
+        Column::Text(judges(rows, |j| (2, Some(ByteArray::from(field(j).as_str())))))
+    };
+    columns.extend([judge(|j| &j.judge), judge(|j| &j.model), judge(|j| &j.template)]);
+    columns.push(Column::Double(judges(rows, |j| (2, Some(j.weight)))));
+    columns.push(Column::Double(judges(rows, |j| (2, Some(j.p)))));
+    columns.push(Column::Int(judges(rows, |j| (2, Some(j.orders)))));
+    columns.push(Column::Bool(judges(rows, |j| (2 + i16::from(j.conflict.is_some()), j.conflict))));
+    columns.push(Column::Double(judges(rows, |j| (2 + i16::from(j.label_mass.is_some()), j.label_mass))));
     columns.extend([text(|p| &p.pair_id), text(|p| &p.chosen_id), text(|p| &p.rejected_id)]);
     columns
 }
@@ -125,6 +134,25 @@ fn leaf<T>(rows: &[Preference], field: impl Fn(&Preference) -> (i16, Option<T>))
 
 fn provenance<T>(rows: &[Preference], field: impl Fn(&Provenance) -> (i16, Option<T>)) -> Leaf<T> {
     leaf(rows, |r| r.provenance.as_ref().map_or((0, None), &field))
+}
+
+/// A field of what every judge of a row says.
+fn judges<T>(rows: &[Preference], field: impl Fn(&JudgeLabel) -> (i16, Option<T>)) -> Leaf<T> {
+    let mut leaf = Leaf { values: Vec::new(), definition: Vec::new(), repetition: Vec::new() };
+    for row in rows {
+        let found = row.provenance.as_ref().map(|p| p.judges.as_slice());
+        if found.is_none_or(<[_]>::is_empty) {
+            leaf.definition.push(i16::from(found.is_some()));
+            leaf.repetition.push(0);
+        }
+        for (i, judge) in found.into_iter().flatten().enumerate() {
+            let (definition, value) = field(judge);
+            leaf.values.extend(value);
+            leaf.definition.push(definition);
+            leaf.repetition.push(i16::from(i > 0));
+        }
+    }
+    leaf
 }
 
 /// A field of every turn of a conversation.
@@ -178,13 +206,21 @@ mod tests {
     }
 
     fn provenance(conflict: Option<bool>) -> Provenance {
-        Provenance {
-            judge: "j".into(),
+        let judge = |name: &str, conflict, label_mass| JudgeLabel {
+            judge: name.into(),
             model: "m".into(),
             template: "t".into(),
+            weight: 2.5,
+            p: 0.75,
             orders: 2,
             conflict,
-            label_mass: None,
+            label_mass,
+        };
+        // One judge, or two of which one says less.
+        let second = conflict.map(|conflict| judge("k", Some(!conflict), Some(0.5)));
+        Provenance {
+            version: super::super::provenance::VERSION,
+            judges: std::iter::once(judge("j", conflict, None)).chain(second).collect(),
             pair_id: "p".into(),
             chosen_id: "c".into(),
             rejected_id: "r".into(),

@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use plumbline_crds::artifact;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::fields::{Fields, kind};
 use super::jsonl::{self, Next};
+use super::provenance::Provenance;
 use super::schema::{OneForm, check_prompt, content, refuse_unread};
 use super::{Content, Message, prompts, rows, shards};
 use crate::{Error, Result};
@@ -39,31 +40,6 @@ pub struct Preference {
     /// Provenance of the label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
-}
-
-/// Provenance of a label.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-pub struct Provenance {
-    /// Name of the judge.
-    pub judge: String,
-    /// Model of the judge.
-    pub model: String,
-    /// Question template and the hash of its text.
-    pub template: String,
-    /// In how many orders the pair was asked: 2, 1; 0 for a judge that scores each response on its own.
-    pub orders: i32,
-    /// Whether the two orders favoured different responses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub conflict: Option<bool>,
-    /// Probability that the judge gave to its two answers together, the mean over its replies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label_mass: Option<f64>,
-    /// Hash of prompt and both responses.
-    pub pair_id: String,
-    /// Hash of prompt and chosen response.
-    pub chosen_id: String,
-    /// Hash of prompt and rejected response.
-    pub rejected_id: String,
 }
 
 /// The side that a probability votes for: 1 above one half, 0 below, and 0.5 at one half.
@@ -207,8 +183,7 @@ fn preference(mut fields: Fields) -> Result<Preference, String> {
         Some(Value::Number(id)) => id.to_string(),
         Some(other) => return Err(format!("`prompt_id` is {}; expected a string or a number", kind(&other))),
     };
-    let provenance = fields.take("provenance").map(serde_json::from_value).transpose();
-    let provenance = provenance.map_err(|e| format!("`provenance`: {e}"))?;
+    let provenance = fields.take("provenance").map(Provenance::read).transpose()?;
     refuse_unread(&fields)?;
     Ok(Preference { prompt, chosen, rejected, p, margin, prompt_id, provenance })
 }
@@ -236,6 +211,7 @@ fn check_sides(prompt: &Content, chosen: &Content, rejected: &Content) -> Result
 mod tests {
     use std::fs;
 
+    use super::super::provenance::{self, JudgeLabel};
     use super::*;
 
     fn written_and_read(text: &str) -> Result<Vec<Preference>> {
@@ -262,6 +238,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_the_same() {
+        let label = |judge: &str| JudgeLabel {
+            judge: judge.into(),
+            model: "m".into(),
+            template: "t".into(),
+            weight: 0.5,
+            p: 0.75,
+            orders: 2,
+            conflict: Some(false),
+            label_mass: Some(0.1),
+        };
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
         let record = Preference {
@@ -272,12 +258,8 @@ mod tests {
             margin: Some(1.464_123_456_789_012_3),
             prompt_id: "id".into(),
             provenance: Some(Provenance {
-                judge: "j".into(),
-                model: "m".into(),
-                template: "t".into(),
-                orders: 2,
-                conflict: Some(false),
-                label_mass: Some(0.1),
+                version: provenance::VERSION,
+                judges: ["j", "k"].map(label).into(),
                 pair_id: "p".into(),
                 chosen_id: "c".into(),
                 rejected_id: "r".into(),
@@ -299,6 +281,14 @@ mod tests {
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 0.5}"#, "`p` is 0.5"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 0.9, "margin": -3}"#, "`margin` is -3"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": null}"#, "`p` is null"),
+            (
+                r#"{"prompt": "q", "chosen": "a", "rejected": "b", "provenance": {"judge": "j", "orders": 2}}"#,
+                "`provenance`: expected version 2, found 1, which another release of Plumbline writes; label the prompts again",
+            ),
+            (
+                r#"{"prompt": "q", "chosen": "a", "rejected": "b", "provenance": {"version": 3}}"#,
+                "`provenance`: expected version 2, found 3",
+            ),
             (
                 r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": "0.9"}"#,
                 "`p` is the string \"0.9\"; expected a number",

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ensemble::{self, Agreement};
 use super::label::{Label, Outcome};
-use super::panel::Judgements;
+use super::panel::{Judgements, PanelJudgements};
 use super::question::{Comparison, QuestionRefs};
 use super::verdict::Verdict;
 use crate::data::id;
@@ -80,9 +81,68 @@ pub struct Length {
     pub correlation: Option<Estimate>,
 }
 
+/// What is known about some judges, and about the labels that they give together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PanelAudit {
+    /// Of each judge, by its name.
+    pub judges: Vec<(String, Audit)>,
+    /// Comparisons by what became of them. Conflicts and both orders are sums over the judges.
+    pub comparisons: Comparisons,
+    /// Length, of the labels.
+    pub length: Length,
+    /// Comparisons with a label that lacks the verdict of a judge.
+    pub partial: i64,
+    /// How far each two judges agree.
+    pub agreements: Vec<Agreement>,
+    /// Share of comparisons on which two judges prefer the same response, over all pairs of judges.
+    pub agreement: Option<Estimate>,
+}
+
+impl PanelAudit {
+    /// Questions without a verdict and others by kind, of all judges.
+    pub fn verdicts(&self) -> BTreeMap<&'static str, i64> {
+        let mut all = BTreeMap::new();
+        for (kind, n) in self.judges.iter().flat_map(|(_, audit)| &audit.verdicts) {
+            *all.entry(*kind).or_default() += n;
+        }
+        all
+    }
+
+    /// The audit of the only judge.
+    pub fn alone(&self) -> Option<&Audit> {
+        if let [(_, audit)] = self.judges.as_slice() { Some(audit) } else { None }
+    }
+}
+
+/// Audits judges, in order with their names, on the comparisons that they were asked about.
+pub fn audit_panel(names: &[&str], judged: &PanelJudgements, items: &[Comparison<'_>]) -> PanelAudit {
+    let named = names.iter().zip(&judged.judges);
+    let judges: Vec<_> = named.map(|(name, judge)| ((*name).to_owned(), audit(judge, items))).collect();
+    let clusters = clusters(items);
+    let mut comparisons = Comparisons::of(&judged.outcomes);
+    for (_, audit) in &judges {
+        comparisons.conflicts += audit.comparisons.conflicts;
+        comparisons.both_orders += audit.comparisons.both_orders;
+    }
+    let is_partial = |i: &usize| judged.judges.iter().any(|judge| judge.outcomes[*i].label().is_none());
+    let labelled = (0..items.len()).filter(|i| judged.outcomes[*i].label().is_some());
+    PanelAudit {
+        judges,
+        comparisons,
+        length: length(&judged.outcomes, items, &clusters),
+        partial: labelled.filter(is_partial).count() as i64,
+        agreements: ensemble::agreements(&judged.judges, items),
+        agreement: ensemble::overall(&judged.judges, items),
+    }
+}
+
+fn clusters(items: &[Comparison<'_>]) -> Vec<u64> {
+    items.iter().map(|i| id::key(&[i.prompt.id()])).collect()
+}
+
 /// Audits a judge on the comparisons that it was asked about.
 pub fn audit(judged: &Judgements, items: &[Comparison<'_>]) -> Audit {
-    let clusters: Vec<u64> = items.iter().map(|i| id::key(&[i.prompt.id()])).collect();
+    let clusters = clusters(items);
     let verdicts = judged.counts();
     let questions = judged.verdicts.len().max(1) as f64;
     let failed = judged.verdicts.iter().filter(|v| v.probability().is_none()).count() as f64;
@@ -94,21 +154,30 @@ pub fn audit(judged: &Judgements, items: &[Comparison<'_>]) -> Audit {
         unparsed_rate: failed / questions,
         comparisons: comparisons(judged),
         position,
-        length: length(judged, items, &clusters),
+        length: length(&judged.outcomes, items, &clusters),
         label_mass: clustered_share(&masses),
         low_mass_rate: clustered_share(&low),
     }
 }
 
-fn comparisons(judged: &Judgements) -> Comparisons {
-    let mut counts = Comparisons::default();
-    for (outcome, asked) in judged.outcomes.iter().zip(&judged.plan.refs) {
-        match outcome {
-            Outcome::Label(_) => counts.labels += 1,
-            Outcome::Tie(_) => counts.ties += 1,
-            Outcome::Dropped => counts.dropped += 1,
-            Outcome::Failed => counts.failed += 1,
+impl Comparisons {
+    fn of(outcomes: &[Outcome]) -> Self {
+        let mut counts = Self::default();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Label(_) => counts.labels += 1,
+                Outcome::Tie(_) => counts.ties += 1,
+                Outcome::Dropped => counts.dropped += 1,
+                Outcome::Failed => counts.failed += 1,
+            }
         }
+        counts
+    }
+}
+
+fn comparisons(judged: &Judgements) -> Comparisons {
+    let mut counts = Comparisons::of(&judged.outcomes);
+    for asked in &judged.plan.refs {
         if let Some((x, y)) = both_orders(asked, &judged.verdicts) {
             counts.both_orders += 1;
             counts.conflicts += i64::from(is_conflict(x, y));
@@ -185,9 +254,8 @@ fn kappa(pairs: &[(u64, &Verdict, &Verdict)]) -> Option<f64> {
     measure::kappa(&votes)
 }
 
-fn length(judged: &Judgements, items: &[Comparison<'_>], clusters: &[u64]) -> Length {
-    let labelled: Vec<(u64, &Label, f64)> = judged
-        .outcomes
+fn length(outcomes: &[Outcome], items: &[Comparison<'_>], clusters: &[u64]) -> Length {
+    let labelled: Vec<(u64, &Label, f64)> = outcomes
         .iter()
         .zip(items)
         .zip(clusters)

@@ -2,27 +2,26 @@
 
 use plumbline_crds::preference_dataset::DatasetGates;
 
-use super::audit::Audit;
+use super::audit::{Audit, PanelAudit};
 use super::label::Outcome;
-use super::panel::Judgements;
+use super::panel::PanelJudgements;
 use super::question::{Comparison, QuestionRefs};
 use super::{JudgeRuntime, pairs};
-use crate::data::preference::{Preference, Provenance};
+use crate::data::preference::Preference;
+use crate::data::provenance::{self, JudgeLabel, Provenance};
 
 /// The records of the comparisons whose label is at least `min_confidence` sure (0.5..=1), in order of prompt and pair: the
 /// order does not depend on which reply came first.
 pub fn records(
-    runtime: &JudgeRuntime,
-    judged: &Judgements,
+    judges: &[JudgeRuntime],
+    judged: &PanelJudgements,
     items: &[Comparison<'_>],
     min_confidence: f64,
 ) -> Vec<Preference> {
-    let mut records: Vec<Preference> = judged
-        .outcomes
+    let mut records: Vec<Preference> = items
         .iter()
-        .zip(&judged.plan.refs)
-        .zip(items)
-        .filter_map(|((outcome, asked), item)| record(runtime, judged, outcome, asked, item))
+        .enumerate()
+        .filter_map(|(i, item)| record(judges, judged, i, item))
         .filter(|record| record.p >= min_confidence)
         .collect();
     let key = |r: &Preference| (r.prompt_id.clone(), r.provenance.as_ref().map(|p| p.pair_id.clone()));
@@ -30,37 +29,41 @@ pub fn records(
     records
 }
 
-fn record(
-    runtime: &JudgeRuntime,
-    judged: &Judgements,
-    outcome: &Outcome,
-    asked: &QuestionRefs,
-    item: &Comparison<'_>,
-) -> Option<Preference> {
-    let Outcome::Label(label) = outcome else { return None };
-    let question = match asked {
-        QuestionRefs::Equal => return None,
-        QuestionRefs::Pairwise(orders) => orders.first()?.question,
-        QuestionRefs::Pointwise { a, .. } => *a,
-    };
+fn record(judges: &[JudgeRuntime], judged: &PanelJudgements, i: usize, item: &Comparison<'_>) -> Option<Preference> {
+    let Outcome::Label(label) = &judged.outcomes[i] else { return None };
     let a_wins = label.p > 0.5;
+    let of_chosen = |p: f64| if a_wins { p } else { 1.0 - p };
     let (chosen, rejected) =
         if a_wins { (item.response_a, item.response_b) } else { (item.response_b, item.response_a) };
     let prompt_id = item.prompt.id();
     let (chosen_id, rejected_id) = (pairs::response_id(&prompt_id, chosen), pairs::response_id(&prompt_id, rejected));
+    let said = judges.iter().zip(&judged.judges).filter_map(|(runtime, judged)| {
+        let label = judged.outcomes[i].label()?;
+        let question = match &judged.plan.refs[i] {
+            QuestionRefs::Equal => return None,
+            QuestionRefs::Pairwise(orders) => orders.first()?.question,
+            QuestionRefs::Pointwise { a, .. } => *a,
+        };
+        Some(JudgeLabel {
+            judge: runtime.spec.name.clone(),
+            model: runtime.model_name(),
+            template: runtime.prompt.template_name(&judged.plan.questions[question]).to_owned(),
+            weight: runtime.spec.weight,
+            p: of_chosen(label.p),
+            orders: label.orders,
+            conflict: label.conflict,
+            label_mass: label.mass,
+        })
+    });
     Some(Preference {
         prompt: item.prompt.clone(),
         chosen: item.prompt.answered_by(chosen),
         rejected: item.prompt.answered_by(rejected),
-        p: if a_wins { label.p } else { 1.0 - label.p },
+        p: of_chosen(label.p),
         margin: label.log_odds.map(f64::abs),
         provenance: Some(Provenance {
-            judge: runtime.spec.name.clone(),
-            model: runtime.model_name(),
-            template: runtime.prompt.template_name(&judged.plan.questions[question]).to_owned(),
-            orders: label.orders,
-            conflict: label.conflict,
-            label_mass: label.mass,
+            version: provenance::VERSION,
+            judges: said.collect(),
             pair_id: pairs::pair_id(&prompt_id, &chosen_id, &rejected_id),
             chosen_id,
             rejected_id,
@@ -75,8 +78,9 @@ const PAIRS_FOR_CONFLICTS: i64 = 20;
 /// Prompts from which on the correlation of the two orders is checked: with fewer, chance decides.
 const PROMPTS_FOR_CORRELATION: usize = 100;
 
-/// The gates that a dataset of `records` pairs does not pass, each in a sentence with its numbers.
-pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
+/// The gates that a dataset of `records` pairs does not pass, each in a sentence with its numbers. Those about judging hold for
+/// each judge.
+pub fn failed_gates(gates: &DatasetGates, audit: &PanelAudit, records: i64) -> Vec<String> {
     let c = &audit.comparisons;
     let mut failed = Vec::new();
     if let Some(least) = gates.min_pairs
@@ -91,7 +95,17 @@ pub fn failed_gates(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<St
             c.failed
         ));
     }
-    failed.extend(failed_by_orders(gates, audit, records));
+    for (name, of_judge) in &audit.judges {
+        let found = failed_by_judge(gates, of_judge, records);
+        let named = |text: String| if audit.judges.len() > 1 { format!("judge {name}: {text}") } else { text };
+        failed.extend(found.into_iter().map(named));
+    }
+    failed
+}
+
+/// The gates about the verdicts of a judge.
+fn failed_by_judge(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
+    let mut failed = failed_by_orders(gates, audit, records);
     if audit.unparsed_rate > gates.max_unparsed_rate {
         let kinds: Vec<String> =
             audit.verdicts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{n} {k}")).collect();
@@ -166,6 +180,17 @@ mod tests {
         }
     }
 
+    fn alone(audit: Audit) -> PanelAudit {
+        PanelAudit {
+            comparisons: audit.comparisons,
+            length: audit.length,
+            partial: 0,
+            agreements: Vec::new(),
+            agreement: None,
+            judges: vec![("j".into(), audit)],
+        }
+    }
+
     #[test]
     fn gates_fail_beyond_their_limit_and_say_the_numbers() {
         let gates = DatasetGates {
@@ -174,8 +199,8 @@ mod tests {
             max_unparsed_rate: 0.02,
             ..DatasetGates::default()
         };
-        assert_eq!(failed_gates(&gates, &audit(10, 4, 10, 0.02), 10), Vec::<String>::new());
-        let failed = failed_gates(&gates, &audit(9, 5, 10, 0.03), 9);
+        assert_eq!(failed_gates(&gates, &alone(audit(10, 4, 10, 0.02)), 10), Vec::<String>::new());
+        let failed = failed_gates(&gates, &alone(audit(9, 5, 10, 0.03)), 9);
         assert_eq!(failed.len(), 3);
         assert!(failed[0].contains("minPairs is 10, but 9 pairs"), "{}", failed[0]);
         assert!(
@@ -184,6 +209,16 @@ mod tests {
             failed[1]
         );
         assert!(failed[2].contains("without a verdict is 0.030") && failed[2].contains("1 truncated"), "{}", failed[2]);
+    }
+
+    #[test]
+    fn a_gate_about_judging_holds_for_each_judge_and_names_it() {
+        let both = PanelAudit {
+            judges: vec![("good".into(), audit(24, 0, 24, 0.0)), ("bad".into(), audit(24, 24, 24, 0.6))],
+            ..alone(audit(24, 24, 48, 0.3))
+        };
+        let failed = failed_gates(&DatasetGates::default(), &both, 24);
+        assert!(failed.len() == 2 && failed.iter().all(|f| f.starts_with("judge bad: spec.gates.")), "{failed:?}");
     }
 
     #[test]
@@ -200,7 +235,7 @@ mod tests {
             })
         };
         let default = DatasetGates::default();
-        let of = |audit: Audit| failed_gates(&default, &audit, 20);
+        let of = |audit: Audit| failed_gates(&default, &alone(audit), 20);
         let some =
             |failed: Vec<String>, words: &str| assert!(failed.len() == 1 && failed[0].contains(words), "{failed:?}");
         some(of(Audit { position: orders(0.9, 24), ..audit(24, 24, 24, 0.0) }), "24 of 24 pairs (1.000)");
@@ -230,6 +265,6 @@ mod tests {
             ..DatasetGates::default()
         };
         let worst = Audit { position: orders(-0.8, 150), label_mass: estimate(0.0, 0.0), ..audit(0, 150, 150, 1.0) };
-        assert_eq!(failed_gates(&off, &worst, 0), Vec::<String>::new());
+        assert_eq!(failed_gates(&off, &alone(worst), 0), Vec::<String>::new());
     }
 }

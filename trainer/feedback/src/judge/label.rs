@@ -20,14 +20,14 @@ pub enum Outcome {
     Failed,
 }
 
-/// A judge's preference between a and b.
+/// A preference between a and b: of one judge, or the mean of several.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Label {
     /// Probability that a is better.
     pub p: f64,
     /// Its log-odds, in nats; none for a hard label.
     pub log_odds: Option<f64>,
-    /// Orders that were asked: 2 or 1; 0 for a judge that scores each response on its own.
+    /// Orders that were asked: 2 or 1; 0 for a judge that scores each response on its own, and for several judges.
     pub orders: i32,
     /// Whether the orders favoured different responses.
     pub conflict: Option<bool>,
@@ -36,6 +36,11 @@ pub struct Label {
 }
 
 impl Outcome {
+    /// The outcome of a label: one half is a tie.
+    pub fn of(label: Label) -> Self {
+        if (label.p - 0.5).abs() < 1e-12 { Self::Tie(label) } else { Self::Label(label) }
+    }
+
     /// The label, of a tie as well.
     pub fn label(&self) -> Option<&Label> {
         match self {
@@ -69,8 +74,7 @@ fn outcome(asked: &QuestionRefs, verdicts: &[Verdict], combine: OrderCombination
     match label {
         None => Outcome::Failed,
         Some(l) if combine == OrderCombination::AgreeOnly && l.conflict == Some(true) => Outcome::Dropped,
-        Some(l) if (l.p - 0.5).abs() < 1e-12 => Outcome::Tie(l),
-        Some(l) => Outcome::Label(l),
+        Some(l) => Outcome::of(l),
     }
 }
 

@@ -17,7 +17,7 @@
 //! | `wire`: the OpenAI protocol in JSON; `dialect`: what a server takes of it | `session`: all questions of one judge |
 //! | `classify`, `server_error`: what a failed attempt means | `panel`: [`judge()`] and [`compare`] |
 //! | `verdict`: what a reply means; `reading`: how it is read, by `log_probs`, or by `verdict_text`, `verdict_json`, `mark`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
-//! | `order`, `label`: from verdicts to a label | |
+//! | `order`, `label`: from verdicts to a label; `ensemble`: from the labels of several judges to one | |
 //! | `audit`, `summary`: what is known about the judge; `tripwire`: whether it is asked further | |
 //! | `dataset`: labels as records, and the gates | |
 //! | `ledger`, `lexicon`, `words`, `answers` | |
@@ -29,6 +29,7 @@ pub mod classify;
 pub mod client;
 pub mod dataset;
 pub mod dialect;
+pub mod ensemble;
 pub mod journal;
 pub mod label;
 pub mod ledger;

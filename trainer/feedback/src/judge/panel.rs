@@ -10,12 +10,12 @@ use plumbline_crds::status::Cost;
 use super::answers::Answers;
 use super::dialect::Dialect;
 use super::label::{self, Outcome};
-use super::lexicon;
 use super::question::{Comparison, Plan};
 use super::resources::{Member, Resources};
 use super::runtime::{Backend, JudgeRuntime, Target};
 use super::session::Session;
 use super::verdict::Verdict;
+use super::{ensemble, lexicon};
 use crate::{Error, Result};
 
 /// How comparisons are judged.
@@ -59,6 +59,8 @@ pub struct Judgements {
 pub struct PanelJudgements {
     /// Of each judge, in their order.
     pub judges: Vec<Judgements>,
+    /// One for each comparison, in order: the mean of the judges by weight.
+    pub outcomes: Vec<Outcome>,
     /// What all replies cost.
     pub cost: Cost,
 }
@@ -114,8 +116,10 @@ pub fn judge(judges: &[JudgeRuntime], items: &[Comparison<'_>], options: JudgeOp
     for (index, heard) in indices.into_iter().zip(heard) {
         said[index] = heard;
     }
-    let judged = plans.into_iter().zip(said).map(|(plan, said)| said.judgements(plan, order.combine));
-    Ok(PanelJudgements { judges: judged.collect(), cost })
+    let judged: Vec<Judgements> =
+        plans.into_iter().zip(said).map(|(plan, said)| said.judgements(plan, order.combine)).collect();
+    let weights: Vec<f64> = judges.iter().map(|judge| judge.spec.weight).collect();
+    Ok(PanelJudgements { outcomes: ensemble::mean(&judged, &weights), judges: judged, cost })
 }
 
 /// A judge that is asked over HTTP.

@@ -89,6 +89,11 @@ impl QuestionRefs {
         let asked = |presentation, question| Asked { presentation, question };
         Self::Pairwise(vec![asked(Presentation::AB, first), asked(Presentation::BA, first + 1)])
     }
+
+    /// A pair in the order AB.
+    pub(super) fn one_order(question: usize) -> Self {
+        Self::Pairwise(vec![Asked { presentation: Presentation::AB, question }])
+    }
 }
 
 /// A question about a pair.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::audit::Audit;
-use super::panel::Judgements;
+use super::audit::{Audit, Length, PanelAudit};
+use super::panel::PanelJudgements;
 use super::tripwire;
 use crate::data::preference::Preference;
 use crate::data::{Content, id};
@@ -17,21 +17,60 @@ const REASONS: usize = 20;
 /// Share of pairs in conflict that a report has a notice of: what tossing a coin gives.
 const NOTICED_CONFLICTS: f64 = 0.5;
 
-/// Biases under stable names: value, and the ends of its interval as `<name>_low` and `<name>_high`.
-pub fn bias(audit: &Audit) -> BTreeMap<String, String> {
+/// Biases under stable names: value, and the ends of its interval as `<name>_low` and `<name>_high`. Those of the only judge; of
+/// several, those of the labels that they give together.
+pub fn bias(audit: &PanelAudit) -> BTreeMap<String, String> {
+    audit.alone().map_or_else(|| bias_of_length(&audit.length), bias_of)
+}
+
+/// Agreement under stable names, as [`bias`]: of the only judge with itself, or of several with each other.
+pub fn agreement(audit: &PanelAudit) -> BTreeMap<String, String> {
+    if let Some(alone) = audit.alone() {
+        return agreement_of(alone);
+    }
+    let mut out = BTreeMap::new();
+    put(&mut out, "judges_agreement", audit.agreement);
+    put(&mut out, "always_longer", audit.length.longer_rate);
+    out
+}
+
+/// The numbers of each judge where there are several: `judges.<name>.<number>`.
+pub fn of_each_judge(audit: &PanelAudit) -> BTreeMap<String, String> {
+    if audit.judges.len() < 2 {
+        return BTreeMap::new();
+    }
+    let of_judge = |(name, audit): &(String, Audit)| {
+        let questions: i64 = audit.verdicts.values().sum();
+        let mut all = bias_of(audit);
+        all.extend(agreement_of(audit));
+        all.insert("questions".into(), questions.to_string());
+        all.insert("conflicts".into(), audit.comparisons.conflicts.to_string());
+        all.insert("unparsed_rate".into(), decimal(audit.unparsed_rate));
+        let name = name.replace('-', "_");
+        all.into_iter().map(|(number, value)| (format!("judges.{name}.{number}"), value)).collect::<Vec<_>>()
+    };
+    audit.judges.iter().flat_map(of_judge).collect()
+}
+
+fn bias_of_length(length: &Length) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    put(&mut out, "longer_rate", length.longer_rate);
+    put(&mut out, "length_correlation", length.correlation);
+    out
+}
+
+fn bias_of(audit: &Audit) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if let Some(p) = &audit.position {
         put(&mut out, "position_log_odds", p.log_odds);
         put(&mut out, "first_rate", p.first_rate);
     }
-    put(&mut out, "longer_rate", audit.length.longer_rate);
-    put(&mut out, "length_correlation", audit.length.correlation);
+    out.extend(bias_of_length(&audit.length));
     put(&mut out, "label_mass", audit.label_mass);
     out
 }
 
-/// Agreement under stable names, as [`bias`].
-pub fn agreement(audit: &Audit) -> BTreeMap<String, String> {
+fn agreement_of(audit: &Audit) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if let Some(p) = &audit.position {
         put(&mut out, "orders", p.conflict_rate.map(complement));
@@ -57,29 +96,31 @@ fn put(out: &mut BTreeMap<String, String>, name: &str, estimate: Option<Estimate
     }
 }
 
-/// The sections about the records, `train` and `validation` of them, and about the judge, and samples of what it labelled.
-pub fn sections(audit: &Audit, judged: &Judgements, records: &[Preference], splits: [usize; 2]) -> Vec<Section> {
+/// The sections about the records, `train` and `validation` of them, and about the judges, and samples of what they labelled.
+pub fn sections(
+    audit: &PanelAudit,
+    judged: &PanelJudgements,
+    records: &[Preference],
+    splits: [usize; 2],
+) -> Vec<Section> {
     let mut sections = vec![held(audit, records.len(), splits)];
-    let conflicts = audit.position.and_then(|p| p.conflict_rate).filter(|rate| rate.value >= NOTICED_CONFLICTS);
-    if let Some(rate) = conflicts {
-        sections.push(Section::Notice {
-            title: "The order matters as much as the responses".into(),
-            text: format!(
-                "In {:.1} % of the pairs the judge's preference changes when the two responses are swapped; tossing a \
-                 coin gives 50 %. Both orders together cancel a constant preference for a position, but not chance. \
-                 Compare the labels with your own before you use them.",
-                100.0 * rate.value
-            ),
-        });
+    if audit.judges.len() > 1 {
+        sections.push(agreements(audit));
     }
-    sections.push(consistency(audit));
+    for (name, of_judge) in &audit.judges {
+        let conflicts = of_judge.position.and_then(|p| p.conflict_rate);
+        if let Some(rate) = conflicts.filter(|rate| rate.value >= NOTICED_CONFLICTS) {
+            sections.push(order_decides(&titled("The order matters as much as the responses", name, audit), rate));
+        }
+        sections.push(consistency(of_judge, titled("Biases of the judge", name, audit)));
+    }
     sections.push(certainty(records));
-    sections.push(outcomes(audit, judged));
-    if !judged.reasons.is_empty() {
+    sections.push(outcomes(audit));
+    for ((name, _), judge) in audit.judges.iter().zip(&judged.judges).filter(|(_, j)| !j.reasons.is_empty()) {
         sections.push(Section::Table {
-            title: "Why questions have no verdict".into(),
+            title: titled("Why questions have no verdict", name, audit),
             columns: vec!["reason".into(), "questions".into()],
-            rows: reasons(judged),
+            rows: reasons(&judge.reasons),
         });
     }
     if !records.is_empty() {
@@ -88,9 +129,50 @@ pub fn sections(audit: &Audit, judged: &Judgements, records: &[Preference], spli
     sections
 }
 
+/// A title, with the name of the judge where there are several.
+fn titled(title: &str, name: &str, audit: &PanelAudit) -> String {
+    if audit.judges.len() > 1 { format!("{title}: {name}") } else { title.to_owned() }
+}
+
+fn order_decides(title: &str, rate: Estimate) -> Section {
+    Section::Notice {
+        title: title.to_owned(),
+        text: format!(
+            "In {:.1} % of the pairs the judge's preference changes when the two responses are swapped; tossing a \
+             coin gives 50 %. Both orders together cancel a constant preference for a position, but not chance. \
+             Compare the labels with your own before you use them.",
+            100.0 * rate.value
+        ),
+    }
+}
+
+/// How far each two judges agree.
+fn agreements(audit: &PanelAudit) -> Section {
+    let interval = |e: Option<Estimate>, scale: f64| {
+        e.map_or_else(String::new, |e| {
+            format!("{:.2} ({:.2} to {:.2})", scale * e.value, scale * e.low, scale * e.high)
+        })
+    };
+    let rows = audit.agreements.iter().map(|a| {
+        let (one, other) = a.judges;
+        vec![
+            format!("{} and {}", audit.judges[one].0, audit.judges[other].0),
+            a.comparisons.to_string(),
+            interval(a.same, 100.0),
+            a.kappa.map_or_else(String::new, |kappa| format!("{kappa:.2}")),
+            interval(a.correlation, 1.0),
+        ]
+    });
+    Section::Table {
+        title: "Agreement of the judges".into(),
+        columns: ["judges", "pairs", "same preference, percent", "kappa", "correlation"].map(String::from).into(),
+        rows: rows.collect(),
+    }
+}
+
 /// The most frequent reasons first, and how many have another: a server may give each question one of its own.
-fn reasons(judged: &Judgements) -> Vec<Vec<String>> {
-    let mut sorted: Vec<(&String, i64)> = judged.reasons.iter().map(|(why, n)| (why, *n)).collect();
+fn reasons(reasons: &BTreeMap<String, i64>) -> Vec<Vec<String>> {
+    let mut sorted: Vec<(&String, i64)> = reasons.iter().map(|(why, n)| (why, *n)).collect();
     sorted.sort_by_key(|(_, n)| -n);
     let more: i64 = sorted.iter().skip(REASONS).map(|(_, n)| n).sum();
     let mut rows: Vec<Vec<String>> =
@@ -102,7 +184,7 @@ fn reasons(judged: &Judgements) -> Vec<Vec<String>> {
 }
 
 /// Why there is not one record, with counts.
-pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<String, i64>) -> String {
+pub fn nothing_labelled(audit: &PanelAudit, judged: &PanelJudgements, counts: &BTreeMap<String, i64>) -> String {
     if judged.outcomes.is_empty() {
         let n = |name: &str| counts.get(name).copied().unwrap_or_default();
         return format!(
@@ -123,10 +205,14 @@ pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<St
         (c.failed, "with a question that has no verdict"),
     ];
     let pairs: Vec<String> = pairs.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    let why = if judged.reasons.is_empty() {
+    let mut reasons: BTreeMap<String, i64> = BTreeMap::new();
+    for (why, n) in judged.judges.iter().flat_map(|judge| &judge.reasons) {
+        *reasons.entry(why.clone()).or_default() += n;
+    }
+    let why = if reasons.is_empty() {
         String::new()
     } else {
-        format!(". Questions without a verdict: {}", tripwire::causes(&judged.reasons))
+        format!(". Questions without a verdict: {}", tripwire::causes(&reasons))
     };
     format!(
         "none of the {} pairs has a label, so there is no dataset: {}{why}",
@@ -136,7 +222,7 @@ pub fn nothing_labelled(audit: &Audit, judged: &Judgements, counts: &BTreeMap<St
 }
 
 /// What the dataset holds and what is left out of it: the first number is its records.
-fn held(audit: &Audit, records: usize, [train, validation]: [usize; 2]) -> Section {
+fn held(audit: &PanelAudit, records: usize, [train, validation]: [usize; 2]) -> Section {
     let c = &audit.comparisons;
     let rows = [
         ("Records", records as i64, "pairs with a label that meets minConfidence: the records of the dataset"),
@@ -147,11 +233,14 @@ fn held(audit: &Audit, records: usize, [train, validation]: [usize; 2]) -> Secti
         ("Left out, dropped", c.dropped, "orders in conflict under combine: AgreeOnly"),
         ("Left out, without a verdict", c.failed, "a question about the pair has none"),
     ];
-    let rows = rows.map(|(label, n, note)| Number::new(label, n as f64).count().note(note));
-    Section::Numbers { title: "Contents of the dataset".into(), rows: rows.into() }
+    let partial =
+        ("Without one of the judges", audit.partial, "which has no verdict on the pair; the others made the label");
+    let rows = rows.into_iter().chain((audit.partial > 0).then_some(partial));
+    let rows = rows.map(|(label, n, note)| Number::new(label, n as f64).count().note(note)).collect();
+    Section::Numbers { title: "Contents of the dataset".into(), rows }
 }
 
-fn consistency(audit: &Audit) -> Section {
+fn consistency(audit: &Audit, title: String) -> Section {
     let number = |label: &str, e: Option<Estimate>, reference: Option<f64>, note: &str| {
         let mut number = Number::new(label, e.map_or(f64::NAN, |e| e.value)).note(note);
         number.interval = e.map(|e| (e.low, e.high));
@@ -223,7 +312,7 @@ fn consistency(audit: &Audit) -> Section {
         );
         rows.push(number("Replies with low label mass", audit.low_mass_rate, None, "share below one half").percent());
     }
-    Section::Numbers { title: "Biases of the judge".into(), rows }
+    Section::Numbers { title, rows }
 }
 
 fn certainty(records: &[Preference]) -> Section {
@@ -241,9 +330,10 @@ fn certainty(records: &[Preference]) -> Section {
     }
 }
 
-fn outcomes(audit: &Audit, judged: &Judgements) -> Section {
+fn outcomes(audit: &PanelAudit) -> Section {
     let c = &audit.comparisons;
-    let questions = judged.verdicts.len().max(1) as f64;
+    let verdicts = audit.verdicts();
+    let questions = verdicts.values().sum::<i64>().max(1) as f64;
     let mut rows: Vec<Vec<String>> = [
         ("pairs with a label", c.labels),
         ("pairs without a preference", c.ties),
@@ -253,7 +343,7 @@ fn outcomes(audit: &Audit, judged: &Judgements) -> Section {
     .into_iter()
     .map(|(what, n)| vec![what.to_owned(), n.to_string(), String::new()])
     .collect();
-    rows.extend(audit.verdicts.iter().map(|(kind, n)| {
+    rows.extend(verdicts.iter().map(|(kind, n)| {
         vec![format!("questions answered: {kind}"), n.to_string(), format!("{:.1}", 100.0 * *n as f64 / questions)]
     }));
     Section::Table {
@@ -286,7 +376,7 @@ fn samples(records: &[Preference]) -> Section {
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::{Comparisons, Length, Position};
+    use super::super::audit::{Comparisons, Position};
     use super::*;
 
     #[test]
@@ -308,11 +398,43 @@ mod tests {
             label_mass: e,
             low_mass_rate: e,
         };
-        let (bias, agreement) = (bias(&audit), agreement(&audit));
+        let (bias, agreement) = (bias_of(&audit), agreement_of(&audit));
         assert_eq!(bias["position_log_odds_low"], "0.2");
         assert_eq!((agreement["orders"].as_str(), agreement["orders_low"].as_str()), ("0.75", "0.7"));
         assert!(bias.len() <= 32 && agreement.len() <= 32);
         let nothing = Audit { position: None, length: Length::default(), label_mass: None, ..audit };
-        assert!(super::bias(&nothing).is_empty(), "what could not be measured is not in the status");
+        assert!(bias_of(&nothing).is_empty(), "what could not be measured is not in the status");
+    }
+
+    #[test]
+    fn several_judges_have_their_numbers_each_and_their_agreement() {
+        let e = |value: f64| Some(Estimate { value, low: value - 0.1, high: value + 0.1 });
+        let of_judge = |longer| Audit {
+            verdicts: BTreeMap::from([("first", 9), ("refused", 1)]),
+            unparsed_rate: 0.1,
+            comparisons: Comparisons::default(),
+            position: None,
+            length: Length { longer_rate: e(longer), correlation: None },
+            label_mass: None,
+            low_mass_rate: None,
+        };
+        let audit = PanelAudit {
+            judges: vec![("a".into(), of_judge(0.25)), ("b-1".into(), of_judge(0.75))],
+            comparisons: Comparisons { labels: 5, ..Comparisons::default() },
+            length: Length { longer_rate: e(0.5), correlation: None },
+            partial: 1,
+            agreements: Vec::new(),
+            agreement: e(0.875),
+        };
+        assert_eq!(
+            (bias(&audit)["longer_rate"].as_str(), agreement(&audit)["judges_agreement"].as_str()),
+            ("0.5", "0.875")
+        );
+        let each = of_each_judge(&audit);
+        assert_eq!((each["judges.a.longer_rate"].as_str(), each["judges.b_1.longer_rate"].as_str()), ("0.25", "0.75"));
+        assert_eq!(each["judges.b_1.questions"], "10");
+        let alone = PanelAudit { judges: audit.judges[..1].to_vec(), ..audit };
+        assert!(of_each_judge(&alone).is_empty());
+        assert_eq!(bias(&alone)["longer_rate"], "0.25");
     }
 }
