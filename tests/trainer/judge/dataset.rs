@@ -68,7 +68,7 @@ fn files(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
 
 /// The files that are the same whenever and in however many attempts they are made: all but those that tell how long it
 /// took.
-pub(crate) fn content(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
+fn content(document: &RunDocument) -> BTreeMap<String, Vec<u8>> {
     let mut files = files(document);
     files.retain(|name, _| !artifact::RECORDS.contains(&name.as_str()));
     files

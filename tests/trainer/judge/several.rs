@@ -10,10 +10,10 @@ use plumbline_feedback::judge::journal::Journal;
 use plumbline_feedback::judge::{JudgeOptions, JudgeRuntime, PanelJudgements, judge};
 use plumbline_feedback::report::{Report, Section};
 use plumbline_feedback::{Error, Result};
-use plumbline_tests::judge_sim::{Config, Fault, JudgeSim};
+use plumbline_testkit::judge_sim::{Config, Fault, JudgeSim};
 use serde_json::{Value, json};
 
-use super::dataset::{content, document, label, quality};
+use super::dataset::{document, label, quality};
 use super::kit::{Planted, numbered, planted, quiet, temp};
 
 /// Two judges: the second asks by another template, so that both may be behind one endpoint.
@@ -36,8 +36,8 @@ fn error_of(probabilities: &[Option<f64>], data: &Planted) -> f64 {
 
 #[test]
 fn the_mean_of_two_judges_is_nearer_to_the_truth_than_either() {
-    let noisy = |weight| Config { quality_weight: weight, noise: 1.0, ..Config::default() };
-    let (good, bad) = (JudgeSim::start(noisy(1.0)), JudgeSim::start(Config { noise: 1.6, ..noisy(1.0) }));
+    let noisy = |noise| JudgeSim::start(Config { noise, ..Config::default() });
+    let (good, bad) = (noisy(0.9), noisy(1.3));
     let (data, journal) = (planted(120), temp());
     let judges = two([good.url(), bad.url()], &json!({}));
     let panel = ask(&judges, &data, &Budget::default(), journal.path()).unwrap();
@@ -46,7 +46,7 @@ fn the_mean_of_two_judges_is_nearer_to_the_truth_than_either() {
     let mean = error_of(&both, &data);
     assert!(one < other && mean < other * 0.8 && mean < one, "good {one:.3}, bad {other:.3}, both {mean:.3}");
     let right = both.iter().zip(&data.differences).filter(|(p, d)| (p.unwrap() > 0.5) == (**d > 0.0)).count();
-    assert!(right > 100, "{right} of 120");
+    assert!(right > 90, "{right} of 120");
 }
 
 #[test]
@@ -91,11 +91,11 @@ fn two_judges_together_never_pass_the_budget() {
         spent.push(cost.amount.as_ref().unwrap().parse::<f64>().unwrap());
         Ok(())
     };
-    let budget = Budget { max_cost: Some(9.0), max_requests: None };
+    let budget = Budget { max_cost: Some(5.0), max_requests: None };
     let options =
         JudgeOptions { journal: journal.path(), order: &Order::default(), budget: &budget, progress: &mut progress };
     assert!(matches!(judge(&judges, &data.items(), options), Err(Error::BudgetExhausted(_))));
-    assert!(spent.iter().all(|spent| *spent <= 9.0) && *spent.last().unwrap() > 7.0, "{:?}", spent.last());
+    assert!(spent.iter().all(|spent| *spent <= 5.0) && *spent.last().unwrap() > 2.0, "{:?}", spent.last());
     let panel = ask(&judges, &data, &Budget::default(), journal.path()).unwrap();
     assert_eq!((answered(), panel.cost.requests), (80, 80), "what was bought is not bought again");
     let each: f64 = panel.judges.iter().map(|j| j.cost.amount.as_ref().unwrap().parse::<f64>().unwrap()).sum();
@@ -119,7 +119,7 @@ fn two_judges_on_one_endpoint_share_its_rate_limit() {
 
 #[test]
 fn a_judge_that_is_rejected_stops_the_others_and_loses_no_reply() {
-    let good = JudgeSim::start(Config { latency: Duration::from_millis(5), ..Config::default() });
+    let good = JudgeSim::start(Config { latency: Duration::from_millis(20), ..Config::default() });
     let bad = JudgeSim::start(
         Config { latency: Duration::from_millis(40), ..Config::default() }
             .faults(|n, _| (n > 0).then_some(Fault::Status(401, "no", None))),
@@ -181,9 +181,8 @@ fn a_dataset_of_two_judges_says_what_each_said_and_how_far_they_agree() {
     for title in ["Agreement of the judges", "Biases of the judge: good", "Biases of the judge: poor"] {
         assert!(titles.contains(&title), "{title} is not among {titles:?}");
     }
-    let summary: Value = serde_json::from_slice(&content(&document)["summary.json"]).unwrap_or_else(|_| {
-        serde_json::from_slice(&fs::read(Path::new(&document.output).join("summary.json")).unwrap()).unwrap()
-    });
+    let summary = fs::read(Path::new(&document.output).join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
     assert!((summary["judges"]["poor"]["position_log_odds"].as_f64().unwrap() - 1.0).abs() < 0.3, "{summary}");
     assert!(summary["judges"]["good"]["position_log_odds"].as_f64().unwrap().abs() < 1e-3, "{summary}");
     assert_eq!(good.answered() + poor.answered(), 840);

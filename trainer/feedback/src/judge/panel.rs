@@ -247,3 +247,107 @@ impl Judgements {
         Said { answers, ..Said::default() }.judgements(plan, combine)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+
+    use super::super::journal::Journal;
+    use super::super::prompt::JudgePrompt;
+    use super::super::question::Question;
+    use super::super::turn::{self, Turn};
+    use super::super::wire::Reply;
+    use super::*;
+    use crate::data::Content;
+
+    /// First the reasons, then the verdict.
+    fn two_turns(prompt: &JudgePrompt, question: &Question, replies: &[Reply]) -> Option<Turn> {
+        let one = turn::one(prompt, question, &[])?;
+        match replies {
+            [] => Some(Turn { max_tokens: 64, log_probs: false, ..one }),
+            [reasons] => {
+                let texts = [one.texts[0].clone(), reasons.choices[0].text.clone(), "So, A or B?".into()];
+                Some(Turn { texts: texts.into(), ..one })
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers one request: reasons to a first turn, the verdict to a second. Notes what was asked.
+    fn answer(stream: TcpStream, asked: &Mutex<Vec<Value>>) {
+        let mut reader = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let request: Value = serde_json::from_slice(&body).unwrap();
+        let said: Vec<&Value> =
+            request["messages"].as_array().unwrap().iter().filter(|m| m["role"] != "system").collect();
+        let choice = match said.as_slice() {
+            [_] => json!({"message": {"content": "A is right."}, "finish_reason": "stop"}),
+            [_, reasons, _] if reasons["content"] == "A is right." => {
+                let top = [json!({"token": "A", "logprob": -0.1}), json!({"token": "B", "logprob": -2.5})];
+                let position = json!({"token": "A", "logprob": -0.1, "top_logprobs": top});
+                json!({"message": {"content": "A"}, "logprobs": {"content": [position]}, "finish_reason": "stop"})
+            }
+            other => panic!("{other:?}"),
+        };
+        asked.lock().unwrap().push(request);
+        let usage = json!({"prompt_tokens": 50, "completion_tokens": 1});
+        let body = json!({"model": "m", "choices": [choice], "usage": usage}).to_string();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        reader.get_mut().write_all((head + &body).as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_question_of_two_turns_is_resumed_at_the_turn_that_lacks_a_reply() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        std::thread::spawn(move || listener.incoming().for_each(|stream| answer(stream.unwrap(), &log)));
+
+        let spec = serde_json::from_value(json!({"name": "j", "endpoint": {"url": url, "model": "m"}})).unwrap();
+        let mut prompt = JudgePrompt::new(&spec, "spec.judges[0]").unwrap();
+        prompt.turns = two_turns;
+        let backend = Backend::Endpoint(Target { url, model: "m".into(), key: None, time: None });
+        let judge = JudgeRuntime { spec, field: "spec.judges[0]".into(), prompt, backend, identity: "e m".into() };
+        let text = Content::Text("p".into());
+        let items = ["x", "y"].map(|b| Comparison { prompt: &text, response_a: "a", response_b: b });
+        let run = |journal: &Path| compare(&judge, &items, journal, &mut |_, _, _| Ok(())).unwrap();
+
+        let whole = tempfile::tempdir().unwrap();
+        let judged = run(whole.path());
+        assert_eq!((judged.plan.questions.len(), judged.verdicts.len(), judged.cost.requests), (4, 4, 8));
+        assert!(judged.verdicts.iter().all(|v| matches!(v, Verdict::First(Some(_)))), "{:?}", judged.verdicts);
+        assert_eq!((judged.replies().count(), asked.lock().unwrap().len()), (8, 8));
+        let file = fs::read_to_string(Journal::file(whole.path())).unwrap();
+        let lines: Vec<&str> = file.split_inclusive('\n').collect();
+        for kept in 0..=lines.len() {
+            let journal = tempfile::tempdir().unwrap();
+            fs::write(Journal::file(journal.path()), lines[..kept].concat()).unwrap();
+            let before = asked.lock().unwrap().len();
+            let again = run(journal.path());
+            assert_eq!(
+                (again.verdicts, again.cost),
+                (judged.verdicts.clone(), judged.cost.clone()),
+                "{kept} of 8 lines"
+            );
+            assert_eq!(asked.lock().unwrap().len() - before, 8 - kept, "only the turns without a reply are asked");
+        }
+    }
+}

@@ -75,7 +75,12 @@ pub(super) fn headline(audit: &PanelAudit, counts: &BTreeMap<String, i64>) -> St
     let (by, how) = match audit.alone() {
         Some(alone) => {
             let conflict = alone.position.and_then(|p| p.conflict_rate);
-            (names.concat(), conflict.map(|r| format!("; the two orders of the judge conflict in {:.1} % of the pairs", 100.0 * r.value)))
+            (
+                names.concat(),
+                conflict.map(|r| {
+                    format!("; the two orders of the judge conflict in {:.1} % of the pairs", 100.0 * r.value)
+                }),
+            )
         }
         None => {
             let agree = audit.agreement;
