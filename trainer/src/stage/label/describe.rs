@@ -11,6 +11,7 @@ use plumbline_feedback::judge::audit::PanelAudit;
 use plumbline_feedback::judge::pairs::Chosen;
 use plumbline_feedback::judge::runtime::Backend;
 use plumbline_feedback::judge::{JudgeRuntime, Judgements, PanelJudgements};
+use plumbline_feedback::measure::Estimate;
 use plumbline_feedback::report::{Report, Section};
 
 /// Models that a report names as those that answered.
@@ -72,23 +73,14 @@ pub(super) fn headline(audit: &PanelAudit, counts: &BTreeMap<String, i64>) -> St
         left_out.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     let left_out = if left_out.is_empty() { String::new() } else { format!(", left out: {}", left_out.join(", ")) };
     let names: Vec<&str> = audit.judges.iter().map(|(name, _)| name.as_str()).collect();
-    let (by, how) = match audit.alone() {
-        Some(alone) => {
-            let conflict = alone.position.and_then(|p| p.conflict_rate);
-            (
-                names.concat(),
-                conflict.map(|r| {
-                    format!("; the two orders of the judge conflict in {:.1} % of the pairs", 100.0 * r.value)
-                }),
-            )
-        }
-        None => {
-            let agree = audit.agreement;
-            (
-                names.join(", "),
-                agree.map(|r| format!("; two of them prefer the same response in {:.1} %", 100.0 * r.value)),
-            )
-        }
+    let (by, how) = if let Some(alone) = audit.alone() {
+        let conflict = alone.position.and_then(|p| p.conflict_rate);
+        let how =
+            |r: Estimate| format!("; the two orders of the judge conflict in {:.1} % of the pairs", 100.0 * r.value);
+        (names.concat(), conflict.map(how))
+    } else {
+        let how = |r: Estimate| format!("; two of them prefer the same response in {:.1} %", 100.0 * r.value);
+        (names.join(", "), audit.agreement.map(how))
     };
     format!(
         "{} records ({} train, {} validation) from {} pairs compared by the judge{} {by}{left_out}{}",
