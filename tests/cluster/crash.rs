@@ -258,7 +258,8 @@ async fn an_operator_that_starts_again_with_a_stale_view_ends_the_same() {
         let (expected, writes, _) = play(name, scenario, Trouble::default(), None).await;
         let wanted = Some(&expected);
         let (numbers, seed) = sample(writes.len());
-        let killed = numbers.into_iter().map(|number| async move {
+        // After the last write nothing is left to do with a stale view. How many writes there are differs by one between runs.
+        let killed = numbers.into_iter().filter(|number| number + 1 < writes.len()).map(|number| async move {
             let trouble = Trouble { killed_after: [number].into(), fault: Some(Fault::Stale) };
             (number, play(name, scenario, trouble, wanted).await.0)
         });
