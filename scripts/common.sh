@@ -105,3 +105,14 @@ build_kubernetes() {
             "-X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor"
     done
 }
+
+# open_cache: makes .cache, a link to $PLUMBLINE_CACHE where that is set.
+open_cache() {
+    if [ -n "${PLUMBLINE_CACHE:-}" ] && { [ -L "$CACHE" ] || [ ! -e "$CACHE" ]; }; then
+        mkdir -p "$PLUMBLINE_CACHE"
+        ln -sfn "$(cd "$PLUMBLINE_CACHE" && pwd -P)" "$CACHE"
+    elif [ -n "${PLUMBLINE_CACHE:-}" ]; then
+        say "note: $CACHE is a directory here, so PLUMBLINE_CACHE is not used; remove $CACHE to share"
+    fi
+    mkdir -p "$CACHE"
+}

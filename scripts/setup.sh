@@ -7,13 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
 
-if [ -n "${PLUMBLINE_CACHE:-}" ] && { [ -L "$CACHE" ] || [ ! -e "$CACHE" ]; }; then
-    mkdir -p "$PLUMBLINE_CACHE"
-    ln -sfn "$(cd "$PLUMBLINE_CACHE" && pwd -P)" "$CACHE"
-elif [ -n "${PLUMBLINE_CACHE:-}" ]; then
-    say "note: $CACHE is a directory here, so PLUMBLINE_CACHE is not used; remove $CACHE to share"
-fi
-mkdir -p "$CACHE"
+open_cache
 
 scripts/check_machine.sh "$@"
 lock_cache

@@ -77,6 +77,18 @@ fn go_is_asked_for_as_long_as_any_step_that_it_builds_is_to_be_done() {
 }
 
 #[test]
+fn a_fresh_clone_is_told_what_make_test_will_build() {
+    let machine = Machine::new();
+    fs::remove_dir_all(machine.0.path().join(".cache")).unwrap();
+    let mut plan = Command::new("scripts/check_machine.sh");
+    plan.arg("--plan").current_dir(machine.0.path()).env_remove("PLUMBLINE_CACHE");
+    let output = plan.output().unwrap();
+    let said = text(&output.stderr) + &text(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("libtorch") && GO_STEPS.iter().all(|step| said.contains(step)), "{said}");
+}
+
+#[test]
 fn every_script_that_builds_with_go_is_among_the_steps_that_are_checked() {
     let check = read("scripts/check_machine.sh");
     let steps: Vec<&str> = check.lines().filter_map(|line| line.split_once("steps=(")?.1.split(')').next()).collect();
