@@ -265,6 +265,7 @@ fn judge(cases: &mut Cases, at: &str) {
     let both = [("template", json!("t")), ("templates", json!(["builtin:a"]))];
     add("two questions", good(&both), "", "expected only one of template or templates");
     add("a name of capitals", good(&[("name", json!("Judge"))]), ".name", "a-z0-9");
+    add("no weight in a mean", good(&[("weight", json!(0))]), ".weight", "expected at least 0.001");
     let revision = json!({"name": "j", "model": {"uri": "m", "revision": "main"}});
     add("a revision of a file", revision, ".model.revision", "only with an hf:// URI");
     let model = json!({"name": "j", "model": {"uri": "/m"}});
