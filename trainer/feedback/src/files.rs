@@ -118,7 +118,12 @@ pub fn check_output(output: &Path) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         made => made,
     });
-    made.and_then(|()| fs::remove_dir(&probe)).map_err(|e| {
+    let removed = |()| match fs::remove_dir(&probe) {
+        // Another rank of the run, which probes the same output, has removed it.
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    made.and_then(removed).map_err(|e| {
         Error::Config(format!(
             "spec.output.uri: cannot write {}: {}: {e}; change its permissions, or choose another directory",
             output.display(),
@@ -160,6 +165,18 @@ mod tests {
         assert!(error.contains(folder.path().to_str().unwrap()) && error.contains("another process"), "{error}");
         drop(held);
         hold(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn ranks_that_probe_the_same_output_at_once_all_find_it_writable() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out");
+        std::thread::scope(|ranks| {
+            for _ in 0..4 {
+                ranks.spawn(|| (0..300).for_each(|_| check_output(&output).unwrap()));
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
