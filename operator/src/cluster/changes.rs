@@ -4,17 +4,16 @@
 //! What is there already is read by name when a resource is reconciled, and never listed: a list of the ConfigMaps or claims of a
 //! cluster holds whatever its tenants wrote, a quarter of a MiB of annotations each. A change is one object at a time.
 
-use std::fmt;
+use std::fmt::{self, Debug};
 use std::time::Duration;
 
 use futures::{AsyncReadExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{PartialObjectMeta, Request, WatchEvent};
 use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-
-use super::controller::Watched;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 /// Bytes at the beginning of a list, which hold its resource version: its items come after it.
 const HEAD: u64 = 64 * 1024;
@@ -34,6 +33,18 @@ enum ChangesError {
     Broken(#[from] std::io::Error),
     #[error("expected a list with metadata.resourceVersion, found none in its first {HEAD} bytes")]
     NoVersion,
+}
+
+/// A type that a controller watches.
+pub(super) trait Watched:
+    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
 }
 
 /// What is followed.

@@ -2,13 +2,11 @@
 //! to the API server: watches, by metadata alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -21,17 +19,17 @@ use plumbline_crds::Kind;
 use plumbline_crds::policy_tuning::PolicyTuning;
 use plumbline_crds::preference_dataset::PreferenceDataset;
 use plumbline_crds::reward_model::RewardModel;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Receiver;
 use tracing::Instrument;
 
-use super::changes::Followed;
+use super::changes::{Followed, Watched};
 use super::context::{Context, Shared};
 use super::dependents::{Id, Referent};
+use super::error::ReconcileError;
 use super::kinds::OfKind;
 use super::logging;
 use super::objects::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
-use super::reconcile::{ReconcileError, reconcile};
+use super::reconcile::reconcile;
 use super::server::Triggers;
 
 /// Reconciles at a time, of a kind.
@@ -42,18 +40,6 @@ const PAGE: u32 = 5;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// A reconcile that failed is made again after this long; the client has tried the request again itself.
 const AGAIN: Duration = Duration::from_secs(10);
-
-/// A type that a controller watches.
-pub trait Watched:
-    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Send
-    + Sync
-    + 'static
-{
-}
 
 impl Watched for PreferenceDataset {}
 impl Watched for RewardModel {}

@@ -13,6 +13,7 @@ mod changes;
 pub mod context;
 pub mod controller;
 pub mod dependents;
+pub mod error;
 pub mod events;
 mod fit;
 pub mod kinds;

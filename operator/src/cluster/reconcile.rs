@@ -5,61 +5,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::runtime::controller::Action as Next;
-use plumbline_crds::Kind;
 
 use super::apply::{apply, clean_up};
 use super::context::Context;
 use super::dependents::Id;
+use super::error::ReconcileError;
 use super::observe;
 use super::record::{next_status, record};
-use super::snapshot::ObservedResource;
-use super::validate::{Validated, validate};
+use super::snapshot::{ObservedResource, Validated};
+use super::validate::validate;
 use crate::plan::plan;
 
 /// What was observed has changed since: it is observed again soon.
 const CHANGED: Duration = Duration::from_millis(100);
-
-/// The step that failed, and why. A reconcile that failed is repeated from the start.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// The resource is not what this version reads; an earlier version may have accepted it.
-    #[error(
-        "{kind}/{name}: expected a spec as the CRD describes it, found {source}; apply the CRDs of this version and correct the resource"
-    )]
-    Unreadable {
-        /// Its kind.
-        kind: Kind,
-        /// Its name.
-        name: String,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-    /// Reading the resource, its inputs or its Job.
-    #[error("failed to observe the resource: {0}")]
-    Observe(#[source] kube::Error),
-    /// Creating or deleting objects of the run.
-    #[error("failed to apply the run: {0}")]
-    Apply(#[source] kube::Error),
-    /// Writing the status.
-    #[error("failed to write the status: {0}")]
-    Status(#[source] kube::Error),
-    /// Deleting or expiring the Job of a run that is over.
-    #[error("failed to clean up the run: {0}")]
-    CleanUp(#[source] kube::Error),
-}
-
-impl ReconcileError {
-    /// The variant, as metrics name it.
-    pub fn variant(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => "Unreadable",
-            Self::Observe(_) => "Observe",
-            Self::Apply(_) => "Apply",
-            Self::Status(_) => "Status",
-            Self::CleanUp(_) => "CleanUp",
-        }
-    }
-}
 
 /// Reconciles a resource. Returns when it is to be reconciled again without an event.
 ///

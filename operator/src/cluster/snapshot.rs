@@ -12,7 +12,6 @@ use super::objects::{self, Children, Input, Request};
 use super::queue::Workload;
 use super::settings::Settings;
 use super::usage;
-use super::validate::Validated;
 use crate::digest;
 use crate::location::Location;
 use crate::plan::{Action, Artifact, Decision, Inputs, Observed, Rerun, Run};
@@ -31,6 +30,15 @@ pub struct ObservedResource {
     pub created: String,
     /// Its status; the default before it was reconciled once.
     pub previous: Status,
+}
+
+/// A spec as far as it can be judged without its references.
+#[derive(Clone, Debug)]
+pub struct Validated {
+    /// What is wrong with it; a spec with problems is not run.
+    pub problems: Vec<String>,
+    /// Where the artifact goes.
+    pub output: Option<Location>,
 }
 
 /// The Job of a run, and its pods.

@@ -6,19 +6,10 @@ use plumbline_crds::Resource;
 use plumbline_crds::unsupported::Target;
 
 use super::settings::Settings;
-use super::snapshot::ObservedResource;
+use super::snapshot::{ObservedResource, Validated};
 use crate::location::Location;
 use crate::validate::document::locations;
 use crate::validate::rules;
-
-/// A spec as far as it can be judged without its references.
-#[derive(Clone, Debug)]
-pub struct Validated {
-    /// What is wrong with it; a spec with problems is not run.
-    pub problems: Vec<String>,
-    /// Where the artifact goes.
-    pub output: Option<Location>,
-}
 
 /// Validates the spec of a resource under the settings of the installation.
 pub fn validate(observed: &ObservedResource, settings: &Settings) -> Validated {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::kinds;
 use super::objects::Children;
-use super::objects::job::TRAINER;
+use super::objects::pod::TRAINER;
 use super::outcome;
 
 /// Field manager of everything that a run consists of.

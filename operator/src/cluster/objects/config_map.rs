@@ -4,12 +4,13 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use plumbline_crds::Resource;
 use plumbline_crds::run::{ResolvedInput, RunDocument, ServedJudge, StorePlaces};
 
-use super::pod::JUDGE_PORT;
 use super::{Request, metadata};
 use crate::{digest, inputs};
 
 /// Key of the run document.
 pub(super) const DOCUMENT: &str = "run.yaml";
+/// Port of the first judge that is served.
+pub(super) const JUDGE_PORT: u16 = 8461;
 /// The longest run document, in bytes: a ConfigMap holds 1 MiB in all.
 pub const MAX_DOCUMENT: usize = 1_000_000;
 

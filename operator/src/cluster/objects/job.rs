@@ -13,8 +13,6 @@ use plumbline_crds::status::JobRef;
 use super::{Request, labels, metadata, pod, service};
 use crate::plan::retry::failures;
 
-/// Name of the container that does the work.
-pub const TRAINER: &str = "trainer";
 /// What a container runtime reports of a container that was lost with its node's power, or with the runtime itself.
 pub const LOST: i32 = 255;
 /// Label that makes Kueue admit a Job (kueue.sigs.k8s.io, "Run a Kubernetes Job").
@@ -132,7 +130,7 @@ fn failure_policy(fetches: bool) -> PodFailurePolicy {
             status: "True".into(),
         }]),
     };
-    let containers = [TRAINER].into_iter().chain(fetches.then_some(pod::FETCH));
+    let containers = [pod::TRAINER].into_iter().chain(fetches.then_some(pod::FETCH));
     let by_code = containers.flat_map(|container| {
         [
             codes(container, "FailJob", numbers(|c| !c.retryable() && *c != ExitCode::Done)),

@@ -4,7 +4,7 @@
 mod config_map;
 pub mod job;
 mod names;
-mod pod;
+pub mod pod;
 mod service;
 
 use std::collections::BTreeMap;

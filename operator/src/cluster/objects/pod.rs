@@ -17,14 +17,13 @@ use plumbline_crds::source::{KeyRef, SecretRef};
 use plumbline_crds::{Resource, compute};
 use sha2::{Digest, Sha256};
 
-use super::config_map::{DOCUMENT, served_judges};
-use super::job::TRAINER;
+use super::config_map::{DOCUMENT, JUDGE_PORT, served_judges};
 use super::{Input, Request, service, shared_name};
 use crate::inputs;
 use crate::location::Location;
 
-/// Port of the first judge that is served.
-pub(super) const JUDGE_PORT: u16 = 8461;
+/// Name of the container that does the work.
+pub const TRAINER: &str = "trainer";
 /// Audience of the token that a pod proves itself with to the operator, and to nobody else.
 pub const AUDIENCE: &str = "plumbline.dev/progress";
 

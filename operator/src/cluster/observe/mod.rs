@@ -22,15 +22,14 @@ pub use left_over::left_over;
 
 use super::context::Context;
 use super::dependents::Id;
+use super::error::ReconcileError;
 use super::kinds;
 use super::objects::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, base_name};
 use super::outcome;
 use super::queue;
-use super::reconcile::ReconcileError;
-use super::snapshot::{ObservedResource, ResolvedInputs, Snapshot, Start, job_names, starts};
+use super::snapshot::{ObservedResource, ResolvedInputs, Snapshot, Start, Validated, job_names, starts};
 use super::times::{now, timestamp};
 use super::usage;
-use super::validate::Validated;
 use crate::location::Location;
 use crate::plan::{Action, Decision, Inputs, Run};
 

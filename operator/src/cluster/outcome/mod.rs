@@ -11,7 +11,8 @@ use plumbline_crds::exit_code::ExitCode;
 use plumbline_crds::run::StageResult;
 
 use super::objects::KIND_LABEL;
-use super::objects::job::{self, LOST, QUEUE_LABEL, TRAINER};
+use super::objects::job::{self, LOST, QUEUE_LABEL};
+use super::objects::pod::TRAINER;
 use super::times::{seconds_between, timestamp};
 use crate::plan::{End, Exit, Obstacle, Run, retry};
 use crate::redact::redact;

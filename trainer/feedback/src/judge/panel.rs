@@ -258,16 +258,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::journal::Journal;
-    use super::super::prompt::JudgePrompt;
-    use super::super::question::Question;
-    use super::super::turn::{self, Turn};
+    use super::super::prompt::{self, JudgePrompt};
+    use super::super::turn::{Question, Turn};
     use super::super::wire::Reply;
     use super::*;
     use crate::data::Content;
 
     /// First the reasons, then the verdict.
     fn two_turns(prompt: &JudgePrompt, question: &Question, replies: &[Reply]) -> Option<Turn> {
-        let one = turn::one(prompt, question, &[])?;
+        let one = prompt::one_turn(prompt, question, &[])?;
         match replies {
             [] => Some(Turn { max_tokens: 64, log_probs: false, ..one }),
             [reasons] => {

@@ -10,10 +10,14 @@ use plumbline_crds::judge::{
 };
 use serde_json::Value;
 
-use super::turn::{self, Turns};
+use super::turn::{Question, Turn};
+use super::wire::Reply;
 use crate::data::id;
 use crate::text::jinja::{self, Jinja, JinjaError};
 use crate::{Error, Result};
+
+/// The next turn of a question after some replies; `None` when nothing is left to ask.
+pub(super) type Turns = fn(&JudgePrompt, &Question, &[Reply]) -> Option<Turn>;
 
 /// How a judge is asked: what all its questions share.
 #[derive(Debug)]
@@ -82,7 +86,7 @@ impl JudgePrompt {
             answers,
             criteria,
             examples: judge.examples.clone(),
-            turns: turn::one,
+            turns: one_turn,
             templates: Vec::new(),
         };
         for (field, name, source) in sources(judge, mode, path)? {
@@ -261,6 +265,16 @@ fn unusable(error: &JinjaError) -> Error {
         "{why}; the variables of a template are prompt, response (Pointwise) or response_a and response_b (Pairwise), \
          criteria, examples, first, second, nonce"
     ))
+}
+
+/// The one turn of a question whose verdict is asked for at once.
+pub(super) fn one_turn(prompt: &JudgePrompt, question: &Question, replies: &[Reply]) -> Option<Turn> {
+    replies.is_empty().then(|| Turn {
+        system: question.system.clone(),
+        texts: vec![question.text.clone()],
+        max_tokens: prompt.max_tokens(),
+        log_probs: prompt.label == LabelSource::LogProbs,
+    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use plumbline_crds::preference_dataset::Order;
 use super::order::{self, Presentation};
 use super::pairs;
 use super::prompt::JudgePrompt;
+use super::turn::Question;
+use super::wire;
 use crate::data::{Content, id};
 use crate::{Error, Result};
 
@@ -22,19 +24,6 @@ pub struct Comparison<'a> {
     pub response_a: &'a str,
     /// The other.
     pub response_b: &'a str,
-}
-
-/// A question, ready to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// Template and the hash of its text.
-    pub template: String,
-    /// System message.
-    pub system: Option<String>,
-    /// User message, or the text to continue.
-    pub text: String,
-    /// What the question is about, for readers of the journal: a pair and the response shown first, or a response.
-    pub about: String,
 }
 
 /// A question that can be rendered.
@@ -125,7 +114,7 @@ impl JudgePrompt {
                 let question = self.question(&planned, items)?;
                 let turn = (self.turns)(self, &question, &[]);
                 let turn = turn.ok_or_else(|| Error::Failed("a question without a turn".into()))?;
-                let id = turn.id(identity, self.api);
+                let id = wire::request_id(&turn, identity, self.api);
                 Ok(*known.entry(id.clone()).or_insert_with(|| {
                     planned.id = id;
                     plan.questions.push(planned);

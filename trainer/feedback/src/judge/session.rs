@@ -14,10 +14,10 @@ use super::dialect::Dialect;
 use super::journal::Entry;
 use super::ledger::Bound;
 use super::limiter::Limiter;
-use super::question::{Comparison, Plan, Question};
+use super::question::{Comparison, Plan};
 use super::resources::Resources;
 use super::runtime::{JudgeRuntime, Target};
-use super::turn::Turn;
+use super::turn::{Question, Turn};
 use super::verdict::Verdict;
 use super::wire::{self, Choice, Reply};
 use super::{log_probs, reading};
@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
     fn next(&self, question: &Question, replies: &[Reply]) -> Option<Next> {
         let prompt = &self.runtime.prompt;
         let turn = (prompt.turns)(prompt, question, replies)?;
-        Some(Next { id: turn.id(&self.runtime.identity, prompt.api), turn })
+        Some(Next { id: wire::request_id(&turn, &self.runtime.identity, prompt.api), turn })
     }
 
     /// Asks a question, turn by turn, until there is an answer. `None` if the asking was stopped.

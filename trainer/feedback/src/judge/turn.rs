@@ -1,17 +1,23 @@
-//! The turns of a question: what is sent next, given the replies so far. Computes only.
+//! A question, and what is sent in each of its turns. Computes only.
 //!
 //! Most judges answer in one turn. One that reasons in a call of its own has two: the second repeats the question and the
 //! reasons, and asks for the verdict. Each turn is a request with an id, a place in the journal and a price of its own; the
 //! verdict is read from the reply to the last.
 
-use plumbline_crds::judge::{JudgeApi, LabelSource};
 use serde_json::{Value, json};
 
-use super::dialect::Dialect;
-use super::prompt::JudgePrompt;
-use super::question::Question;
-use super::wire::{self, Reply};
-use crate::data::id;
+/// A question, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Template and the hash of its text.
+    pub template: String,
+    /// System message.
+    pub system: Option<String>,
+    /// User message, or the text to continue.
+    pub text: String,
+    /// What the question is about, for readers of the journal: a pair and the response shown first, or a response.
+    pub about: String,
+}
 
 /// What is sent in a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,26 +32,7 @@ pub struct Turn {
     pub log_probs: bool,
 }
 
-/// The next turn of a question after some replies; `None` when nothing is left to ask.
-pub type Turns = fn(&JudgePrompt, &Question, &[Reply]) -> Option<Turn>;
-
-/// The one turn of a question whose verdict is asked for at once.
-pub(super) fn one(prompt: &JudgePrompt, question: &Question, replies: &[Reply]) -> Option<Turn> {
-    replies.is_empty().then(|| Turn {
-        system: question.system.clone(),
-        texts: vec![question.text.clone()],
-        max_tokens: prompt.max_tokens(),
-        log_probs: prompt.label == LabelSource::LogProbs,
-    })
-}
-
 impl Turn {
-    /// The id of its request to a judge: a hash of who is asked and of everything that is sent. It does not depend on the
-    /// dialect, so that a reply is bought once.
-    pub fn id(&self, identity: &str, api: JudgeApi) -> String {
-        id::of(&[identity, &wire::request(self, api, Dialect::default(), "").to_string()])
-    }
-
     /// Bytes of text that are sent.
     pub fn bytes(&self) -> usize {
         self.system.as_ref().map_or(0, String::len) + self.texts.iter().map(String::len).sum::<usize>()

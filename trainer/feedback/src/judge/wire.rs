@@ -12,6 +12,7 @@ use super::body::Body;
 use super::dialect::Dialect;
 use super::server_error::one_line;
 use super::turn::Turn;
+use crate::data::id;
 
 /// Positions whose alternatives are kept: the answer is the first token that is neither white space nor a bracket.
 const POSITIONS_KEPT: usize = 4;
@@ -95,6 +96,12 @@ pub fn path(api: JudgeApi) -> &'static str {
         JudgeApi::Chat => "chat/completions",
         JudgeApi::Completion => "completions",
     }
+}
+
+/// The id of a turn's request to a judge: a hash of who is asked and of everything that is sent. It does not depend on the
+/// dialect, so that a reply is bought once.
+pub fn request_id(turn: &Turn, identity: &str, api: JudgeApi) -> String {
+    id::of(&[identity, &request(turn, api, Dialect::default(), "").to_string()])
 }
 
 /// The body of a request. Greedy, so that the same question has the same answer wherever the server allows it.

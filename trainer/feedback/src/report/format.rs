@@ -1,6 +1,7 @@
-//! Numbers as text, and their names (computes).
+//! Numbers as text, their names, and text as HTML. Computes only.
 
 use super::Unit;
+use crate::printable::is_unprintable;
 
 /// A value as the decimal of a status: six significant digits, no exponent; `NaN`, `inf`, `-inf`.
 pub fn decimal(value: f64) -> String {
@@ -81,6 +82,26 @@ fn rounded(value: f64, digits: usize) -> f64 {
 
 fn zero_without_sign(value: f64, decimals: i32) -> f64 {
     if value.abs() < 0.5 * 10f64.powi(-decimals) { 0.0 } else { value }
+}
+
+/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, and overrides of
+/// the text direction become U+FFFD.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(c),
+            '\r' => {}
+            c if is_unprintable(c) => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

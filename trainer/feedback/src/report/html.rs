@@ -3,9 +3,8 @@
 
 use std::fmt::Write;
 
-use super::format::{plain, shown};
+use super::format::{escape, plain, shown};
 use super::{Fact, Number, Report, Sample, Section, Series, Unit, svg};
-use crate::printable::is_unprintable;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -30,26 +29,6 @@ pub fn page(report: &Report) -> String {
         facts = facts(&report.facts),
         sections = sections(&report.sections, 2, &anchor(report)),
     )
-}
-
-/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, and overrides of
-/// the text direction become U+FFFD.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(c),
-            '\r' => {}
-            c if is_unprintable(c) => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// The concatenated HTML of all items.

@@ -3,8 +3,7 @@
 
 use std::fmt::Write;
 
-use super::format::{plain, shown};
-use super::html::escape;
+use super::format::{escape, plain, shown};
 use super::{Number, Series, Unit};
 
 /// Size of a plot in its own units. At a width of about 350 pixels, as on a phone, its text is still 11 pixels high.

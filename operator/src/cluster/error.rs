@@ -1,0 +1,45 @@
+//! How a reconcile fails: one variant per step. Computes only.
+
+use plumbline_crds::Kind;
+
+/// The step that failed, and why. A reconcile that failed is repeated from the start.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The resource is not what this version reads; an earlier version may have accepted it.
+    #[error(
+        "{kind}/{name}: expected a spec as the CRD describes it, found {source}; apply the CRDs of this version and correct the resource"
+    )]
+    Unreadable {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Reading the resource, its inputs or its Job.
+    #[error("failed to observe the resource: {0}")]
+    Observe(#[source] kube::Error),
+    /// Creating or deleting objects of the run.
+    #[error("failed to apply the run: {0}")]
+    Apply(#[source] kube::Error),
+    /// Writing the status.
+    #[error("failed to write the status: {0}")]
+    Status(#[source] kube::Error),
+    /// Deleting or expiring the Job of a run that is over.
+    #[error("failed to clean up the run: {0}")]
+    CleanUp(#[source] kube::Error),
+}
+
+impl ReconcileError {
+    /// The variant, as metrics name it.
+    pub fn variant(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "Unreadable",
+            Self::Observe(_) => "Observe",
+            Self::Apply(_) => "Apply",
+            Self::Status(_) => "Status",
+            Self::CleanUp(_) => "CleanUp",
+        }
+    }
+}
