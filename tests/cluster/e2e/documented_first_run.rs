@@ -53,7 +53,7 @@ fn the_documented_first_run_fills_an_empty_claim_and_brings_the_tuned_model_out_
         assert!(output.status.success(), "{commands}\n{}{}", text(&output.stdout), text(&output.stderr));
     };
     run(&format!("kubectl config set-context --current --namespace {NAMESPACE}"));
-    let documented = commands("\n## Files into a claim\n", "\n## Object stores\n");
+    let documented = commands("\n## Copy files into a claim\n", "\n## Object stores\n");
     assert_eq!(documented.len(), 4, "{documented:#?}");
     for commands in &documented {
         run(commands);
