@@ -56,7 +56,7 @@ pub struct FileEntry {
 }
 
 impl Manifest {
-    /// Reads a manifest that somebody else may have written: every path leads below the folder, and is there once.
+    /// Reads an untrusted manifest: every path must be below the directory, and may occur once.
     ///
     /// # Errors
     /// What is wrong with it.

@@ -70,7 +70,7 @@ pub(super) async fn clean_up(
     decision: &Decision,
 ) -> Result<(), kube::Error> {
     let Some(JobState { job, .. }) = &snapshot.job_state else { return Ok(()) };
-    // A run may be over whose Job would go on.
+    // A run can be over while its Job would still continue.
     let is_over =
         |job: &Job| matches!(snapshot.run, Run::Ended(_)) && !outcome::is_finished(job) && !starts(decision.action);
     if decision.action == Action::Stop || is_over(job) {

@@ -25,8 +25,8 @@ use super::resources::Resources;
 use super::server::{self, PATIENCE, Probes, ProgressApi, Triggers, Verifier};
 use super::settings::Settings;
 
-/// For reconciles that have begun when the operator is asked to stop. One that is broken off is made again by whoever leads
-/// next. A controller that is stopped before its first list has come does not end by itself.
+/// Time that running reconciles have to finish when the operator is asked to stop. The next leader repeats one that is
+/// aborted. A controller that is stopped before its first list has arrived does not end by itself.
 const LAST_VISITS: Duration = Duration::from_secs(10);
 
 /// Why the operator ends.

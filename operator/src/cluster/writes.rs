@@ -53,8 +53,8 @@ pub async fn make(
     }
 }
 
-/// Whether an HTTP status code is the answer to what was asked, and not to who asks (401), when (408, 429), or how things stood
-/// (404, 409). A webhook that refuses without a code of its own is told as 400.
+/// Whether an HTTP status code rejects the request itself, and not its credentials (401), its time (408, 429) or the state of
+/// the object (404, 409). A rejection by a webhook that sets no code arrives as 400.
 fn is_refusal(code: u16) -> bool {
     (400..500).contains(&code) && !matches!(code, 401 | 404 | 408 | 409 | 429)
 }
@@ -117,9 +117,9 @@ fn in_the_way(stranger: &Stranger, advice: &str) -> String {
     }
 }
 
-/// The run document. Nobody may change what a run is made by, the operator neither. One that goes on with other compute or another
-/// budget, or was made by another version of the operator, has another document of the same name: nothing runs now that
-/// reads the old one.
+/// The run document. It is immutable, also for the operator. A run that resumes with other compute or another budget, or that
+/// another version of the operator started, needs a different document of the same name: no pod that reads the old one runs
+/// now, so it is replaced.
 async fn document(
     client: &Client,
     namespace: &str,
@@ -202,7 +202,7 @@ pub async fn expire(client: &Client, namespace: &str, job: &Job, seconds: i32) -
     change(client, namespace, job, json!({"ttlSecondsAfterFinished": seconds})).await
 }
 
-/// Changes a field of a Job that nobody else writes.
+/// Changes a field of a Job that only the operator writes.
 async fn change(client: &Client, namespace: &str, job: &Job, spec: Value) -> Result<(), kube::Error> {
     let patch = json!({"metadata": {"uid": job.metadata.uid}, "spec": spec});
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
@@ -274,8 +274,8 @@ fn fewer(lines: i64, text: &str) -> Option<i64> {
     (lines > 1 && text.len() as i64 >= LOG_BYTES).then_some((lines / 4).max(1))
 }
 
-/// Makes an object that is not there yet. Gives what is there instead, where that is not of the resource: it is
-/// somebody's, and neither changed nor ever deleted with the resource.
+/// Creates an object that does not exist yet. Returns an existing object of that name which the resource does not own: it
+/// belongs to another user, and is neither changed nor deleted with the resource.
 async fn create<K>(client: &Client, namespace: &str, uid: &str, object: &K) -> Result<Option<Stranger>, kube::Error>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>

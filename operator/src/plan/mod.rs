@@ -4,9 +4,8 @@
 //!
 //! 1. A run that ended well is finished, whatever else is wanted meanwhile.
 //! 2. Terminal is terminal. What succeeded is not made again until the spec changes: a changed input alone only makes
-//!    it `Outdated`. What failed is not tried again until the spec or an input changes; by a part of the spec that makes no
-//!    other run, as a raised budget, the same run goes on. Both are lifted where a user asks just now
-//!    ([`Rerun::Asked`]).
+//!    it `Outdated`. What failed is not retried until the spec or an input changes; if the change makes no new run, as a raised
+//!    budget does, the same run resumes. A user can lift both by asking for a rerun ([`Rerun::Asked`]).
 //! 3. A suspended resource holds nothing; one whose inputs are not ready waits.
 //! 4. An unfinished run whose inputs changed is left for a new one: half a result of each would be neither.
 //! 5. A failure that can end differently is tried again, `compute.maxRetries` times, later each time. An interruption

@@ -54,7 +54,7 @@ pub async fn left_over(client: &Client, observed: &ObservedResource) -> Result<O
             known.extend(job.map(|job| (uid.clone(), is_owned_by(&job, &observed.uid))));
         }
     }
-    // The garbage collector ends the pods of a Job that is gone, whoever made them.
+    // The garbage collector deletes the pods of a deleted Job, whichever client created them.
     Ok(of_jobs.into_iter().find(|(uid, _)| known.get(uid).copied().unwrap_or(true)).map(|(_, (_, pod))| pod))
 }
 

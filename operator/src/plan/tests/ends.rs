@@ -142,7 +142,7 @@ fn a_failed_run_goes_on_when_what_it_may_use_has_changed_and_only_then() {
         let failed = failed.clone();
         let kept = || if job_is_kept { given_up(Reason::DeadlineExceeded) } else { Run::None };
         scenario.run = kept();
-        assert_eq!(scenario.reconcile(T1).action, Action::Fail, "nobody has changed anything");
+        assert_eq!(scenario.reconcile(T1).action, Action::Fail, "no input has changed");
         assert_eq!(scenario.status.completion_time.as_deref(), Some(T0));
 
         scenario.change(&limit(120));

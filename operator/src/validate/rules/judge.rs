@@ -23,7 +23,7 @@ pub(super) fn judge(judge: &Judge, path: &str, found: &mut Findings) {
     found.at_most_one(path, &[("template", judge.template.is_some()), ("templates", !judge.templates.is_empty())]);
     found.0.extend(templates::check(judge, path));
     let answers = answers(judge);
-    // They are told apart by their words, without the space before them.
+    // Answers are distinguished by their words, without the leading space.
     if let [first, second] = &answers[..]
         && (first.trim() == second.trim() || first.trim().is_empty() || second.trim().is_empty())
     {
