@@ -107,9 +107,13 @@ async fn a_commit_is_a_run_and_flux_waits_for_it_and_sees_no_drift() {
     let (status, ..) = seen(&scene);
     assert_ne!(status, "True", "one of two runs is not done");
     scene.succeed(RewardModel, "r", "sha256:r").await;
+    // Flux writes its conditions first, and the revision with the next request.
     let ready = |status: &str, _: &str, _: &str| status == "True";
-    let first = until_seen(&scene, "is ready when both are", ready).await;
-    assert!(!first.is_empty());
+    let first = until("the Kustomization is ready when both are, and says of which revision", async || {
+        let (status, _, _, applied) = seen(&scene);
+        (status == "True" && !applied.is_empty()).then_some(applied)
+    })
+    .await;
 
     // Flux compares over and over, and has nothing to write.
     let before = [written(&scene, PreferenceDataset).await, written(&scene, RewardModel).await];

@@ -43,12 +43,14 @@ mod describe;
 pub fn run(document: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let generator = generator(spec(document)?)?;
     let path = input_path(document, "generator.model")?;
-    let (tokenizer, opened) = (Tokenizer::load(&path)?, ModelFolder::open(&path)?);
-    let asked = |prompts: &[Prompt]| asked(&tokenizer, longest_prompt(&opened.config), prompts);
-    let mut model: Option<Decoder> = None;
+    let (tokenizer, folder) = (Tokenizer::load(&path)?, ModelFolder::open(&path)?);
+    let longest = longest_prompt(&folder.config);
+    let asked = |prompts: &[Prompt]| asked(&tokenizer, longest, prompts);
+    // Loaded when the first response is missing. The folder is closed then: its mapped files count as memory.
+    let (mut folder, mut model): (_, Option<Decoder>) = (Some(folder), None);
     let mut sampler = |prompts: &[Prompt], progress: &mut dyn FnMut(usize) -> Result<()>| {
-        if model.is_none() {
-            model = Some(opened.decoder(generator.precision, device::of(document.resource.spec.compute())?)?);
+        if let Some(folder) = folder.take() {
+            model = Some(folder.decoder(generator.precision, device::of(document.resource.spec.compute())?)?);
         }
         let Some(decoder) = &model else { return Ok(Vec::new()) };
         sample(decoder, &tokenizer, generator, &asked(prompts)?, progress)

@@ -61,6 +61,8 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let prepared = Prepared::read(run, wanted, &tokenizer, longest_prompt(&opened.config), &trained_on(run, spec)?)?;
     let precision = spec.training.precision;
     let mut before = opened.decoder(precision, device)?;
+    // Its mapped files count as memory.
+    drop(opened);
     let sides = if output.join(peft::CONFIG).exists() {
         peft::attach(&mut before, output)?;
         Sides::of_adapters(before, precision)

@@ -55,6 +55,8 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let evaluation = evaluation.map(|e| Prepared::read(run, e, &tokenizer, longest, &data.prompts)).transpose()?;
     let device = device::of(&spec.compute)?;
     let mut policy = load(&opened, spec, device)?;
+    // Its mapped files count as memory.
+    drop(opened);
     let reward = match spec.reward_model_ref {
         Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
         None => None,
