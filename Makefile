@@ -51,17 +51,17 @@ check: ## Formatting, lints and tests of what needs neither libtorch nor Kuberne
 	cargo clippy --locked $(CHECKED:%=--package %) --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast $(CHECKED:%=--package %)
 
-test: announce check setup-tests lint ## Formatting, lints and all tests: what a change must pass
-	@# All are run, and all that fail are listed.
-	@failed=; \
-	OMP_NUM_THREADS=1 RUST_TEST_THREADS=$(TRAINER_THREADS) cargo test --workspace --locked --no-fail-fast \
-		$(CHECKED:%=--exclude %) --exclude plumbline-tests-cluster || failed=1; \
-	OMP_NUM_THREADS=1 RUST_TEST_THREADS=$(CLUSTER_THREADS) cargo test --workspace --locked --test cluster || failed=1; \
-	[ -z "$$failed" ]
+test: announce early setup-tests lint ## Formatting, lints and all tests: what a change must pass
+	cargo test --workspace --locked --no-run
+	@CLUSTER_THREADS=$(CLUSTER_THREADS) TRAINER_THREADS=$(TRAINER_THREADS) scripts/run_tests.sh
 
-.PHONY: announce
+.PHONY: announce early
 announce:
 	@scripts/check_machine.sh --plan
+
+# While libtorch is still to be downloaded, what does not need it is checked first. Later, everything is compiled once.
+early:
+	@[ -e .cache/libtorch ] || $(MAKE) --no-print-directory check
 
 test-crash: setup-tests ## The operator killed after every write, a chain killed 30 times at random (KILLS, SEED); make test takes samples
 	PLUMBLINE_CRASH_EVERY=1 cargo test --workspace --locked --test cluster crash:: -- --nocapture --test-threads $(CLUSTER_THREADS)
