@@ -7,7 +7,7 @@ use tch::Tensor;
 ///
 /// - `chosen`, `rejected`: `[pairs]`, scores.
 /// - `preference`: `[pairs]`, in 0..=1: probability that chosen is better; 1 for a hard label.
-/// - `margin`: `[pairs]`, by how much chosen should lead; none for 0.
+/// - `margin`: `[pairs]`, required lead of the chosen score; `None` means 0.
 ///
 /// `-p log sigmoid(d) - (1 - p) log sigmoid(-d)` with `d = chosen - rejected - margin`.
 pub fn bradley_terry(chosen: &Tensor, rejected: &Tensor, preference: &Tensor, margin: Option<&Tensor>) -> Tensor {
@@ -20,7 +20,7 @@ pub fn bradley_terry(chosen: &Tensor, rejected: &Tensor, preference: &Tensor, ma
 }
 
 /// Centring term (Eisenstein et al., 2023): the squared sum of the two scores, one value per pair. It keeps scores near
-/// zero, which the preference alone leaves undetermined.
+/// zero, as preferences only determine differences of scores.
 pub fn centering(chosen: &Tensor, rejected: &Tensor) -> Tensor {
     (chosen + rejected).square()
 }
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_margin_raises_the_bar() {
+    fn a_margin_increases_the_loss() {
         let (c, r) = scores();
         let margin = tensor(&[0.2, 0.0, 0.5]);
         assert_close(&bradley_terry(&c, &r, &tensor(&[1.0; 3]), Some(&margin)), &[0.554_355, 1.313_262, 0.974_077]);

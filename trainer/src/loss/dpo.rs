@@ -1,4 +1,4 @@
-//! The DPO family: losses of pairs by their log-probabilities under policy and reference.
+//! The DPO family: pair losses computed from log-probabilities under the policy and the reference.
 
 use tch::Tensor;
 
@@ -9,11 +9,11 @@ use crate::loss::pair_logps::PairLogps;
 /// Settings of a DPO loss.
 #[derive(Clone, Copy, Debug)]
 pub struct DpoSettings {
-    /// Which loss.
+    /// The loss function.
     pub loss: DpoLoss,
-    /// Strength of the pull to the reference, above 0.
+    /// Strength of the KL regularisation towards the reference, above 0.
     pub beta: f64,
-    /// Assumed share of wrong labels, 0..0.5 (conservative DPO, Mitchell, 2023).
+    /// Assumed fraction of wrong labels, 0..0.5 (conservative DPO, Mitchell, 2023).
     pub label_smoothing: f64,
 }
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_soft_label_of_one_half_pulls_nowhere() {
+    fn a_soft_label_of_one_half_has_no_gradient_at_the_reference() {
         let chosen = tensor(&[-3.0]).set_requires_grad(true);
         let policy = Sides { chosen: chosen.shallow_clone(), rejected: tensor(&[-4.0]) };
         let pairs = PairLogps { policy, reference: sides(&[-3.0], &[-4.0]), lengths: sides(&[1.0], &[1.0]) };

@@ -1,4 +1,4 @@
-//! What losses of preference pairs are functions of.
+//! The inputs of pair losses.
 
 use tch::Tensor;
 
@@ -6,13 +6,13 @@ use tch::Tensor;
 pub struct PairLogps {
     /// Under the policy, with gradients.
     pub policy: Sides,
-    /// Under the reference model, without.
+    /// Under the reference model, without gradients.
     pub reference: Sides,
     /// Tokens of each response.
     pub lengths: Sides,
 }
 
-/// A value of each side of pairs.
+/// One value per side of a pair.
 pub struct Sides {
     /// Of the chosen responses.
     pub chosen: Tensor,
@@ -21,7 +21,7 @@ pub struct Sides {
 }
 
 impl PairLogps {
-    /// Log-ratios of policy to reference.
+    /// Log-ratios of policy to reference, in nats.
     pub fn logratios(&self) -> Sides {
         Sides {
             chosen: &self.policy.chosen - &self.reference.chosen,

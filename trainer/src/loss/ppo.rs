@@ -19,7 +19,7 @@ pub fn value_loss(new: &Tensor, old: &Tensor, returns: &Tensor, clip_range: f64)
     (new - returns).square().maximum(&(clipped - returns).square()) * 0.5
 }
 
-/// Which tokens' ratios the policy loss clips (1 if it does): `|r - 1| > c`. Counted over real tokens only.
+/// 1 for each token whose ratio is clipped by the policy loss (`|r - 1| > c`), else 0.
 pub fn clipped(new: &Tensor, old: &Tensor, clip_range: f64) -> Tensor {
     ((new - old).exp() - 1.0).abs().gt(clip_range)
 }
@@ -50,15 +50,15 @@ mod tests {
     fn the_mean_policy_loss_and_clip_fraction_of_two_responses() {
         let (old, new, advantages) = case();
         assert_close(&policy_loss(&new, &old, &advantages, 0.2).mean(Kind::Double), &[0.034_834]);
-        // exp(0.3) = 1.35, exp(0.2) = 1.22 and exp(-0.3) = 0.74 twice lie outside 0.8..1.2.
+        // exp(0.3) = 1.35, exp(0.2) = 1.22 and exp(-0.3) = 0.74 twice are outside 0.8..1.2.
         assert_eq!(clipped(&new, &old, 0.2).sum(Kind::Int64).int64_value(&[]), 4);
     }
 
     #[test]
-    fn the_value_loss_does_not_reward_a_jump() {
+    fn the_value_loss_penalises_a_jump_in_full() {
         let (old, returns) = (tensor(&[0.5, 0.4]), tensor(&[-0.348_402, -0.377_266]));
         let loss = value_loss(&tensor(&[0.5, 0.9]), &old, &returns, 0.2);
-        // 0.848402^2 / 2; the jump to 0.9 counts in full: 1.277266^2 / 2.
+        // 0.848402^2 / 2; the jump to 0.9 is not clipped: 1.277266^2 / 2.
         assert_close(&loss, &[0.359_893, 0.815_704]);
     }
 }

@@ -1,54 +1,54 @@
-//! What a decoder computes, as one value. A family reads its `config.json` into it; the decoder computes from it. What a
-//! family does otherwise is a field or a variant here, and the arm that computes it. Pure.
+//! What a decoder computes, as one value: a family builds it from its `config.json`, and the decoder follows it. Each
+//! choice in which families differ is a field or a variant here, with an arm in the decoder that computes it. Pure.
 
 use tch::{Kind, Tensor};
 
 use crate::model::weights::{LayerWeight, Projection, WeightId};
 
-/// Sizes and choices of a decoder.
+/// Sizes and design choices of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// Width of the residual stream.
     pub hidden_size: i64,
     /// Width inside the MLP.
     pub intermediate_size: i64,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: i64,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: i64,
-    /// Key and value heads; a divisor of `num_attention_heads`.
+    /// Number of key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: i64,
-    /// Width of a head.
+    /// Dimensions per head.
     pub head_dim: i64,
-    /// Rows of the embedding.
+    /// Vocabulary size: rows of the embedding.
     pub vocab_size: i64,
-    /// Longest sequence in tokens.
+    /// Maximum sequence length, in tokens.
     pub max_position_embeddings: i64,
-    /// The norm before attention, before the MLP and after the last layer.
+    /// The norm used before attention, before the MLP and after the last layer.
     pub norm: Norm,
-    /// Whether queries and keys are normed head by head before they are rotated.
+    /// Whether queries and keys are normalised per head before rotation.
     pub qk_norm: bool,
-    /// What the MLP's gate passes through.
+    /// Activation function of the MLP's gate.
     pub activation: Activation,
     /// Position embedding of queries and keys.
     pub rotary: RotaryPositions,
     /// Which projections of attention add a bias.
     pub attention_bias: AttentionBias,
-    /// Whether the head's weight is the embedding's.
+    /// Whether the output head shares the embedding's weight.
     pub tie_word_embeddings: bool,
 }
 
-/// How a hidden state is normed.
+/// A normalisation of hidden states.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Norm {
     /// `RMSNorm` (Zhang and Sennrich, 2019): `x / sqrt(mean(x^2) + eps) * scale`.
     Rms {
-        /// Added to the mean square.
+        /// Added to the mean square before the root.
         eps: f64,
     },
 }
 
-/// A function of single numbers.
+/// An element-wise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
@@ -58,38 +58,38 @@ pub enum Activation {
 /// Which projections of attention add a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionBias {
-    /// None of them.
+    /// No projection.
     None,
-    /// Those of queries, keys and values.
+    /// The query, key and value projections.
     QueryKeyValue,
-    /// These, and the output projection.
+    /// The query, key, value and output projections.
     All,
 }
 
-/// Rotary position embedding (Su et al., 2021) of whole heads.
+/// Rotary position embedding (Su et al., 2021), applied to all dimensions of a head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RotaryPositions {
     /// Base of the frequencies.
     pub theta: f64,
-    /// Llama 3.1's frequency scaling, when the model has it.
+    /// Llama 3.1's frequency scaling, if the model uses it.
     pub scaling: Option<Llama3Scaling>,
 }
 
 /// Frequency scaling of Llama 3.1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Llama3Scaling {
-    /// Wavelengths beyond the low-frequency bound are stretched by this.
+    /// Factor by which wavelengths beyond the low-frequency bound are stretched.
     pub factor: f64,
-    /// `original / low_freq_factor` is the wavelength from which frequencies are stretched in full.
+    /// `original / low_freq_factor` is the wavelength above which frequencies are scaled in full.
     pub low_freq_factor: f64,
-    /// `original / high_freq_factor` is the wavelength up to which frequencies stay.
+    /// `original / high_freq_factor` is the wavelength below which frequencies are unchanged.
     pub high_freq_factor: f64,
-    /// Context that the model was first trained with.
+    /// Context length of the original pretraining, in tokens.
     pub original_max_position_embeddings: f64,
 }
 
 impl Architecture {
-    /// Every weight of a model of this architecture, with its shape. A tied head is no weight of its own.
+    /// Every weight of a model of this architecture, with its shape. A tied head is not listed separately.
     pub fn weights(&self) -> impl Iterator<Item = (WeightId, Vec<i64>)> + '_ {
         let layers = (0..self.num_hidden_layers as usize)
             .flat_map(|layer| LayerWeight::all().map(move |weight| WeightId::Layer(layer, weight)));
@@ -97,7 +97,7 @@ impl Architecture {
         ids.filter(|id| self.has(*id)).map(|id| (id, self.shape(id)))
     }
 
-    /// Whether a model of this architecture has such a weight.
+    /// Whether models of this architecture have this weight.
     pub fn has(&self, weight: WeightId) -> bool {
         match weight {
             WeightId::Embedding | WeightId::FinalNorm => true,
@@ -110,7 +110,7 @@ impl Architecture {
         }
     }
 
-    /// The shape of a weight, of models that have it.
+    /// The shape of a weight that this architecture has.
     pub fn shape(&self, weight: WeightId) -> Vec<i64> {
         match weight {
             WeightId::Embedding | WeightId::Head => vec![self.vocab_size, self.hidden_size],
@@ -145,12 +145,13 @@ impl Architecture {
         }
     }
 
-    /// Number of weights, the head's counted once when it is tied.
+    /// Number of parameters; a tied head is counted once.
     pub fn parameters(&self) -> i64 {
         self.weights().map(|(_, shape)| shape.iter().product::<i64>()).sum()
     }
 
-    /// Rotary frequencies, one for each pair of a head's dimensions: `theta^(-2i/d)`, scaled as the architecture says.
+    /// Rotary frequencies, one per pair of a head's dimensions: `theta^(-2i/d)`, with the architecture's scaling
+    /// applied.
     pub fn rotary_frequencies(&self) -> Vec<f64> {
         let dim = self.head_dim as f64;
         (0..self.head_dim / 2)
@@ -163,7 +164,8 @@ impl Architecture {
 }
 
 impl Norm {
-    /// Norms the last dimension, in Float32; gives the kind of `x`. `scale`: as wide as that dimension.
+    /// Normalises the last dimension, computing in Float32; returns the kind of `x`. `scale`: `[width of that
+    /// dimension]`.
     pub fn apply(self, x: &Tensor, scale: &Tensor) -> Tensor {
         let Self::Rms { eps } = self;
         let width = *x.size().last().unwrap_or(&1);
@@ -173,7 +175,7 @@ impl Norm {
 }
 
 impl Activation {
-    /// Applies it to each number.
+    /// Applies the function to each element.
     pub fn apply(self, x: &Tensor) -> Tensor {
         match self {
             Self::Silu => x.silu(),

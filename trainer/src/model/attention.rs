@@ -1,6 +1,6 @@
-//! Attention of packed segments: causal over themselves, over a shared prefix and themselves, or of one new token a
-//! sequence over a cache. Only here are segments spread over a grid; a grid's cells past a segment's end come after its
-//! last token, so the causal mask alone hides them.
+//! Attention over packed segments: causal within each segment, with or without a shared prefix, or of one new token per
+//! sequence over a cache. Segments are spread over a padded grid only here; padding cells come after a segment's last
+//! token, so the causal mask alone hides them.
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,11 +13,11 @@ use crate::model::packed::Packed;
 pub enum Context<'a> {
     /// Each segment is a whole sequence.
     Whole,
-    /// Each segment continues the prefix, if there is one; the keys and values of each layer are kept.
+    /// Each segment continues the prefix, if there is one; the keys and values of each layer are collected.
     Prefill {
-        /// What all segments start with.
+        /// The prefix that all segments share.
         prefix: Option<&'a Prefix>,
-        /// Receives one entry a layer.
+        /// Receives one entry per layer.
         kept: &'a mut Vec<KeyValue>,
     },
     /// Each segment is the next token of a sequence in the cache.
@@ -29,8 +29,8 @@ pub enum Context<'a> {
     },
 }
 
-/// Attends. `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, key_value_heads, head_dim]`, rotated. Gives
-/// `[tokens, heads * head_dim]`.
+/// Computes attention. `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, key_value_heads, head_dim]`, rotated.
+/// Returns `[tokens, heads * head_dim]`.
 pub fn attend(
     architecture: &Architecture,
     layer: usize,
@@ -53,7 +53,7 @@ pub fn attend(
         Context::Decode { cache, step } => {
             let (keys, values) = cache.write(layer, step, &k.reshape([rows, -1]), &v.reshape([rows, -1]));
             let grid = |t: Tensor| t.view([step.active, step.longest, kv_heads, dim]).transpose(1, 2);
-            // The query heads that share a key head stand as so many queries of it: nothing is repeated.
+            // Query heads that share a key head become additional queries of it, so keys and values are not repeated.
             let q = q.view([rows, kv_heads, heads / kv_heads, dim]);
             let out = Tensor::scaled_dot_product_attention(
                 &q,
@@ -102,7 +102,7 @@ fn over_segments(batch: &Packed, prefix: Option<&KeyValue>, q: &Tensor, k: &Tens
     batch.spread.as_ref().map_or_else(|| out.shallow_clone(), |s| out.index_select(0, &s.to_packed))
 }
 
-/// `[longest, shared + longest]`: 0 where a token may look (all of the prefix, itself and what is before it), else -inf.
+/// `[longest, shared + longest]`: 0 where a token may attend (the prefix, earlier tokens and itself), else -inf.
 fn prefix_mask(shared: i64, longest: i64, (kind, device): (Kind, Device)) -> Tensor {
     let hidden = Tensor::ones([longest, shared + longest], (Kind::Bool, device)).triu(shared + 1);
     Tensor::zeros([longest, shared + longest], (kind, device)).masked_fill(&hidden, f64::NEG_INFINITY)

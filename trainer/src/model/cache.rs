@@ -1,5 +1,5 @@
-//! Keys and values of tokens that were already read. A slot belongs to one sequence; the sequences in use are always the
-//! first slots, so that a step reads one contiguous block.
+//! Key-value cache of tokens that were already processed. Each slot belongs to one sequence; sequences in use always
+//! occupy the first slots, so that a step reads one contiguous block.
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,12 +14,12 @@ pub struct KeyValue {
     pub values: Tensor,
 }
 
-/// What was read of one token sequence, layer by layer: a prompt that several sequences share.
+/// The cached keys and values of one token sequence, layer by layer: a prompt that several sequences share.
 #[derive(Debug)]
 pub struct Prefix {
     /// The tokens.
     pub tokens: Vec<i64>,
-    /// One entry a layer.
+    /// One entry per layer.
     pub layers: Vec<KeyValue>,
 }
 
@@ -28,7 +28,7 @@ pub struct Prefix {
 pub struct Cache {
     /// Per layer, `[slots * capacity, key_value_heads * head_dim]`.
     layers: Vec<KeyValue>,
-    /// Tokens held by each sequence in use.
+    /// Number of tokens cached for each sequence in use.
     lengths: Vec<i64>,
     slots: i64,
     capacity: i64,
@@ -40,11 +40,11 @@ pub struct Cache {
 pub struct Step {
     /// `[active]`: the cache row that each sequence's new token is written to.
     pub rows: Tensor,
-    /// Sequences in use.
+    /// Number of sequences in use.
     pub active: i64,
-    /// Longest sequence, the new token included.
+    /// Length of the longest sequence, including the new token.
     pub longest: i64,
-    /// `[active, 1, 1, longest]`: 0 where a sequence has a token, -inf elsewhere; none when all are equally long.
+    /// `[active, 1, 1, longest]`: 0 where a sequence has a token, -inf elsewhere; `None` if all are equally long.
     pub mask: Option<Tensor>,
 }
 
@@ -58,7 +58,7 @@ impl Cache {
         Self { layers, lengths: Vec::new(), slots, capacity, device }
     }
 
-    /// Makes room for this many sequences of this many tokens, keeping what is held.
+    /// Grows the cache to this many sequences of this many tokens; cached content is preserved.
     pub fn reserve(&mut self, slots: usize, capacity: i64) {
         let (slots, capacity) = (self.slots.max(slots as i64), self.capacity.max(capacity));
         if (slots, capacity) == (self.slots, self.capacity) {
@@ -78,13 +78,13 @@ impl Cache {
         (self.slots, self.capacity) = (slots, capacity);
     }
 
-    /// Tokens a sequence can hold.
+    /// Maximum number of tokens per sequence.
     pub fn capacity(&self) -> i64 {
         self.capacity
     }
 
-    /// Takes the next slot for a sequence that starts with `prefix` and then `rest` (layer by layer, rows `from..from +
-    /// len`). The caller has checked that a slot is free and that the tokens fit.
+    /// Assigns the next slot to a sequence that consists of `prefix` and then `rest` (layer by layer, `len` rows
+    /// beginning with row `from`). The caller has checked that a slot is free and that the tokens fit.
     pub fn admit(&mut self, prefix: Option<&Prefix>, rest: &[KeyValue], from: i64, len: i64) {
         let start = self.lengths.len() as i64 * self.capacity;
         let shared = prefix.map_or(0, |p| p.tokens.len() as i64);
@@ -100,7 +100,7 @@ impl Cache {
         self.lengths.push(shared + len);
     }
 
-    /// Frees a slot by moving the last sequence into it. Returns the slot that was moved, if it is another.
+    /// Frees a slot by moving the last sequence into it. Returns the slot that was moved, if it was a different one.
     pub fn release(&mut self, slot: usize) -> Option<usize> {
         let last = self.lengths.len() - 1;
         self.lengths.swap_remove(slot);
@@ -136,13 +136,13 @@ impl Cache {
         Step { rows: Tensor::from_slice(&rows).to_device(self.device), active, longest, mask }
     }
 
-    /// Tokens held by each sequence in use.
+    /// Number of tokens cached for each sequence in use.
     pub fn lengths(&self) -> &[i64] {
         &self.lengths
     }
 
-    /// Writes the new tokens' keys and values of a layer; gives views of the block in use,
-    /// `[active, longest, key_value_heads * head_dim]`.
+    /// Writes the new tokens' keys and values of a layer and returns views of the block in use, `[active, longest,
+    /// key_value_heads * head_dim]` each.
     pub fn write(&self, layer: usize, step: &Step, keys: &Tensor, values: &Tensor) -> (Tensor, Tensor) {
         let held = &self.layers[layer];
         let width = keys.size()[1];

@@ -1,4 +1,4 @@
-//! `config.json` under Hugging Face's names: the family it is of, what its decoder computes, and the file itself. Pure.
+//! `config.json` in Hugging Face's format: the model's family, its architecture and the raw JSON. Pure.
 
 use serde_json::Value;
 
@@ -15,17 +15,17 @@ use keys::Keys;
 /// A checked config.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The family that `model_type` names.
+    /// The family named by `model_type`.
     pub family: &'static Family,
     /// What the decoder computes.
     pub architecture: Architecture,
-    /// The file itself: what we write back is what we read.
+    /// The unmodified file, so that it can be written back.
     pub raw: serde_json::Map<String, Value>,
 }
 
 impl Config {
-    /// Reads a config. What is of a wrong type, out of range or not computed is refused by its key; what transformers has a
-    /// default for has the same default.
+    /// Parses a config. Values of a wrong type, out of range or not supported are rejected by key; absent keys have the
+    /// defaults of transformers.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) with the key, what was expected and what was found.
@@ -38,7 +38,7 @@ impl Config {
         Ok(Self { family, architecture, raw })
     }
 
-    /// The longest sequence, in tokens, that is both within a limit and within the model's context.
+    /// The smaller of `max_length` and the model's context length, in tokens.
     pub fn longest(&self, max_length: i64) -> usize {
         max_length.min(self.architecture.max_position_embeddings) as usize
     }
@@ -78,7 +78,7 @@ pub(crate) mod tests {
         tiny_of("llama")
     }
 
-    /// The same of another family.
+    /// The same for another family.
     pub(crate) fn tiny_of(family: &str) -> Config {
         parse(serde_json::json!({
             "model_type": family, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -94,7 +94,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_parameter_count_of_smollm2_135m_is_its_name() {
+    fn smollm2_135m_has_135_million_parameters() {
         let config = parse(serde_json::json!({
             "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
             "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
@@ -105,7 +105,7 @@ pub(crate) mod tests {
         assert_eq!(config.architecture.head_dim, 64);
     }
 
-    /// What is said of the tiny config with some keys changed; a key is taken out where its value is the text "absent".
+    /// The error for the tiny config with some keys changed; the value "absent" removes a key.
     fn said(family: &str, changes: &Value) -> String {
         let mut raw = tiny().raw;
         raw.insert("model_type".into(), json!(family));
@@ -123,7 +123,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_the_decoder_does_not_compute_is_refused_by_name() {
+    fn unsupported_options_are_rejected_by_name() {
         for (key, value) in [
             ("model_type", json!("gpt2")),
             ("model_type", json!("qwen3_moe")),
@@ -220,7 +220,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_absent_or_null_is_what_transformers_takes_it_for() {
+    fn absent_and_null_keys_have_the_defaults_of_transformers() {
         let read = |family: &str, changes: Value| assert_eq!(said(family, &changes), "read", "{family} {changes}");
         let nullable = ["head_dim", "sliding_window", "rope_scaling", "rope_parameters", "pretraining_tp"];
         for key in nullable.into_iter().chain(["eos_token_id", "bos_token_id", "pad_token_id"]) {
@@ -239,7 +239,7 @@ pub(crate) mod tests {
             "llama",
             json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
         );
-        // A Mistral of 8 key-value heads and windows of 4096 is what the family has by default.
+        // The family's defaults are 8 key-value heads and windows of 4096 tokens.
         read("mistral", json!({"num_attention_heads": 8, "num_key_value_heads": "absent"}));
         read("mistral", json!({"sliding_window": "absent"}));
         let wide = json!({"sliding_window": "absent", "max_position_embeddings": 8192});
@@ -248,7 +248,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_unknown_family_is_refused_with_those_that_work() {
+    fn an_unknown_family_is_rejected_with_a_list_of_supported_ones() {
         let said = said("gpt_oss", &json!({}));
         assert_eq!(
             said,
@@ -257,7 +257,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn qwen_windows_are_refused_where_they_hide_tokens() {
+    fn qwen_windows_are_rejected_where_they_hide_tokens() {
         let on = |more: Value| {
             let mut changes = json!({"use_sliding_window": true, "sliding_window": 32, "max_window_layers": 1});
             changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -269,7 +269,7 @@ pub(crate) mod tests {
                 let said = said(family, &changes);
                 assert!(said.contains(&format!("`{key}`")), "{family} {changes}: {said}");
             };
-            // As Qwen2.5 and Qwen3 are published: a window that is switched off.
+            // As Qwen2.5 and Qwen3 are published: with the sliding window switched off.
             read(json!({"use_sliding_window": false, "sliding_window": 32, "max_window_layers": 1}));
             read(json!({"sliding_window": null, "max_window_layers": 28}));
             read(on(json!({"max_window_layers": 2})));
@@ -302,13 +302,13 @@ pub(crate) mod tests {
         let qwen2 = architecture("qwen2", json!({}));
         assert_eq!(qwen2, Architecture { attention_bias: AttentionBias::QueryKeyValue, ..llama.clone() });
         assert_eq!(qwen2.parameters() - llama.parameters(), 2 * (16 + 8 + 8));
-        // The width of a head is 128 where the file does not say.
+        // The head width defaults to 128.
         let qwen3 = architecture("qwen3", json!({}));
         assert_eq!(qwen3, Architecture { qk_norm: true, head_dim: 128, ..llama.clone() });
         let biased = architecture("qwen3", json!({"attention_bias": true, "head_dim": 6}));
         assert_eq!((biased.attention_bias, biased.head_dim), (AttentionBias::All, 6));
         assert!(said("qwen2", &json!({"attention_bias": true})).contains("`attention_bias`"));
-        // 32 key-value heads, which 4 query heads cannot share.
+        // The default of 32 key-value heads cannot be shared by 4 query heads.
         assert!(said("qwen2", &json!({"num_key_value_heads": "absent"})).contains("found 32"));
     }
 

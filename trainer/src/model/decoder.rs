@@ -1,5 +1,5 @@
-//! The decoder: token embedding, layers of attention and MLP, a final norm. What each of them computes, the architecture
-//! says. It takes packed tokens and returns hidden states.
+//! The decoder: token embedding, layers of attention and MLP, and a final norm, as its architecture describes. It takes
+//! packed tokens and returns hidden states.
 
 use tch::{Device, Kind, Tensor};
 
@@ -17,29 +17,29 @@ use crate::model::weights::{LayerWeight, WeightId};
 /// A causal decoder.
 #[derive(Debug)]
 pub struct Decoder {
-    /// What it computes, and what its weights are called.
+    /// Its architecture and the names of its weights.
     pub config: Config,
     /// `[vocab, hidden]`.
     pub embedding: Tensor,
-    /// Layers, the first read first.
+    /// Layers, in the order of the forward pass.
     pub layers: Vec<Layer>,
-    /// `[hidden]`, scale of the final norm.
+    /// `[hidden]`: scale of the final norm.
     pub norm: Tensor,
-    /// `[vocab, hidden]`, unless the head is tied to the embedding.
+    /// `[vocab, hidden]`; `None` if the head is tied to the embedding.
     pub lm_head: Option<Tensor>,
     /// The kind of activations.
     pub kind: Kind,
-    /// How many of the lowest layers are not trained, when the embedding is not trained either: what they compute does
-    /// not change while the rest is trained.
+    /// Number of the lowest layers that are frozen together with the embedding, so that their output does not change
+    /// during training. `None` if the embedding is trained.
     pub frozen_layers: Option<usize>,
     rotary: Rotary,
 }
 
 impl Decoder {
-    /// A decoder of stored weights, without a head of its own.
+    /// Builds a decoder from stored weights, without an untied head.
     ///
     /// # Errors
-    /// What `get` says of a weight.
+    /// Those of `get`.
     pub fn build(config: Config, kind: Kind, get: &mut GetWeight) -> Result<Self> {
         let architecture = &config.architecture;
         let layers = (0..architecture.num_hidden_layers as usize)
@@ -51,7 +51,7 @@ impl Decoder {
         Ok(Self { config, embedding, layers, norm, lm_head: None, kind, frozen_layers: None, rotary })
     }
 
-    /// Every weight that it has, adapters aside.
+    /// Every weight, without adapters.
     pub fn weights(&self) -> impl Iterator<Item = (WeightId, &Tensor)> {
         let layers = self.layers.iter().enumerate().flat_map(|(index, layer)| {
             LayerWeight::all().filter_map(move |id| Some((WeightId::Layer(index, id), layer.weight(id)?)))
@@ -60,7 +60,7 @@ impl Decoder {
         own.into_iter().chain(layers).chain(self.lm_head.iter().map(|head| (WeightId::Head, head)))
     }
 
-    /// A weight, to change; none where it has no such weight.
+    /// A weight, mutable; `None` if the decoder does not have it.
     pub fn weight_mut(&mut self, weight: WeightId) -> Option<&mut Tensor> {
         match weight {
             WeightId::Embedding => Some(&mut self.embedding),
@@ -70,7 +70,7 @@ impl Decoder {
         }
     }
 
-    /// Where its weights are; what it reads must be there too.
+    /// The device of its weights; inputs must be on the same one.
     pub fn device(&self) -> Device {
         self.embedding.device()
     }
@@ -87,13 +87,13 @@ impl Decoder {
         self.final_norm(&x)
     }
 
-    /// What the frozen layers compute, `[tokens, hidden]`, of whole sequences; none when no layer is frozen.
+    /// Output of the frozen layers for whole sequences, `[tokens, hidden]`; `None` if no layer is frozen.
     pub fn frozen_states(&self, batch: &Packed) -> Option<Tensor> {
         let frozen = self.frozen_layers?;
         Some(tch::no_grad(|| self.run_layers(0..frozen, self.embed(batch), batch, &mut Context::Whole, Adapters::Off)))
     }
 
-    /// Hidden states of whole sequences after the final norm, from what the frozen layers computed.
+    /// Hidden states of whole sequences after the final norm, computed from the output of the frozen layers.
     pub fn forward_from(&self, frozen_states: Tensor, batch: &Packed, adapters: Adapters) -> Tensor {
         let rest = self.frozen_layers.unwrap_or(0)..self.layers.len();
         self.final_norm(&self.run_layers(rest, frozen_states, batch, &mut Context::Whole, adapters))
@@ -121,7 +121,7 @@ impl Decoder {
         x
     }
 
-    /// The final norm.
+    /// Applies the final norm.
     pub fn final_norm(&self, x: &Tensor) -> Tensor {
         self.config.architecture.norm.apply(x, &self.norm)
     }
@@ -167,7 +167,7 @@ pub(crate) mod tests {
         of_config(tiny(), seed)
     }
 
-    /// A decoder of a config with random weights, its head tied.
+    /// A decoder for a config, with random weights and a tied head.
     fn of_config(config: Config, seed: i64) -> Decoder {
         tch::manual_seed(seed);
         let float = (Kind::Float, Device::Cpu);
@@ -195,7 +195,7 @@ pub(crate) mod tests {
     const B: &[i64] = &[2, 7, 1];
 
     #[test]
-    fn packed_segments_do_not_see_each_other() {
+    fn packed_segments_do_not_attend_to_each_other() {
         let decoder = random(1);
         let together = whole(&decoder, &[A, B]);
         assert_same(&together.narrow(0, 0, 8), &whole(&decoder, &[A]));
@@ -203,7 +203,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_token_does_not_see_what_follows() {
+    fn a_token_does_not_attend_to_later_tokens() {
         let decoder = random(2);
         assert_same(&whole(&decoder, &[A]).narrow(0, 0, 5), &whole(&decoder, &[&A[..5]]));
         let changed = whole(&decoder, &[&[3, 1, 4, 2, 5, 9, 2, 6]]);
@@ -212,7 +212,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn reading_a_shared_prefix_once_changes_nothing() {
+    fn sharing_a_prefix_does_not_change_the_result() {
         let decoder = random(3);
         let mut layers = Vec::new();
         let mut context = Context::Prefill { prefix: None, kept: &mut layers };
@@ -227,7 +227,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn token_by_token_over_a_cache_gives_what_reading_at_once_gives() {
+    fn decoding_over_a_cache_equals_one_forward_pass() {
         for family in ["llama", "qwen2", "qwen3"] {
             reads_token_by_token(&of_config(tiny_of(family), 4));
         }
@@ -258,13 +258,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_gradient_of_an_adapter_is_the_slope_of_the_loss() {
+    fn gradients_of_an_adapter_match_finite_differences() {
         let mut decoder = random(5);
         let adapter = serde_json::from_value(serde_json::json!({"rank": 2, "alpha": 4})).unwrap();
         lora::attach(&mut decoder, &adapter, 7).unwrap();
         let loss = |d: &Decoder| whole(d, &[A, B]).index_select(0, &Tensor::from_slice(&[7i64, 10])).sum(Kind::Double);
         let named = lora::parameters(&decoder);
-        // B starts at zero, which hides the gradient of A: move off it.
+        // B is zero at first, which makes the gradient of A zero: set it to something else.
         tch::no_grad(|| {
             for (name, t) in named.iter().filter(|(name, _)| name.contains("lora_B")) {
                 t.shallow_clone().copy_(&(Tensor::randn_like(t) * 0.3 * (name.len() as f64).sqrt() / 8.0));

@@ -1,4 +1,4 @@
-//! What turns hidden states into numbers: token log-probabilities of chosen rows, and a scalar.
+//! Output heads: token log-probabilities of selected rows, and a scalar per row.
 
 use tch::{Device, Kind, Tensor};
 
@@ -20,17 +20,17 @@ pub fn logits(decoder: &Decoder, hidden: &Tensor) -> Tensor {
     hidden.linear(&weight, None::<&Tensor>).to_kind(Kind::Float)
 }
 
-/// Tokens that are not sampled in some rows.
+/// Tokens that must not be sampled in some rows.
 #[derive(Debug)]
 pub struct SuppressedTokens<'a> {
     /// Token ids.
     pub tokens: &'a [i64],
-    /// `[n]`, Int64: the rows.
+    /// `[n]`, Int64: the rows in which they are suppressed.
     pub rows: Tensor,
 }
 
 impl SuppressedTokens<'_> {
-    /// Takes all probability from the suppressed tokens of logits, `[rows, vocab]`, in place.
+    /// Sets the probability of the suppressed tokens to zero, in place. `logits`: `[rows, vocab]`.
     pub fn apply(&self, logits: &Tensor) {
         for token in self.tokens {
             let _ = logits.select(1, *token).index_fill_(0, &self.rows, BARRED);
@@ -38,7 +38,8 @@ impl SuppressedTokens<'_> {
     }
 }
 
-/// A logit that leaves no probability, and no NaN in an entropy as minus infinity would.
+/// Logit of a suppressed token: its probability is zero, and entropies are not NaN as they would be with minus
+/// infinity.
 const BARRED: f64 = -1e9;
 
 /// Log-probabilities of `targets` (`[rows]`, Int64) under softmax(logits / temperature) of `hidden` (`[rows, hidden]`), where
@@ -61,21 +62,21 @@ pub fn token_logprobs(
     TokenLogProbs { logprobs, entropy }
 }
 
-/// A linear head with one output and no bias, always Float32.
+/// A linear head with one output and no bias, always in Float32.
 ///
-/// Its weight is kept as `scale` times what is trained. AdamW moves every trained entry by about the learning rate, and the
-/// hidden states of a decoder are large: unscaled, one step at an adapter's learning rate would move every score by more
-/// than a preference is worth. With `scale = 1 / sqrt(hidden)` the head moves at the pace of the layers below (the output
-/// layer's rule of Yang et al., 2022).
+/// Its weight is `scale` times the trained tensor. AdamW changes every trained entry by about the learning rate, and
+/// the hidden states of a decoder are large: unscaled, one step at an adapter's learning rate would change every score
+/// by more than typical score differences. With `scale = 1 / sqrt(hidden)` the head changes at the pace of the layers
+/// below (the output layer's rule of Yang et al., 2022).
 #[derive(Debug)]
 pub struct ScalarHead {
-    /// `[1, hidden]`, what is trained.
+    /// `[1, hidden]`: the trained tensor.
     pub trained: Tensor,
     scale: f64,
 }
 
 impl ScalarHead {
-    /// A head that gives 0 for everything, to be trained.
+    /// A trainable head whose output is 0.
     pub fn zero(hidden: i64, device: Device) -> Self {
         let trained = Tensor::zeros([1, hidden], (Kind::Float, device)).set_requires_grad(true);
         Self { trained, scale: (hidden as f64).sqrt().recip() }
@@ -103,7 +104,7 @@ mod tests {
     use crate::model::decoder::tests::random;
 
     #[test]
-    fn a_barred_token_gives_its_probability_to_the_others_and_only_where_it_is_barred() {
+    fn a_suppressed_token_has_no_probability_in_its_rows_only() {
         let decoder = random(5);
         let hidden = Tensor::randn([2, decoder.config.architecture.hidden_size], (Kind::Float, Device::Cpu));
         let of = |target: i64, suppressed: Option<&SuppressedTokens>| {
@@ -123,14 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_learnt_says_nothing_of_a_barred_token() {
+    fn the_gradient_ignores_suppressed_tokens() {
         let decoder = random(5);
         let hidden = Tensor::randn([1, decoder.config.architecture.hidden_size], (Kind::Float, Device::Cpu))
             .set_requires_grad(true);
         let suppressed = SuppressedTokens { tokens: &[4], rows: Tensor::from_slice(&[0i64]) };
         let found = token_logprobs(&decoder, &hidden, &Tensor::from_slice(&[9i64]), 1.0, Some(&suppressed));
         found.logprobs.sum(Kind::Float).backward();
-        // By hand: the row of the target less the mean row, under the distribution without the suppressed token.
+        // By hand: the target's row minus the mean row under the distribution without the suppressed token.
         let weight = decoder.head_weight().detach().to_kind(Kind::Float);
         let open = Tensor::from_slice(&(0..weight.size()[0]).filter(|t| *t != 4).collect::<Vec<i64>>());
         let rows = weight.index_select(0, &open);

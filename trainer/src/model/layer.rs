@@ -1,4 +1,4 @@
-//! A layer's weights: built from where they are stored, and found by their ids.
+//! The weights of a layer, built from storage and accessed by id.
 
 use tch::Tensor;
 
@@ -18,9 +18,9 @@ pub struct Layer {
     pub k_proj: Linear,
     /// Value projection.
     pub v_proj: Linear,
-    /// `[head_dim]`, scale of the norm of each query head, where they are normed.
+    /// `[head_dim]`, scale of the norm of each query head, if the architecture has one.
     pub q_norm: Option<Tensor>,
-    /// `[head_dim]`, scale of the norm of each key head, where they are normed.
+    /// `[head_dim]`, scale of the norm of each key head, if the architecture has one.
     pub k_norm: Option<Tensor>,
     /// Output projection of attention.
     pub o_proj: Linear,
@@ -34,14 +34,14 @@ pub struct Layer {
     pub down_proj: Linear,
 }
 
-/// Gives the weight of an id, which has the shape that is asked for.
+/// Returns the weight with an id, in the requested shape.
 pub type GetWeight<'a> = dyn FnMut(WeightId, &[i64]) -> Result<Tensor> + 'a;
 
 impl Layer {
-    /// The layer with this index, of the weights that its architecture has.
+    /// Builds the layer with this index, with the weights that its architecture has.
     ///
     /// # Errors
-    /// What `get` says of a weight.
+    /// Those of `get`.
     pub fn build(architecture: &Architecture, index: usize, get: &mut GetWeight) -> Result<Self> {
         let mut weights = Weights { architecture, index, get };
         Ok(Self {
@@ -59,7 +59,7 @@ impl Layer {
         })
     }
 
-    /// A weight; none where the layer has no such weight.
+    /// A weight; `None` if the layer does not have it.
     pub fn weight(&self, weight: LayerWeight) -> Option<&Tensor> {
         match weight {
             LayerWeight::InputNorm => Some(&self.input_norm),
@@ -71,7 +71,7 @@ impl Layer {
         }
     }
 
-    /// The same, to change.
+    /// The same, mutable.
     pub fn weight_mut(&mut self, weight: LayerWeight) -> Option<&mut Tensor> {
         match weight {
             LayerWeight::InputNorm => Some(&mut self.input_norm),
@@ -96,7 +96,7 @@ impl Layer {
         }
     }
 
-    /// A projection, to change.
+    /// A projection, mutable.
     pub fn projection_mut(&mut self, projection: Projection) -> &mut Linear {
         match projection {
             Projection::Query => &mut self.q_proj,
@@ -110,7 +110,7 @@ impl Layer {
     }
 }
 
-/// The weights of one layer, where they are stored.
+/// A source of the weights of one layer.
 struct Weights<'a, 'b> {
     architecture: &'a Architecture,
     index: usize,

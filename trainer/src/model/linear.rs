@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-/// Whether a forward pass uses the adapters. Without them a tuned model is the model it was made from.
+/// Whether a forward pass uses the adapters. Without them a tuned model computes what its base model does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adapters {
     /// `W x + b + scale B A x`.
@@ -18,27 +18,27 @@ pub enum Adapters {
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Tensor,
-    /// `[out]`, if this projection adds one.
+    /// `[out]`, if the projection has a bias.
     pub bias: Option<Tensor>,
-    /// The adapter, if this projection has one.
+    /// The adapter, if the projection has one.
     pub adapter: Option<LowRank>,
 }
 
-/// A low-rank update of a projection. Always Float32, whatever the weight is.
+/// A low-rank update of a projection. Always in Float32, whatever the kind of the weight.
 #[derive(Debug)]
 pub struct LowRank {
     /// `[rank, in]`.
     pub a: Tensor,
-    /// `[out, rank]`, zero at first, so that training starts at the model it is given.
+    /// `[out, rank]`; initialised to zero, so that training starts from the unmodified model.
     pub b: Tensor,
     /// alpha / rank.
     pub scale: f64,
-    /// Share of the adapter's inputs that is dropped while training.
+    /// Fraction of the adapter's inputs that is dropped during training, 0..1.
     pub dropout: f64,
 }
 
 impl Linear {
-    /// A projection without bias and adapter.
+    /// A projection without bias or adapter.
     pub fn new(weight: Tensor) -> Self {
         Self { weight, bias: None, adapter: None }
     }
@@ -53,7 +53,7 @@ impl Linear {
         }
     }
 
-    /// The weight with the adapter added into it, Float32.
+    /// The weight with the adapter merged into it, in Float32.
     pub fn merged(&self) -> Tensor {
         let weight = self.weight.to_kind(Kind::Float);
         match &self.adapter {
@@ -67,13 +67,13 @@ impl LowRank {
     fn forward(&self, x: &Tensor, training: bool) -> Tensor {
         let dropped = (training && self.dropout > 0.0).then(|| x.dropout(self.dropout, true));
         let x = dropped.as_ref().unwrap_or(x);
-        // The scale goes on the small side: [rows, rank] instead of [rows, out].
+        // Scale the smaller tensor: [rows, rank] instead of [rows, out].
         let inner = x.linear(&as_kind(&self.a, x.kind()), None::<&Tensor>) * self.scale;
         inner.linear(&as_kind(&self.b, x.kind()), None::<&Tensor>)
     }
 }
 
-/// The tensor in a kind; itself when it is of that kind.
+/// The tensor converted to a kind; not copied if it has that kind already.
 fn as_kind(tensor: &Tensor, kind: Kind) -> Tensor {
     if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }
 }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_acts_in_training_passes_only() {
+    fn dropout_applies_to_training_passes_only() {
         let float = (Kind::Float, Device::Cpu);
         let mut linear = Linear::new(Tensor::zeros([4, 4], float));
         linear.adapter = Some(LowRank {

@@ -1,4 +1,4 @@
-//! Low-rank adapters of a decoder (Hu et al., 2021): attaching, naming, merging, and the config of a PEFT folder.
+//! Low-rank adapters of a decoder (Hu et al., 2021): attaching, naming, merging, and the config of a PEFT directory.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use crate::model::linear::LowRank;
 use crate::model::weights::{LayerWeight, Projection, WeightId};
 use crate::{Error, Result};
 
-/// Gives the decoder's projections adapters, drawn from `seed`. `A` is uniform in +-1/sqrt(in), as PEFT draws it
-/// (Kaiming with a = sqrt 5); `B` is zero, so the model computes what it did.
+/// Attaches adapters to the decoder's projections, initialised from `seed`. `A` is uniform in +-1/sqrt(in), as in PEFT
+/// (Kaiming with a = sqrt 5); `B` is zero, so the model's output does not change.
 ///
 /// # Errors
-/// As of [`projections`].
+/// Those of [`projections`].
 pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<()> {
     let targets = projections(&decoder.config, &adapter.targets)?;
     let first = first_layer(decoder.layers.len(), adapter);
@@ -42,7 +42,7 @@ pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<()>
     Ok(())
 }
 
-/// The projections that targets name, in the order of the forward pass, each once.
+/// The projections selected by targets, in the order of the forward pass, without duplicates.
 ///
 /// # Errors
 /// [`Error::Config`] for a name that the model does not have.
@@ -79,7 +79,7 @@ pub fn existing(config: &Config) -> impl Iterator<Item = (Projection, String)> {
     })
 }
 
-/// The lowest layer that has an adapter.
+/// Index of the lowest layer that has an adapter.
 pub fn first_layer(layers: usize, adapter: &Adapter) -> usize {
     adapter.last_layers.map_or(0, |n| layers.saturating_sub(n as usize))
 }
@@ -99,10 +99,10 @@ pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     named
 }
 
-/// `adapter_config.json` of a PEFT folder. `base_model`: as transformers names it.
+/// `adapter_config.json` of a PEFT directory. `base_model`: its name in transformers.
 ///
 /// # Errors
-/// As of [`projections`].
+/// Those of [`projections`].
 pub fn peft_config(decoder: &Decoder, adapter: &Adapter, base_model: &str, task: &str) -> Result<Value> {
     let targets = projections(&decoder.config, &adapter.targets)?;
     let names: Vec<String> =
@@ -126,8 +126,8 @@ pub fn peft_config(decoder: &Decoder, adapter: &Adapter, base_model: &str, task:
     }))
 }
 
-/// Every weight of the decoder in Float32 under Hugging Face's names, adapters added in; without the head's. On the CPU: a
-/// GPU that holds the model has no room for another in Float32.
+/// Every weight of the decoder except the head's, in Float32 under Hugging Face's names, with adapters merged. On the
+/// CPU: a GPU that contains the model has no room for a second copy in Float32.
 pub fn merged_weights(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     tch::no_grad(|| {
         let float = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(Kind::Float);
@@ -144,7 +144,7 @@ pub fn merged_weights(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     })
 }
 
-/// PEFT's names of a projection's adapter: of A and of B.
+/// PEFT's names of a projection's adapter weights, A and B.
 pub fn adapter_names(config: &Config, layer: usize, projection: Projection) -> [String; 2] {
     let module = config.module(layer, projection);
     ["lora_A", "lora_B"].map(|part| format!("base_model.model.{module}.{part}.weight"))
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_and_names_give_each_projection_once_in_forward_order() {
+    fn roles_and_names_select_each_projection_once_in_forward_order() {
         assert_eq!(targets(&["All"]).unwrap(), Projection::ALL);
         assert_eq!(targets(&["Attention"]).unwrap(), Projection::ALL[..4]);
         assert_eq!(targets(&["Mlp"]).unwrap(), Projection::ALL[4..]);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_the_model_lacks_is_refused_with_those_it_has() {
+    fn an_unknown_target_is_rejected_with_a_list_of_known_ones() {
         let error = targets(&["q_proj", "c_attn"]).unwrap_err();
         assert!(matches!(error, Error::Config(_)));
         assert_eq!(
@@ -178,7 +178,7 @@ mod tests {
             "spec.training.adapter.targets[1]: a qwen3 model has no projection `c_attn`; expected Attention, Mlp, All, or \
              one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
         );
-        // A name of a role is written as the API writes it.
+        // Names of roles are case-sensitive: `Attention`.
         assert!(targets(&["attention"]).is_err());
     }
 }

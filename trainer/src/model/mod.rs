@@ -1,16 +1,16 @@
-//! The decoder, on packed tokens: one flat sequence of tokens with positions and segment boundaries, no padding. It
-//! returns hidden states; a head turns chosen rows into log-probabilities or scalars.
+//! The decoder, on packed tokens: one flat sequence of tokens with positions and segment boundaries, without padding.
+//! It returns hidden states; a head turns selected rows into log-probabilities or scalars.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
 //! | `architecture` | what a decoder computes, as one value |
-//! | `family` | the families that are supported: how each says that value, and its names |
+//! | `family` | the supported families: how to read each one's config, and its weight names |
 //! | `config` | `config.json`, checked |
-//! | `weights` | the weights of a decoder, by what they do |
+//! | `weights` | ids of a decoder's weights, by function |
 //! | `decoder` | embedding, layers, final norm |
 //! | `attention` | attention over packed segments, over a shared prefix, and over a cache |
-//! | `packed` | segments laid end to end |
-//! | `cache` | keys and values of what was already read |
+//! | `packed` | segments of tokens, concatenated |
+//! | `cache` | keys and values of tokens that were already processed |
 //! | `rotary` | position embedding |
 //! | `layer` | the weights of a layer |
 //! | `linear` | a projection, with its bias and its low-rank adapter |

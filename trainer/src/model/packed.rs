@@ -1,4 +1,4 @@
-//! Segments of tokens laid end to end, without padding. Pure.
+//! Concatenated segments of tokens, without padding. Pure.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use tch::{Device, Tensor};
 pub struct Packed {
     /// `[tokens]`, Int64.
     pub tokens: Tensor,
-    /// `[tokens]`, Int64: position of each token in its sequence.
+    /// `[tokens]`, Int64: position of each token in its segment.
     pub positions: Tensor,
-    /// One more than the last position.
+    /// The last position plus one.
     pub reach: i64,
     /// Tokens of each segment.
     pub lengths: Vec<i64>,
-    /// How rows are spread over `[segments, longest]` for attention and back; none when all segments are equally long.
+    /// How rows are spread over `[segments, longest]` for attention and back; `None` if all segments are equally long.
     pub spread: Option<Spread>,
 }
 
@@ -29,12 +29,12 @@ pub struct Spread {
 }
 
 impl Packed {
-    /// Packs segments that start at position 0. Each holds at least one token.
+    /// Packs segments that start at position 0. Each must contain at least one token.
     pub fn new<S: AsRef<[i64]>>(segments: &[S]) -> Self {
         Self::starting_at(segments, 0)
     }
 
-    /// Packs segments that continue something of `start` tokens.
+    /// Packs segments that start at position `start`.
     pub fn starting_at<S: AsRef<[i64]>>(segments: &[S], start: i64) -> Self {
         let lengths: Vec<i64> = segments.iter().map(|s| s.as_ref().len() as i64).collect();
         let tokens: Vec<i64> = segments.iter().flat_map(AsRef::as_ref).copied().collect();
@@ -45,14 +45,14 @@ impl Packed {
         Self { tokens: Tensor::from_slice(&tokens), positions: Tensor::from_slice(&positions), reach, lengths, spread }
     }
 
-    /// The same tokens at other positions, one a token.
+    /// The same tokens at other positions, one per token.
     #[must_use]
     pub fn at_positions(self, positions: &[i64]) -> Self {
         let reach = positions.iter().max().map_or(0, |last| last + 1);
         Self { positions: Tensor::from_slice(positions), reach, ..self }
     }
 
-    /// The same on a device: that of the decoder that reads it.
+    /// Moves the batch to the device of the decoder that will read it.
     #[must_use]
     pub fn to_device(self, device: Device) -> Self {
         let to = |t: &Tensor| t.to_device(device);
@@ -61,12 +61,12 @@ impl Packed {
         Self { tokens, positions, reach: self.reach, lengths: self.lengths, spread }
     }
 
-    /// Tokens in all.
+    /// Total number of tokens.
     pub fn tokens_len(&self) -> i64 {
         self.lengths.iter().sum()
     }
 
-    /// Tokens of the longest segment.
+    /// Length of the longest segment, in tokens.
     pub fn longest(&self) -> i64 {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
@@ -90,8 +90,8 @@ impl Packed {
     }
 }
 
-/// Cuts sequences of these lengths into runs that together hold at most `most` tokens, and at least one sequence each:
-/// what is read in one forward pass when nothing is learnt.
+/// Splits sequences of these lengths into runs of at most `most` tokens in total, or of one sequence: the batches of
+/// forward passes without gradients.
 pub fn passes(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_spread_over_a_grid_and_back_without_loss() {
+    fn spreading_segments_over_a_grid_is_reversible() {
         let packed = Packed::starting_at(&[vec![1i64, 2, 3], vec![4]], 5);
         assert_eq!(Vec::<i64>::try_from(&packed.positions).unwrap(), [5, 6, 7, 5]);
         assert_eq!(Vec::<i64>::try_from(packed.last_rows()).unwrap(), [2, 3]);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_cover_every_sequence_once_however_long() {
+    fn passes_include_every_sequence_once_however_long() {
         assert_eq!(passes([11, 3001, 11, 11].into_iter(), 2048), [0..1, 1..2, 2..4]);
         assert_eq!(passes([5, 5, 5].into_iter(), 10), [0..2, 2..3]);
         assert!(passes(std::iter::empty(), 10).is_empty());

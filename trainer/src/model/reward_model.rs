@@ -1,5 +1,5 @@
-//! The reward model: a decoder with a scalar head, which reads the hidden state of a text's last token. Computes, and reads
-//! and writes folders.
+//! The reward model: a decoder with a scalar head, which reads the hidden state of a text's last token. Computes, and
+//! reads and writes directories.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,19 +24,19 @@ use crate::model::packed::{Packed, passes};
 use crate::model::trainable::make_trainable;
 use crate::train::responses::to_f64;
 
-/// Tokens scored in one forward pass when nothing is learnt.
+/// Maximum tokens per forward pass without gradients.
 const SCORING_TOKENS: usize = 4096;
 
 /// A decoder with a scalar head in place of its language-model head.
 pub struct RewardModel {
     pub(crate) decoder: Decoder,
     head: ScalarHead,
-    /// The kind that its base model is stored in, and its copy will be.
+    /// The kind that the base model is stored in, and that the saved model will have.
     kind: Kind,
 }
 
 impl RewardModel {
-    /// The base model with a head that scores everything 0.
+    /// The base model with a head whose score is always 0.
     pub(crate) fn from_base(folder: &Path, spec: &RewardModelSpec, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
         let decoder = opened.trunk(spec.training.precision, device)?;
@@ -44,14 +44,14 @@ impl RewardModel {
         Ok(Self { decoder, head, kind: opened.kind()? })
     }
 
-    /// A saved reward model, on a device.
+    /// Loads a saved reward model onto a device.
     pub fn load(folder: &Path, precision: Precision, device: Device) -> Result<Self> {
         let opened = ModelFolder::open(folder)?;
         let (decoder, weight) = opened.scorer(precision, device)?;
         Ok(Self { decoder, head: ScalarHead::from_weight(weight), kind: opened.kind()? })
     }
 
-    /// What is trained, by name.
+    /// The trained tensors, by name.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for an adapter target that the model does not have.
@@ -61,7 +61,7 @@ impl RewardModel {
         Ok(params)
     }
 
-    /// One score a sequence, `[sequences]`; from what the frozen layers computed for them, if that is known.
+    /// One score per sequence, `[sequences]`. `frozen`: output of the frozen layers for them, if it is known.
     pub(crate) fn forward<S: AsRef<[i64]>>(
         &self,
         sequences: &[S],
@@ -76,7 +76,7 @@ impl RewardModel {
         self.head.forward(&hidden.index_select(0, &batch.last_rows()))
     }
 
-    /// One score a sequence, without gradients, in bounded memory.
+    /// One score per sequence, without gradients, in bounded memory.
     pub fn score<S: AsRef<[i64]>>(&self, sequences: &[S]) -> Vec<f64> {
         let _no_grad = tch::no_grad_guard();
         let mut scores = Vec::with_capacity(sequences.len());
@@ -87,13 +87,13 @@ impl RewardModel {
         scores
     }
 
-    /// Writes a folder that `AutoModelForSequenceClassification` loads.
+    /// Writes a directory that `AutoModelForSequenceClassification` loads.
     pub(crate) fn save(&self, base: &Path, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
         let mut weights = lora::merged_weights(&self.decoder);
         weights.insert(SCORE.into(), self.head.weight());
         let mut config = self.decoder.config.clone();
-        // The classifier of transformers reads the last token that is not the padding token. An end token is often both,
-        // and would not be read where it closes a turn.
+        // The classifier of transformers reads the last token that is not the padding token. The end token is often the
+        // padding token too, and would be skipped at the end of a turn.
         let padding = tokenizer.padding();
         config.raw.insert("pad_token_id".into(), json!(padding.map(|(_, id)| id)));
         save_model(folder, &weights, self.kind, &config, ModelClass::SequenceClassification)?;

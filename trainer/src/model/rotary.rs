@@ -7,11 +7,11 @@ use tch::{Device, Kind, Tensor};
 use crate::model::architecture::Architecture;
 use crate::model::packed::Packed;
 
-/// Positions that the tables hold at first, if the context is as long.
+/// Initial number of positions in the tables; less if the context is shorter.
 const FIRST: i64 = 8192;
 
-/// Cosines and sines of the positions that were asked for so far: a context may be of millions of tokens, of which a run
-/// reads some thousands.
+/// Cosines and sines up to the highest position used so far: contexts can have millions of tokens, of which a run uses
+/// some thousands.
 #[derive(Debug)]
 pub struct Rotary {
     /// `[head_dim / 2]`, Double.
@@ -23,14 +23,14 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The tables of an architecture, in a kind, on a device.
+    /// The tables for an architecture, in a kind, on a device.
     pub fn new(architecture: &Architecture, kind: Kind, device: Device) -> Self {
         let frequencies = Tensor::from_slice(&architecture.rotary_frequencies());
         let tables = tables(&frequencies, architecture.max_position_embeddings.min(FIRST), kind, device);
         Self { frequencies, kind, device, tables: Mutex::new(tables) }
     }
 
-    /// Cosines and sines of a batch's tokens, `[tokens, 1, head_dim]` each.
+    /// Cosines and sines for a batch's tokens, `[tokens, 1, head_dim]` each.
     pub fn at(&self, batch: &Packed) -> (Tensor, Tensor) {
         let mut held = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if held.0.size()[0] < batch.reach {
@@ -41,8 +41,8 @@ impl Rotary {
     }
 }
 
-/// Turns pairs of numbers by their position. `x`: `[tokens, heads, dim]`, `cos` and `sin`: `[tokens, 1, dim]`, the latter
-/// with the first half negated.
+/// Rotates pairs of dimensions by their position. `x`: `[tokens, heads, dim]`, `cos` and `sin`: `[tokens, 1, dim]`,
+/// with the first half of `sin` negated.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
     let half = x.size()[2] / 2;
     x * cos + x.roll([half], [2]) * sin
@@ -64,7 +64,7 @@ mod tests {
     use crate::model::config::tests::tiny;
 
     #[test]
-    fn positions_beyond_the_first_tables_are_turned_as_by_one_table_of_the_whole_context() {
+    fn growing_the_tables_gives_the_values_of_one_full_table() {
         let mut config = tiny().architecture;
         config.max_position_embeddings = 1 << 24;
         let rotary = Rotary::new(&config, Kind::Float, Device::Cpu);

@@ -1,4 +1,4 @@
-//! Which weights of a decoder are trained: a low-rank adapter's, or all.
+//! Selects the weights of a decoder that are trained: those of a low-rank adapter, or all.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::model::decoder::Decoder;
 use crate::model::lora;
 use crate::model::weights::WeightId;
 
-/// Makes the weights that `training` names trainable and gives them by name. Trained weights are Float32; frozen ones
-/// stay as they are.
+/// Makes the weights selected by `training` trainable and returns them by name. Trained weights are Float32; frozen
+/// ones keep their kind.
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) for an adapter target that the model does not have.

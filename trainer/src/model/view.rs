@@ -3,7 +3,7 @@
 use crate::model::decoder::Decoder;
 use crate::model::linear::Adapters;
 
-/// A model to compute with: switched off, low-rank adapters leave the model that they were added to.
+/// A model to compute with. With its adapters off, it is the model that they were added to.
 #[derive(Clone, Copy)]
 pub struct ModelView<'a> {
     /// The decoder.

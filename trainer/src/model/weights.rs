@@ -1,16 +1,16 @@
-//! The weights of a decoder by what they do. Names in files belong to a family; ids are the same in all of them, and the
-//! one list of them serves loading, saving, training, merging, importing and counting. Pure.
+//! Ids of a decoder's weights, by function. Names in files depend on the family; ids do not, and their single
+//! enumeration serves loading, saving, training, merging, importing and counting. Pure.
 
 /// A weight of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WeightId {
     /// `[vocab, hidden]`: the token embedding.
     Embedding,
-    /// A weight of the layer with this index, 0 being read first.
+    /// A weight of the layer with this index, 0 being the first.
     Layer(usize, LayerWeight),
     /// `[hidden]`: the scale of the final norm.
     FinalNorm,
-    /// `[vocab, hidden]`: the head, where it is not the embedding.
+    /// `[vocab, hidden]`: the head, if it is not tied to the embedding.
     Head,
 }
 
@@ -21,7 +21,7 @@ pub enum LayerWeight {
     InputNorm,
     /// `[out, in]`: a projection.
     Weight(Projection),
-    /// `[out]`: what a projection adds.
+    /// `[out]`: the bias of a projection.
     Bias(Projection),
     /// `[head_dim]`: the scale of the norm of each query head.
     QueryNorm,
@@ -32,7 +32,7 @@ pub enum LayerWeight {
 }
 
 impl LayerWeight {
-    /// Every weight that a layer of some architecture has.
+    /// Every weight that a layer can have.
     pub fn all() -> impl Iterator<Item = Self> {
         let norms = [Self::InputNorm, Self::QueryNorm, Self::KeyNorm, Self::PostNorm];
         norms.into_iter().chain(Projection::ALL.into_iter().flat_map(|p| [Self::Weight(p), Self::Bias(p)]))
@@ -48,7 +48,7 @@ pub enum Projection {
     Key,
     /// Hidden states to values.
     Value,
-    /// What was attended to, back to hidden states.
+    /// Attention output back to hidden states.
     Output,
     /// Hidden states to the MLP's gate.
     Gate,
@@ -62,7 +62,7 @@ impl Projection {
     /// Every projection, in the order of the forward pass.
     pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
 
-    /// Whether it is part of attention; of the MLP otherwise.
+    /// Whether the projection is part of attention, not of the MLP.
     pub fn is_attention(self) -> bool {
         matches!(self, Self::Query | Self::Key | Self::Value | Self::Output)
     }

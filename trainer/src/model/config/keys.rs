@@ -1,24 +1,25 @@
-//! Typed values of `config.json`, and the keys that change what a model computes. A value of a wrong type or out of range is
-//! an error with its key, what was expected and what was found; never a default. Pure.
+//! Typed access to `config.json`, and the keys that are rejected because they change what a model computes. A value of
+//! a wrong type or out of range is an error that states the key, what was expected and what was found; it never falls
+//! back to a default. Pure.
 
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-/// An object of the file.
+/// A JSON object of the file.
 pub(in crate::model) struct Keys<'a> {
     map: &'a Map<String, Value>,
-    /// What stands before a key in a message (`rope_scaling.`).
+    /// Prefix of keys in messages (`rope_scaling.`).
     path: &'static str,
 }
 
 impl<'a> Keys<'a> {
-    /// The file itself.
+    /// The top-level object.
     pub(in crate::model) fn new(map: &'a Map<String, Value>) -> Self {
         Self { map, path: "" }
     }
 
-    /// An object of the file; none where the key is absent, null or has an empty object, as transformers reads it.
+    /// A nested object; `None` if the key is absent, null or an empty object, as in transformers.
     pub(in crate::model) fn object(&self, key: &str, path: &'static str) -> Result<Option<Keys<'a>>> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -33,17 +34,17 @@ impl<'a> Keys<'a> {
         self.map.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// A value; none where the key is absent.
+    /// A value; `None` if the key is absent.
     pub(in crate::model) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key)
     }
 
-    /// A value; none where the key is absent or null.
+    /// A value; `None` if the key is absent or null.
     pub(in crate::model) fn set(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// A whole number from `least` to `most`; none where the key is absent.
+    /// An integer from `least` to `most`; `None` if the key is absent.
     pub(in crate::model) fn whole(&self, key: &str, least: i64, most: i64) -> Result<Option<i64>> {
         let Some(found) = self.map.get(key) else { return Ok(None) };
         match found.as_i64() {
@@ -52,18 +53,18 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A whole number from `least` to `most` that must be there.
+    /// A required integer from `least` to `most`.
     pub(in crate::model) fn required(&self, key: &str, least: i64, most: i64) -> Result<i64> {
         self.whole(key, least, most)?
             .ok_or_else(|| self.wrong(key, &format!("an integer from {least} to {most}"), &Value::Null))
     }
 
-    /// The error of a whole number that must be there and is not.
+    /// The error for a required integer that is absent.
     pub(in crate::model) fn missing(&self, key: &str) -> Error {
         self.wrong(key, "an integer", &Value::Null)
     }
 
-    /// A whole number of at least 1; none where the key is null, and `absent` where there is none.
+    /// An integer of at least 1; `None` if the key is null, `absent` if the key is absent.
     pub(in crate::model) fn positive_or_null(&self, key: &str, absent: Option<i64>) -> Result<Option<i64>> {
         match self.map.get(key) {
             None => Ok(absent),
@@ -72,7 +73,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A finite number that is `allowed`; none where the key is absent.
+    /// A finite number within `allowed`; `None` if the key is absent.
     pub(in crate::model) fn number(&self, key: &str, allowed: Range) -> Result<Option<f64>> {
         let Some(found) = self.map.get(key) else { return Ok(None) };
         match found.as_f64() {
@@ -81,18 +82,18 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A text; none where the key is absent or null.
+    /// A string; `None` if the key is absent or null.
     pub(in crate::model) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.set(key).map(|found| found.as_str().ok_or_else(|| self.wrong(key, "a string", found))).transpose()
     }
 
-    /// True or false; false where the key is absent. Null is neither.
+    /// A boolean; false if the key is absent. Null is an error.
     pub(in crate::model) fn flag(&self, key: &str) -> Result<bool> {
         let Some(found) = self.map.get(key) else { return Ok(false) };
         found.as_bool().ok_or_else(|| self.wrong(key, "true or false", found))
     }
 
-    /// Token ids below `vocabulary`: one, a list, or none where the key is absent or null.
+    /// Token ids below `vocabulary`: one, a list, or an empty list if the key is absent or null.
     pub(in crate::model) fn token_ids(&self, key: &str, vocabulary: i64) -> Result<Vec<i64>> {
         let Some(found) = self.set(key) else { return Ok(Vec::new()) };
         let listed = found.as_array().map_or(std::slice::from_ref(found), Vec::as_slice);
@@ -103,12 +104,12 @@ impl<'a> Keys<'a> {
             .ok_or_else(|| self.wrong(key, &format!("token ids from 0 to {}", vocabulary - 1), found))
     }
 
-    /// An error that names the key, what was expected and what was found.
+    /// An error that states the key, what was expected and what was found.
     pub(in crate::model) fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
         Error::Config(format!("config.json: expected {expected} in `{}{key}`, found {}", self.path, excerpt(found)))
     }
 
-    /// An error that names a value which asks for something that is not computed.
+    /// An error for a value that requests an unsupported computation.
     pub(in crate::model) fn not_computed(&self, key: &str, found: &Value) -> Error {
         Error::Config(format!(
             "config.json: `{}{key}` is {}, which the decoder does not support",
@@ -118,7 +119,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The numbers that a key may hold.
+/// Permitted ranges of numbers.
 #[derive(Clone, Copy)]
 pub(in crate::model) enum Range {
     Positive,
@@ -133,7 +134,7 @@ impl Range {
         }
     }
 
-    /// For a message.
+    /// The range in words, for a message.
     pub(in crate::model) fn text(self) -> &'static str {
         match self {
             Self::Positive => "a number above 0",
@@ -142,7 +143,7 @@ impl Range {
     }
 }
 
-/// A value for a message; a long one is cut.
+/// A value as text for a message, truncated if it is long.
 pub(in crate::model) fn excerpt(value: &Value) -> String {
     const LONGEST: usize = 120;
     let text = value.to_string();
@@ -152,7 +153,7 @@ pub(in crate::model) fn excerpt(value: &Value) -> String {
     }
 }
 
-/// What a key may say without asking for something that is not computed. Absent and null always may.
+/// Values of a key that do not change what is computed. Absent and null are always permitted.
 enum Neutral {
     Null,
     False,
@@ -160,9 +161,9 @@ enum Neutral {
     One,
 }
 
-/// Keys that change what a model computes in some reader of `config.json`.
+/// Keys that change what a model computes in at least one reader of `config.json`.
 const NOT_COMPUTED: [(&str, Neutral); 30] = [
-    // Weights that stand for other numbers than they hold.
+    // Weights that are stored encoded.
     ("quantization_config", Neutral::Null),
     ("compression_config", Neutral::Null),
     // Weights or code from elsewhere.
@@ -201,7 +202,7 @@ const NOT_COMPUTED: [(&str, Neutral); 30] = [
     ("pretraining_tp", Neutral::One),
 ];
 
-/// Refuses what the decoder does not compute, by key; `read`: keys that the family reads itself.
+/// Rejects unsupported options by key; `read`: keys that the family reads itself.
 pub(in crate::model) fn refuse_not_computed(keys: &Keys, read: &[&str]) -> Result<()> {
     for key in ["attention_bias", "mlp_bias"].into_iter().filter(|key| !read.contains(key)) {
         if keys.flag(key)? {

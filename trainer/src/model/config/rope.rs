@@ -7,10 +7,10 @@ use super::keys::{Keys, Range};
 use crate::Result;
 use crate::model::architecture::{Llama3Scaling, RotaryPositions};
 
-/// Base of the frequencies where the file has none.
+/// Default base of the frequencies.
 const DEFAULT_THETA: f64 = 10_000.0;
 
-/// Base and scaling.
+/// Reads base and scaling.
 pub(in crate::model) fn read(keys: &Keys) -> Result<RotaryPositions> {
     let theta = keys.number("rope_theta", Range::FromOne)?.unwrap_or(DEFAULT_THETA);
     let old = keys.object("rope_scaling", "rope_scaling.")?.map(|o| settings(keys, &o, theta)).transpose()?;
@@ -32,7 +32,7 @@ fn settings(file: &Keys, object: &Keys, theta: f64) -> Result<RotaryPositions> {
         None => object.text("type")?,
     };
     let known: &[&str] = match kind {
-        // transformers turns whole heads by this type, whatever the factor says.
+        // With this type transformers rotates whole heads, whatever the factor is.
         None | Some("default") => &["partial_rotary_factor"],
         Some("llama3") => &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
         Some(_) => {
@@ -62,7 +62,7 @@ fn llama3(file: &Keys, object: &Keys) -> Result<Llama3Scaling> {
         let expected = format!("a number above `low_freq_factor` ({})", found.low_freq_factor);
         return Err(object.wrong("high_freq_factor", &expected, &found.high_freq_factor.into()));
     }
-    // transformers prefers the key outside the object.
+    // transformers gives the top-level key precedence.
     match file.set("original_max_position_embeddings") {
         Some(outside) if outside.as_f64() != Some(found.original_max_position_embeddings) => Err(file.wrong(
             "original_max_position_embeddings",

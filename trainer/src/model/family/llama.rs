@@ -1,4 +1,4 @@
-//! Llama (Touvron et al., 2023): Llama 1 to 3, SmolLM2, TinyLlama, and what else says `llama`.
+//! Llama (Touvron et al., 2023): Llama 1 to 3, SmolLM2, TinyLlama and other models with `model_type` `llama`.
 
 use super::{Family, Gguf, names, shared};
 use crate::Result;

@@ -1,4 +1,4 @@
-//! Mistral 7B (Jiang et al., 2023) and its successors, with attention to the whole context.
+//! Mistral 7B (Jiang et al., 2023) and its successors; attention covers the whole context.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub(super) static FAMILY: Family = Family {
     name: names::llama,
 };
 
-/// What transformers gives a Mistral whose config does not say.
+/// Default of transformers for this family.
 const KEY_VALUE_HEADS: i64 = 8;
 const WINDOW: i64 = 4096;
 

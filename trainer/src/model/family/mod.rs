@@ -1,5 +1,5 @@
-//! The families of models that are supported, one file each: what a family's `config.json` says, and what its weights are
-//! called in Hugging Face checkpoints. A new family is a file here and a line in [`FAMILIES`].
+//! The supported model families, one file each: how to read the family's `config.json`, and the names of its weights in
+//! Hugging Face checkpoints. A new family is a file here and a line in [`FAMILIES`].
 
 use std::fmt;
 
@@ -17,42 +17,42 @@ mod qwen2;
 mod qwen3;
 mod shared;
 
-/// Every family that works.
+/// Every supported family.
 pub static FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
 
 /// A family of models.
 pub struct Family {
-    /// `model_type` in `config.json`.
+    /// Value of `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// What its classes in transformers start with (`Llama` in `LlamaForCausalLM`).
+    /// Prefix of its class names in transformers (`Llama` in `LlamaForCausalLM`).
     pub class: &'static str,
-    /// What transformers puts before the names of all weights but the heads' (its `base_model_prefix`).
+    /// Prefix of the names of all weights but the heads' in transformers (`base_model_prefix`).
     pub prefix: &'static str,
-    /// Keys of `config.json` that other families refuse and this one reads.
+    /// Keys of `config.json` that this family supports and others reject.
     pub reads: &'static [&'static str],
-    /// What `config.json` describes. Keys that no family computes were refused before.
+    /// Reads `config.json`. Keys that no family supports have been rejected before.
     pub(in crate::model) architecture: fn(&Keys) -> Result<Architecture>,
-    /// The GGUF files of this family; none where they say that they are of another.
+    /// How its GGUF files differ; `None` if they are labelled as another family.
     pub gguf: Option<Gguf>,
-    /// The name of a weight in a checkpoint, which holds it as [`Architecture::shape`] says.
+    /// The name of a weight in a checkpoint, where it has the shape of [`Architecture::shape`].
     pub name: fn(WeightId) -> String,
 }
 
-/// What GGUF files make of a family.
+/// How GGUF files represent a family.
 pub struct Gguf {
-    /// `general.architecture`.
+    /// Value of `general.architecture`.
     pub architecture: &'static str,
-    /// Whether the rows of query and key projections are interleaved, head by head.
+    /// Whether the rows of query and key projections are interleaved within each head.
     pub interleaved: bool,
-    /// Keys of `config.json` that are false in a model that such a file can hold.
+    /// Keys of `config.json` that must be false for a model to be representable as GGUF.
     pub off: &'static [&'static str],
 }
 
 impl Family {
-    /// The family that a `config.json` names.
+    /// The family named by a `config.json`.
     ///
     /// # Errors
-    /// [`Error::Config`] with the families that work.
+    /// [`Error::Config`] with a list of supported families.
     pub(in crate::model) fn of(keys: &Keys) -> Result<&'static Self> {
         let found = keys.get("model_type").unwrap_or(&Value::Null);
         FAMILIES.into_iter().find(|family| found == family.model_type).ok_or_else(|| {

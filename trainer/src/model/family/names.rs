@@ -1,8 +1,8 @@
-//! The names that the Llama family gave the weights of a decoder, and others took over.
+//! The weight names of the Llama family, which other families adopted.
 
 use crate::model::weights::{LayerWeight, Projection, WeightId};
 
-/// The name of a weight, below `model.`.
+/// The name of a weight, relative to `model.`.
 pub(super) fn llama(weight: WeightId) -> String {
     match weight {
         WeightId::Embedding => "model.embed_tokens.weight".to_owned(),

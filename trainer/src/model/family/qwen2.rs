@@ -15,7 +15,7 @@ pub(super) static FAMILY: Family = Family {
     name: names::llama,
 };
 
-/// What transformers gives a Qwen whose config does not say.
+/// Default of transformers for this family.
 pub(super) const KEY_VALUE_HEADS: i64 = 32;
 const WINDOW: i64 = 4096;
 const MAX_WINDOW_LAYERS: i64 = 28;
@@ -26,8 +26,8 @@ fn architecture(keys: &Keys) -> Result<Architecture> {
     Ok(Architecture { attention_bias: AttentionBias::QueryKeyValue, ..found })
 }
 
-/// Refuses a window that hides tokens of the context: one that is switched on, in the layers from `max_window_layers` on unless
-/// `layer_types` names the layers, which was checked before.
+/// Rejects a sliding window that hides tokens of the context: one that is enabled and applies to a layer. It applies
+/// from `max_window_layers` on, unless `layer_types` lists the layers; that was checked before.
 pub(super) fn refuse_window(keys: &Keys, found: &Architecture) -> Result<()> {
     let window = keys.positive_or_null("sliding_window", Some(WINDOW))?;
     let first = keys.whole("max_window_layers", 0, i64::MAX)?.unwrap_or(MAX_WINDOW_LAYERS);

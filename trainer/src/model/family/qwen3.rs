@@ -1,4 +1,5 @@
-//! Qwen3 (Yang et al., 2025), dense: queries and keys are normed head by head, and the width of a head is its own number.
+//! Qwen3 (Yang et al., 2025), dense: queries and keys are normalised per head, and the head width is independent of the
+//! hidden size.
 
 use super::{Family, Gguf, names, qwen2, shared};
 use crate::Result;
@@ -15,7 +16,7 @@ pub(super) static FAMILY: Family = Family {
     name: names::llama,
 };
 
-/// What transformers gives a Qwen3 whose config does not say.
+/// Default of transformers for this family.
 const HEAD_DIM: i64 = 128;
 
 fn architecture(keys: &Keys) -> Result<Architecture> {

@@ -1,4 +1,4 @@
-//! What several families read from `config.json` alike.
+//! The parts of `config.json` that several families read alike.
 
 use serde_json::Value;
 
@@ -7,16 +7,16 @@ use crate::model::architecture::{Activation, Architecture, AttentionBias, Norm};
 use crate::model::config::keys::{Keys, Range};
 use crate::model::config::rope;
 
-/// Bounds of what a file may say, far beyond every model there is: no product of sizes overflows, and no damaged number asks
-/// for more memory than a machine has before a tensor's shape contradicts it.
+/// Upper bounds of sizes, far beyond those of existing models: products of sizes cannot overflow, and a corrupt number
+/// cannot exhaust memory before a tensor's shape contradicts it.
 const WIDEST: i64 = 1 << 20;
 const DEEPEST: i64 = 1 << 12;
 const LARGEST_VOCABULARY: i64 = 1 << 24;
 const LONGEST_CONTEXT: i64 = 1 << 24;
 
-/// A decoder as Llama computes it: RMSNorm before attention and MLP, a gated MLP, rotary positions, no bias. What
-/// transformers takes where the config does not say: `key_value_heads` of the query heads (null means as many as those), and
-/// `default_head_dim` of the hidden size and the query heads.
+/// Reads a decoder with Llama's structure: RMSNorm before attention and MLP, a gated MLP, rotary positions, no bias.
+/// Two defaults of transformers differ by family: `key_value_heads`, a function of the number of query heads (null
+/// means as many as those), and `default_head_dim`, a function of the hidden size and the number of query heads.
 pub(super) fn read(
     keys: &Keys,
     key_value_heads: impl Fn(i64) -> i64,
@@ -51,7 +51,7 @@ pub(super) fn read(
     })
 }
 
-/// The width of a head, `otherwise` where the config does not say. Rotary positions turn pairs of its numbers.
+/// The head width; `otherwise` if the config has none. It must be even, as rotary positions rotate pairs of dimensions.
 fn head_dim(keys: &Keys, otherwise: i64, heads: i64) -> Result<i64> {
     let found = match keys.set("head_dim") {
         None => otherwise,
@@ -64,7 +64,7 @@ fn head_dim(keys: &Keys, otherwise: i64, heads: i64) -> Result<i64> {
     Ok(found)
 }
 
-/// Refuses a window that hides tokens of the context.
+/// Rejects a sliding window that hides tokens of the context.
 pub(super) fn refuse_window(keys: &Keys, window: Option<i64>, context: i64) -> Result<()> {
     match window {
         Some(window) if window < context => Err(keys.not_computed("sliding_window", &window.into())),
