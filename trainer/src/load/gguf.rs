@@ -1,10 +1,10 @@
-//! GGUF files on disk: the header once, then one tensor at a time.
+//! GGUF files on disk: reads the header once, then one tensor at a time.
 //!
-//! This file reads; what the bytes mean is decided in its modules: [`header`] and [`metadata`] (the container), [`dequantize`] (the
-//! encodings), [`model`] (which tensor is which) and [`vocabulary`] (the tokenizer).
+//! This file does the IO; its modules interpret the bytes: [`header`] and [`metadata`] (the container), [`dequantize`]
+//! (the encodings), [`model`] (names and layout of tensors) and [`vocabulary`] (the tokenizer).
 //!
-//! Tensors are read by position and not through a memory map: a file that is cut short while it is being read is then an
-//! error with a name, where a map would end the process with SIGBUS.
+//! Tensors are read by position, not through a memory map: if the file is truncated while it is read, the result is an
+//! error that names the tensor, where a map would kill the process with SIGBUS.
 
 pub mod dequantize;
 pub mod header;
@@ -29,7 +29,7 @@ pub struct GgufFile {
 }
 
 impl GgufFile {
-    /// Opens a file and reads its header. Every tensor of the header is known to lie inside the file.
+    /// Opens a file and reads its header. Verifies that every tensor of the header is inside the file.
     ///
     /// # Errors
     /// [`Error::Data`] when the file cannot be read, is not GGUF version 2 or 3, or ends too early.
@@ -42,7 +42,7 @@ impl GgufFile {
         Ok(Self { header, path: path.to_owned(), file })
     }
 
-    /// The values of a tensor, row-major, in the order of the file.
+    /// The values of a tensor, row-major, in file order.
     ///
     /// # Errors
     /// [`Error::Data`] when the encoding is not supported, the file cannot be read, or a value is not finite.

@@ -1,5 +1,6 @@
-//! Hugging Face model folders: `config.json`, `model.safetensors` (or shards under `model.safetensors.index.json`). Which
-//! files count is what transformers 5 says; what is in them is used, of a kind that every reader ignores, or refused by name.
+//! Hugging Face model directories: `config.json`, `model.safetensors` (or shards listed in
+//! `model.safetensors.index.json`). Files are selected as in transformers 5; each of their tensors is either used, of a
+//! kind that every reader ignores, or rejected by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,20 +21,20 @@ use crate::model::weights::WeightId;
 use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
-/// Weights in one file; it comes before an index, as in transformers.
+/// Weights in one file; it takes precedence over an index, as in transformers.
 pub const WEIGHTS: &str = "model.safetensors";
-/// Which shard holds which weight.
+/// The index: which shard contains which weight.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// The head of a sequence classifier: of a reward model.
+/// The head of a sequence classifier, which makes it a reward model.
 pub(crate) const SCORE: &str = "score.weight";
 
-/// An open model folder.
+/// An open model directory.
 pub struct ModelFolder {
     path: PathBuf,
     /// The checked config.
     pub config: Config,
     files: Vec<TensorFile>,
-    /// Where a tensor is, by the name that it has in transformers.
+    /// Where each tensor is, by its name in transformers.
     index: BTreeMap<String, Stored>,
 }
 
@@ -44,11 +45,11 @@ struct Stored {
 }
 
 impl ModelFolder {
-    /// Opens a folder and reads the list of its tensors.
+    /// Opens a directory and lists its tensors.
     ///
     /// # Errors
-    /// [`Error::Config`] when config.json asks for what is not computed, [`Error::Data`] when files are missing, broken or
-    /// contradict each other.
+    /// [`Error::Config`] when config.json requests an unsupported computation, [`Error::Data`] when files are missing,
+    /// corrupt or contradict each other.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_adapter(path)?;
         let config = Config::from_json(read_object(&path.join("config.json"))?)
@@ -79,15 +80,15 @@ impl ModelFolder {
         Ok(())
     }
 
-    /// Whether the folder is a sequence classifier: a reward model.
+    /// Whether the model is a sequence classifier, that is, a reward model.
     pub fn has_score(&self) -> bool {
         self.index.contains_key(SCORE)
     }
 
-    /// The kind that the decoder's weights are stored in; the widest, where they differ.
+    /// The data type of the decoder's weights; the widest if they differ.
     ///
     /// # Errors
-    /// [`Error::Data`] when a weight is missing or holds no floating-point numbers.
+    /// [`Error::Data`] when a weight is missing or is not floating-point.
     pub fn kind(&self) -> Result<Kind> {
         let mut kinds = Vec::new();
         for (name, stored) in &self.index {
@@ -99,10 +100,10 @@ impl ModelFolder {
         Ok(if kinds.iter().all(|kind| *kind == first) { first } else { Kind::Float })
     }
 
-    /// The language model on a device, without gradients.
+    /// Loads the language model onto a device, without gradients.
     ///
     /// # Errors
-    /// [`Error::Data`] when a weight is missing, is of another shape, holds what is not finite, or is not used.
+    /// [`Error::Data`] when a weight is missing, of the wrong shape, not finite, or not used.
     pub fn decoder(&self, precision: Precision, device: Device) -> Result<Decoder> {
         let mut reader = Reader::new(self, kind_of(precision), device);
         let mut decoder = reader.trunk()?;
@@ -113,7 +114,7 @@ impl ModelFolder {
                 "config.json ties the head's weight to the embedding, but the file has different values for it; they are \
                  used, as in transformers"
             );
-            // What is written of this model is a model whose head is its own.
+            // The loaded head is untied, and so is the head of every model that is saved from this one.
             decoder.config.architecture.tie_word_embeddings = false;
             decoder.config.raw.insert("tie_word_embeddings".into(), false.into());
         }
@@ -121,10 +122,11 @@ impl ModelFolder {
         Ok(decoder)
     }
 
-    /// The decoder without a head, on a device: what a score is computed from. A language model's head takes no part in it.
+    /// Loads the decoder without its head onto a device. A language model's head is ignored, as scores do not depend on
+    /// it.
     ///
     /// # Errors
-    /// As of [`ModelFolder::decoder`].
+    /// Those of [`ModelFolder::decoder`].
     pub fn trunk(&self, precision: Precision, device: Device) -> Result<Decoder> {
         let mut reader = Reader::new(self, kind_of(precision), device);
         let decoder = reader.trunk()?;
@@ -133,10 +135,11 @@ impl ModelFolder {
         Ok(decoder)
     }
 
-    /// A sequence classifier of one label, on a device: the decoder, and the head's weight, `[1, hidden]` in Float32.
+    /// Loads a sequence classifier of one label onto a device: the decoder, and the head's weight, `[1, hidden]` in
+    /// Float32.
     ///
     /// # Errors
-    /// As of [`ModelFolder::decoder`].
+    /// Those of [`ModelFolder::decoder`].
     pub fn scorer(&self, precision: Precision, device: Device) -> Result<(Decoder, Tensor)> {
         let mut reader = Reader::new(self, kind_of(precision), device);
         let decoder = reader.trunk()?;
@@ -164,8 +167,8 @@ impl ModelFolder {
     }
 }
 
-/// The names that transformers gives the weights of a file: a model that was saved without its head has names without their
-/// prefix, and one that was part of another has its heads' names with it.
+/// Maps the names in a file to those of transformers: a model saved without its head has names without the prefix, and
+/// one saved as part of another model also contains that model's heads.
 struct UsualNames {
     prefix: &'static str,
     known: BTreeSet<String>,
@@ -185,7 +188,7 @@ impl UsualNames {
     }
 }
 
-/// Reads a folder's weights, and knows which were read.
+/// Reads a directory's weights, and records which were read.
 struct Reader<'a> {
     folder: &'a ModelFolder,
     kind: Kind,
@@ -198,7 +201,7 @@ impl<'a> Reader<'a> {
         Self { folder, kind, device, used: BTreeSet::new() }
     }
 
-    /// A weight of a given shape, in a given kind.
+    /// A weight with a given shape, in a given kind.
     fn weight(&mut self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
         let stored = self.folder.index.get(name).ok_or_else(|| self.folder.missing(name))?;
         let tensor = self.folder.files[stored.file].weight(&stored.name, shape, kind)?;
@@ -212,7 +215,8 @@ impl<'a> Reader<'a> {
         Decoder::build(folder.config.clone(), kind, &mut get)
     }
 
-    /// The head's weight, unless it is the embedding's. A file that ties them in words and not in numbers has two weights.
+    /// The head's weight; `None` if it is tied to the embedding. If the config ties them but the file contains two
+    /// different tensors, they are not tied.
     fn lm_head(&mut self) -> Result<Option<Tensor>> {
         let (folder, config) = (self.folder, &self.folder.config);
         let [head_name, embedding_name] = [WeightId::Head, WeightId::Embedding].map(|id| config.name(id));
@@ -231,7 +235,7 @@ impl<'a> Reader<'a> {
         self.weight(&head_name, &config.architecture.shape(WeightId::Head), self.kind).map(Some)
     }
 
-    /// Refuses a folder with weights that were not read: the model that they belong to is another.
+    /// Rejects a directory with weights that were not read: they belong to a different model.
     fn refuse_left_over(&self) -> Result<()> {
         let left_over = |name: &String| !self.used.contains(name) && !is_ignored(name);
         let names: Vec<&str> = self
@@ -266,12 +270,13 @@ fn kind_of(precision: Precision) -> Kind {
     }
 }
 
-/// What early versions of transformers saved beside the weights, and compute anew: the rotary frequencies.
+/// Whether a tensor can be ignored: the rotary frequencies, which early versions of transformers saved and are
+/// recomputed.
 fn is_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
 }
 
-/// The first names of a list and how many there are.
+/// The first names of a list, and the number of names.
 fn named(names: &[&str]) -> String {
     const SHOWN: usize = 3;
     let quoted: Vec<String> = names.iter().take(SHOWN).map(|name| format!("'{name}'")).collect();
@@ -283,7 +288,7 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-/// Refuses a folder of which transformers would load an adapter on another model.
+/// Rejects a directory for which transformers would load an adapter on top of another model.
 fn refuse_adapter(path: &Path) -> Result<()> {
     if !path.join(peft::CONFIG).exists() {
         return Ok(());
@@ -296,7 +301,7 @@ fn refuse_adapter(path: &Path) -> Result<()> {
     )))
 }
 
-/// Files of a model folder that belong to its tokenizer and its way of writing.
+/// Files of a model directory that belong to its tokenizer and its generation settings.
 const TOKENIZER_FILES: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -306,7 +311,7 @@ const TOKENIZER_FILES: [&str; 6] = [
     "generation_config.json",
 ];
 
-/// Copies the tokenizer of a model folder into another.
+/// Copies the tokenizer of a model directory into another.
 pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES {
         let (source, target) = (from.join(name), to.join(name));
@@ -323,7 +328,7 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&text).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
 }
 
-/// The files that hold the weights, by the rule of transformers.
+/// The files that contain the weights, selected as in transformers.
 fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
     let (single, index) = (path.join(WEIGHTS), path.join(INDEX));
     if single.exists() {
@@ -362,7 +367,8 @@ fn shards(path: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
-/// Whether a name is one of a file of a folder that counts: a hidden file is no part of what a digest tells.
+/// Whether a name can be that of a weight file: hidden files are excluded, as they are not part of an artifact's
+/// digest.
 fn is_file_name(name: &str) -> bool {
     Path::new(name).file_name().is_some_and(|file| file == name) && !folder::is_ignored(name.as_ref())
 }

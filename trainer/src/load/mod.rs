@@ -1,4 +1,4 @@
-//! Models in and out: Hugging Face folders, PEFT adapters, GGUF.
+//! Loading and saving models: Hugging Face directories, PEFT adapters, GGUF.
 
 pub mod gguf;
 pub mod hugging_face;

@@ -1,4 +1,4 @@
-//! PEFT folders of LoRA adapters (`adapter_config.json`, `adapter_model.safetensors`): reads and writes them.
+//! PEFT directories of LoRA adapters (`adapter_config.json`, `adapter_model.safetensors`): reading and writing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,16 +18,16 @@ use crate::model::weights::Projection;
 use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
-/// Says what the adapter is; a PEFT folder is known by it.
+/// Describes the adapter; its presence identifies a PEFT directory.
 pub const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Gives the decoder the adapter of a PEFT folder, in Float32 and without gradients. The decoder has the weights that the
-/// adapter was trained on, and no adapter.
+/// Attaches the adapter of a PEFT directory to the decoder, in Float32 and without gradients. The decoder must have the
+/// weights that the adapter was trained on, and no adapter yet.
 ///
 /// # Errors
-/// [`Error::Config`] when the adapter asks for something that is not computed here, by its name in `adapter_config.json`;
-/// [`Error::Data`] when a file or a tensor is missing, does not fit the decoder, or belongs to nothing.
+/// [`Error::Config`] when the adapter requests an unsupported computation, with its key in `adapter_config.json`;
+/// [`Error::Data`] when a file or a tensor is missing, unexpected or does not match the decoder.
 pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     let path = folder.join(CONFIG);
     let config = PeftConfig::from_json(&read_object(&path)?, &decoder.config)
@@ -61,12 +61,12 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     }
 }
 
-/// Writes the decoder's adapter as a PEFT folder that `PeftModel` loads onto the base model. `base_model`: its URI.
+/// Writes the decoder's adapter as a PEFT directory that `PeftModel` loads onto the base model. `base_model`: its URI.
 pub fn save(decoder: &Decoder, adapter: &Adapter, base_model: &str, folder: &Path) -> Result<()> {
     let named: BTreeMap<String, Tensor> =
         lora::parameters(decoder).into_iter().map(|(name, t)| (name, t.detach())).collect();
     write_safetensors(&folder.join(WEIGHTS), &named)?;
-    // transformers knows repositories and paths by their bare names.
+    // transformers names repositories and paths without a scheme.
     let name = ["hf://", "file://"].iter().find_map(|scheme| base_model.strip_prefix(scheme)).unwrap_or(base_model);
     let config = lora::peft_config(decoder, adapter, name, "CAUSAL_LM")?;
     let path = folder.join(CONFIG);
@@ -74,7 +74,7 @@ pub fn save(decoder: &Decoder, adapter: &Adapter, base_model: &str, folder: &Pat
     fs::write(&path, text).map_err(|e| Error::store(&path, &e))
 }
 
-/// What of an adapter's config is computed.
+/// The supported part of an adapter's config.
 struct PeftConfig {
     rank: i64,
     alpha: f64,
@@ -96,11 +96,11 @@ const WITHOUT_EFFECT: [&str; 9] = [
     "runtime_config",
 ];
 
-/// Ways of drawing the first A and B that leave the base model's weights as they are.
+/// Initialisations of A and B that do not change the base model's weights.
 const DRAWN: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl PeftConfig {
-    /// Reads a config for a model. What is set and not known is refused: it may change the result.
+    /// Parses a config for a model. Unknown keys that are set are rejected: they may change the result.
     fn from_json(raw: &Map<String, Value>, model: &Config) -> Result<Self, String> {
         for (key, value) in raw {
             let computed = match key.as_str() {
@@ -142,7 +142,7 @@ impl PeftConfig {
     }
 }
 
-/// Whether a key says what it says when it is absent.
+/// Whether a value means the same as an absent key.
 fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -169,7 +169,7 @@ fn targets(value: &Value, model: &Config) -> Result<BTreeSet<Projection>, String
         .collect()
 }
 
-/// The layers with adapters: all, one, or a list.
+/// The layers with adapters, from `layers_to_transform`: all, one, or a list.
 fn layers(value: &Value, count: usize) -> Result<BTreeSet<usize>, String> {
     let listed = match value {
         Value::Null => return Ok((0..count).collect()),
@@ -201,7 +201,7 @@ mod tests {
     use serde_json::json;
     use tch::Device;
 
-    /// Writes the decoder's weights as a model folder, its adapter added in, and reads it back.
+    /// Saves the decoder with its adapter merged as a model directory, and loads it again.
     fn written(decoder: &Decoder, folder: &Path) -> Decoder {
         fs::create_dir_all(folder).unwrap();
         write_safetensors(&folder.join("model.safetensors"), &lora::merged_weights(decoder)).unwrap();
@@ -209,7 +209,7 @@ mod tests {
         ModelFolder::open(folder).unwrap().decoder(Precision::Float32, Device::Cpu).unwrap()
     }
 
-    /// A decoder with a trained adapter, saved as a PEFT folder, and its base model.
+    /// A decoder with a trained adapter, saved as a PEFT directory, and its base model.
     fn saved(adapter: &Value, folder: &Path) -> (Decoder, Decoder) {
         let adapter: Adapter = serde_json::from_value(adapter.clone()).unwrap();
         let mut tuned = random(11);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_adapter_computes_what_the_tuned_model_and_its_merged_weights_compute() {
+    fn a_saved_adapter_equals_the_tuned_model_and_its_merged_weights() {
         for adapter in [
             json!({"rank": 3, "alpha": 5.0}),
             json!({"rank": 2, "alpha": 4.0, "targets": ["Attention", "up_proj"]}),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_base_model_is_named_as_transformers_names_it() {
+    fn the_base_model_is_named_as_in_transformers() {
         let folder = tempfile::tempdir().unwrap();
         let (tuned, _) = saved(&json!({}), folder.path());
         let name = || read_object(&folder.path().join(CONFIG)).unwrap()["base_model_name_or_path"].clone();
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// What is said of a folder after a change of its config.
+    /// The error for a directory after a change of its config.
     fn refusal(key: &str, value: Value) -> String {
         let folder = tempfile::tempdir().unwrap();
         let (_, mut base) = saved(&json!({"rank": 2, "targets": ["q_proj"]}), folder.path());
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_computed_is_refused_by_name() {
+    fn unsupported_settings_are_rejected_by_name() {
         for (key, value) in [
             ("peft_type", json!("IA3")),
             ("task_type", json!("SEQ_CLS")),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_peft_writes_without_effect_is_no_obstacle() {
+    fn settings_without_effect_are_accepted() {
         for (key, value) in [
             ("use_rslora", json!(false)),
             ("modules_to_save", json!([])),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_are_missing_left_over_or_of_another_shape_are_named() {
+    fn missing_unexpected_and_misshapen_tensors_are_named() {
         for (key, value, expected) in [
             ("target_modules", json!(["q_proj", "v_proj"]), "v_proj.lora_A.weight' is missing"),
             ("layers_to_transform", json!(1), "layers.0.self_attn.q_proj.lora_A.weight' and 1 more tensors"),

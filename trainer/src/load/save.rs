@@ -1,5 +1,5 @@
-//! Writes a model as a Hugging Face folder: weights in a given kind, in shards where they are large, and a config.json that
-//! says what they are. The layout of shards and index is that of transformers' `save_pretrained`.
+//! Saves a model as a Hugging Face directory: weights in a given kind, sharded if they are large, and a matching
+//! config.json. The layout of shards and index is that of transformers' `save_pretrained`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,13 +14,13 @@ use super::tensor_file::{dtype_of, write_in_kinds};
 use crate::model::config::Config;
 use crate::{Error, Result};
 
-/// The most bytes of weights in one file, as transformers cuts them and hubs take them.
+/// Maximum bytes of weights per file; the default of transformers, within the limits of model hubs.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// The largest finite number of 16 bits.
+/// The largest finite 16-bit float (IEEE half).
 const LARGEST_HALF: f64 = 65_504.0;
 
-/// What a saved folder is loaded as.
+/// The transformers class that loads a saved directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelClass {
     /// `AutoModelForCausalLM`.
@@ -29,11 +29,11 @@ pub enum ModelClass {
     SequenceClassification,
 }
 
-/// Writes weights, in `kind`, and config.json. `config`: that of the model they were made from. The head of a sequence
-/// classifier is a few numbers that all of a score hangs on: it stays in Float32.
+/// Writes weights, in `kind`, and config.json. `config`: that of the model they were derived from. The head of a
+/// sequence classifier stays in Float32: it is small, and every score depends on all of it.
 ///
 /// # Errors
-/// [`Error::Store`] when the folder cannot be written.
+/// [`Error::Store`] when the directory cannot be written.
 pub fn save_model(
     folder: &Path,
     weights: &BTreeMap<String, Tensor>,
@@ -46,7 +46,7 @@ pub fn save_model(
     write_json(&folder.join("config.json"), &config_of(config, kind, class))
 }
 
-/// The kind, or Float32 where half precision would turn a weight into infinity.
+/// The kind, or Float32 if half precision would overflow a weight.
 fn fitting(weights: &BTreeMap<String, Tensor>, kind: Kind) -> Kind {
     let beyond = |t: &Tensor| t.numel() > 0 && t.abs().max().double_value(&[]) > LARGEST_HALF;
     match weights.iter().find(|(_, tensor)| kind == Kind::Half && beyond(tensor)) {
@@ -61,8 +61,8 @@ fn fitting(weights: &BTreeMap<String, Tensor>, kind: Kind) -> Kind {
     }
 }
 
-/// Writes weights into one file, or into several of at most `most` bytes with an index. A weight that is larger has a file of
-/// its own. What another model left in the folder under these names is removed.
+/// Writes weights into one file, or into several of at most `most` bytes with an index. A larger weight gets a file of
+/// its own. Weight files of an earlier model in the directory are removed.
 pub(crate) fn write_weights(
     folder: &Path,
     weights: &BTreeMap<String, Tensor>,
@@ -83,7 +83,7 @@ pub(crate) fn write_weights(
     shards.write_index(folder, parameters)
 }
 
-/// Which weights go into which file.
+/// Assigns weights to files.
 pub(crate) struct Shards {
     /// Files and the names of their weights, in order.
     pub(crate) files: Vec<(String, Vec<String>)>,
@@ -91,7 +91,7 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Cuts a list of weights and their bytes into files of at most `most` bytes.
+    /// Splits a list of weights and their sizes into files of at most `most` bytes.
     pub(crate) fn new(weights: impl Iterator<Item = (String, u64)>, most: u64) -> Self {
         let (mut shards, mut filled, mut total): (Vec<Vec<String>>, u64, u64) = (Vec::new(), 0, 0);
         for (name, bytes) in weights {
@@ -114,7 +114,7 @@ impl Shards {
         Self { files, bytes: total }
     }
 
-    /// Writes the index of several files; of one there is none.
+    /// Writes the index if there are several files.
     pub(crate) fn write_index(&self, folder: &Path, parameters: usize) -> Result<()> {
         if self.files.len() == 1 {
             return Ok(());
@@ -129,7 +129,7 @@ impl Shards {
     }
 }
 
-/// Removes weights and their index: a file of another model that stays behind would be read, or contradict the new one.
+/// Removes weight files and their index: a leftover file would be read, or contradict the new ones.
 fn remove_weights(folder: &Path) -> Result<()> {
     let entries = fs::read_dir(folder).map_err(|e| Error::store(folder, &e))?;
     for entry in entries {
@@ -150,12 +150,12 @@ fn is_shard(name: &str) -> bool {
         .is_some_and(|(i, n)| [i, n].iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())))
 }
 
-/// Keys of a config that say something of a folder which the new one is not.
+/// Keys of a config that describe the directory it came from and do not apply to the new one.
 const OF_ANOTHER_FOLDER: [&str; 7] =
     ["_name_or_path", "num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task"];
 
-/// The config of a folder that is written: that of the model it was made from, with what is no longer true corrected or
-/// removed. `transformers_version` stays, as transformers reads the tokenizer's files by the rules of that version.
+/// The config of a saved directory: that of the base model, with keys that no longer apply corrected or removed.
+/// `transformers_version` is preserved, as transformers reads the tokenizer's files by the rules of that version.
 fn config_of(base: &Config, kind: Kind, class: ModelClass) -> Map<String, Value> {
     let mut config = base.raw.clone();
     for key in OF_ANOTHER_FOLDER {
@@ -171,7 +171,8 @@ fn config_of(base: &Config, kind: Kind, class: ModelClass) -> Map<String, Value>
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));
         config.insert("label2id".into(), json!({"LABEL_0": 0}));
     }
-    // Every version of transformers reads the older name, and one of two is not read: the base's own stays if it has one.
+    // Every version of transformers reads the older key, and only one of the two is read: if the base's config has one
+    // of them, that one is used.
     let key = if config.contains_key("dtype") && !config.contains_key("torch_dtype") { "dtype" } else { "torch_dtype" };
     for other in ["dtype", "torch_dtype"] {
         if other != key {
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_model_is_cut_into_shards_that_are_read_back_and_leave_no_trace_of_an_older_one() {
+    fn a_sharded_model_is_read_back_and_replaces_an_older_one() {
         let folder = tempfile::tempdir().unwrap();
         let decoder = random(4);
         let weights = lora::merged_weights(&decoder);
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_written_in_the_kind_asked_for_and_the_config_says_so_in_one_key() {
+    fn weights_are_written_in_the_requested_kind_and_the_config_names_it_once() {
         for (base, key) in [
             (json!({"torch_dtype": "float32"}), "torch_dtype"),
             (json!({"dtype": "float32"}), "dtype"),
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_half_precision_does_not_hold_keeps_the_model_in_float32() {
+    fn a_weight_beyond_half_precision_keeps_the_model_in_float32() {
         let folder = tempfile::tempdir().unwrap();
         let decoder = random(4);
         let mut weights = lora::merged_weights(&decoder);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_base_said_of_its_own_folder_is_not_said_of_the_new_one() {
+    fn keys_about_the_base_directory_are_not_copied() {
         let mut base = random(4).config;
         for (key, value) in [
             ("architectures", json!(["LlamaModel"])),

@@ -1,5 +1,5 @@
-//! safetensors files: the header is read once, tensors by mmap; what is read as a weight is a finite number of a known kind
-//! and shape, or an error with the file's and the tensor's name.
+//! safetensors files: the header is read once, tensors through mmap. A weight must be floating-point, finite and of the
+//! expected shape; anything else is an error that names the file and the tensor.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,16 +19,17 @@ use crate::{Error, Result};
 pub struct TensorFile {
     path: PathBuf,
     map: Mmap,
-    /// Where the tensors' bytes begin.
+    /// Byte offset of the tensors' data.
     data: usize,
     tensors: BTreeMap<String, TensorInfo>,
 }
 
 impl TensorFile {
-    /// Opens a file and reads its header. The library checks that the tensors fill the file, in order and without overlap.
+    /// Opens a file and reads its header. The library checks that the tensors fill the file, in order and without
+    /// overlap.
     ///
     /// # Errors
-    /// [`Error::Data`] when it is no whole safetensors file.
+    /// [`Error::Data`] when it is not a complete safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
         let map = plumbline_torch::map_file(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
         if map.starts_with(b"version https://git-lfs") {
@@ -45,20 +46,20 @@ impl TensorFile {
         Ok(Self { path: path.to_owned(), data: size_of::<u64>() + header, map, tensors })
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Every tensor's name, in order.
+    /// The names of all tensors, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The kind a weight is stored in.
+    /// The kind that a weight is stored in.
     ///
     /// # Errors
-    /// [`Error::Data`] when there is no such tensor or when it holds no floating-point numbers.
+    /// [`Error::Data`] when there is no such tensor, or when it is not floating-point.
     pub fn weight_kind(&self, name: &str) -> Result<Kind> {
         let dtype = self.info(name)?.dtype;
         kind_of(dtype).filter(|kind| is_float(*kind)).ok_or_else(|| {
@@ -69,11 +70,11 @@ impl TensorFile {
         })
     }
 
-    /// A weight of a given shape, in a given kind.
+    /// A weight with a given shape, converted to a given kind.
     ///
     /// # Errors
-    /// [`Error::Data`] when there is no such tensor, when it has another shape, or when it holds anything but floating-point
-    /// numbers that are finite in that kind.
+    /// [`Error::Data`] when there is no such tensor, when it has another shape, or when its values are not
+    /// floating-point numbers that are finite in that kind.
     pub fn weight(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
         heartbeat::beat();
         let stored = self.weight_kind(name)?;
@@ -98,7 +99,7 @@ impl TensorFile {
     /// The bytes of a tensor.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let (start, end) = self.info(name)?.data_offsets;
-        // The header was checked against the file's length.
+        // The header has been checked against the file's length.
         self.map.get(self.data + start..self.data + end).ok_or_else(|| {
             self.wrong(
                 name,
@@ -134,12 +135,12 @@ impl TensorFile {
     }
 }
 
-/// How many numbers of a tensor are not finite, and the indices of the first; none where all are.
+/// How many elements of a tensor are not finite, and the indices of the first ones; `None` if all are finite.
 pub fn not_finite(tensor: &Tensor) -> Option<(i64, Vec<i64>)> {
     if tensor.numel() == 0 {
         return None;
     }
-    // The extremes of a tensor with a NaN are NaN. One pass, and the fastest there is in every kind.
+    // The minimum and maximum of a tensor with a NaN are NaN. This is one pass, and the fastest check for every kind.
     let (least, most) = tensor.aminmax(None, false);
     if least.double_value(&[]).is_finite() && most.double_value(&[]).is_finite() {
         return None;
@@ -155,13 +156,13 @@ pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     TensorFile::open(path)?.all()
 }
 
-/// Writes tensors as one safetensors file, in order of name, each in its own kind. One tensor's bytes are in memory at a
-/// time.
+/// Writes tensors as one safetensors file, ordered by name, each in its own kind. At most one tensor's bytes are in
+/// memory at a time.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     write_in_kinds(path, tensors.iter().map(|(name, t)| (name.as_str(), t, t.kind())))
 }
 
-/// The same, each in a given kind.
+/// The same, converting each tensor to a given kind.
 pub(super) fn write_in_kinds<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a Tensor, Kind)>,
@@ -175,11 +176,11 @@ pub(super) fn write_in_kinds<'a>(
             Ok((name, Saved { tensor, kind, dtype, shape, bytes: tensor.numel() * size }))
         })
         .collect::<Result<Vec<_>>>()?;
-    // transformers refuses a file that does not say which framework's layout it has.
+    // transformers rejects files without the name of a framework.
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let store = |e: std::io::Error| Error::store(path, &e);
-    // The library writes aside, a file for its owner alone; who serves a model is often another user. Opened without
-    // truncating: the old file may be mapped.
+    // The library writes a temporary file that only its owner can read; a model is often served by another user. The
+    // old file is opened without truncating, as it may be mapped.
     let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;
     safetensors::serialize_to_file(saved, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => store(e),
@@ -188,7 +189,7 @@ pub(super) fn write_in_kinds<'a>(
     fs::set_permissions(path, usual.permissions()).map_err(store)
 }
 
-/// A tensor on its way into a file.
+/// A tensor that is being written.
 struct Saved<'a> {
     tensor: &'a Tensor,
     kind: Kind,
@@ -217,7 +218,7 @@ impl View for Saved<'_> {
     }
 }
 
-/// The name of a kind of numbers in a file, and the bytes of one.
+/// The safetensors data type of a kind, and its size in bytes.
 pub(super) fn dtype_of(kind: Kind) -> Option<(Dtype, usize)> {
     Some(match kind {
         Kind::Float => (Dtype::F32, 4),
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_may_read_other_files_of_a_folder_may_read_its_weights() {
+    fn weights_have_the_permissions_of_other_files() {
         let folder = tempfile::tempdir().unwrap();
         let (weights, other) = (folder.path().join("model.safetensors"), folder.path().join("config.json"));
         fs::write(&other, "{}").unwrap();
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_finite_is_named_in_every_kind_and_huge_ones_are_taken() {
+    fn non_finite_values_are_rejected_in_every_kind_and_huge_ones_accepted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
         let huge = [(Kind::Float, 3e38), (Kind::BFloat16, 3e38), (Kind::Half, 65504.0)];
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_no_weights() {
+    fn integer_tensors_are_rejected_as_weights() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
         for kind in [Kind::Int64, Kind::Uint8] {

@@ -1,18 +1,18 @@
-//! Values of GGUF's encodings. Pure: blocks in, 32-bit numbers out.
+//! Dequantisation of GGUF's encodings. Pure: blocks in, 32-bit floats out.
 //!
-//! A quantised tensor is a sequence of blocks, each with its own scale `d` (and minimum `m`) as a 16-bit number. Layouts:
-//! `ggml-common.h` of the ggml project. In the formulas `q` is the stored integer.
+//! A quantised tensor is a sequence of blocks, each with its own scale `d` (and minimum `m`) as a 16-bit float.
+//! Layouts: `ggml-common.h` of the ggml project. In the formulas `q` is the stored integer.
 
 use half::{bf16, f16};
 
 /// How a tensor's values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// 32-bit numbers.
+    /// 32-bit floats.
     F32,
-    /// 16-bit numbers (IEEE half).
+    /// 16-bit floats (IEEE half).
     F16,
-    /// 16-bit numbers with the exponent of 32.
+    /// 16-bit floats with the exponent range of 32-bit ones (bfloat16).
     Bf16,
     /// 4 bits, `d (q - 8)`, blocks of 32.
     Q4_0,
@@ -30,14 +30,14 @@ pub enum Encoding {
     Q5K,
     /// 6 bits, `d s (q - 32)`, blocks of 256 in 16 groups with 8-bit `s`.
     Q6K,
-    /// An encoding that is known by name and not read.
+    /// A known encoding that is not supported.
     Unsupported(&'static str),
 }
 
-/// Why a tensor has no values.
+/// Why a tensor cannot be dequantised.
 #[derive(Debug, thiserror::Error)]
 pub enum DequantizeError {
-    /// The encoding is not read.
+    /// The encoding is not supported.
     #[error("the encoding {0} is not supported; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are")]
     Unsupported(&'static str),
     /// The bytes are not a whole number of blocks.
@@ -45,15 +45,15 @@ pub enum DequantizeError {
     Ragged {
         /// The encoding.
         encoding: Encoding,
-        /// Bytes given.
+        /// Length of the data, in bytes.
         bytes: usize,
-        /// Bytes of a block.
+        /// Size of a block, in bytes.
         block: usize,
     },
 }
 
 impl Encoding {
-    /// The encoding of a number in the file (`ggml_type`), if it is known.
+    /// The encoding with a given `ggml_type` number; `None` if it is unknown.
     pub fn from_number(number: u32) -> Option<Self> {
         Some(match number {
             0 => Self::F32,
@@ -85,7 +85,7 @@ impl Encoding {
         })
     }
 
-    /// Values in a block.
+    /// Number of values per block.
     pub fn block_values(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 | Self::Unsupported(_) => 1,
@@ -94,7 +94,7 @@ impl Encoding {
         }
     }
 
-    /// Bytes of a block. 0 where the encoding is not supported: its size is not known here.
+    /// Bytes per block; 0 if the encoding is not supported, as its block size is unknown.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -131,7 +131,7 @@ impl std::fmt::Display for Encoding {
     }
 }
 
-/// The values of a sequence of blocks.
+/// Dequantises a sequence of blocks.
 pub fn dequantize(encoding: Encoding, bytes: &[u8]) -> Result<Vec<f32>, DequantizeError> {
     let block = encoding.block_bytes();
     if let Encoding::Unsupported(name) = encoding {
@@ -161,12 +161,12 @@ pub fn dequantize(encoding: Encoding, bytes: &[u8]) -> Result<Vec<f32>, Dequanti
     Ok(values)
 }
 
-/// The 16-bit number at a position of a block.
+/// The 16-bit float at a byte offset of a block.
 fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// 32 values of 4 bits: the low halves of 16 bytes, then the high halves.
+/// 32 values of 4 bits: the low nibbles of 16 bytes, then the high nibbles.
 fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
     bytes.iter().map(|b| b & 0xf).chain(bytes.iter().map(|b| b >> 4))
 }
@@ -183,7 +183,7 @@ fn q4_1(block: &[u8], out: &mut Vec<f32>) {
     out.extend(nibbles(&block[4..]).map(|q| d * f32::from(q) + m));
 }
 
-/// 32 values of 5 bits: nibbles, with the fifth bits of all in one 32-bit number.
+/// 32 values of 5 bits: nibbles, with all fifth bits in one 32-bit integer.
 fn fives(high: &[u8], low: &[u8]) -> impl Iterator<Item = u8> {
     let high = u32::from_le_bytes([high[0], high[1], high[2], high[3]]);
     nibbles(low).enumerate().map(move |(i, q)| q | ((high >> i & 1) as u8) << 4)
@@ -218,7 +218,8 @@ fn scale_and_minimum(packed: &[u8], g: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(minimum))
 }
 
-/// d, dmin: 2 bytes each, scales and minima: 12 bytes, nibbles: 128 bytes. 32 bytes hold two groups: low, then high.
+/// d, dmin: 2 bytes each, scales and minima: 12 bytes, nibbles: 128 bytes. Every 32 bytes contain two groups: low, then
+/// high.
 fn q4_k(block: &[u8], out: &mut Vec<f32>) {
     let (d, dmin) = (half(block, 0), half(block, 2));
     for (pair, bytes) in block[16..].chunks_exact(32).enumerate() {
@@ -229,7 +230,7 @@ fn q4_k(block: &[u8], out: &mut Vec<f32>) {
     }
 }
 
-/// As Q4_K with 32 bytes of fifth bits before the nibbles: bit `g` of byte `i` belongs to value `i` of group `g`.
+/// Like Q4_K, with 32 bytes of fifth bits before the nibbles: bit `g` of byte `i` belongs to value `i` of group `g`.
 fn q5_k(block: &[u8], out: &mut Vec<f32>) {
     let (d, dmin) = (half(block, 0), half(block, 2));
     let high = &block[16..48];
@@ -245,8 +246,8 @@ fn q5_k(block: &[u8], out: &mut Vec<f32>) {
 }
 
 /// Low 4 bits: 128 bytes, upper 2 bits: 64 bytes, scales: 16 signed bytes, d: 2 bytes. Each half of the block has 128
-/// values in four runs of 32: low nibbles of two runs of bytes, then their high nibbles; byte `i` of the upper bits holds
-/// two bits for value `i` of each run. A scale covers 16 values.
+/// values in four runs of 32: the low nibbles of two runs of bytes, then their high nibbles; byte `i` of the upper bits
+/// contains two bits for value `i` of each run. A scale applies to 16 values.
 fn q6_k(block: &[u8], out: &mut Vec<f32>) {
     let d = half(block, 208);
     for part in 0..2 {
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!(values(30, &[&bf16::from_f32(-0.25).to_le_bytes()]), [-0.25]);
     }
 
-    // Byte i holds i in its low half and 15 - i in its high half, so value i is i and value 16 + i is 15 - i.
+    // Byte i contains i in its low nibble and 15 - i in its high one, so value i is i and value 16 + i is 15 - i.
     fn ramp() -> Vec<u8> {
         (0..16).map(|i| i | (15 - i) << 4).collect()
     }
@@ -299,7 +300,7 @@ mod tests {
     fn the_fifth_bit_of_value_i_is_bit_i() {
         let high = (1u32 << 0 | 1 << 17).to_le_bytes();
         let x = values(6, &[&h(1.0), &high, &ramp()]);
-        // Value 0 is 0 + 16, value 17 is 14 + 16, value 1 is 1 without it.
+        // Value 0 is 0 + 16 and value 17 is 14 + 16; value 1 is 1 as its fifth bit is not set.
         assert_eq!((x[0], x[1], x[16], x[17]), (0.0, -15.0, -1.0, 14.0));
         let x = values(7, &[&h(2.0), &h(0.5), &high, &ramp()]);
         assert_eq!((x[0], x[1], x[16], x[17]), (32.5, 2.5, 30.5, 60.5));
@@ -351,17 +352,18 @@ mod tests {
     }
 
     #[test]
-    fn k_blocks_of_five_bits_take_bit_g_for_group_g() {
+    fn k_blocks_of_five_bits_use_bit_g_for_group_g() {
         let mut high = [0u8; 32];
         high[1] = 1 << 0 | 1 << 7;
         let nibbles = vec![3 | 5 << 4; 128];
         let x = values(13, &[&h(0.5), &h(2.0), &packed_scales(), &high, &nibbles]);
-        // Group 0, value 1: 0.5*1*19 - 10; group 7, value 1: 0.5*4*21 - 104; their neighbours lack the bit.
+        // Group 0, value 1: 0.5*1*19 - 10; group 7, value 1: 0.5*4*21 - 104; the fifth bit of their neighbours is not
+        // set.
         assert_eq!((x.len(), x[0], x[1], x[224], x[225]), (256, -8.5, -0.5, -94.0, -62.0));
     }
 
     #[test]
-    fn k_blocks_of_six_bits_find_nibble_upper_bits_and_scale_of_each_run() {
+    fn k_blocks_of_six_bits_combine_nibbles_upper_bits_and_scales() {
         let mut low = [0u8; 128];
         let mut high = [0u8; 64];
         low[5] = 0x7 | 0x9 << 4; // first half: run 0, value 5, and run 2, value 5

@@ -10,7 +10,7 @@ use std::io::Read;
 use super::dequantize::Encoding;
 use super::metadata::{Integers, Metadata, Value};
 
-/// What stands before the data.
+/// A parsed header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// Metadata by key (`general.architecture`, `llama.block_count`, `tokenizer.ggml.tokens`).
@@ -19,7 +19,7 @@ pub struct Header {
     pub tensors: BTreeMap<String, TensorInfo>,
 }
 
-/// Where a tensor is and how it is encoded.
+/// Location and encoding of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Name (`blk.0.attn_q.weight`).
@@ -28,7 +28,7 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Encoding of the values.
     pub encoding: Encoding,
-    /// Position in the file, in bytes.
+    /// Byte offset in the file.
     pub offset: u64,
     /// Size in the file, in bytes.
     pub bytes: u64,
@@ -37,10 +37,10 @@ pub struct TensorInfo {
 /// Why a header cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// Another kind of file.
+    /// Not a GGUF file.
     #[error("not a GGUF file: it starts with {0:?} where `GGUF` is expected")]
     NotGguf(String),
-    /// A version that differs in layout.
+    /// A version with a different layout.
     #[error(
         "GGUF version {0} is not supported; versions 2 and 3 are (convert the model again with a current converter)"
     )]
@@ -53,19 +53,19 @@ pub enum HeaderError {
     Truncated {
         /// What was being read.
         what: String,
-        /// Where.
+        /// Byte offset at which it starts.
         position: u64,
-        /// How many bytes it takes.
+        /// Bytes that it needs.
         needed: u64,
-        /// Size of the file.
+        /// Size of the file, in bytes.
         length: u64,
     },
     /// The file contradicts itself or the specification.
     #[error("malformed header at byte {position}: {what}")]
     Broken {
-        /// Where.
+        /// Byte offset of the fault.
         position: u64,
-        /// What was found.
+        /// Description of the fault.
         what: String,
     },
     /// The file cannot be read.
@@ -74,7 +74,7 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// Parses the start of a file of `length` bytes.
+    /// Parses the header of a file of `length` bytes.
     pub fn parse(reader: &mut impl Read, length: u64) -> Result<Self, HeaderError> {
         let mut cursor = Cursor { reader, position: 0, length };
         let magic = cursor.bytes(4, "the magic number")?;
@@ -103,7 +103,7 @@ impl Header {
         let alignment = alignment(&metadata).map_err(|what| cursor.broken(what))?;
         for _ in 0..tensor_count {
             let tensor = cursor.tensor()?;
-            // The writers of GGUF put tensors one after the other; an offset that says otherwise is damaged.
+            // GGUF writers put tensors one after the other; any other offset is corrupt.
             if next.is_some_and(|next| next != tensor.offset) {
                 return Err(cursor.broken(format!(
                     "tensor {} begins at byte {} of the data where {} is expected",
@@ -112,7 +112,7 @@ impl Header {
                     next.unwrap_or_default()
                 )));
             }
-            // Of an encoding that is not read the size is not known.
+            // The size of a tensor with an unsupported encoding is unknown.
             next = next.filter(|_| !matches!(tensor.encoding, Encoding::Unsupported(_))).map(|next: u64| {
                 next.saturating_add(tensor.bytes).checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
             });
@@ -137,7 +137,7 @@ impl Header {
     }
 }
 
-/// What tensors begin at a multiple of, in bytes.
+/// Alignment of tensors, in bytes.
 fn alignment(metadata: &Metadata) -> Result<u64, String> {
     match metadata.0.get("general.alignment") {
         None => Ok(32),
@@ -146,11 +146,11 @@ fn alignment(metadata: &Metadata) -> Result<u64, String> {
     }
 }
 
-/// The longest header. The vocabularies of models take a few MB.
+/// Maximum size of a header, in bytes. The vocabularies of models take a few MB.
 const LONGEST: u64 = 1 << 27;
 
-/// A reader that knows where it is and what is left, so that no length in the file makes it allocate more than the file
-/// can hold.
+/// A reader that tracks its position and what is left, so that no length in the file can cause an allocation larger
+/// than the file.
 struct Cursor<'a, R> {
     reader: &'a mut R,
     position: u64,
@@ -291,7 +291,7 @@ impl<R: Read> Cursor<'_, R> {
     }
 }
 
-/// The shortest decimal that rounds to a number of 32 bits.
+/// The shortest decimal that rounds to a 32-bit float.
 fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
@@ -300,7 +300,7 @@ fn decimal(x: f32) -> f64 {
 pub(crate) mod tests {
     use super::*;
 
-    /// Writes a GGUF file: metadata, then tensors of 32-bit numbers or raw blocks.
+    /// Writes a GGUF file: metadata, then tensors of 32-bit floats or raw blocks.
     #[derive(Clone, Default)]
     pub(crate) struct Writer {
         metadata: Vec<u8>,
@@ -362,7 +362,7 @@ pub(crate) mod tests {
             self.entry(key, 9, &bytes)
         }
 
-        /// `shape` in the usual order; `kind` is the number of the encoding.
+        /// `shape` in the usual order; `kind` is the `ggml_type` number of the encoding.
         pub(crate) fn tensor(mut self, name: &str, shape: &[u64], kind: u32, blocks: &[u8]) -> Self {
             Self::text(&mut self.infos, name);
             self.infos.extend((shape.len() as u32).to_le_bytes());
@@ -409,7 +409,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn metadata_and_tensors_come_back_as_written() {
+    fn metadata_and_tensors_are_read_as_written() {
         let bytes = example();
         let header = parse(&bytes).unwrap();
         assert_eq!(header.metadata.0["general.architecture"], Value::Text("llama".into()));
@@ -452,7 +452,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_absurd_length_is_refused_before_anything_is_allocated() {
+    fn an_absurd_length_is_rejected_before_anything_is_allocated() {
         let mut bytes = b"GGUF\x03\0\0\0".to_vec();
         bytes.extend(0u64.to_le_bytes());
         bytes.extend(1u64.to_le_bytes());
@@ -462,7 +462,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_list_takes_the_memory_that_the_file_gives_it_and_a_header_is_bounded() {
+    fn lists_and_headers_have_bounded_memory() {
         let list =
             |kind: u32, count: u64, bytes: &[u8]| [&kind.to_le_bytes()[..], &count.to_le_bytes(), bytes].concat();
         let bytes = Writer::default().entry("bytes", 9, &list(0, 1 << 20, &vec![7; 1 << 20])).finish();
@@ -474,14 +474,14 @@ pub(crate) mod tests {
             (&header.metadata.0["scores"], &header.metadata.0["after"]),
             (&Value::Floats(3), &Value::Unsigned(5))
         );
-        // A file of 8 GB, of which nothing is read: the list is refused by its length.
+        // An 8 GB file of which nothing is read: the length of the list is enough to reject it.
         let long = Writer::default().entry("bytes", 9, &list(0, 1 << 32, &[])).finish();
         let error = Header::parse(&mut &long[..], 1 << 33).unwrap_err().to_string();
         assert!(error.contains("bytes would make it longer than 134217728 bytes"), "{error}");
     }
 
     #[test]
-    fn other_files_and_versions_are_named() {
+    fn other_file_types_and_versions_are_named_in_the_error() {
         assert!(parse(b"PK\x03\x04rest").unwrap_err().to_string().contains("not a GGUF file"));
         assert!(parse(b"GGUF\x01\0\0\0").unwrap_err().to_string().contains("version 1"));
         let twice = Writer::default().u32("k", 1).u32("k", 2).finish();

@@ -1,8 +1,9 @@
-//! A GGUF file as a Hugging Face model. Pure: header in, config and names out.
+//! Maps a GGUF file to a Hugging Face model. Pure: header in, config and tensor names out.
 //!
-//! The converter that wrote the file changed two things that are undone here. Names: `blk.0.attn_q` is
-//! `model.layers.0.self_attn.q_proj`. And, of some families, the rows of the query and key projections, which it interleaves
-//! so that the two numbers of a rotated pair are neighbours; transformers keeps them half a head apart (see [`unpermute`]).
+//! The converter that wrote the file made two changes that are undone here. It renamed tensors: `blk.0.attn_q` is
+//! `model.layers.0.self_attn.q_proj`. And for some families it interleaved the rows of the query and key projections so
+//! that the two dimensions of a rotated pair are neighbours; transformers stores them half a head apart (see
+//! [`unpermute`]).
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ use crate::model::config::Config;
 use crate::model::family::{FAMILIES, Family, Gguf};
 use crate::model::weights::{LayerWeight, Projection, WeightId};
 
-/// The model as a Hugging Face folder holds it.
+/// A model in the form of a Hugging Face directory.
 #[derive(Debug)]
 pub struct GgufModel {
     /// The content of `config.json`, without `torch_dtype`.
@@ -28,42 +29,42 @@ pub struct GgufModel {
 /// A tensor of the model.
 #[derive(Debug)]
 pub struct Tensor {
-    /// Name in the Hugging Face folder.
+    /// Name in the Hugging Face directory.
     pub name: String,
-    /// Where the GGUF file has it. Its shape is the one the model needs.
+    /// Its location in the GGUF file. The shape has been checked against the config.
     pub source: TensorInfo,
-    /// Heads whose rows must be put back in order (see [`unpermute`]); `None` where rows are in order.
+    /// Number of heads whose rows must be reordered (see [`unpermute`]); `None` if the rows are in order.
     pub interleaved_heads: Option<usize>,
 }
 
-/// Why a file is not a model that is supported.
+/// Why a file is not a supported model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A metadata entry.
+    /// A metadata entry is missing or invalid.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// Another architecture.
+    /// The architecture is not supported.
     #[error(
         "unsupported architecture {found}; supported are {known} (files of SmolLM, TinyLlama and Mistral say llama)"
     )]
     Architecture {
-        /// What the file says.
+        /// The file's architecture.
         found: String,
-        /// What is read.
+        /// The supported architectures.
         known: String,
     },
-    /// A variant of the architecture that would come out wrong.
+    /// A variant of the architecture that would be imported incorrectly.
     #[error("{0}, which is not supported; use the Hugging Face directory of this model instead")]
     Variant(String),
-    /// A tensor is missing, superfluous or of another shape.
+    /// A tensor is missing, unexpected or of the wrong shape.
     #[error("{0}")]
     Tensor(String),
 }
 
-/// Reads the config and finds every tensor.
+/// Reads the config and locates every tensor.
 ///
 /// # Errors
-/// [`ModelError`], by the key or the tensor.
+/// [`ModelError`], which names the key or the tensor.
 pub fn read(header: &Header) -> Result<GgufModel, ModelError> {
     let (family, gguf) = family(header)?;
     let entries = Entries { header, architecture: gguf.architecture };
@@ -71,7 +72,7 @@ pub fn read(header: &Header) -> Result<GgufModel, ModelError> {
     let sizes = Sizes::read(&entries)?;
     refuse_variants(&entries, &sizes)?;
     let config = config(&entries, family, gguf, &sizes)?;
-    // What is imported can be loaded: the reader of config.json has the last word.
+    // An imported model must be loadable, so the reader of config.json has to accept the config.
     let checked = Config::from_json(config.clone())
         .map_err(|e| ModelError::Variant(format!("the metadata does not describe a valid model: {e}")))?;
     Ok(GgufModel { config, tensors: find_tensors(header, gguf, &checked)? })
@@ -121,8 +122,8 @@ fn config(entries: &Entries, family: &Family, gguf: &Gguf, sizes: &Sizes) -> Res
     Ok(config)
 }
 
-/// Puts the rows of a query or key projection `[heads * d, columns]` back in the order of transformers: within a head, row
-/// `2 i + j` of the file is row `j d/2 + i`.
+/// Reorders the rows of a query or key projection `[heads * d, columns]` to the order of transformers: within a head,
+/// row `2 i + j` of the file becomes row `j d/2 + i`.
 pub fn unpermute(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
     let rows = values.len() / columns;
     let head_dim = rows / heads;
@@ -138,7 +139,7 @@ pub fn unpermute(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
 
 const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
 
-/// The metadata entries of an architecture, which its name stands before (`llama.block_count`).
+/// The metadata entries of an architecture, whose keys are prefixed with its name (`llama.block_count`).
 struct Entries<'a> {
     header: &'a Header,
     architecture: &'static str,
@@ -213,10 +214,10 @@ impl Sizes {
     }
 }
 
-/// No size of a model is as large; products of two are numbers.
+/// Upper bound of sizes: no model reaches it, and the product of two does not overflow.
 const LARGEST: u64 = 1 << 30;
 
-/// The rows of the embedding, and what else the file says of them.
+/// Number of rows of the embedding, after checking it against the file's other entries.
 fn vocabulary(entries: &Entries, embedding: &TensorInfo) -> Result<usize, ModelError> {
     let rows = embedding.shape[0];
     if let Some(n) = entries.integer("vocab_size")?
@@ -237,7 +238,7 @@ fn vocabulary(entries: &Entries, embedding: &TensorInfo) -> Result<usize, ModelE
     Ok(rows)
 }
 
-/// Entries of an architecture that are read, or say nothing of what is computed.
+/// Entries of an architecture that are read, or that do not change what is computed.
 const KNOWN: [&str; 19] = [
     "context_length",
     "embedding_length",
@@ -260,7 +261,7 @@ const KNOWN: [&str; 19] = [
     "tensor_data_layout",
 ];
 
-/// Refuses a part of a model, and entries that may change what it computes.
+/// Rejects unsupported parts of a model, and entries that may change what it computes.
 fn refuse_unknown(entries: &Entries) -> Result<(), ModelError> {
     let metadata = &entries.header.metadata;
     if let Some(n @ 2..) = metadata.integer("split.count")? {
@@ -276,7 +277,7 @@ fn refuse_unknown(entries: &Entries) -> Result<(), ModelError> {
     }
 }
 
-/// Refuses what the config cannot say or says otherwise in transformers.
+/// Rejects what the config cannot express, or expresses differently in transformers.
 fn refuse_variants(entries: &Entries, sizes: &Sizes) -> Result<(), ModelError> {
     let variant = |what: String| Err(ModelError::Variant(what));
     if let Some(n @ 1..) = entries.integer("expert_count")? {
@@ -303,7 +304,7 @@ fn refuse_variants(entries: &Entries, sizes: &Sizes) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// The name of a weight in the file.
+/// The name of a weight in a GGUF file.
 fn gguf_name(weight: WeightId) -> String {
     match weight {
         WeightId::Embedding => "token_embd.weight".to_owned(),
@@ -360,7 +361,7 @@ fn find_tensors(header: &Header, gguf: &Gguf, config: &Config) -> Result<Vec<Ten
     }
 }
 
-/// The heads that a weight's rows are of, where positions rotate what it gives.
+/// Number of heads that a weight's rows belong to, if its output is rotated by position.
 fn rotated_heads(architecture: &Architecture, weight: WeightId) -> Option<usize> {
     match weight {
         WeightId::Layer(_, LayerWeight::Weight(Projection::Query)) => Some(architecture.num_attention_heads as usize),
@@ -443,7 +444,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn qwen_files_give_biases_and_head_norms_and_rows_in_order() {
+    fn qwen_files_have_biases_and_head_norms_and_rows_in_order() {
         let biases: [(&str, &[u64]); 3] =
             [("blk.0.attn_q.bias", &[12]), ("blk.0.attn_k.bias", &[6]), ("blk.0.attn_v.bias", &[6])];
         let norms: [(&str, &[u64]); 2] = [("blk.0.attn_q_norm.weight", &[6]), ("blk.0.attn_k_norm.weight", &[6])];
@@ -460,7 +461,7 @@ pub(crate) mod tests {
             let missing = read_bytes(&qwen(family, &more[1..])).unwrap_err().to_string();
             assert!(missing.contains(&format!("the tensor {} is missing", more[0].0)), "{missing}");
         }
-        // A Qwen3 with biases is refused by the tensor, as its metadata does not say that it has them.
+        // A Qwen3 with biases is rejected because of its tensors, as its metadata does not mention biases.
         let biased =
             read_bytes(&qwen("qwen3", &[norms.as_slice(), biases.as_slice()].concat())).unwrap_err().to_string();
         assert!(biased.contains("blk.0.attn_k.bias"), "{biased}");
@@ -498,7 +499,7 @@ pub(crate) mod tests {
 
     #[test]
     fn rows_of_a_pair_move_half_a_head_apart() {
-        // Two heads of four rows, one column. In the file each head is: first half and second half, interleaved.
+        // Two heads of four rows, one column. In the file the two halves of each head are interleaved.
         let file = [0.0, 2.0, 1.0, 3.0, 10.0, 12.0, 11.0, 13.0];
         assert_eq!(unpermute(&file, 2, 1), [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]);
         let wide: Vec<f32> = file.iter().flat_map(|x| [*x, -x]).collect();
@@ -506,7 +507,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_absurd_size_is_refused_before_it_is_computed_with() {
+    fn an_absurd_size_is_rejected_before_it_is_used() {
         let with = |key: &str, value: u64| {
             let mut writer = Writer::default()
                 .str("general.architecture", "llama")
@@ -543,7 +544,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn numbers_that_make_no_model_are_refused() {
+    fn inconsistent_sizes_are_rejected() {
         let usual = |epsilon: f32, base: f32| {
             let writer = Writer::default()
                 .str("general.architecture", "llama")
@@ -565,7 +566,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_would_come_out_wrong_is_refused_by_name() {
+    fn models_that_would_be_imported_incorrectly_are_rejected_by_name() {
         let refusal = |bytes: Vec<u8>| read_bytes(&bytes).unwrap_err().to_string();
         let experts = Writer::default().str("general.architecture", "qwen2moe").finish();
         assert!(refusal(experts).contains("unsupported architecture qwen2moe; supported are llama"));

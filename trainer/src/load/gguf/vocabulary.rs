@@ -1,11 +1,12 @@
-//! The tokenizer in a GGUF file's metadata as `tokenizer.json` and `tokenizer_config.json`. Pure: header in, JSON out.
+//! Converts the tokenizer in a GGUF file's metadata to `tokenizer.json` and `tokenizer_config.json`. Pure: header in,
+//! JSON out.
 
 use serde_json::{Map, Value, json};
 
 use super::header::Header;
 use super::metadata::{Metadata, MetadataError};
 
-/// The two files of a tokenizer, and the tokens that end a text.
+/// The files of a tokenizer, and the generation config with the end tokens.
 #[derive(Debug)]
 pub struct Vocabulary {
     /// The content of `tokenizer.json`.
@@ -19,10 +20,10 @@ pub struct Vocabulary {
 /// Why a tokenizer cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum VocabularyError {
-    /// A metadata entry.
+    /// A metadata entry is missing or invalid.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// A kind of tokenizer that would come out wrong.
+    /// A kind of tokenizer that would be converted incorrectly.
     #[error("{0}, which is not supported; use the Hugging Face directory of this model instead")]
     Kind(String),
     /// The vocabulary contradicts itself.
@@ -30,9 +31,10 @@ pub enum VocabularyError {
     Broken(String),
 }
 
-/// `tokenizer.ggml.token_type` of a control token (`<|im_end|>`): never produced from ordinary text, skipped in decoding.
+/// `tokenizer.ggml.token_type` of a control token (`<|im_end|>`), which ordinary text never produces and decoding
+/// skips.
 const CONTROL: u64 = 3;
-/// `tokenizer.ggml.token_type` of a token that is matched as a whole before anything else and is ordinary text.
+/// `tokenizer.ggml.token_type` of an ordinary token that is matched as a whole before any other processing.
 const USER_DEFINED: u64 = 4;
 
 /// Converts the tokenizer.
@@ -105,7 +107,7 @@ fn tokenizer(header: &Header, tokens: &[&str], special: &SpecialTokens) -> Resul
     }))
 }
 
-/// What is put around every text: the first token, the end token, or nothing.
+/// The post-processor that adds the start token, the end token or both to every text, or nothing.
 fn post_processor(header: &Header, special: &SpecialTokens) -> Result<Value, VocabularyError> {
     let mut single = vec![json!({"Sequence": {"id": "A", "type_id": 0}})];
     let mut named = Map::new();
@@ -128,13 +130,13 @@ fn post_processor(header: &Header, special: &SpecialTokens) -> Result<Value, Voc
     Ok(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}))
 }
 
-/// What is done to a text before it is cut: Qwen's tokenizers compose characters (NFC), which their files do not say.
+/// The normaliser that runs before splitting: Qwen's tokenizers apply NFC, which their GGUF files do not record.
 fn normalizer(pre: &str) -> Value {
     if pre == "qwen2" { json!({"type": "NFC"}) } else { Value::Null }
 }
 
-/// How text is cut before merges apply. GGUF holds a name; the rule behind each name is in llama.cpp's
-/// `convert_hf_to_gguf_update.py` and the Hugging Face tokenizers it was taken from.
+/// How text is split before merges apply. GGUF contains only a name; the rule behind each name is in llama.cpp's
+/// `convert_hf_to_gguf_update.py` and the Hugging Face tokenizers it refers to.
 fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     match name {
@@ -155,11 +157,12 @@ fn pre_tokenizer(name: &str) -> Result<Value, VocabularyError> {
     }
 }
 
-/// The words of Qwen2 and Qwen3: contractions, letters with one sign before them, single digits, signs, line ends, spaces.
+/// The splitting rule of Qwen2 and Qwen3: contractions, letters after an optional symbol, single digits, symbols, line
+/// ends, spaces.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Tokens by name, with their ids.
+/// Special tokens: name, id and text.
 struct SpecialTokens<'a>(Vec<(&'static str, u64, &'a str)>);
 
 impl<'a> SpecialTokens<'a> {
@@ -178,7 +181,7 @@ impl<'a> SpecialTokens<'a> {
                 let outside =
                     || VocabularyError::Broken(format!("{key} is {id} and there are {} tokens", tokens.len()));
                 let token = *token.ok_or_else(outside)?;
-                // transformers has no name for the end of a turn; generation_config.json has its id.
+                // transformers has no name for the end-of-turn token; generation_config.json has its id.
                 if name != "eot_token" {
                     found.push((name, id, token));
                 }
@@ -194,7 +197,7 @@ impl<'a> SpecialTokens<'a> {
 
 fn tokenizer_config(header: &Header, special: &SpecialTokens) -> Result<Value, VocabularyError> {
     let mut config = Map::new();
-    // The class that takes tokenizer.json as it stands; the model's own class would build its own rules for cutting text.
+    // This class uses tokenizer.json as it is; the model's own class would build its own splitting rules.
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
     config.extend(special.0.iter().map(|(name, _, token)| ((*name).to_owned(), json!(token))));
     config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
@@ -214,7 +217,7 @@ fn generation_config(header: &Header) -> Result<Value, VocabularyError> {
             config.insert(name.to_owned(), json!(id));
         }
     }
-    // A model that ends a turn with another token than a document ends with either.
+    // The model may end a turn with a different token than a document; generation stops at either.
     if let (Some(text), Some(turn)) = (
         header.metadata.integer("tokenizer.ggml.eos_token_id")?,
         header.metadata.integer("tokenizer.ggml.eot_token_id")?,
@@ -238,7 +241,7 @@ pub(crate) mod tests {
     use super::super::header::tests::Writer;
     use super::*;
 
-    /// Five tokens: end, space, digits 1 and 2, and their merge.
+    /// Five tokens: end, space, the digits 1 and 2, and their merge.
     pub(crate) fn vocabulary(writer: Writer, pre: &str) -> Writer {
         writer
             .str("tokenizer.ggml.model", "gpt2")
@@ -282,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_put_around_every_text_is_put_there_by_the_imported_tokenizer() {
+    fn the_imported_tokenizer_adds_the_same_start_and_end_tokens() {
         let around = |writer: Writer| {
             let vocabulary = read_writer(writer)?;
             let tokenizer: tokenizers::Tokenizer = vocabulary.tokenizer.to_string().parse().unwrap();
@@ -298,7 +301,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_would_come_out_wrong_is_refused_by_name() {
+    fn tokenizers_that_would_be_converted_incorrectly_are_rejected_by_name() {
         let refusal = |writer: Writer| read_writer(writer).unwrap_err().to_string();
         assert!(refusal(vocabulary(Writer::default(), "llama-bpe")).contains("llama-bpe"));
         let sentencepiece =
@@ -309,7 +312,7 @@ pub(crate) mod tests {
         assert!(refusal(outside).contains("eos_token_id is 5 and there are 5 tokens"));
     }
 
-    /// SmolLM2's tokenizer, out of the GGUF file that `make setup` fetches.
+    /// SmolLM2's tokenizer, from the GGUF file that `make setup` downloads.
     fn smollm2(folder: &Path) -> Tokenizer {
         let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/inputs/SmolLM2-135M-Instruct.Q4_1.gguf");
         assert!(gguf.exists(), "{} is missing; `make setup` fetches it", gguf.display());
@@ -324,9 +327,9 @@ pub(crate) mod tests {
         Tokenizer::load(folder).unwrap()
     }
 
-    // The golden file is made by transformers (tests/parity/golden_tokens.py).
+    // The golden file is generated with transformers (tests/parity/golden_tokens.py).
     #[test]
-    fn smollm2_gives_the_tokens_texts_and_conversations_that_transformers_gives() {
+    fn smollm2_encodes_and_decodes_as_transformers_does() {
         let golden: Value = serde_json::from_str(include_str!("../../../../tests/golden/smollm2_tokens.json")).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = smollm2(folder.path());
