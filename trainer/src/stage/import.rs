@@ -76,7 +76,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     write_json(&staging.join("generation_config.json"), &vocabulary.generation)?;
     write_json(&staging.join("tokenizer.json"), &vocabulary.tokenizer)?;
     write_json(&staging.join("tokenizer_config.json"), &vocabulary.config)?;
-    // What is imported can be loaded.
+    // An imported model must be loadable.
     Tokenizer::load(&staging).map_err(|e| in_file(&e))?;
     write_weights(&staging, &gguf, &model, args.dtype, SHARD_BYTES)?;
     let created = jiff::Timestamp::now().to_string();
@@ -146,7 +146,7 @@ fn existing(out: &Path) -> Result<Option<Manifest>> {
             "{}: already exists and was not written by an import, which would replace it; choose another --out",
             out.display()
         ))),
-        // A damaged model is made again. What else is there was put there by somebody, and would be lost.
+        // A damaged model is imported again. Any other content was put there by a user, and would be lost.
         Err(ArtifactError::Altered { path, file, what }) => match artifact::read_manifest(&path)? {
             manifest if manifest.kind == KIND && manifest.files.iter().any(|f| f.path == file) => Ok(None),
             manifest => Err(Error::Config(format!(
@@ -234,7 +234,7 @@ fn safetensors_header(tensors: &[&model::Tensor], dtype: WeightType) -> Result<V
             (tensor.name.clone(), TensorInfo { dtype: dtype.safetensors(), shape, data_offsets: (start, end) })
         })
         .collect();
-    // transformers refuses a file that does not say which framework's layout it has.
+    // transformers rejects files without the name of a framework.
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let failed = |e: &dyn std::fmt::Display| Error::Failed(format!("model.safetensors: {e}"));
     let metadata = Metadata::new(Some(about), entries).map_err(|e| failed(&e))?;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_folder_verifies_and_holds_the_files_values() {
+    fn an_imported_directory_verifies_and_contains_the_files_values() {
         let root = tempfile::tempdir().unwrap();
         let (out, result) = import(root.path(), tiny(), WeightType::Float32);
         result.unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_bits_are_rounded_and_overflow_is_refused() {
+    fn sixteen_bits_are_rounded_and_overflow_is_rejected() {
         let root = tempfile::tempdir().unwrap();
         let (out, result) = import(root.path(), tiny(), WeightType::Bfloat16);
         result.unwrap();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_import_again_changes_nothing_and_another_type_replaces_it() {
+    fn repeating_an_import_changes_nothing_and_another_type_replaces_it() {
         let root = tempfile::tempdir().unwrap();
         let (out, result) = import(root.path(), tiny(), WeightType::Float32);
         result.unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_something_else_is_never_replaced() {
+    fn a_directory_with_other_content_is_never_replaced() {
         let root = tempfile::tempdir().unwrap();
         let out = root.path().join("model");
         fs::create_dir(&out).unwrap();
@@ -333,7 +333,7 @@ mod tests {
         let error = import(root.path(), tiny(), WeightType::Float32).1.unwrap_err();
         assert!(matches!(&error, Error::Config(m) if m.contains("choose another --out")), "{error}");
         assert!(out.join("thesis.txt").exists());
-        // Nor is what somebody put into a model, nor another artifact that has such a file.
+        // Nor are files that a user added to a model, nor another artifact that contains such a file.
         fs::remove_dir_all(&out).unwrap();
         import(root.path(), tiny(), WeightType::Float32).1.unwrap();
         for kind in ["Model", "PreferenceDataset"] {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_converted_leaves_no_folder() {
+    fn a_file_that_cannot_be_converted_leaves_no_directory() {
         let root = tempfile::tempdir().unwrap();
         let (out, result) = import(root.path(), tiny_model::tensors(tiny_model::metadata()), WeightType::Float32);
         let error = result.unwrap_err();
@@ -357,7 +357,7 @@ mod tests {
         assert!(!out.exists());
     }
     #[test]
-    fn a_value_that_is_not_finite_is_refused_by_its_tensor() {
+    fn a_non_finite_value_is_rejected_by_its_tensor() {
         let root = tempfile::tempdir().unwrap();
         for value in [f32::NAN, f32::INFINITY] {
             let writer = tiny().f32s("output.weight", &[5, 4], &[[0.5; 19].as_slice(), &[value]].concat());
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_the_type_does_not_hold_is_refused_by_its_tensor() {
+    fn a_value_beyond_the_type_is_rejected_by_its_tensor() {
         let root = tempfile::tempdir().unwrap();
         for (value, dtype, fits) in [
             (70_000.0, WeightType::Float16, false),
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_model_is_imported_in_shards_that_hold_the_same_values() {
+    fn a_large_model_is_imported_in_shards_with_the_same_values() {
         let root = tempfile::tempdir().unwrap();
         let path = write_gguf(root.path(), tiny());
         let gguf = GgufFile::open(&path).unwrap();

@@ -1,8 +1,8 @@
 //! `PreferenceDataset`: prompts -> responses -> pairs -> questions -> replies -> verdicts -> labels -> dataset and audit
 //! (RLAIF; Lee et al., 2023, section 3.1, with both orders of every pair and log-odds instead of probabilities averaged).
 //!
-//! Sampling and asking are slow and paid for: both write what they have before it is used, so that a run that is killed
-//! anywhere and started again ends with the same bytes. The rest is computed again, in a moment.
+//! Sampling is slow, and judging is paid for: both write each result to disk before it is used, so that a run that is
+//! killed anywhere and restarted produces the same bytes. Everything else takes moments and is recomputed.
 
 use std::path::{Path, PathBuf};
 
@@ -39,14 +39,14 @@ use crate::{Error, Result, device};
 
 mod describe;
 
-/// Makes the dataset of a run document.
+/// Builds the dataset of a run document.
 pub fn run(document: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let generator = generator(spec(document)?)?;
     let path = input_path(document, "generator.model")?;
     let (tokenizer, folder) = (Tokenizer::load(&path)?, ModelFolder::open(&path)?);
     let longest = longest_prompt(&folder.config);
     let asked = |prompts: &[Prompt]| asked(&tokenizer, longest, prompts);
-    // Loaded when the first response is missing. The folder is closed then: its mapped files count as memory.
+    // Loaded when the first response is missing. Its directory is then closed, as mapped files count as memory.
     let (mut folder, mut model): (_, Option<Decoder>) = (Some(folder), None);
     let mut sampler = |prompts: &[Prompt], progress: &mut dyn FnMut(usize) -> Result<()>| {
         if let Some(folder) = folder.take() {
@@ -55,7 +55,7 @@ pub fn run(document: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
         let Some(decoder) = &model else { return Ok(Vec::new()) };
         sample(decoder, &tokenizer, generator, &asked(prompts)?, progress)
     };
-    // A prompt that does not fit must not be found when the others are sampled.
+    // Prompts that do not fit must be detected before any are sampled.
     make(document, sync, &|prompts| asked(prompts).map(drop), &mut sampler)
 }
 
@@ -171,7 +171,7 @@ fn make(
     })
 }
 
-/// Where a run reads and writes.
+/// The directories that a run reads and writes.
 struct Folders {
     work: PathBuf,
     journal: PathBuf,
@@ -197,18 +197,18 @@ fn generator(spec: &PreferenceDatasetSpec) -> Result<&Generator> {
     spec.generator.as_ref().filter(|g| g.model.is_some()).ok_or_else(missing)
 }
 
-/// The judges of the spec, in their order.
+/// The judges of the spec, in order.
 fn judges(spec: &PreferenceDatasetSpec, document: &RunDocument) -> Result<Vec<JudgeRuntime>> {
     let resolve = |(i, judge)| JudgeRuntime::resolve(judge, &format!("judges[{i}]"), document);
     spec.judges.iter().enumerate().map(resolve).collect()
 }
 
-/// Stops between two units of work if the process was asked to.
+/// Returns `Interrupted` if the process was asked to stop; called between units of work.
 fn go_on() -> Result<()> {
     if shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// Refuses a gate that no answer of a judge could meet.
+/// Rejects gates that cannot be met whatever the judges answer.
 fn check_gates(spec: &PreferenceDatasetSpec, generator: &Generator, prompts: i64) -> Result<()> {
     let of_prompt = generator.responses_per_prompt * (generator.responses_per_prompt - 1) / 2;
     let most = prompts * of_prompt.min(spec.pairs.per_prompt);
@@ -221,7 +221,7 @@ fn check_gates(spec: &PreferenceDatasetSpec, generator: &Generator, prompts: i64
     }
 }
 
-/// Prompts as tokens, each of which leaves room for a response.
+/// Tokenises prompts; each must leave room for a response.
 fn asked(tokenizer: &Tokenizer, longest: usize, prompts: &[Prompt]) -> Result<Vec<PromptTokens>> {
     let of_prompt = |p: &Prompt| {
         let tokens = tokens::prompt_within(tokenizer, &p.content, longest, "spec.prompts")?;
@@ -245,7 +245,7 @@ fn sample(
         .collect())
 }
 
-/// What the responses depend on beside the prompts.
+/// Identifies everything besides the prompts that determines the responses.
 fn generator_identity(document: &RunDocument, generator: &Generator) -> String {
     let digest = document.input("generator.model").map_or("", |i| i.digest.as_str());
     let (samples, precision) = (generator.responses_per_prompt, generator.precision);
@@ -264,7 +264,7 @@ fn comparisons<'a>(prompts: &'a [Prompt], texts: &'a [Vec<String>], chosen: &[Ch
     prompts.iter().zip(texts).zip(chosen).flat_map(of_prompt).collect()
 }
 
-/// Writes the dataset into the staging folder, afresh.
+/// Writes the dataset into an empty staging directory.
 fn write(
     folders: &Folders,
     parts: &[(Split, Vec<Preference>); 2],

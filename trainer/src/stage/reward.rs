@@ -46,7 +46,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let mut model = RewardModel::from_base(&base, spec, device)?;
     let config = &model.decoder.config;
     let data = Data::load(run, spec, &tokenizer, config.longest(spec.training.max_length))?;
-    // What is needed last is checked first: a fault in it must not cost the training.
+    // Check first what is needed last: a fault in it must not cost the training.
     data.check_gates(spec)?;
     let reference = Reference::read(run, spec, &tokenizer, config.longest(i64::MAX))?;
     let params = model.make_trainable(spec)?;
@@ -70,7 +70,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let staging = io.work.join("staging");
     fresh_folder(&staging)?;
     model.save(&base, &tokenizer, &staging)?;
-    // Merging adapters and rounding to the kind of the file change weights: what is measured is what people load.
+    // Merging adapters and rounding to the stored data type change weights: measure the model that users will load.
     drop((model, params));
     let saved = RewardModel::load(&staging, spec.training.precision, device)?;
     io.progress.stage("Evaluating", 1);
@@ -80,7 +80,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     report.template_date(template_date(&base)?);
     io.metrics.copy_into(&staging)?;
     report.write(&staging)?;
-    // The report says why a gate was not met.
+    // Checked after the report is written, as the report shows why a gate was not met.
     check_gates(spec, &evaluation)?;
     let artifact = publish(run, &staging)?;
     io.progress.finish();
@@ -151,7 +151,7 @@ impl Data {
         if self.validation.pairs.is_empty() { &self.train } else { &self.validation }
     }
 
-    /// Of both splits together.
+    /// Records skipped in both splits.
     fn left_out(&self) -> LeftOut {
         let mut all = self.train.left_out.clone();
         all.merge(&self.validation.left_out);
@@ -162,7 +162,7 @@ impl Data {
 struct PairTask<'a> {
     model: &'a RewardModel,
     pairs: &'a Pairs,
-    /// Of each sequence of the pairs.
+    /// Tokens of each sequence of the pairs.
     tokens: &'a [Vec<i64>],
     frozen: Option<FrozenStates>,
     spec: &'a RewardModelSpec,
@@ -202,10 +202,10 @@ impl Task for PairTask<'_> {
 
 struct Evaluated {
     measured: Calibration,
-    /// Whether it was measured on held-out pairs.
+    /// Whether the metrics are of held-out pairs.
     held_out: bool,
     length_correlation: f64,
-    /// Accuracy of the sign of a reward on labelled texts, and how many there are.
+    /// Accuracy of the reward's sign on labelled texts, and the number of texts.
     reference: Option<(f64, usize)>,
 }
 
@@ -223,11 +223,11 @@ fn evaluate(model: &RewardModel, data: &Data, reference: Option<&Reference>) -> 
     Ok(Evaluated { measured, held_out, length_correlation, reference })
 }
 
-/// Labelled reference texts, as tokens.
+/// Labelled reference texts: tokens and label.
 struct Reference(Vec<(Vec<i64>, f64)>);
 
 impl Reference {
-    /// Reads them, if the spec names some. `longest`: maximum number of tokens of the model.
+    /// Reads the reference texts, if the spec has any. `longest`: maximum number of tokens of the model.
     fn read(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer, longest: usize) -> Result<Option<Self>> {
         if spec.reference_labels.is_none() {
             return Ok(None);
@@ -257,8 +257,8 @@ impl Reference {
         Ok(Some(Self(labelled)))
     }
 
-    /// How often a good text has a reward above the median of all and a bad one below (a reward has no zero of its own),
-    /// and how many texts there are.
+    /// The fraction of texts whose reward is on the right side of the median of all (rewards have no absolute zero):
+    /// above it for a good text, below for a bad one. Also returns the number of texts.
     fn accuracy(&self, model: &RewardModel) -> (f64, usize) {
         let scores = model.score(&self.0.iter().map(|(tokens, _)| tokens).collect::<Vec<_>>());
         let mut sorted = scores.clone();

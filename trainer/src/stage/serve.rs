@@ -104,7 +104,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         let on_ready = |address| ready(args.port_file.as_deref(), &name, address);
         server::serve(listener, options, load, on_ready, asked_to_stop(parent)).await
     });
-    // Connections that outlived the drain end here.
+    // Aborts connections that are still open after the drain.
     runtime.shutdown_background();
     result
 }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_context_is_the_models_own_or_less() {
+    fn the_context_is_at_most_the_models() {
         let raw = serde_json::json!({
             "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5, "max_position_embeddings": 50,

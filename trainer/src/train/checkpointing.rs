@@ -1,5 +1,5 @@
-//! When a training loop saves a checkpoint, and how it stops: the end of each step of every loop, identical on all
-//! ranks.
+//! When a training loop saves a checkpoint, and how it stops: the end of every step, the same for all loops and
+//! identical on all ranks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,22 +17,22 @@ use crate::train::io::TrainingIo;
 use crate::train::means::Means;
 use crate::{Error, Result};
 
-/// A loop saves at least this often, whatever `everySteps` is.
+/// Maximum time between two checkpoints of a loop, whatever `everySteps` is.
 const LONGEST_UNSAVED: Duration = Duration::from_mins(1);
 
 /// What the ranks exchange after a step.
 #[derive(Default, Deserialize, Serialize)]
 pub(crate) struct StepSync {
-    /// Metrics: of a rank's share before the exchange, of the whole batch after it.
+    /// Metrics: of one rank's share before the exchange, of the whole batch after it.
     pub means: Means,
-    /// A rank was asked to stop.
+    /// Whether a rank was asked to stop.
     stopping: bool,
-    /// The last checkpoint is older than [`LONGEST_UNSAVED`].
+    /// Whether the last checkpoint is older than [`LONGEST_UNSAVED`].
     unsaved: bool,
 }
 
 impl StepSync {
-    /// Merges the findings of all ranks, so that all take the same decision.
+    /// Merges the values of all ranks, so that all make the same decision.
     fn merge(self, ranks: &Ranks) -> Result<Self> {
         let mut all = Self::default();
         for other in ranks.gather(self)? {
@@ -103,7 +103,7 @@ impl Checkpointing {
             self.save(step, params, io, contents)?;
         }
         if sync.stopping && step < self.total {
-            // No rank exits before the checkpoint is uploaded.
+            // No rank may exit before the checkpoint is uploaded.
             io.ranks.wait()?;
             return Err(Error::Interrupted);
         }

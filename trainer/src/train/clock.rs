@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// Minimum time between two writes by [`Clock::tick`].
 const TICK: Duration = Duration::from_secs(1);
 
-/// A clock that survives restarts. A kill loses what ran since the last [`Clock::save`].
+/// A clock that survives restarts. If the process is killed, the time since the last [`Clock::save`] is lost.
 pub struct Clock {
     path: PathBuf,
     seconds: BTreeMap<String, f64>,
@@ -23,7 +23,7 @@ impl Clock {
     pub fn open(work: &Path) -> Result<Self> {
         let path = work.join("seconds.json");
         let seconds = match files::kept(&path) {
-            // A run does not fail for the seconds that it took before.
+            // A damaged file must not fail the run: only the earlier times are lost.
             Err(Error::Data(_)) => BTreeMap::new(),
             found => found?.unwrap_or_default(),
         };
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_writes_what_a_kill_would_lose_but_not_at_every_turn_of_a_loop() {
+    fn a_tick_saves_the_time_at_most_once_a_second() {
         let work = tempfile::tempdir().unwrap();
         let saved = || Clock::open(work.path()).unwrap().seconds.get("label").copied();
         let mut clock = Clock::open(work.path()).unwrap();

@@ -1,5 +1,5 @@
-//! What a decoder's frozen layers compute for the sequences of a run, computed once: when only the upper layers learn,
-//! every epoch, and the reference as well, starts from there.
+//! Output of a decoder's frozen layers for the sequences of a run, computed once: when only the upper layers are
+//! trained, every epoch starts from it, and so does the reference.
 
 use tch::Tensor;
 
@@ -8,16 +8,16 @@ use crate::model::packed::{Packed, passes};
 use crate::ranks::Ranks;
 use crate::train::responses::PASS_TOKENS;
 
-/// States that would need more bytes than this are computed again each time instead.
+/// Maximum memory in bytes; if more is needed, the states are recomputed each time.
 const MOST_BYTES: usize = 1 << 30;
 
-/// States after the frozen layers, one `[tokens, hidden]` tensor a sequence.
+/// Hidden states after the frozen layers, one `[tokens, hidden]` tensor per sequence.
 pub struct FrozenStates(Vec<Tensor>);
 
 impl FrozenStates {
-    /// The states of some sequences; none when no layer is frozen, or when they would need too much memory.
+    /// The states of sequences; none if no layer is frozen, or if they need too much memory.
     pub fn new<S: AsRef<[i64]>>(decoder: &Decoder, sequences: &[S]) -> Option<Self> {
-        // Without a frozen layer only the embedding would be saved.
+        // Without frozen layers, only the embedding lookup would be saved.
         decoder.frozen_layers.filter(|&n| n > 0)?;
         let tokens: usize = sequences.iter().map(|s| s.as_ref().len()).sum();
         let width = decoder.config.architecture.hidden_size as usize * decoder.kind.elt_size_in_bytes();
@@ -35,13 +35,13 @@ impl FrozenStates {
         Some(Self(states))
     }
 
-    /// The same where several ranks share the passes over the sequences: each has to compute the states of all of them,
-    /// which is only worth it for as many passes as there are ranks.
+    /// The same for several ranks, which divide the passes over the sequences among them: each rank would compute the
+    /// states of all sequences, which only pays off if `uses` is at least the number of ranks.
     pub fn of_ranks<S: AsRef<[i64]>>(ranks: &Ranks, uses: i64, decoder: &Decoder, sequences: &[S]) -> Option<Self> {
         if uses < ranks.size() as i64 { None } else { Self::new(decoder, sequences) }
     }
 
-    /// The states of some of the sequences, end to end.
+    /// The states of some of the sequences, concatenated.
     pub fn gather(&self, items: &[usize]) -> Tensor {
         Tensor::cat(&items.iter().map(|&i| &self.0[i]).collect::<Vec<_>>(), 0)
     }
@@ -56,7 +56,7 @@ mod tests {
     use crate::model::lora;
 
     #[test]
-    fn starting_from_the_frozen_layers_gives_what_the_whole_decoder_gives() {
+    fn starting_from_the_frozen_states_equals_a_whole_forward_pass() {
         let mut decoder = random(3);
         let adapter = serde_json::from_value(serde_json::json!({"rank": 2, "lastLayers": 1})).unwrap();
         lora::attach(&mut decoder, &adapter, 1).unwrap();

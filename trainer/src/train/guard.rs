@@ -4,7 +4,7 @@ use plumbline_crds::policy_tuning::Guard;
 
 use crate::train::samples::Statistics;
 
-/// Why a guard stops training, if one does: the limit of `spec.guard` that a rollout exceeds.
+/// The reason to stop training, if a rollout exceeds a limit of `spec.guard`.
 pub fn tripped(guard: &Guard, rollout: &Statistics) -> Option<String> {
     if let Some(most) = guard.max_kl.filter(|&most| rollout.kl_per_response > most) {
         let kl = rollout.kl_per_response;
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guard_names_the_limit_that_was_exceeded_and_only_limits_that_are_set_count() {
+    fn a_guard_names_the_exceeded_limit_and_ignores_unset_ones() {
         let rollout = Statistics { kl_per_response: 3.5, entropy: 0.25 };
         let of = |max_kl, min_entropy| tripped(&Guard { max_kl, min_entropy, ..Guard::default() }, &rollout);
         assert_eq!(of(None, None), None);

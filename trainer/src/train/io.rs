@@ -1,5 +1,5 @@
-//! What a training stage reads and writes besides its inputs: its work directory, metrics, progress and clock, and the ranks
-//! that train with it. Talks to the file system and, with several ranks, to the network.
+//! What a training stage reads and writes besides its inputs: its work directory, metrics, progress, clock, and the
+//! other ranks. Talks to the file system and, with several ranks, to the network.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,8 @@ pub struct TrainingIo {
 }
 
 impl TrainingIo {
-    /// Joins the ranks of a run, starts the clock's part `stage`, and opens the metrics where the run will resume.
+    /// Joins the ranks of a run, starts the clock's part `stage`, and opens the metrics at the step where the run will
+    /// resume.
     ///
     /// # Errors
     /// Those of [`Ranks::join`]; `Store` if the work directory cannot be read or written.
@@ -43,7 +44,7 @@ impl TrainingIo {
         Ok(Self { work, metrics, progress, clock, ranks })
     }
 
-    /// Saves a checkpoint on rank 0, with the metrics and the time that belong to it, and triggers its upload.
+    /// Saves a checkpoint on rank 0, after flushing its metrics and times, and triggers its upload.
     pub fn checkpoint(&mut self, save: impl FnOnce() -> Result<()>) -> Result<()> {
         self.metrics.sync()?;
         if self.ranks.is_first() {

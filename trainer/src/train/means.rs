@@ -1,4 +1,4 @@
-//! Means over a batch, independent of its micro-batches. Pure.
+//! Means over a batch, independent of its split into micro-batches. Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,19 +13,19 @@ pub struct Means {
 }
 
 impl Means {
-    /// Adds a sum over `weight` items (tokens, pairs).
+    /// Adds the sum over `weight` items (tokens, pairs) to a metric.
     pub fn add(&mut self, name: impl Into<Cow<'static, str>>, sum: f64, weight: f64) {
         let entry = self.weighted.entry(name.into()).or_default();
         entry.0 += sum;
         entry.1 += weight;
     }
 
-    /// Adds to a count of the batch, which is not divided.
+    /// Adds to a count of the batch, which is reported as a total.
     pub fn total(&mut self, name: impl Into<Cow<'static, str>>, count: f64) {
         *self.totals.entry(name.into()).or_default() += count;
     }
 
-    /// Adds another's sums.
+    /// Adds the sums of another set of means.
     pub fn merge(&mut self, other: &Means) {
         for (name, (sum, weight)) in &other.weighted {
             self.add(name.clone(), *sum, *weight);
@@ -42,7 +42,7 @@ impl Means {
         means.chain(self.totals.iter().map(|(name, count)| (name.as_ref(), *count))).collect()
     }
 
-    /// One mean.
+    /// The mean of one metric.
     pub fn mean(&self, name: &str) -> Option<f64> {
         self.weighted.get(name).filter(|(_, weight)| *weight > 0.0).map(|(sum, weight)| sum / weight)
     }

@@ -1,4 +1,4 @@
-//! What training stages share.
+//! Shared parts of the training stages.
 //!
 //! | question | file |
 //! |---|---|

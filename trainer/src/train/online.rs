@@ -1,8 +1,10 @@
-//! The loop of methods that learn from responses they sample (policy gradients): sample, score, check the guards, take steps
-//! over minibatches, adapt, save. Killed at any point, it resumes from its last checkpoint and ends the same.
+//! The loop of methods that learn from their own samples (policy gradients): sample, score, check the guards, take
+//! steps over minibatches, adapt, save. A run that is killed at any point resumes from its last checkpoint and produces
+//! the same result.
 //!
-//! A method is an [`OnPolicy`]. With several ranks, each samples for its share of the prompts, and all exchange what they
-//! found: advantages, guards and metrics are those of the whole rollout. Each then computes its share of every minibatch.
+//! A method is an [`OnPolicy`]. With several ranks, each samples for its share of the prompts, and all exchange their
+//! samples: advantages, guards and metrics are computed over the whole rollout. Each rank then computes its share of
+//! every minibatch.
 
 use std::collections::BTreeMap;
 
@@ -32,37 +34,37 @@ use crate::train::samples::{self, Sample, Statistics};
 use crate::train::scorer::Scorer;
 use crate::train::step::Stepper;
 
-/// Prefix of the parameters as they were at the last rollout within the guards' limits.
+/// Prefix of the parameters at the last rollout within the guards' limits.
 const GOOD: &str = "good/";
 
-/// A policy-gradient method: what it learns from a rollout.
+/// A policy-gradient method.
 pub trait OnPolicy {
-    /// What survives a restart besides the policy and its optimiser.
+    /// The method's state in a checkpoint, besides the policy and its optimiser.
     type State: Clone + DeserializeOwned + Serialize;
-    /// What a rollout teaches: advantages and the like.
+    /// The method's training data from a rollout, such as advantages.
     type Experience;
 
     /// The state to save.
     fn state(&self) -> Self::State;
-    /// Sets the state to one that was saved.
+    /// Restores a saved state.
     fn restore(&mut self, state: Self::State);
-    /// Passes over a rollout, 1 or more.
+    /// Epochs over a rollout, 1 or more.
     fn epochs(&self) -> i64;
-    /// What the samples of all ranks teach, with the metrics of this method.
+    /// The training data from the samples of all ranks, and the method's metrics.
     fn experience(&self, samples: &[Sample]) -> (Self::Experience, Means);
     /// Weight of a sample in the mean loss of a minibatch: its tokens for a mean over tokens, 1 for a mean over responses.
     fn weight(&self, sample: &Sample) -> f64;
     /// The summed loss of a micro-batch, with gradients, and its metrics.
     fn loss(&self, experience: &Self::Experience, micro: &MicroBatch) -> (Tensor, Means);
-    /// Whether to leave out the remaining passes over a rollout, by the metrics of the last step.
+    /// Whether to skip the remaining epochs over a rollout, given the metrics of the last step.
     fn stops_early(&self, _step: &Means) -> bool {
         false
     }
-    /// Adapts the method to a rollout of so many responses, after learning from it.
+    /// Updates the method after training on a rollout of `responses` responses.
     fn adapt(&mut self, _rollout: &Statistics, _responses: usize) {}
 }
 
-/// Samples that are computed together, under the policy as it is now.
+/// Samples that are computed together, under the current policy.
 pub struct MicroBatch<'a> {
     samples: &'a [Sample],
     /// Numbers of the samples in the rollout.
@@ -75,7 +77,8 @@ pub struct MicroBatch<'a> {
 }
 
 impl MicroBatch<'_> {
-    /// `[response tokens]`, Float32: a value per token of each sample, by the sample and its number in the rollout.
+    /// `[response tokens]`, Float32: values per token of each sample; `of` maps the number of a sample in the rollout
+    /// and the sample to its values.
     pub fn tokens<'s>(&'s self, of: impl Fn(usize, &'s Sample) -> &'s [f64]) -> Tensor {
         let values = self.items.iter().flat_map(|&i| of(i, &self.samples[i]));
         let flat: Vec<f32> = values.map(|&x| x as f32).collect();
@@ -83,40 +86,40 @@ impl MicroBatch<'_> {
     }
 }
 
-/// What a checkpoint holds besides tensors.
+/// The contents of a checkpoint besides tensors.
 #[derive(Clone, Deserialize, Serialize)]
 struct State<S> {
-    /// Updates done. The name is that of every loop's checkpoints.
+    /// Number of updates. Every loop's checkpoints use this name.
     step: i64,
-    /// Responses sampled.
+    /// Number of responses sampled.
     episodes: i64,
-    /// Why a guard stopped training here, if one did.
+    /// Why a guard stopped training at this point, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stopped_by_guard: Option<String>,
     /// The state of the method.
     method: S,
 }
 
-/// What every online method works on.
+/// The inputs of an online method.
 pub struct Online<'a> {
     /// How to sample and train.
     pub spec: &'a PolicyTuningSpec,
-    /// What to sample responses to.
+    /// The prompts to sample responses to.
     pub prompts: &'a [RolloutPrompt],
     /// The policy's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// The policy, with a value head if the method has a critic.
     pub policy: &'a Policy,
-    /// What responses are rewarded by.
+    /// The source of rewards.
     pub scorer: &'a dyn Scorer,
 }
 
 impl Online<'_> {
-    /// Tunes the policy by a method. Returns why a guard stopped training, if one did: the policy is then the last one within the
-    /// limits.
+    /// Tunes the policy by a method. Returns the reason if a guard stopped training; the policy is then that of the
+    /// last rollout within the limits.
     ///
     /// # Errors
-    /// `Interrupted` after a checkpoint; those of the scorer; `Failed` where ranks differ; `Store`, `PeerLost`.
+    /// `Interrupted` after a checkpoint; those of the scorer; `Failed` if ranks differ; `Store`, `PeerLost`.
     pub fn train<M: OnPolicy>(&self, method: &mut M, io: &mut TrainingIo) -> Result<Option<String>> {
         let Self { spec, prompts, tokenizer, policy, scorer } = *self;
         let training = &spec.training;
@@ -175,7 +178,8 @@ impl Online<'_> {
         Ok(state.stopped_by_guard)
     }
 
-    /// Steps over a rollout: epochs of shuffled minibatches. Returns the metrics of the method and of all steps.
+    /// Takes optimiser steps over a rollout: epochs of shuffled minibatches. Returns the metrics of the method and of
+    /// all steps.
     fn learn<M: OnPolicy>(
         &self,
         method: &M,
@@ -215,7 +219,7 @@ struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
-    /// Reads some of the samples with the policy as it is now.
+    /// Runs the current policy on some of the samples.
     fn forward<'m>(&'m self, policy: &Policy, items: &'m [usize]) -> MicroBatch<'m> {
         let device = policy.decoder.device();
         let sequences: Vec<_> = items.iter().map(|&i| &self.samples[i].sequence).collect();
@@ -228,8 +232,9 @@ impl Rollout<'_> {
     }
 }
 
-/// The samples of all ranks, in the order of their prompts. What frozen layers computed for a rank's own samples is of no use
-/// for its share of a minibatch; to compute it for all is worth it for as many epochs as there are ranks.
+/// Gathers the samples of all ranks, in the order of their prompts. The frozen states of a rank's own samples do not
+/// match its share of a minibatch; computing them for all samples pays off if there are at least as many epochs as
+/// ranks.
 fn gather(
     ranks: &Ranks,
     policy: &Policy,

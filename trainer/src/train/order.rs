@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// The order of an epoch: groups shuffled, the items of a group side by side in their own order.
+/// The order of an epoch: groups are shuffled; the items of a group stay adjacent and in order.
 pub fn shuffled(groups: &[Vec<usize>], seed: i64, epoch: i64) -> Vec<usize> {
     let mut bytes = [0u8; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -15,13 +15,14 @@ pub fn shuffled(groups: &[Vec<usize>], seed: i64, epoch: i64) -> Vec<usize> {
     order.into_iter().flatten().copied().collect()
 }
 
-/// Steps of a run over `items` in batches: every epoch ends with a smaller batch if they do not divide.
+/// Number of steps of a run over `items` in batches. If the batch size does not divide the items, every epoch ends with
+/// a smaller batch.
 pub fn steps(items: usize, batch_size: i64, epochs: i64, max_steps: Option<i64>) -> i64 {
     let per_epoch = (items as i64 + batch_size - 1) / batch_size;
     max_steps.map_or(per_epoch * epochs, |most| most.min(per_epoch * epochs))
 }
 
-/// The batches of a run, step by step. The order of an epoch is drawn once.
+/// The batches of a run, step by step. The order of an epoch is computed once.
 pub struct Batches<'a> {
     groups: &'a [Vec<usize>],
     batch_size: usize,
@@ -32,7 +33,7 @@ pub struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Batches of `batch_size` items (at least 1) out of groups that stay together.
+    /// Batches of `batch_size` items (at least 1) from groups that stay together.
     pub fn new(groups: &'a [Vec<usize>], batch_size: i64, seed: i64) -> Self {
         let items = groups.iter().map(Vec::len).sum();
         let per_epoch = steps(items, batch_size, 1, None).max(1);

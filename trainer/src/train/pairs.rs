@@ -1,5 +1,5 @@
-//! Preference pairs as tokens: each distinct prompt and response once, pairs by the numbers of their sequences. Pure but
-//! for the tokenizer.
+//! Preference pairs as tokens: each distinct prompt with response is stored once, and pairs refer to sequences by
+//! index. Pure, apart from the tokenizer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -13,11 +13,11 @@ use tch::{Device, Tensor};
 
 use crate::{Error, Result};
 
-/// A pair, by the numbers of its sequences.
+/// A pair, with the indices of its sequences.
 pub struct Pair {
     /// The preferred sequence.
     pub chosen: usize,
-    /// The other.
+    /// The rejected sequence.
     pub rejected: usize,
     /// Probability that chosen is better, 0..=1.
     pub preference: f64,
@@ -27,19 +27,19 @@ pub struct Pair {
 
 /// The pairs of some records.
 pub struct Pairs {
-    /// Every distinct prompt and response. The same tokens cut elsewhere are another sequence.
+    /// Every distinct prompt with response. The same tokens with a different boundary are a different sequence.
     pub sequences: Vec<Sequence>,
     /// In order of the records.
     pub pairs: Vec<Pair>,
-    /// Numbers of the pairs of each prompt.
+    /// Indices of the pairs of each prompt.
     pub groups: Vec<Vec<usize>>,
-    /// Records that were read, and those of them that are not used.
+    /// Records that were read, and how many were skipped.
     pub left_out: LeftOut,
 }
 
 impl Pairs {
-    /// Tokenises records. A record is skipped if `unusable` returns a reason for one of its sequences, or if both are
-    /// the same tokens, which leaves nothing to prefer.
+    /// Tokenises records. A record is skipped if `unusable` returns a reason for one of its sequences, or if both
+    /// sequences have the same tokens.
     ///
     /// # Errors
     /// [`Error::Data`] with the file and line of the first record that cannot be tokenised. `path` is where the records were read.
@@ -84,7 +84,7 @@ impl Pairs {
         Ok(found)
     }
 
-    /// Rejects the pairs of a file if none of them can be used, and logs how many cannot.
+    /// Rejects a file if none of its pairs can be used, and logs how many were skipped.
     pub fn enough(&self, path: &Path, longest: usize) -> Result<()> {
         let left_out = &self.left_out;
         if left_out.total() > 0 {
@@ -116,17 +116,17 @@ impl Pairs {
         self.sequences.iter().map(Sequence::tokens).collect()
     }
 
-    /// Some of the pairs, by number, for a decoder on `device`.
+    /// Some of the pairs, by index, for a decoder on `device`.
     pub fn batch(&self, items: &[usize], device: Device) -> PairBatch<'_> {
         PairBatch::new(items.iter().map(|&i| &self.pairs[i]).collect(), device)
     }
 }
 
-/// Pairs that are computed together: a sequence that is part of several of them is computed once.
+/// Pairs that are computed together: a sequence that occurs in several of them is computed once.
 pub struct PairBatch<'a> {
     /// The pairs.
     pub pairs: Vec<&'a Pair>,
-    /// Numbers of the distinct sequences, ascending: the rows of what is computed.
+    /// Indices of the distinct sequences, ascending: the rows of the computation.
     pub sequences: Vec<usize>,
     /// `[pairs]`: the row of each pair's chosen sequence.
     pub chosen: Tensor,

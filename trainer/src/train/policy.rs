@@ -1,4 +1,4 @@
-//! The model that is tuned, and the reference that it started from. Computes only.
+//! The model being tuned, and the reference that it started from. Computes only.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use crate::model::linear::Adapters;
 use crate::model::view::ModelView;
 use crate::optim::copy_to_cpu;
 
-/// The model that is tuned, and its starting model.
+/// The model being tuned, and its starting model.
 pub struct Policy {
     /// The model.
     pub decoder: Decoder,
-    /// What is trained, by name.
+    /// The trained tensors, by name.
     pub params: BTreeMap<String, Tensor>,
-    /// The starting model, if it is not the decoder without its adapters.
+    /// The starting model, unless it is the decoder without its adapters.
     pub original: Option<Decoder>,
-    /// Predicts returns (methods with a critic).
+    /// Predicts returns, for methods with a critic.
     pub value_head: Option<ScalarHead>,
-    /// The data type of the model's stored weights, and of the tuned copy.
+    /// The data type of the model's stored weights, also used for the tuned model.
     pub stored: Kind,
 }
 
@@ -38,12 +38,12 @@ impl Policy {
         self.value_head = Some(head);
     }
 
-    /// A copy of the parameters, on the CPU.
+    /// Copies the parameters to the CPU.
     pub fn snapshot(&self) -> BTreeMap<String, Tensor> {
         self.params.iter().map(|(name, t)| (name.clone(), copy_to_cpu(t))).collect()
     }
 
-    /// Sets the parameters to a snapshot.
+    /// Restores the parameters from a snapshot.
     pub fn restore(&self, snapshot: &BTreeMap<String, Tensor>) {
         tch::no_grad(|| {
             for (name, tensor) in &self.params {

@@ -1,4 +1,4 @@
-//! Responses in a packed batch: which hidden states predict their tokens. Pure.
+//! Responses in a packed batch, and the hidden states that predict their tokens. Pure.
 
 use plumbline_feedback::data::tokens::Sequence;
 use tch::{Device, Kind, Tensor};
@@ -9,10 +9,10 @@ use crate::model::heads::{SuppressedTokens, TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;
 use crate::model::packed::{Packed, passes};
 
-/// Tokens read in one forward pass when nothing is learnt.
+/// Maximum tokens per forward pass without gradients.
 pub(crate) const PASS_TOKENS: usize = 2048;
 
-/// Sequences laid end to end, and where their responses are.
+/// Concatenated sequences, and the positions of their responses.
 pub struct ResponseBatch {
     /// Prompts and responses.
     pub packed: Packed,
@@ -22,12 +22,12 @@ pub struct ResponseBatch {
     pub targets: Tensor,
     /// Response tokens of each sequence.
     pub counts: Vec<i64>,
-    /// What the decoder's frozen layers computed for the packed tokens, if it is known.
+    /// Output of the decoder's frozen layers for the packed tokens, if it is known.
     frozen_states: Option<Tensor>,
 }
 
 impl ResponseBatch {
-    /// Packs sequences for a decoder on `device`. Each prompt and each response holds at least one token.
+    /// Packs sequences for a decoder on `device`. Each prompt and each response must contain at least one token.
     pub fn new(sequences: &[&Sequence], device: Device) -> Self {
         let tokens: Vec<Vec<i64>> = sequences.iter().map(|s| s.tokens()).collect();
         let packed = Packed::new(&tokens).to_device(device);
@@ -43,7 +43,7 @@ impl ResponseBatch {
         Self { packed, rows, targets, counts, frozen_states: None }
     }
 
-    /// The same batch with what the frozen layers computed for its sequences.
+    /// The same batch with known frozen states of its sequences.
     #[must_use]
     pub fn with_frozen_states(mut self, states: Option<Tensor>) -> Self {
         self.frozen_states = states;
@@ -64,7 +64,7 @@ impl ResponseBatch {
         token_logprobs(decoder, &self.hidden(decoder, adapters), &self.targets, temperature, None)
     }
 
-    /// The tokens that were not sampled as the first `least` of each response; nothing if there are none.
+    /// The tokens that must not be sampled among the first `least` of each response; none if there are no such tokens.
     pub fn suppressed<'a>(&self, tokens: &'a [i64], least: i64) -> Option<SuppressedTokens<'a>> {
         let positions = self.counts.iter().flat_map(|&n| 0..n);
         let rows: Vec<i64> = positions.zip(0..).filter(|(t, _)| *t < least).map(|(_, row)| row).collect();
@@ -72,7 +72,7 @@ impl ResponseBatch {
             .then(|| SuppressedTokens { tokens, rows: Tensor::from_slice(&rows).to_device(self.rows.device()) })
     }
 
-    /// Sums a value a response token over each sequence, `[sequences]`.
+    /// Sums values per response token over each sequence, `[sequences]`.
     pub fn sum_by_sequence(&self, values: &Tensor) -> Tensor {
         let owner: Vec<i64> =
             self.counts.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n as usize)).collect();
@@ -101,7 +101,7 @@ pub fn response_logprobs(
     all
 }
 
-/// A value a response token, cut into sequences.
+/// Splits values per response token by sequence.
 pub fn split(values: &Tensor, counts: &[i64]) -> Vec<Vec<f64>> {
     let flat = to_f64(values);
     let mut start = 0;
@@ -116,7 +116,7 @@ pub fn split(values: &Tensor, counts: &[i64]) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// The values of a tensor, flat.
+/// The elements of a tensor, flattened.
 pub fn to_f64(tensor: &Tensor) -> Vec<f64> {
     let tensor = tensor.detach().to_kind(Kind::Double).contiguous();
     let mut values = vec![0.0; tensor.numel()];
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_barred_in_the_first_tokens_of_each_response() {
+    fn tokens_are_suppressed_at_the_start_of_each_response() {
         let (a, b) = (sequence(&[1], &[5, 6, 7]), sequence(&[1, 2], &[8]));
         let batch = ResponseBatch::new(&[&a, &b], Device::Cpu);
         let rows = |least| batch.suppressed(&[0], least).map(|b| Vec::<i64>::try_from(b.rows).unwrap());

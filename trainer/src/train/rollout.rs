@@ -1,4 +1,4 @@
-//! A rollout: responses sampled from the policy, scored, with what a policy-gradient method needs of them. Computes only.
+//! A rollout: responses sampled from the policy, and the measurements that policy-gradient methods need. Computes only.
 
 use tch::Tensor;
 
@@ -26,16 +26,16 @@ pub struct RolloutPrompt {
     pub id: String,
     /// Tokens of the prompt.
     pub tokens: Vec<i64>,
-    /// Whether the end token is part of a response's text (a conversation's turn) or only ends it (plain text).
+    /// Whether the end token is part of a response's text (a conversation's turn) or only terminates it (plain text).
     pub conversation: bool,
 }
 
-/// The distribution that a rollout samples from. Ratios and divergences are of this one: under the model's own
-/// distribution an end token that is never sampled would take probability from the others, pass for a smaller divergence,
-/// and be rewarded for it.
+/// The distribution that a rollout samples from, which defines ratios and divergences. Under the model's own
+/// distribution, raising the probability of a suppressed end token would lower that of all other tokens, appear as a
+/// smaller divergence, and be rewarded.
 pub struct Behaviour<'a> {
     temperature: f64,
-    /// Tokens that end a response, and how many tokens it has before one of them may be sampled.
+    /// Tokens that end a response, and the minimum number of tokens before one of them may be sampled.
     end_tokens: &'a [i64],
     least: i64,
 }
@@ -47,15 +47,15 @@ impl<'a> Behaviour<'a> {
         Self { temperature, end_tokens: tokenizer.eos_ids(), least: sampling.min_new_tokens }
     }
 
-    /// Log-probabilities of a batch's response tokens, by the hidden states that predict them.
+    /// Log-probabilities of a batch's response tokens. `hidden`: the hidden states that predict them.
     pub fn logprobs(&self, decoder: &Decoder, batch: &ResponseBatch, hidden: &Tensor) -> TokenLogProbs {
         let suppressed = batch.suppressed(self.end_tokens, self.least);
         token_logprobs(decoder, hidden, &batch.targets, self.temperature, suppressed.as_ref())
     }
 }
 
-/// Samples responses to some of the prompts, `chosen` by number. The random numbers of an update depend on the seed, its number
-/// and the prompts alone, so a resumed run samples what it would have sampled.
+/// Samples responses to some of the prompts, `chosen` by index. The random numbers of an update depend only on the
+/// seed, the update's number and the prompts, so a resumed run samples the same responses.
 pub fn sample(
     rollout: &Rollout,
     tokenizer: &Tokenizer,
@@ -85,7 +85,8 @@ pub fn sample(
         .collect())
 }
 
-/// Measures sampled responses: log-probabilities, values, scores. Returns what the policy's frozen layers computed as well.
+/// Computes log-probabilities, values and scores of sampled responses. Also returns the output of the policy's frozen
+/// layers.
 pub fn measure(
     policy: &Policy,
     scorer: &dyn Scorer,
@@ -101,7 +102,7 @@ pub fn measure(
     for pass in passes(sequences.iter().map(|s| s.len()), PASS_TOKENS) {
         let states = frozen.as_ref().map(|t| t.gather(&pass.clone().collect::<Vec<_>>()));
         let batch = ResponseBatch::new(&sequences[pass], policy.decoder.device()).with_frozen_states(states);
-        // The reference has the same frozen states only when it is this decoder without its adapters.
+        // The frozen states only apply to the reference if it is this decoder without its adapters.
         let found = behaviour.logprobs(start.decoder, &batch, &batch.hidden(start.decoder, start.adapters));
         reference.extend(split(&found.logprobs, &batch.counts));
         let hidden = batch.hidden(&policy.decoder, Adapters::On);

@@ -1,4 +1,4 @@
-//! Responses sampled from the policy, before and after they are measured, and what a rollout of them looks like. Computes only.
+//! Sampled responses before and after measurement, and the statistics of a rollout. Computes only.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +7,9 @@ use plumbline_feedback::data::tokens::Sequence;
 
 use crate::train::means::Means;
 
-/// A response that was sampled and is not measured yet.
+/// A sampled response that has not been measured.
 pub struct Sampled {
-    /// Number of its prompt in the run. The samples of a prompt are a group.
+    /// Index of its prompt in the run. The samples of a prompt form a group.
     pub group: usize,
     /// Tokens of prompt and response.
     pub sequence: Sequence,
@@ -19,20 +19,20 @@ pub struct Sampled {
     pub text: Vec<i64>,
 }
 
-/// A sampled response with its measures. Lists have one entry per response token.
+/// A sampled response with its measurements. Lists have one entry per response token.
 #[derive(Deserialize, Serialize)]
 pub struct Sample {
-    /// Number of its prompt in the run. The samples of a prompt are a group.
+    /// Index of its prompt in the run. The samples of a prompt form a group.
     pub group: usize,
     /// Tokens of prompt and response.
     pub sequence: Sequence,
     /// Why it ended.
     pub finish: Finish,
-    /// Log-probabilities under the policy that sampled, by the training kernels.
+    /// Log-probabilities under the policy that sampled the response, computed by the training kernels.
     pub old: Vec<f64>,
     /// Log-probabilities under the starting model.
     pub reference: Vec<f64>,
-    /// The critic's values of the states before each token; empty without a critic.
+    /// The critic's value of the state before each token; empty without a critic.
     pub values: Vec<f64>,
     /// Entropy of the policy at each token, in nats.
     pub entropy: Vec<f64>,
@@ -40,7 +40,7 @@ pub struct Sample {
     pub score: f64,
 }
 
-/// What guards and controllers look at, over the responses of all ranks.
+/// The inputs of guards and controllers, over the responses of all ranks.
 #[derive(Clone, Copy, Debug)]
 pub struct Statistics {
     /// Mean over responses of log policy - log reference summed over tokens, in nats.
@@ -50,7 +50,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Of a rollout of at least one response.
+    /// The statistics of at least one response.
     pub fn new(samples: &[Sample]) -> Self {
         let count = samples.len() as f64;
         let log_ratio = |s: &Sample| s.old.iter().zip(&s.reference).map(|(p, r)| p - r).sum::<f64>();
@@ -62,7 +62,7 @@ impl Statistics {
     }
 }
 
-/// The metrics of a rollout that every method has.
+/// The metrics of a rollout, common to all methods.
 pub fn means(samples: &[Sample], statistics: &Statistics) -> Means {
     let count = samples.len() as f64;
     let mut means = Means::default();

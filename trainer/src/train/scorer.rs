@@ -6,7 +6,7 @@ use crate::train::samples::Sampled;
 
 /// A source of rewards.
 pub trait Scorer {
-    /// The score of each response, in their order. Called by every rank for its own share.
+    /// One score per response, in order. Each rank calls it for its own share.
     fn score(&self, responses: &[Sampled]) -> Result<Vec<f64>>;
 }
 

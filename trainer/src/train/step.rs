@@ -15,15 +15,15 @@ pub(crate) struct Stepper<'a> {
     pub params: &'a BTreeMap<String, Tensor>,
     /// Their optimiser.
     pub optimizer: AdamW,
-    /// Items of a forward and backward pass, 1 or more.
+    /// Items per forward and backward pass, 1 or more.
     pub micro_batch: usize,
 }
 
 impl Stepper<'_> {
-    /// Takes a step on the weighted mean loss of a batch. `weight`: of an item in the mean. `loss`: the summed loss of a
-    /// micro-batch, with gradients, and its metrics.
+    /// Takes a step on the weighted mean loss of a batch. `weight`: the weight of an item in the mean. `loss`: the
+    /// summed loss of a micro-batch, with gradients, and its metrics.
     ///
-    /// Returns the metrics of this rank's share of the batch, and the norm of the gradient before it is clipped.
+    /// Returns the metrics of this rank's share of the batch, and the gradient norm before clipping.
     pub(crate) fn step(
         &mut self,
         batch: &[usize],

@@ -1,5 +1,6 @@
-//! The loop of stages that learn from a fixed set of items (pairs, texts): batches in seeded order, optimiser steps, metrics,
-//! checkpoints. Killed at any point, it resumes from its last checkpoint and ends the same.
+//! The loop of stages that train on a fixed set of items (pairs, texts): batches in seeded order, optimiser steps,
+//! metrics, checkpoints. A run that is killed at any point resumes from its last checkpoint and produces the same
+//! result.
 //!
 //! With several ranks, each computes its share of every batch, and all take the same step.
 
@@ -21,7 +22,7 @@ use crate::train::step::Stepper;
 
 /// A training objective: a loss over items.
 pub trait Task {
-    /// Weight of an item in the mean loss of a batch: 1 for pairs, its tokens for texts.
+    /// Weight of an item in the mean loss of a batch: 1 for a pair, the number of tokens for a text.
     fn weight(&self, item: usize) -> f64;
     /// The summed loss of a micro-batch, with gradients, and its metrics.
     fn loss(&self, items: &[usize]) -> Result<(Tensor, Means)>;
@@ -29,14 +30,14 @@ pub trait Task {
     fn after_first_step(&self, _loss: f64) {}
 }
 
-/// What a checkpoint holds besides tensors.
+/// The contents of a checkpoint besides tensors.
 #[derive(Deserialize, Serialize)]
 struct State {
-    /// Steps taken.
+    /// Number of steps taken.
     step: i64,
 }
 
-/// Whether every step on these items has been taken: then nothing has to be computed for them. Rank 0 decides for all.
+/// Whether all steps have been taken, so that nothing needs to be prepared for training. Rank 0 decides for all ranks.
 pub fn is_finished(groups: &[Vec<usize>], training: &Training, io: &TrainingIo) -> Result<bool> {
     let items: usize = groups.iter().map(Vec::len).sum();
     let total = order::steps(items, training.batch_size, training.epochs, training.max_steps);

@@ -1,5 +1,5 @@
-//! `evaluate`: a finished tuning is evaluated again, as its spec says now. Its artifact and the work files of `tune` stay
-//! as they are.
+//! `evaluate`: evaluates a finished tuning again, with the evaluation settings that its spec has now. The artifact and
+//! the work files of `tune` are not changed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,19 +27,19 @@ use crate::stage::run::input_path;
 use crate::train::clock::Clock;
 use crate::{Error, Result, device};
 
-/// The folder below the run's work folder that everything goes to.
+/// The directory for all output, within the run's work directory.
 pub const FOLDER: &str = "re-evaluation";
 /// The role of the evaluated artifact among the inputs.
 pub const ARTIFACT: &str = "artifact";
-/// The numbers, and what they were measured on.
+/// The numbers, and the digest of what they were measured on.
 const NUMBERS: &str = "evaluation.json";
 
-/// Compares the model of a finished PolicyTuning with the one it was made from. Writes `evaluation.json`, `samples.jsonl`
-/// and the report to `<work>/re-evaluation`, and gives the numbers.
+/// Compares the model of a finished PolicyTuning with the model that it was tuned from. Writes `evaluation.json`,
+/// `samples.jsonl` and the report to `<work>/re-evaluation`, and returns the numbers.
 ///
 /// # Errors
-/// [`Error::Config`] when the document is not a PolicyTuning with an evaluation, [`Error::Data`] when its artifact is not
-/// there, incomplete, altered or another resource's; and what sampling and judging may fail with.
+/// [`Error::Config`] when the document is not a PolicyTuning with an evaluation; [`Error::Data`] when its artifact is
+/// missing, incomplete, altered or belongs to another resource; and those of sampling and judging.
 pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let Spec::PolicyTuning(spec) = &run.resource.spec else {
         return Err(Error::Config(format!("expected a PolicyTuning, found a {}", run.resource.kind)));
@@ -103,7 +103,7 @@ fn artifact(run: &RunDocument, output: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// The same run with work files of its own, and the artifact as an input.
+/// The same run with a work directory of its own, and the artifact as an input.
 fn apart(run: &RunDocument, manifest: &Manifest) -> RunDocument {
     let mut apart = run.clone();
     apart.work = Path::new(&run.work).join(FOLDER).to_string_lossy().into_owned();
@@ -117,7 +117,7 @@ fn apart(run: &RunDocument, manifest: &Manifest) -> RunDocument {
     apart
 }
 
-/// Ids of the prompts that the tuning learnt from.
+/// Ids of the prompts that the tuning was trained on.
 fn trained_on(run: &RunDocument, spec: &PolicyTuningSpec) -> Result<Vec<String>> {
     if spec.method == Method::Dpo {
         let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
@@ -165,7 +165,7 @@ mod tests {
     use crate::model::lora;
     use crate::tokenizer_fixture::byte_level;
 
-    /// A model of 32 tokens, which are bytes, and two tunings of it that are the same: as an adapter and merged.
+    /// A model of 32 byte tokens, and the same tuning of it in two forms: as an adapter and merged.
     struct Tuned {
         root: tempfile::TempDir,
     }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_and_the_same_tuning_merged_get_the_same_numbers() {
+    fn an_adapter_and_its_merged_model_get_the_same_numbers() {
         let tuned = tuned();
         let [adapter, merged] = ["adapter", "merged"].map(|output| {
             let document = tuned.document(output, &evaluation(1));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_to_other_questions_are_not_reused() {
+    fn responses_to_other_prompts_are_not_reused() {
         let tuned = tuned();
         let document = tuned.document("adapter", &evaluation(1));
         run(&document, &WorkDirSync::off()).unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_evaluated_is_refused_before_anything_is_written() {
+    fn invalid_evaluations_are_rejected_before_anything_is_written() {
         let tuned = tuned();
         let said = |document: &RunDocument| {
             let error = run(document, &WorkDirSync::off()).unwrap_err();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_that_were_trained_on_are_no_evaluation() {
+    fn evaluation_prompts_must_not_be_training_prompts() {
         let mut asked = evaluation(1);
         asked["prompts"]["inline"] = json!(["\u{1}\u{2}\u{3}", "\u{4}"]);
         let error = run(&tuned().document("adapter", &asked), &WorkDirSync::off()).unwrap_err().to_string();

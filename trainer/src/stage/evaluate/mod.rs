@@ -1,5 +1,5 @@
-//! Evaluation: the tuned model against the model it was made from, on held-out prompts, by a judge and by measures that
-//! training never saw.
+//! Evaluation: compares the tuned model with the model it was tuned from, on held-out prompts, by a judge and by
+//! metrics that were not used in training.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,28 +36,28 @@ pub use prepare::Prepared;
 pub use sides::Sides;
 use sides::Which;
 
-/// Responses to held-out prompts, before and after, and what was measured on them.
+/// Responses to held-out prompts before and after tuning, and their measurements.
 pub struct Evaluation {
     prompts: Vec<Content>,
-    /// Prompts left out because an equal one came before.
+    /// Prompts that were skipped as duplicates of earlier ones.
     duplicates: usize,
     before: Measured,
     after: Measured,
-    /// Probability that the response after is better, prompt by prompt.
+    /// Probability that the response after tuning is better, `[prompts][samples]`; none where the verdict failed.
     better: Vec<Vec<Option<f64>>>,
     win_rate: Option<WinRate>,
-    /// Mean over responses of log after - log before, in nats, on responses of the tuned model.
+    /// KL(after || before) in nats per response, estimated on responses of the tuned model.
     kl: f64,
     judge: Option<String>,
-    /// Comparisons that were asked in both orders, and those of them in which the orders favour different responses.
+    /// Comparisons that were judged in both orders, and how many of them favour different responses by order.
     conflicts: Option<(usize, usize)>,
-    /// Judge and policy are the same weights.
+    /// Whether judge and policy have the same weights.
     judge_shares_weights: bool,
     /// What the judge cost.
     pub cost: Option<Cost>,
 }
 
-/// What was measured on one model's responses.
+/// Measurements of one model's responses.
 struct Measured {
     /// `[prompts][samples]`.
     texts: Vec<Vec<String>>,
@@ -66,16 +66,16 @@ struct Measured {
     /// The reward model's scores, `[prompts][samples]`.
     rewards: Option<Vec<Vec<f64>>>,
     diversity: Option<Diversity>,
-    /// Mean tokens a response.
+    /// Mean tokens per response.
     length: f64,
-    /// Share of responses that ended by themselves.
+    /// Fraction of responses that end with an end token or a stop string.
     ended: f64,
 }
 
-/// One model's responses as they are kept in the work folder, so that a restart does not sample again.
+/// One model's responses in the work directory, so that a restart does not sample again.
 #[derive(Deserialize, Serialize)]
 struct KeptResponses {
-    /// Hash of what was asked and of whom; other responses are not taken for these.
+    /// Hash of the prompts, the model and the sampling; responses with a different hash are not reused.
     asked: String,
     /// `[prompts][samples]`.
     responses: Vec<Vec<Response>>,
@@ -146,7 +146,7 @@ pub fn evaluate(
 }
 
 impl Evaluation {
-    /// Asks the judge which response of each prompt is better, in both orders. A failed verdict is no vote.
+    /// Asks the judge which response to each prompt is better, in both orders. Failed verdicts are not counted.
     fn ask(&mut self, runtime: &JudgeRuntime, journal: &Path, progress: &mut Progress) -> Result<()> {
         let mut items = Vec::new();
         for (p, prompt) in self.prompts.iter().enumerate() {
@@ -185,7 +185,7 @@ fn sequence(prompt: &PromptTokens, response: &Response) -> Sequence {
     Sequence { prompt: prompt.tokens.clone(), response: response.tokens.clone() }
 }
 
-/// KL(after || before) a response by K1, on responses that the model after sampled.
+/// The K1 estimate of KL(after || before) in nats per response, on responses sampled from the model after tuning.
 fn mean_kl(sides: &mut Sides, sequences: &[Sequence]) -> Result<f64> {
     let sequences: Vec<&Sequence> = sequences.iter().collect();
     let sums = |side: ModelView| -> Vec<f64> {

@@ -1,5 +1,5 @@
-//! What an evaluation is made from, read and checked whole before anything is trained: a fault in what is needed last must
-//! not cost the training. What was read is kept, so that what was checked is what is used.
+//! The inputs of an evaluation, read and checked completely before training: a fault in an input that is only needed at
+//! the end must not cost the training. The checked values are kept in memory and used later.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,31 +16,30 @@ use crate::stage::evaluate::ARTIFACT;
 use crate::stage::run::input_path;
 use crate::{Error, Result};
 
-/// An evaluation that can be made as soon as there is a model.
+/// The checked inputs of an evaluation that can start as soon as the model is trained.
 pub struct Prepared<'a> {
     pub(super) wanted: &'a Wanted,
     pub(super) prompts: Vec<prompts::Prompt>,
-    /// Prompts that were left out because an equal one came before.
+    /// Prompts that were skipped as duplicates of earlier ones.
     pub(super) duplicates: usize,
-    /// The same as tokens.
+    /// The prompts as tokens.
     pub(super) asked: Vec<PromptTokens>,
-    /// By name.
+    /// Lexicons with their names.
     pub(super) lexicons: Vec<(String, Vader)>,
     pub(super) judge: Option<JudgeRuntime>,
-    /// A hash of everything that decides the responses beside the model that is tuned.
+    /// Hash of everything that determines the responses, except the tuned model.
     pub(super) identity: String,
 }
 
 impl<'a> Prepared<'a> {
-    /// Reads and checks it. `longest`: tokens of a prompt that the model has room to answer; `trained_on`: ids of the
-    /// prompts that training uses.
+    /// Reads and checks the inputs. `longest`: maximum tokens of a prompt that leaves room for a response;
+    /// `trained_on`: ids of the prompts used in training.
     ///
-    /// A judge's server is not asked: one that is away now may be there when the training ends, and one that is away then
-    /// costs no training, as the run continues with what is trained.
+    /// The judge's server is not contacted: it may be down now and up when training ends; and if it is down then,
+    /// nothing is lost, as the run resumes after training.
     ///
-    /// # Errors
-    /// `Config` and `Data`, by the field of the spec or by file and line: prompts that cannot be read, are too long or are
-    /// trained on, word lists, and a judge's answers, templates or missing key.
+    /// `Config` and `Data`, with the spec's field or the file and line: for prompts that are unreadable, too long or
+    /// used in training, for invalid word lists, and for a judge's answers, templates or missing key.
     pub fn read(
         run: &RunDocument,
         wanted: &'a Wanted,

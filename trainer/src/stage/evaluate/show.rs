@@ -1,4 +1,4 @@
-//! An evaluation as numbers, as parts of a report, and as `samples.jsonl`.
+//! Presents an evaluation as numbers, as report sections, and as `samples.jsonl`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,11 @@ use serde_json::json;
 use crate::stage::evaluate::{Evaluation, Measured};
 use crate::{Error, Result};
 
-/// Samples shown in a report; all are in `samples.jsonl`.
+/// Number of samples shown in a report; `samples.jsonl` contains all.
 const SHOWN: usize = 12;
 
 impl Evaluation {
-    /// One line for people.
+    /// A one-line summary.
     pub fn headline(&self) -> String {
         match &self.win_rate {
             Some(w) => format!("win rate {:.3} ({:.3} to {:.3}) on {} prompts", w.rate, w.low, w.high, w.prompts),
@@ -45,12 +45,12 @@ impl Evaluation {
         numbers
     }
 
-    /// The numbers as a status holds them.
+    /// The numbers, formatted for a status.
     pub fn status(&self) -> BTreeMap<String, String> {
         self.numbers().into_iter().map(|(name, value)| (status_name(&name), decimal(value))).collect()
     }
 
-    /// The parts of a report.
+    /// The sections of a report.
     pub fn sections(&self) -> Vec<Section> {
         let mut sections = vec![Section::Numbers { title: "Before and after".into(), rows: self.rows() }];
         if self.judge_shares_weights {

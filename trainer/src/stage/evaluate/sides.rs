@@ -1,5 +1,5 @@
-//! The two models of an evaluation. A model is as large as the device may be, so one of them is in memory at a time, and is
-//! read again when it is its turn.
+//! The two models of an evaluation. As a model may fill the device, at most one of them is in memory at a time, and
+//! each is loaded again when it is needed.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::model::view::ModelView;
 /// The model before or after tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// The model that was tuned, as it was.
+    /// The model before tuning.
     Before,
     /// The tuned model.
     After,
@@ -32,32 +32,33 @@ impl Which {
     }
 }
 
-/// The model before, and the one after.
+/// The models before and after tuning.
 pub struct Sides {
     held: Option<Decoder>,
     is: Which,
-    /// Where they are read from, before and after; none where one decoder is both, without and with its adapters.
+    /// The directories to load them from, before and after; none if both are one decoder, without and with its
+    /// adapters.
     folders: Option<[PathBuf; 2]>,
     precision: Precision,
     device: Device,
 }
 
 impl Sides {
-    /// A model without and with its adapters.
+    /// One decoder: before tuning without its adapters, after tuning with them.
     pub fn of_adapters(model: Decoder, precision: Precision) -> Self {
         let device = model.device();
         Self { held: Some(model), is: Which::Before, folders: None, precision, device }
     }
 
-    /// The models of two folders, of which the first is read already.
+    /// The models of two directories, the first of which has been loaded.
     pub fn of_folders(before: Decoder, folders: [PathBuf; 2], precision: Precision) -> Self {
         Self { folders: Some(folders), ..Self::of_adapters(before, precision) }
     }
 
-    /// One of the models, read from its folder where the other one is held.
+    /// One of the models, loaded from its directory if the other one is in memory.
     ///
     /// # Errors
-    /// Where its folder cannot be read.
+    /// If the directory cannot be read.
     pub fn side(&mut self, which: Which) -> Result<ModelView<'_>> {
         let model = match (self.held.take(), &self.folders) {
             (Some(model), Some(_)) if self.is == which => model,

@@ -1,5 +1,5 @@
-//! Damaged and hostile GGUF files: each is refused, or is imported as a model that can be loaded and is the same model, or
-//! the other one that its config.json describes.
+//! Damaged and hostile GGUF files: each is rejected, or is imported as a loadable model that computes what its
+//! config.json describes.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,7 @@ use crate::model::heads;
 use crate::model::linear::Adapters;
 use crate::model::packed::Packed;
 
-/// What a file is imported and loaded as.
+/// The config and the logits of a file after importing and loading it.
 fn imported(folder: &Path, bytes: &[u8]) -> Result<(Config, Tensor)> {
     let (gguf, out) = (folder.join("a.gguf"), folder.join("model"));
     fs::write(&gguf, bytes).unwrap();
@@ -42,7 +42,7 @@ fn imported(folder: &Path, bytes: &[u8]) -> Result<(Config, Tensor)> {
 }
 
 #[test]
-fn a_gguf_file_with_any_byte_of_its_header_changed_is_refused_or_can_be_loaded() {
+fn a_gguf_file_with_a_damaged_header_is_rejected_or_loadable() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = tiny().finish();
     let (usual, expected) = imported(folder.path(), &bytes).unwrap();
@@ -70,7 +70,7 @@ fn a_gguf_file_with_any_byte_of_its_header_changed_is_refused_or_can_be_loaded()
 }
 
 #[test]
-fn a_gguf_file_cut_anywhere_is_refused() {
+fn a_gguf_file_truncated_anywhere_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = tiny().finish();
     for length in (0..bytes.len() - 32).step_by(37) {

@@ -1,4 +1,4 @@
-//! A dataset as people and programs see it: its counts, its headline and the facts of its report. Computes only.
+//! Describes a dataset for users and programs: its counts, its headline and the facts of its report. Computes only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use plumbline_feedback::judge::{JudgeRuntime, Judgements, PanelJudgements};
 use plumbline_feedback::measure::Estimate;
 use plumbline_feedback::report::{Report, Section};
 
-/// Models that a report names as those that answered.
+/// Maximum number of answering models that a report names.
 const MODELS: usize = 5;
 
-/// How many of what, under stable names: `pairs` are the labelled ones.
+/// Counts under stable names; `pairs` counts the labelled ones.
 pub(super) fn counts(
     found: &prompts::Prompts,
     responses: &[Vec<Sampled>],
@@ -51,7 +51,7 @@ pub(super) fn counts(
     .into_iter()
     .map(|(name, n)| (name.to_owned(), n))
     .collect();
-    // Verdicts of a kind that is no verdict; first, second and tie are told by the biases.
+    // Only failures: first, second and tie are reported by the biases.
     let failures = audit.verdicts().into_iter().filter(|(kind, _)| !["first", "second", "tie"].contains(kind));
     counts.extend(failures.map(|(kind, n)| (kind.to_owned(), n)));
     if audit.judges.len() > 1 {
@@ -60,7 +60,7 @@ pub(super) fn counts(
     counts
 }
 
-/// The records first, then what is left out, then whether the judge agrees with itself.
+/// A summary: the records first, then what was skipped, then the judge's self-consistency.
 pub(super) fn headline(audit: &PanelAudit, counts: &BTreeMap<String, i64>) -> String {
     let n = |name: &str| counts.get(name).copied().unwrap_or_default();
     let left_out = [
@@ -93,7 +93,7 @@ pub(super) fn headline(audit: &PanelAudit, counts: &BTreeMap<String, i64>) -> St
     )
 }
 
-/// What the dataset was made from, by whom.
+/// Adds the facts of the dataset: its inputs, generator and judges.
 pub(super) fn describe(
     report: &mut Report,
     document: &RunDocument,
@@ -140,7 +140,7 @@ pub(super) fn describe(
     }
 }
 
-/// Who a judge is, and how it was asked. `named` is a fact's name, with that of the judge where there are several.
+/// Adds a judge's model and settings. `named` adds the judge's name to a fact's name if there are several judges.
 fn describe_judge(report: &mut Report, named: &dyn Fn(&str) -> String, runtime: &JudgeRuntime, said: &Judgements) {
     let judge = &runtime.spec;
     let how = match &runtime.backend {

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::stage::reward::{Data, Evaluated};
 
 impl Evaluated {
-    /// The numbers under stable names: those that were measured on training pairs begin with `train_`.
+    /// The numbers under stable names; those measured on training pairs begin with `train_`.
     pub(super) fn numbers(&self) -> Vec<(String, f64)> {
         let c = &self.measured;
         let of_pairs = [
@@ -30,7 +30,7 @@ impl Evaluated {
     }
 }
 
-/// The report of a run.
+/// Builds the report of a run.
 pub(super) fn report(
     run: &RunDocument,
     spec: &RewardModelSpec,

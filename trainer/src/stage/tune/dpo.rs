@@ -2,8 +2,8 @@
 //! micro-batch is computed once.
 //!
 //! In Float32 the reference's log-probabilities are computed once. In BFloat16 they are computed with each micro-batch,
-//! in the same pass as the policy's: rounding depends on what shares a pass, and in passes of its own the reference
-//! would differ from a policy with the same weights, on long responses by more than the margin of a pair.
+//! in the same pass as the policy's: rounding depends on which sequences share a pass, and in separate passes the
+//! reference would differ from a policy with the same weights, for long responses by more than the margin of a pair.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,10 +34,10 @@ use crate::train::responses::{ResponseBatch, split};
 use crate::train::supervised::{self, Task};
 use crate::{Error, Result};
 
-/// Sequences in one pass of the reference.
+/// Sequences per forward pass of the reference.
 const REFERENCE_SEQUENCES: usize = 32;
 
-/// Maximum distance of the first loss from ln 2.
+/// Maximum difference between the first loss and ln 2.
 const FIRST_LOSS_OFF: f64 = 1e-3;
 
 /// Reads the pairs for training, and the ids of their prompts.
@@ -60,7 +60,7 @@ pub(super) fn read(
     let mut pairs = Pairs::new(&records, &path, tokenizer, settings.labels, unusable)?;
     pairs.left_out.held_out(held_out.len());
     pairs.enough(&path, longest)?;
-    // By their content: a file may give its prompts ids of its own.
+    // Ids by content, as a file may have its own ids.
     let prompts = records.iter().map(|r| r.prompt.id()).collect();
     Ok((pairs, prompts))
 }
@@ -98,7 +98,7 @@ pub(super) fn train(
 /// The reference's log-probabilities as stored in the work directory.
 #[derive(Deserialize, Serialize)]
 struct Reference {
-    /// What they were computed from.
+    /// Identifies the inputs that they were computed from.
     key: String,
     logprobs: Vec<f64>,
 }
@@ -120,7 +120,7 @@ fn reference_key(run: &RunDocument, spec: &PolicyTuningSpec, sequences: &[Sequen
 }
 
 /// The reference's log-probability of each sequence's response, computed once per run and stored in the work directory.
-/// Values computed from other inputs are computed again.
+/// Stored values with a different key are recomputed.
 fn reference_logprobs(
     io: &mut TrainingIo,
     key: String,
@@ -163,9 +163,9 @@ fn reference_logprobs(
     Ok(sums)
 }
 
-/// The reference's log-probabilities of responses.
+/// How the reference's log-probabilities of responses are obtained.
 enum ReferencePass<'a> {
-    /// Of each sequence.
+    /// Computed once: one value per sequence.
     Once(Vec<f64>),
     /// Computed by the model with each micro-batch.
     EachTime(ModelView<'a>),
@@ -186,7 +186,7 @@ struct PairTask<'a> {
 }
 
 impl PairTask<'_> {
-    /// The metrics of `count` pairs. `entropy`: of each response, summed over its tokens.
+    /// The metrics of `count` pairs. `entropy`: summed over the tokens of each response.
     fn means(&self, logps: &PairLogps, entropy: &Sides, count: f64) -> Means {
         let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
         let (beta, ratios, mut means) = (self.settings.beta, logps.logratios(), Means::default());
@@ -197,13 +197,15 @@ impl PairTask<'_> {
         means.add("rewards/accuracies", sum(&margins.gt(0.0)), count);
         means.add("logps/chosen", sum(&logps.policy.chosen), count);
         means.add("logps/rejected", sum(&logps.policy.rejected), count);
-        // A response counts once per pair that it takes part in, so that the mean does not depend on what shares a micro-batch.
+        // A response counts once per pair that contains it, so that the mean does not depend on how pairs are split
+        // into micro-batches.
         means.add("entropy", sum(&entropy.chosen), sum(&logps.lengths.chosen));
         means.add("entropy", sum(&entropy.rejected), sum(&logps.lengths.rejected));
         means
     }
 
-    /// `[sequences]`: the reference's log-probability of each response of a batch, whose sequences have these numbers.
+    /// `[sequences]`: the reference's log-probability of each response of a batch. `sequences`: their numbers in the
+    /// run.
     fn reference(&self, batch: &ResponseBatch, sequences: &[usize], device: Device) -> Tensor {
         match &self.reference {
             ReferencePass::Once(all) => {
@@ -244,7 +246,7 @@ impl Task for PairTask<'_> {
         let sequences: Vec<&Sequence> = pairs.sequences.iter().map(|&i| &self.pairs.sequences[i]).collect();
         let states = self.frozen.as_ref().map(|t| t.gather(&pairs.sequences));
         let batch = ResponseBatch::new(&sequences, device).with_frozen_states(states);
-        // Before the policy's pass, whose graph fills the memory.
+        // Before the policy's pass, as its graph fills the memory.
         let reference = self.reference(&batch, &pairs.sequences, device);
         let found = batch.logprobs(&self.policy.decoder, Adapters::Training, 1.0);
         let logps = PairLogps {

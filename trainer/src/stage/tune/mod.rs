@@ -1,4 +1,4 @@
-//! `tune`: the SFT model and a reward model or preference data -> a tuned model, then the evidence that it is better.
+//! `tune`: tunes an SFT model with a reward model or with preference data, and then evaluates the result.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let folder = input_path(run, "policyModel")?;
     let (tokenizer, opened) = (Tokenizer::load(&folder)?, ModelFolder::open(&folder)?);
     let data = Data::read(run, spec, &tokenizer, &opened.config)?;
-    // What is needed last is checked first: a fault in it must not cost the training.
+    // Check first what is needed last: a fault in it must not cost the training.
     let longest = longest_prompt(&opened.config);
     let evaluation = spec.evaluation.as_ref();
     let evaluation = evaluation.map(|e| Prepared::read(run, e, &tokenizer, longest, &data.prompts)).transpose()?;
@@ -125,16 +125,16 @@ fn train(
     }
 }
 
-/// What was read to learn from.
+/// The training data.
 struct Data {
     examples: Examples,
-    /// Ids of the prompts that are learnt from: evaluation prompts must not be among them.
+    /// Ids of the training prompts; evaluation prompts must not be among them.
     prompts: Vec<String>,
-    /// Records that were read and are not learnt from.
+    /// Records that were read but not used for training.
     left_out: LeftOut,
 }
 
-/// What each method learns from.
+/// The training examples of each method.
 enum Examples {
     Sft(Vec<Sequence>),
     Dpo(Pairs),
@@ -163,18 +163,18 @@ impl Data {
     }
 }
 
-/// What training leaves for the report.
+/// Results of training for the report.
 pub(crate) struct Trained {
     /// Why training stopped before its end, if a guard stopped it.
     pub stopped_by_guard: Option<String>,
-    /// Records that were read and not learnt from.
+    /// Records that were read but not used for training.
     pub left_out: LeftOut,
 }
 
 /// Loads the model to tune, and makes it trainable.
 fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result<Policy> {
     let mut decoder = opened.decoder(spec.training.precision, device)?;
-    // Low-rank adapters leave the original weights as they are: switched off, they are the reference.
+    // With low-rank adapters the original weights do not change: without its adapters, the decoder is the reference.
     let original = match spec.training.adapter {
         Some(_) => None,
         None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
@@ -184,7 +184,8 @@ fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result
     Ok(Policy { decoder, params, original, value_head: None, stored: opened.kind()? })
 }
 
-/// Writes a folder that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, the value head beside it.
+/// Writes a directory that `AutoModelForCausalLM` (merged) or `PeftModel` (adapter) loads, and the value head, if there
+/// is one.
 fn save(policy: &Policy, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Result<()> {
     match &spec.training.adapter {
         Some(adapter) if adapter.save == AdapterSave::Adapter => {
@@ -203,8 +204,8 @@ fn save(policy: &Policy, run: &RunDocument, spec: &PolicyTuningSpec, base: &Path
     copy_tokenizer(base, folder)
 }
 
-/// The starting model in `base`, and the tuned one as it was saved in `folder`: merging adapters and rounding to the type of
-/// the file change weights, and what is measured is what people load.
+/// The starting model in `base`, and the tuned one as saved in `folder`: merging adapters and rounding to the stored
+/// data type change weights, and the evaluation must measure the model that users will load.
 fn sides(policy: Policy, spec: &PolicyTuningSpec, base: &Path, folder: &Path) -> Sides {
     let is_merged = spec.training.adapter.as_ref().is_none_or(|adapter| adapter.save == AdapterSave::Merged);
     let before = policy.original.unwrap_or(policy.decoder);

@@ -1,7 +1,7 @@
 //! PPO (Schulman et al., 2017) on a language model, as Ziegler et al. (2019) and Stiennon et al. (2020) do it: penalise the KL
 //! divergence to the starting model in the reward, estimate advantages, and take clipped steps. Computes only.
 //!
-//! The value head sits on the policy's own backbone. Every mean is over the tokens that exist: there is no padding.
+//! The value head uses the policy's own hidden states. Every mean is over actual tokens, as there is no padding.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -18,7 +18,7 @@ use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::responses::to_f64;
 use crate::train::samples::{Sample, Statistics};
 
-/// The method, with its KL coefficient as it is now.
+/// The method, with its current KL coefficient.
 pub(super) struct Ppo {
     settings: Settings,
     kl_coefficient: f64,
@@ -31,13 +31,13 @@ impl Ppo {
     }
 }
 
-/// What survives a restart.
+/// State that is saved in checkpoints.
 #[derive(Clone, Deserialize, Serialize)]
 pub(super) struct State {
     kl_coefficient: f64,
 }
 
-/// What a rollout teaches. Lists have one entry per sample, inner ones one per response token.
+/// The training data of a rollout. Lists have one entry per sample, inner ones one per response token.
 pub(super) struct Experience {
     advantages: Vec<Vec<f64>>,
     returns: Vec<Vec<f64>>,
@@ -128,7 +128,7 @@ impl OnPolicy for Ppo {
 }
 
 impl Ppo {
-    /// The score that is rewarded.
+    /// The score used as reward.
     fn score(&self, sample: &Sample) -> f64 {
         let score = self.settings.score_clip.map_or(sample.score, |c| sample.score.clamp(-c, c));
         if sample.finish == Finish::Length { score - self.settings.missing_eos_penalty } else { score }

@@ -14,7 +14,7 @@ use crate::model::config::Config;
 use crate::train::rollout::RolloutPrompt;
 use crate::{Error, Result};
 
-/// Reads the prompts to sample from that leave room for a response, and counts the others.
+/// Reads the prompts that leave room for a response, and counts the others.
 pub(super) fn read(
     run: &RunDocument,
     spec: &PolicyTuningSpec,

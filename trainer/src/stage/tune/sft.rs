@@ -61,8 +61,8 @@ pub(super) fn train(
     supervised::train(&task, &groups, &policy.params, &spec.training, io)
 }
 
-/// A text as tokens. A complete one gets what the tokenizer adds after a text, and one end token: a model that never
-/// sees one unlearns to stop. One that was cut off gets neither.
+/// Tokenises a text. A complete text gets the tokens that the tokenizer adds to a text's end, and one end token: a
+/// model that is never trained on end tokens unlearns to stop. A truncated text gets neither.
 fn as_tokens(text: &str, complete: bool, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
     if !complete {
         return tokenizer.encode_prompt(text);
@@ -75,8 +75,8 @@ fn as_tokens(text: &str, complete: bool, tokenizer: &Tokenizer) -> Result<Vec<i6
     Ok(tokens)
 }
 
-/// A long text in segments of at most `longest` tokens: every token but a segment's first is predicted. A last segment
-/// of one token begins with the token before it.
+/// Splits a long text into segments of at most `longest` tokens, in which every token but the first is predicted. A
+/// last segment of one token is extended by the token before it.
 fn pieces(tokens: &[i64], longest: usize) -> Vec<Sequence> {
     let piece = |p: &[i64]| Sequence { prompt: p[..1].to_vec(), response: p[1..].to_vec() };
     let mut all: Vec<Sequence> = tokens.chunks(longest).filter(|p| p.len() > 1).map(piece).collect();
@@ -116,7 +116,7 @@ mod tests {
     use crate::tokenizer_fixture::{around, byte_level};
 
     #[test]
-    fn a_complete_text_ends_once_and_a_cut_one_does_not() {
+    fn a_complete_text_has_one_end_token_and_a_truncated_one_none() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [5, 257]}"#).unwrap();
         std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"eos_token": "<|end|>"}"#).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token_of_a_long_text_but_its_first_and_those_of_its_pieces_is_predicted() {
+    fn every_token_but_the_first_of_each_segment_is_predicted() {
         let of = |n: i64, longest| -> Vec<Vec<i64>> {
             pieces(&(0..n).collect::<Vec<_>>(), longest).iter().map(Sequence::tokens).collect()
         };

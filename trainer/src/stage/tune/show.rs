@@ -15,7 +15,7 @@ use crate::Result;
 use crate::stage::evaluate::Evaluation;
 use crate::stage::tune::Trained;
 
-/// The report of a policy that was trained, and of its evaluation if there is one. `seconds`: of work by part of the stage.
+/// Builds the report of a training, and of its evaluation if there is one. `seconds`: by part of the stage.
 pub(super) fn report(
     run: &RunDocument,
     spec: &PolicyTuningSpec,
