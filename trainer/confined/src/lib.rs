@@ -6,8 +6,8 @@
 //! from outside, so the thread is left asleep with its memory. The caller gets its error, and [`Confinement`] runs no
 //! more code of that file.
 //!
-//! Time is the CPU time of the thread. By wall-clock time, a stopped process, a suspended machine or a busy one would
-//! make good files look bad.
+//! The time limit is on the thread's CPU time. Wall-clock time would exceed the limit for valid files when the process
+//! is stopped, the machine is suspended, or the CPU is busy.
 
 #![allow(unsafe_code, reason = "an allocator cannot be written without, nor a thread's clock read")]
 
@@ -25,9 +25,9 @@ use std::time::Duration;
 /// The limits of confined code.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes allocated at any time.
+    /// Maximum memory allocated at any time, in bytes.
     pub memory: usize,
-    /// CPU time.
+    /// Maximum CPU time.
     pub time: Duration,
     /// Stack size in bytes; only what is used becomes memory.
     pub stack: usize,
@@ -36,13 +36,13 @@ pub struct Limits {
 /// Why confined code has no result.
 #[derive(Debug)]
 pub enum Exceeded {
-    /// It exceeded its memory limit, in bytes.
+    /// The memory limit in bytes was exceeded.
     Memory(usize),
-    /// It exceeded its time limit.
+    /// The time limit was exceeded.
     Time(Duration),
-    /// It panicked, with this message.
+    /// The code panicked, with this message.
     Panicked(String),
-    /// No thread could be started. This is not the fault of the code, and may be transient.
+    /// No thread could be started. The cause is not the code, and may be transient.
     NoThread(io::Error),
 }
 
@@ -59,19 +59,19 @@ impl std::fmt::Display for Exceeded {
 
 impl std::error::Error for Exceeded {}
 
-/// Where the code of one file runs. After it has exceeded a limit, none of it runs again: its memory is never freed,
-/// and a file that exceeds the limit repeatedly would use up all memory.
+/// Where the code of one file runs. After it has exceeded a limit, it never runs again: its memory is not freed, and a
+/// file that exceeds the limit repeatedly would exhaust the memory.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     spent: OnceLock<Spent>,
-    /// Idle threads for more of the same code: most of it takes less time than starting a thread.
+    /// Idle threads for code of the same file: most calls take less time than starting a thread.
     idle: Mutex<Vec<Worker>>,
 }
 
-/// What a file's code has used up.
+/// The limit that a file's code has exceeded.
 #[derive(Clone, Copy, Debug)]
 enum Spent {
     Memory(usize),
@@ -113,7 +113,7 @@ impl Confinement {
         let refused = match waiting.map_or_else(|| Worker::start(limits.stack), Ok) {
             Ok(worker) => {
                 let (found, took) = worker.run(limits, work);
-                // One that took long may hold much: what its stack has become of memory, above all.
+                // A thread that ran long may have much memory in use, above all the touched part of its stack.
                 if took < SHORT && found.is_ok() {
                     lock(&self.0.idle).push(worker);
                 }
@@ -121,11 +121,11 @@ impl Confinement {
             }
             Err(refused) => refused,
         };
-        // What is nested in memory needs a stack to be freed: with less of one, less of the other.
+        // Freeing nested data needs stack: with a smaller stack, the memory limit is lowered too.
         let less = Limits { memory: limits.memory / LESS, stack: limits.stack / LESS, ..limits };
         let Ok(worker) = Worker::start(less.stack) else { return Err(Exceeded::NoThread(refused)) };
         match worker.run(less, work).0 {
-            // What was too much now need not have been, had there been a thread.
+            // With the full limits the code might have succeeded, so the cause is the missing thread.
             Err(Exceeded::Memory(_)) => Err(Exceeded::NoThread(refused)),
             found => found,
         }
@@ -136,7 +136,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A thread for confined code, which ends when this is dropped.
+/// A thread for confined code; dropping this ends it.
 #[derive(Debug)]
 struct Worker {
     stack: usize,
@@ -152,7 +152,7 @@ impl Worker {
         Ok(Self { stack, jobs, thread })
     }
 
-    /// Runs `work` within `limits`, and returns how long it computed.
+    /// Runs `work` within `limits`; also returns its computing time.
     fn run<T: Send + 'static>(
         &self,
         limits: Limits,
@@ -175,7 +175,7 @@ impl Worker {
         if self.jobs.send(job).is_err() {
             return (Err(Exceeded::Panicked("its thread has ended".into())), Duration::MAX);
         }
-        // The thread notices at its next allocations that it is late; code that allocates nothing is not waited for either.
+        // The thread itself checks its time at allocations; code that does not allocate is stopped by this loop.
         let mut watch = Watch::default();
         loop {
             match result.recv_timeout(LOOK) {
@@ -192,8 +192,8 @@ impl Worker {
     }
 }
 
-/// The state of a thread's clock. Time during which the thread does not compute is counted in checks, so that a stopped
-/// process has not waited.
+/// Tracks a thread's progress. Time in which the thread does not compute is measured in number of checks, so that time
+/// in which the process is stopped does not count.
 #[derive(Debug, Default)]
 struct Watch {
     computed: Duration,
@@ -214,33 +214,33 @@ impl Watch {
 /// The CPU time of a thread; none if it has ended.
 fn cpu_time_of<T>(thread: &JoinHandle<T>) -> Option<Duration> {
     let mut clock = 0;
-    // SAFETY: the thread has not been joined, so its handle is valid, and the clock's name is written to `clock`.
+    // SAFETY: the thread has not been joined, so its handle is valid, and the clock id is written to `clock`.
     let status = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
     if status == 0 { read(clock) } else { None }
 }
 
 fn read(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: `time` has the size of what is written to it; it is read only where it was written.
+    // SAFETY: `time` has the size of what is written to it, and is only read if it was written.
     let time = unsafe { (libc::clock_gettime(clock, time.as_mut_ptr()) == 0).then(|| time.assume_init()) }?;
     Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
 }
 
 const NAME: &str = "confined";
-/// [`LEFT`] of a thread that is not confined.
+/// The value of [`LEFT`] for a thread that is not confined.
 const UNLIMITED: isize = isize::MAX;
-/// Allocations of a thread between two checks of its clock.
+/// Number of allocations between two checks of a thread's clock.
 const ALLOCATIONS_A_LOOK: u32 = 4096;
-/// Interval between two checks by the caller.
+/// Interval of the caller's checks.
 const LOOK: Duration = Duration::from_millis(20);
-/// The caller waits this much longer than the thread's own limit.
+/// Extra time that the caller waits beyond the thread's own limit.
 const GRACE: Duration = Duration::from_millis(200);
 /// A thread may be without a CPU, or wait (for memory that is swapped out, for example), for this multiple of its time
 /// limit.
 const PATIENCE: u32 = 4;
 /// A thread is reused if its code has computed for less than this.
 const SHORT: Duration = Duration::from_millis(5);
-/// So many times less is tried where there is no thread with the stack that is wanted.
+/// If no thread with the requested stack can be started, the limits are divided by this.
 const LESS: usize = 8;
 
 /// Notifies the caller of confined code that there is no result.
@@ -250,7 +250,7 @@ thread_local! {
     /// Bytes that this thread may still allocate.
     static LEFT: Cell<isize> = const { Cell::new(UNLIMITED) };
     static LIMIT: Cell<usize> = const { Cell::new(0) };
-    /// How long it may compute, and its time when it began.
+    /// The time limit, and the thread's CPU time at the start.
     static TIME: Cell<Option<(Duration, Duration)>> = const { Cell::new(None) };
     static ALLOCATIONS: Cell<u32> = const { Cell::new(0) };
     static ON_EXCESS: Cell<Option<Tell>> = const { Cell::new(None) };
@@ -262,8 +262,9 @@ static ALLOCATOR: Counting = Counting;
 /// The system's allocator, which counts the memory of confined threads.
 struct Counting;
 
-// SAFETY: every call is the system's allocator with the same arguments; what is done before it neither unwinds nor touches
-// the memory. A thread that is over its bound never returns from the call, which an allocator may do.
+// SAFETY: every call is forwarded to the system's allocator with the same arguments; the accounting before it neither
+// unwinds nor touches the memory. A thread over its limit never returns from the call, which an allocator is allowed to
+// do.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         take(layout.size());
@@ -276,7 +277,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both are there while one is copied into the other.
+        // Both blocks exist while one is copied to the other.
         take(size);
         let moved = unsafe { System.realloc(block, layout, size) };
         give_back(layout.size());
@@ -327,7 +328,7 @@ fn give_up(why: Exceeded) -> ! {
     }
 }
 
-/// A panic of confined code is a result, not a bug of this program: it is not written to standard error.
+/// Suppresses the message of a panic in confined code: it is a result, not a bug of this program.
 fn keep_panics_quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -359,13 +360,13 @@ mod tests {
     }
 
     #[test]
-    fn short_work_of_one_file_shares_a_thread_and_each_has_all_of_its_limits() {
+    fn short_calls_share_a_thread_and_each_has_the_full_limits() {
         let (file, limits) = (Confinement::default(), Limits { time: Duration::from_millis(200), ..LIMITS });
         let thread = || file.run(limits, || thread::current().id()).unwrap();
         let first = thread();
         assert_eq!((thread(), file.0.idle.lock().unwrap().len()), (first, 1));
         assert!(matches!(file.run(limits, || panic!("no")), Err::<(), _>(Exceeded::Panicked(_))));
-        // All of them together take more time and memory than one may.
+        // Together they take more time and memory than one call may.
         let threads: std::collections::HashSet<_> = (0..200)
             .map(|_| {
                 let some_of_it = || {
@@ -385,13 +386,13 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_within_its_limits_has_its_result_and_may_free_what_it_holds() {
+    fn code_within_its_limits_returns_its_result_and_may_free_it() {
         let rounds = confined(LIMITS, || (0..100).map(|i| vec![i; 1 << 20].len()).sum::<usize>());
         assert_eq!(rounds.unwrap(), 100 << 20, "what was freed does not count");
     }
 
     #[test]
-    fn memory_without_end_is_refused_however_it_is_taken() {
+    fn unbounded_memory_is_stopped_however_it_is_allocated() {
         let doubled = || {
             let mut text = "a".to_owned();
             loop {
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_end_is_refused_with_and_without_allocations() {
+    fn unbounded_time_is_stopped_with_and_without_allocations() {
         let limits = Limits { time: Duration::from_millis(50), ..LIMITS };
         let allocating = || {
             loop {
@@ -439,7 +440,7 @@ mod tests {
         assert!(Watch::default().is_late(Some(second * 10 + GRACE), second * 10));
     }
 
-    /// Set in a process that a test starts to run itself there.
+    /// Set in a process that a test starts to run itself in.
     const INSIDE: &str = "PLUMBLINE_TEST_INSIDE";
 
     /// Starts a test, by its name here, in a process of its own, whose output is piped.
@@ -466,7 +467,7 @@ mod tests {
         assert!(lines.any(|line| line.unwrap().ends_with("begun")));
         let signal = |signal| {
             let process = libc::pid_t::try_from(child.id()).unwrap();
-            // SAFETY: the child has not been waited for, so the number is its own.
+            // SAFETY: the child has not been waited for, so its process id is still valid.
             assert_eq!(unsafe { libc::kill(process, signal) }, 0);
         };
         signal(libc::SIGSTOP);
@@ -502,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn code_that_exceeded_a_limit_runs_no_more_and_takes_nothing_more() {
+    fn code_that_exceeded_a_limit_never_runs_again() {
         let confinement = Confinement::default();
         assert_eq!(confinement.run(LIMITS, || 1).unwrap(), 1);
         assert!(confinement.run(LIMITS, || -> u8 { panic!("of this text") }).is_err());

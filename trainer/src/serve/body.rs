@@ -1,5 +1,5 @@
-//! Reads the body of a request, within limits on its length, its duration, and the memory of all bodies together. Talks
-//! to the connection.
+//! Reads request bodies within limits on their length, their duration, and the memory of all bodies together. Talks to
+//! the connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::protocol::ApiError;
 
-/// The longest body of a request, in bytes: 128k tokens of text whose characters JSON escapes with six bytes for two.
+/// Maximum length of a request's body, in bytes: 128k tokens of text in which JSON escapes every two bytes with six.
 pub(super) const MOST_BYTES: usize = 4 << 20;
-/// Up to this much of a longer body is read and dropped, because a client that is still sending would not see the
-/// response.
+/// This much of a longer body is read and discarded, as a client that is still sending would not see the response.
 const MOST_DROPPED: usize = 4 * MOST_BYTES;
-/// A longer body is counted against the memory that all long requests share, and tokenised one at a time.
+/// Longer bodies are counted against the memory that all long requests share, and are tokenised one at a time.
 pub(super) const SHORT_BYTES: usize = 64 << 10;
 /// Memory for long requests that are not parsed yet, in bytes.
 const MOST_SHARED: usize = 64 << 20;
@@ -81,7 +80,7 @@ impl Reading {
         }
     }
 
-    /// Waits until a body of this length may be parsed; the permission lasts as long as the returned value.
+    /// Waits until a body of this length may be parsed; dropping the permit lets the next one proceed.
     pub(super) async fn turn(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let queue = if bytes > SHORT_BYTES { &self.long } else { &self.short };
         Arc::clone(queue).acquire_owned().await.map_err(|_| ApiError::internal("the server is shutting down"))

@@ -1,5 +1,5 @@
-//! Which connections to keep: a limited number in total and per address. If there are too many, the one that has been
-//! idle the longest is closed, so that clients that only hold connections cannot lock out clients with requests.
+//! Decides which connections to keep: a limited number in total and per address. If there are too many, the one that
+//! has been idle longest is closed, so that clients with idle connections cannot lock out clients with requests.
 //! Computes.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(super) struct Connections<C> {
 #[derive(Debug)]
 struct Connection<C> {
     address: IpAddr,
-    /// When it started to wait for its client; none while its request is being answered.
+    /// When it started waiting for its client; none while its request is being answered.
     silent_since: Option<u64>,
     close: C,
 }
@@ -28,22 +28,22 @@ struct Connection<C> {
 /// The decision about a new connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission<C> {
-    /// Keep it.
+    /// Accept it.
     Kept(Id),
-    /// Keep it, and close another one.
+    /// Accept it, and close another one.
     InPlaceOf(Id, C),
-    /// Reject it: all others are being answered.
+    /// Reject it: all others are busy.
     Refused,
 }
 
 impl<C> Connections<C> {
-    /// At most `most` connections, three quarters of them of one address.
+    /// At most `most` connections, and at most three quarters of them from one address.
     pub(super) fn new(most: usize) -> Self {
         let most = most.max(1);
         Self { most, of_one_address: (most * 3).div_ceil(4), open: HashMap::new(), clock: 0 }
     }
 
-    /// A new connection, which waits for its client.
+    /// Registers a new connection, which waits for its client.
     pub(super) fn admit(&mut self, address: IpAddr, close: C) -> Admission<C> {
         let of_address = self.open.values().filter(|c| c.address == address).count();
         let makes_room = if of_address >= self.of_one_address {
@@ -59,7 +59,7 @@ impl<C> Connections<C> {
         }
     }
 
-    /// The connection's request has arrived and is being answered.
+    /// The connection's request has arrived and will be answered.
     pub(super) fn answering(&mut self, id: Id) {
         if let Some(connection) = self.open.get_mut(&id) {
             connection.silent_since = None;
@@ -79,7 +79,7 @@ impl<C> Connections<C> {
         self.open.remove(&id);
     }
 
-    /// The handles that close the connections that wait for their clients.
+    /// The close handles of idle connections.
     pub(super) fn silent(&self) -> impl Iterator<Item = &C> {
         self.open.values().filter(|c| c.silent_since.is_some()).map(|c| &c.close)
     }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_that_was_silent_the_longest_makes_room() {
+    fn the_longest_idle_connection_is_closed_for_a_new_one() {
         let mut all = Connections::new(4);
         let a = kept(&mut all, A, 'a');
         kept(&mut all, A, 'b');
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_has_its_share_ends_its_own_connections_only() {
+    fn an_address_at_its_limit_loses_its_own_connections_only() {
         let mut all = Connections::new(4);
         kept(&mut all, B, 'x');
         for name in ['a', 'b', 'c'] {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_answered_is_never_ended_for_a_newcomer() {
+    fn a_busy_connection_is_never_closed_for_a_new_one() {
         let mut all = Connections::new(4);
         let ids: Vec<Id> = ['a', 'b', 'c'].into_iter().map(|name| kept(&mut all, A, name)).collect();
         for id in &ids {

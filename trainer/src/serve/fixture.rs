@@ -1,10 +1,11 @@
-//! A tokenizer for tests, as files. Also read by the tests of the whole server, so it uses nothing of this crate.
+//! A tokenizer for tests, as files. The tests of the whole server include this file too, so it uses nothing of this
+//! crate.
 
 use serde_json::{Map, Value, json};
 
-/// A folder with a byte-level tokenizer: a byte is a token of its value, 256 (`<|end|>`) ends a response, 257 (`<|pad|>`)
-/// has no text. The chat template writes the last message, with the time in place of `TIME`, and refuses conversations that begin
-/// with `system`.
+/// A directory with a byte-level tokenizer: token ids are byte values, 256 (`<|end|>`) ends a response, 257 (`<|pad|>`)
+/// has no text. The chat template renders the last message, replaces `TIME` by the time, and rejects conversations that
+/// begin with `system`.
 pub(crate) fn model_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
@@ -29,7 +30,7 @@ pub(crate) fn model_folder() -> tempfile::TempDir {
     folder
 }
 
-/// The printable characters that byte-level vocabularies (GPT-2) write for bytes.
+/// The printable characters that represent bytes in byte-level vocabularies (GPT-2).
 fn vocabulary() -> Map<String, Value> {
     let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut others = '\u{100}'..;

@@ -23,24 +23,24 @@ use super::patient::Patient;
 
 /// Maximum size of a request's head in bytes.
 const MOST_HEAD: usize = 64 * 1024;
-/// Delay after the system has run out of sockets.
+/// Delay after the process runs out of file descriptors.
 const RECOVERY: Duration = Duration::from_millis(50);
 /// Grace period for incomplete requests when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
-/// The response when every connection is being answered.
+/// The response when every connection is busy.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Timeouts for clients, and the limit of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Concurrent connections; fewer if the process may open fewer files.
+    /// Maximum number of concurrent connections; fewer if the process may open fewer files.
     pub connections: usize,
-    /// For the head of a request, from when it may begin; also the longest time that a connection may be idle.
+    /// Timeout for the head of a request, and for an idle connection.
     pub head: Duration,
-    /// For the body of a request.
+    /// Timeout for the body of a request.
     pub body: Duration,
-    /// For a client that reads none of its reply.
+    /// Timeout for a client that does not read its reply.
     pub unread: Duration,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The complete request has arrived. Before that, its connection may be closed in favour of another one.
+    /// Marks the request as received. Before that, its connection may be closed in favour of another one.
     pub(super) fn answering(&self) {
         with(&self.all, |all| all.answering(self.id));
     }
@@ -80,7 +80,7 @@ pub(super) async fn serve(
     drain: Duration,
 ) -> bool {
     let all = Arc::new(Mutex::new(Connections::new(patience.connections.min(files()))));
-    // Every connection holds a receiver, so that the channel is closed when the last one has ended.
+    // Every connection has a receiver, so the channel is closed when the last one has ended.
     let (stopping, told) = watch::channel(false);
     let mut stop = pin!(stop);
     loop {
@@ -128,7 +128,7 @@ pub(super) async fn serve(
     tokio::time::timeout(drain, ended).await.is_ok()
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it closes.
 async fn connection(
     stream: TcpStream,
     place: Place,
@@ -209,7 +209,7 @@ fn address(peer: SocketAddr) -> IpAddr {
     peer.ip().to_canonical()
 }
 
-/// The number of connections that the process has file descriptors for, in addition to those that it needs itself.
+/// The number of file descriptors that are left for connections.
 fn files() -> usize {
     const OWN: u64 = 48;
     let may = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! The server's metrics, in Prometheus' text format. Labels come from closed lists. Computes.
+//! The server's metrics, in Prometheus' text format. Label values come from closed lists. Computes.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -98,27 +98,27 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts a request to `route`, which must come from a closed list.
+    /// Counts a request. `route` must come from a closed list.
     pub fn request(&self, route: &'static str, code: u16) {
         self.requests.with_label_values(&[route, &code.to_string()]).inc();
     }
 
-    /// A connection was closed because there were too many.
+    /// Counts a connection that was closed because there were too many.
     pub fn connection_refused(&self) {
         self.refused_connections.inc();
     }
 
-    /// Measures a request until the timer is dropped.
+    /// Measures the duration of a request until the timer is dropped.
     pub fn timer(&self, route: &'static str) -> HistogramTimer {
         self.seconds.with_label_values(&[route]).start_timer()
     }
 
-    /// A sequence got its first token.
+    /// Records the time to the first token of a sequence.
     pub fn first_token(&self, after: Duration) {
         self.first_token.observe(after.as_secs_f64());
     }
 
-    /// A step sampled `batch` tokens.
+    /// Records a step that sampled `batch` tokens.
     pub fn stepped(&self, took: Duration, batch: usize) {
         self.step.observe(took.as_secs_f64());
         if batch > 0 {
@@ -126,7 +126,7 @@ impl Metrics {
         }
     }
 
-    /// The sampler's own counters, which only grow, and gauges.
+    /// Updates the sampler's counters and gauges. `stats` contains totals since the start.
     pub fn sampler(&self, stats: Stats) {
         self.waiting.set(stats.waiting as i64);
         self.active.set(stats.active as i64);
@@ -137,7 +137,7 @@ impl Metrics {
         *seen = stats;
     }
 
-    /// Everything in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     pub fn text(&self) -> Result<String> {
         let mut bytes = Vec::new();
         TextEncoder::new()

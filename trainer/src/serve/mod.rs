@@ -3,11 +3,11 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | What may a request contain, and what does a reply contain? | `protocol` |
+//! | What may a request and a reply contain? | `protocol` |
 //! | Which jobs does a request become? | `plan` |
 //! | How do requests share a batch, and how does one end? | `scheduler` |
 //! | How do tokens become text with log-probabilities? | `stream` |
-//! | What does it need of a model? | `model` |
+//! | What must a model provide? | `model` |
 //! | Which paths exist? | `routes`, `replies` |
 //! | What is counted? | `metrics` |
 //! | When does the process end? | `server`, `parent` |

@@ -1,5 +1,4 @@
-//! A model to be served: a sampler, its tokenizer, its limits. In production the engine samples; tests can script the
-//! samples.
+//! A model to be served: a sampler, its tokenizer, its limits. The sampler is the engine, or a script in tests.
 
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 use crate::Result;
 use crate::generate::engine::{Engine, Event, Job, JobId, Stats};
 
-/// Samples tokens for many jobs at once. See [`Engine`] for what each part does.
+/// Samples tokens for many jobs concurrently. See [`Engine`] for its methods.
 #[allow(missing_docs, reason = "documented at the engine")]
 pub trait Sample {
     fn submit(&mut self, job: Job) -> Result<JobId>;
@@ -42,7 +41,7 @@ pub struct Loaded<S> {
     pub sampler: S,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// What requests are checked against.
+    /// Limits for requests.
     pub shape: Shape,
 }
 
@@ -51,7 +50,7 @@ pub struct Loaded<S> {
 pub struct Shape {
     /// Maximum number of tokens of a prompt and its response.
     pub context: usize,
-    /// Token ids must be smaller.
+    /// Exclusive upper bound of token ids.
     pub vocabulary: usize,
     /// Length of the longest token in bytes.
     pub longest_token: usize,

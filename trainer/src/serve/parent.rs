@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A process, distinguished from a later one with the same id by its start time.
+/// A process, identified by its id and its start time, as ids are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parent {
     pid: u32,
@@ -10,13 +10,13 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// The process with this id; none if it does not exist.
+    /// The process with this id; none if there is none.
     pub fn find(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         start_time(&stat).map(|started| Self { pid, started })
     }
 
-    /// Returns when the process has exited; checks once a second.
+    /// Waits until the process has exited, polling once a second.
     pub async fn gone(self) {
         while Self::find(self.pid) == Some(self) {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -24,10 +24,9 @@ impl Parent {
     }
 }
 
-/// When the process of a `/proc/PID/stat` started, in ticks since boot (field 22 of proc(5)); none if it has ended and
-/// only waits to be reaped.
+/// The start time in a `/proc/PID/stat`, in ticks since boot (field 22 of proc(5)); none for a zombie.
 fn start_time(stat: &str) -> Option<u64> {
-    // The name in brackets may itself hold spaces and brackets.
+    // The name in brackets may itself contain spaces and brackets.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     match fields.next()? {
         "Z" | "X" => None,
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_time_is_found_behind_any_name() {
+    fn the_start_time_is_found_after_any_name() {
         let rest = "1 1 1 0 -1 4194560 9 0 0 0 0 0 0 0 20 0 1 0 4711 2 3";
         assert_eq!(start_time(&format!("7 (a) b ( c) S {rest}")), Some(4711));
         assert_eq!(start_time(&format!("7 (a) Z {rest}")), None, "ended, not reaped");
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ended_is_gone_even_before_it_is_reaped() {
+    fn a_zombie_counts_as_exited() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let found = Parent::find(child.id()).expect("it runs");
         assert_eq!(Parent::find(child.id()), Some(found));

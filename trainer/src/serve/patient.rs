@@ -1,4 +1,4 @@
-//! A stream that fails when its peer does not read for too long. Talks to its stream.
+//! A stream that fails if its peer does not read for too long. Talks to the wrapped stream.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The stream.
+/// A wrapped stream.
 pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
-    /// Fires when the wait for the reader is over.
+    /// Fires when the peer has not read for too long.
     clock: Pin<Box<Sleep>>,
     waits: bool,
 }
 
 impl<S> Patient<S> {
-    /// Fails `stream` if no byte is accepted for this long.
+    /// Wraps `stream`: writing fails if no byte is accepted for `patience`.
     pub(super) fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, clock: Box::pin(sleep(patience)), waits: false }
     }

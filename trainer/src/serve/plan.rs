@@ -1,4 +1,4 @@
-//! Converts a request's body to the jobs of the engine: one for each sample of each prompt. Computes.
+//! Converts a request's body into jobs for the engine: one per sample of each prompt. Computes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -19,15 +19,15 @@ use super::protocol::response::Api;
 use crate::Error;
 use crate::generate::engine::Job;
 
-/// Maximum memory of a response token until its client has read it, in bytes.
+/// Maximum memory per response token until its client has read it, in bytes.
 const TOKEN_BYTES: usize = 128;
-/// Maximum memory of a log-probability in all its forms (computed, as text, in the reply), in bytes; chats have the
-/// bytes of each token too.
+/// Maximum memory per log-probability in all its forms (computed, as text, in the reply), in bytes; chats also contain
+/// the bytes of each token.
 const LOGPROB_BYTES: usize = 128;
 const CHAT_LOGPROB_BYTES: usize = 256;
-/// Memory of a sequence without its tokens, in bytes.
+/// Memory per sequence besides its tokens, in bytes.
 const SEQUENCE_BYTES: usize = 1024;
-/// Maximum number of turns of a conversation.
+/// Maximum number of messages in a conversation.
 const MOST_MESSAGES: usize = 2048;
 
 /// A request as received.
@@ -35,7 +35,7 @@ const MOST_MESSAGES: usize = 2048;
 pub struct Asked<'a> {
     /// Its path.
     pub api: Api,
-    /// Its body.
+    /// The request body.
     pub body: &'a [u8],
     /// The time for the chat template.
     pub now: DateTime,
@@ -43,11 +43,11 @@ pub struct Asked<'a> {
 
 /// The work for a request.
 pub struct Plan {
-    /// One job for each sequence, all samples of the first prompt first.
+    /// One job per sequence; all samples of the first prompt come first.
     pub jobs: Vec<Job>,
-    /// The request, without its prompts.
+    /// The parameters of the request, without its prompts.
     pub params: Params,
-    /// Tokens of all prompts.
+    /// Total number of prompt tokens.
     pub prompt_tokens: usize,
     /// Maximum memory of the prompts and the reply, in bytes.
     pub memory: usize,
@@ -58,7 +58,7 @@ pub struct Plan {
 pub struct Bounds {
     /// The model's limits.
     pub shape: Shape,
-    /// Maximum number of sequences of a request.
+    /// Maximum number of sequences per request.
     pub sequences: usize,
     /// Maximum memory of its prompts and reply, in bytes.
     pub memory: usize,
@@ -91,7 +91,8 @@ pub fn plan(asked: Asked<'_>, served: &str, tokenizer: &Tokenizer, bounds: Bound
             check_sequences(1, &asked.params, bounds)?;
             check_conversation(&asked.messages, tokenizer)?;
             let mut planning = Planning::new(api, asked.params, bounds);
-            // A template may refuse a conversation: turns that do not alternate, a system message it has no place for.
+            // A template may reject a conversation, for example for turns that do not alternate or an unsupported
+            // system message.
             let refused = |e: Error| unreadable("messages", &e);
             let chat = tokenizer.chat_at(&asked.messages, now);
             let prompt = chat.prompt(asked.messages.len()).map_err(refused)?;
@@ -142,12 +143,12 @@ fn check_conversation(messages: &[Message], tokenizer: &Tokenizer) -> Result<(),
 struct Planning {
     plan: Plan,
     bounds: Bounds,
-    /// The field that the prompts come from.
+    /// The name of the field that contains the prompts.
     param: &'static str,
     logprob_bytes: usize,
     seed: i64,
     prompts: usize,
-    /// Samples of each prompt so far.
+    /// Samples of each prompt so far; equal prompts share a count.
     earlier: HashMap<Arc<[i64]>, u64>,
 }
 
@@ -162,7 +163,7 @@ impl Planning {
         Self { plan, bounds, param, logprob_bytes, seed, prompts: 0, earlier: HashMap::new() }
     }
 
-    /// Rejects a text that cannot fit, whatever its tokens are.
+    /// Rejects a text that is too long, however it is tokenised.
     fn check_text(&self, prompt: &str) -> Result<(), ApiError> {
         let Shape { context, longest_token, .. } = self.bounds.shape;
         let most = context.saturating_mul(longest_token);
@@ -178,8 +179,8 @@ impl Planning {
         Err(ApiError::too_long(self.param, message))
     }
 
-    /// The jobs of a prompt. With a seed, its k-th sample depends on the seed, the prompt's tokens and k alone, not on the
-    /// other prompts of the request.
+    /// Adds the jobs of a prompt. With a seed, the k-th sample depends only on the seed, the prompt's tokens and k, not
+    /// on the other prompts of the request.
     fn add(&mut self, tokens: Vec<i64>) -> Result<(), ApiError> {
         let shape = self.bounds.shape;
         check_tokens(&tokens, self.prompts, shape, self.param)?;
@@ -267,7 +268,7 @@ fn key(tokens: &[i64], sample: u64) -> u64 {
     digest.iter().take(8).fold(0, |key, byte| (key << 8) | u64::from(*byte))
 }
 
-/// A seed that differs from call to call: the standard library seeds each new hasher differently.
+/// A seed that differs between calls: the standard library seeds each new hasher randomly.
 fn arbitrary_seed() -> i64 {
     (RandomState::new().build_hasher().finish() >> 11) as i64
 }
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_with_a_token_that_the_model_does_not_have_is_the_clients_to_mend() {
+    fn a_text_with_a_token_outside_the_vocabulary_is_a_client_error() {
         let folder = super::super::fixture::model_folder();
         // `<|pad|>` has the id 257.
         std::fs::write(folder.path().join("config.json"), r#"{"vocab_size": 257}"#).unwrap();
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_the_context_is_refused_with_the_numbers() {
+    fn a_request_that_exceeds_the_context_is_rejected_with_the_numbers() {
         let error = refused(8, MaxTokens::Exactly(3));
         assert_eq!((error.status, error.body.code), (400, Some("context_length_exceeded")));
         assert_eq!(error.body.param.as_deref(), Some("max_tokens"));
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_not_asked_for_is_what_fits() {
+    fn the_default_limit_is_what_fits() {
         let limit = |prompt: usize, most| {
             jobs(vec![vec![1; prompt]], &params(MaxTokens::AtMost(most), 1, None)).unwrap()[0].sampling.max_new_tokens
         };
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_the_model_does_not_have_never_reaches_it() {
+    fn a_token_outside_the_vocabulary_never_reaches_the_model() {
         for bad in [vec![], vec![100], vec![-1]] {
             let error = jobs(vec![vec![1], bad], &params(MaxTokens::Exactly(1), 1, None)).err().unwrap();
             assert_eq!(error.status, 400);

@@ -1,4 +1,4 @@
-//! Turns a request's updates into its reply: collected into one, or streamed as server-sent events. Talks to the
+//! Turns the updates of a request into its reply: a single one, or a stream of server-sent events. Talks to the
 //! scheduler.
 
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ pub struct Pending {
     pub sequences: usize,
     /// Tokens of the prompts.
     pub prompt_tokens: usize,
-    /// Times the request while it exists.
+    /// Measures the duration of the request until it is dropped.
     pub timer: HistogramTimer,
     /// The memory reserved for the prompts and the reply, released when the reply is complete.
     pub memory: OwnedSemaphorePermit,
@@ -41,7 +41,7 @@ impl Pending {
     }
 }
 
-/// A complete reply, with the memory reserved for it until it is sent.
+/// A complete reply, and the memory reserved for it until it has been sent.
 struct Written {
     json: Vec<u8>,
     _memory: OwnedSemaphorePermit,
@@ -53,7 +53,7 @@ impl AsRef<[u8]> for Written {
     }
 }
 
-/// Waits for every sequence and writes one reply, as JSON.
+/// Waits for every sequence and returns one reply, as JSON.
 pub async fn whole(mut pending: Pending) -> Result<Bytes, ApiError> {
     let mut open: Vec<(String, Vec<_>)> = vec![Default::default(); pending.sequences];
     let mut done: Vec<Option<Sequence>> = (0..pending.sequences).map(|_| None).collect();
@@ -67,7 +67,7 @@ pub async fn whole(mut pending: Pending) -> Result<Bytes, ApiError> {
             done[update.sequence] = Some(Sequence { text, tokens, end });
         }
     }
-    // A reply of many log-probabilities takes long enough to hold up other connections.
+    // Formatting many log-probabilities takes long enough to block other connections.
     let written = tokio::task::spawn_blocking(move || {
         let Pending { writer, prompt_tokens, memory, .. } = pending;
         let reply = writer.whole(done.into_iter().flatten().collect(), prompt_tokens);
@@ -80,8 +80,7 @@ pub async fn whole(mut pending: Pending) -> Result<Bytes, ApiError> {
     }
 }
 
-/// The events of a streamed reply. `[DONE]` follows when every sequence has ended, and never otherwise; an error is the
-/// last event.
+/// The events of a streamed reply. `[DONE]` follows only if every sequence has ended; an error is the last event.
 pub fn events(pending: Pending) -> impl Stream<Item = Result<Event, Infallible>> {
     let opening = pending.writer.opening(pending.sequences).iter().map(event).collect::<Vec<_>>();
     let state = Streaming { left: pending.sequences, sampled: 0, pending };

@@ -32,18 +32,18 @@ use crate::generate::engine::Job;
 
 /// Maximum memory of the prompts and replies of all requests together, in bytes.
 const MOST_MEMORY: usize = 512 << 20;
-/// The unit in which it is reserved, in bytes.
+/// Granularity of memory reservations, in bytes.
 const UNIT: usize = 1 << 10;
 /// Identifies this build in `system_fingerprint`.
 const FINGERPRINT: &str = concat!("plumbline-", env!("CARGO_PKG_VERSION"));
-/// A client that disconnected before its reply was ready, as nginx counts it.
+/// Status in metrics for a client that disconnected before its reply was ready, as in nginx.
 const CLIENT_LEFT: u16 = 499;
 
 /// The state that handlers share.
 pub struct App {
     /// The model's name.
     pub name: String,
-    /// Set when the model is loaded.
+    /// Set once the model is loaded.
     pub ready: OnceLock<Ready>,
     /// Counters.
     pub metrics: Metrics,
@@ -66,8 +66,8 @@ pub struct Ready {
 }
 
 impl App {
-    /// A server of the model `name` that sends its work to a scheduler: at most `capacity` sequences at a time. Its
-    /// timeouts for clients are in `patience`.
+    /// A server of the model `name` that sends its work to a scheduler, with at most `capacity` sequences at a time.
+    /// `patience`: timeouts for clients.
     pub fn new(name: String, capacity: usize, patience: Patience, metrics: Metrics, work: Sender<Message>) -> Self {
         let capacity = capacity.min(Semaphore::MAX_PERMITS);
         Self {
@@ -129,7 +129,7 @@ async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<
     Ok(Json(described(&app, app.ready()?.shape)))
 }
 
-/// `max_model_len` is vLLM's name for the context length.
+/// The description of the model. `max_model_len` is vLLM's name for the context length.
 fn described(app: &App, shape: Shape) -> serde_json::Value {
     json!({
         "id": app.name, "object": "model", "created": app.started, "owned_by": "plumbline",
@@ -176,8 +176,8 @@ async fn answer(app: &Arc<App>, api: Api, place: &Place, now: DateTime, body: Bo
     let name = app.name.clone();
     let bounds = Bounds { shape: ready.shape, sequences: app.capacity, memory: MOST_MEMORY };
     let turn = app.reading.turn(body.bytes.len()).await?;
-    // Tokenising a long prompt takes long enough to hold up other connections. It ends also for a client that has left,
-    // and so long it keeps its turn.
+    // Tokenising a long prompt takes long enough to block other connections. It continues even if the client
+    // disconnects, and holds its permit until it ends.
     let plan = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         plan::plan(Asked { api, body: &body.bytes, now }, &name, &ready.tokenizer, bounds)
@@ -205,7 +205,7 @@ async fn answer(app: &Arc<App>, api: Api, place: &Place, now: DateTime, body: Bo
     Ok(([(header::CONTENT_TYPE, "application/json")], replies::whole(pending).await?).into_response())
 }
 
-/// Reserves memory for a request, or rejects it if there is none left.
+/// Reserves memory for a request, or rejects the request if there is not enough.
 fn reserve(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::clone(&app.memory)
         .try_acquire_many_owned(bytes.div_ceil(UNIT) as u32)
@@ -252,7 +252,7 @@ impl IntoResponse for ApiError {
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
 
-/// The closed list of values of the label `route`.
+/// The value of the label `route`, from a closed list.
 fn route(path: &str) -> &'static str {
     match path {
         "/health" => "/health",
@@ -264,7 +264,7 @@ fn route(path: &str) -> &'static str {
     }
 }
 
-/// Counts each request once: with its status, or as abandoned by its client if the reply is dropped unfinished.
+/// Counts each request once: with its status, or as abandoned if the reply is dropped unfinished.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut counted = Counted { route: route(request.uri().path()), app, code: CLIENT_LEFT };
     let response = next.run(request).await;

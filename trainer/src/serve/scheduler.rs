@@ -1,5 +1,5 @@
 //! The thread that owns the model. It takes work from a channel, batches concurrent requests, samples, and sends each
-//! request its text as it is generated. It ends when it is asked to, or when the model fails.
+//! request its text as it is generated. It ends when it receives [`Message::Stop`], or when the model fails.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -18,7 +18,7 @@ use super::stream::{Piece, Scored, TextStream};
 use crate::Result;
 use crate::generate::engine::{Event, Job, JobId};
 
-/// When the model is idle, requests that arrive within this time after the first one share its first batch.
+/// If the model is idle, requests that arrive within this time after the first one join its batch.
 const GATHER: Duration = Duration::from_millis(2);
 
 /// Messages to the thread.
@@ -33,12 +33,12 @@ pub enum Message {
 pub struct Work {
     /// One job for each sequence requested.
     pub jobs: Vec<Job>,
-    /// A response ends before the first of these.
+    /// Stop strings: a response ends before the first of these.
     pub stop: Arc<[String]>,
-    /// Whether the updates contain tokens.
+    /// Whether the updates include tokens.
     pub tokens_wanted: bool,
-    /// Receives the text; an error is the request's last message. Unbounded, but never contains more than the tokens
-    /// that were requested.
+    /// Receives the text; an error is the request's last message. Unbounded, but it never contains more than the
+    /// requested tokens.
     pub reply: UnboundedSender<Result<Update>>,
     /// One permit per job, released as each ends.
     pub permit: OwnedSemaphorePermit,
@@ -49,7 +49,7 @@ pub struct Work {
 /// An update of one sequence.
 #[derive(Debug, PartialEq)]
 pub struct Update {
-    /// Which job of the request.
+    /// Index of the job in the request.
     pub sequence: usize,
     /// Text to append.
     pub text: String,
@@ -62,14 +62,14 @@ pub struct Update {
 /// How a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// Why.
+    /// The finish reason.
     pub finish: Finish,
-    /// Sampled tokens, including the end token and a stop string.
+    /// Number of sampled tokens, including the end token and a stop string.
     pub sampled: usize,
 }
 
 /// Runs until [`Message::Stop`], or until every sender is dropped and the work is done. An error of the sampler ends
-/// it, and with it every request: their channels close without an end.
+/// the thread and every request: their channels close without an end.
 pub fn run<S: Sample>(sampler: S, tokenizer: &Tokenizer, inbox: &Receiver<Message>, metrics: &Metrics) -> Result<()> {
     let mut scheduler = Scheduler { sampler, tokenizer, metrics, active: HashMap::new() };
     while scheduler.receive(inbox).is_continue() {
@@ -102,12 +102,12 @@ struct Sequence<'a> {
     tokens_wanted: bool,
     reply: UnboundedSender<Result<Update>>,
     queued: Instant,
-    /// A slot in the queue, released when the client has been sent the end.
+    /// A slot in the queue, released when the end has been sent to the client.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: Sample> Scheduler<'_, S> {
-    /// Takes the messages that have arrived: waits for one if there is nothing to do, and does not wait otherwise.
+    /// Receives the messages that have arrived; waits for one only if there is nothing to do.
     fn receive(&mut self, inbox: &Receiver<Message>) -> ControlFlow<()> {
         if self.sampler.idle() {
             let Ok(first) = inbox.recv() else { return ControlFlow::Break(()) };
@@ -169,7 +169,7 @@ impl<S: Sample> Scheduler<'_, S> {
     /// Sends the text that a token adds to its sequence.
     fn route(&mut self, event: Event) {
         let (id, engine_is_done) = (event.job, event.finish.is_some());
-        // A job that was cancelled is not known any more.
+        // The job may have been cancelled.
         let Some(sequence) = self.active.get_mut(&id) else { return };
         if sequence.sampled == 0 {
             self.metrics.first_token(sequence.queued.elapsed());
@@ -180,7 +180,7 @@ impl<S: Sample> Scheduler<'_, S> {
             sequence.permit = None;
         }
         if !update.as_ref().is_ok_and(Update::says_nothing) {
-            // A client that is gone is noticed before the next step.
+            // If the client has disconnected, that is detected before the next step.
             let _ = sequence.reply.send(update);
         }
         match (ended, engine_is_done) {

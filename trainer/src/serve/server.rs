@@ -1,4 +1,4 @@
-//! The life cycle of a server: listen, load the model, report readiness, answer, drain, exit. Talks.
+//! The life cycle of a server: listen, load the model, report readiness, answer, drain, exit. Talks to the network.
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ const UNLOADED: Duration = Duration::from_millis(500);
 pub struct Options {
     /// The model's name in requests.
     pub name: String,
-    /// Maximum number of sequences computed or queued; more are rejected.
+    /// Maximum number of running and queued sequences; more are rejected.
     pub capacity: usize,
-    /// How long requests may take to finish once the server was asked to stop.
+    /// Timeout for requests in progress once the server was asked to stop.
     pub drain: Duration,
     /// Timeouts for clients, and the limit of connections.
     pub patience: Patience,
@@ -55,12 +55,12 @@ where
         move || {
             let result = load().and_then(|model| {
                 let Loaded { sampler, tokenizer, shape } = model;
-                // The thread is the only one that sets it, and does so once.
+                // Only this thread sets it, once.
                 app.ready.get_or_init(|| Ready { tokenizer: Arc::clone(&tokenizer), shape });
                 let _ = say_loaded.send(());
                 scheduler::run(sampler, &tokenizer, &inbox, &app.metrics)
             });
-            // Requests that wait must see the channel close before the server learns why.
+            // Waiting requests must see the channel close before the server learns why.
             drop(inbox);
             let _ = say_ended.send(result);
         }
@@ -97,7 +97,7 @@ where
     }
     let _ = work.send(Message::Stop);
     if !ended.is_terminated() {
-        // A model that is still being loaded does not hear of it.
+        // A model that is still loading cannot receive the stop message.
         let patience = if loads.ready.get().is_some() { drain } else { UNLOADED };
         let _ = tokio::time::timeout(patience, &mut ended).await;
     }

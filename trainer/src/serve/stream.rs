@@ -1,5 +1,5 @@
-//! The text of a response together with the tokens of each piece, as they arrive: whole characters only, cut before a
-//! stop string. Computes.
+//! Converts the tokens of a response to pieces of text as they arrive: whole characters only, ending before a stop
+//! string. Computes.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ pub struct Scored {
     pub logprob: f32,
     /// The most likely tokens, most likely first.
     pub top: Vec<(i64, f32)>,
-    /// Offset of the token's text in the response, in characters. The parts of one character share its offset; a token
-    /// without text has the offset of what follows it.
+    /// Offset of the token's text in the response, in characters. Tokens that are parts of one character share its
+    /// offset; a token without text has the offset of the text after it.
     pub offset: usize,
 }
 
@@ -30,22 +30,22 @@ pub struct Piece {
     pub text: String,
     /// Tokens to append.
     pub tokens: Vec<Scored>,
-    /// A stop string was found; nothing follows.
+    /// Whether a stop string was found; nothing follows then.
     pub stopped: bool,
 }
 
-/// The text of one response as its tokens come.
+/// The text of one response, token by token.
 pub struct TextStream<'a> {
     decoder: IncrementalDecoder<'a>,
     stop: StopStrings,
     waiting: Vec<Scored>,
-    /// Numbers of characters decoded, and of characters emitted.
+    /// Number of characters decoded, and number of characters emitted.
     decoded: usize,
     emitted: usize,
 }
 
 impl<'a> TextStream<'a> {
-    /// A response to a prompt whose last token is `after`, which ends before the first of `stop`.
+    /// A response that ends before the first of `stop`. `after`: the last token of its prompt.
     pub fn new(tokenizer: &'a Tokenizer, after: Option<i64>, stop: impl Into<Arc<[String]>>) -> Self {
         let stop = StopStrings::new(stop);
         Self { decoder: tokenizer.incremental(after), stop, waiting: Vec::new(), decoded: 0, emitted: 0 }
@@ -62,8 +62,8 @@ impl<'a> TextStream<'a> {
         Ok(Piece { text, tokens: self.waiting.drain(..ready).collect(), stopped })
     }
 
-    /// Ends a response that no stop string ended: emits the text that was held back. `last` is a token without text of
-    /// its own (the end token).
+    /// Ends a response that no stop string ended, and returns the text that was held back. `last`: an end token, which
+    /// has no text of its own.
     pub fn end(&mut self, last: Option<Scored>) -> Piece {
         let mut tokens = std::mem::take(&mut self.waiting);
         tokens.extend(last.map(|scored| Scored { offset: self.decoded, ..scored }));
@@ -85,7 +85,7 @@ mod tests {
         Scored { token, logprob: -1.0, top: Vec::new(), offset: 0 }
     }
 
-    /// The pieces of a text that comes byte by byte, and the end's.
+    /// The pieces of a text that arrives byte by byte, and the last piece.
     fn pieces(stop: &[&str], text: &str) -> Vec<Piece> {
         let tokenizer = tokenizer();
         let mut stream = TextStream::new(&tokenizer, None, stop.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn a_character_is_handed_out_whole_or_not_at_all() {
+    fn only_whole_characters_are_emitted() {
         let texts: Vec<String> = pieces(&[], "aé😀b").into_iter().map(|p| p.text).collect();
         assert_eq!(texts, ["a", "", "é", "", "", "", "😀", "b", ""]);
     }
 
     #[test]
-    fn what_looked_like_a_stop_string_comes_with_its_tokens_at_the_end() {
+    fn an_incomplete_stop_string_is_emitted_with_its_tokens_at_the_end() {
         let pieces = pieces(&["END"], "an ENcore EN");
         let last = pieces.last().unwrap();
         assert_eq!((last.text.as_str(), last.tokens.len()), ("EN", 2), "held until the end");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_with_the_text_they_begin_and_know_their_place() {
+    fn tokens_are_emitted_with_their_text_and_offset() {
         let all = pieces(&["END"], "é bEND");
         let tokens: Vec<_> = all.iter().flat_map(|p| &p.tokens).map(|t| (t.token, t.offset)).collect();
         assert_eq!(tokens, [(0xC3, 0), (0xA9, 0), (0x20, 1), (0x62, 2)], "none of the stop string's");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_token_has_a_place_but_no_text() {
+    fn the_end_token_has_an_offset_but_no_text() {
         let tokenizer = tokenizer();
         let mut stream = TextStream::new(&tokenizer, None, []);
         let piece = stream.push(scored(0x61)).unwrap();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_of_the_end_token_alone_keeps_its_distribution() {
+    fn a_response_of_only_the_end_token_has_logprobs() {
         let tokenizer = tokenizer();
         assert_eq!(TextStream::new(&tokenizer, None, []).end(Some(scored(256))).tokens.len(), 1);
     }

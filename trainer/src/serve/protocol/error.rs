@@ -1,11 +1,11 @@
-//! An error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. Computes.
+//! Errors in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`. Computes.
 
 use serde::Serialize;
 
 /// Why a request is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
-    /// HTTP status.
+    /// HTTP status code.
     pub status: u16,
     /// Seconds for a `Retry-After` header, if retrying helps.
     pub retry_after: Option<u64>,
@@ -21,7 +21,7 @@ pub struct ErrorBody {
     /// `invalid_request_error`, `server_error` or `overloaded_error`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The field that is wrong.
+    /// The invalid field.
     pub param: Option<String>,
     /// Machine-readable code.
     pub code: Option<&'static str>,
@@ -39,14 +39,14 @@ impl ApiError {
         error
     }
 
-    /// 400: a field that would change the meaning of the request and is not supported.
+    /// 400: an unsupported field that would change the meaning of the request.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         let mut error = Self::invalid(param, message);
         error.body.code = Some("unsupported_parameter");
         error
     }
 
-    /// 400: the body is not a request at all.
+    /// 400: the body is not a valid request.
     pub fn malformed(message: impl Into<String>) -> Self {
         Self::new(400, "invalid_request_error", Some("invalid_json"), message.into())
     }
@@ -61,7 +61,7 @@ impl ApiError {
         Self::too_long(param, message)
     }
 
-    /// 400: a prompt does not fit into the context, whatever its tokens are.
+    /// 400: a prompt is too long for the context, however it is tokenised.
     pub fn too_long(param: &str, message: String) -> Self {
         let mut error = Self::invalid(param, message);
         error.body.code = Some("context_length_exceeded");
@@ -123,7 +123,7 @@ impl ApiError {
         error
     }
 
-    /// 503: the memory for replies is fully reserved.
+    /// 503: the memory for replies is exhausted.
     pub fn out_of_memory(mebibytes: usize) -> Self {
         let message = format!(
             "the prompts and replies of other requests may use all of the {mebibytes} MiB; try again in a \

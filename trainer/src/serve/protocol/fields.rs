@@ -11,13 +11,14 @@ pub struct Fields {
     map: Map<String, Value>,
 }
 
-/// Maximum number of values of a request. A token id is a value; twice the longest contexts of today fit.
+/// Maximum number of JSON values per request. Each token id is a value; this is enough for twice today's longest
+/// contexts.
 pub(super) const MOST_VALUES: usize = 1 << 18;
 
 impl Fields {
-    /// The fields of a request's body.
+    /// Parses a request's body.
     pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
-        // A value takes many times the two bytes that it can be written in.
+        // A parsed value takes many times the two bytes of its shortest text.
         if values(body) > MOST_VALUES {
             return Err(ApiError::too_many_values(MOST_VALUES));
         }
@@ -29,7 +30,7 @@ impl Fields {
         }
     }
 
-    /// The fields of an object inside a request; `path` is its location: `messages[2]`.
+    /// The fields of a nested object; `path` is its location: `messages[2]`.
     pub fn of_value(path: &str, value: Value) -> Result<Self, ApiError> {
         match value {
             Value::Object(map) => Ok(Self { path: format!("{path}."), map }),
@@ -67,7 +68,7 @@ impl Fields {
         self.text(field)?.ok_or_else(|| ApiError::invalid(&name, format!("`{name}` is missing")))
     }
 
-    /// Takes true or false; absent is false.
+    /// Takes a boolean; absent means false.
     pub fn flag(&mut self, field: &str) -> Result<bool, ApiError> {
         match self.take(field) {
             None => Ok(false),
@@ -76,7 +77,7 @@ impl Fields {
         }
     }
 
-    /// Takes a number of the range `least..=most`.
+    /// Takes a number in the range `least..=most`.
     pub fn number(&mut self, field: &str, least: f64, most: f64) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.take(field) else { return Ok(None) };
         match value.as_f64() {
@@ -85,7 +86,7 @@ impl Fields {
         }
     }
 
-    /// Takes an integer of the range `least..=most`; 3.0 is accepted.
+    /// Takes an integer in the range `least..=most`; 3.0 is accepted.
     pub fn integer(&mut self, field: &str, least: i64, most: i64) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(field) else { return Ok(None) };
         match as_integer(&value) {
@@ -94,8 +95,8 @@ impl Fields {
         }
     }
 
-    /// Takes a field that would change the meaning of the request except for certain values. Those are accepted, any
-    /// other is rejected by name.
+    /// Takes a field that is supported only with values that do not change the meaning of the request; any other value
+    /// is rejected by name.
     pub fn neutral(&mut self, field: &str, accepted: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
         match self.take(field) {
             Some(value) if !accepted(&value) => {
@@ -127,8 +128,8 @@ impl Fields {
     }
 }
 
-/// An upper bound for the number of values in a text, if it is JSON: one, plus one for each comma and opening bracket
-/// outside of strings.
+/// An upper bound of the number of values in a JSON text: one, plus one for each comma and opening bracket outside
+/// strings.
 fn values(json: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);
     for byte in json {
@@ -143,10 +144,10 @@ fn values(json: &[u8]) -> usize {
     values
 }
 
-/// An integer, also if it is written with a fraction of zero.
+/// An integer, also if it is written with a zero fraction.
 pub fn as_integer(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| {
-        // 2^53: up to here every whole f64 is exactly one integer.
+        // Up to 2^53 every whole f64 is exactly one integer.
         value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_992.0).map(|n| n as i64)
     })
 }
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_too_many_values_is_refused_before_it_is_parsed() {
+    fn a_body_of_too_many_values_is_rejected_before_parsing() {
         for (open, value, close) in [("[", "0,", "0]"), ("[", "[],", "0]"), ("{\"a\":0,", "\"a\":0,", "\"a\":0}")] {
             let body = |values: usize| format!("{open}{}{close}", value.repeat(values));
             assert_eq!(Fields::of_body(body(MOST_VALUES).as_bytes()).err().unwrap().status, 413, "{value}");

@@ -100,7 +100,7 @@ fn message(path: &str, item: Value) -> Result<Message, ApiError> {
     let role = fields.required_text("role")?;
     let role = match role.as_str() {
         "system" | "user" | "assistant" => role,
-        // OpenAI's newer name of the same thing.
+        // OpenAI's newer name of the same role.
         "developer" => "system".to_owned(),
         _ => {
             let path = format!("{path}.role");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn content_may_come_in_parts_of_text_and_in_nothing_else() {
+    fn content_may_be_text_parts_only() {
         let parts =
             json!([{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
         let message = Message { role: "system".into(), content: "ab".into() };

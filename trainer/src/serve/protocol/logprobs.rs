@@ -1,4 +1,4 @@
-//! Log-probabilities in the format of each of the two APIs. Computes.
+//! Log-probabilities in the formats of the two APIs. Computes.
 
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::{Serialize, Serializer};
@@ -33,7 +33,7 @@ pub(super) struct ChatToken {
 struct Spelled {
     token: String,
     logprob: f32,
-    /// A token that is part of a character is represented by its bytes alone.
+    /// A token that is only part of a character is represented by its bytes.
     bytes: Vec<u8>,
 }
 
@@ -94,7 +94,7 @@ impl Ranked {
     }
 }
 
-/// JSON has no infinity; OpenAI represents a probability of zero like this.
+/// JSON has no infinity; OpenAI represents a probability of zero by -9999.
 fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { -9999.0 }
 }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn logprobs_are_written_as_short_as_their_precision() {
+    fn logprobs_have_no_more_digits_than_their_precision() {
         let scored = Scored { token: 97, logprob: -0.1, top: vec![], offset: 0 };
         let json = serde_json::to_string(&Logprobs::new(Api::Chat, &tokenizer(), &[scored], 0)).unwrap();
         assert!(json.contains(r#""logprob":-0.1,"#), "{json}");

@@ -1,4 +1,4 @@
-//! The OpenAI API as values: requests parsed from JSON, replies and errors written to it. Computes; knows no sockets.
+//! The OpenAI API as values: parses requests from JSON, and formats replies and errors. Computes; does no IO.
 //!
 //! Reference: <https://platform.openai.com/docs/api-reference> (completions, chat, models).
 

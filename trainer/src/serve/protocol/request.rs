@@ -41,22 +41,22 @@ pub struct Params {
     pub max_tokens_field: &'static str,
     /// Samples per prompt.
     pub samples: usize,
-    /// Log-probabilities: none, or of the sampled token and of this many of the most likely ones.
+    /// Number of most likely tokens to list at each position besides the sampled one; none for no log-probabilities.
     pub logprobs: Option<usize>,
-    /// The same seed gives the same text. Without one every request is different.
+    /// With a seed, equal requests get equal text; without one, each request is random.
     pub seed: Option<i64>,
-    /// Server-sent events instead of a single reply.
+    /// Whether to stream server-sent events instead of a single reply.
     pub stream: bool,
-    /// A final event with the usage.
+    /// Whether to end a stream with an event that has the usage.
     pub include_usage: bool,
 }
 
-/// The limit of new tokens.
+/// The maximum number of new tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxTokens {
-    /// As requested. Rejected if it does not fit after the prompt.
+    /// As requested; rejected if it does not fit after the prompt.
     Exactly(usize),
-    /// Not requested: this many, or as many as fit after the prompt.
+    /// Not requested: the smaller of this number and what fits after the prompt.
     AtMost(usize),
 }
 
@@ -162,7 +162,7 @@ fn params(
         Some(options) => {
             let mut options = Fields::of_value("stream_options", options)?;
             let include_usage = options.flag("include_usage")?;
-            // Padding against eavesdroppers on the lengths of chunks.
+            // Padding that hides the lengths of chunks from eavesdroppers.
             options.ignore(&["include_obfuscation"]);
             options.refuse_rest()?;
             include_usage
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_understood_field_arrives() {
+    fn every_supported_field_is_parsed() {
         let body = json!({
             "model": "m", "prompt": ["a", "b"], "max_tokens": 1, "temperature": 0, "top_p": 0.5, "top_k": 5,
             "min_p": 0.1, "seed": 7, "stop": ["x", "y"], "stream": true, "stream_options": {"include_usage": true},
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_refused_by_name() {
+    fn values_out_of_range_are_rejected_by_name() {
         for (field, bad) in [
             ("temperature", json!(-0.1)),
             ("temperature", json!("hot")),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_change_the_meaning_are_refused_by_name() {
+    fn fields_that_change_the_meaning_are_rejected_by_name() {
         let both = [
             ("frequency_penalty", json!(0.5)),
             ("presence_penalty", json!(-1)),

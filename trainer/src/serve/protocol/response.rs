@@ -18,7 +18,7 @@ pub enum Api {
     Chat,
 }
 
-/// Writes the replies to one request.
+/// Formats the replies to one request.
 pub struct Writer {
     /// Which API.
     pub api: Api,
@@ -28,29 +28,29 @@ pub struct Writer {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// Identifies the build: replies with different fingerprints may differ for the same seed.
+    /// Identifies the build: for the same seed, replies with different fingerprints may differ.
     pub fingerprint: &'static str,
-    /// Whether log-probabilities are written, and the maximum number for each position.
+    /// Maximum number of log-probabilities per position; none if they are not written.
     pub logprobs: Option<usize>,
-    /// Whether chunks have a `usage`.
+    /// Whether chunks have a `usage` field.
     pub include_usage: bool,
     /// Formats tokens.
     pub tokenizer: Arc<Tokenizer>,
 }
 
-/// Tokens of a request.
+/// Token counts of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Tokens of each prompt, counted once however many samples it has.
     pub prompt_tokens: usize,
     /// Sampled tokens, including end tokens and stop strings.
     pub completion_tokens: usize,
-    /// Both.
+    /// The sum of both.
     pub total_tokens: usize,
 }
 
 impl Usage {
-    /// The usage for these numbers of tokens.
+    /// The usage with these token counts.
     pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
         Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
     }
@@ -142,7 +142,7 @@ impl Writer {
         self.reply(object, choices.collect(), Stated::Now(Usage::new(prompt_tokens, completion_tokens)))
     }
 
-    /// The first chunk of each of `count` sequences of a chat; completions have none.
+    /// The first chunk of each of `count` sequences of a chat; for completions there are none.
     pub fn opening(&self, count: usize) -> Vec<Reply> {
         let count = if self.api == Api::Chat { count } else { 0 };
         let open = |index| {
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn logprobs_are_null_when_they_were_not_asked_for() {
+    fn logprobs_are_null_unless_requested() {
         for api in [Api::Completions, Api::Chat] {
             let reply = value(writer(api, None, false).whole(vec![sequence()], 5));
             assert_eq!(reply["choices"][0]["logprobs"], Value::Null);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_stands_in_the_last_chunk_alone_and_only_when_asked_for() {
+    fn usage_is_in_the_last_chunk_only_and_only_if_requested() {
         let update = || Update { sequence: 0, text: "x".into(), tokens: vec![], end: None };
         let asked = writer(Api::Chat, None, true);
         assert_eq!(value(asked.chunks(update()))[0]["usage"], Value::Null);
