@@ -1,6 +1,6 @@
-//! What came of a judge's questions, as far as they are answered. Computes only.
+//! The answers to a judge's questions, as far as they have been received. Computes only.
 //!
-//! Of each question its verdict is kept, not its reply: that is in the journal.
+//! Only the verdict of each question is kept in memory; the reply is in the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,47 +9,47 @@ use super::tripwire::Tripwire;
 use super::verdict::Verdict;
 use super::wire::Reply;
 
-/// What came of a question.
+/// The result of a question.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// A reply, with its verdict.
     Verdict(Verdict),
-    /// Refused for its content.
+    /// The question was rejected by a content filter, for this reason.
     Filtered(String),
-    /// No reply.
+    /// There is no reply, for this reason.
     Failed(String),
 }
 
-/// What came of all questions.
+/// The results of all questions.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// One for each question, in order.
+    /// One verdict per question, in order; none while it has no result.
     pub(super) verdicts: Vec<Option<Verdict>>,
-    /// Why questions had no reply or no verdict, with how often.
+    /// Why questions had no reply or no verdict, with counts.
     pub(super) reasons: BTreeMap<String, i64>,
-    /// Models that answered, by their own word.
+    /// Models that answered, as named in replies.
     pub(super) models: BTreeSet<String>,
-    /// How the server was asked.
+    /// The dialects of the requests.
     pub(super) dialects: BTreeSet<Dialect>,
     /// Ids of the replies to later turns.
     pub(super) later_turns: Vec<String>,
-    /// Questions with a reply.
+    /// Number of questions with a reply.
     pub(super) answered: usize,
-    /// Whether one of them has a verdict.
+    /// Whether any reply has a verdict.
     pub(super) usable: bool,
-    /// Why the first question without a reply has none.
+    /// The first question without a reply, and the reason.
     pub(super) failed: Option<(usize, String)>,
-    /// Whether the judge is asked further.
+    /// Decides whether to stop asking the judge.
     pub(super) tripwire: Tripwire,
 }
 
 impl Answers {
-    /// For so many questions.
+    /// For this number of questions.
     pub(super) fn of(questions: usize) -> Self {
         Self { verdicts: vec![None; questions], ..Self::default() }
     }
 
-    /// Notes what came of a question.
+    /// Records the result of a question.
     pub(super) fn note(&mut self, question: usize, answer: Answer) {
         let (verdict, why) = match answer {
             Answer::Verdict(verdict) => {
@@ -70,7 +70,7 @@ impl Answers {
         self.verdicts[question] = Some(verdict);
     }
 
-    /// Notes who replied, and how it was asked.
+    /// Records the model and the dialect of a reply.
     pub(super) fn heard(&mut self, reply: &Reply) {
         self.models.extend(reply.model.clone());
         self.dialects.insert(reply.dialect);

@@ -1,7 +1,7 @@
-//! What the verdicts say about the judge: how often it fails, contradicts itself, and leans to a position or to length.
-//! Computes only.
+//! Audits a judge by its verdicts: how often it fails or contradicts itself, and how far it is biased towards a
+//! position or towards length. Computes only.
 //!
-//! Intervals are 95 % and count prompts, not pairs: pairs of a prompt go together.
+//! Intervals are 95 % intervals that treat prompts, not pairs, as independent: pairs of the same prompt are correlated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,85 +21,85 @@ pub struct Audit {
     pub verdicts: BTreeMap<&'static str, i64>,
     /// Questions without a verdict / questions.
     pub unparsed_rate: f64,
-    /// Comparisons by what became of them.
+    /// Comparisons by outcome.
     pub comparisons: Comparisons,
-    /// Position, where pairs were shown in an order.
+    /// Position bias; none if responses were not shown in pairs.
     pub position: Option<Position>,
-    /// Length.
+    /// Length bias.
     pub length: Length,
-    /// Probability of the judge's two answers together, a reply.
+    /// Total probability of the judge's two answers, mean over replies.
     pub label_mass: Option<Estimate>,
-    /// Share of replies whose label mass is below one half: the judge's mind was mostly elsewhere.
+    /// Fraction of replies whose label mass is below one half, that is, most of the probability is on other tokens.
     pub low_mass_rate: Option<Estimate>,
 }
 
-/// Comparisons by what became of them.
+/// Comparisons by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Comparisons {
     /// With a label.
     pub labels: i64,
     /// Without a preference.
     pub ties: i64,
-    /// Dropped because their orders disagree.
+    /// Dropped because the two orders disagree.
     pub dropped: i64,
-    /// With a question that got no verdict.
+    /// With a question that has no verdict.
     pub failed: i64,
-    /// Whose orders favour different responses, dropped ones included.
+    /// Whose orders favour different responses, including dropped ones.
     pub conflicts: i64,
     /// With a verdict in both orders.
     pub both_orders: i64,
 }
 
-/// How much the order decides.
+/// The influence of the order in which responses are shown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Position {
-    /// Share of verdicts for what was shown first, a tie counting one half: also the agreement of the judge with "always
-    /// the first". One half is no bias where every pair is shown in both orders.
+    /// Fraction of verdicts for the response shown first, a tie counting one half; also the judge's agreement with
+    /// "always the first". If every pair is shown in both orders, one half means no bias.
     pub first_rate: Option<Estimate>,
-    /// Log-odds that the judge adds to what it sees first, in nats: the mean over pairs of half the sum of both orders'
-    /// log-odds of the first, in which the quality of the responses cancels.
+    /// Log-odds that the judge adds to the response shown first, in nats: the mean over pairs of half the sum of both
+    /// orders' log-odds of the first response, in which the quality of the responses cancels.
     pub log_odds: Option<Estimate>,
     /// Pairs whose orders favour different responses / pairs with both orders.
     pub conflict_rate: Option<Estimate>,
-    /// Cohen's kappa of the two orders as two raters of the same pairs.
+    /// Cohen's kappa of the two orders, treated as two raters of the same pairs.
     pub kappa: Option<f64>,
-    /// Pearson's correlation of what the two orders say of the first response: of log-odds, or of votes where there are no
-    /// probabilities. A constant preference for a position leaves it as it is, noise brings it to 0. `None` for few prompts, and
-    /// without variation.
+    /// Pearson's correlation between the two orders' log-odds of response a, or their votes if there are no
+    /// probabilities. A constant position bias does not change it; noise moves it towards 0. `None` if there are few
+    /// prompts or no variation.
     pub correlation: Option<Estimate>,
-    /// Prompts with a pair in both orders.
+    /// Number of prompts with a pair in both orders.
     pub prompts: usize,
 }
 
-/// How much length decides.
+/// The influence of length.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Length {
-    /// Share of labels for the longer response, equal lengths left out: also the agreement of the judge with "always the
-    /// longer". One half is no bias only where length and quality are unrelated.
+    /// Fraction of labels for the longer response, excluding equal lengths; also the agreement with "always the
+    /// longer". One half means no bias only if length and quality are unrelated.
     pub longer_rate: Option<Estimate>,
-    /// Correlation of the label's log-odds with the difference in characters.
+    /// Pearson's correlation between the label's log-odds and the difference in characters.
     pub correlation: Option<Estimate>,
 }
 
-/// What is known about some judges, and about the labels that they give together.
+/// An audit of several judges and of their combined labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PanelAudit {
-    /// Of each judge, by its name.
+    /// The audit of each judge, with its name.
     pub judges: Vec<(String, Audit)>,
-    /// Comparisons by what became of them. Conflicts and both orders are sums over the judges.
+    /// Comparisons by outcome of the combined labels. Conflicts and both orders are sums over the judges.
     pub comparisons: Comparisons,
-    /// Length, of the labels.
+    /// Length bias of the combined labels.
     pub length: Length,
-    /// Comparisons with a label that lacks the verdict of a judge.
+    /// Comparisons with a label that lacks the verdict of at least one judge.
     pub partial: i64,
-    /// How far each two judges agree.
+    /// The agreement of each pair of judges.
     pub agreements: Vec<Agreement>,
-    /// Share of comparisons on which two judges prefer the same response, over all pairs of judges.
+    /// Fraction of comparisons on which two judges prefer the same response, over all pairs of judges.
     pub agreement: Option<Estimate>,
 }
 
 impl PanelAudit {
-    /// Questions without a verdict and others by kind, of all judges.
+    /// Number of questions by kind of verdict, over all judges.
     pub fn verdicts(&self) -> BTreeMap<&'static str, i64> {
         let mut all = BTreeMap::new();
         for (kind, n) in self.judges.iter().flat_map(|(_, audit)| &audit.verdicts) {
@@ -108,13 +108,13 @@ impl PanelAudit {
         all
     }
 
-    /// The audit of the only judge.
+    /// The audit of the judge, if there is only one.
     pub fn alone(&self) -> Option<&Audit> {
         if let [(_, audit)] = self.judges.as_slice() { Some(audit) } else { None }
     }
 }
 
-/// Audits judges, in order with their names, on the comparisons that they were asked about.
+/// Audits judges on the comparisons that they judged. `names`: their names, in order.
 pub fn audit_panel(names: &[&str], judged: &PanelJudgements, items: &[Comparison<'_>]) -> PanelAudit {
     let named = names.iter().zip(&judged.judges);
     let judges: Vec<_> = named.map(|(name, judge)| ((*name).to_owned(), audit(judge, items))).collect();
@@ -140,7 +140,7 @@ fn clusters(items: &[Comparison<'_>]) -> Vec<u64> {
     items.iter().map(|i| id::key(&[i.prompt.id()])).collect()
 }
 
-/// Audits a judge on the comparisons that it was asked about.
+/// Audits a judge on the comparisons that it judged.
 pub fn audit(judged: &Judgements, items: &[Comparison<'_>]) -> Audit {
     let clusters = clusters(items);
     let verdicts = judged.counts();
@@ -198,7 +198,7 @@ fn used<'a>(judged: &'a Judgements, clusters: &'a [u64]) -> impl Iterator<Item =
     })
 }
 
-/// The verdicts of a pair's two orders, each about the response shown first, if both are verdicts.
+/// The verdicts of a pair's two orders, each about the response shown first; `None` unless both have a verdict.
 fn both_orders<'a>(asked: &QuestionRefs, verdicts: &'a [Verdict]) -> Option<(&'a Verdict, &'a Verdict)> {
     let QuestionRefs::Pairwise(orders) = asked else { return None };
     let [x, y] = orders.as_slice() else { return None };
@@ -206,7 +206,7 @@ fn both_orders<'a>(asked: &QuestionRefs, verdicts: &'a [Verdict]) -> Option<(&'a
     (x.probability().is_some() && y.probability().is_some()).then_some((x, y))
 }
 
-/// Both orders favour the first shown, or both the second.
+/// Whether both orders favour the response shown first, or both the second.
 fn is_conflict(x: &Verdict, y: &Verdict) -> bool {
     let lean = |v: &Verdict| v.probability().map_or(0.0, |p| p - 0.5);
     lean(x) * lean(y) > 0.0
@@ -246,7 +246,7 @@ fn position(judged: &Judgements, clusters: &[u64]) -> Option<Position> {
     })
 }
 
-/// The agreement of the two orders' votes for response a, ties left out.
+/// The agreement of the two orders' votes for response a, without ties.
 fn kappa(pairs: &[(u64, &Verdict, &Verdict)]) -> Option<f64> {
     let for_first =
         |v: &Verdict| v.probability().map(|p| p - 0.5).filter(|lean| lean.abs() > 0.0).map(|lean| lean > 0.0);
@@ -282,7 +282,8 @@ mod tests {
     use super::*;
     use crate::data::Content;
 
-    /// A judge of planted quality and position bias on `n` prompts of `pairs` pairs. Quality and noise come from a hash.
+    /// A judge with planted quality and position bias on `n` prompts of `pairs` pairs. Quality and noise are derived
+    /// from a hash.
     fn planted(n: usize, pairs: usize, position: f64, length: f64, hard: bool, seed: usize) -> Audit {
         let normal = |name: &str, i: usize| {
             let draw = |k: &str| id::unit(&[k, name, &i.to_string(), &seed.to_string()]).max(1e-12);
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_position_bias_is_within_its_interval_in_95_of_100_judges() {
+    fn a_planted_position_bias_is_within_its_95_percent_interval() {
         for planted_bias in [0.0, 1.0, -2.0] {
             let held = (0..100)
                 .filter(|seed| {
@@ -330,7 +331,8 @@ mod tests {
 
     #[test]
     fn conflicts_follow_the_planted_bias() {
-        // A greedy judge with log-odds ~ N(0, 1.5^2 + noise): P(|quality| < 1) by quadrature is 0.495 without noise.
+        // A hard-verdict judge with log-odds ~ N(0, 1.5^2 + noise): P(|quality| < 1) by quadrature is 0.495 without
+        // noise.
         let audit = planted(1000, 2, 1.0, 0.0, true, 1);
         let rate = audit.position.unwrap().conflict_rate.unwrap();
         assert!((rate.value - 0.495).abs() < 0.03, "{rate:?}");
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_love_of_length_is_seen_and_none_is_not() {
+    fn only_a_planted_length_bias_is_detected() {
         let fair = planted(500, 1, 0.0, 0.0, false, 3).length;
         assert!(fair.correlation.unwrap().low < 0.0 && 0.0 < fair.correlation.unwrap().high);
         assert!(fair.longer_rate.unwrap().low < 0.5 && 0.5 < fair.longer_rate.unwrap().high);
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_counted_by_name_and_are_in_no_rate_of_verdicts() {
+    fn failures_are_counted_by_name_and_excluded_from_rates() {
         let prompt = Content::Text("p".into());
         let item = Comparison { prompt: &prompt, response_a: "long text", response_b: "x" };
         let plan = Plan { questions: Vec::new(), refs: vec![QuestionRefs::both_orders(0); 2] };

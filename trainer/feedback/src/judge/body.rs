@@ -1,29 +1,29 @@
-//! The body of a server's response as it may be used and shown. Computes only.
+//! The body of a server's response, made safe to use and to show. Computes only.
 //!
-//! This is the border: whatever a server said is past it without our key and without characters that act on a terminal. So
-//! nothing behind it has to think of either, wherever it puts a server's words.
+//! This is the trust boundary: beyond it, no text of a server contains our key or terminal control characters, so no
+//! other code has to handle either.
 
 use serde_json::Value;
 
 use super::secret::Secret;
 use crate::printable::printable;
 
-/// A body.
+/// A response body.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Body {
-    /// As JSON, where it is that.
+    /// Parsed as JSON; none if it is not valid JSON.
     pub json: Option<Value>,
-    /// As text: of a JSON body what was sent, for excerpts.
+    /// As text, for excerpts; for a JSON body, the text that was received.
     pub text: String,
-    /// Why it is no JSON.
+    /// The error of parsing it as JSON, if any.
     pub not_json: Option<String>,
 }
 
 impl Body {
-    /// Reads a body. Bytes that are no UTF-8 become U+FFFD; a byte order mark is skipped.
+    /// Reads a body. Invalid UTF-8 becomes U+FFFD; a byte order mark is skipped.
     ///
-    /// `-Infinity`, which Python writes for the logarithm of nothing and JSON does not have, is read as the number that
-    /// OpenAI writes for it. `NaN` and `Infinity` are read as null.
+    /// `-Infinity`, which Python writes for the logarithm of zero and JSON does not have, is read as the number that
+    /// OpenAI uses for it. `NaN` and `Infinity` are read as null.
     pub fn read(bytes: &[u8], secret: Option<&Secret>) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_start_matches('\u{feff}');
@@ -39,14 +39,14 @@ impl Body {
         }
     }
 
-    /// A value of the body; null where it has none, or is no JSON.
+    /// A value of the body; null if it is absent or the body is not JSON.
     pub fn get(&self, key: &str) -> &Value {
         const NULL: &Value = &Value::Null;
         self.json.as_ref().and_then(|json| json.get(key)).unwrap_or(NULL)
     }
 }
 
-/// Changes every text of a value, the names of fields included.
+/// Applies `clean` to every string of a value, including field names.
 fn each_text(value: &mut Value, clean: &dyn Fn(&str) -> String) {
     match value {
         Value::String(text) => *text = clean(text),
@@ -62,7 +62,7 @@ fn each_text(value: &mut Value, clean: &dyn Fn(&str) -> String) {
     }
 }
 
-/// The text with JSON in place of the numbers that only Python's JSON has; `None` without one outside of strings.
+/// Replaces Python's non-JSON numbers; `None` if there are none outside strings.
 fn with_numbers(text: &str) -> Option<String> {
     let (mut out, mut found, mut quoted, mut escaped) = (String::with_capacity(text.len()), false, false, false);
     let mut rest = text;
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_and_control_characters_end_here_wherever_they_are_and_however_they_are_escaped() {
+    fn keys_and_control_characters_are_removed_wherever_they_are() {
         let secret = Secret::new("sk-secret-1234");
         let body = br#"{"model": "gpt sk-secret-1234", "a": [{"sk\u002dsecret-1234": "x\u001b[31m", "b": "SK-SECRET-1234 \u202e"}]}"#;
         let body = Body::read(body, Some(&secret));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_only_python_writes_are_read_and_words_in_texts_are_left_alone() {
+    fn non_json_numbers_of_python_are_read_outside_strings_only() {
         let read = |text: &str| Body::read(text.as_bytes(), None).json;
         assert_eq!(
             read(r#"{"a": -Infinity, "b": NaN, "c": [Infinity], "d": "a \" NaN \\"}"#),

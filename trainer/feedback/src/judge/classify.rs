@@ -1,7 +1,7 @@
-//! What an attempt to ask means: an answer, a reason to wait, or a reason to stop. Computes only.
+//! Classifies an attempt to ask a question: an answer, a reason to wait, or a reason to stop. Computes only.
 //!
-//! Decided by status, error code and message together, never by the status alone: 429 is a rate limit or an empty
-//! account, 400 is one bad question or a protocol that the server does not speak.
+//! Status, error code and message decide together, never the status alone: 429 is a rate limit or an exhausted quota,
+//! 400 is one invalid question or an unsupported protocol.
 
 use std::time::Duration;
 
@@ -21,46 +21,46 @@ pub struct HttpResponse {
     pub retry_after_ms: Option<String>,
     /// Header `retry-after`: seconds, or an HTTP date.
     pub retry_after: Option<String>,
-    /// Body, fit to be shown.
+    /// Body, safe to show.
     pub body: Body,
 }
 
-/// What an attempt means.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AttemptOutcome {
     /// A reply.
     Answer(Box<Reply>),
-    /// Try again; not before this long, for every question to this endpoint.
+    /// Retry; no request to this endpoint may be sent before this time has passed.
     RetryAfter(Duration, String),
-    /// Try again after a back-off.
+    /// Retry after a back-off.
     RetryBackoff(Fault, String),
-    /// The server does not take the request as it is written; ask again in this dialect.
+    /// The server does not accept this form of request; retry in this dialect.
     Rewrite(Dialect, String),
-    /// This question cannot be answered; others can.
+    /// This question cannot be answered, but others can.
     FatalPair {
-        /// Refused for its content.
+        /// Whether it was rejected by a content filter.
         filtered: bool,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// No question can be answered: key, quota, model or protocol.
+    /// No question can be answered, because of the key, quota, model or protocol.
     FatalJob(String),
 }
 
-/// Whose fault an attempt's failure looks like.
+/// The likely cause of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The endpoint is away or busy: every question would fail now.
+    /// The endpoint is down or overloaded: every question would fail now.
     Endpoint,
-    /// It may be this question alone that the server cannot get through.
+    /// Possibly only this question, which the server cannot process.
     Question,
 }
 
-/// Classifies a response that arrived to a question in a dialect. `now` is for Retry-After as a date.
+/// Classifies the response to a question sent in a dialect. `now` is needed for Retry-After as a date.
 pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> AttemptOutcome {
     let error = ServerError::read(&response.body);
     let status = response.status;
-    // Many servers give the status as the code of the error too.
+    // Many servers repeat the status as the error code.
     let text = error.text.strip_prefix(&format!("{status}: ")).unwrap_or(&error.text);
     let why = format!("HTTP {status}: {}", text.trim_end_matches('.'));
     if error.is_quota() {
@@ -106,7 +106,7 @@ pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> At
     }
 }
 
-/// Retry-After in milliseconds, seconds or as a date, the most exact first.
+/// The delay of Retry-After: in milliseconds, seconds or as a date; the most precise form takes precedence.
 fn retry_after(response: &HttpResponse, now: Timestamp) -> Option<Duration> {
     let number =
         |text: &Option<String>| text.as_ref()?.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_loading_and_broken_servers_are_tried_again() {
+    fn busy_loading_and_broken_servers_are_retried() {
         for (status, body) in [
             (408, ""),
             (429, r#"{"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}"#),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_is_refused_by_name_is_left_out_and_one_that_cannot_be_ends_the_job() {
+    fn a_rejected_parameter_is_omitted_or_ends_the_job() {
         for (status, body, expected) in [
             (
                 400,
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_an_answer_even_if_it_talks_of_errors() {
+    fn an_answer_that_mentions_errors_is_still_an_answer() {
         let body =
             r#"{"choices": [{"message": {"content": "insufficient_quota"}, "finish_reason": "stop"}], "error": null}"#;
         assert!(matches!(class(200, body), AttemptOutcome::Answer(r) if r.choices[0].text == "insufficient_quota"));

@@ -1,4 +1,4 @@
-//! One attempt to ask an OpenAI-compatible endpoint over HTTP (IO). What the response means is decided in `classify`.
+//! One request to an OpenAI-compatible endpoint over HTTP (IO). `classify` interprets the response.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::clock;
 use crate::printable::printable;
 use crate::{Error, Result};
 
-/// Time to open a connection.
+/// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of a body. A reply of a few tokens with twenty alternatives each has some 10 kB.
+/// Maximum bytes of a body. A reply of a few tokens with twenty alternatives each has about 10 kB.
 const MOST_BYTES: usize = 1 << 20;
 
 /// A client of one endpoint.
@@ -31,7 +31,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of a target for one path below its URL. Must be called within a Tokio runtime.
+    /// A client for one path below a target's URL. Must be called within a Tokio runtime.
     pub fn new(target: &Target, path: &str, limits: &JudgeLimits) -> Result<Self> {
         let (base, key) = (&target.url, target.key.clone());
         let mut headers = HeaderMap::new();
@@ -71,7 +71,7 @@ impl Client {
         }
     }
 
-    /// The response; `None` if its body is too long, of which no more is read.
+    /// The response; `None` if its body is too long, in which case reading stops.
     async fn send(&self, body: &Value) -> Result<Option<HttpResponse>, reqwest::Error> {
         let mut response = self.http.post(&self.url).json(body).send().await?;
         if response.content_length().is_some_and(|length| length > MOST_BYTES as u64) {
@@ -89,18 +89,19 @@ impl Client {
         Ok(Some(HttpResponse { status, retry_after_ms, retry_after, body: Body::read(&bytes, self.key.as_ref()) }))
     }
 
-    /// What the connection said, fit to be shown.
+    /// A connection's error message, safe to show.
     fn shown(&self, text: &str) -> String {
         printable(&self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text)))
     }
 }
 
-/// No connection is the endpoint's fault; a connection that ends early or takes too long can be the question's.
+/// Who is at fault: the endpoint if there is no connection, possibly the question if the connection ends early or times
+/// out.
 fn fault(error: &reqwest::Error) -> Fault {
     if error.is_connect() || error.is_builder() { Fault::Endpoint } else { Fault::Question }
 }
 
-/// The innermost reason: "Connection refused" rather than "error sending request".
+/// The innermost cause: "Connection refused" rather than "error sending request".
 fn explain(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() {
         "no reply in time"
@@ -116,7 +117,7 @@ fn explain(error: &reqwest::Error) -> String {
     reason.map_or_else(|| what.to_owned(), |r| format!("{what}: {r}"))
 }
 
-/// Whether a URL is about this machine, which no proxy can reach for us.
+/// Whether a URL points to this machine, which a proxy cannot reach for us.
 fn is_loopback(url: &str) -> bool {
     let Ok(url) = reqwest::Url::parse(url) else { return false };
     let host = url.host_str().unwrap_or_default();
@@ -133,7 +134,7 @@ mod tests {
         Target { url: url.into(), model: "m".into(), key: None, time: None }
     }
 
-    /// The head of the request that a question is sent with.
+    /// The header lines of the request that a question is sent with.
     fn head(time: Option<jiff::civil::DateTime>) -> Vec<String> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -151,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_of_the_run_hears_the_time_of_the_run_and_no_other_server_does() {
+    fn only_a_server_of_the_run_receives_the_time_of_the_run() {
         let line = "x-plumbline-time: 2026-02-03T04:05:06".to_owned();
         assert!(head(Some(jiff::civil::datetime(2026, 2, 3, 4, 5, 6, 0))).contains(&line));
         assert!(!head(None).iter().any(|line| line.starts_with(clock::HEADER)));
     }
 
     #[test]
-    fn a_key_is_shown_nowhere() {
+    fn a_key_is_never_shown() {
         let secret = Secret::new("sk-very-secret");
         assert!(!format!("{secret:?}").contains("very"));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_goes_without_a_proxy() {
+    fn only_this_machine_is_reached_without_a_proxy() {
         for url in ["http://127.0.0.1:80/v1", "http://localhost:8080/v1", "http://[::1]:1/v1"] {
             assert!(is_loopback(url), "{url}");
         }

@@ -1,4 +1,4 @@
-//! From labels to the records of a dataset, and whether the dataset is good enough. Computes only.
+//! Converts labels to the records of a dataset, and checks the dataset's gates. Computes only.
 
 use plumbline_crds::preference_dataset::DatasetGates;
 
@@ -10,8 +10,8 @@ use super::{JudgeRuntime, pairs};
 use crate::data::preference::Preference;
 use crate::data::provenance::{self, JudgeLabel, Provenance};
 
-/// The records of the comparisons whose label is at least `min_confidence` sure (0.5..=1), in order of prompt and pair: the
-/// order does not depend on which reply came first.
+/// The records of the comparisons whose label has at least `min_confidence` (0.5..=1), ordered by prompt and pair,
+/// independent of the order in which replies arrived.
 pub fn records(
     judges: &[JudgeRuntime],
     judged: &PanelJudgements,
@@ -72,13 +72,13 @@ fn record(judges: &[JudgeRuntime], judged: &PanelJudgements, i: usize, item: &Co
     })
 }
 
-/// Share of pairs in conflict that is let through where a manifest says nothing, and the pairs from which on it is checked then.
+/// Default maximum fraction of pairs in conflict, and the number of pairs from which it is checked.
 const MAX_CONFLICT_RATE: f64 = 0.75;
 const PAIRS_FOR_CONFLICTS: i64 = 20;
-/// Prompts from which on the correlation of the two orders is checked: with fewer, chance decides.
+/// Minimum number of prompts for checking the correlation of the two orders: with fewer, it is mostly chance.
 const PROMPTS_FOR_CORRELATION: usize = 100;
 
-/// The gates that a dataset of `records` pairs does not pass, each in a sentence with its numbers. Those about judging hold for
+/// The gates that a dataset of `records` pairs fails, each as a sentence with its numbers. Gates about judging apply to
 /// each judge.
 pub fn failed_gates(gates: &DatasetGates, audit: &PanelAudit, records: i64) -> Vec<String> {
     let c = &audit.comparisons;
@@ -103,7 +103,7 @@ pub fn failed_gates(gates: &DatasetGates, audit: &PanelAudit, records: i64) -> V
     failed
 }
 
-/// The gates about the verdicts of a judge.
+/// The failed gates about the verdicts of a judge.
 fn failed_by_judge(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
     let mut failed = failed_by_orders(gates, audit, records);
     if audit.unparsed_rate > gates.max_unparsed_rate {
@@ -129,13 +129,13 @@ fn failed_by_judge(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<Str
     failed
 }
 
-/// The gates about what the two orders of a pair say.
+/// The failed gates about the two orders of a pair.
 fn failed_by_orders(gates: &DatasetGates, audit: &Audit, records: i64) -> Vec<String> {
     let c = &audit.comparisons;
     let conflicts = c.conflicts as f64 / c.both_orders.max(1) as f64;
     let mut failed = Vec::new();
-    // By default what chance may give is let through, where anything is: 16 or more heads in 20 tosses of a coin come once in
-    // 170 times.
+    // The default permits what can be chance, unless there are no records: 16 or more heads in 20 coin tosses have a
+    // probability of 1 in 170.
     let by_default = (c.both_orders >= PAIRS_FOR_CONFLICTS || records == 0).then_some(MAX_CONFLICT_RATE);
     if let Some(most) = gates.max_conflict_rate.or(by_default)
         && conflicts > most
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn gates_fail_beyond_their_limit_and_say_the_numbers() {
+    fn gates_fail_beyond_their_limit_and_report_the_numbers() {
         let gates = DatasetGates {
             min_pairs: Some(10),
             max_conflict_rate: Some(0.4),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_about_judging_holds_for_each_judge_and_names_it() {
+    fn a_gate_about_judging_applies_to_each_judge_and_names_it() {
         let both = PanelAudit {
             judges: vec![("good".into(), audit(24, 0, 24, 0.0)), ("bad".into(), audit(24, 24, 24, 0.6))],
             ..alone(audit(24, 24, 48, 0.3))
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_judge_that_tells_nothing_fails_by_default_and_one_that_tells_something_passes() {
+    fn an_uninformative_judge_fails_by_default() {
         let estimate = |value: f64, half: f64| Some(Estimate { value, low: value - half, high: value + half });
         let orders = |correlation: f64, prompts: usize| {
             Some(Position {

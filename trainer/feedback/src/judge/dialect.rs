@@ -1,26 +1,27 @@
-//! What a server takes of a request, learned from what it refuses. Computes only.
+//! The form of requests that a server accepts, learned from the parameters it rejects. Computes only.
 //!
-//! Every question begins in the plainest dialect. A server that refuses a parameter by name is asked without it from then on;
-//! the refused attempt is not charged. A question's id does not depend on the dialect, so a reply is bought once.
+//! The first request is in the simplest dialect. If a server rejects a parameter by name, later requests omit it; the
+//! rejected attempt is not charged. A question's id does not depend on the dialect, so no reply is paid for twice.
 
 use serde::{Deserialize, Serialize};
 
 use super::server_error::ServerError;
 
-/// Alternatives asked for at each position: the most that OpenAI and vLLM give by default.
+/// Number of alternatives requested per position: the default maximum of OpenAI and vLLM.
 pub const TOP_LOGPROBS: i64 = 20;
-/// What servers that give fewer mostly give (TGI, older OpenAI).
+/// The maximum of most servers with a lower limit (TGI, older OpenAI).
 const FEWER: i64 = 5;
 
-/// How a question is written for a server.
+/// The form of requests to a server.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(default)]
 pub struct Dialect {
-    /// The limit of tokens is called `max_completion_tokens`, as newer OpenAI models want, not `max_tokens`.
+    /// Whether the token limit is named `max_completion_tokens`, as newer OpenAI models require, instead of
+    /// `max_tokens`.
     pub max_completion_tokens: bool,
-    /// `temperature: 0` is left out: the server samples as it likes.
+    /// Whether `temperature: 0` is omitted, so that the server uses its own sampling settings.
     pub no_temperature: bool,
-    /// Alternatives asked for at each position.
+    /// Number of alternatives requested per position.
     pub top_logprobs: i64,
 }
 
@@ -31,7 +32,7 @@ impl Default for Dialect {
 }
 
 impl Dialect {
-    /// The dialect that an error asks for, given that it is about a request in this one. `None` if nothing is to be changed.
+    /// The dialect to use after an error to a request in this one; `None` if the error has no remedy.
     pub fn after(self, error: &ServerError) -> Option<Self> {
         if error.is_too_long() {
             return None;
@@ -62,7 +63,8 @@ impl Dialect {
         None
     }
 
-    /// As many alternatives as the error names; else fewer and fewer. A server that has none at all says so without a number.
+    /// Requests as many alternatives as the error permits, or else fewer. An error without a number may mean that the
+    /// server supports none.
     fn with_fewer_logprobs(self, error: &ServerError, refused: bool) -> Option<Self> {
         let message = error.words.replace("400", "").replace("422", "");
         let numbers = message.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<i64>().ok());
@@ -76,7 +78,7 @@ impl Dialect {
         (next >= 1).then_some(Self { top_logprobs: next, ..self })
     }
 
-    /// What is different from the plainest dialect, for people; empty if nothing is.
+    /// The differences from the simplest dialect, for reports; empty if there are none.
     pub fn told(self) -> Vec<String> {
         let mut told = Vec::new();
         if self.max_completion_tokens {
@@ -91,7 +93,7 @@ impl Dialect {
         told
     }
 
-    /// Whether it is the plainest one.
+    /// Whether this is the simplest dialect.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_parameter_changes_that_parameter_alone() {
+    fn a_rejected_parameter_changes_only_that_parameter() {
         let plain = Dialect::default();
         for message in [
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_other_request_would_mend_changes_nothing() {
+    fn other_errors_do_not_change_the_dialect() {
         let plain = Dialect::default();
         for message in [
             "This model does not support the 'logprobs' parameter.",

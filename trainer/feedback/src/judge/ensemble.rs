@@ -1,4 +1,4 @@
-//! From the labels of several judges to one, and how far they agree. Computes only.
+//! Combines the labels of several judges, and measures their agreement. Computes only.
 
 use super::label::{Label, Outcome};
 use super::panel::Judgements;
@@ -6,8 +6,8 @@ use super::question::Comparison;
 use crate::data::id;
 use crate::measure::{Estimate, clustered_correlation, clustered_share, kappa, logit};
 
-/// The label of each comparison: the mean of the judges' probabilities, by their weights (above 0). A judge without a verdict
-/// has no vote, and a comparison without a vote has no label. One judge's labels stay as they are.
+/// The label of each comparison: the weighted mean of the judges' probabilities (weights above 0). A judge without a
+/// verdict is not counted, and a comparison without any verdict has no label. With one judge, its labels are unchanged.
 pub fn mean(judges: &[Judgements], weights: &[f64]) -> Vec<Outcome> {
     match judges {
         [] => Vec::new(),
@@ -31,35 +31,36 @@ fn mean_of(judges: &[Judgements], weights: &[f64], comparison: usize) -> Outcome
     Outcome::of(Label { p, log_odds, orders: 0, conflict: None, mass: None })
 }
 
-/// How far two judges agree on the comparisons that both have a verdict on. Equal responses are left out.
+/// The agreement of two judges on the comparisons for which both have a verdict. Comparisons of equal responses are
+/// excluded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
     /// Indices of the judges.
     pub judges: (usize, usize),
-    /// Comparisons that both have a verdict on.
+    /// Number of comparisons for which both have a verdict.
     pub comparisons: usize,
-    /// Share of the comparisons on which both prefer the same response, ties left out.
+    /// Fraction of these on which both prefer the same response, without ties.
     pub same: Option<Estimate>,
-    /// Cohen's kappa of their preferences, ties left out.
+    /// Cohen's kappa of their preferences, without ties.
     pub kappa: Option<f64>,
-    /// Pearson's correlation of their probabilities.
+    /// Pearson's correlation between their probabilities.
     pub correlation: Option<Estimate>,
 }
 
-/// The agreement of each two judges.
+/// The agreement of each pair of judges.
 pub fn agreements(judges: &[Judgements], items: &[Comparison<'_>]) -> Vec<Agreement> {
     let pairs = (0..judges.len()).flat_map(|i| (i + 1..judges.len()).map(move |j| (i, j)));
     pairs.map(|(i, j)| agreement((i, j), &common(&judges[i], &judges[j], items))).collect()
 }
 
-/// The share of comparisons on which two judges prefer the same response, over all pairs of judges.
+/// The fraction of comparisons on which two judges prefer the same response, over all pairs of judges.
 pub fn overall(judges: &[Judgements], items: &[Comparison<'_>]) -> Option<Estimate> {
     let pairs = (0..judges.len()).flat_map(|i| (i + 1..judges.len()).map(move |j| (i, j)));
     let all: Vec<_> = pairs.flat_map(|(i, j)| common(&judges[i], &judges[j], items)).collect();
     clustered_share(&same(&all))
 }
 
-/// (prompt, probability that response a is better by the one judge, by the other).
+/// For each common comparison: (prompt, probability that response a is better by `one`, by `other`).
 fn common(one: &Judgements, other: &Judgements, items: &[Comparison<'_>]) -> Vec<(u64, f64, f64)> {
     let outcomes = one.outcomes.iter().zip(&other.outcomes).zip(items);
     outcomes
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
     use crate::data::Content;
 
-    /// A judge that is asked once about each comparison, with these verdicts.
+    /// A judge that answered one question per comparison, with these verdicts.
     fn judge(verdicts: Vec<Verdict>) -> Judgements {
         let refs = (0..verdicts.len()).map(QuestionRefs::one_order).collect();
         Judgements::of(Plan { questions: Vec::new(), refs }, verdicts, OrderCombination::Logits)
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_judge_without_a_verdict_has_no_vote_and_nobody_has_no_label() {
+    fn a_judge_without_a_verdict_does_not_count() {
         let judges = [judge(vec![Verdict::Refused, Verdict::Truncated]), judge(vec![soft(0.7), Verdict::Filtered])];
         let labels = mean(&judges, &[5.0, 1.0]);
         assert!((labels[0].label().unwrap().p - 0.7).abs() < 1e-12);
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn one_judges_labels_stay_as_they_are_and_a_hard_vote_has_no_log_odds() {
+    fn one_judges_labels_are_unchanged_and_hard_votes_have_no_log_odds() {
         let alone = judge(vec![soft(0.9), Verdict::First(None)]);
         let expected = alone.outcomes.clone();
         assert_eq!(mean(&[alone], &[7.0]), expected);
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn agreement_counts_votes_of_both_and_leaves_ties_and_failures_out() {
+    fn agreement_excludes_ties_and_failures() {
         let prompts: Vec<Content> = (0..6).map(|i| Content::Text(format!("p{i}"))).collect();
         let items: Vec<_> =
             prompts.iter().map(|prompt| Comparison { prompt, response_a: "a", response_b: "b" }).collect();
@@ -145,7 +146,7 @@ mod tests {
         let found = agreements(&judges, &items);
         assert_eq!((found.len(), found[0].judges, found[0].comparisons), (1, (0, 1), 5));
         assert!((found[0].same.unwrap().value - 0.75).abs() < 1e-12, "{found:?}");
-        // Votes 1101 and 1001: agreed 3/4, by chance 3/4 * 1/2 + 1/4 * 1/2 = 1/2.
+        // Votes 1101 and 1001: observed agreement 3/4, expected by chance 3/4 * 1/2 + 1/4 * 1/2 = 1/2.
         assert!((found[0].kappa.unwrap() - 0.5).abs() < 1e-12);
         assert_eq!(overall(&judges, &items), found[0].same);
         assert_eq!(overall(&judges[..1], &items), None);

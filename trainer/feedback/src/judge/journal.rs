@@ -1,8 +1,8 @@
-//! What was answered (IO). A reply is in the journal before it is used, and a question that is in it is not asked again:
-//! a run that is killed anywhere and started again ends with the same labels and pays for nothing twice. What a kill and
-//! what a crash of the machine can lose is said in [`crate::data::append_log`].
+//! The journal of replies (IO). A reply is written to the journal before it is used, and a question in the journal is
+//! not asked again: a run that is killed anywhere and restarted ends with the same labels and pays for no reply twice.
+//! [`crate::data::append_log`] describes what a kill or a crash of the machine can lose.
 //!
-//! Replies stay on the disk: in memory is where each is, so that a journal may be larger than the memory.
+//! Replies stay on disk; only their positions are in memory, so a journal may be larger than the memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,26 +15,26 @@ use super::wire::Reply;
 use crate::data::append_log::{AppendLog, Record, Span};
 use crate::{Error, Result};
 
-/// Name of the journal's file in its folder.
+/// Name of the journal's file in its directory.
 pub const REPLIES: &str = "replies.jsonl";
 
 /// A line of the journal.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Entry {
-    /// Hash of the judge and of everything that was sent.
+    /// Hash of the judge and of the complete request.
     pub id: String,
     /// Name of the judge.
     pub judge: String,
-    /// Template and the hash of its text.
+    /// Name of the template with the hash of its text.
     pub template: String,
-    /// What the question was about: a pair and the response shown first, or a response.
+    /// The subject of the question: a pair and the response shown first, or a response.
     pub about: String,
-    /// What came back.
+    /// The reply.
     pub reply: Reply,
 }
 
 impl Record for Entry {
-    // 1: a reply was its first choice.
+    // Version 1 stored only the first choice of a reply.
     const VERSION: u32 = 2;
     const WITHOUT: &'static str = "its questions are asked, and paid for, again";
 }
@@ -47,15 +47,15 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Where the journal of a folder is.
+    /// Path of the journal in a directory.
     pub fn file(folder: &Path) -> PathBuf {
         folder.join(REPLIES)
     }
 
-    /// Opens or creates the journal of a folder and finds out what is in it.
+    /// Opens or creates the journal of a directory and indexes its replies.
     ///
     /// # Errors
-    /// As [`AppendLog::open_with`].
+    /// Those of [`AppendLog::open_with`].
     pub fn open(folder: &Path) -> Result<Self> {
         let mut index = HashMap::new();
         let log = AppendLog::<Entry>::open_with(&Self::file(folder), &mut |entry, span| {
@@ -64,10 +64,10 @@ impl Journal {
         Ok(Self { log, index })
     }
 
-    /// The reply with this id, if there is one.
+    /// The reply with this id; `None` if there is none.
     ///
     /// # Errors
-    /// As [`AppendLog::read`].
+    /// Those of [`AppendLog::read`].
     pub fn reply(&self, id: &str) -> Result<Option<Reply>> {
         self.index.get(id).map(|span| Ok(self.log.read(*span)?.reply)).transpose()
     }
@@ -77,40 +77,40 @@ impl Journal {
         self.index.contains_key(id)
     }
 
-    /// How many replies there are.
+    /// Number of replies.
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no replies.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
 
-    /// Writes a reply down. When this returns, the reply may be used.
+    /// Appends a reply. When this returns, the reply may be used.
     ///
     /// # Errors
-    /// As [`AppendLog::append`].
+    /// Those of [`AppendLog::append`].
     pub fn append(&mut self, entry: &Entry) -> Result<()> {
         let span = self.log.append(entry)?;
         self.index.insert(entry.id.clone(), span);
         Ok(())
     }
 
-    /// Forces the journal to the disk.
+    /// Flushes the journal to disk.
     ///
     /// # Errors
-    /// As [`AppendLog::sync`].
+    /// Those of [`AppendLog::sync`].
     pub fn sync(&mut self) -> Result<()> {
         self.log.sync()
     }
 }
 
-/// Copies some replies from one folder's journal to another's, in order of id: replies arrive in another order every time, and
-/// an artifact must not depend on it. Nothing happens if there is no journal.
+/// Copies some replies from one directory's journal to another's, ordered by id: an artifact must not depend on the
+/// order in which replies arrive. Does nothing if there is no journal.
 ///
 /// # Errors
-/// As [`Journal::open`], and `Disk` if the copy cannot be written.
+/// Those of [`Journal::open`]; `Disk` if the copy cannot be written.
 pub fn copy_sorted<'a>(from: &Path, to: &Path, ids: impl Iterator<Item = &'a str>) -> Result<()> {
     if !Journal::file(from).exists() {
         return Ok(());
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_answered_is_there_after_a_kill_in_the_middle_of_a_line() {
+    fn replies_survive_a_kill_in_the_middle_of_a_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
         journal.append(&entry("1", "A")).unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_another_release_is_refused_with_what_to_do() {
+    fn a_journal_of_another_release_is_rejected_with_a_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let content = r#"{"id":"1","judge":"j","template":"t@1","about":"pair","reply":{"text":"A"}}"#;
         let sum = crc32c::crc32c(content.as_bytes());

@@ -1,4 +1,4 @@
-//! From verdicts to a label for each comparison. Computes only.
+//! Derives a label for each comparison from the verdicts. Computes only.
 
 use plumbline_crds::preference_dataset::OrderCombination;
 
@@ -7,41 +7,41 @@ use super::question::{Plan, QuestionRefs};
 use super::verdict::Verdict;
 use crate::measure::sigmoid;
 
-/// What became of a comparison.
+/// The outcome of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
     /// Response a is better with probability `p`, which is not one half.
     Label(Label),
-    /// The judge sees no difference: there is no better response to learn from.
+    /// The judge has no preference, so there is no better response to learn from.
     Tie(Label),
-    /// The orders favour different responses, and such pairs are not wanted (`combine: AgreeOnly`).
+    /// The orders favour different responses, and the spec excludes such pairs (`combine: AgreeOnly`).
     Dropped,
-    /// A question about it got no verdict.
+    /// A question about it has no verdict.
     Failed,
 }
 
-/// A preference between a and b: of one judge, or the mean of several.
+/// A preference between responses a and b: of one judge, or the mean of several.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Label {
     /// Probability that a is better.
     pub p: f64,
-    /// Its log-odds, in nats; none for a hard label.
+    /// Log-odds that a is better, in nats; none for a hard label.
     pub log_odds: Option<f64>,
-    /// Orders that were asked: 2 or 1; 0 for a judge that scores each response on its own, and for several judges.
+    /// Number of orders that were judged: 2 or 1; 0 for a pointwise judge, and for several judges.
     pub orders: i32,
-    /// Whether the orders favoured different responses.
+    /// Whether the orders favour different responses; none unless there are two.
     pub conflict: Option<bool>,
-    /// Mean probability of the judge's two answers together.
+    /// Mean total probability of the judge's two answers.
     pub mass: Option<f64>,
 }
 
 impl Outcome {
-    /// The outcome of a label: one half is a tie.
+    /// The outcome of a label; a probability of one half is a tie.
     pub fn of(label: Label) -> Self {
         if (label.p - 0.5).abs() < 1e-12 { Self::Tie(label) } else { Self::Label(label) }
     }
 
-    /// The label, of a tie as well.
+    /// The label, including that of a tie.
     pub fn label(&self) -> Option<&Label> {
         match self {
             Self::Label(label) | Self::Tie(label) => Some(label),
@@ -50,7 +50,7 @@ impl Outcome {
     }
 }
 
-/// The outcome of each comparison of a plan. `verdicts` are in the order of the plan's questions.
+/// The outcome of each comparison of a plan. `verdicts`: in the order of the plan's questions.
 pub fn outcomes(plan: &Plan, verdicts: &[Verdict], combine: OrderCombination) -> Vec<Outcome> {
     plan.refs.iter().map(|u| outcome(u, verdicts, combine)).collect()
 }
@@ -78,7 +78,8 @@ fn outcome(asked: &QuestionRefs, verdicts: &[Verdict], combine: OrderCombination
     }
 }
 
-/// Bradley-Terry on two scores: the log-odds that a is better are the difference of the log-odds that each is good.
+/// Bradley-Terry on two scores: the log-odds that a is better are the difference between the log-odds that each is
+/// good.
 fn pointwise(a: &Verdict, b: &Verdict) -> Option<Label> {
     let label = |p, log_odds| Label { p, log_odds, orders: 0, conflict: None, mass: mean_mass(&[a, b]) };
     if let (Some(a), Some(b)) = (a.log_odds(), b.log_odds()) {
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_responses_are_a_tie_that_nobody_was_asked_about() {
+    fn equal_responses_are_a_tie_without_a_question() {
         assert!(
             matches!(one(QuestionRefs::Equal, &[], OrderCombination::Logits), Outcome::Tie(l) if (l.p - 0.5).abs() < 1e-12)
         );

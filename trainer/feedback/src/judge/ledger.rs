@@ -1,7 +1,7 @@
-//! What may be spent and what was. Computes only.
+//! The budget for judging, and what has been spent of it. Computes only.
 //!
-//! The bound of a question is reserved before it is sent and replaced by the server's own count when the reply is there, so
-//! that questions in flight together, whichever judges they are to, cannot overrun the budget together.
+//! The upper bound of a question's cost is reserved before it is sent, and replaced by the server's count once the
+//! reply has arrived, so that concurrent questions, whichever judge they go to, cannot exceed the budget together.
 
 use plumbline_crds::judge::{Judge, Price};
 use plumbline_crds::preference_dataset::Budget;
@@ -10,15 +10,16 @@ use plumbline_crds::status::Cost;
 use super::wire::Usage;
 use crate::{Error, Result};
 
-/// Tokens around the text of a chat request (roles, template), at most.
+/// Maximum number of tokens around the text of a chat request (roles, template).
 const OVERHEAD: i64 = 64;
-/// Tokens beyond what was asked that a server's count is believed to hold: a prompt of its own before ours, reasoning after
-/// it. It is the context window of large models; what is beyond both is a mistake of the server's, not a charge.
+/// Maximum number of tokens beyond the request that a server may plausibly report: a system prompt of its own,
+/// reasoning. This is the context window of large models; anything beyond is treated as an error of the server, not as
+/// a charge.
 const BELIEVED_BEYOND: i64 = 131_072;
-/// The largest number that a status holds: 2^53 - 1, up to which JSON's numbers are exact everywhere.
+/// The largest number in a status: 2^53 - 1, up to which JSON numbers are exact everywhere.
 const MOST_IN_STATUS: i64 = (1 << 53) - 1;
 
-/// What the judges of a dataset have spent of one budget. A judge is named by its index.
+/// What the judges of a dataset have spent of a common budget. A judge is identified by its index.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     budget: Budget,
@@ -40,7 +41,7 @@ struct Spent {
     completion: i64,
 }
 
-/// What a question may cost at most.
+/// The maximum cost of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     /// Tokens.
@@ -48,19 +49,19 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// The bound of a question: two bytes a token, which no common tokenizer exceeds on text, and every token that the
-    /// reply may have.
+    /// The bound of a question: one token per two bytes, which no common tokenizer exceeds on text, and the maximum
+    /// length of the reply.
     pub fn new(bytes: usize, max_tokens: i64) -> Self {
         Self { tokens: Usage { prompt: bytes as i64 / 2 + OVERHEAD, completion: max_tokens } }
     }
 
-    /// Prompt and completion.
+    /// Sum of prompt and completion tokens.
     pub fn total(&self) -> i64 {
         self.tokens.total()
     }
 
-    /// Whether a server's count can be what a question of this bound was charged. A prompt is at most twice its bound, a
-    /// token a byte.
+    /// Whether a server's token count is plausible for a question with this bound. A prompt has at most twice its
+    /// bound, that is one token per byte.
     pub fn believes(&self, usage: Usage) -> bool {
         let most = [
             self.tokens.prompt.saturating_mul(2).saturating_add(BELIEVED_BEYOND),
@@ -74,7 +75,7 @@ impl Ledger {
     /// A ledger for these judges, each with its spec field for messages.
     ///
     /// # Errors
-    /// `Config` if money is limited and a price is missing, or prices are in several currencies.
+    /// `Config` if the amount of money is limited and a price is missing, or if prices are in several currencies.
     pub fn open(budget: &Budget, judges: &[(&Judge, &str)]) -> Result<Self> {
         if budget.max_cost.is_some() {
             let asked = || judges.iter().filter(|(judge, _)| judge.endpoint.is_some());
@@ -98,7 +99,7 @@ impl Ledger {
         Ok(Self { budget: budget.clone(), accounts: judges.iter().map(account).collect() })
     }
 
-    /// Reserves the bound of a request to a judge; an error says which limit it would pass.
+    /// Reserves the bound of a request to a judge. The error names the limit that it would exceed.
     pub fn reserve(&mut self, judge: usize, bound: &Bound) -> Result<(), String> {
         let made = self.accounts.iter().map(|a| a.spent.requests.saturating_add(a.reserved.requests));
         let made = made.fold(0, i64::saturating_add);
@@ -130,13 +131,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives a reservation back: the request was not answered, and not charged.
+    /// Releases a reservation: the request was not answered, and not charged.
     pub fn release(&mut self, judge: usize, bound: &Bound) {
         self.accounts[judge].reserved.add(-1, bound.tokens, -1);
     }
 
-    /// Counts an answered request and returns what is charged for it: what the server says it used, or the bound where the
-    /// server says nothing, or what cannot be.
+    /// Counts an answered request and returns the charge: the server's count, or the bound if the server reports none
+    /// or an implausible one.
     pub fn settle(&mut self, judge: usize, bound: &Bound, usage: Option<Usage>) -> Usage {
         let believed = usage.filter(|usage| bound.believes(*usage));
         let account = &mut self.accounts[judge];
@@ -146,17 +147,18 @@ impl Ledger {
         charged
     }
 
-    /// Replies of a judge whose count of tokens was not believed.
+    /// Number of a judge's replies with an implausible token count.
     pub fn implausible(&self, judge: usize) -> i64 {
         self.accounts[judge].implausible
     }
 
-    /// What a judge has cost.
+    /// The cost of a judge so far.
     pub fn cost(&self, judge: usize) -> Cost {
         total(&self.accounts[judge..=judge])
     }
 
-    /// What all judges have cost. Its amount is that of the judges with a price, unless these are in several currencies.
+    /// The cost of all judges so far. The amount is the sum over judges with a price, unless they use several
+    /// currencies.
     pub fn total(&self) -> Cost {
         total(&self.accounts)
     }
@@ -183,7 +185,7 @@ fn total(accounts: &[Account]) -> Cost {
 }
 
 impl Account {
-    /// Money for tokens; none without a price.
+    /// The price of tokens; 0 if no price is set.
     fn amount(&self, tokens: Spent) -> f64 {
         self.price.as_ref().map_or(0.0, |price| {
             (tokens.prompt as f64 * price.input_per_million_tokens
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_counts_until_it_is_settled_or_given_back() {
+    fn reservations_count_until_settled_or_released() {
         let bound = Bound::new(872, 50); // 500 prompt tokens: 0.0005 + 0.0005 = 0.001
         let mut a = account(Some(0.0025), None);
         a.reserve(0, &bound).unwrap();
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_nothing_is_charged_the_bound() {
+    fn a_reply_without_usage_is_charged_the_bound() {
         let bound = Bound::new(872, 50);
         let mut a = account(None, Some(1));
         a.settle(0, &bound, None);
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_cannot_be_is_not_believed_and_the_bound_is_charged() {
+    fn a_reply_with_implausible_usage_is_charged_the_bound() {
         let bound = Bound::new(872, 50);
         for (prompt, completion) in [
             (i64::MAX, 1),
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_end_at_the_largest_number_that_a_status_holds() {
+    fn sums_saturate_at_the_largest_number_in_a_status() {
         let mut a = account(None, None);
         let most = Bound { tokens: Usage { prompt: i64::MAX, completion: i64::MAX } };
         for _ in 0..3 {
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_money_limit_without_a_price_is_refused_rather_than_counted_as_free() {
+    fn a_money_limit_without_a_price_is_rejected() {
         let budget = Budget { max_cost: Some(1.0), max_requests: None };
         let open = |budget: &Budget, judge: &Judge| Ledger::open(budget, &[(judge, "spec.judges[0]")]);
         let error = open(&budget, &judge(false)).unwrap_err().to_string();
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn two_judges_spend_one_budget_each_at_its_price() {
+    fn two_judges_share_one_budget_each_at_its_price() {
         let bound = Bound::new(872, 50); // 0.001 at the first price, 0.005 + 0.0005 at the second
         let mut ledger = two(&Budget { max_cost: Some(0.0075), max_requests: None }, Some((10.0, "USD"))).unwrap();
         ledger.reserve(1, &bound).unwrap();
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn prices_in_two_currencies_are_no_sum() {
+    fn prices_in_two_currencies_are_not_added() {
         let limited = Budget { max_cost: Some(1.0), max_requests: None };
         let error = two(&limited, Some((1.0, "EUR"))).unwrap_err().to_string();
         assert!(error.contains("spec.judges[1].price.currency: expected USD") && error.ends_with("EUR"), "{error}");

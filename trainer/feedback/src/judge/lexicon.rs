@@ -1,13 +1,13 @@
-//! The lexicon judge: the valence of a response's words, as a judge's verdict. Computes only.
+//! The lexicon judge: derives a verdict from the valence of a response's words. Computes only.
 
 use super::verdict::{SoftVerdict, Verdict};
 use crate::measure::Vader;
 
-/// How close to certain a valence may come: 1 would be infinite log-odds.
+/// Upper bound of a valence: 1 would mean infinite log-odds.
 const MOST: f64 = 0.999;
 
-/// The verdict on a response: it is good with probability (1 + c) / 2, where c is its compound valence (-1 to 1), so its
-/// log-odds are ln((1 + c) / (1 - c)). The judge does not look at the prompt, and never fails.
+/// The verdict on a response: it is good with probability (1 + c) / 2, where c is its compound valence (-1 to 1), so
+/// the log-odds are ln((1 + c) / (1 - c)). The judge ignores the prompt, and never fails.
 pub fn verdict(vader: &Vader, response: &str) -> Verdict {
     from_compound(vader.compound(response))
 }

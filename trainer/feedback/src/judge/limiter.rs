@@ -1,5 +1,5 @@
-//! When the next attempt may go out (IO: it waits). One limiter per endpoint, shared by all its questions: a failed
-//! attempt counts against the minute like any other, and a server that asks for patience gets it from all.
+//! Delays requests to the permitted rate (IO: it waits). One limiter per endpoint, shared by all its questions: failed
+//! attempts count against the rate like any other, and a delay requested by the server applies to all.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use plumbline_crds::judge::JudgeLimits;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
-/// What may go out at once is what one second allows: servers count over windows that we do not see.
+/// Permitted burst, in seconds of the rate: the windows over which servers count are unknown.
 const BURST_SECONDS: f64 = 1.0;
-/// The longest time that one reply, which used more than was taken for it, lets all others wait: the window of the limit.
+/// Maximum delay of all requests because of one reply that used more tokens than reserved: the window of the limit.
 const MOST_SECONDS: f64 = 60.0;
 
-/// Gatekeeper of an endpoint.
+/// The limiter of an endpoint.
 #[derive(Debug)]
 pub struct Limiter {
     places: Semaphore,
@@ -25,12 +25,12 @@ pub struct Limiter {
 struct State {
     requests: Option<Meter>,
     tokens: Option<Meter>,
-    /// Seconds since the start before which nothing goes out.
+    /// No request is sent before this time, in seconds since the start.
     cool_until: f64,
 }
 
-/// A rate as the virtual scheduling algorithm keeps it (ITU-T I.371, GCRA): the time at which everything let through so
-/// far will be paid off. Times are seconds since the limiter's start.
+/// A rate limit by the virtual scheduling algorithm (ITU-T I.371, GCRA): stores the time at which everything admitted
+/// so far conforms to the rate. Times are seconds since the limiter's start.
 #[derive(Clone, Copy, Debug)]
 struct Meter {
     per_second: f64,
@@ -42,14 +42,14 @@ impl Meter {
         Self { per_second: limit as f64 / 60.0, paid_off: 0.0 }
     }
 
-    /// Takes `amount` and returns when it may be used.
+    /// Admits `amount` and returns the time at which it may be used.
     fn take(&mut self, now: f64, amount: f64) -> f64 {
         let from = self.paid_off.max(now);
         self.paid_off = from + amount / self.per_second;
         (from - BURST_SECONDS).max(now)
     }
 
-    /// Gives back what was taken and not used; less than nothing is what was used beyond.
+    /// Returns an unused amount; a negative one stands for additional use.
     fn give_back(&mut self, amount: f64) {
         self.paid_off -= (amount / self.per_second).max(-MOST_SECONDS);
     }
@@ -69,8 +69,8 @@ impl Limiter {
         }
     }
 
-    /// Waits for a place, for one request and for `tokens`, and for the end of a cool-down. The place is held until the
-    /// permit is dropped.
+    /// Waits for a free slot, for the rate limits of one request and `tokens`, and for the end of a cool-down. Dropping
+    /// the permit frees the slot.
     pub async fn enter(&self, tokens: i64) -> Option<SemaphorePermit<'_>> {
         let permit = self.places.acquire().await.ok();
         let mut ready = {
@@ -90,15 +90,14 @@ impl Limiter {
         }
     }
 
-    /// Lets nothing out for this long.
+    /// Blocks all requests for this time.
     pub fn cool_down(&self, wait: Duration) {
         let until = self.now() + wait.as_secs_f64();
         let mut state = self.state();
         state.cool_until = state.cool_until.max(until);
     }
 
-    /// Gives back tokens that were taken and not used; a negative number takes those that were used beyond, a minute's worth
-    /// at most.
+    /// Returns unused tokens; a negative number takes additional ones, up to those of one minute.
     pub fn refund(&self, tokens: i64) {
         if let Some(meter) = &mut self.state().tokens {
             meter.give_back(tokens as f64);
@@ -119,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_meter_lets_a_second_through_at_once_and_then_keeps_the_rate() {
+    fn a_meter_admits_a_burst_of_one_second_and_then_the_rate() {
         let mut meter = Meter::per_minute(600); // ten a second
         let times: Vec<f64> = (0..30).map(|_| meter.take(0.0, 1.0)).collect();
         assert_eq!(times.iter().filter(|t| **t <= 0.0).count(), 11, "a second's worth, and the one that is due");
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_larger_than_the_burst_passes_and_is_paid_off_afterwards() {
+    fn a_request_larger_than_the_burst_delays_the_next_one() {
         let mut tokens = Meter::per_minute(6000); // a hundred a second
         assert!(tokens.take(0.0, 1000.0) <= 0.0);
         assert!((tokens.take(0.0, 100.0) - 9.0).abs() < 1e-9);
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_reply_holds_back_the_others_for_a_minute_at_most() {
+    fn one_reply_delays_the_others_for_a_minute_at_most() {
         let mut tokens = Meter::per_minute(1_000_000);
         tokens.give_back(-1e15);
         assert!((0.0..=60.0).contains(&tokens.take(0.0, 50.0)));
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cool_down_holds_back_everybody_and_places_are_few() {
+    async fn a_cool_down_delays_all_requests_and_slots_are_limited() {
         let limiter = Limiter::new(&JudgeLimits { concurrency: 1, ..JudgeLimits::default() });
         limiter.cool_down(Duration::from_millis(80));
         let begin = Instant::now();

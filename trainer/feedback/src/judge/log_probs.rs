@@ -1,4 +1,4 @@
-//! The verdict in the log-probabilities of a reply's first tokens. Computes only.
+//! Reads a verdict from the log-probabilities of a reply's first tokens. Computes only.
 
 use std::collections::HashSet;
 
@@ -7,14 +7,14 @@ use super::verdict::{SoftVerdict, Verdict};
 use super::wire::{Choice, Position, TOKEN_ID};
 use super::words::undecorated;
 
-/// Probability at which a server's sentinel for "impossible" (-9999 at OpenAI) begins.
+/// Log-probabilities up to this are sentinels for "impossible" (-9999 at OpenAI).
 const SENTINEL: f64 = -100.0;
-/// Least probability that is taken from what a list of alternatives leaves over: below, rounding decides.
+/// Smallest remaining probability of a list of alternatives that is used: below it, rounding dominates.
 const LEAST_REST: f64 = 1e-6;
-/// How far above 0 rounding may lift a log-probability, and above 1 the sum of probabilities.
+/// How far rounding may raise a log-probability above 0, and the sum of probabilities above 1.
 const ROUNDING: f64 = 0.05;
 
-/// Why a reply without log-probabilities holds no soft label.
+/// Reason: a reply without log-probabilities has no soft label.
 pub const NO_LOG_PROBS: &str =
     "the reply has no log-probabilities; set labelSource: Verdict, or use an endpoint that returns them";
 const NO_TOKEN: &str = "the reply is white space";
@@ -24,23 +24,23 @@ const IDS: &str = "the server writes tokens as ids (token_id:...), not as text; 
 const NOT_LOG_PROBS: &str = "the log-probabilities are above 0, sum to more than 1 or are not numbers";
 const REASONING: &str = "the log-probabilities are those of reasoning before the answer; turn the model's reasoning \
                          off, or use a model without it";
-/// Why probabilities of 0 and 1 are no soft labels.
+/// Reason: probabilities of 0 and 1 are not soft labels.
 pub const AFTER_SAMPLING: &str = "every log-probability is 0 or -9999: these are probabilities after greedy sampling, \
                                   which say nothing; set labelSource: Verdict, or use an endpoint that returns those before \
                                   sampling";
 
-/// Reads the verdict of an answer from the alternatives at its first position that is neither white space nor a bracket.
+/// Reads the verdict from the alternatives at the first position that is neither white space nor a bracket.
 ///
-/// The probabilities of all spellings of an answer are summed: other case, spaces, brackets, or only its beginning
-/// (" pos" for " positive") where the other answer does not begin so. An answer that is not listed has at most the
-/// probability of the least likely one listed, and at most what the list leaves over; it is given that much rather than
-/// nothing, so that no label is certain because a list was short.
+/// The probabilities of all spellings of an answer are summed: other case, spaces, brackets, or a unique prefix (" pos"
+/// for " positive"). The probability of an unlisted answer is at most that of the least likely listed one, and at most
+/// what the list leaves over; it is set to the smaller of the two instead of zero, so that a short list cannot make a
+/// label certain.
 pub fn read(choice: &Choice, answers: &[String; 2]) -> Verdict {
     let position = match position(&choice.positions, answers) {
         Ok(position) => position,
         Err(why) => return Verdict::Unparsed(why),
     };
-    // Reasoning that came beside the text has log-probabilities too, before those of the text.
+    // Reasoning in a separate field has log-probabilities too, before those of the text.
     let of_text = choice.text.trim_start().starts_with(position.token.trim_start());
     if reasoning::opens(&position.token) || (choice.reasoning.is_some() && !of_text) {
         return Verdict::Unparsed(REASONING);
@@ -48,7 +48,7 @@ pub fn read(choice: &Choice, answers: &[String; 2]) -> Verdict {
     let (mut mass, mut listed, mut least) = ([0.0; 2], 0.0, f64::INFINITY);
     let mut seen = HashSet::new();
     for (token, logprob) in &position.top {
-        // What is listed twice counts once.
+        // A token that is listed twice counts once.
         if *logprob <= SENTINEL || !seen.insert((token, logprob.to_bits())) {
             continue;
         }
@@ -70,8 +70,8 @@ pub fn read(choice: &Choice, answers: &[String; 2]) -> Verdict {
     Verdict::soft(SoftVerdict { log_odds: (first / second).ln(), mass: Some((mass[0] + mass[1]).min(1.0)) })
 }
 
-/// Whether the probabilities are 1 and 0, which is what is left of them after greedy sampling. A reply may be so because
-/// the judge is sure; a judge all of whose replies are so gives no probabilities.
+/// Whether the probabilities are 1 and 0, as they are after greedy sampling. For a single reply this can mean that the
+/// judge is certain; if it is true of all replies, the judge returns no probabilities.
 pub fn is_after_sampling(choice: &Choice, answers: &[String; 2]) -> bool {
     position(&choice.positions, answers).is_ok_and(|p| {
         let sure = p.top.iter().filter(|(_, l)| *l > -1e-9).count();
@@ -79,7 +79,7 @@ pub fn is_after_sampling(choice: &Choice, answers: &[String; 2]) -> bool {
     })
 }
 
-/// The position that the answer is at, if its alternatives are log-probabilities of texts.
+/// The position of the answer, if its alternatives are log-probabilities of texts.
 fn position<'a>(positions: &'a [Position], answers: &[String; 2]) -> Result<&'a Position, &'static str> {
     if positions.is_empty() {
         return Err(NO_LOG_PROBS);
@@ -104,7 +104,7 @@ fn is_opening(token: &str, answers: &[String; 2]) -> bool {
     blank && answer_of_token(token, answers).is_none()
 }
 
-/// Which answer a token writes or begins.
+/// The answer that a token spells or begins.
 fn answer_of_token(token: &str, answers: &[String; 2]) -> Option<usize> {
     let token = plain(token);
     if token.is_empty() {
@@ -121,7 +121,7 @@ fn answer_of_token(token: &str, answers: &[String; 2]) -> Option<usize> {
     }
 }
 
-/// Lower case without spaces and, where a word is left, without brackets and quotes around it.
+/// In lower case without spaces and, if a word remains, without surrounding brackets and quotes.
 fn plain(text: &str) -> String {
     let bare = undecorated(text);
     (if bare.is_empty() { text.trim() } else { bare }).to_lowercase()
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_answer_gets_a_floor_and_the_label_is_never_certain() {
+    fn an_unlisted_answer_has_some_probability() {
         let p = position("A", &[("A", 0.9), ("The", 0.05), ("I", 0.001)]);
         let s = soft(&read_log_probs(&[p], &answers("A", "B")));
         assert!((s.log_odds - (0.9_f64 / 0.001).ln()).abs() < 1e-9, "the least likely listed token bounds it: {s:?}");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_before_the_answer_is_skipped_and_no_answer_is_no_label() {
+    fn white_space_before_the_answer_is_skipped() {
         let ab = answers("A", "B");
         let s = soft(&read_log_probs(&[position("\n", &[("\n", 1.0)]), position("B", &[("B", 0.8), ("A", 0.2)])], &ab));
         assert!((s.log_odds + 4.0_f64.ln()).abs() < 1e-9);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_known_however_a_vocabulary_or_a_judge_writes_it() {
+    fn an_answer_is_recognised_in_every_notation() {
         let ab = answers("A", "B");
         for (a, b) in [
             ("\u{2581}A", "\u{2581}B"),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_are_no_log_probabilities_of_an_answer_is_refused_by_its_cause() {
+    fn other_values_than_log_probabilities_are_rejected_by_cause() {
         let ab = answers("A", "B");
         let raw = |token: &str, top: &[(&str, f64)]| {
             let top = top.iter().map(|(t, l)| ((*t).to_owned(), *l)).collect();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_as_long_as_a_body_may_hold_is_read_at_once() {
+    fn a_list_of_maximum_length_is_read_quickly() {
         let others = (0..40_000).map(|i| (format!("t{i}"), -15.0));
         let top = [("A".to_owned(), -0.3), ("B".to_owned(), -1.5)].into_iter().chain(others).collect();
         let reply = Choice { positions: vec![Position { token: "A".into(), top }], ..Choice::default() };
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_after_greedy_sampling_are_known() {
+    fn probabilities_after_greedy_sampling_are_recognised() {
         let ab = answers("A", "B");
         let reply = |top: &[(&str, f64)]| Choice {
             positions: vec![Position { token: "A".into(), top: top.iter().map(|(t, l)| ((*t).into(), *l)).collect() }],

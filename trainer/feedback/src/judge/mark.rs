@@ -1,7 +1,7 @@
-//! Marks that are made for verdicts, `[[A]]`, and what the words before one say about it. Computes only.
+//! Verdict marks such as `[[A]]`, and the effect of the words before them. Computes only.
 //!
-//! A mark is a verdict where it is all of a line, or ends one. It is none where the words before it deny it ("The winner is
-//! not [[A]]."), compare another answer with it ("better than [[A]]") or report it ("it ends with [[A]]").
+//! A mark is a verdict if it is a whole line or ends one, unless the words before it deny it ("The winner is not
+//! [[A]]."), compare another answer with it ("better than [[A]]") or report it ("it ends with [[A]]").
 
 use super::statement::{denies_in, sentences};
 use super::words::{self, lowered};
@@ -14,7 +14,7 @@ const MARKS: [(&str, &str); 6] = [
     ("<verdict>", "</verdict>"),
     ("<winner>", "</winner>"),
 ];
-/// Words that make another answer than the marked one the better of two, or leave the choice open between them.
+/// Words that make a different answer the better one, or leave the choice open.
 const COMPARE: [&str; 14] = [
     "than",
     "over",
@@ -31,38 +31,38 @@ const COMPARE: [&str; 14] = [
     "unlike",
     "compared",
 ];
-/// Words that name the answer that is not the verdict.
+/// Words that name the rejected answer.
 const LOSER: [&str; 8] = ["lost", "loser", "losing", "worse", "worst", "weaker", "weakest", "inferior"];
 /// Words that exclude an answer.
 const EXCLUDE: [&str; 10] =
     ["instead", "except", "without", "reject", "rejects", "rejected", "exclude", "wrong", "incorrect", "hardly"];
-/// Words that report what a response says.
+/// Words that report what a response contains.
 const REPORT: [&str; 9] = ["says", "said", "claims", "claimed", "writes", "mentions", "mentioned", "quotes", "ends"];
-/// Words of a condition, wherever in a sentence.
+/// Words that make a sentence conditional, wherever they are in it.
 const CONDITIONS: [&str; 5] = ["if", "whether", "unless", "assuming", "suppose"];
-/// Words of a guess, in the clause of a mark.
+/// Words that make the clause of a mark a guess.
 const GUESSES: [&str; 8] = ["might", "may", "could", "should", "would", "perhaps", "maybe", "others"];
-/// Words that a clause begins with which holds whatever was denied before it.
+/// Words that begin an affirmative clause after a denial.
 const TURNS: [&str; 9] = ["so", "but", "thus", "therefore", "hence", "then", "my", "the", "final"];
-/// Words of a clause that says of itself what is chosen.
+/// Subjects of a clause that states the choice itself.
 const SUBJECTS: [&str; 10] =
     ["i", "we", "it", "winner", "verdict", "choice", "preference", "decision", "conclusion", "result"];
-/// Words that begin a reason, after which the verdict follows.
+/// Words that begin a reason, which the verdict follows.
 const REASONS: [&str; 8] = ["since", "because", "given", "although", "though", "while", "as", "despite"];
 
-/// What a mark says.
+/// The meaning of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// The answer in it is the verdict.
+    /// Its answer is the verdict.
     Given,
-    /// It is one only under a condition, or perhaps.
+    /// Its answer is conditional or a guess.
     Open,
-    /// It is only mentioned.
+    /// Its answer is only mentioned.
     Mentioned,
 }
 
-/// The marks that end a line: the text before each, and what is in it. Two opening marks of a kind are two mentions, of which
-/// the last is read.
+/// The marks that end a line: the text before each, and its content. If a line contains several opening marks of a
+/// kind, the last one is used.
 pub(super) fn at_end(line: &str) -> impl Iterator<Item = (&str, &str)> {
     let lower = line.to_ascii_lowercase();
     MARKS.iter().filter_map(move |(open, close)| {
@@ -74,13 +74,14 @@ pub(super) fn at_end(line: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// What the words before a mark say about it. `is_rival`: whether a word is an answer other than the one in the mark.
+/// Interprets the words before a mark. `is_rival`: whether a word is an answer other than the one in the mark.
 ///
-/// The words of the mark's own clause decide. An earlier clause decides where the last one has no subject of its own ("I would
-/// not, in the end, choose [[B]]"); where it has, an earlier denial is of something else ("B does not answer, so I choose [[A]]").
+/// The words of the mark's own clause decide. Earlier clauses only decide if the last one has no subject ("I would not,
+/// in the end, choose [[B]]"); if it has one, an earlier denial refers to something else ("B does not answer, so I
+/// choose [[A]]").
 pub(super) fn meaning(before: &str, is_rival: impl Fn(&str) -> bool) -> Meaning {
     let text = before.trim_end_matches(|c: char| c.is_whitespace() || "*_`\"'$([{#-".contains(c));
-    // What an earlier sentence says is said of something else.
+    // Earlier sentences refer to something else.
     let sentence = if text.ends_with(['.', '!', '?']) { "" } else { sentences(text).last().unwrap_or_default() };
     let parts: Vec<&str> = sentence.split([',', ';', '\u{2014}', '\u{2013}']).collect();
     let clauses: Vec<Vec<String>> = parts.iter().map(|part| words(part)).collect();
@@ -103,8 +104,8 @@ pub(super) fn meaning(before: &str, is_rival: impl Fn(&str) -> bool) -> Meaning 
     if denied && !has_subject && !reason { Meaning::Mentioned } else { Meaning::Given }
 }
 
-/// Whether the clause that a mark ends is against the answer in it. Before a colon, only the words at it are: what else is said
-/// there is said of the choice, as in "It does not rhyme: [[A]]" and "Better response (A or B): [[A]]".
+/// Whether the clause that a mark ends contradicts the mark's answer. Only the words just before a colon count: those
+/// further ahead describe the choice, as in "It does not rhyme: [[A]]" and "Better response (A or B): [[A]]".
 fn is_against(clause: &str) -> bool {
     const NEAR: usize = 2;
     match clause.rsplit_once(':') {
@@ -118,13 +119,13 @@ fn is_against(clause: &str) -> bool {
     }
 }
 
-/// Whether the lines before a mark that is all of its line end with a word that denies it or compares with it.
+/// Whether the lines before a mark on a line of its own end with a word that denies it or compares something with it.
 pub(super) fn is_denied(begun: &str) -> bool {
     let words = words(begun);
     against(&words[words.len().saturating_sub(1)..])
 }
 
-/// Whether words are against what they are said of.
+/// Whether words deny or devalue what follows them.
 fn against(words: &[String]) -> bool {
     let preferred_to = words.last().is_some_and(|word| word == "to")
         && words.iter().any(|word| word.starts_with("prefer") || word == "superior");
@@ -136,7 +137,7 @@ fn has(words: &[String], of: &[&str]) -> bool {
     words.iter().any(|word| of.contains(&word.as_str()))
 }
 
-/// The words of a text in lower case. What only names an answer to come ("the response") is left out at the end.
+/// The words of a text in lower case, without a trailing name of the answer to come ("the response").
 fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = words::words(&lowered(text)).map(str::to_owned).collect();
     while words.last().is_some_and(|word| ["the", "response", "assistant", "model", "one"].contains(&word.as_str())) {

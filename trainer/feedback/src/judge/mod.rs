@@ -5,20 +5,20 @@
 //!             question     client     verdict     order, label  audit
 //! ```
 //!
-//! Each arrow is a pure function but asking, which is paid for once: every reply is in the journal before it is used. A
-//! reply that holds no verdict has a name and a counter, and never becomes a label.
+//! Each arrow is a pure function except asking, which is paid for once: every reply is in the journal before it is
+//! used. A reply without a verdict is counted by its reason, and never becomes a label.
 //!
 //! | computes | talks |
 //! |---|---|
 //! | `pairs`: which responses are compared | `client`: one question over HTTP |
-//! | `prompt`, `question`: templates, what is asked | `limiter`: when it may be asked |
-//! | `turn`: what a question sends next | `journal`: what was answered |
-//! | `body`, `secret`: a server's words without our key | `resources`: journal, ledger and limiters, which judges share |
+//! | `prompt`, `question`: templates and questions | `limiter`: rate limits |
+//! | `turn`: the requests of a question | `journal`: replies on disk |
+//! | `body`, `secret`: server text without our key | `resources`: journal, ledger and limiters, shared by all judges |
 //! | `wire`: the OpenAI protocol in JSON; `dialect`: what a server takes of it | `session`: all questions of one judge |
 //! | `classify`, `server_error`: what a failed attempt means | `panel`: [`judge()`] and [`compare`] |
 //! | `verdict`: what a reply means; `reading`: how it is read, by `log_probs`, or by `verdict_text`, `verdict_json`, `mark`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
 //! | `order`, `label`: from verdicts to a label; `ensemble`: from the labels of several judges to one | |
-//! | `audit`, `summary`: what is known about the judge; `tripwire`: whether it is asked further | |
+//! | `audit`, `summary`: statistics of the judge; `tripwire`: when to stop asking it | |
 //! | `dataset`: labels as records, and the gates | |
 //! | `ledger`, `lexicon`, `words`, `answers` | |
 

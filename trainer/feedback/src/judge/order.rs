@@ -1,8 +1,8 @@
-//! In which orders a pair is shown, and how the verdicts of its orders become one preference. Computes only.
+//! The orders in which a pair is shown, and how their verdicts are combined to a preference. Computes only.
 //!
-//! A judge that adds a constant to the log-odds of whatever it sees first is corrected exactly by the mean log-odds of
-//! both orders. Mean probabilities keep the sign and shrink towards one half; keeping only pairs whose orders agree loses
-//! the hard pairs. All three are offered, and the orders themselves measure the bias (`audit`).
+//! If a judge adds a constant to the log-odds of whatever it sees first, the mean log-odds of both orders correct this
+//! exactly. Mean probabilities preserve the sign and shrink towards one half; keeping only pairs whose orders agree
+//! loses the hard pairs. All three are supported, and the orders also measure the bias (`audit`).
 
 use plumbline_crds::preference_dataset::{Order, OrderCombination, OrderPolicy};
 
@@ -20,7 +20,7 @@ pub enum Presentation {
 }
 
 impl Presentation {
-    /// What is shown first and second.
+    /// Returns the two in the order in which they are shown.
     pub fn of<T>(self, a: T, b: T) -> (T, T) {
         match self {
             Self::AB => (a, b),
@@ -28,7 +28,7 @@ impl Presentation {
         }
     }
 
-    /// Log-odds that a is better from log-odds that the first is.
+    /// Factor that converts log-odds of the first response to log-odds of a.
     fn sign(self) -> f64 {
         match self {
             Self::AB => 1.0,
@@ -37,8 +37,8 @@ impl Presentation {
     }
 }
 
-/// The orders in which a pair is asked. `a_is_low` says whether a has the smaller id: it keeps the choice the same when a
-/// and b change names.
+/// The orders in which a pair is shown. `a_is_low`: whether a has the smaller id, which keeps the choice independent of
+/// the names a and b.
 pub fn presentations(order: &Order, pair_id: &str, a_is_low: bool) -> Vec<Presentation> {
     let both = match order.policy {
         OrderPolicy::Both => true,
@@ -52,19 +52,19 @@ pub fn presentations(order: &Order, pair_id: &str, a_is_low: bool) -> Vec<Presen
     vec![if low_first == a_is_low { Presentation::AB } else { Presentation::BA }]
 }
 
-/// What the orders of a pair say together.
+/// The preference of a pair's orders.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preference {
     /// Probability that a is better.
     pub p: f64,
-    /// Its log-odds; none if a verdict had no probability.
+    /// Log-odds that a is better, in nats; none if a verdict has no probability.
     pub log_odds: Option<f64>,
-    /// Whether the two orders favoured different responses; none if one order was asked.
+    /// Whether the two orders favour different responses; none if there is only one order.
     pub conflict: Option<bool>,
 }
 
-/// Combines the verdicts of a pair's orders. `None` if any of them is no verdict: one order alone would carry the bias
-/// that the other is there to remove.
+/// Combines the verdicts of a pair's orders. `None` if any of them failed: a single order would retain the bias that
+/// the other one cancels.
 pub fn combine(verdicts: &[(Presentation, &Verdict)], how: OrderCombination) -> Option<Preference> {
     let probabilities: Vec<f64> = verdicts
         .iter()
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn sampled_asks_its_share_twice() {
+    fn sampled_shows_its_fraction_in_both_orders() {
         let order = Order { policy: OrderPolicy::Sampled, sample_fraction: 0.2, ..Order::default() };
         let twice = (0..5000).filter(|i| presentations(&order, &i.to_string(), true).len() == 2).count();
         assert!((900..1100).contains(&twice), "{twice}");

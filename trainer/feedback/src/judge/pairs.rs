@@ -1,4 +1,4 @@
-//! Which responses of a prompt are compared. Computes only.
+//! Chooses the responses of a prompt that are compared. Computes only.
 
 use std::collections::HashSet;
 
@@ -6,29 +6,29 @@ use plumbline_crds::preference_dataset::{PairStrategy, Pairs};
 
 use crate::data::id;
 
-/// The id of a response: equal texts to one prompt are one response.
+/// The id of a response: equal texts for the same prompt have equal ids.
 pub fn response_id(prompt_id: &str, text: &str) -> String {
     id::of(&["response", prompt_id, text])
 }
 
-/// The id of a pair. It does not depend on which of the two is named first.
+/// The id of a pair, independent of the order of its responses.
 pub fn pair_id(prompt_id: &str, response_a: &str, response_b: &str) -> String {
     let (low, high) = if response_a < response_b { (response_a, response_b) } else { (response_b, response_a) };
     id::of(&["pair", prompt_id, low, high])
 }
 
-/// The pairs of one prompt.
+/// The pairs chosen for one prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// Indices of two responses each; which comes first is drawn by hash.
+    /// Indices of two responses each; their order is determined by a hash.
     pub pairs: Vec<(usize, usize)>,
-    /// Pairs passed over because the responses are equal or more alike than allowed.
+    /// Pairs that were skipped because the responses are equal or too similar.
     pub too_similar: usize,
-    /// Responses that have no word, and are not compared.
+    /// Responses without any words, which are not compared.
     pub empty: usize,
 }
 
-/// Draws pairs without repetition among all pairs of different responses. The draw depends on the seed and on the
+/// Draws pairs without repetition from all pairs of different responses. The draw depends on the seed and the
 /// responses, not on other prompts.
 pub fn choose(prompt_id: &str, responses: &[String], pairs: &Pairs, seed: i64) -> Chosen {
     let PairStrategy::Random = pairs.strategy;
@@ -63,7 +63,7 @@ pub fn choose(prompt_id: &str, responses: &[String], pairs: &Pairs, seed: i64) -
     chosen
 }
 
-/// Pairs of neighbouring words; a text of one word has the pair of its word and nothing.
+/// Pairs of adjacent words; a text of one word has the pair of that word and an empty one.
 fn word_bigrams(text: &str) -> HashSet<[&str; 2]> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.as_slice() {
@@ -72,7 +72,7 @@ fn word_bigrams(text: &str) -> HashSet<[&str; 2]> {
     }
 }
 
-/// Size of the intersection over size of the union; two empty sets are alike.
+/// Size of the intersection divided by size of the union; 1 for two empty sets.
 fn jaccard(a: &HashSet<[&str; 2]>, b: &HashSet<[&str; 2]>) -> f64 {
     let common = a.intersection(b).count();
     let all = a.len() + b.len() - common;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_do_not_repeat_and_end_when_there_are_no_more() {
+    fn pairs_do_not_repeat_and_are_limited_by_the_responses() {
         let responses = texts(&["one two", "three four", "five six", "seven eight"]);
         let chosen = choose("p", &responses, &at_most(100), 1);
         let different: HashSet<_> = chosen.pairs.iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides_and_nothing_else() {
+    fn the_choice_depends_on_the_seed() {
         let responses = texts(&["a b", "c d", "e f", "g h", "i j"]);
         assert_eq!(choose("p", &responses, &at_most(4), 7), choose("p", &responses, &at_most(4), 7));
         assert_ne!(choose("p", &responses, &at_most(4), 7), choose("p", &responses, &at_most(4), 8));

@@ -1,4 +1,4 @@
-//! Judging comparisons (IO): each judge answers its questions, all at the same time, from what they share.
+//! Judging comparisons (IO): all judges answer their questions concurrently, with shared resources.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,58 +18,58 @@ use super::verdict::Verdict;
 use super::{ensemble, lexicon};
 use crate::{Error, Result};
 
-/// How comparisons are judged.
+/// Options for judging comparisons.
 pub struct JudgeOptions<'a> {
-    /// Folder of the journal.
+    /// Directory of the journal.
     pub journal: &'a Path,
-    /// In which orders pairs are shown, and how these are combined. A pointwise judge has no orders.
+    /// The orders in which pairs are shown, and how they are combined. Pointwise judges ignore it.
     pub order: &'a Order,
-    /// What may be spent on all judges together, the journal's replies included.
+    /// Budget of all judges together, including replies in the journal.
     pub budget: &'a Budget,
-    /// Called with (questions answered, questions in all, cost so far), of all judges, at the start and after each answer. An
-    /// error stops the asking after the replies that are under way are safe.
+    /// Called with (questions answered, total questions, cost so far), summed over judges, at the start and after each
+    /// answer. After an error no new questions are sent, and replies in flight are still journalled.
     pub progress: &'a mut dyn FnMut(usize, usize, &Cost) -> Result<()>,
 }
 
-/// What a judge said.
+/// The results of a judge.
 #[derive(Debug)]
 pub struct Judgements {
-    /// One for each comparison, in order.
+    /// One outcome per comparison, in order.
     pub outcomes: Vec<Outcome>,
     /// The questions.
     pub plan: Plan,
-    /// One for each question.
+    /// One verdict per question, in order.
     pub verdicts: Vec<Verdict>,
-    /// Why questions had no reply or no verdict, with how often.
+    /// Why questions had no reply or no verdict, with counts.
     pub reasons: BTreeMap<String, i64>,
-    /// Models that answered, by their own word.
+    /// Models that answered, as named in replies.
     pub models: BTreeSet<String>,
-    /// How the server was asked: one, unless its parts take different requests.
+    /// The dialects of the requests: one, unless the server's backends differ.
     pub dialects: BTreeSet<Dialect>,
-    /// What the replies cost, those that were in the journal included.
+    /// Cost of the replies, including those that were already in the journal.
     pub cost: Cost,
-    /// Replies whose count of tokens cannot be; their bound is charged.
+    /// Number of replies with an implausible token count, which are charged their bound.
     pub implausible: i64,
-    /// Ids of the replies to later turns than the first.
+    /// Ids of the replies to turns after the first.
     later_turns: Vec<String>,
 }
 
-/// What all judges said.
+/// The results of all judges.
 #[derive(Debug)]
 pub struct PanelJudgements {
-    /// Of each judge, in their order.
+    /// The results of each judge, in order.
     pub judges: Vec<Judgements>,
-    /// One for each comparison, in order: the mean of the judges by weight.
+    /// One outcome per comparison, in order: the weighted mean of the judges.
     pub outcomes: Vec<Outcome>,
-    /// What all replies cost.
+    /// Total cost.
     pub cost: Cost,
 }
 
-/// Judges comparisons by one judge in both orders by mean log-odds (pairwise), or by the difference of two scores (pointwise),
-/// without a budget. `journal` is a folder that survives a restart; `progress` is as in [`JudgeOptions`].
+/// Judges comparisons by one judge without a budget: in both orders with mean log-odds (pairwise), or by the difference
+/// of two scores (pointwise). `journal` is a directory that survives restarts; `progress` is that of [`JudgeOptions`].
 ///
 /// # Errors
-/// As [`judge`], but for `BudgetExhausted`.
+/// Those of [`judge`] except `BudgetExhausted`.
 pub fn compare(
     runtime: &JudgeRuntime,
     items: &[Comparison<'_>],
@@ -82,11 +82,11 @@ pub fn compare(
     all.judges.pop().ok_or_else(|| Error::Failed("a judge said nothing".into()))
 }
 
-/// Judges comparisons by each of some judges.
+/// Judges comparisons by several judges.
 ///
 /// # Errors
-/// `JudgeUnavailable` (try again later: the answers so far are safe), `JudgeRejected` (key, quota, model or protocol),
-/// `BudgetExhausted`, `Config` where two judges would ask the same, `Store`, `Disk` and `Data` for the journal.
+/// `JudgeUnavailable` (retry later: the answers so far are safe), `JudgeRejected` (key, quota, model or protocol),
+/// `BudgetExhausted`, `Config` if two judges would ask the same questions; `Store`, `Disk` and `Data` for the journal.
 pub fn judge(judges: &[JudgeRuntime], items: &[Comparison<'_>], options: JudgeOptions<'_>) -> Result<PanelJudgements> {
     let JudgeOptions { journal, order, budget, progress } = options;
     let plan = |judge: &JudgeRuntime| judge.prompt.plan(&judge.identity, items, order);
@@ -129,7 +129,7 @@ struct Remote<'a> {
     plan: &'a Plan,
 }
 
-/// What a judge said, and what it cost.
+/// A judge's answers and their cost.
 #[derive(Default)]
 struct Said {
     answers: Answers,
@@ -137,7 +137,7 @@ struct Said {
     implausible: i64,
 }
 
-/// How many questions are answered.
+/// Counts answered questions.
 struct Tally<'a> {
     done: usize,
     total: usize,
@@ -151,7 +151,7 @@ impl Tally<'_> {
     }
 }
 
-/// Asks judges over HTTP, all at the same time.
+/// Asks judges over HTTP, concurrently.
 fn ask(
     judges: &[Remote<'_>],
     items: &[Comparison<'_>],
@@ -184,7 +184,7 @@ fn ask(
     Ok((said.collect::<Result<_>>()?, resources.total_cost()))
 }
 
-/// Two judges that ask the same question would get one answer, and would count it, and pay for it, twice.
+/// Rejects two judges with a common question: they would share one answer, and count it and pay for it twice.
 fn refuse_repeated(judges: &[JudgeRuntime], plans: &[Plan]) -> Result<()> {
     let mut asked: HashMap<&str, usize> = HashMap::new();
     for (i, plan) in plans.iter().enumerate() {
@@ -221,13 +221,13 @@ impl Said {
 }
 
 impl Judgements {
-    /// For each comparison the probability that response a is better, one half for a tie. `None` if there is no verdict:
-    /// that is no vote, for neither side.
+    /// For each comparison the probability that response a is better, one half for a tie; `None` if there is no
+    /// verdict, which is a vote for neither side.
     pub fn probabilities(&self) -> Vec<Option<f64>> {
         self.outcomes.iter().map(|o| o.label().map(|l| l.p)).collect()
     }
 
-    /// How many questions had which verdict, by [`Verdict::KINDS`].
+    /// Number of questions by kind of verdict ([`Verdict::KINDS`]).
     pub fn counts(&self) -> BTreeMap<&'static str, i64> {
         let mut counts: BTreeMap<_, _> = Verdict::KINDS.into_iter().map(|k| (k, 0)).collect();
         for verdict in &self.verdicts {
@@ -236,7 +236,7 @@ impl Judgements {
         counts
     }
 
-    /// Ids of the replies that were asked for.
+    /// Ids of all replies that were used.
     pub fn replies(&self) -> impl Iterator<Item = &str> {
         self.plan.questions.iter().map(|q| q.id.as_str()).chain(self.later_turns.iter().map(String::as_str))
     }
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use crate::data::Content;
 
-    /// First the reasons, then the verdict.
+    /// Two turns: first the reasons, then the verdict.
     fn two_turns(prompt: &JudgePrompt, question: &Question, replies: &[Reply]) -> Option<Turn> {
         let one = prompt::one_turn(prompt, question, &[])?;
         match replies {
@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// Answers one request: reasons to a first turn, the verdict to a second. Notes what was asked.
+    /// Answers one request: reasons for a first turn, the verdict for a second. Records the request in `asked`.
     fn answer(stream: TcpStream, asked: &Mutex<Vec<Value>>) {
         let mut reader = BufReader::new(stream);
         let mut length = 0;
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_of_two_turns_is_resumed_at_the_turn_that_lacks_a_reply() {
+    fn a_question_of_two_turns_resumes_at_the_turn_without_a_reply() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));

@@ -1,6 +1,6 @@
-//! The questions about comparisons: what is asked, in which order, and which question is about what. Computes only.
+//! Plans the questions about comparisons: which are asked, in which order, and about what. Computes only.
 //!
-//! A plan holds what identifies each question, not its text: that is rendered again when the question is sent.
+//! A plan contains the identity of each question, not its text, which is rendered when the question is sent.
 
 use std::collections::HashMap;
 
@@ -18,27 +18,27 @@ use crate::{Error, Result};
 /// Two responses to a prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison<'a> {
-    /// What was asked.
+    /// The prompt that both responses answer.
     pub prompt: &'a Content,
     /// One response.
     pub response_a: &'a str,
-    /// The other.
+    /// The other response.
     pub response_b: &'a str,
 }
 
-/// A question that can be rendered.
+/// A planned question, which can be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// Id of its first turn: a hash of the judge and of everything that is sent.
+    /// Id of its first turn: a hash of the judge and of the complete request.
     pub id: String,
-    /// Index of its template among those of the judge.
+    /// Index of its template among the judge's templates.
     pub(super) template: u16,
-    /// Index of the comparison that it was first asked about.
+    /// Index of the first comparison that it is about.
     item: u32,
     shown: Shown,
 }
 
-/// What of a comparison a question shows.
+/// The part of a comparison that a question shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     Pair(Presentation),
@@ -46,23 +46,23 @@ enum Shown {
     B,
 }
 
-/// The questions about a list of comparisons. Equal questions are there once.
+/// The questions about a list of comparisons, without duplicates.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Each question once.
+    /// The distinct questions.
     pub questions: Vec<Planned>,
-    /// For each comparison, in order: which questions are about it.
+    /// For each comparison, in order: the questions about it.
     pub refs: Vec<QuestionRefs>,
 }
 
-/// Which questions are about a comparison.
+/// The questions about a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuestionRefs {
-    /// The responses are equal: there is nothing to ask.
+    /// None, as the responses are equal.
     Equal,
-    /// The pair, in one order or both.
+    /// About the pair, in one order or both.
     Pairwise(Vec<Asked>),
-    /// Each response on its own (indices into [`Plan::questions`]).
+    /// About each response separately (indices into [`Plan::questions`]).
     Pointwise {
         /// About response a.
         a: usize,
@@ -73,7 +73,7 @@ pub enum QuestionRefs {
 
 #[cfg(test)]
 impl QuestionRefs {
-    /// A pair in both orders, asked by this question and the next.
+    /// A pair in both orders, by this question and the next one.
     pub(super) fn both_orders(first: usize) -> Self {
         let asked = |presentation, question| Asked { presentation, question };
         Self::Pairwise(vec![asked(Presentation::AB, first), asked(Presentation::BA, first + 1)])
@@ -88,14 +88,14 @@ impl QuestionRefs {
 /// A question about a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Which response it shows first.
+    /// The response that it shows first.
     pub presentation: Presentation,
     /// Index into [`Plan::questions`].
     pub question: usize,
 }
 
 impl JudgePrompt {
-    /// The questions about comparisons. `identity` says who is asked: it is part of each question's id.
+    /// Plans the questions about comparisons. `identity`: identifies the judge, as part of each question's id.
     ///
     /// # Errors
     /// `Config` if a template cannot be rendered for one of them.
@@ -135,10 +135,10 @@ impl JudgePrompt {
         Ok(plan)
     }
 
-    /// A planned question about some comparisons, rendered.
+    /// Renders a planned question.
     ///
     /// # Errors
-    /// As [`JudgePrompt::plan`].
+    /// Those of [`JudgePrompt::plan`].
     pub fn question(&self, planned: &Planned, items: &[Comparison<'_>]) -> Result<Question> {
         let item = &items[planned.item as usize];
         let (first, second) = match planned.shown {
@@ -154,12 +154,12 @@ impl JudgePrompt {
         Ok(Question { template: template.name.clone(), system, text, about: Ids::of(item).about(planned.shown) })
     }
 
-    /// Name of the template of a question, with the hash of its text.
+    /// Name of a question's template, with the hash of its text.
     pub fn template_name(&self, planned: &Planned) -> &str {
         &self.templates[usize::from(planned.template)].name
     }
 
-    /// The template of a question, drawn by what the question is about.
+    /// The template of a question, chosen by a hash of `chosen_by`.
     fn template_for(&self, chosen_by: &str) -> u16 {
         (id::key(&["template", chosen_by]) % self.templates.len() as u64) as u16
     }
@@ -179,7 +179,7 @@ impl Ids {
         Self { pair: pairs::pair_id(&prompt, &a, &b), a, b }
     }
 
-    /// Both orders of a pair have one template.
+    /// The id that determines the template: both orders of a pair use the same one.
     fn chosen_by(&self, shown: Shown) -> &str {
         match shown {
             Shown::Pair(_) => &self.pair,
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_question_reads_exactly_so() {
+    fn the_built_in_question_has_exactly_this_text() {
         let prompt = prompt(&json!({
             "templates": ["builtin:pairwise-v1"],
             "criteria": [{"name": "accuracy", "description": "True.", "weight": 2, "levels": ["False", "True"]}, {"name": "safety"}],
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_and_their_variables_are_those_that_manifests_are_checked_against() {
+    fn templates_and_variables_match_those_of_validation() {
         assert_eq!(BUILTIN.map(|(name, mode, _)| (name, mode)), BUILTIN_TEMPLATES);
         for mode in [JudgeMode::Pairwise, JudgeMode::Pointwise] {
             let names = TEMPLATE_VARIABLES.iter().chain(mode.judged());
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_of_ones_own_may_be_few_shot_text_to_continue() {
+    fn a_custom_template_may_be_few_shot_text_to_continue() {
         let prompt = prompt(&json!({
             "mode": "Pointwise", "api": "Completion", "answers": [" positive", " negative"],
             "template": "{% for e in examples %}Review: {{ e.response }}\nSentiment:{{ e.answer }}\n\n{% endfor %}Review: {{ prompt }}{{ response }}\nSentiment:\n",
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_asked_in_both_orders_with_one_template_and_one_response_is_asked_once() {
+    fn both_orders_of_a_pair_use_one_template() {
         let pairwise = prompt(&json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
         let many: Vec<(String, String)> = (0..60).map(|i| (format!("good {i}"), format!("bad {i}"))).collect();
         let pairs: Vec<_> = many.iter().map(|(a, b)| ("p", a.as_str(), b.as_str())).collect();
@@ -330,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn changing_names_of_a_and_b_asks_the_same_questions() {
+    fn swapping_a_and_b_gives_the_same_questions() {
         let prompt = prompt(&json!({"templates": ["builtin:pairwise-v1", "builtin:pairwise-v2"]})).unwrap();
         let ids = |p: &Plan| p.questions.iter().map(|q| q.id.clone()).collect::<BTreeSet<_>>();
         assert_eq!(ids(&plan(&prompt, &[("p", "x", "y")])), ids(&plan(&prompt, &[("p", "y", "x")])));
     }
 
     #[test]
-    fn the_id_of_a_question_depends_on_who_is_asked_and_on_all_that_is_sent() {
+    fn a_questions_id_depends_on_the_judge_and_the_whole_request() {
         let ids: Vec<String> = [
             json!({}),
             json!({"labelSource": "Verdict"}),

@@ -1,4 +1,5 @@
-//! The verdict in a reply: by why it ended, then by its log-probabilities or its text. Computes only.
+//! Reads the verdict of a reply: from its finish reason, and then from its log-probabilities or its text. Computes
+//! only.
 
 use plumbline_crds::judge::{JudgeMode, LabelSource};
 
@@ -9,7 +10,7 @@ use super::verdict::Verdict;
 use super::verdict_text::read_text;
 use super::wire::{Choice, Reply};
 
-/// Reads a reply.
+/// Reads the verdict of a reply.
 pub fn read(prompt: &JudgePrompt, reply: &Reply) -> Verdict {
     reply.choices.first().map_or(Verdict::Unparsed("the reply is empty"), |choice| read_choice(prompt, choice))
 }
@@ -23,7 +24,7 @@ fn read_choice(prompt: &JudgePrompt, choice: &Choice) -> Verdict {
         _ => {}
     }
     if prompt.label == LabelSource::LogProbs {
-        // A reply of one token always ends for its length: the probabilities are complete all the same.
+        // A reply of one token always ends with `length`; its probabilities are complete nevertheless.
         return log_probs::read(choice, &prompt.answers);
     }
     if matches!(finish, "length" | "max_tokens") {
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn why_a_reply_ended_comes_before_what_it_says() {
+    fn the_finish_reason_takes_precedence_over_the_text() {
         let judge =
             serde_json::json!({"name": "j", "endpoint": {"url": "http://x", "model": "m"}, "labelSource": "Verdict"});
         let prompt = JudgePrompt::new(&serde_json::from_value(judge).unwrap(), "spec.judges[0]").unwrap();

@@ -1,10 +1,9 @@
-//! Which part of a reply is reasoning, and which the answer. Computes only.
+//! Separates the reasoning in a reply from the answer. Computes only.
 //!
-//! Reasoning models write their thoughts between marks of their own before the answer. Servers with a reasoning parser
-//! take these out; others pass them through, and some of them the closing mark alone, because the opening one was part of the
-//! prompt.
+//! Reasoning models enclose their reasoning in special marks before the answer. Servers with a reasoning parser remove
+//! it; others pass it through, some of them with only the closing mark, as the opening one was part of the prompt.
 
-/// Opening and closing marks: DeepSeek and Qwen and most others; variants of the same; Kimi; Magistral.
+/// Opening and closing marks: DeepSeek, Qwen and most others; variants of these; Kimi; Magistral.
 const MARKS: [(&str, &str); 6] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -13,20 +12,20 @@ const MARKS: [(&str, &str); 6] = [
     ("\u{25c1}think\u{25b7}", "\u{25c1}/think\u{25b7}"),
     ("[THINK]", "[/THINK]"),
 ];
-/// What gpt-oss writes before its answer.
+/// Mark of gpt-oss before its answer.
 const FINAL: &str = "<|channel|>final<|message|>";
-/// What it writes before its thoughts.
+/// Mark of gpt-oss before its reasoning.
 const ANALYSIS: &str = "<|channel|>analysis<|message|>";
-/// Marks of the end of a turn that some servers leave in.
+/// End-of-turn marks that some servers do not remove.
 const ENDS: [&str; 8] =
     ["<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<|eom_id|>"];
 
-/// Why a reply that has reasoning and nothing after it holds no verdict.
+/// Reason: a reply with only reasoning has no verdict.
 pub(super) const ONLY_REASONING: &str = "the reply is reasoning without an answer after it; turn the model's \
                                          reasoning off, or use a model without it";
 
-/// The answer of a reply: what comes after the last reasoning that was closed; nothing where reasoning was opened and not
-/// closed. The mark of the end of the turn is left out.
+/// The answer of a reply: what follows the last closed reasoning; empty if reasoning was opened and not closed. An
+/// end-of-turn mark is removed.
 pub fn answer(text: &str) -> &str {
     let mut rest = text;
     if let Some(at) = find(rest, FINAL) {
@@ -57,7 +56,7 @@ pub fn opens(token: &str) -> bool {
     token == "<|channel|>" || MARKS.iter().any(|(open, _)| open.to_lowercase() == token)
 }
 
-/// Where a mark is last, in any case.
+/// Position of the last occurrence of a mark, ignoring case.
 fn find(text: &str, mark: &str) -> Option<usize> {
     text.to_ascii_lowercase().rfind(&mark.to_ascii_lowercase())
 }
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_what_comes_after_reasoning_and_an_open_one_has_none() {
+    fn the_answer_follows_the_reasoning() {
         for (text, expected) in [
             ("<think>\nResponse B\nlooks fine.\n</think>\n\nA", "A"),
             ("Let me think: B?\n</think>\nA", "A"),

@@ -1,5 +1,6 @@
-//! What the judges of a dataset share while they are asked (IO): one runtime, one journal, one ledger, and a limiter for each
-//! endpoint. What stops one of them stops all: nothing new is asked, and what is under way is waited for, as it is paid for.
+//! Resources that the judges of a dataset share (IO): one runtime, one journal, one ledger, and a limiter per endpoint.
+//! A reason to stop one judge stops all: no new requests are sent, and those in flight are completed, as they are paid
+//! for.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,29 +24,29 @@ use super::wire::{Reply, Usage};
 use crate::shutdown;
 use crate::{Error, Result};
 
-/// How often it is looked whether the process was asked to stop, while no answer comes.
+/// Interval for checking whether the process was asked to stop.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What judges share.
+/// The shared resources.
 pub(super) struct Resources {
     tokio: Runtime,
     limiters: BTreeMap<String, Arc<Limiter>>,
     state: Mutex<State>,
-    /// Whether nothing new is asked.
+    /// Whether new requests are no longer permitted.
     stopped: watch::Sender<bool>,
 }
 
 struct State {
     journal: Journal,
     ledger: Ledger,
-    /// Why nothing new is asked.
+    /// Why new requests are no longer permitted.
     stop: Option<Error>,
-    /// Questions that are answered, of so many.
+    /// Number of answered questions, and total number of questions.
     answered: usize,
     total: usize,
 }
 
-/// A judge that is asked over HTTP, for what it shares with others.
+/// A judge that is asked over HTTP, as far as the shared resources need it.
 pub(super) struct Member<'a> {
     pub(super) spec: &'a Judge,
     /// Its spec field, for messages.
@@ -54,7 +55,8 @@ pub(super) struct Member<'a> {
 }
 
 impl Resources {
-    /// Opens the journal of a folder, and the ledger and the limiters of these judges, whom `total` questions are for.
+    /// Opens the journal of a directory, and the ledger and limiters of these judges. `total`: number of their
+    /// questions.
     pub(super) fn open(members: &[Member<'_>], journal: &Path, budget: &Budget, total: usize) -> Result<Self> {
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -68,7 +70,7 @@ impl Resources {
         Ok(Self { tokio, limiters: limiters(members), state, stopped })
     }
 
-    /// What a client is made in.
+    /// The runtime for clients.
     pub(super) fn runtime(&self) -> &Runtime {
         &self.tokio
     }
@@ -78,8 +80,8 @@ impl Resources {
         self.limiters.get(endpoint(target)).map(Arc::clone)
     }
 
-    /// Waits for everything to be asked, or until the process is asked to stop and what is under way is answered. Then
-    /// everything that was answered is on the disk.
+    /// Runs the judges until all questions are answered, or until the process is asked to stop and requests in flight
+    /// are completed. Then flushes the journal to disk.
     pub(super) fn wait<F: Future<Output = ()>>(&self, asking: impl IntoIterator<Item = F>) -> Result<()> {
         self.tokio.block_on(async {
             let mut all = pin!(join_all(asking));
@@ -88,7 +90,7 @@ impl Resources {
                 tokio::select! {
                     _ = &mut all => return,
                     _ = ticks.tick() => {
-                        // The caller notices between two answers; the next one may be an hour away.
+                        // The caller would only notice at the next answer, which may be an hour away.
                         if shutdown::requested() {
                             self.stop(Error::Interrupted);
                         }
@@ -101,7 +103,7 @@ impl Resources {
         state.stop.take().map_or(Ok(()), Err)
     }
 
-    /// The journal's reply with this id.
+    /// The reply with this id in the journal, if there is one.
     pub(super) fn reply(&self, id: &str) -> Result<Option<Reply>> {
         self.state().journal.reply(id)
     }
@@ -111,12 +113,12 @@ impl Resources {
         self.state().journal.contains(id)
     }
 
-    /// Counts a reply that was in the journal.
+    /// Counts the cost of a reply that was already in the journal.
     pub(super) fn count(&self, judge: usize, bound: &Bound, usage: Option<Usage>) {
         self.state().ledger.settle(judge, bound, usage);
     }
 
-    /// Reserves the bound of a request, or stops the asking. Whether it may be made.
+    /// Reserves the bound of a request. Returns false, and stops all judges, if it exceeds the budget.
     pub(super) fn reserve(&self, judge: usize, bound: &Bound) -> bool {
         let mut state = self.state();
         if state.stop.is_some() {
@@ -132,12 +134,12 @@ impl Resources {
         false
     }
 
-    /// Gives a reservation back.
+    /// Releases a reservation.
     pub(super) fn release(&self, judge: usize, bound: &Bound) {
         self.state().ledger.release(judge, bound);
     }
 
-    /// Writes down what a reserved request was answered with and settles it: returns what is charged.
+    /// Journals the reply to a reserved request and settles the reservation. Returns the charge.
     pub(super) fn settle(&self, judge: usize, bound: &Bound, entry: &Entry) -> Result<Usage> {
         let mut state = self.state();
         state.ledger.release(judge, bound);
@@ -145,34 +147,34 @@ impl Resources {
         Ok(state.ledger.settle(judge, bound, entry.reply.usage))
     }
 
-    /// A question has a reply.
+    /// Counts an answered question.
     pub(super) fn answered(&self) {
         self.state().answered += 1;
     }
 
-    /// What was spent on all judges.
+    /// Total cost of all judges so far.
     pub(super) fn total_cost(&self) -> Cost {
         self.state().ledger.total()
     }
 
-    /// What was spent on a judge, and its replies whose count of tokens was not believed.
+    /// Cost of a judge so far, and the number of its replies with an implausible token count.
     pub(super) fn account(&self, judge: usize) -> (Cost, i64) {
         let state = self.state();
         (state.ledger.cost(judge), state.ledger.implausible(judge))
     }
 
-    /// Asks nothing new, and says why in the end. The first reason counts.
+    /// Stops sending requests. Only the first reason is kept.
     pub(super) fn stop(&self, error: Error) {
         self.state().stop.get_or_insert(error);
         self.stopped.send_replace(true);
     }
 
-    /// Whether nothing new is asked.
+    /// Whether new requests are no longer permitted.
     pub(super) fn is_stopped(&self) -> bool {
         *self.stopped.borrow()
     }
 
-    /// What a wait results in; `None` as soon as nothing new is asked.
+    /// Waits for a future; `None` if new requests are stopped before it completes.
     pub(super) async fn unless_stopped<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
         let mut stopped = self.stopped.subscribe();
         tokio::select! {
@@ -191,7 +193,7 @@ fn endpoint(target: &Target) -> &str {
     target.url.trim_end_matches('/')
 }
 
-/// One limiter for each endpoint: of the limits of several judges on one, the strictest hold.
+/// One limiter per endpoint; if several judges use the same endpoint, the strictest limits apply.
 fn limiters(members: &[Member<'_>]) -> BTreeMap<String, Arc<Limiter>> {
     let mut limits: BTreeMap<String, JudgeLimits> = BTreeMap::new();
     for member in members {

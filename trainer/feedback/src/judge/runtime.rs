@@ -1,4 +1,4 @@
-//! A judge of the spec, resolved (IO: it reads the environment and the lexicon): who is asked, where, with which key.
+//! A resolved judge of the spec (IO: reads the environment and the lexicon): its model, endpoint and key.
 
 use std::path::Path;
 
@@ -14,23 +14,23 @@ use crate::measure::Vader;
 use crate::text::tokenizer::has_chat_template;
 use crate::{Error, Result};
 
-/// A judge that can be asked.
+/// A judge that is ready to be asked.
 #[derive(Debug)]
 pub struct JudgeRuntime {
-    /// The judge as written.
+    /// The judge as specified.
     pub spec: Judge,
     /// Its spec field, for messages: `spec.judges[0]`.
     pub field: String,
-    /// How it is asked.
+    /// Its prompt.
     pub prompt: JudgePrompt,
-    /// Who answers.
+    /// Its backend.
     pub backend: Backend,
-    /// What a question's id says about who is asked: it changes when another model would answer, and does not when the
-    /// same model is served from another port.
+    /// Identifies the answering model in question ids: it changes if another model would answer, but not if the same
+    /// model is served at another port.
     pub identity: String,
 }
 
-/// Who answers.
+/// What produces the answers.
 #[derive(Debug)]
 pub enum Backend {
     /// An OpenAI-compatible server.
@@ -39,16 +39,16 @@ pub enum Backend {
     Lexicon(Vader),
 }
 
-/// An endpoint to ask.
+/// An endpoint.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Base URL including the version.
     pub url: String,
-    /// Model to name in requests.
+    /// Name of the model in requests.
     pub model: String,
     /// Key to send.
     pub key: Option<Secret>,
-    /// The run's time, for a server that was started for this run: each start of it would have another one.
+    /// The run's time, for a server that was started for this run, so that a restart does not change it.
     pub time: Option<DateTime>,
 }
 
@@ -88,7 +88,7 @@ impl JudgeRuntime {
         Ok(Self { spec: judge.clone(), field, prompt, backend, identity })
     }
 
-    /// The model or word list, for reports: as it was written, without a path of this machine.
+    /// The model or word list for reports: as specified, without a local path.
     pub fn model_name(&self) -> String {
         match (&self.spec.endpoint, &self.spec.model, &self.spec.lexicon) {
             (Some(endpoint), ..) => endpoint.model.clone(),
@@ -99,8 +99,8 @@ impl JudgeRuntime {
     }
 }
 
-/// Refuses to ask a model for a conversation that it has no chat template for. Where its folder is another container's, its
-/// server says so.
+/// Rejects conversations for a model without a chat template. If its directory is in another container, its server
+/// checks this.
 fn check_template(judge: &Judge, field: &str, folder: &Path) -> Result<()> {
     if judge.api == JudgeApi::Completion || !folder.is_dir() || has_chat_template(folder)? {
         return Ok(());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_served_model_is_known_by_its_digest_and_not_by_its_port() {
+    fn a_served_model_is_identified_by_its_digest_not_its_port() {
         let judge = resolve(serde_json::json!({"name": "j", "model": {"uri": "hf://org/m"}})).unwrap();
         assert_eq!(judge.identity, "model sha256:1");
         assert!(matches!(&judge.backend, Backend::Endpoint(t) if t.url == "http://127.0.0.1:1/v1"));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn two_kinds_of_judge_in_one_are_refused() {
+    fn a_judge_with_two_backends_is_rejected() {
         let both =
             serde_json::json!({"name": "j", "lexicon": {"uri": "x"}, "endpoint": {"url": "http://x", "model": "m"}});
         assert!(resolve(both).unwrap_err().to_string().contains("exactly one of"));

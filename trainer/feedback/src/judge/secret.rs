@@ -1,22 +1,23 @@
-//! An API key, and texts without it. Computes only.
+//! An API key, and its removal from texts. Computes only.
 
 use std::sync::Arc;
 
-/// What stands for the key.
+/// Replacement for the key.
 const SHOWN: &str = "[key]";
-/// Bytes below which a key is no secret: servers without authentication are given "EMPTY" or "none", and the words of an
-/// answer may be equal to it.
+/// Minimum length of a key that is treated as secret, in bytes: servers without authentication get "EMPTY" or "none",
+/// which may occur as a word in an answer.
 const LEAST_BYTES: usize = 8;
-/// Characters that base64 is written with, in both alphabets.
+/// Characters of base64, in both alphabets.
 const BASE64: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// An API key. It is shown nowhere: not in a log, an error or a debug print.
+/// An API key. It never appears in a log, an error or debug output.
 #[derive(Clone)]
 pub struct Secret {
     key: String,
-    /// Lower-case forms that are looked for in any case, longest first: the key itself, percent-encoded, in hexadecimal.
+    /// Lower-case forms that are searched ignoring case, longest first: the key itself, percent-encoded, in
+    /// hexadecimal.
     any_case: Arc<[String]>,
-    /// What any text that holds the key has within it when it is encoded in base64, one for each place in three bytes.
+    /// Base64 substrings of any encoded text that contains the key, one per alignment to three bytes.
     base64: Arc<[String]>,
 }
 
@@ -35,13 +36,13 @@ impl Secret {
         Self { key, any_case: any_case.into(), base64: base64.into() }
     }
 
-    /// The value of the header `Authorization`.
+    /// The value of the `Authorization` header.
     pub(super) fn bearer(&self) -> String {
         format!("Bearer {}", self.key)
     }
 
-    /// A text without the key: as it is, in upper or lower case, percent-encoded, in hexadecimal, or within anything that
-    /// is encoded in base64 (the header, say). A key of fewer than eight bytes is no secret and stays.
+    /// Removes the key from a text: verbatim in any case, percent-encoded, in hexadecimal, or within anything encoded
+    /// in base64 (such as the header). Keys of fewer than eight bytes are not removed.
     pub fn redact(&self, text: &str) -> String {
         let mut text = self.any_case.iter().fold(text.to_owned(), |text, needle| without(&text, needle));
         for core in self.base64.iter() {
@@ -57,7 +58,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The text without a needle in any (ASCII) case.
+/// Replaces a needle, ignoring ASCII case.
 fn without(text: &str, needle: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let (mut out, mut from) = (String::with_capacity(text.len()), 0);
@@ -69,7 +70,7 @@ fn without(text: &str, needle: &str) -> String {
     out + &text[from..]
 }
 
-/// The text without each run of base64 that a core is part of.
+/// Replaces each run of base64 that contains `core`.
 fn without_base64(text: &str, core: &str) -> String {
     let of_run = |c: char| c.is_ascii_alphanumeric() || "+/-_=".contains(c);
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
@@ -82,7 +83,8 @@ fn without_base64(text: &str, core: &str) -> String {
     out + rest
 }
 
-/// The characters of base64 that depend on `bytes` alone when `before` bytes (0 to 2) of the same three come before them.
+/// The base64 characters that depend only on `bytes`, if they are preceded by `before` bytes (0 to 2) of the same group
+/// of three.
 fn base64_within(bytes: &[u8], before: usize) -> String {
     let padded: Vec<u8> = std::iter::repeat_n(0, before).chain(bytes.iter().copied()).collect();
     let bits = |at: usize| -> u8 {
@@ -90,7 +92,7 @@ fn base64_within(bytes: &[u8], before: usize) -> String {
         let pair = u16::from(padded[byte]) << 8 | u16::from(padded.get(byte + 1).copied().unwrap_or_default());
         ((pair >> (10 - shift)) & 0x3f) as u8
     };
-    // The first whole character after the bytes before, and the last before the bytes after.
+    // The first character that contains no bits of the bytes before, and the last without bits of the bytes after.
     let (first, last) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
     (first..last).map(|at| char::from(BASE64[usize::from(bits(at))])).collect()
 }
@@ -111,7 +113,7 @@ mod tests {
     const KEY: &str = "sk-SECRET+KEY/abcdef0123456789";
 
     #[test]
-    fn a_key_is_taken_out_in_every_form_that_a_server_may_repeat_it_in() {
+    fn a_key_is_removed_in_every_encoding() {
         let secret = Secret::new(KEY);
         // python: base64.b64encode(b"Bearer " + key), b64encode(key), urlsafe_b64encode(b"u:" + key), key.hex(), quote(key, safe="")
         for form in [
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_a_word_takes_no_word_out_of_an_answer() {
+    fn a_short_key_is_not_removed_from_answers() {
         for key in ["A", "no", "EMPTY", "none"] {
             assert_eq!(Secret::new(key).redact("no, A is EMPTY; none"), "no, A is EMPTY; none");
         }

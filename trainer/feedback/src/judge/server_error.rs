@@ -1,31 +1,32 @@
-//! The error that a server's body tells of, whatever its shape. Computes only.
+//! Extracts the error from a server's response body, in any known format. Computes only.
 //!
-//! OpenAI, vLLM and llama.cpp write an object `error`, TGI and Ollama a text `error`, older vLLM and many proxies a flat
-//! object with `message`, FastAPI a list `detail` whose entries have `loc` and `msg`. Only what these say is taken for the
-//! server's words: an error may repeat the whole request, and the words of a question decide nothing.
+//! OpenAI, vLLM and llama.cpp return an object `error`, TGI and Ollama a string `error`, older vLLM and many proxies a
+//! flat object with `message`, FastAPI a list `detail` whose entries have `loc` and `msg`. Only these fields are
+//! interpreted: an error may repeat the whole request, and the words of a question must not influence the
+//! classification.
 
 use serde_json::Value;
 
 use super::body::Body;
 
-/// Characters of an excerpt.
+/// Maximum characters of an excerpt.
 const EXCERPT: usize = 300;
 
-/// An error.
+/// An error reported by a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerError {
-    /// Whether the body is an error by its own word.
+    /// Whether the body is an error response.
     pub present: bool,
-    /// The parameter of the request that it is about, where it names one: `max_tokens`.
+    /// The parameter of the request that the error is about, such as `max_tokens`; empty if it names none.
     pub parameter: String,
-    /// Code, type and message, in lower case, to look for words.
+    /// Code, type and message in lower case, for classification.
     pub words: String,
-    /// What is shown.
+    /// The text to show.
     pub text: String,
 }
 
 impl ServerError {
-    /// Reads the error of a body.
+    /// Extracts the error of a body.
     pub fn read(body: &Body) -> Self {
         let Some(json) = &body.json else {
             let words = body.text.chars().take(2000).collect::<String>().to_lowercase();
@@ -40,7 +41,7 @@ impl ServerError {
         }
         if let Some(details) = json["detail"].as_array().filter(|d| d.iter().any(|d| d["msg"].is_string())) {
             let messages: Vec<String> = details.iter().map(|d| part(&d["msg"])).collect();
-            // `loc` is the way to the field: ["body", "max_tokens"], ["body", "messages", 0, "content"].
+            // `loc` is the path of the field: ["body", "max_tokens"], ["body", "messages", 0, "content"].
             let parameter = part(&details[0]["loc"][1]);
             return Self::of(&[&details[0]["type"]], &parameter, &messages.join("; "));
         }
@@ -49,7 +50,7 @@ impl ServerError {
             Some(message) if json["choices"].is_null() => {
                 Self::of(&[&json["code"], &json["type"]], &part(&json["param"]), &message)
             }
-            // A shape that nobody knows: it is shown, and not looked through.
+            // An unknown format: shown, but not interpreted.
             _ => Self { text: excerpt(&body.text), ..Self::default() },
         }
     }
@@ -64,12 +65,12 @@ impl ServerError {
         Self { present: true, parameter: parameter.to_lowercase(), words, text }
     }
 
-    /// Whether one of these words is in code, type or message.
+    /// Whether code, type or message contain one of these words.
     pub fn has(&self, words: &[&str]) -> bool {
         words.iter().any(|w| self.words.contains(w))
     }
 
-    /// The account is empty.
+    /// Whether the quota is exhausted.
     pub fn is_quota(&self) -> bool {
         self.present
             && self.has(&[
@@ -83,12 +84,12 @@ impl ServerError {
             ])
     }
 
-    /// The question was refused for its content.
+    /// Whether a content filter rejected the question.
     pub fn is_content_filter(&self) -> bool {
         self.has(&["content_filter", "content_policy", "content policy", "content management policy", "responsibleai"])
     }
 
-    /// The question is longer than the model takes. Such a message often names `max_tokens` too.
+    /// Whether the question is too long for the model. Such a message often mentions `max_tokens` too.
     pub fn is_too_long(&self) -> bool {
         self.has(&[
             "context_length",
@@ -104,7 +105,7 @@ impl ServerError {
         ])
     }
 
-    /// A parameter of the request is not taken, from whatever question.
+    /// Whether the server rejects a parameter, whatever the question.
     pub fn is_protocol(&self) -> bool {
         const PARAMETERS: [&str; 5] =
             ["max_tokens", "max_completion_tokens", "temperature", "logprobs", "top_logprobs"];
@@ -121,7 +122,7 @@ impl ServerError {
     }
 }
 
-/// A text or a number, as text.
+/// A string or a number, as text.
 fn part(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -130,7 +131,7 @@ fn part(value: &Value) -> String {
     }
 }
 
-/// The beginning of a text on one line, without mark-up.
+/// The beginning of a text on one line, without markup.
 pub fn excerpt(text: &str) -> String {
     let mut plain = String::new();
     let mut tag = false;
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_body_repeats_of_the_request_decides_nothing() {
+    fn repeated_parts_of_the_request_are_not_interpreted() {
         for body in [
             r#"{"detail": [{"loc": ["body", "messages"], "msg": "bad", "input": "logprobs insufficient_quota content_filter"}]}"#,
             r#"{"error": {"message": "bad", "request": {"logprobs": true, "max_tokens": 4}}}"#,
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_is_no_error_whatever_else_it_holds() {
+    fn a_completion_is_not_an_error_whatever_other_fields_it_has() {
         assert!(!error(r#"{"choices": [{"text": "A"}], "message": "ok"}"#).present);
         assert!(!error(r#"{"choices": [{"text": "A"}], "error": null}"#).present);
     }

@@ -1,5 +1,5 @@
-//! Asking one endpoint many questions (IO): what is in the journal is not asked again, what is new is asked within the limits
-//! and the budget, and every reply is written down before it is used.
+//! Asks one endpoint many questions (IO): questions in the journal are not asked again, new ones are asked within the
+//! limits and the budget, and every reply is journalled before it is used.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,14 +24,14 @@ use super::{log_probs, reading};
 use crate::backoff::{PATIENCE, backoff};
 use crate::{Error, Result};
 
-/// Questions that are asked before all others: one alone, which finds out how the server wants to be asked, then some that
-/// show whether its replies are worth their price.
+/// Sizes of the first batches: a single question to learn the server's dialect, then some to check whether its replies
+/// are usable.
 const LEAD: [usize; 2] = [1, 7];
-/// So many questions in a row that the server could not get through, and it is the server's fault (or as many as are asked
-/// at once, if that is more).
+/// After this many consecutive questions that the server could not process, the server is considered faulty (or after
+/// as many as are asked concurrently, if that is more).
 const BROKEN_IN_A_ROW: usize = 4;
 
-/// All questions to one judge behind an endpoint, from the first to the last.
+/// All questions to a judge behind an endpoint.
 pub(super) struct Session<'a> {
     resources: &'a Resources,
     /// Its index in the ledger.
@@ -47,21 +47,21 @@ pub(super) struct Session<'a> {
 
 struct State {
     answers: Answers,
-    /// How the server is asked, as far as it is known.
+    /// The server's dialect as known so far.
     dialect: Dialect,
-    /// Questions in a row that the server could not get through.
+    /// Consecutive questions that the server could not process.
     broken: usize,
 }
 
-/// A turn that is not answered yet, with its id.
+/// A turn without a reply, with its id.
 struct Next {
     turn: Turn,
     id: String,
 }
 
 impl<'a> Session<'a> {
-    /// A session of the judge that is number `judge` of the resources, about the questions of a plan. Questions whose replies
-    /// are in the journal are answered by it.
+    /// A session for the questions of a plan. `judge`: the judge's index in the resources. Questions whose replies are
+    /// in the journal are answered from it.
     pub(super) fn open(
         resources: &'a Resources,
         judge: usize,
@@ -82,12 +82,12 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// Questions that are answered.
+    /// Number of answered questions.
     pub(super) fn answered(&self) -> usize {
         self.state().answers.verdicts.iter().flatten().count()
     }
 
-    /// Answers every question that is not answered yet, and calls `progress` after each answer.
+    /// Asks every question without an answer, and calls `progress` after each answer.
     pub(super) async fn ask_all(&self, progress: &dyn Fn()) {
         let concurrency = self.runtime.spec.limits.concurrency.max(1) as usize;
         let mut pending: Vec<usize> = {
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
         };
         for count in LEAD.into_iter().chain([usize::MAX]) {
             let part: Vec<usize> = pending.drain(..count.min(pending.len())).collect();
-            // After a stop nothing new goes out, but what is under way is waited for: it is paid for.
+            // After a stop no new requests are sent, but those in flight are completed, as they are paid for.
             let asked = part.iter().map(|i| async { (*i, self.ask(*i).await) });
             let mut asked = futures::stream::iter(asked).buffer_unordered(concurrency);
             while let Some((i, answer)) = asked.next().await {
@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The answers. An error if the judge gave none that can be used, and could not be reached for one.
+    /// The answers. An error if the judge could not be reached and there is no usable answer.
     pub(super) fn finish(self) -> Result<Answers> {
         let answers = self.state.into_inner().unwrap_or_else(PoisonError::into_inner).answers;
         match &answers.failed {
@@ -119,7 +119,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes what the journal has: whole questions are answered by it, and the first turns of others are counted.
+    /// Reads the journal: questions with all replies are answered from it; the replies of others are counted.
     fn replay(&self) -> Result<()> {
         for (i, planned) in self.plan.questions.iter().enumerate().filter(|(_, q)| self.resources.is_answered(&q.id)) {
             let question = self.runtime.prompt.question(planned, self.items)?;
@@ -145,7 +145,7 @@ impl<'a> Session<'a> {
         Some(Next { id: wire::request_id(&turn, &self.runtime.identity, prompt.api), turn })
     }
 
-    /// Asks a question, turn by turn, until there is an answer. `None` if the asking was stopped.
+    /// Asks a question, turn by turn, until there is an answer; `None` if asking was stopped.
     async fn ask(&self, index: usize) -> Option<Answer> {
         let question = self.or_stop(self.runtime.prompt.question(&self.plan.questions[index], self.items))?;
         let mut replies = Vec::new();
@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
         Some(Answer::Verdict(verdict))
     }
 
-    /// Sends a turn until there is a reply, or an answer without one. `None` if the asking was stopped.
+    /// Sends a turn until there is a reply, or a final answer without one; `None` if asking was stopped.
     async fn send(&self, question: &Question, next: &Next, number: usize) -> Option<Result<Reply, Answer>> {
         let bound = bound(&next.turn);
         if !self.resources.reserve(self.judge, &bound) {
@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
                     return self.settle(question, next, &bound, Reply { dialect, ..*reply }, number).map(Ok);
                 }
                 AttemptOutcome::Rewrite(other, why) => {
-                    // No attempt of the question's: each rewriting takes something away, so there are few.
+                    // Does not count as an attempt: each new dialect omits something, so there are few.
                     self.rewrite(dialect, other, &why);
                     continue;
                 }
@@ -231,7 +231,7 @@ impl<'a> Session<'a> {
         self.exhausted(last.0, last.1).map(Err)
     }
 
-    /// The server wants to be asked otherwise than in `from`. Another question may have found that out before.
+    /// Switches from dialect `from` to `next`, unless another question has changed it already.
     fn rewrite(&self, from: Dialect, next: Dialect, why: &str) {
         let mut state = self.state();
         if state.dialect == from {
@@ -240,7 +240,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Every attempt failed, or the asking was stopped.
+    /// Handles a question whose attempts all failed, or whose asking was stopped.
     fn exhausted(&self, fault: Fault, why: String) -> Option<Answer> {
         if self.resources.is_stopped() {
             return None;
@@ -257,7 +257,7 @@ impl<'a> Session<'a> {
         Some(Answer::Failed(why))
     }
 
-    /// Writes a reply to turn number `number` down and counts it. `None` if it cannot be written.
+    /// Journals the reply to turn `number` and counts its cost; `None` if it cannot be written.
     fn settle(&self, question: &Question, next: &Next, bound: &Bound, reply: Reply, number: usize) -> Option<Reply> {
         let entry = Entry {
             id: next.id.clone(),
@@ -273,7 +273,7 @@ impl<'a> Session<'a> {
         Some(entry.reply)
     }
 
-    /// Notes a reply to turn number `number`.
+    /// Records the reply to turn `number`.
     fn heard(&self, id: &str, reply: &Reply, number: usize) {
         let answers = &mut self.state().answers;
         answers.heard(reply);
@@ -282,8 +282,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Counts the reply to the last turn of a question: its verdict, and why no label can be read from it, if so. A reply that is
-    /// all certainty counts as such: one of them may be right, but nothing else is what a server without probabilities gives.
+    /// Reads the reply to the last turn of a question: the verdict, and why it has no label, if so. Replies with only
+    /// certain probabilities count as unusable for the tripwire: one of them may be genuine, but a server without
+    /// probabilities returns nothing else.
     fn read(&self, reply: &Reply) -> (Verdict, Option<&'static str>) {
         let prompt = &self.runtime.prompt;
         let verdict = reading::read(prompt, reply);
@@ -297,7 +298,7 @@ impl<'a> Session<'a> {
         (verdict, unusable)
     }
 
-    /// Stops before much is paid for what cannot become a label.
+    /// Counts an unusable reply, and stops the judge before many of them are paid for.
     fn count_unusable(&self, why: &str, reply: Option<&str>) {
         let sprung = self.state().answers.tripwire.unusable(why, reply, self.plan.questions.len());
         if let Some(sprung) = sprung {
@@ -309,7 +310,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A value, or `None` after stopping the asking for the error.
+    /// The value, or `None` after stopping because of the error.
     fn or_stop<T>(&self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.resources.stop(error)).ok()
     }

@@ -5,7 +5,7 @@ use super::words::{lowered, words};
 /// Words between a statement and its answer.
 pub(super) const VERBS: [&str; 8] =
     [" is ", " choose ", " pick ", " select ", " prefer ", " goes to ", " go with ", " vote for "];
-/// Words before a statement that change nothing of it.
+/// Words before a statement that do not change its meaning.
 const FILLERS: [&str; 22] = [
     "so",
     "thus",
@@ -30,7 +30,7 @@ const FILLERS: [&str; 22] = [
     "finally",
     "clearly",
 ];
-/// What states a verdict wherever it stands.
+/// Phrases that state a verdict anywhere in a text.
 const STRONG: [&str; 26] = [
     "better response",
     "better answer",
@@ -59,7 +59,7 @@ const STRONG: [&str; 26] = [
     "choose",
     "prefer",
 ];
-/// What states one at the end of a text, and may be about something else before it.
+/// Phrases that state a verdict at the end of a text; earlier they may be about something else.
 const WEAK: [&str; 10] = [
     "answer",
     "choice",
@@ -72,24 +72,24 @@ const WEAK: [&str; 10] = [
     "preference goes to",
     "point goes to",
 ];
-/// Words that leave a statement open.
+/// Words that make a statement conditional or open.
 const OPEN: [&str; 15] = [
     "if", "whether", "unless", "might", "may", "could", "would", "should", "when", "assuming", "suppose", "perhaps",
     "maybe", "some", "others",
 ];
-/// Words that deny one.
+/// Words that deny a statement.
 const DENY: [&str; 5] = ["not", "never", "cannot", "neither", "nor"];
-/// Interjections that take back what was said when they are all of a clause: "Actually, no".
+/// Interjections that retract what was said if they form a clause of their own: "Actually, no".
 const HALTS: [&str; 4] = ["wait", "actually", "no", "correction"];
-/// What may come before one of them.
+/// Words that may precede such an interjection.
 const SIGHS: [&str; 8] = ["but", "and", "hmm", "oh", "well", "or", "ah", "sorry"];
-/// Words that no sentence ends with.
+/// Words that cannot end a sentence.
 const DANGLING: [&str; 14] =
     ["than", "over", "is", "the", "to", "and", "or", "of", "versus", "with", "by", "that", "choose", "prefer"];
-/// Words of a line that says itself which answer is the better one.
+/// Words of a line that itself states which answer is better.
 const COMPARISONS: [&str; 9] =
     ["better", "best", "worse", "worst", "winner", "wins", "prefer", "preferred", "superior"];
-/// Beginnings of a clause that takes back what was said.
+/// Beginnings of a clause that retracts what was said.
 const RETRACTIONS: [&str; 17] = [
     "on reflection",
     "on further reflection",
@@ -110,20 +110,20 @@ const RETRACTIONS: [&str; 17] = [
     "let me reconsider",
 ];
 
-/// Whether the words of a sentence before its answer state that it is the verdict. All of them do, or, in the last sentence of
-/// a text, those of its last clause: "B is short, so the better answer is A.". `begun`: how the sentence began in lines above,
-/// which may leave it open or deny it.
+/// Whether the words of a sentence before its answer state that it is the verdict: all of them together or, in the last
+/// sentence of a text, those of its last clause: "B is short, so the better answer is A.". `begun`: the beginning of
+/// the sentence on earlier lines, which may deny it or make it conditional.
 pub(super) fn states(before: &str, begun: &str, last: bool) -> bool {
     let words = lowered(before);
     let clause = if last { words.rsplit([',', ';', '\u{2014}']).next().unwrap_or_default() } else { &words };
     let all = lowered(begun) + " " + &words;
     let each = all.split(|c: char| !c.is_alphanumeric() && c != '\'');
     let open = denies_in(each.clone()) || each.into_iter().any(|word| OPEN.contains(&word));
-    // "The answer is B." may be about the question that was asked; at the end of a text it is not.
+    // "The answer is B." may be about the question that was judged; at the end of a text it is the verdict.
     !open && (is_statement(clause, &STRONG) || (last && is_statement(clause, &WEAK)))
 }
 
-/// Whether words are a statement and fillers before it.
+/// Whether words consist of a statement, optionally with fillers before it.
 fn is_statement(words: &str, statements: &[&str]) -> bool {
     let words: Vec<&str> = self::words(words).collect();
     let words = words.strip_suffix(&["is"]).unwrap_or(&words);
@@ -133,20 +133,21 @@ fn is_statement(words: &str, statements: &[&str]) -> bool {
     })
 }
 
-/// Whether one of the words, in lower case, denies what is said.
+/// Whether one of the words, in lower case, is a denial.
 pub(super) fn denies_in<'w>(mut words: impl Iterator<Item = &'w str>) -> bool {
     words.any(|word| DENY.contains(&word) || word.ends_with("n't"))
 }
 
-/// Whether a sentence takes back what was said before it: at its start, or in a clause of its own. The same words within a
-/// sentence are about something else: "It actually answers the question.". `begun`: whether the sentence began in lines above.
+/// Whether a sentence retracts what was said before it: at its start, or in a clause of its own. Within a sentence the
+/// same words are about something else: "It actually answers the question.". `begun`: whether the sentence began on an
+/// earlier line.
 pub(super) fn retracts(sentence: &str, begun: bool) -> bool {
     let sentence = lowered(sentence);
     let clauses = sentence.split([',', ';', ':', '\u{2014}', '\u{2013}', '\u{2026}']);
     clauses.enumerate().any(|(at, clause)| {
         let words: Vec<&str> = words(clause).skip_while(|word| SIGHS.contains(word)).collect();
         let only_halts = !words.is_empty() && words.iter().all(|word| HALTS.contains(word));
-        // A list may name these: "grammar, correction, no errors".
+        // They may also be items of a list: "grammar, correction, no errors".
         let halts = only_halts && (at == 0 || words.iter().any(|word| ["wait", "actually"].contains(word)));
         let begins = at == 0 && !begun && words.first().is_some_and(|word| ["wait", "actually"].contains(word));
         let has_begin = |start: &str| start.split(' ').eq(words.iter().copied().take(start.split(' ').count()));
@@ -154,8 +155,8 @@ pub(super) fn retracts(sentence: &str, begun: bool) -> bool {
     })
 }
 
-/// Whether a sentence goes on behind the end of a line. `apart`: whether a blank line follows. `bare`: whether the next line
-/// is an answer and nothing else, which cannot be told from the end of a sentence that was wrapped.
+/// Whether a sentence continues on the next line. `apart`: whether a blank line follows. `bare`: whether the next line
+/// is only an answer, which may also be the end of a wrapped sentence.
 pub(super) fn goes_on(line: &str, next: &str, apart: bool, bare: bool) -> bool {
     let item = next.starts_with(['-', '*', '+', '#', '|']) && !next.starts_with("**");
     let heading = line.starts_with(['#', '|']) || (line.starts_with("**") && line.ends_with("**"));
@@ -167,7 +168,8 @@ pub(super) fn goes_on(line: &str, next: &str, apart: bool, bare: bool) -> bool {
     }
     let last = end.rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
     if bare {
-        // An answer of its own below a line without a full stop, unless that line cannot end there or says which is better.
+        // An answer on a line of its own is separate, unless the line before has no full stop and cannot end there, or
+        // says which is better.
         let listed = line.starts_with(['-', '*', '+']);
         let of_verdicts = line.split(|c: char| !c.is_alphanumeric()).any(|word| COMPARISONS.contains(&word));
         return DANGLING.contains(&last.as_str())
@@ -177,7 +179,7 @@ pub(super) fn goes_on(line: &str, next: &str, apart: bool, bare: bool) -> bool {
     DANGLING.contains(&last.as_str()) || (next.starts_with(char::is_lowercase) && !apart)
 }
 
-/// The sentences of a line.
+/// Splits a line into sentences.
 pub(super) fn sentences(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! An audit as people and programs see it: named numbers and sections of the report. Computes only.
+//! Presents an audit: named numbers for programs, and sections of the report. Computes only.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use crate::data::{Content, id};
 use crate::measure::Estimate;
 use crate::report::{Number, Sample, SampleScore, Section, decimal};
 
-/// Labelled pairs that a report shows.
+/// Number of labelled pairs shown in a report.
 const SAMPLES: usize = 12;
-/// Reasons that a report shows.
+/// Number of reasons shown in a report.
 const REASONS: usize = 20;
-/// Share of pairs in conflict that a report has a notice of: what tossing a coin gives.
+/// Fraction of pairs in conflict above which a report has a notice: the rate of random verdicts.
 const NOTICED_CONFLICTS: f64 = 0.5;
 
-/// Biases under stable names: value, and the ends of its interval as `<name>_low` and `<name>_high`. Those of the only judge; of
-/// several, those of the labels that they give together.
+/// Biases under stable names: the value, and the ends of its interval as `<name>_low` and `<name>_high`. Those of the
+/// only judge or, with several, those of their combined labels.
 pub fn bias(audit: &PanelAudit) -> BTreeMap<String, String> {
     audit.alone().map_or_else(|| bias_of_length(&audit.length), bias_of)
 }
 
-/// Agreement under stable names, as [`bias`]: of the only judge with itself, or of several with each other.
+/// Agreement under stable names, in the same form: of the only judge with itself, or of several with each other.
 pub fn agreement(audit: &PanelAudit) -> BTreeMap<String, String> {
     if let Some(alone) = audit.alone() {
         return agreement_of(alone);
@@ -34,7 +34,7 @@ pub fn agreement(audit: &PanelAudit) -> BTreeMap<String, String> {
     out
 }
 
-/// The numbers of each judge where there are several: `judges.<name>.<number>`.
+/// The numbers of each judge if there are several: `judges.<name>.<number>`.
 pub fn of_each_judge(audit: &PanelAudit) -> BTreeMap<String, String> {
     if audit.judges.len() < 2 {
         return BTreeMap::new();
@@ -96,7 +96,8 @@ fn put(out: &mut BTreeMap<String, String>, name: &str, estimate: Option<Estimate
     }
 }
 
-/// The sections about the records, `train` and `validation` of them, and about the judges, and samples of what they labelled.
+/// The sections about the records (`train` and `validation` of them), about the judges, and with samples of labelled
+/// pairs.
 pub fn sections(
     audit: &PanelAudit,
     judged: &PanelJudgements,
@@ -129,7 +130,7 @@ pub fn sections(
     sections
 }
 
-/// A title, with the name of the judge where there are several.
+/// A title, with the judge's name if there are several judges.
 fn titled(title: &str, name: &str, audit: &PanelAudit) -> String {
     if audit.judges.len() > 1 { format!("{title}: {name}") } else { title.to_owned() }
 }
@@ -146,7 +147,7 @@ fn order_decides(title: &str, rate: Estimate) -> Section {
     }
 }
 
-/// How far each two judges agree.
+/// The agreement of each pair of judges.
 fn agreements(audit: &PanelAudit) -> Section {
     let interval = |e: Option<Estimate>, scale: f64| {
         e.map_or_else(String::new, |e| {
@@ -170,7 +171,7 @@ fn agreements(audit: &PanelAudit) -> Section {
     }
 }
 
-/// The most frequent reasons first, and how many have another: a server may give each question one of its own.
+/// The most frequent reasons first, then the number of others: a server may give each question a different reason.
 fn reasons(reasons: &BTreeMap<String, i64>) -> Vec<Vec<String>> {
     let mut sorted: Vec<(&String, i64)> = reasons.iter().map(|(why, n)| (why, *n)).collect();
     sorted.sort_by_key(|(_, n)| -n);
@@ -183,7 +184,7 @@ fn reasons(reasons: &BTreeMap<String, i64>) -> Vec<Vec<String>> {
     rows
 }
 
-/// Why there is not one record, with counts.
+/// Explains with counts why there are no records at all.
 pub fn nothing_labelled(audit: &PanelAudit, judged: &PanelJudgements, counts: &BTreeMap<String, i64>) -> String {
     if judged.outcomes.is_empty() {
         let n = |name: &str| counts.get(name).copied().unwrap_or_default();
@@ -221,7 +222,7 @@ pub fn nothing_labelled(audit: &PanelAudit, judged: &PanelJudgements, counts: &B
     )
 }
 
-/// What the dataset holds and what is left out of it: the first number is its records.
+/// The section with the numbers of records and of what was skipped.
 fn held(audit: &PanelAudit, records: usize, [train, validation]: [usize; 2]) -> Section {
     let c = &audit.comparisons;
     let rows = [
@@ -353,7 +354,7 @@ fn outcomes(audit: &PanelAudit) -> Section {
     }
 }
 
-/// Pairs drawn by hash, so that they stand for all.
+/// A random selection of pairs, drawn by hash.
 fn samples(records: &[Preference]) -> Section {
     let mut drawn: Vec<&Preference> = records.iter().collect();
     let pair = |r: &Preference| r.provenance.as_ref().map(|p| p.pair_id.clone()).unwrap_or_default();
@@ -380,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_maps_hold_each_estimate_with_its_interval_and_stay_within_the_schemas_bound() {
+    fn maps_contain_each_estimate_with_its_interval() {
         let e = Some(Estimate { value: 0.25, low: 0.2, high: 0.3 });
         let audit = Audit {
             verdicts: BTreeMap::new(),
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn several_judges_have_their_numbers_each_and_their_agreement() {
+    fn each_of_several_judges_has_its_numbers() {
         let e = |value: f64| Some(Estimate { value, low: value - 0.1, high: value + 0.1 });
         let of_judge = |longer| Audit {
             verdicts: BTreeMap::from([("first", 9), ("refused", 1)]),

@@ -1,45 +1,45 @@
-//! Whether a judge is worth asking on. Computes only.
+//! Decides whether a judge is worth asking further. Computes only.
 //!
-//! A reply without a verdict is paid for like any other. One now and then is part of judging, and is counted; a judge that gives
-//! nothing else, or hardly anything else, is stopped before much is paid: at the beginning after a few questions, later after
-//! many in a row, or when nine of ten had none.
+//! A reply without a verdict costs as much as any other. Occasional ones are normal, and are counted; a judge with
+//! hardly any verdicts is stopped early: at the beginning after a few questions, later after many consecutive failures,
+//! or when nine of ten replies have failed.
 
 use std::collections::BTreeMap;
 
-/// So many first replies without a usable one, and the judge is not asked further.
+/// The judge is stopped after this many first replies without a usable one.
 const AT_FIRST: usize = 8;
-/// So many in a row after usable ones. Even of a judge half of whose replies are unusable, which no gate passes, this many in a
-/// row are not to be expected in the largest dataset.
+/// The judge is stopped after this many consecutive unusable replies later on. Even if half of its replies are
+/// unusable, which fails every gate, a run of this length is not expected in the largest dataset.
 const LATER: usize = 64;
-/// So many replies, and a judge most of whose replies have no verdict is not asked further.
+/// From this number of replies on, the rate of unusable ones is checked.
 const SHARE_FROM: usize = 200;
-/// Of these, so many of ten.
+/// The judge is stopped if this many of ten replies are unusable.
 const MOST_OF_TEN: usize = 9;
-/// Characters shown of a reply.
+/// Maximum characters shown of a reply.
 const SHOWN: usize = 200;
-/// Causes named.
+/// Maximum number of causes shown.
 const NAMED: usize = 3;
 
-/// What was replied so far.
+/// Counts of replies so far.
 #[derive(Debug, Default)]
 pub(super) struct Tripwire {
     usable: usize,
     unusable: usize,
-    /// Unusable ones since the last usable one.
+    /// Unusable replies since the last usable one.
     in_a_row: usize,
     causes: BTreeMap<String, usize>,
     example: Option<String>,
 }
 
 impl Tripwire {
-    /// A reply had a verdict.
+    /// Counts a reply with a verdict.
     pub(super) fn usable(&mut self) {
         self.usable += 1;
         self.in_a_row = 0;
     }
 
-    /// A reply had none, because of `cause`; `reply` is what it said. Of `total` questions in all. Returns why the judge is not
-    /// to be asked further, if so.
+    /// Counts a reply without a verdict, because of `cause`; `reply` is its text. `total`: number of all questions.
+    /// Returns the reason to stop the judge, if there is one.
     pub(super) fn unusable(&mut self, cause: &str, reply: Option<&str>, total: usize) -> Option<String> {
         self.unusable += 1;
         self.in_a_row += 1;
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_judge_that_gives_a_verdict_in_one_of_ten_replies_is_stopped_after_two_hundred() {
+    fn a_judge_with_one_verdict_in_ten_replies_is_stopped() {
         let mut wire = Tripwire::default();
         let mut stopped = None;
         for n in 1..1000 {

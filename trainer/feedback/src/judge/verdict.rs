@@ -1,31 +1,31 @@
-//! What a reply means. Computes only.
+//! The meaning of a reply. Computes only.
 //!
-//! First, Second and Tie can become a label; the other kinds are outcomes of their own, each with its counter. A reply is
-//! never asked for again until it reads well: that would select which pairs get a label.
+//! First, Second and Tie can become a label; the other kinds are failures, each with its own counter. Unreadable
+//! replies are not requested again: that would select which pairs get a label.
 
 use crate::measure::sigmoid;
 
-/// What a judge said about one question. First and second are the answers of the judge's `answers`: for a pairwise
-/// question the response shown first and second, for a pointwise one good and bad.
+/// A judge's verdict on one question. First and second refer to the judge's `answers`: in a pairwise question the
+/// response shown first and second, in a pointwise one good and bad.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// The first answer, with its probability when there is one.
+    /// The first answer, with its probability if there is one.
     First(Option<SoftVerdict>),
     /// The second answer.
     Second(Option<SoftVerdict>),
-    /// Neither.
+    /// No preference.
     Tie(Option<SoftVerdict>),
-    /// The reply holds no verdict; why.
+    /// The reply contains no verdict, for this reason.
     Unparsed(&'static str),
-    /// The reply holds two different verdicts.
+    /// The reply contains two different verdicts.
     Ambiguous,
     /// The judge refused to answer.
     Refused,
-    /// The reply was cut off before its verdict.
+    /// The reply was truncated before its verdict.
     Truncated,
-    /// The server withheld the reply, or refused the question, for its content.
+    /// The server withheld the reply, or rejected the question, because of a content filter.
     Filtered,
-    /// No reply came.
+    /// There is no reply.
     TransportFailed,
 }
 
@@ -34,8 +34,8 @@ pub enum Verdict {
 pub struct SoftVerdict {
     /// Log-odds of the first answer against the second, in nats.
     pub log_odds: f64,
-    /// Probability that the judge gave to both answers together: how much of its mind was on the question. None for a
-    /// judge that can say nothing else.
+    /// Total probability of both answers; the rest is on other tokens. None for a judge that cannot answer anything
+    /// else.
     pub mass: Option<f64>,
 }
 
@@ -70,7 +70,7 @@ impl Verdict {
         }]
     }
 
-    /// Probability of the first answer: 1, 0 or 1/2 for a verdict without one; `None` for what is no verdict.
+    /// Probability of the first answer: 1, 0 or 1/2 for a verdict without one; `None` for a failure.
     pub fn probability(&self) -> Option<f64> {
         match self {
             Self::First(Some(s)) | Self::Second(Some(s)) | Self::Tie(Some(s)) => Some(sigmoid(s.log_odds)),
@@ -81,17 +81,18 @@ impl Verdict {
         }
     }
 
-    /// Log-odds of the first answer; `None` without a probability.
+    /// Log-odds of the first answer, in nats; `None` without a probability.
     pub fn log_odds(&self) -> Option<f64> {
         self.soft_part().map(|s| s.log_odds)
     }
 
-    /// Probability of both answers together; `None` if there is none.
+    /// Total probability of both answers; `None` if there is none.
     pub fn mass(&self) -> Option<f64> {
         self.soft_part().and_then(|s| s.mass)
     }
 
-    /// Why it is no label: for each kind that is not First, Second or Tie. `Filtered` and `TransportFailed` say more elsewhere.
+    /// The reason for a failure; `None` for First, Second and Tie. `Filtered` and `TransportFailed` are described in
+    /// more detail elsewhere.
     pub fn cause(&self) -> Option<&'static str> {
         match self {
             Self::First(_) | Self::Second(_) | Self::Tie(_) => None,

@@ -1,11 +1,11 @@
-//! The verdict in a JSON object, or in what was meant as one. Computes only.
+//! Reads the verdict from a JSON object, including malformed ones. Computes only.
 //!
-//! Judges that are asked for JSON leave commas behind, put words around it, or write a fence. What is read is a field whose
-//! name is made for a verdict and whose value is an answer, wherever it is; every such field of a reply has to say the same.
+//! Judges that are asked for JSON leave trailing commas, add text around it, or a code fence. What counts is a field
+//! with one of the names for a verdict whose value is an answer, wherever it is; all such fields of a reply must agree.
 
 use super::verdict_text::{Choice, Reader};
 
-/// Names of fields, without spaces, `_` and `-`.
+/// Field names without spaces, `_` and `-`.
 const NAMES: [&str; 17] = [
     "winner",
     "verdict",
@@ -26,7 +26,7 @@ const NAMES: [&str; 17] = [
     "judgement",
 ];
 
-/// The verdicts of a text's objects, and the text without the objects that gave one: what they quote states nothing.
+/// The verdicts of a text's objects, and the text without these objects, as their strings are not statements.
 pub(super) fn read(text: &str, reader: &Reader<'_>) -> (Vec<Choice>, String) {
     let (mut found, mut rest, mut from) = (Vec::new(), String::new(), 0);
     while let Some(open) = text[from..].find('{').map(|at| from + at) {
@@ -43,7 +43,7 @@ pub(super) fn read(text: &str, reader: &Reader<'_>) -> (Vec<Choice>, String) {
     (found, rest)
 }
 
-/// The length of the object that a text begins with.
+/// The length of the object at the start of a text.
 fn end_of_object(text: &str) -> Option<usize> {
     let mut depth = 0usize;
     for token in (Tokens { rest: text, offset: 0 }) {
@@ -71,14 +71,14 @@ fn fields(object: &str, reader: &Reader<'_>) -> Vec<Choice> {
     tokens.windows(3).filter_map(verdict).collect()
 }
 
-/// A quoted text, or a mark.
+/// A quoted string, or a punctuation mark.
 struct Token<'a> {
     text: &'a str,
     quoted: bool,
     end: usize,
 }
 
-/// The quoted texts of JSON and the marks between them; what else there is counts as a mark of its own.
+/// The quoted strings and punctuation marks of JSON; any other content counts as a mark.
 struct Tokens<'a> {
     rest: &'a str,
     offset: usize,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_named_for_a_verdict_decides_and_no_other() {
+    fn only_a_field_named_for_a_verdict_counts() {
         for reply in [
             r#"{"winner": "A"}"#,
             r#"{"winner": "A", "loser answer": "B",}"#,
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_answer_and_a_field_of_another_name_are_no_verdict() {
+    fn other_values_and_fields_are_not_verdicts() {
         for reply in [
             r#"{"winner": "both"}"#,
             r#"{"winner": 1}"#,

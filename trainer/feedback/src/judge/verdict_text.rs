@@ -1,21 +1,21 @@
-//! The verdict in a text, for judges whose probabilities are not to be had. Computes only.
+//! Reads the verdict from a text, for judges without log-probabilities. Computes only.
 //!
-//! A verdict is read where it is given, and nowhere else. It is given by
+//! A verdict counts only in one of these forms:
 //!
 //! - a text that is an answer and nothing else, or whose last line is;
 //! - a field of a JSON object that is named for it (`verdict_json`);
 //! - a mark made for it: `[[A]]`, `[RESULT] A`, `\boxed{A}`, `<answer>A</answer>`;
 //! - a sentence that states it: "Verdict: A", "The better answer is A.".
 //!
-//! A heading ("Response A:") gives none, nor does an answer that is mentioned within a sentence, nor what a judge says while it
-//! reasons. Verdicts that differ make a reply ambiguous.
+//! A heading ("Response A:"), an answer that is mentioned within a sentence, and text inside reasoning are not
+//! verdicts. Different verdicts make a reply ambiguous.
 
 use super::reasoning::{self, ONLY_REASONING};
 use super::verdict::Verdict;
 use super::words::{lowered, undecorated};
 use super::{mark, statement, verdict_json};
 
-/// What a verdict may be.
+/// A possible verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     First,
@@ -46,10 +46,10 @@ pub fn read_text(text: &str, answers: &[String; 2], pairwise: bool) -> Verdict {
     }
 }
 
-/// Characters of a sentence's beginning that are looked at.
+/// Maximum characters of a sentence's beginning that are examined.
 const MOST_BEGUN: usize = 400;
 
-/// A line, with the beginning of its first sentence where that is in lines above.
+/// A line, with the beginning of its first sentence if that is on earlier lines.
 struct Line<'t> {
     text: &'t str,
     begun: String,
@@ -61,7 +61,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Every verdict that a text gives.
+    /// Every verdict in a text.
     fn verdicts(&self, text: &str) -> Vec<Choice> {
         let (mut found, text) = verdict_json::read(text, self);
         let lines = self.lines(&text);
@@ -69,7 +69,7 @@ impl Reader<'_> {
         if let Some(choice) = self.alone(last.text)
             && last.begun.is_empty()
         {
-            // Two headings, one of them at the end, are no verdict.
+            // Two headings, one of them at the end, are not a verdict.
             found.push(choice);
             found.extend(before.iter().filter_map(|line| self.alone(line.text)));
         }
@@ -78,7 +78,7 @@ impl Reader<'_> {
             .enumerate()
             .flat_map(|(at, line)| statement::sentences(line.text).map(move |sentence| (at, sentence)))
             .collect();
-        // What is taken back, without a word of what holds instead, is as good as both.
+        // A verdict that is retracted without a replacement counts as both answers.
         let both = [Choice::First, Choice::Second];
         let begun = |i: usize| {
             let at = sentences[i].0;
@@ -102,7 +102,7 @@ impl Reader<'_> {
         found
     }
 
-    /// The lines of a text that are not blank. A line that begins with `>` quotes.
+    /// The non-blank lines of a text, without quoted ones, which begin with `>`.
     fn lines<'t>(&self, text: &'t str) -> Vec<Line<'t>> {
         let (mut lines, mut apart): (Vec<Line<'t>>, bool) = (Vec::new(), false);
         for text in text.lines().map(str::trim) {
@@ -113,7 +113,7 @@ impl Reader<'_> {
                 let begun = begun.map_or_else(String::new, |above| {
                     let sentence = statement::sentences(above.text).last().unwrap_or_default();
                     let begun = above.begun.clone() + " " + sentence;
-                    // Of a sentence without end, its end.
+                    // Of a very long sentence, only its end.
                     begun.chars().skip(begun.chars().count().saturating_sub(MOST_BEGUN)).collect()
                 });
                 lines.push(Line { text, begun });
@@ -129,7 +129,7 @@ impl Reader<'_> {
         self.answer(line, false).is_none() && statement::goes_on(line, next, apart, bare)
     }
 
-    /// The answer that a piece of text is, and nothing else. `any_case`: also where it is a single letter.
+    /// The answer that a piece of text consists of. `any_case`: whether case is ignored for a single letter too.
     pub(super) fn answer(&self, text: &str, any_case: bool) -> Option<Choice> {
         let text = undecorated(text);
         let mut bare = text;
@@ -147,9 +147,9 @@ impl Reader<'_> {
                 return Some(Choice::Tie);
             }
         }
-        // "a" is an article: a single letter counts in its own case only, unless it cannot be one here.
+        // "a" is an article: a single letter must have its own case, unless it cannot be an article here.
         let any_case = any_case || bare.len() < text.len();
-        // Answers that differ in their case alone are told apart by it.
+        // If the answers differ only in case, case is significant.
         let cased = self.answers[0].eq_ignore_ascii_case(self.answers[1]);
         let is = |answer: &str| {
             let exact = cased || (answer.chars().count() == 1 && !any_case);
@@ -162,13 +162,13 @@ impl Reader<'_> {
         }
     }
 
-    /// The answer that a line is. A line that ends with a colon or begins as a heading does is a heading.
+    /// The answer that a line consists of. A line that ends with a colon or begins like a heading is a heading.
     fn alone(&self, line: &str) -> Option<Choice> {
         let heading = line.starts_with('#') || line.trim_end_matches(['*', '_', '`', ' ']).ends_with(':');
         if heading { None } else { self.answer(line, false) }
     }
 
-    /// The answer in a mark that ends a line; both, where it is one under a condition.
+    /// The answer in a mark that ends a line; both answers if it is conditional.
     fn marked(&self, line: &Line<'_>) -> Vec<Choice> {
         let found = mark::at_end(line.text).find_map(|(before, inside)| Some((before, self.answer(inside, false)?)));
         let Some((before, choice)) = found else { return Vec::new() };
@@ -183,14 +183,14 @@ impl Reader<'_> {
         }
     }
 
-    /// The answer that a sentence states, and nothing else: "Verdict: A". The last sentence of a text may state it in its last
-    /// clause: "B is short, so the better answer is A.".
+    /// The answer that a sentence consists of stating: "Verdict: A". The last sentence of a text may state it in its
+    /// last clause: "B is short, so the better answer is A.".
     fn stated(&self, sentence: &str, begun: &str, last: bool) -> Option<Choice> {
         let (before, choice) = self.named(sentence)?;
         statement::states(before, begun, last).then_some(choice)
     }
 
-    /// The words of a sentence before an answer at its end, and the answer.
+    /// Splits a sentence that ends with an answer into the words before it and the answer.
     fn named<'s>(&self, sentence: &'s str) -> Option<(&'s str, Choice)> {
         let colon = sentence.rfind(':').map(|at| (&sentence[..at], &sentence[at + 1..]));
         let verb = statement::VERBS.iter().filter_map(|verb| {

@@ -1,8 +1,8 @@
-//! The OpenAI protocol as JSON: the body of a request, and what a body that came back says. Computes only.
+//! The OpenAI protocol as JSON: builds request bodies and parses response bodies. Computes only.
 //!
-//! Servers differ in what they return for log-probabilities: OpenAI, vLLM, TGI and Ollama answer `/chat/completions`
-//! with `logprobs.content[].top_logprobs[]`; `/completions` with parallel lists `logprobs.tokens` and
-//! `logprobs.top_logprobs` (llama.cpp answers it in the chat form). Both forms are read from both.
+//! Servers differ in their log-probabilities: OpenAI, vLLM, TGI and Ollama answer `/chat/completions` with
+//! `logprobs.content[].top_logprobs[]`, and `/completions` with parallel lists `logprobs.tokens` and
+//! `logprobs.top_logprobs` (llama.cpp uses the chat form for both). Both forms are accepted from both.
 
 use plumbline_crds::judge::JudgeApi;
 use serde::{Deserialize, Serialize};
@@ -14,42 +14,43 @@ use super::server_error::one_line;
 use super::turn::Turn;
 use crate::data::id;
 
-/// Positions whose alternatives are kept: the answer is the first token that is neither white space nor a bracket.
+/// Number of positions whose alternatives are kept: the answer is the first token that is neither white space nor a
+/// bracket.
 const POSITIONS_KEPT: usize = 4;
-/// Characters that are kept of what is only shown: names, and the beginning of reasoning and refusals.
+/// Maximum characters kept of display-only texts: names, and the beginning of reasoning and refusals.
 const NAME_KEPT: usize = 200;
 
-/// What a judge answered. It is what the journal keeps, so that a better reader of replies needs no new questions.
+/// A judge's reply, as stored in the journal: complete enough that an improved reader needs no new questions.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct Reply {
-    /// Its answers: one, unless several were asked for.
+    /// Its choices: one, unless several were requested.
     pub choices: Vec<Choice>,
-    /// Tokens that were charged, where the server says so.
+    /// Tokens that were charged, if the server reports them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// The model that answered, which need not be the one that was asked.
+    /// The model that answered, which may differ from the requested one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// OpenAI's fingerprint of the system behind the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
-    /// How the question was written for this server.
+    /// The dialect of the request.
     #[serde(default, skip_serializing_if = "Dialect::is_default")]
     pub dialect: Dialect,
 }
 
-/// One of the answers of a reply.
+/// One choice of a reply.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct Choice {
     /// Its text.
     pub text: String,
-    /// `stop`, `length`, `content_filter` ...
+    /// Finish reason: `stop`, `length`, `content_filter` ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish: Option<String>,
     /// The beginning of OpenAI's refusal text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
-    /// The beginning of the reasoning that came beside the text. It is never read for a verdict.
+    /// The beginning of reasoning in a separate field. It is never read for a verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
     /// Alternatives at the first positions.
@@ -58,39 +59,39 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// What it said, to be shown where it holds no verdict.
+    /// The first non-blank of its text, refusal and reasoning, to be shown if it has no verdict.
     pub fn said(&self) -> Option<&str> {
         let all = [Some(self.text.as_str()), self.refusal.as_deref(), self.reasoning.as_deref()];
         all.into_iter().flatten().find(|text| !text.trim().is_empty())
     }
 }
 
-/// A position of a reply: the token that was written and its alternatives.
+/// A position of a reply: the generated token and its alternatives.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct Position {
-    /// The token that was written.
+    /// The generated token.
     pub token: String,
-    /// Tokens and their log-probabilities, the written one among them where the server lists it.
+    /// Tokens and their log-probabilities, including the generated one if the server lists it.
     pub top: Vec<(String, f64)>,
 }
 
 /// Tokens that were charged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the prompt.
+    /// Prompt tokens.
     pub prompt: i64,
-    /// Of the completion.
+    /// Completion tokens.
     pub completion: i64,
 }
 
 impl Usage {
-    /// Both.
+    /// The sum of both.
     pub fn total(&self) -> i64 {
         self.prompt.saturating_add(self.completion)
     }
 }
 
-/// Path below the base URL.
+/// The path relative to the base URL.
 pub fn path(api: JudgeApi) -> &'static str {
     match api {
         JudgeApi::Chat => "chat/completions",
@@ -98,13 +99,13 @@ pub fn path(api: JudgeApi) -> &'static str {
     }
 }
 
-/// The id of a turn's request to a judge: a hash of who is asked and of everything that is sent. It does not depend on the
-/// dialect, so that a reply is bought once.
+/// The id of a turn's request: a hash of the judge's identity and of everything that is sent. It does not depend on the
+/// dialect, so no reply is paid for twice.
 pub fn request_id(turn: &Turn, identity: &str, api: JudgeApi) -> String {
     id::of(&[identity, &request(turn, api, Dialect::default(), "").to_string()])
 }
 
-/// The body of a request. Greedy, so that the same question has the same answer wherever the server allows it.
+/// The body of a request. Decoding is greedy, so that the same question gets the same answer if the server supports it.
 pub fn request(turn: &Turn, api: JudgeApi, dialect: Dialect, model: &str) -> Value {
     let limit = if dialect.max_completion_tokens { "max_completion_tokens" } else { "max_tokens" };
     let mut body = json!({"model": model, limit: turn.max_tokens});
@@ -129,7 +130,7 @@ pub fn request(turn: &Turn, api: JudgeApi, dialect: Dialect, model: &str) -> Val
     body
 }
 
-/// The reply in the body of a successful response; an error says what is wrong with the body.
+/// Parses the reply in the body of a successful response. The error says what is wrong with the body.
 pub fn reply(body: &Body) -> Result<Reply, String> {
     if let Some(why) = &body.not_json {
         return Err(format!("the body is not JSON ({why})"));
@@ -158,12 +159,13 @@ fn choice(choice: &Value) -> Choice {
     }
 }
 
-/// The beginning of a text that is only shown.
+/// The beginning of a display-only text.
 fn shown(value: &Value) -> Option<String> {
     value.as_str().map(|s| one_line(s, NAME_KEPT)).filter(|s| !s.is_empty())
 }
 
-/// A text, or the texts of a list of parts (Mistral and others write `content` so); reasoning among the parts is none.
+/// The text of a message: a string, or the strings in a list of parts (as Mistral and others send) without reasoning
+/// parts.
 fn content(value: &Value) -> Option<String> {
     let part = |part: &Value| match part {
         Value::String(text) => Some(text.clone()),
@@ -180,7 +182,7 @@ fn content(value: &Value) -> Option<String> {
 }
 
 fn usage(value: &Value) -> Option<Usage> {
-    // Some servers write a whole number as a float. What is beyond the type is at its end, and refused as implausible.
+    // Some servers write integers as floats. Values beyond the range saturate, and are rejected as implausible.
     let tokens = |v: &Value| v.as_f64().filter(|n| *n >= 0.0).map(|n| v.as_i64().unwrap_or(n as i64));
     Some(Usage { prompt: tokens(&value["prompt_tokens"])?, completion: tokens(&value["completion_tokens"])? })
 }
@@ -210,13 +212,14 @@ fn positions(logprobs: &Value) -> Vec<Position> {
     tokens.iter().enumerate().take(POSITIONS_KEPT).filter_map(read).collect()
 }
 
-/// A log-probability. What is none is beyond all of them rather than left out: without it, its rival would be the answer.
-/// JSON, and so the journal, has no NaN to say it.
+/// A log-probability. An invalid value becomes an impossible one, which the reader rejects, instead of being dropped:
+/// without it, the other answer would win. JSON, and so the journal, cannot represent NaN.
 fn log_prob(value: &Value) -> f64 {
     value.as_f64().unwrap_or(1e9)
 }
 
-/// The text of an entry's token: its `bytes` where they are a text, since `token` may be written as the vocabulary has it.
+/// The text of an entry's token: decoded from `bytes` if they are valid UTF-8, since `token` may be in the vocabulary's
+/// notation.
 fn token(entry: &Value) -> Option<String> {
     let byte = |b: &Value| b.as_u64().and_then(|b| u8::try_from(b).ok());
     let bytes: Option<Vec<u8>> = entry["bytes"].as_array().and_then(|bytes| bytes.iter().map(byte).collect());
@@ -225,12 +228,12 @@ fn token(entry: &Value) -> Option<String> {
     text.map(clean).or_else(|| token_text(&entry["token"]))
 }
 
-/// A token as text; one that is a number is an id, written as vLLM writes it.
+/// A token as text; a number is a token id, written in vLLM's notation.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned).or_else(|| value.as_u64().map(|id| format!("{TOKEN_ID}{id}")))
 }
 
-/// What vLLM writes before the id of a token in place of its text (`--return-tokens-as-token-ids`).
+/// Prefix that vLLM writes before the id of a token in place of its text (`--return-tokens-as-token-ids`).
 pub const TOKEN_ID: &str = "token_id:";
 
 #[cfg(test)]
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_reply_is_read_whole() {
+    fn a_chat_reply_is_parsed_completely() {
         let reply = reply(
             r#"{"id": "x", "model": "judge-2", "system_fingerprint": "fp", "choices": [{"index": 0, "finish_reason": "length",
             "message": {"role": "assistant", "content": "A", "refusal": null},
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_ignores_the_request_for_log_probabilities_gives_none_rather_than_a_guess() {
+    fn missing_log_probabilities_are_not_guessed() {
         for logprobs in ["null", "{}", "{\"content\": null}", "{\"content\": []}", "{\"tokens\": []}", "[1]"] {
             let body = format!(r#"{{"choices": [{{"message": {{"content": "A"}}, "logprobs": {logprobs}}}]}}"#);
             assert_eq!(reply(&body).unwrap().choices[0].positions, [], "{logprobs}");
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_hold_no_reply_are_errors() {
+    fn bodies_without_a_reply_are_errors() {
         for body in ["", "<html>bad gateway</html>", "{}", "{\"choices\": []}", "[]", "\"A\""] {
             assert!(reply(body).is_err(), "{body}");
         }
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn content_in_parts_is_its_texts_without_the_reasoning_among_them() {
+    fn content_in_parts_is_read_without_reasoning() {
         let text = |content: &str| {
             reply(&format!(r#"{{"choices": [{{"message": {{"content": {content}}}}}]}}"#))
                 .unwrap()
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_their_bytes_where_these_are_a_text_and_ids_say_so() {
+    fn tokens_are_decoded_from_bytes_and_ids_are_marked() {
         let tokens = |entry: &str| {
             let body =
                 format!(r#"{{"choices": [{{"message": {{"content": "A"}}, "logprobs": {{"content": [{entry}]}}}}]}}"#);
@@ -352,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_read_as_a_number_of_any_kind_and_as_nothing_where_it_is_none() {
+    fn usage_may_be_any_kind_of_number_or_absent() {
         let usage =
             |usage: &str| reply(&format!(r#"{{"choices": [{{"text": "A"}}], "usage": {usage}}}"#)).unwrap().usage;
         let some = |prompt, completion| Some(Usage { prompt, completion });

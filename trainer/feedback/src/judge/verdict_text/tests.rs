@@ -9,7 +9,7 @@ fn text(reply: &str) -> Verdict {
 }
 
 #[test]
-fn the_shapes_in_which_judges_write_a_verdict_are_read() {
+fn common_forms_of_a_verdict_are_read() {
     for reply in [
         "A",
         " A\n",
@@ -84,7 +84,7 @@ fn the_shapes_in_which_judges_write_a_verdict_are_read() {
         "{\"analysis\": \"B is long\", \"winner\": \"A\"}",
         "Here it is:\n```json\n{\"winner\": \"A\"}\n```",
         "```\n{\"verdict\": \"Response A\"}\n```\nDone.",
-        // Words before a mark that say nothing against it.
+        // Words before a mark that do not contradict it.
         "Since B does not answer the question, [[A]]",
         "B is not correct, so [[A]]",
         "B isn't bad, but my final verdict is: [[A]]",
@@ -107,7 +107,7 @@ fn the_shapes_in_which_judges_write_a_verdict_are_read() {
 }
 
 #[test]
-fn what_is_no_verdict_is_never_read_as_one() {
+fn other_texts_are_never_read_as_verdicts() {
     for reply in [
         "Response A is better.",
         "The better response is: both",
@@ -193,7 +193,7 @@ fn what_is_no_verdict_is_never_read_as_one() {
         "Response A ends with: [[A]]\nand says: [[A]]",
         "The answer that is better is not\n[[A]]",
         "I would never\nchoose [[A]]",
-        // Sentences that go on in the next line.
+        // Sentences that continue on the next line.
         "Response A is better than\nResponse B.",
         "Response A is better than\n\nResponse B.",
         "The other one is better than\n**Response B**",
@@ -253,7 +253,7 @@ fn two_different_verdicts_are_ambiguous_and_two_equal_ones_are_not() {
 }
 
 #[test]
-fn refusals_have_their_own_name() {
+fn refusals_are_a_kind_of_their_own() {
     for reply in
         ["I'm sorry, but I can't compare these.", "I can\u{2019}t help with that.", "As an AI, I have no view."]
     {
