@@ -1,7 +1,7 @@
 //! Agreement of two raters beyond chance (computes).
 
-/// Cohen's kappa (1960) of two raters' votes on the same items. `None` without votes, or if chance alone would always
-/// agree.
+/// Cohen's kappa (1960) of two raters' votes on the same items, at most 1. `None` without votes, or if the agreement
+/// expected by chance is 1.
 pub fn kappa(votes: &[(bool, bool)]) -> Option<f64> {
     let share = |f: fn(&&(bool, bool)) -> bool| votes.iter().filter(f).count() as f64 / votes.len() as f64;
     let (x, y, agreed) = (share(|v| v.0), share(|v| v.1), share(|v| v.0 == v.1));

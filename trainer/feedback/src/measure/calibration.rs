@@ -3,19 +3,19 @@
 /// How well reward differences predict preferences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Share of the decided pairs on which the difference has the sign of the preference. Equal rewards are an error,
-    /// as in TRL. NaN if no pair is decided.
+    /// Fraction of the decided pairs on which the difference has the sign of the preference. Equal rewards count as
+    /// wrong, as in TRL. NaN if no pair is decided.
     pub accuracy: f64,
     /// Mean of -[t log s(d) + (1 - t) log(1 - s(d))] with the difference d, the target t and the logistic function s,
-    /// in nats. Chance is ln 2 = 0.693.
+    /// in nats. A model without information has ln 2 = 0.693.
     pub log_loss: f64,
     /// Expected calibration error, 0..=1 (see [`calibration`]).
     pub ece: f64,
-    /// Pairs that were used.
+    /// Number of usable pairs.
     pub pairs: usize,
-    /// Pairs with a preference: the target is not one half.
+    /// Number of pairs with a preference: the target is not one half.
     pub decided: usize,
-    /// Pairs skipped because a difference or target is not a number.
+    /// Number of pairs skipped because a difference or target is not a number.
     pub failed: usize,
     /// The bins of the calibration error, least confident first.
     pub bins: Vec<Bin>,
@@ -28,7 +28,7 @@ pub struct Bin {
     pub confidence: f64,
     /// Mean target of the side that the model prefers: how often that side is better.
     pub accuracy: f64,
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
 }
 
@@ -36,10 +36,10 @@ pub struct Bin {
 /// usable.
 ///
 /// The expected calibration error is ECE = sum_b n_b / n |accuracy_b - confidence_b| over `bins` bins of equal mass
-/// (Nguyen and O'Connor, EMNLP 2015) rather than equal width, so that no bin rests on a handful of pairs. Each pair is
-/// turned so that the model prefers its first side: which side is called `a` (in preference data always the chosen
-/// one) must not matter. Pairs of equal confidence share a bin. A model that knows nothing has ECE 0 on data that is
-/// a coin toss, so it is read beside the log-loss.
+/// (Nguyen and O'Connor, EMNLP 2015) rather than equal width, so that every bin has enough pairs. Each pair is oriented
+/// so that the model prefers its first side: the result must not depend on which side is called `a` (in preference data
+/// always the chosen one). Pairs of equal confidence share a bin. On random preferences a model without information has
+/// ECE 0, so the ECE is only meaningful together with the log-loss.
 pub fn calibration(pairs: &[(f64, f64)], bins: usize) -> Option<Calibration> {
     let usable: Vec<(f64, f64)> =
         pairs.iter().copied().filter(|(d, t)| d.is_finite() && (0.0..=1.0).contains(t)).collect();
@@ -116,14 +116,14 @@ mod tests {
             .map(|_| {
                 let d: f64 = rng.random_range(-3.0..3.0);
                 let won = rng.random_bool(1.0 / (1.0 + (-d).exp()));
-                // Written as preference data is: the winner first.
+                // As in preference data: the winner first.
                 if won { (scale * d, 1.0) } else { (-scale * d, 1.0) }
             })
             .collect()
     }
 
     #[test]
-    fn equal_rewards_are_an_error_and_undecided_pairs_do_not_count_for_accuracy() {
+    fn equal_rewards_count_as_wrong_and_undecided_pairs_do_not_count() {
         let c = calibration(&[(1.0, 1.0), (0.0, 1.0), (-1.0, 0.2), (2.0, 0.5)], 2).unwrap();
         assert!((c.accuracy - 2.0 / 3.0).abs() < 1e-12, "{c:?}");
         assert_eq!((c.pairs, c.decided, c.failed), (4, 3, 0));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_left_out_and_counted() {
+    fn values_that_are_not_numbers_are_skipped_and_counted() {
         let c = calibration(&[(1.0, 1.0), (f64::NAN, 1.0), (1.0, 2.0)], 3).unwrap();
         assert_eq!((c.pairs, c.failed), (1, 2));
         assert_eq!(calibration(&[(f64::INFINITY, 1.0)], 3), None);

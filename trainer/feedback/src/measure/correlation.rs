@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::interval::{Estimate, Z};
 
-/// Pearson's correlation of pairs of values, -1..=1. `None` without variation in one of the two.
+/// Pearson's correlation of pairs of values, -1..=1. `None` if one of the two does not vary.
 pub fn pearson(values: &[(f64, f64)]) -> Option<f64> {
     let n = values.len() as f64;
     let (mx, my) = (values.iter().map(|v| v.0).sum::<f64>() / n, values.iter().map(|v| v.1).sum::<f64>() / n);
@@ -13,8 +13,9 @@ pub fn pearson(values: &[(f64, f64)]) -> Option<f64> {
     (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
 }
 
-/// Pearson's correlation of (cluster, x, y) with a 95 % interval by Fisher's z, counting clusters rather than values:
-/// conservative if the values of a cluster are correlated. `None` without variation, or for fewer than five clusters.
+/// Pearson's correlation of (cluster, x, y) with a 95 % interval by Fisher's z, whose sample size is the number of
+/// clusters, not of values: conservative if the values of a cluster are correlated. `None` without variation, or for
+/// fewer than five clusters.
 pub fn clustered_correlation(values: &[(u64, f64, f64)]) -> Option<Estimate> {
     let clusters = values.iter().map(|(c, ..)| c).collect::<BTreeSet<_>>().len();
     if clusters < 5 {

@@ -1,9 +1,9 @@
-//! Diversity, repetition and length of a set of texts (computes): what collapses first when a policy learns to exploit
-//! its reward.
+//! Diversity, repetition and length of a set of texts (computes): typical first signs of a policy that exploits its
+//! reward.
 
 use std::collections::{HashMap, HashSet};
 
-/// Words in a row that must recur for a text to count as repeating itself, and how often.
+/// A text is repetitive if a sequence of this many words occurs at least this many times.
 const REPEATED_WORDS: usize = 4;
 const REPEATED_TIMES: usize = 3;
 
@@ -15,15 +15,15 @@ pub struct Diversity {
     pub distinct_1: f64,
     /// The same for pairs of words. NaN if no text has two.
     pub distinct_2: f64,
-    /// Share of texts in which some four words in a row occur three times or more.
+    /// Fraction of texts in which some sequence of four words occurs three times or more.
     pub repetition_rate: f64,
     /// Mean number of words per text.
     pub mean_words: f64,
-    /// Share of texts without a word.
+    /// Fraction of texts without a word.
     pub empty_rate: f64,
 }
 
-/// Measures a set of texts; `None` if there is none.
+/// Measures a set of texts; `None` if it is empty.
 pub fn diversity<S: AsRef<str>>(texts: &[S]) -> Option<Diversity> {
     if texts.is_empty() {
         return None;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_without_words_are_seen_and_never_divide_by_zero_silently() {
+    fn texts_without_words_are_counted_and_give_nan() {
         let d = diversity(&["", "  \n"]).unwrap();
         assert!((d.empty_rate - 1.0).abs() < 1e-12 && d.distinct_1.is_nan() && d.mean_words == 0.0);
         assert_eq!(diversity::<&str>(&[]), None);

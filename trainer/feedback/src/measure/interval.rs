@@ -1,7 +1,8 @@
-//! Means of values that come in clusters, with 95 % intervals: of shares, and of values without bounds (computes).
+//! Means of clustered values with 95 % intervals, for shares and for unbounded values (computes).
 //!
-//! Comparisons of one prompt are correlated: a prompt that is easy for the policy is easy in each of its comparisons.
-//! An interval that treats them as independent is too narrow, so clusters are counted.
+//! Comparisons of one prompt are correlated: if the policy does well on a prompt, it does well in each of its
+//! comparisons. An interval that treats them as independent is too narrow, so these intervals are based on the number
+//! of clusters.
 
 use std::collections::BTreeMap;
 
@@ -23,15 +24,15 @@ pub struct Estimate {
 ///
 /// With G clusters, n values, mean p and cluster residuals e_g = sum over the cluster of (value - p), the variance of
 /// p is v = G / (G - 1) * sum_g e_g^2 / n^2 (the linearised ratio estimator, equal to the cluster-robust sandwich).
-/// The interval is Wilson's, for an effective sample size n* = p (1 - p) / v, shortened by (z / t)^2 with G - 1 degrees
-/// of freedom: the modified Wilson interval of survey practice (Korn and Graubard, Survey Methodology 24, 1998; Franco
-/// et al., Journal of Survey Statistics and Methodology 7, 2019). Unlike p +- z sqrt(v) it stays within 0..1 and does
-/// not shrink to nothing when every comparison is won: without variation n* is the number of clusters. Above n it is n
-/// (the rule of the US National Center for Health Statistics, 2017): a probability is not taken for more than a vote,
-/// or a few soft votes that happen to agree would look certain.
+/// The interval is Wilson's, for an effective sample size n* = p (1 - p) / v, reduced by the factor (z / t)^2 with G -
+/// 1 degrees of freedom: the modified Wilson interval of survey practice (Korn and Graubard, Survey Methodology 24,
+/// 1998; Franco et al., Journal of Survey Statistics and Methodology 7, 2019). Unlike p +- z sqrt(v) it stays within
+/// 0..1 and does not collapse to a point when every comparison is won: without variation n* is the number of clusters.
+/// n* is at most n (the rule of the US National Center for Health Statistics, 2017), so that a few soft votes that
+/// happen to agree do not appear certain.
 ///
-/// In simulations (see the tests) it holds the truth in at least 94 % of runs from 20 clusters on, and in at least
-/// 90 % for rates of 0.9 with strong correlation, where few clusters dissent.
+/// In simulations (see the tests) it contains the true value in at least 94 % of runs from 20 clusters on, and in at
+/// least 90 % for rates of 0.9 with strong correlation, where few clusters dissent.
 pub fn clustered_share(values: &[(u64, f64)]) -> Option<Estimate> {
     if values.is_empty() {
         return None;
@@ -44,7 +45,7 @@ pub fn clustered_share(values: &[(u64, f64)]) -> Option<Estimate> {
     }
     let clusters = residuals.len() as f64;
     if residuals.len() < 2 {
-        // One prompt says nothing about others.
+        // A single prompt does not show how prompts vary.
         return Some(Estimate { value, low: 0.0, high: 1.0 });
     }
     let variance = clusters / (clusters - 1.0) * residuals.values().map(|e| e * e).sum::<f64>() / (n * n);
@@ -55,8 +56,9 @@ pub fn clustered_share(values: &[(u64, f64)]) -> Option<Estimate> {
     Some(Estimate { value, low, high })
 }
 
-/// The mean of unbounded values, given as (cluster, value), with a 95 % interval that allows for the values of one cluster going together (the sandwich
-/// estimator of Liang and Zeger, 1986, with the C / (C - 1) correction for C clusters). `None` for fewer than two clusters.
+/// The mean of unbounded values, given as (cluster, value), with a 95 % interval that allows for correlation within
+/// clusters (the sandwich estimator of Liang and Zeger, 1986, with the C / (C - 1) correction for C clusters). `None`
+/// for fewer than two clusters.
 pub fn clustered_mean(values: &[(u64, f64)]) -> Option<Estimate> {
     let n = values.len() as f64;
     let mean = values.iter().map(|(_, x)| x).sum::<f64>() / n;
@@ -72,7 +74,7 @@ pub fn clustered_mean(values: &[(u64, f64)]) -> Option<Estimate> {
     Some(Estimate { value: mean, low: mean - Z * error, high: mean + Z * error })
 }
 
-/// Wilson's 95 % interval of a share p of n.
+/// Wilson's 95 % interval for a share p with sample size n.
 fn wilson(p: f64, n: f64) -> (f64, f64) {
     let z2 = Z * Z;
     let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
@@ -106,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// Share of 1000 simulated runs whose interval holds the true mean. A prompt's own rate is p with probability
+    /// Fraction of 1000 simulated runs whose interval contains the true mean. A prompt's own rate is p with probability
     /// 1 - rho and otherwise 0 or 1 (with mean p), so rho is the correlation within a prompt.
     fn coverage(p: f64, clusters: u64, per_cluster: usize, rho: f64, soft: bool, clustered: bool) -> f64 {
         let mut rng = ChaCha8Rng::seed_from_u64(17);
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_holds_the_truth_in_about_95_percent_of_simulated_runs_or_more() {
+    fn the_interval_has_a_coverage_of_about_95_percent() {
         for p in [0.5, 0.7, 0.9] {
             for (clusters, per_cluster) in [(20, 4), (60, 1), (60, 4), (200, 2)] {
                 for rho in [0.0, 0.5] {
@@ -147,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn taking_the_comparisons_of_a_prompt_for_independent_would_hold_it_less_often() {
+    fn ignoring_clusters_has_a_lower_coverage() {
         let (clustered, naive) = (coverage(0.7, 60, 4, 0.5, false, true), coverage(0.7, 60, 4, 0.5, false, false));
         assert!(clustered > 0.925 && naive < 0.87, "clustered {clustered}, naive {naive}");
     }
 
     #[test]
-    fn an_unbroken_row_of_wins_is_not_certainty() {
+    fn winning_every_comparison_is_not_certainty() {
         let wins: Vec<_> = (0..20).flat_map(|g| [(g, 1.0), (g, 1.0)]).collect();
         let e = clustered_share(&wins).unwrap();
         assert_eq!((e.value, e.high), (1.0, 1.0));
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_value_a_cluster_the_interval_is_the_usual_one() {
+    fn with_one_value_per_cluster_the_interval_is_the_usual_one() {
         // numpy: x = [1, 2, 3, 4]; 1.959964 * x.std(ddof=1) / 2 = 1.265152
         let e = clustered_mean(&[(0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)]).unwrap();
         assert!((e.value - 2.5).abs() < 1e-12 && (e.high - e.value - 1.265_152).abs() < 1e-5, "{e:?}");

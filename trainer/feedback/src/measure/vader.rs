@@ -2,10 +2,10 @@
 //!
 //! C. J. Hutto and E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
 //! ICWSM 2014. A text's words get their mean human rating from a lexicon; the words around them amplify, dampen or
-//! negate it; the sum is squashed to -1..1. The word lists and constants are those of the authors' package,
-//! `vaderSentiment` 3.3.2 (MIT), and the scores agree with it to four decimals on text without emoji: the package
-//! first replaces emoji by their names from a second file, which a lexicon judge, being one file with one digest,
-//! does not have.
+//! negate it; the sum is mapped to -1..1. The word lists and constants are those of the authors' package,
+//! `vaderSentiment` 3.3.2 (MIT), and the scores agree with it to four decimals on text without emoji: the package first
+//! replaces emoji by their names from a second file, which is not supported here, as a lexicon judge is one file with
+//! one digest.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,17 +17,17 @@ use crate::{Error, Result};
 /// Maximum size of a lexicon in bytes: some millions of words.
 const LONGEST: u64 = 256 << 20;
 
-/// Rating added by a word such as "very", and taken away by one such as "hardly".
+/// Rating added by a word such as "very", and subtracted by one such as "hardly".
 const BOOST: f64 = 0.293;
 /// Rating added by capitals where the text is not all in capitals.
 const CAPITALS: f64 = 0.733;
-/// What a negation multiplies a rating by.
+/// Factor of a negation.
 const NEGATION: f64 = -0.74;
-/// What "never so" and "never this" multiply a rating by.
+/// Factor of "never so" and "never this".
 const NEVER_SO: f64 = 1.25;
-/// How much of a booster is left one, two and three words before the rated word.
+/// Factors of a booster one, two and three words before the rated word.
 const DISTANCE: [f64; 3] = [1.0, 0.95, 0.9];
-/// What "but" multiplies the ratings before and after it by.
+/// Factors of the ratings before and after "but".
 const BUT: (f64, f64) = (0.5, 1.5);
 /// Added for each exclamation mark, up to four.
 const EXCLAMATION: f64 = 0.292;
@@ -138,7 +138,7 @@ impl Vader {
         }
         let Some(&base) = self.lexicon.get(word) else { return 0.0 };
         let mut rating = base;
-        // "no" is a word of the lexicon, and a negation where another word of the lexicon follows.
+        // "no" is a word of the lexicon; before another word of the lexicon it is a negation.
         if word == "no" && words.get(i + 1).is_some_and(|next| self.has(next)) {
             rating = 0.0;
         }
@@ -169,13 +169,13 @@ impl Vader {
 struct Words {
     lower: Vec<String>,
     capitals: Vec<bool>,
-    /// Some words, but not all, are in capitals: capitals then mean emphasis.
+    /// Whether some words, but not all, are in capitals: capitals then mean emphasis.
     mixed: bool,
 }
 
 impl Words {
     fn of(text: &str) -> Self {
-        // U+001C to U+001F separate words as well, as in Python.
+        // Python's `split` also splits at U+001C to U+001F.
         let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
         let words: Vec<&str> = text.split(space).filter(|w| !w.is_empty()).map(strip_punctuation).collect();
         let capitals: Vec<bool> =
@@ -216,7 +216,7 @@ fn strip_punctuation(token: &str) -> &str {
     if word.chars().count() <= 2 { token } else { word }
 }
 
-/// What a booster or dampener adds to a positive rating.
+/// Amount that a booster or dampener adds to a positive rating.
 fn boost_of(word: &str) -> Option<f64> {
     if BOOSTERS.contains(&word) {
         Some(BOOST)
@@ -227,7 +227,8 @@ fn boost_of(word: &str) -> Option<f64> {
     }
 }
 
-/// What the word at `j` adds to the rating of a later word: towards its sign, more so in capitals.
+/// Amount that the word at `j` adds to the rating of a later word: in the direction of the rating, and more in
+/// capitals.
 fn boost(words: &Words, j: usize, rating: f64) -> f64 {
     let Some(boost) = boost_of(words.at(j)) else { return 0.0 };
     let mut scalar = if rating < 0.0 { -boost } else { boost };
@@ -241,7 +242,7 @@ fn is_negation(word: &str) -> bool {
     word.contains("n't") || NEGATIONS.contains(&word)
 }
 
-/// The rating after the negation that word `i - distance` may be. "never so good" is praise, and "without doubt" no
+/// The rating after a possible negation by word `i - distance`. "never so good" is praise, and "without doubt" is not a
 /// negation.
 fn negate(words: &Words, i: usize, distance: usize, rating: f64) -> f64 {
     let at = |d| words.at(i - d);
@@ -249,7 +250,8 @@ fn negate(words: &Words, i: usize, distance: usize, rating: f64) -> f64 {
     let (praise, doubtless) = match distance {
         1 => (false, false),
         2 => (at(2) == "never" && so(1), at(2) == "without" && at(1) == "doubt"),
-        // The package's precedence of and/or: "so" just before the word is enough, three words on.
+        // As in the package, `and` and `or` are combined so that three words ahead, "so" just before the word is
+        // enough.
         _ => ((at(3) == "never" && so(2)) || so(1), at(3) == "without" && (at(2) == "doubt" || at(1) == "doubt")),
     };
     if praise {
@@ -261,7 +263,7 @@ fn negate(words: &Words, i: usize, distance: usize, rating: f64) -> f64 {
     }
 }
 
-/// The rating after idioms around word `i` (at least the fourth), and dampeners of two words before it.
+/// The rating after idioms around word `i` (at least the fourth) and two-word dampeners before it.
 fn idiom(words: &Words, i: usize, rating: f64) -> f64 {
     let idiom = |from, to| {
         let phrase = words.phrase(from, to);
@@ -278,8 +280,9 @@ fn idiom(words: &Words, i: usize, rating: f64) -> f64 {
     rating
 }
 
-/// After the first "but" ratings count more, before it less. The package looks each rating up by its value, so that
-/// of equal ratings the first is changed, perhaps more than once; scores agree only if that is kept.
+/// Weights ratings before the first "but" less, and those after it more. The package looks up each rating by its value,
+/// so that among equal ratings the first one is changed, possibly more than once; this is replicated, as scores would
+/// differ otherwise.
 fn weigh_but(words: &Words, ratings: &mut [f64]) {
     let Some(but) = words.lower.iter().position(|w| w == "but") else { return };
     for i in 0..ratings.len() {
@@ -293,7 +296,7 @@ fn weigh_but(words: &Words, ratings: &mut [f64]) {
     }
 }
 
-/// What exclamation and question marks add in the direction of the sum.
+/// Amount that exclamation and question marks add in the direction of the sum.
 fn punctuation(text: &str) -> f64 {
     let exclamations = text.matches('!').count().min(4) as f64 * EXCLAMATION;
     let questions = match text.matches('?').count() {
@@ -317,7 +320,7 @@ mod tests {
         stop\t-1.2\nstupid\t-2.4\nsure\t1.3\nterrible\t-2.1\nterribly\t-2.6\ntrouble\t-1.7\ntruly\t1.9\n\
         useful\t1.9\nwin\t2.8\nworries\t-1.8\nyeah\t1.2\n";
 
-    /// Own sentences with the compound score that `vaderSentiment` 3.3.2 gives them.
+    /// Own sentences with their compound scores by `vaderSentiment` 3.3.2.
     const GOLDEN: &[(&str, f64)] = &[
         ("The soup was good.", 0.4404),
         ("The soup was good!", 0.4926),
@@ -391,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_lexicon_is_refused_with_its_line() {
+    fn an_invalid_lexicon_is_rejected_with_its_line() {
         let error = Vader::parse("good\t1.9\nbad -2.5\n").unwrap_err();
         assert!(error.contains("line 2") && error.contains("word<TAB>valence"), "{error}");
         assert!(Vader::parse("good\tfine\n").unwrap_err().contains("line 1"));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::interval::clustered_share;
 
-/// One comparison of the policy's response with the other side's.
+/// One comparison of the policy's response with a response of the other side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
     /// The prompt. Comparisons of one prompt (several samples, both orders) are correlated.
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_comparison_is_counted_and_is_not_a_vote() {
+    fn a_failed_comparison_is_counted_but_not_in_the_rate() {
         let r = of(&[(1, Some(1.0)), (2, Some(0.5)), (3, None), (4, Some(f64::NAN)), (5, Some(1.5)), (6, Some(0.0))]);
         let r = r.unwrap();
         assert!((r.rate - 0.5).abs() < 1e-12, "1, 0.5 and 0; the failures change nothing: {r:?}");
@@ -75,13 +75,13 @@ mod tests {
 
     #[test]
     fn a_win_rate_is_the_mean_win_probability() {
-        // TRL's own expectation: probabilities that the reference wins of .3 and .9 are a win probability of .4.
+        // From TRL's tests: probabilities of .3 and .9 that the reference wins correspond to a win probability of .4.
         let r = of(&[(1, Some(0.7)), (2, Some(0.1))]).unwrap();
         assert!((r.rate - 0.4).abs() < 1e-12);
     }
 
     #[test]
-    fn a_second_comparison_of_the_same_prompts_that_agrees_adds_no_certainty() {
+    fn repeating_the_same_comparisons_does_not_narrow_the_interval() {
         let once: Vec<_> = (0..50).map(|g| (g, Some(f64::from(u8::from(g % 3 != 0))))).collect();
         let twice: Vec<_> = once.iter().chain(&once).copied().collect();
         let (once, twice) = (of(&once).unwrap(), of(&twice).unwrap());

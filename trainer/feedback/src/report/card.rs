@@ -1,4 +1,4 @@
-//! The dataset or model card, `README.md` (computes): front matter as Hugging Face reads it, and what a reader needs to
+//! The dataset or model card, `README.md` (computes): front matter in Hugging Face's format, and what a reader needs to
 //! know before using the artifact. It states no licence, because the terms of the base model and of the judge apply,
 //! which are not known here.
 
@@ -90,7 +90,7 @@ fn front_matter(report: &Report) -> FrontMatter<'_> {
     }
 }
 
-/// `org/name` of `hf://org/name`, without a revision. Other locations in a manifest mean nothing to others.
+/// `org/name` of `hf://org/name`, without a revision; `None` for other locations, which are meaningless to other users.
 fn hub_name(source: &str) -> Option<&str> {
     let name = source.strip_prefix("hf://")?;
     let name = name.split('@').next().unwrap_or(name).trim_end_matches('/');
@@ -162,7 +162,7 @@ fn line(text: &str) -> String {
     escaped(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Text with the characters escaped that have a meaning in Markdown or HTML.
+/// Escapes characters that have a meaning in Markdown or HTML.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_matter_is_what_the_hub_reads_and_states_no_licence() {
+    fn the_front_matter_is_valid_for_the_hub_and_states_no_licence() {
         let mut policy = chain("text");
         let yaml = front(&policy);
         assert_eq!(yaml["base_model"], "org/sft");
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_card_says_what_it_was_made_from_by_whom_and_how_good_it_is() {
+    fn the_card_states_inputs_judges_and_results() {
         let card = card(&chain("text")).unwrap();
         for expected in [
             "| Judged by | primary |",

@@ -3,12 +3,12 @@
 use super::Unit;
 use crate::printable::is_unprintable;
 
-/// A value as the decimal of a status: six significant digits, no exponent; `NaN`, `inf`, `-inf`.
+/// A number for a status: six significant digits, no exponent; `NaN`, `inf`, `-inf`.
 pub fn decimal(value: f64) -> String {
     rounded(value, 6).to_string()
 }
 
-/// The name of a number in a status: `win_rate` becomes `winRate`, `before.vader` becomes `beforeVader`.
+/// The name of a number in a status, in camel case: `win_rate` becomes `winRate`, `before.vader` becomes `beforeVader`.
 pub fn status_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut upper = false;
@@ -23,7 +23,7 @@ pub fn status_name(name: &str) -> String {
     out
 }
 
-/// A value as a report shows it.
+/// A number for a report, in its unit.
 pub fn shown(value: f64, unit: Unit) -> String {
     if !value.is_finite() {
         return "not computed".into();
@@ -84,7 +84,7 @@ fn zero_without_sign(value: f64, decimals: i32) -> f64 {
     if value.abs() < 0.5 * 10f64.powi(-decimals) { 0.0 } else { value }
 }
 
-/// Text as HTML, in content and in quoted attributes. Control characters, which HTML does not allow, and overrides of
+/// Escapes text for HTML content and quoted attributes. Control characters, which HTML does not allow, and overrides of
 /// the text direction become U+FFFD.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_read_as_people_write_them() {
+    fn numbers_are_formatted_for_reading() {
         for (value, text) in
             [(0.73456, "0.7346"), (12.0, "12"), (12345.6, "12,350"), (1.5e-5, "1.5e-5"), (2e9, "2e9"), (-0.25, "-0.25")]
         {

@@ -1,5 +1,5 @@
 //! The report as one HTML page (computes): no script, no external resources, readable on a phone, in light and dark
-//! mode, and with a screen reader. Every text is escaped: prompts and responses are written by strangers and by models.
+//! mode, and with a screen reader. Every text is escaped, as prompts and responses are untrusted.
 
 use std::fmt::Write;
 
@@ -92,7 +92,7 @@ fn facts(facts: &[Fact]) -> String {
     format!("<section aria-label=\"What this was made from\">\n<dl>\n{items}</dl>\n</section>\n")
 }
 
-/// The part of an upstream stage.
+/// The part of the page for an upstream stage.
 fn stage(report: &Report) -> String {
     format!(
         "<section class=\"stage\" id=\"{id}\">\n<p class=\"kind\"><b>{kind}</b> {name}</p>\n<h2>{title}</h2>\n{facts}{sections}</section>\n",
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_fetched_or_run() {
+    fn the_page_has_no_scripts_and_no_external_resources() {
         let html = page(&chain("text"));
         assert!(!html.contains("url(") && !html.contains("@import"));
         let tags = tags(&html);

@@ -1,7 +1,6 @@
-//! How many records a stage read, and how many of them it did not use, by reason. Computes only.
+//! Counts the records that a stage read and those that it did not use, by reason. Computes only.
 //!
-//! Every stage counts with this, and the counts appear in the same way in its report, in `summary.json`, in the status,
-//! and from there on the screen.
+//! All stages count in this way, and the counts appear alike in the report, in `summary.json` and in the status.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +21,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// The name in `summary.json`, after `left_out_`; the words of the report have spaces.
+    /// The name in `summary.json`, after `left_out_`; the report replaces underscores by spaces.
     fn name(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
@@ -33,10 +32,10 @@ impl Why {
     }
 }
 
-/// What was read and what was left out.
+/// Counts of records that were read and skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// What a record is: `pairs`, `texts`, `prompts`.
+    /// The kind of record: `pairs`, `texts`, `prompts`.
     what: &'static str,
     read: usize,
     by: BTreeMap<Why, usize>,
@@ -49,22 +48,22 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Nothing read yet.
+    /// All counts zero.
     pub fn new(what: &'static str) -> Self {
         Self { what, read: 0, by: BTreeMap::new(), trimmed: 0, changed: 0, held_out: 0 }
     }
 
-    /// Counts records that were read, including those that are left out.
+    /// Counts records that were read, including skipped ones.
     pub fn read(&mut self, records: usize) {
         self.read += records;
     }
 
-    /// Counts a record that is left out.
+    /// Counts a skipped record.
     pub fn add(&mut self, why: Why) {
         self.add_all(why, 1);
     }
 
-    /// Counts records that are left out.
+    /// Counts skipped records.
     pub fn add_all(&mut self, why: Why, records: usize) {
         if records > 0 {
             *self.by.entry(why).or_default() += records;
@@ -97,7 +96,7 @@ impl LeftOut {
         }
     }
 
-    /// How many are left out.
+    /// Total number of skipped records.
     pub fn total(&self) -> usize {
         self.by.values().sum()
     }
@@ -107,8 +106,8 @@ impl LeftOut {
         self.by.iter().max_by_key(|(_, records)| **records).map(|(why, _)| *why)
     }
 
-    /// The numbers by name: `records`, `left_out`, and for each reason `left_out_too_long` and the like; where there are some,
-    /// `trimmed_by_template`, `changed_by_template` and `held_out`.
+    /// The numbers by name: `records`, `left_out`, and one per reason such as `left_out_too_long`; also
+    /// `trimmed_by_template`, `changed_by_template` and `held_out` if they are not zero.
     pub fn numbers(&self) -> BTreeMap<String, i64> {
         let mut numbers =
             BTreeMap::from([("records".to_owned(), self.read as i64), ("left_out".to_owned(), self.total() as i64)]);
@@ -126,8 +125,8 @@ impl LeftOut {
         format!("{} of {} {}{by}", self.total(), self.read, self.what)
     }
 
-    /// Adds the counts to a report: numbers and a fact; a notice if something is left out, before all others if it is
-    /// most of the records. `limit` says which length is too long.
+    /// Adds the counts to a report: numbers, a fact, and a notice if records were skipped, which comes first if most of
+    /// them were. `limit` describes the length limit.
     pub fn show(&self, report: &mut Report, limit: &str) {
         for (name, value) in self.numbers() {
             report.number(name, value as f64);
@@ -171,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_is_counted_by_reason_and_most_of_it_is_said_first() {
+    fn skipped_records_are_counted_by_reason_and_reported_first_if_most() {
         let mut counts = LeftOut::new("pairs");
         counts.read(10);
         counts.add(Why::Equal);
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_out_is_not_used_and_not_left_out() {
+    fn held_out_records_are_neither_used_nor_skipped() {
         let mut counts = LeftOut::new("pairs");
         counts.read(3);
         counts.held_out(5);
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_left_out_is_a_count_of_zero_and_no_notice() {
+    fn without_skipped_records_there_is_no_notice() {
         let mut counts = LeftOut::new("texts");
         counts.read(3);
         let mut report = Report::new(Kind::PolicyTuning, "p", "t");

@@ -31,7 +31,7 @@ pub struct MetricsWriter {
 
 impl MetricsWriter {
     /// Opens both files in the work directory. `None` starts from scratch; `Some(step)`, the step of the checkpoint
-    /// that the run resumes from, keeps what was logged up to it and drops the rest, which will be logged again.
+    /// that the run resumes from, keeps the metrics up to that step and drops later ones, which will be logged again.
     ///
     /// # Errors
     /// `Disk` if the directory cannot be written, `Data` if a line to keep is not one of ours.
@@ -94,8 +94,8 @@ impl MetricsWriter {
         Ok(())
     }
 
-    /// Syncs what was logged to disk. Called before a checkpoint is completed, so that no checkpoint has a step that
-    /// the metrics lack.
+    /// Flushes the metrics to disk. Called before a checkpoint is completed, so that the metrics include every step of
+    /// a checkpoint.
     pub fn sync(&mut self) -> Result<()> {
         self.metrics.sync_data().map_err(|e| Error::store(&self.work.join(METRICS_FILE), &e))
     }
@@ -142,7 +142,7 @@ fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 type Line = (i64, Map<String, Value>);
 
 /// The complete lines up to a step, and their length in bytes. A truncated line has no line break and is dropped. The
-/// error is the number and text of a line that is not one of ours.
+/// error is the number and text of an invalid line.
 fn kept_lines(text: &str, last: i64) -> Result<(usize, Vec<Line>), (usize, String)> {
     let mut kept = 0;
     let mut lines: Vec<Line> = Vec::new();
@@ -169,7 +169,7 @@ fn numbers(values: &Map<String, Value>) -> impl Iterator<Item = (&str, f64)> {
     metrics.map(|(name, value)| (name.as_str(), value.as_f64().unwrap_or(f64::NAN)))
 }
 
-/// The event file is derived from lines that do not distinguish an infinity from NaN.
+/// Replaces infinities by NaN, as the lines from which the event file is derived do not distinguish them.
 fn finite_or_nan(value: f64) -> f64 {
     if value.is_finite() { value } else { f64::NAN }
 }
@@ -212,10 +212,10 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_read_back_is_the_one_that_was_written() {
+    fn a_number_is_read_back_exactly() {
         let work = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::open(work.path(), None).unwrap();
-        // Halfway between two numbers of 32 bits, where the last bit of 64 decides what TensorBoard shows.
+        // Halfway between two 32-bit numbers, so that the last bit of the 64-bit number decides what TensorBoard shows.
         let halfway =
             |i: i32| (f64::from(f32::from_bits(0x3f80_0001 + i as u32 * 7919)) + f64::from(f32::EPSILON) / 2.0) / 3.0;
         let values: Vec<f64> = (0..2000).map(halfway).collect();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_null_and_counted_and_never_a_crash() {
+    fn values_that_are_not_finite_are_null_and_counted() {
         let work = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::open(work.path(), None).unwrap();
         writer.log(1, &[("loss", f64::NAN), ("reward", f64::INFINITY), ("kl", 0.25)]).unwrap();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_go_back_names_twice_and_altered_files_are_refused() {
+    fn decreasing_steps_duplicate_names_and_altered_files_are_rejected() {
         let work = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::open(work.path(), None).unwrap();
         writer.log(5, &[("loss", 1.0)]).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_work_folder_that_is_not_there_is_a_store_error_with_its_path() {
+    fn a_missing_work_directory_is_an_error_with_its_path() {
         let error = MetricsWriter::open(Path::new("/nowhere/work"), None).unwrap_err();
         assert!(matches!(&error, Error::Disk(m) if m.contains("/nowhere/work")), "{error}");
     }

@@ -2,7 +2,7 @@
 //! `card`, `format`, `tensorboard`) and the counts of unused records (`left_out`) compute; `progress` and `metrics`
 //! write while a stage runs.
 //!
-//! Nothing here adds a timestamp or a local path, so the same run writes the same bytes anywhere.
+//! Reports contain no timestamps and no local paths, so the same run writes the same bytes anywhere.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -37,7 +37,7 @@ pub const REPORT_JSON: &str = "report.json";
 pub const REPORT_HTML: &str = "report.html";
 /// Name of the file with the numbers of the whole chain under stable names.
 pub const SUMMARY_JSON: &str = "summary.json";
-/// Prefix of the names of seconds of work by part: `seconds.tune`.
+/// Prefix of the names of durations: `seconds.tune`.
 const SECONDS: &str = "seconds.";
 /// Name of the dataset or model card.
 pub const CARD: &str = "README.md";
@@ -62,7 +62,7 @@ pub struct Report {
     /// (`before.vader`, `seconds.tune`), `_low` and `_high` for the bounds of an interval (`win_rate_low`).
     #[serde(default, with = "finite_map")]
     pub summary: BTreeMap<String, f64>,
-    /// Shown in this order.
+    /// Sections, in the order of the page.
     #[serde(default)]
     pub sections: Vec<Section>,
     /// Reports of the inputs, nearest first.
@@ -70,7 +70,7 @@ pub struct Report {
     pub upstream: Vec<Report>,
 }
 
-/// What Hugging Face reads from the front matter of a card.
+/// Fields of a card's front matter for Hugging Face.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Card {
@@ -117,7 +117,7 @@ impl Report {
         self.facts.push(Fact { label: label.into(), text: text.into() });
     }
 
-    /// Adds the time that the model's chat template saw, if it reads the time.
+    /// Adds the time that the model's chat template was rendered with, if it uses the time.
     pub fn template_date(&mut self, date: Option<jiff::civil::DateTime>) {
         if let Some(date) = date {
             self.fact("Time in the chat template", date.strftime("%Y-%m-%d %H:%M:%S").to_string());
@@ -129,7 +129,7 @@ impl Report {
         self.summary.insert(name.into(), value);
     }
 
-    /// Adds the seconds of work by part: for people, and as numbers for programs.
+    /// Adds durations in seconds by part: a section for people, and numbers for programs.
     pub fn timings(&mut self, seconds: &BTreeMap<String, f64>) {
         self.sections.push(Section::Timings { title: "Time".into(), seconds: seconds.clone() });
         for (part, value) in seconds {
@@ -147,7 +147,8 @@ impl Report {
         fs::write(&path, card::card(self)?).map_err(|e| Error::store(&path, &e))
     }
 
-    /// Writes `report.json`, `report.html` and `summary.json` into an existing directory without a model or dataset.
+    /// Writes `report.json`, `report.html` and `summary.json` into an existing directory, for stages without a model or
+    /// dataset.
     ///
     /// # Errors
     /// `Store` if a file cannot be written.
@@ -167,8 +168,8 @@ impl Report {
         Ok(())
     }
 
-    /// Reads the report in an input's directory, to become a member of `upstream`. `None` if the directory has none, as
-    /// for an imported model. Read inputs before work is spent.
+    /// Reads the report in an input's directory, for `upstream`. `None` if the directory has none, as for an imported
+    /// model. Call it before any expensive work, as it can fail.
     ///
     /// # Errors
     /// `Data` if there is a report that cannot be parsed.
@@ -187,7 +188,7 @@ impl Report {
         })
     }
 
-    /// This report and those of its inputs in the order of the chain, this one last; each resource once.
+    /// The reports of the chain in order, this one last; each resource once.
     pub(crate) fn chain(&self) -> Vec<&Self> {
         let mut chain: Vec<&Self> = Vec::new();
         let mut pending: VecDeque<&Self> = self.upstream.iter().collect();
@@ -233,7 +234,7 @@ impl Report {
         out
     }
 
-    /// The kind in plain words.
+    /// The kind in words, for a title.
     pub(crate) fn kind_in_words(&self) -> &'static str {
         match self.kind {
             Kind::PreferenceDataset => "Preference dataset",
@@ -243,8 +244,8 @@ impl Report {
     }
 }
 
-/// Numbers as JSON, without seconds: `before.vader` is in `before`, the bounds of an interval are one list `_ci` next
-/// to their number, and what is not finite is null.
+/// Numbers as JSON, without durations: `before.vader` is nested in `before`, the bounds of an interval are a list named
+/// `<name>_ci`, and values that are not finite are null.
 fn nested(numbers: &BTreeMap<String, f64>) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, value) in numbers.iter().filter(|(name, _)| !name.starts_with(SECONDS)) {
@@ -268,7 +269,7 @@ fn put(map: &mut Map<String, Value>, name: &str, value: Value) {
     }
 }
 
-/// JSON has no NaN: what is not finite is written as null and read back as NaN.
+/// JSON has no NaN: values that are not finite are written as null and read as NaN.
 mod finite_map {
     use std::collections::BTreeMap;
 
@@ -288,7 +289,7 @@ mod finite_map {
 mod tests {
     use super::*;
 
-    /// A tuned policy with its reward model and its dataset, with `text` wherever people or models write.
+    /// A tuned policy with its reward model and its dataset, with `text` in every field that users or models write.
     pub(super) fn chain(text: &str) -> Report {
         let mut data = Report::new(Kind::PreferenceDataset, "data", "2,954 pairs");
         data.card.splits = vec!["train".into(), "validation".into()];
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_without_a_report_is_none_and_a_broken_one_is_named() {
+    fn an_input_may_have_no_report_but_not_a_broken_one() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Report::read(folder.path()).unwrap(), None);
         assert_eq!(Report::read(&folder.path().join("not/there")).unwrap(), None);
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_holds_the_numbers_of_the_whole_chain_under_stable_names() {
+    fn the_summary_has_the_numbers_of_the_whole_chain() {
         let folder = tempfile::tempdir().unwrap();
         let mut report = chain("text");
         let mut further = Report::new(Kind::PreferenceDataset, "more", "");
@@ -391,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_of_a_stage_holds_nothing_of_what_came_after_it() {
+    fn the_summary_of_a_stage_has_no_numbers_of_later_stages() {
         let reward = chain("text").upstream.remove(0);
         let summary = Value::from(reward.summaries());
         assert_eq!((&summary["accuracy"], &summary["preference_dataset"]["pairs"]), (&json!(0.741), &json!(2954.0)));
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_without_an_interval_keeps_its_name_and_no_name_hides_another() {
+    fn names_in_the_summary_are_never_lost() {
         let numbers = [("x_low", 1.0), ("y", 2.0), ("y_low", 1.0), ("z", 3.0), ("z.a.b", 4.0)];
         let numbers = numbers.map(|(name, value)| (name.to_owned(), value)).into();
         let expected = json!({"x_low": 1.0, "y": 2.0, "y_low": 1.0, "z": 3.0, "z.a.b": 4.0});
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_is_reached_twice_is_one_stage_of_the_chain() {
+    fn a_shared_input_is_one_stage_of_the_chain() {
         let mut report = chain("text");
         report.upstream.push(report.upstream[0].upstream[0].clone());
         let names: Vec<_> = report.chain().iter().map(|r| r.name.as_str()).collect();

@@ -1,7 +1,7 @@
 //! `progress.json`: the progress of a stage, for the operator and for `plumbline run` (IO).
 //!
-//! Progress is informational, the run is what matters: a work directory that cannot be written is rejected at once,
-//! before anything is spent; later failures to write are logged once as a warning and the run continues.
+//! Progress is informational and must not fail a run: if the work directory cannot be written at the start, the run is
+//! rejected before it costs anything; later write errors are logged once as a warning, and the run continues.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::{Result, files, heartbeat};
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Minimum time between two log lines within a stage.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Maximum number of metrics in a status. Further names are omitted, the first ones kept.
+/// Maximum number of metrics in a status; further ones are omitted.
 const MAX_METRICS: usize = 32;
 
 /// Reports the progress of a stage.
@@ -29,14 +29,14 @@ pub struct Progress {
     report: ProgressReport,
     written: Instant,
     logged: Instant,
-    /// When the first units of this stage were reported, and how many: a resumed stage starts in the middle.
+    /// Time of the first report of this stage, and its number of units: a resumed stage starts in the middle.
     baseline: Option<(Instant, i64)>,
     warned: bool,
 }
 
 impl Progress {
     /// Writes a first, empty report to `work/progress.json`. Every call that reports progress may upload a snapshot
-    /// through `sync`, so they belong between two writes of the stage.
+    /// through `sync`, so it must happen between two writes of the stage.
     ///
     /// # Errors
     /// `Disk` if the work directory cannot be written. No later call fails.
@@ -65,7 +65,7 @@ impl Progress {
         self.log();
     }
 
-    /// Total number of finished units of the stage. Written at most once a second.
+    /// Reports the total number of finished units of the stage. Written at most once a second.
     pub fn advance(&mut self, completed: i64) {
         heartbeat::beat();
         self.sync.snapshot();
@@ -83,12 +83,12 @@ impl Progress {
         }
     }
 
-    /// Uploads a snapshot as soon as possible: a checkpoint has been written.
+    /// Uploads a snapshot as soon as possible. Called after a checkpoint has been written.
     pub fn checkpointed(&self) {
         self.sync.checkpoint();
     }
 
-    /// The latest value of a metric, under TRL's name. Written with the next progress.
+    /// Sets the latest value of a metric, under TRL's name. Written with the next progress.
     pub fn metric(&mut self, name: &str, value: f64) {
         let value = decimal(value);
         let metrics = &mut self.report.metrics;
@@ -99,7 +99,7 @@ impl Progress {
         }
     }
 
-    /// Cost of judges so far. Written with the next progress.
+    /// Sets the cost of judges so far. Written with the next progress.
     pub fn cost(&mut self, cost: &Cost) {
         self.report.cost = Some(cost.clone());
     }
@@ -109,7 +109,7 @@ impl Progress {
         &self.report.metrics
     }
 
-    /// Writes the final progress, whenever the last one was written.
+    /// Writes the final progress at once.
     pub fn finish(&mut self) {
         self.write();
         self.log();
@@ -150,7 +150,7 @@ fn percent(completed: i64, total: i64) -> i64 {
     if total <= 0 { 0 } else { (i128::from(completed) * 100 / i128::from(total)).clamp(0, 100) as i64 }
 }
 
-/// Estimated seconds for the rest at the rate since the baseline; none before there is a rate.
+/// Estimated seconds for the remaining units at the rate since the baseline; none without a rate.
 fn eta_seconds(elapsed: Duration, done: i64, left: i64) -> Option<i64> {
     (done > 0).then(|| (elapsed.as_secs_f64() * left.max(0) as f64 / done as f64).ceil() as i64)
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_changes_and_the_end_are_written_at_once_and_steps_at_most_once_a_second() {
+    fn only_stage_changes_and_the_end_are_written_at_once() {
         let work = tempfile::tempdir().unwrap();
         let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         assert_eq!(read(work.path()).progress.stage, "");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_uses_the_measured_rate_and_not_what_was_done_before_a_resume() {
+    fn the_estimate_ignores_units_from_before_a_resume() {
         assert_eq!(eta_seconds(Duration::from_secs(10), 5, 20), Some(40));
         assert_eq!(eta_seconds(Duration::from_secs(10), 0, 20), None);
         assert_eq!(eta_seconds(Duration::from_secs(10), 5, -1), Some(0));
@@ -217,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn percent_is_never_below_0_above_100_or_a_division_by_zero() {
+    fn percent_is_between_0_and_100_without_units_too() {
         assert_eq!([percent(1, 0), percent(-5, 10), percent(15, 10), percent(999, 1000)], [0, 0, 100, 99]);
         assert_eq!(percent(i64::MAX, i64::MAX), 100);
     }
 
     #[test]
-    fn a_folder_that_vanishes_does_not_stop_the_run_and_one_that_never_was_does() {
+    fn only_a_work_directory_that_never_existed_stops_the_run() {
         assert!(
             matches!(Progress::new(Path::new("/nowhere/work"), &WorkDirSync::off()), Err(Error::Disk(m)) if m.contains("/nowhere"))
         );
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_never_holds_more_metrics_than_its_schema_allows() {
+    fn a_status_never_has_more_metrics_than_its_schema_allows() {
         let work = tempfile::tempdir().unwrap();
         let mut progress = Progress::new(work.path(), &WorkDirSync::off()).unwrap();
         for i in 0..100 {

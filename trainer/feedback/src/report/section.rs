@@ -10,7 +10,7 @@ use super::History;
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(tag = "type", rename_all_fields = "camelCase")]
 pub enum Section {
-    /// Something that a reader must not miss: judge and policy share weights, a guard stopped the run.
+    /// Something that a reader must not miss: judge and policy share weights, or a guard stopped the run.
     Notice {
         /// Headline.
         title: String,
@@ -60,7 +60,7 @@ pub enum Section {
         /// The samples.
         rows: Vec<Sample>,
     },
-    /// Where the time went.
+    /// Durations by part.
     Timings {
         /// Headline.
         title: String,
@@ -75,7 +75,7 @@ pub enum Section {
 pub struct Number {
     /// Its label.
     pub label: String,
-    /// The value; one that is not finite could not be computed, and is shown as such.
+    /// The value; one that is not finite was not computable, and is shown as such.
     #[serde(with = "finite")]
     pub value: f64,
     /// How it is shown.
@@ -98,7 +98,7 @@ pub enum Unit {
     /// Four significant digits.
     #[default]
     Plain,
-    /// A share of 1, in percent.
+    /// A fraction, shown in percent.
     Percent,
     /// An integer, with thousands separators.
     Count,
@@ -123,7 +123,7 @@ pub struct Sample {
     pub prompt: String,
     /// One text per column.
     pub texts: Vec<String>,
-    /// Scores of the texts.
+    /// Scores of the texts, one entry per kind of score.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<SampleScore>,
 }
@@ -143,42 +143,42 @@ impl Number {
         Self { label: label.into(), value, unit: Unit::Plain, interval: None, reference: None, note: String::new() }
     }
 
-    /// Shown in percent; the value is a share of 1.
+    /// Shows the value, a fraction, in percent.
     #[must_use]
     pub fn percent(mut self) -> Self {
         self.unit = Unit::Percent;
         self
     }
 
-    /// Shown as a count.
+    /// Shows the value as a count.
     #[must_use]
     pub fn count(mut self) -> Self {
         self.unit = Unit::Count;
         self
     }
 
-    /// Shown as a duration.
+    /// Shows the value, in seconds, as a duration.
     #[must_use]
     pub fn seconds(mut self) -> Self {
         self.unit = Unit::Seconds;
         self
     }
 
-    /// With a 95 % interval.
+    /// Adds a 95 % interval.
     #[must_use]
     pub fn interval(mut self, low: f64, high: f64) -> Self {
         self.interval = Some((low, high));
         self
     }
 
-    /// With the value of no effect.
+    /// Adds the value of no effect.
     #[must_use]
     pub fn reference(mut self, value: f64) -> Self {
         self.reference = Some(value);
         self
     }
 
-    /// With a note.
+    /// Adds a note.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
@@ -200,7 +200,7 @@ impl Section {
         }
     }
 
-    /// The metrics in `names` that were logged, as curves over steps; `None` if none was.
+    /// The curves over steps of those metrics in `names` that were logged; `None` if none was.
     pub fn curves(title: &str, y_label: &str, history: &History, names: &[&str]) -> Option<Self> {
         let line = |name: &&str| {
             let points = history.get(*name)?.iter().map(|&(step, value)| (step as f64, value)).collect();
@@ -212,7 +212,7 @@ impl Section {
     }
 }
 
-/// JSON has no NaN: what is not finite is written as null and read back as NaN.
+/// JSON has no NaN: values that are not finite are written as null and read as NaN.
 mod finite {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

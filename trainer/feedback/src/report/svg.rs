@@ -15,7 +15,7 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 46.0;
 /// Number of colours in the style sheet.
 const COLOURS: usize = 8;
-/// A line has at most about this many points.
+/// Approximate maximum number of points per line.
 const MAX_POINTS: usize = 400;
 /// Number of points per line that react to the pointer.
 const MAX_TOOLTIPS: usize = 60;
@@ -57,8 +57,8 @@ pub(super) fn swatch(index: usize) -> String {
     )
 }
 
-/// A 95 % interval with its value and the value of no effect. A share is on a scale of 0 to 100 %; other numbers are on
-/// the common scale of the intervals of their unit among `rows`, so that they compare.
+/// A 95 % interval with its value and the value of no effect. A fraction is on a scale of 0 to 100 %; other numbers are
+/// on a common scale for all intervals of the same unit among `rows`, so that they are comparable.
 pub fn interval(number: &Number, rows: &[Number]) -> Option<String> {
     let (low, high) = number.interval?;
     if !(number.value.is_finite() && low.is_finite() && high.is_finite()) {
@@ -194,7 +194,7 @@ impl Frame {
     }
 }
 
-/// The description of a plot, for readers who do not see it.
+/// The description of a plot, for screen readers.
 fn in_words(title: &str, x_label: &str, y_label: &str, series: &[Series]) -> String {
     let lines = series.iter().filter_map(|s| {
         let finite: Vec<_> = s.points.iter().filter(|(_, y)| y.is_finite()).collect();
@@ -239,7 +239,7 @@ fn padded(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     Some((low - room, high + room))
 }
 
-/// The mean over about a twentieth of the points around each; values that are not finite are ignored.
+/// The moving mean over about a twentieth of the points; values that are not finite are ignored.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = points.len() / 40;
     (0..points.len())

@@ -16,9 +16,8 @@ pub fn header() -> Vec<u8> {
 }
 
 /// A record with the scalars of a step. Its wall time is `step` seconds after the epoch, so that the file depends only
-/// on what was logged: an interrupted and resumed run writes the same bytes as an uninterrupted one, and an artifact
-/// has the same digest when it is made again. TensorBoard's default axis is the step; its relative axis then counts
-/// steps.
+/// on the logged values: an interrupted and resumed run writes the same bytes as an uninterrupted one, and artifacts
+/// are reproducible. TensorBoard's default axis is the step; its relative axis then counts steps.
 pub fn scalars<'a>(step: i64, values: impl IntoIterator<Item = (&'a str, f64)>) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in values {
@@ -80,7 +79,7 @@ fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
 pub(super) mod tests {
     use super::*;
 
-    /// CRC-32C bit by bit, from its definition (reflected polynomial 0x82f63b78), as a second opinion.
+    /// CRC-32C bit by bit, from its definition (reflected polynomial 0x82f63b78), to check the faster implementation.
     fn crc_by_bits(data: &[u8]) -> u32 {
         let mut crc = u32::MAX;
         for byte in data {

@@ -24,14 +24,14 @@ use crate::{Error, Result, heartbeat};
 /// Objects fetched concurrently.
 const AT_ONCE: usize = 4;
 
-/// Fetches what a URI names to `path`, completely or not at all. `told` gets the bytes that have arrived and the total,
-/// whenever more have arrived.
+/// Fetches what a URI names to `path`, completely or not at all. `told` is called with the bytes received so far and
+/// the total, whenever more have arrived.
 ///
 /// # Errors
 /// `Data` if there is nothing, if the store denies access, or if an artifact is incomplete; `Store` if the store does
 /// not respond after all attempts, or the file system fails.
 pub async fn fetch(uri: &str, cache: &Cache, path: &Path, told: &impl Fn(u64, u64)) -> Result<()> {
-    // What is whole of an earlier attempt is counted again by the next one.
+    // A retry counts complete files of an earlier attempt again, so report the maximum.
     let most = Cell::new(0);
     let told = |here: u64, total: u64| {
         most.set(most.get().max(here));
@@ -90,7 +90,7 @@ async fn bring_all(
         stream::iter(objects).map(one).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         return finish(aside, path);
     };
-    // Of an artifact, what its manifest names: somebody may have put more there.
+    // Of an artifact, only the files in its manifest: its prefix may contain other objects.
     one(manifest).await?;
     let files = artifact::read_manifest(aside)?.files.into_iter().map(|file| super::below(key, &file.path));
     let named: BTreeSet<Key> = files.collect();
@@ -112,7 +112,7 @@ async fn list(store: &dyn ObjectStore, key: &Key) -> Result<Vec<ObjectMeta>> {
     }
     let mut objects: Vec<ObjectMeta> = store.list(Some(key)).try_collect().await.map_err(|e| read_error(&e))?;
     objects.sort_by(|a, b| a.location.cmp(&b.location));
-    // A key that ends in a slash, and holds nothing, is how some tools write a folder.
+    // Some tools represent a directory by an empty object whose key ends in a slash.
     let keys: Vec<String> = objects.iter().map(|o| o.location.to_string()).collect();
     let folders: HashSet<&str> = keys.iter().flat_map(|k| k.match_indices('/').map(|(at, _)| &k[..at])).collect();
     objects.retain(|o| o.size > 0 || !(o.location == *key || folders.contains(o.location.as_ref())));
@@ -148,7 +148,7 @@ fn check(key: &Key, objects: &[ObjectMeta]) -> Result<()> {
     Ok(())
 }
 
-/// A short digest of the objects as they are now: versions from before and after a change must not be mixed.
+/// A short digest of the objects' current versions: versions from before and after a change must not be mixed.
 fn state(objects: &[ObjectMeta]) -> String {
     let line = |o: &ObjectMeta| format!("{} {} {:?} {}\n", o.location, o.size, o.e_tag, o.last_modified);
     hex(&Sha256::digest(objects.iter().map(line).collect::<String>())[..6])
@@ -165,7 +165,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     }
     super::fits(object.size, target.parent().unwrap_or(target))?;
     let aside = target.with_added_extension("part");
-    // What is overwritten meanwhile is not what was listed.
+    // Fails if the object was overwritten since it was listed.
     let listed = GetOptions { if_match: object.e_tag.clone(), ..GetOptions::default() };
     let content = store.get_opts(&object.location, listed).await.map_err(|error| match error {
         StoreError::NotFound { .. } => None,
@@ -190,7 +190,7 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
         }
     }
     if size != object.size {
-        // It is the very object that was listed, so it is another size each time.
+        // The object is the listed one, so its size in the listing was wrong, and a retry would not help.
         let found = if size > object.size { "more".into() } else { size.to_string() };
         let what = format!("{}: the store lists {} bytes, but sent {found}", object.location, object.size);
         return Err(Error::Data(what));
@@ -199,12 +199,12 @@ async fn bring(store: &dyn ObjectStore, object: &ObjectMeta, target: &Path, arri
     fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
 }
 
-/// What to do about an object that was listed but does not exist: listing drops the trailing slash of a key.
+/// Handles an object that was listed but does not exist: listings drop the trailing slash of a key.
 async fn not_there(store: &dyn ObjectStore, object: &ObjectMeta) -> Result<()> {
     let key = &object.location;
     let below = store.list(Some(key)).try_collect::<Vec<_>>().await;
     match below.ok().and_then(|below| below.into_iter().find(|o| o.location == *key)) {
-        // An empty folder.
+        // The marker of an empty directory.
         Some(marker) if marker.size == 0 => Ok(()),
         Some(_) => Err(ends_in_slash(key)),
         None => Err(Error::Store(format!("{key} was removed while it was being fetched"))),
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_with_keys_below_it_that_holds_nothing_is_a_folder_however_many_there_are() {
+    async fn an_empty_object_above_other_keys_is_a_directory() {
         let store = object_store::memory::InMemory::new();
         let put = async |key: &str, bytes: &'static [u8]| {
             store.put(&Key::from(key), bytes.into()).await.unwrap();
@@ -229,7 +229,7 @@ mod tests {
         for empty in ["m/a", "m/b", "m/b/c", "m/empty"] {
             put(empty, b"").await;
         }
-        // Between a folder and what is below it, in the order of bytes.
+        // Keys that sort between a directory and its contents.
         for key in ["m/a-1", "m/a/x", "m/b.1", "m/b/c/d"] {
             put(key, b"1").await;
         }
@@ -238,7 +238,7 @@ mod tests {
                 put(&format!("m/many/{i}"), b"").await;
             }
             let (mut least, mut listed) = (std::time::Duration::MAX, Vec::new());
-            // The least of some: others run on the machine too.
+            // The minimum of several times, as other processes use the machine too.
             for _ in 0..3 {
                 let begun = std::time::Instant::now();
                 listed = list(&store, &Key::from("m")).await.unwrap();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_cannot_be_files_together_are_a_fault_of_the_data() {
+    fn keys_that_conflict_as_paths_are_a_data_error() {
         let object = |key: &str| ObjectMeta {
             location: Key::from(key),
             last_modified: std::time::SystemTime::UNIX_EPOCH.into(),

@@ -1,7 +1,8 @@
-//! Caches fetched inputs on a volume that runs share, for later runs. Talks to the file system.
+//! Caches fetched inputs for later runs, on a volume that runs share. Talks to the file system.
 //!
-//! An entry is named by its content: a repository at a commit, or objects as they are listed. It is complete or absent,
-//! and never overwritten. The source is always asked first: a run that may not list it gets nothing from the cache.
+//! The name of an entry identifies its content: a repository at a commit, or objects as they are listed. It is complete
+//! or absent, and never overwritten. The source is always contacted first: a run that may not list it gets nothing from
+//! the cache.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -17,9 +18,9 @@ use crate::{Error, Result};
 
 /// Environment variable with the directory.
 const FOLDER: &str = "PLUMBLINE_INPUT_CACHE";
-/// Directory in it with a file for each entry, locked while the entry is fetched.
+/// Its subdirectory with a lock file per entry, locked while the entry is fetched.
 const LOCKS: &str = ".locks";
-/// How soon a waiting process notices that the fetching process has exited.
+/// Interval at which a waiting process checks whether the fetching process has exited.
 const LOOK: Duration = Duration::from_secs(1);
 /// Number of characters of the readable name that are part of an entry's name.
 const READABLE: usize = 64;
@@ -29,14 +30,14 @@ const READABLE: usize = 64;
 pub struct Cache(Option<PathBuf>);
 
 impl Cache {
-    /// The one that the environment names.
+    /// The cache that the environment configures.
     pub fn from_env() -> Self {
         Self(std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from))
     }
 
-    /// Makes `path` a link to the entry of a URI in a state (a commit; a digest of a listing). If there is no such
-    /// entry, `bring` creates it at the path that it gets; of several processes one does, and the others wait. If the
-    /// cache cannot be used, `bring` creates `path` itself.
+    /// Makes `path` a link to the entry for a URI in a state (a commit, or a digest of a listing). If there is no such
+    /// entry, `bring` creates it at the path that it is called with; among several processes one does so, and the
+    /// others wait. If the cache cannot be used, `bring` creates `path` itself.
     ///
     /// # Errors
     /// Those of `bring`; `Store` if the link cannot be created; `Interrupted`.
@@ -56,7 +57,7 @@ impl Cache {
                 Some(_lock) => bring(&entry).await?,
             }
         }
-        // When it was used last tells whether it may go. Only its owner can say so.
+        // The modification time records the last use, for cleaning up. Only the owner of an entry can set it.
         let _ = File::open(&entry).and_then(|file| file.set_modified(SystemTime::now()));
         tracing::info!(uri, entry = %entry.display(), "taken from the cache");
         link(&entry, path).map_err(|e| Error::store(path, &e))
@@ -71,8 +72,8 @@ fn name(uri: &str, state: &str) -> String {
     format!("{}-{known}", hex(&Sha256::digest(format!("{uri}\n{state}"))[..16]))
 }
 
-/// Waits until no other process fetches an entry. Does nothing if that cannot be determined: a cache saves time, and
-/// must never fail a run.
+/// Waits until no other process fetches an entry. Does nothing if that cannot be determined: the cache only saves time,
+/// and must never fail a run.
 async fn alone(folder: &Path, entry: &Path) -> Result<Option<File>> {
     let unusable = |e: &io::Error| tracing::warn!("{}: {e}; fetching inputs without the cache", folder.display());
     let open = || {
@@ -101,7 +102,7 @@ async fn alone(folder: &Path, entry: &Path) -> Result<Option<File>> {
 }
 
 fn link(entry: &Path, path: &Path) -> io::Result<()> {
-    // One that leads nowhere: its entry was removed.
+    // A dangling link: its entry was removed.
     if path.is_symlink() {
         fs::remove_file(path)?;
     }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_named_by_source_and_state_and_stays_in_its_folder() {
+    fn an_entry_is_named_by_source_and_state_within_the_cache() {
         let names = [
             name("hf://org/tiny", "a"),
             name("hf://org/tiny", "b"),

@@ -1,5 +1,5 @@
-//! How to connect to an object store, how long to wait for it, and what its errors mean. Requests, credentials and the
-//! first retries are the library's (`object_store`).
+//! Connects to object stores, retries failed requests, and translates errors. Requests, credentials and the first
+//! retries are left to the library (`object_store`).
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
@@ -15,11 +15,11 @@ use crate::{Error, Result, heartbeat};
 
 /// Prefixes of the environment variables that configure stores.
 const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
-/// Digest that S3 gets with all data and verifies, unless the environment configures another.
+/// Checksum that is sent to S3 with all data and verified there, unless the environment configures another.
 const CHECKSUM: (&str, &str) = ("AWS_CHECKSUM_ALGORITHM", "SHA256");
-/// The longest wait before a store is asked again.
+/// Maximum delay between two attempts.
 const WAIT: Duration = Duration::from_secs(10);
-/// How long to wait for an unreachable store once the process is asked to stop: a pod has two minutes to exit.
+/// Maximum time to wait for an unreachable store once the process is asked to stop: a pod has two minutes to exit.
 const STOPPING: Duration = Duration::from_secs(90);
 /// Minimum time between two heartbeats while waiting.
 const SLICE: Duration = Duration::from_millis(200);
@@ -30,25 +30,25 @@ const MOST_SHOWN: usize = 200;
 pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
     let wrong = |why: &dyn Display| Error::Config(format!("the settings of the store are invalid: {why}"));
     let url = Url::parse(uri).map_err(|e| wrong(&e))?;
-    // What is no text is no setting of a store, and must not be shown.
+    // A value that is not valid UTF-8 cannot be a setting, and must not be shown.
     let texts =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let given = texts.filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
-    // A later setting comes in place of an earlier one.
+    // A later setting overrides an earlier one.
     let settings = [(CHECKSUM.0.to_owned(), CHECKSUM.1.to_owned())].into_iter().chain(given);
     let (store, key) = object_store::parse_url_opts(&url, settings).map_err(|e| wrong(&e))?;
     Ok((store.into(), key))
 }
 
-/// Retries until success, or until it has failed for too long. `id` seeds the delays.
+/// Retries until success, or until it has failed for too long. `id` seeds the jitter.
 ///
 /// # Errors
-/// The last one; at once if it is not `Store`.
+/// The last error; immediately if it is not `Store`.
 pub(super) async fn persist<T>(id: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
     persist_while(id, || 0, attempt).await
 }
 
-/// The same; the time starts again whenever `done` increases.
+/// The same; the time limit starts again whenever `done` increases.
 pub(super) async fn persist_while<T>(
     id: &str,
     done: impl Fn() -> u64,
@@ -65,7 +65,7 @@ pub(super) async fn persist_while<T>(
                 failed += 1;
                 tracing::warn!("{why}; retrying");
                 let until = Instant::now() + backoff(id, failed, None).min(WAIT);
-                // Asked to stop while it waits, it tries at once: once more, or to find that there is nothing to be kept.
+                // If the process is asked to stop during the wait, retry immediately, for the last time.
                 let stopping = shutdown::requested();
                 while Instant::now() < until && shutdown::requested() == stopping {
                     heartbeat::beat();
@@ -77,7 +77,7 @@ pub(super) async fn persist_while<T>(
     }
 }
 
-/// Whether to give up something that started at this time.
+/// Whether an operation that started at this time has exceeded the time limit.
 fn is_over(begun: Instant) -> bool {
     static ASKED: OnceLock<Instant> = OnceLock::new();
     if shutdown::requested() {
@@ -95,7 +95,7 @@ pub(super) fn read_error(error: &StoreError) -> Error {
             "access denied reading {path}; check the credentials in the environment (AWS_*, GOOGLE_* or AZURE_*) and what they allow"
         )),
         StoreError::Precondition { path, .. } => Error::Store(format!("{path} was changed while it was being fetched")),
-        // Asking again does not make a key a path.
+        // Retrying cannot make an invalid key valid.
         StoreError::InvalidPath { source } => {
             Error::Data(format!("the store lists a key that is not a path: {}", source.to_string().escape_debug()))
         }

@@ -1,6 +1,6 @@
 //! Downloads one file over HTTP. Received bytes are kept: a download resumes after a broken connection or a kill (RFC
-//! 9110, range requests). It never receives more than announced, or more than fits. Talks to the network and to the
-//! file system.
+//! 9110, range requests). It never receives more bytes than announced, or more than fit on the disk. Talks to the
+//! network and to the file system.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -19,25 +19,26 @@ use crate::backoff::{PATIENCE, backoff};
 use crate::shutdown;
 use crate::{Error, Result, heartbeat};
 
-/// Maximum number of attempts in a row that receive nothing.
+/// Maximum number of consecutive attempts that receive nothing.
 pub(super) const ATTEMPTS: u32 = 6;
-/// Maximum size in bytes of a file without a listing: prompts, texts and preferences, which have to fit in memory.
+/// Maximum size in bytes of a file whose size is not listed: prompts, texts and preferences, which have to fit in
+/// memory.
 const MOST: u64 = 16 << 30;
 /// Maximum size in bytes of a text: the listing of a repository with a hundred thousand files.
 const MOST_TEXT: u64 = 32 << 20;
-/// How soon a waiting download notices a request to stop.
+/// Interval at which a waiting download checks for a request to stop.
 const SLICE: Duration = Duration::from_millis(200);
 
 /// What is known about a file before the download.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
-    /// Bytes.
+    /// Size in bytes.
     pub size: Option<u64>,
-    /// Digest, hexadecimal.
+    /// SHA-256, hexadecimal.
     pub sha256: Option<&'a str>,
 }
 
-/// Where files come from.
+/// A server to download files from.
 #[derive(Clone, Debug)]
 pub struct Source {
     client: Client,
@@ -48,7 +49,7 @@ pub struct Source {
 enum Failure {
     /// It may succeed when retried.
     Passing { why: String, wait: Option<Duration> },
-    /// It will not.
+    /// A retry cannot succeed.
     Final(Error),
 }
 
@@ -97,7 +98,7 @@ impl Source {
         repeat(url, get, || 0).await
     }
 
-    /// Downloads a file to `path`. `told` gets the number of bytes as they arrive.
+    /// Downloads a file to `path`. `told` is called with the number of bytes received so far.
     ///
     /// # Errors
     /// `Data` if the server denies access or sends something unexpected, `Store` if it does not respond after all
@@ -109,7 +110,7 @@ impl Source {
         let here = || fs::metadata(&aside).map_or(0, |m| m.len());
         let go_on = async || {
             if !is_known && version.borrow().is_none() && aside.exists() {
-                // Nothing would tell that it is the beginning of something else.
+                // Without an identifier of the content, the received part may belong to another file.
                 fs::remove_file(&aside).map_err(|e| Failure::Final(Error::store(&aside, &e)))?;
             }
             self.go_on(url, &aside, (here(), expected.size), &version, &told).await
@@ -120,7 +121,7 @@ impl Source {
             repeat(url, &go_on, &here).await?;
             let Err(error) = check(&aside, expected) else { break };
             fs::remove_file(&aside).map_err(|e| Error::store(&aside, &e))?;
-            // What was here may have been the beginning of something else: it is brought once more, as a whole.
+            // The received part may have belonged to another file: download it again from the start.
             if before == 0 {
                 return Err(error);
             }
@@ -129,8 +130,8 @@ impl Source {
         fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
     }
 
-    /// One attempt, with `here` of `size` bytes already received. `version`: the server's identifier of the content, so
-    /// that the rest belongs to the same content.
+    /// One attempt to continue from `size` bytes received in `here`. `version`: the server's identifier of the content,
+    /// which ensures that the rest belongs to the same content.
     async fn go_on(
         &self,
         url: &Url,
@@ -164,7 +165,7 @@ impl Source {
             });
         }
         let mut answer = accepted(answer, url)?;
-        // A weak tag (RFC 9110, 8.8.1) says too little for this.
+        // A weak tag (RFC 9110, 8.8.1) does not guarantee identical bytes.
         version.replace(answer.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned());
         let from = format!("bytes {here}-");
         let goes_on = answer.headers().get(CONTENT_RANGE).is_some_and(|r| r.as_bytes().starts_with(from.as_bytes()));
@@ -204,7 +205,7 @@ impl Source {
     }
 }
 
-/// Retries until success, or until too many attempts in a row have received nothing. `here`: bytes received so far.
+/// Retries until success, or until too many consecutive attempts have received nothing. `here`: bytes received so far.
 async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, here: impl Fn() -> u64) -> Result<T> {
     let (mut failed, mut before) = (0, here());
     loop {
@@ -226,7 +227,7 @@ async fn repeat<T>(url: &Url, attempt: impl AsyncFn() -> Result<T, Failure>, her
     }
 }
 
-/// Waits; less long if the process is asked to stop.
+/// Waits; returns early if the process is asked to stop.
 pub(super) async fn pause(time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -272,7 +273,7 @@ fn failed(error: &reqwest::Error, url: &Url) -> Failure {
     Failure::Passing { why: format!("{}: {why}", place(url)), wait: None }
 }
 
-/// What to do with a file that exceeds the limit.
+/// Advice for a file that exceeds the limit.
 const LONG: &str = "put it in a bucket or a repository of a hub, where its length is known beforehand";
 
 /// The maximum size of a file of which `here` bytes have been received: the size that a listing or the server

@@ -22,10 +22,10 @@ const TOKEN: &str = "HF_TOKEN";
 const PUBLIC: &str = "https://huggingface.co";
 /// Files downloaded concurrently: a single connection seldom uses the whole bandwidth.
 const AT_ONCE: usize = 4;
-/// Digits of a commit in the name of a directory.
+/// Digits of a commit in the name of a temporary directory.
 const SHORT: usize = 12;
 
-/// A hub.
+/// A model hub.
 #[derive(Clone, Debug)]
 pub struct Hub {
     endpoint: Url,
@@ -33,12 +33,12 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The one that the environment names.
+    /// The hub that the environment configures.
     ///
     /// # Errors
     /// `Config` for an invalid address.
     pub fn from_env() -> Result<Self> {
-        // A Secret that was made from a file ends in a line break.
+        // A Secret created from a file ends in a line break.
         let set = |name| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let endpoint = set(ENDPOINT).unwrap_or_else(|| PUBLIC.to_owned());
         let endpoint = Url::parse(&endpoint)
@@ -76,8 +76,8 @@ impl Hub {
         Listing::parse(&listing)
     }
 
-    /// Downloads what a URI names to `path`, completely or not at all. `told` gets the bytes that have arrived and the
-    /// total, whenever more have arrived.
+    /// Downloads what a URI names to `path`, completely or not at all. `told` is called with the bytes received so far
+    /// and the total, whenever more have arrived.
     ///
     /// # Errors
     /// See [`Source::file`].
@@ -95,7 +95,7 @@ impl Hub {
                 (&["datasets"], vec![listing.file(path)?], format!("datasets/{repository}/{path}"))
             }
         };
-        // A branch that has moved on in between must not give half of each.
+        // If the branch moves during the download, files of two commits must not be mixed.
         let short: String = listing.sha.chars().filter(char::is_ascii_alphanumeric).take(SHORT).collect();
         let bring = async |path: &Path| {
             let aside = path.with_added_extension(short);
@@ -106,7 +106,8 @@ impl Hub {
             self.files(kind, uri.repository(), &listing.sha, &files, place, told).await?;
             finish(&aside, path)
         };
-        // Branches and tags of one commit are one entry; which of its files are wanted may change with this program.
+        // Branches and tags of one commit share an entry; which files are needed may change between versions of this
+        // program.
         let state = files.iter().fold(listing.sha.clone(), |state, file| format!("{state}\n{}", file.path));
         cache.through(&format!("{SCHEME}{name}"), &state, path, bring).await
     }
@@ -142,7 +143,7 @@ impl Hub {
     /// `<endpoint>/<before>/<repository>/<middle>/<revision>/<path>`.
     fn url(&self, before: &[&str], repository: &str, middle: &[&str], revision: &str, path: &str) -> Url {
         let mut url = self.endpoint.clone();
-        // A revision may hold slashes, which are written %2F; any other sign is escaped here.
+        // A revision may contain slashes, written as %2F; all other characters are escaped here.
         let revision = revision.replace("%2F", "/");
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(before).extend(repository.split('/')).extend(middle).push(&revision);
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_those_of_the_hub_below_any_endpoint() {
+    fn urls_have_the_hubs_form_below_any_endpoint() {
         let hub = |endpoint: &str| Hub::at(Url::parse(endpoint).unwrap(), None).unwrap();
         for endpoint in ["http://127.0.0.1:1/mirror/", "http://127.0.0.1:1/mirror"] {
             let url = hub(endpoint).url(&["datasets"], "org/name", &["resolve"], "refs%2Fpr%2F1", "data/a b.jsonl");
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_for_a_hub_that_nobody_on_the_way_can_read() {
+    fn a_token_is_only_sent_over_https_or_to_this_machine() {
         let at = |endpoint: &str, token| Hub::at(Url::parse(endpoint).unwrap(), token);
         for (endpoint, token) in [
             ("https://hub.example", Some("hf_secret")),

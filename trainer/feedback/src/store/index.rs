@@ -1,7 +1,7 @@
 //! A snapshot of a work directory: each file as a list of pieces, named by their digests. Computes only.
 //!
-//! A piece is written once and never changed, and an index is replaced in one step, so that a store contains one
-//! complete snapshot whenever the process is killed. A file that has only grown costs its last piece.
+//! A piece is written once and never changed, and an index is replaced atomically, so that a store contains one
+//! complete snapshot whenever the process is killed. If a file has only grown, only its last piece is uploaded again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,14 +22,14 @@ pub(super) struct Index {
     /// The process that owns the directory.
     #[serde(default)]
     pub(super) owner: String,
-    /// Its files, by path in the directory, with `/`.
+    /// Its files, by path relative to the directory, separated by `/`.
     pub(super) files: BTreeMap<String, Entry>,
 }
 
 /// A file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Bytes.
+    /// Size in bytes.
     pub(super) size: u64,
     /// The sha256 of each piece, hexadecimal, in order.
     pub(super) pieces: Vec<String>,
@@ -45,7 +45,7 @@ impl Index {
     /// Parses an index.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the fault.
     pub(super) fn read(text: &[u8]) -> Result<Self, String> {
         let index: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         if index.schema_version != VERSION {
@@ -60,7 +60,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Every piece that it needs.
+    /// All pieces that the snapshot refers to.
     pub(super) fn pieces(&self) -> BTreeSet<&str> {
         self.files.values().flat_map(|entry| entry.pieces.iter().map(String::as_str)).collect()
     }
@@ -88,9 +88,9 @@ mod tests {
         assert!(Index::read(&text("empty", 0, 0)).is_ok());
     }
 
-    /// Bounded: each byte of an index changed in some ways, and each cut.
+    /// A sample: each byte of an index changed in some ways, and each truncation.
     #[test]
-    fn no_changed_index_names_a_path_outside_or_is_a_panic() {
+    fn no_damaged_index_leads_outside_the_directory_or_panics() {
         let whole = text("journal/replies.jsonl", PIECE + 1, 2);
         for at in 0..whole.len() {
             for changed in [b'/', b'.', b'9', b'-', b'"', b'}', 0, 0xff] {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_out_of_the_folder_or_does_not_add_up_is_refused() {
+    fn paths_outside_the_directory_and_wrong_sizes_are_rejected() {
         for path in ["../a", "/a", "a//b", "a/./b", ""] {
             assert!(Index::read(&text(path, 1, 1)).unwrap_err().contains("not a path below"), "{path}");
         }

@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use crate::{Error, Result};
 
-/// Endings of the files that a model consists of: configuration, weights, tokenizer, chat template.
+/// Suffixes of the files that a model consists of: configuration, weights, tokenizer, chat template.
 const MODEL_FILES: [&str; 5] = [".json", ".safetensors", ".txt", ".model", ".jinja"];
 const WEIGHTS: &str = ".safetensors";
-/// The same weights again, in the format of one vendor's own tools.
+/// Prefix of files that contain the same weights in a vendor's own format.
 const CONSOLIDATED: &str = "consolidated";
 
 /// A repository at a commit.
@@ -28,10 +28,10 @@ pub struct Listing {
 /// A file of a repository.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Path in the repository.
+    /// Path within the repository.
     #[serde(rename = "rfilename")]
     pub path: String,
-    /// Bytes.
+    /// Size in bytes.
     #[serde(default)]
     pub size: Option<u64>,
     /// Present for a large file.
@@ -42,7 +42,7 @@ pub struct RemoteFile {
 /// A file in large-file storage.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Lfs {
-    /// Digest, hexadecimal.
+    /// SHA-256, hexadecimal.
     pub sha256: String,
 }
 
@@ -50,7 +50,7 @@ impl Listing {
     /// Parses a hub's reply.
     ///
     /// # Errors
-    /// `Data` for an invalid listing, or one that names a file twice or one that cannot be in a directory.
+    /// `Data` for an invalid listing, a duplicate file, or a path that is not possible in a directory.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |what: String| Error::Data(format!("expected the hub's description of a repository, found {what}"));
         let listing: Self = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
@@ -90,7 +90,7 @@ impl Listing {
         Ok(files)
     }
 
-    /// One file.
+    /// The entry of one file.
     ///
     /// # Errors
     /// `Data` if it does not exist.
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_its_configuration_weights_and_tokenizer_and_nothing_twice() {
+    fn a_model_is_configuration_weights_and_tokenizer_without_duplicates() {
         let all = listing(&[
             ".gitattributes",
             "README.md",
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_no_repository_can_have_is_a_fault_of_the_data() {
+    fn an_impossible_listing_is_a_data_error() {
         let of = |sha: &str, paths: &[&str]| {
             let files: Vec<_> = paths.iter().map(|p| json!({"rfilename": p})).collect();
             Listing::parse(&json!({"sha": sha, "siblings": files}).to_string())
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_without_weights_that_can_be_loaded_is_refused_by_what_is_in_it() {
+    fn a_repository_without_loadable_weights_is_rejected() {
         let error = listing(&["config.json", "pytorch_model.bin"]).model().unwrap_err().to_string();
         assert!(error.contains("safetensors") && error.contains("pytorch_model.bin"), "{error}");
         assert!(listing(&["a.jsonl"]).file("b.jsonl").unwrap_err().to_string().contains("b.jsonl"));

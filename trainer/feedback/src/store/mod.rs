@@ -1,5 +1,4 @@
-//! Everything that is not on a local file system: inputs that are fetched, results and work directories that are
-//! uploaded.
+//! Remote storage: inputs that are fetched, and results and work directories that are uploaded.
 //!
 //! | question | file |
 //! |---|---|
@@ -10,8 +9,7 @@
 //! | How is a single file downloaded reliably? | `download` |
 //! | Which redirects are followed? | `reachable`, `redirects` |
 //! | How is an artifact uploaded? | `upload` |
-//! | How is a work directory saved in a store and restored on another machine? | `index`, `snapshots`, `work_dir_sync`
-//! |
+//! | How is a work directory saved and restored elsewhere? | `index`, `snapshots`, `work_dir_sync` |
 //! | How is a store connected to, and waited for? | `connect` |
 
 pub mod bucket;
@@ -35,13 +33,13 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{Error, Result};
 
-/// The runtime for requests, on the thread that waits for them.
+/// A runtime for requests, on the calling thread.
 pub fn runtime() -> Result<Runtime> {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Error::Failed(format!("the network cannot be used: {e}")))
 }
 
-/// The key of a path below a key.
+/// The key of a path relative to another key.
 fn below(key: &Key, path: &str) -> Key {
     path.split('/').fold(key.clone(), Key::join)
 }
@@ -53,7 +51,7 @@ fn free(folder: &Path) -> Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Checks that this many bytes fit into a directory, before they are downloaded.
+/// Checks that this many bytes fit on a directory's file system, before they are downloaded.
 fn fits(bytes: u64, folder: &Path) -> Result<()> {
     let free = free(folder)?;
     if bytes <= free {
@@ -73,7 +71,7 @@ fn finish(aside: &Path, path: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&begun) {
             let old = entry.path();
-            // It takes room and does no harm.
+            // Failing to remove it only wastes space.
             let _ = if old.is_dir() { fs::remove_dir_all(old) } else { fs::remove_file(old) };
         }
     }

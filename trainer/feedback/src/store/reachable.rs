@@ -1,5 +1,5 @@
-//! Where a server may redirect a request to: never to an address closer than its own. A server on the internet must not
-//! make this process send requests into the networks that it happens to run in. Computes only.
+//! Limits redirects: a server may only redirect a request to addresses that are at least as public as its own. A server
+//! on the internet must not make this process send requests into private networks. Computes only.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,20 +10,20 @@ use reqwest::dns::Name;
 /// Maximum number of redirects in a row.
 const MOST: usize = 10;
 
-/// How near an address is.
+/// How local an address is, from public to this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reach {
-    /// Anywhere.
+    /// The public internet.
     Public,
     /// In a private network (RFC 1918, RFC 4193) or behind a carrier's (RFC 6598).
     Private,
     /// On the same link (RFC 3927, RFC 4291): where clouds serve credentials to machines.
     Link,
-    /// This machine, or no machine.
+    /// This machine, or an unspecified address.
     Machine,
 }
 
-/// Why a redirect is not followed.
+/// Why a redirect was rejected.
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) String);
 
@@ -59,11 +59,11 @@ impl Reach {
         // The IPv4 address in the 32 bits before the last `after`.
         let v4 = |after: u32| Ipv4Addr::from_bits((bits >> after) as u32);
         match address.segments() {
-            // An IPv4 address in one of its forms (RFC 4291, RFC 6052, RFC 3056).
+            // An embedded IPv4 address (RFC 4291, RFC 6052, RFC 3056).
             [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Self::of_v4(v4(0)),
             [0x2002, ..] => Self::of_v4(v4(80)),
-            // Behind a prefix whose length only its network knows (RFC 8215), around the bits 64 to 71 (RFC 6052): the nearest
-            // that it can be, but for those that begin with the zeros of a shorter address.
+            // Local NAT64 with a prefix of unknown length (RFC 8215), around bits 64 to 71 (RFC 6052): the most local
+            // of the possible addresses, except those that begin with the zero padding of a shorter prefix.
             [0x64, 0xff9b, 1, ..] => {
                 let around = |before: u32| {
                     let high = (bits >> 64) as u32 & ((1 << before) - 1);
@@ -80,12 +80,12 @@ impl Reach {
         }
     }
 
-    /// Whether a server at this distance may redirect a request to one at another.
+    /// Whether a server with this reach may redirect a request to an address with another.
     pub(super) fn may_lead_to(self, other: Self) -> bool {
         other == Self::Public || other == self || (self, other) == (Self::Machine, Self::Private)
     }
 
-    /// The address that a URL names as such, if it does.
+    /// The reach of a URL whose host is an IP address; `None` for a name.
     pub(super) fn of_url(url: &Url) -> Option<Self> {
         let host = url.host_str()?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -93,11 +93,11 @@ impl Reach {
     }
 }
 
-/// Whether a redirect from one URL to the next is followed; `origin` is the distance of the first, if known, and
-/// `followed` the number of redirects before this one.
+/// Checks whether a redirect from one URL to the next may be followed. `origin`: the reach of the first server, if
+/// known; `followed`: the number of redirects before this one.
 ///
 /// # Errors
-/// Why not.
+/// The reason for rejecting it.
 pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize) -> Result<(), Refused> {
     let refused = |why: &str| {
         let place = to.host_str().unwrap_or_default();
@@ -118,7 +118,7 @@ pub(super) fn check(from: &Url, to: &Url, origin: Option<Reach>, followed: usize
     }
 }
 
-/// Why a name is rejected.
+/// The error for a name that resolves only to addresses that are too local.
 pub(super) fn nearer(name: &Name) -> Refused {
     Refused(format!("the server redirects to {}, {NEARER}", name.as_str()))
 }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_as_near_as_their_registries_say_in_every_form() {
+    fn addresses_have_the_reach_of_their_registries_in_every_form() {
         for (address, expected) in [
             ("127.0.0.1", Reach::Machine),
             ("0.0.0.0", Reach::Machine),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_followed_to_public_servers_and_never_nearer_never_to_http_never_for_ever() {
+    fn redirects_are_followed_to_public_https_servers_only() {
         let url = |text: &str| Url::parse(text).unwrap();
         let follow = |from: &str, to: &str, origin| check(&url(from), &url(to), origin, 1);
         let public = Some(Reach::Public);

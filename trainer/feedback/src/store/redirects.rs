@@ -1,4 +1,4 @@
-//! The HTTP client for inputs: it follows redirects only to where they may lead (see `reachable`). Resolves names.
+//! The HTTP client for inputs: it follows only the redirects that `reachable` permits. Resolves names.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::reachable::{self, Reach, Refused};
 use crate::{Error, Result};
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// Maximum silence of a server in the middle of a response.
+/// Maximum time without data in the middle of a response.
 const SILENCE: Duration = Duration::from_mins(1);
 /// Environment variables for a proxy. A proxy resolves names itself, and its operator decides what it can reach.
 const PROXIES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
@@ -44,7 +44,7 @@ pub(super) fn client(origin: &Url) -> Result<Client> {
     client.build().map_err(|e| Error::Failed(format!("the HTTP client cannot be built: {e}")))
 }
 
-/// Why a redirect was not followed, if that is the cause of an error.
+/// The reason why a redirect was rejected, if that is the cause of an error.
 pub(super) fn refused(error: &reqwest::Error) -> Option<&Refused> {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -56,7 +56,7 @@ pub(super) fn refused(error: &reqwest::Error) -> Option<&Refused> {
     None
 }
 
-/// Addresses of names: all for the requested server, and for others only those that it may redirect to.
+/// Resolves names: to all addresses for the requested server, and for others only to those that it may redirect to.
 struct Addresses {
     origin: String,
     reach: Arc<OnceLock<Reach>>,
@@ -69,7 +69,7 @@ impl Resolve for Addresses {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let reach_of = |address: &SocketAddr| Reach::of(address.ip());
             if is_origin {
-                // A server that is public also in part is held to that.
+                // A server with at least one public address counts as public.
                 let is_public = found.iter().any(|address| reach_of(address) == Reach::Public);
                 if let Some(first) = found.first() {
                     let _ = reach.set(if is_public { Reach::Public } else { reach_of(first) });
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_this_machine_is_used_where_it_was_asked_for_and_not_where_a_public_server_leads_there() {
+    fn a_local_name_is_resolved_only_if_it_was_requested() {
         assert!(!resolve("localhost", None, "localhost").unwrap().is_empty());
         assert!(!resolve("127.0.0.1", Some(Reach::Machine), "localhost").unwrap().is_empty());
         for reach in [Reach::Public, Reach::Private] {

@@ -1,8 +1,8 @@
-//! A work directory in an object store: one snapshot of it, which later ones replace. Talks to the store and to the
-//! file system.
+//! A work directory in an object store: a single snapshot, which later ones replace. Talks to the store and to the file
+//! system.
 //!
 //! ```text
-//! <key>/index.json        what the folder is (see `index`)
+//! <key>/index.json        the files of the directory (see `index`)
 //! <key>/pieces/<sha256>   its content
 //! ```
 
@@ -28,56 +28,56 @@ use crate::{Error, Result, heartbeat};
 /// Pieces uploaded concurrently.
 const AT_ONCE: usize = 4;
 
-/// A file as it was in a snapshot.
+/// A file at the time of a snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Frozen {
-    /// Path in the work directory, with `/`.
+    /// Path relative to the work directory, separated by `/`.
     pub(super) path: String,
-    /// Where its content is: it may have grown since.
+    /// The file with its content, which may have grown since.
     pub(super) file: PathBuf,
     /// Identifies its state.
     pub(super) stamp: Stamp,
 }
 
-/// Shows whether a file has changed.
+/// Detects changes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// Bytes that belong to the snapshot.
+    /// Size in bytes at the time of the snapshot.
     pub(super) size: u64,
     /// Modification time.
     pub(super) modified: SystemTime,
-    /// Inode number: a replaced file has another one.
+    /// Inode number, which changes if the file is replaced.
     pub(super) inode: u64,
 }
 
 impl Stamp {
-    /// The state of a file now.
+    /// The current stamp of a file.
     ///
     /// # Errors
-    /// If the file system has no modification time.
+    /// If the file system does not report modification times.
     pub(super) fn of(file: &fs::Metadata) -> std::io::Result<Self> {
         Ok(Self { size: file.len(), modified: file.modified()?, inode: file.ino() })
     }
 }
 
-/// The store's side of a work directory.
+/// The work directory in the store.
 pub(super) struct Snapshots {
     uri: String,
     store: Arc<dyn ObjectStore>,
     key: Key,
-    /// The name of this process.
+    /// A unique name of this process.
     owner: String,
-    /// The index in the store, and its version there.
+    /// The index in the store, and its version.
     index: Index,
     version: Option<UpdateVersion>,
     /// Pieces in the store.
     stored: BTreeSet<String>,
-    /// The states of files at the last check.
+    /// The stamps of files at the last check.
     known: HashMap<String, (Stamp, Entry)>,
 }
 
 impl Snapshots {
-    /// Reads what a store contains.
+    /// Reads the index in a store.
     ///
     /// # Errors
     /// `Config` and `Data` if the store denies access or contains something else, `Store` if it does not respond.
@@ -103,11 +103,11 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Makes this process the owner of the work directory: another process that still writes to it gets an error at its
-    /// next write, and removes nothing that this one needs.
+    /// Makes this process the owner of the work directory. If another process still writes to it, its next write fails,
+    /// and it removes nothing that this process needs.
     ///
     /// # Errors
-    /// As [`Snapshots::open`].
+    /// Those of [`Snapshots::open`].
     pub(super) async fn take_over(&mut self) -> Result<()> {
         loop {
             let index = Index { owner: self.owner.clone(), ..self.index.clone() };
@@ -116,12 +116,12 @@ impl Snapshots {
                     (self.index, self.version) = (index, Some(version));
                     break;
                 }
-                // Written by the other one in between.
+                // The other process wrote in between.
                 Err(Error::Failed(_)) if !shutdown::requested() => self.look().await?,
                 Err(error) => return Err(error),
             }
         }
-        // What an attempt that was killed had brought there need not be brought again.
+        // Pieces uploaded by an attempt that was killed need not be uploaded again.
         self.stored = persist(&self.uri, async || self.list().await).await?;
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Snapshots {
         ))
     }
 
-    /// Restores the files that differ from the snapshot. Other files stay.
+    /// Restores the files that differ from the snapshot, and returns their number. Other files are not changed.
     pub(super) async fn restore(&mut self, work: &Path) -> Result<usize> {
         let mut brought = 0;
         for (path, entry) in self.index.files.clone() {
@@ -192,7 +192,7 @@ impl Snapshots {
         fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
     }
 
-    /// The content of a file in the snapshot, if it has it.
+    /// The content of a file in the snapshot; `None` if it is not there.
     pub(super) async fn content(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let Some(entry) = self.index.files.get(path) else { return Ok(None) };
         let mut content = Vec::new();
@@ -215,7 +215,7 @@ impl Snapshots {
         Ok(found.into())
     }
 
-    /// Uploads this snapshot.
+    /// Uploads a snapshot.
     ///
     /// # Errors
     /// `Config` if the store denies access, `Store` if it does not respond, `Failed` if another process has taken over.
@@ -239,7 +239,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Uploads the pieces of a file that the store does not have yet.
+    /// Uploads the pieces of a file that are not in the store.
     async fn bring(&mut self, file: &Frozen) -> Result<Entry> {
         let size = file.stamp.size;
         let piece = |number: u64| {
@@ -264,15 +264,15 @@ impl Snapshots {
         Ok(Entry { size, pieces })
     }
 
-    /// Replaces the index, if it is still the one that was read or written last: a pod that was presumed lost must not
-    /// undo what its successor has done. `Failed` if it has changed.
+    /// Replaces the index, if it is still the one that was last read or written: a pod that was presumed lost must not
+    /// overwrite the work of its successor. `Failed` if it has changed.
     async fn write(&self, index: &Index) -> Result<UpdateVersion> {
         let text = serde_json::to_vec(index).map_err(|e| Error::Failed(e.to_string()))?;
         let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
         let key = self.index_key();
         let put = |mode| self.store.put_opts(&key, text.clone().into(), PutOptions::from(mode));
         let written = match put(mode).await {
-            // Some stores know no conditions.
+            // Some stores do not support conditional writes.
             Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => match self.read().await? {
                 Some((found, _)) if found != self.index => return Err(self.taken_over(&found)),
                 _ => put(PutMode::Overwrite).await,
@@ -282,7 +282,7 @@ impl Snapshots {
         match written {
             Ok(written) => Ok(UpdateVersion { e_tag: written.e_tag, version: written.version }),
             Err(StoreError::Precondition { .. } | StoreError::AlreadyExists { .. }) => match self.read().await? {
-                // It was written, and only the answer was lost.
+                // The write succeeded, and only the response was lost.
                 Some((found, version)) if found == *index => Ok(version),
                 found => Err(self.taken_over(&found.map(|(index, _)| index).unwrap_or_default())),
             },
@@ -297,7 +297,7 @@ impl Snapshots {
         ))
     }
 
-    /// Removes pieces that no snapshot needs any more: they only take space.
+    /// Removes pieces that the snapshot no longer needs, to free space.
     async fn forget(&mut self) {
         let needed = self.index.pieces();
         let (kept, old): (BTreeSet<String>, BTreeSet<String>) =
@@ -311,14 +311,14 @@ impl Snapshots {
     }
 }
 
-/// A name that no other process has.
+/// A unique name for this process.
 fn this_process() -> String {
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{pod} {} {}", std::process::id(), since.as_nanos())
 }
 
-/// Whether a file matches an index.
+/// Whether a local file matches an entry of the index.
 fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
     match fs::metadata(target) {
         Ok(found) if found.len() == entry.size => {}

@@ -1,8 +1,8 @@
 //! Uploads an artifact to an object store: its manifest is removed first and uploaded last, so that readers see a
 //! complete artifact or none. Talks to the store and to the file system.
 //!
-//! In between there is a manifest with another name that lists everything that may exist: an attempt that resumes after
-//! a kill knows from it what to remove, and a reader knows that the artifact is incomplete.
+//! During the upload there is a manifest with another name that lists everything that may exist: an attempt that
+//! resumes after a kill reads from it what to remove, and readers know from it that the artifact is incomplete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -30,10 +30,10 @@ const PART: usize = 16 << 20;
 const PARTS: usize = 4;
 /// Name of the manifest while the artifact is being written.
 pub(super) const PARTIAL: &str = "manifest.partial.json";
-/// Metadata of an object with the sha256 of its content, from which an attempt knows what an earlier one has uploaded.
+/// Object metadata with the sha256 of the content, which tells an attempt what an earlier one has uploaded.
 const SHA256: &str = "sha256";
 
-/// Checks that an artifact of a resource (kind and name) can be uploaded there.
+/// Checks that the artifact of a resource (kind and name) can be uploaded to a URI.
 ///
 /// # Errors
 /// `Config` if the store denies access, or contains the artifact of another resource; `Store` if it does not respond.
@@ -50,10 +50,10 @@ pub(super) async fn check(uri: &str, owner: &(String, String)) -> Result<()> {
     .await
 }
 
-/// Uploads a directory that is an artifact.
+/// Uploads an artifact's directory.
 ///
 /// # Errors
-/// As [`check`].
+/// Those of [`check`].
 pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) -> Result<()> {
     let manifest = artifact::read_manifest(folder)?;
     let (store, key) = open(uri)?;
@@ -89,7 +89,8 @@ pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) 
     persist(uri, async || remove(&*store, &partial).await).await
 }
 
-/// Removes an object, also if it no longer exists: an earlier attempt may have removed it and lost the reply.
+/// Removes an object. It is not an error if the object does not exist: an earlier attempt may have removed it and lost
+/// the response.
 async fn remove(store: &dyn ObjectStore, key: &Key) -> Result<()> {
     match store.delete(key).await {
         Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
@@ -112,7 +113,7 @@ pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
     Ok(())
 }
 
-/// The manifest under a key.
+/// The existing manifest under a key, which must be of the same resource.
 async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) -> Result<Option<Manifest>> {
     let found = match store.get(key).await {
         Ok(found) => found.bytes().await.map_err(|e| read_error(&e))?,
@@ -129,7 +130,7 @@ async fn former(store: &dyn ObjectStore, key: &Key, owner: &(String, String)) ->
     }
 }
 
-/// Uploads one file, unless it is already there.
+/// Uploads one file, unless it has been uploaded already.
 async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &FileEntry) -> Result<()> {
     let (target, source) = (below(key, &entry.path), folder.join(&entry.path));
     let of_content = Attribute::Metadata(SHA256.into());
@@ -154,7 +155,7 @@ async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &Fi
         let upload = store.put_multipart_opts(&target, options).await.map_err(|e| write_error(&e))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
         if let Err(error) = write(&mut writer, &source).await {
-            // Parts that belong to nothing are paid for.
+            // Parts of an incomplete upload would be charged for.
             let _ = writer.abort().await;
             return Err(error);
         }

@@ -1,9 +1,9 @@
 //! Uploads the work directory of a run to a store while its stage runs, and the artifact at the end. A pod on another machine
 //! resumes from there. Talks to the store, from a thread of its own, and to the file system.
 //!
-//! A stage can be killed at any time and resume, so its work directory can be resumed from between any two of its
-//! writes. The thread that writes says when ([`WorkDirSync::snapshot`]); the files are hard-linked to another
-//! directory, which takes no time, and uploaded in the background.
+//! A stage can be killed at any time and resume, so a run can be resumed from the state of its work directory between
+//! any two of its writes. The thread that writes calls [`WorkDirSync::snapshot`] between writes; the files are
+//! hard-linked to another directory, which is fast, and uploaded in the background.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ use crate::{Error, Result, shutdown};
 
 /// Minimum time between two snapshots, unless one contains a new checkpoint.
 const EVERY: Duration = Duration::from_secs(20);
-/// Directory in the work directory with the files of the snapshot that is being uploaded.
+/// Subdirectory with the files of the snapshot that is being uploaded.
 const ASIDE: &str = ".snapshot";
-/// Directory in the work directory with an artifact that is not complete.
+/// Subdirectory with an incomplete artifact.
 const STAGING: &str = "staging";
-/// Directory in the work directory with the result of `fetch`, which is uploaded separately.
+/// Subdirectory with the result of `fetch`, which is uploaded separately.
 pub const FETCHED: &str = "fetch";
-/// Not uploaded: what a resumed run writes again, and what is uploaded separately.
+/// Not uploaded: files that a resumed run writes again, and those that are uploaded separately.
 const LEFT_OUT: [&str; 5] = [ASIDE, PROGRESS_FILE, STAGING, FETCHED, HELD];
 /// Directory next to the uploaded work directory with the report of a run that did not meet a gate.
 const REPORT: &str = "report";
@@ -41,13 +41,13 @@ pub struct WorkDirSync(Arc<Mutex<Option<Upload>>>);
 #[derive(Debug)]
 struct Upload {
     work: PathBuf,
-    /// To the thread.
+    /// Sends snapshots to the uploading thread.
     sender: Sender<Vec<Frozen>>,
     thread: JoinHandle<(Snapshots, Runtime)>,
-    /// A snapshot is being uploaded.
+    /// Whether a snapshot is being uploaded.
     busy: Arc<AtomicBool>,
     last: Instant,
-    /// A snapshot is to be uploaded as soon as none is being uploaded.
+    /// Whether to upload a snapshot as soon as the current upload ends.
     due: bool,
 }
 
@@ -57,12 +57,12 @@ impl WorkDirSync {
         Self(Arc::new(Mutex::new(None)))
     }
 
-    /// Uploads a snapshot if the last one is old enough. To be called between two writes.
+    /// Uploads a snapshot if the last one is old enough. Must be called between two writes.
     pub fn snapshot(&self) {
         self.upload(false);
     }
 
-    /// Uploads a snapshot as soon as possible: there is a new checkpoint.
+    /// Uploads a snapshot as soon as possible. Called after a new checkpoint.
     pub fn checkpoint(&self) {
         self.upload(true);
     }
@@ -77,7 +77,7 @@ impl WorkDirSync {
         match freeze(&upload.work) {
             Ok(files) => {
                 upload.busy.store(true, Ordering::Release);
-                // A thread that has ended is reported at the end.
+                // If the thread has ended, its error is reported at the end.
                 let _ = upload.sender.send(files);
                 (upload.due, upload.last) = (false, Instant::now());
             }
@@ -99,8 +99,8 @@ impl WorkDirSync {
     }
 }
 
-/// Runs a stage. The state of an earlier process is restored before it starts, and its artifact is in the store when
-/// this succeeds. With `part`, only that directory of the work directory is uploaded, to a location of its own.
+/// Runs a stage. The state of an earlier process is restored before it starts, and on success its artifact has been
+/// uploaded. With `part`, only that subdirectory is uploaded, to a location of its own.
 ///
 /// # Errors
 /// The stage's own; `Config`, `Data` and `Store` if the store denies access or does not respond; `Failed` if another
@@ -124,7 +124,7 @@ pub fn within(
     let ended = stage(&sync);
     let kept = sync.finish().map_err(of_output);
     if let Err(taken_over @ Error::Failed(_)) = kept {
-        // Whatever the stage says: it was stopped because of this.
+        // Takes precedence over the stage's result: the stage was stopped because of it.
         return Err(taken_over);
     }
     let result = match ended {
@@ -142,18 +142,18 @@ pub fn within(
     Ok(result)
 }
 
-/// A file of the work directory that another process uploads, if it has uploaded one: read-only.
+/// Reads a file of a work directory that another process uploads; `None` if it has not been uploaded.
 pub async fn file(uri: &str, path: &str) -> Result<Option<Vec<u8>>> {
     let read = async || Snapshots::open(uri).await?.content(path).await;
     match read().await {
-        // It may have been replaced in between.
+        // The file may have been replaced during the read; read it again.
         Err(Error::Data(_)) => read().await,
         found => found,
     }
 }
 
-/// The same error; for a failed gate, with the location of the report that explains it. Failing to upload the report
-/// does not replace the error.
+/// The same error; for a failed gate, with the location of the report that explains it. If uploading the report fails,
+/// the error stays the same.
 fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtime: &Runtime) -> Error {
     let (Error::Gate(message), Some(work)) = (&error, &store.work) else { return error };
     let (staging, place) = (Path::new(&document.work).join(STAGING), format!("{work}/{REPORT}"));
@@ -166,11 +166,11 @@ fn with_report(error: Error, document: &RunDocument, store: &StorePlaces, runtim
     }
 }
 
-/// Takes the work directory over, restores its last snapshot, and uploads it from now on.
+/// Takes over the work directory, restores its last snapshot, and starts uploading it.
 fn start(uri: &str, work: &Path) -> Result<WorkDirSync> {
-    // The thread's own, since connections that are kept open belong to the runtime that opened them.
+    // A runtime of the thread's own, since open connections belong to the runtime that opened them.
     let runtime = super::runtime()?;
-    // A store that would refuse it later refuses now, before anything is spent.
+    // If the store would reject a later upload, it rejects this one, before the run costs anything.
     let (mut snapshots, brought) = runtime.block_on(shutdown::unless_asked(async {
         let mut snapshots = Snapshots::open(uri).await?;
         snapshots.take_over().await?;
@@ -202,7 +202,7 @@ fn start(uri: &str, work: &Path) -> Result<WorkDirSync> {
     Ok(WorkDirSync(Arc::new(Mutex::new(Some(upload)))))
 }
 
-/// Hard-links every file: a file that is later replaced or removed stays as it was, and for a file that grows the size
+/// Hard-links every file: a file that is later replaced or removed is not affected, and for a file that grows, its size
 /// is recorded.
 fn freeze(work: &Path) -> Result<Vec<Frozen>> {
     let aside = work.join(ASIDE);
@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// An upload whose snapshots arrive at the test, which says when one is done.
+    /// An upload that sends its snapshots to the test, which decides when one is done.
     fn sync(work: &Path) -> (WorkDirSync, Receiver<Vec<Frozen>>, Arc<AtomicBool>) {
         let ((sender, received), busy) = (channel(), Arc::<AtomicBool>::default());
         let thread = thread::spawn(|| -> (Snapshots, Runtime) {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_is_uploaded_at_once_or_after_the_snapshot_that_is_on_its_way() {
+    fn a_checkpoint_is_uploaded_at_once_or_after_the_current_upload() {
         let work = tempfile::tempdir().unwrap();
         fs::write(work.path().join("state"), "1").unwrap();
         let (sync, received, busy) = sync(work.path());
