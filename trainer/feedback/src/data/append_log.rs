@@ -1,9 +1,10 @@
-//! An append-only JSONL file (IO): what was bought or sampled is on disk before it is used.
+//! An append-only JSONL file (IO): paid replies and samples are on disk before they are used.
 //!
-//! A record is handed to the kernel, as one whole line, before [`AppendLog::append`] returns: it survives the death of
-//! the process. It is forced to the disk every [`SYNC_EVERY`] records and by [`AppendLog::sync`]: a crash of the machine
-//! can lose the records since then, which are then asked for again. What a failed append has written is cut off at once, so
-//! that the next record begins a line. How a damaged line is read is said in `log_line`: it costs itself and no other.
+//! A record is written, as one whole line, before [`AppendLog::append`] returns: it survives a kill of the process.
+//! Records are flushed to disk every [`SYNC_EVERY`] records and by [`AppendLog::sync`]: a crash of the machine can lose
+//! the records since then, which are then obtained again. If an append fails, its partial line is truncated at once, so
+//! that the next record begins a line. `log_line` describes how damaged lines are read: a damaged line does not affect
+//! others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Seek, SeekFrom, Write};
@@ -19,48 +20,48 @@ pub use super::log_line::Span;
 use super::log_line::{self, Replayed};
 use crate::{Error, Result};
 
-/// Records between two forced writes to the disk.
+/// Number of records between two flushes to disk.
 pub const SYNC_EVERY: usize = 64;
-/// Damaged lines that are named; of the others there is a number.
+/// Maximum number of damaged lines listed in a message.
 const NAMED: usize = 3;
 
 /// A record of a log.
 pub trait Record: Serialize + DeserializeOwned {
-    /// Version of its form, written with each record. A log with another one is refused rather than misread.
+    /// Format version, written with each record. A log with another version is rejected.
     const VERSION: u32;
-    /// What a run does without a log of an earlier one, to end a message: "its questions are asked again".
+    /// Consequence of deleting the log, as the end of a message: "its questions are asked again".
     const WITHOUT: &'static str;
 }
 
-/// An open log. One process at a time holds it.
+/// An open log, locked by this process.
 #[derive(Debug)]
 pub struct AppendLog<T> {
     file: File,
     path: PathBuf,
-    /// Bytes of its whole lines.
+    /// Total length of its complete lines, in bytes.
     whole: u64,
     unsynced: usize,
     records: PhantomData<T>,
 }
 
 impl<T: Record> AppendLog<T> {
-    /// Opens or creates the log and returns its records in the order they were written, as [`AppendLog::open_with`].
+    /// Opens or creates the log and returns its records in the order they were written. See [`AppendLog::open_with`].
     ///
     /// # Errors
-    /// As [`AppendLog::open_with`].
+    /// Those of [`AppendLog::open_with`].
     pub fn open(path: &Path) -> Result<(Self, Vec<T>)> {
         let mut records = Vec::new();
         let log = Self::open_with(path, &mut |record, _| records.push(record))?;
         Ok((log, records))
     }
 
-    /// Opens or creates the log and replays it: hands each record to `take` in the order they were written, with where it is.
-    /// One line at a time is in memory. The last line is dropped if it was never finished. A damaged line before it stays in
-    /// the file, is named in a warning, and is no record.
+    /// Opens or creates the log and replays it: passes each record and its position to `take`, in the order they were
+    /// written. One line at a time is in memory. An incomplete last line is dropped. Damaged lines before it are
+    /// skipped with a warning and stay in the file.
     ///
     /// # Errors
-    /// `Disk` if the file cannot be read or written, `Store` if another process holds it, `Data` if none of its lines is a
-    /// record, or one is a record of another version.
+    /// `Disk` if the file cannot be read or written, `Store` if another process has locked it, `Data` if none of its
+    /// lines is a record, or if a record has another version.
     pub fn open_with(path: &Path, take: &mut dyn FnMut(T, Span)) -> Result<Self> {
         let io = |e: std::io::Error| Error::store(path, &e);
         if let Some(folder) = path.parent() {
@@ -110,10 +111,10 @@ impl<T: Record> AppendLog<T> {
         Ok(log)
     }
 
-    /// Appends a record and returns where it is. When this returns, the record survives the death of the process.
+    /// Appends a record and returns its position. When this returns, the record survives a kill of the process.
     ///
     /// # Errors
-    /// `Disk` if it cannot be written: the file is then as it was before.
+    /// `Disk` if it cannot be written; the file is then unchanged.
     pub fn append(&mut self, record: &T) -> Result<Span> {
         let json = serde_json::to_vec(record).map_err(|e| e.to_string());
         let line = json.and_then(|json| log_line::sealed(&json, T::VERSION));
@@ -127,10 +128,10 @@ impl<T: Record> AppendLog<T> {
         Ok(span)
     }
 
-    /// Reads a record again.
+    /// Reads a record by its position.
     ///
     /// # Errors
-    /// `Disk` if it cannot be read, `Data` if it is not what was written.
+    /// `Disk` if it cannot be read, `Data` if its checksum is wrong.
     pub fn read(&self, span: Span) -> Result<T> {
         let json = self.read_json(span)?;
         log_line::record(&json, T::VERSION).ok_or_else(|| self.changed(span))
@@ -139,7 +140,7 @@ impl<T: Record> AppendLog<T> {
     /// The bytes of a record: a JSON object with its version and without its checksum.
     ///
     /// # Errors
-    /// As [`AppendLog::read`].
+    /// Those of [`AppendLog::read`].
     pub fn read_json(&self, span: Span) -> Result<Vec<u8>> {
         let mut line = vec![0; span.length as usize];
         self.file.read_exact_at(&mut line, span.offset).map_err(|e| Error::store(&self.path, &e))?;
@@ -155,11 +156,11 @@ impl<T: Record> AppendLog<T> {
         ))
     }
 
-    /// Writes at the end of the whole lines, wherever an earlier attempt has left the file.
+    /// Writes a line after the complete lines, and truncates it if that fails.
     fn write(&mut self, line: &[u8]) -> Result<()> {
         let written = self.file.seek(SeekFrom::Start(self.whole)).and_then(|_| self.file.write_all(line));
         if let Err(error) = written {
-            // Should this fail too, the next line still begins where it has to, and a reader drops what has no end.
+            // If this fails too, the next line still begins at the right position, and readers drop an incomplete line.
             let _ = self.file.set_len(self.whole);
             return Err(Error::store(&self.path, &error));
         }
@@ -167,7 +168,7 @@ impl<T: Record> AppendLog<T> {
         Ok(())
     }
 
-    /// Forces everything to the disk.
+    /// Flushes all records to disk.
     pub fn sync(&mut self) -> Result<()> {
         self.unsynced = 0;
         self.file.sync_data().map_err(|e| Error::store(&self.path, &e))
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_is_dropped_and_the_log_goes_on_after_the_last_whole_one() {
+    fn an_incomplete_last_line_is_dropped_and_the_log_continues() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         log_of(&path, 1..=2);
@@ -216,7 +217,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), whole);
         log_of(&path, 3..=3);
         assert_eq!(ids(&path), [1, 2, 3]);
-        // Only its line break is lacking: it is a record all the same.
+        // Only its line break is missing, so it is a valid record.
         let three = fs::read(&path).unwrap();
         fs::write(&path, &three[..three.len() - 1]).unwrap();
         assert_eq!(ids(&path), [1, 2, 3]);
@@ -224,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_line_costs_itself_alone_and_stays_in_the_file() {
+    fn a_damaged_line_is_skipped_alone_and_stays_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         log_of(&path, 1..=3);
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        // A letter of a text: still JSON, and not what was written.
+        // The second one changes a letter of a string: it is valid JSON, but its checksum is wrong.
         for damaged in ["nonsense".to_owned(), lines[1].replace(" x\"", " y\""), "\0".repeat(4096)] {
             let all = format!("{}\n{damaged}\n{}\n", lines[0], lines[2]);
             fs::write(&path, &all).unwrap();
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_with_whole_ones_glued_to_it_costs_the_half() {
+    fn only_the_incomplete_part_of_joined_lines_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         log_of(&path, 1..=3);
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_single_record_is_refused_by_line_and_nothing_is_to_be_deleted() {
+    fn a_file_without_any_record_is_rejected_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         fs::write(&path, "1\n{\"other\": 3}\n").unwrap();
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn two_holders_are_refused() {
+    fn a_log_is_opened_by_one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         let held = AppendLog::<Line>::open(&path).unwrap();
@@ -279,9 +280,9 @@ mod tests {
         AppendLog::<Line>::open(&path).unwrap();
     }
 
-    /// Bounded: each byte of a log changed in some ways, and each cut.
+    /// A sample: each byte of a log changed in some ways, and each truncation.
     #[test]
-    fn no_change_of_a_log_gives_a_record_that_was_never_written() {
+    fn no_damage_of_a_log_gives_a_record_that_was_never_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         log_of(&path, 1..=4);
@@ -298,7 +299,7 @@ mod tests {
             for byte in [b'0', b'"', b'}', b'\n', 0, 0xff, whole[at] ^ 1, whole[at] ^ 0x20] {
                 let mut bytes = whole.clone();
                 bytes[at] = byte;
-                // A line break that is gone or new, and what is on both sides of it.
+                // An added or removed line break, and the lines around it.
                 check(&bytes, 2);
             }
         }

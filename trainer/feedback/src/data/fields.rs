@@ -1,4 +1,4 @@
-//! A record's fields, taken by name, with errors that name the field and what was found in it. Computes only.
+//! A record's fields, read by name, with errors that state the field and the value found. Computes only.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 /// The fields of an object. A null field counts as absent unless [`Fields::required`] reads it.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    /// Prefix of a field's name in an error: nothing, or `prompt[0].`.
+    /// Prefix of field names in errors: empty, or `prompt[0].`.
     at: String,
     map: Map<String, Value>,
 }
@@ -24,7 +24,7 @@ impl Fields {
         }
     }
 
-    /// The path of a field.
+    /// The path of a field, for errors.
     pub(crate) fn path(&self, name: &str) -> String {
         format!("{}{name}", self.at)
     }
@@ -96,7 +96,7 @@ impl Fields {
     }
 }
 
-/// Whether ignoring a value would lose information: null and empty values carry none.
+/// Whether ignoring a value would lose information; null and empty values have none.
 fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -126,7 +126,7 @@ pub(crate) fn start(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// JSON without duplicate fields in objects: readers differ in which of the two they use.
+/// Parses JSON, and rejects duplicate fields in objects: parsers differ in which of the two they use.
 pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice::<Strict>(text).map(|strict| strict.0)
 }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_read_as_the_library_reads_it_but_a_field_may_not_come_twice() {
+    fn json_is_parsed_as_by_the_library_but_without_duplicate_fields() {
         for text in
             [r#"{"a": [1, -2, 3.5e-7, true, null, "é\u0000"], "b": {"c": {}}}"#, "18446744073709551615", "\"x\""]
         {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_says_nothing_and_false_and_zero_do() {
+    fn empty_values_carry_no_information_but_false_and_zero_do() {
         let fields = r#"{"a": null, "b": "", "c": [], "d": {"e": null}, "f": false, "g": 0, "h": [null]}"#;
         let fields = Fields::of("", parse(fields.as_bytes()).unwrap()).unwrap();
         assert_eq!(fields.left().map(|(name, _)| name).collect::<Vec<_>>(), ["f", "g", "h"]);

@@ -3,7 +3,7 @@
 /// Number of bytes that are needed to decide.
 pub(crate) const HEAD: usize = 512;
 
-/// How a file is to be read.
+/// How a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     /// Records as JSON: one per line, or an array.
@@ -67,8 +67,8 @@ const UNPACK: &str = "extract it, and name the file of records in it";
 const REPACK: &str = "decompress it, or compress it with gzip or zstd";
 const TO_UTF8: &str = "save it as UTF-8";
 
-/// The type of a file from its first [`HEAD`] bytes (fewer if it is shorter) and its name; the error has its
-/// description, and what to do.
+/// The type of a file, from its first [`HEAD`] bytes (fewer if it is shorter) and its name. The error describes an
+/// unsupported type, and what to do.
 pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
     let found = |what: &str, advice: &str| {
         format!(
@@ -79,7 +79,7 @@ pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
     if head.starts_with(b"\x1f\x8b") {
         return Ok(FileKind::Gzip);
     }
-    // A frame of Zstandard, or one that a reader skips (RFC 8878, section 3.1).
+    // A Zstandard frame, or a skippable frame (RFC 8878, section 3.1).
     if head.starts_with(b"\x28\xb5\x2f\xfd")
         || (head.len() > 4 && head[0] & 0xf0 == 0x50 && head[1..4] == *b"\x2a\x4d\x18")
     {
@@ -108,7 +108,7 @@ pub(crate) fn of(head: &[u8], name: &str) -> Result<FileKind, String> {
         "jsonl" | "ndjson" | "json" => Ok(FileKind::Json),
         "txt" => Ok(FileKind::Lines),
         "parquet" => Err(found("a file that is not Parquet despite its name", "write it again")),
-        // The name says nothing.
+        // The name does not identify the type.
         _ => {
             let text = String::from_utf8_lossy(head);
             let text = text.trim_start_matches('\u{feff}').trim_start();
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_known_by_its_bytes_whatever_its_name() {
+    fn the_type_is_recognised_by_content_whatever_the_name() {
         for (head, name, expected) in [
             (b"{\"a\": 1}".as_slice(), "p.jsonl", FileKind::Json),
             (b"", "p.jsonl", FileKind::Json),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_is_refused_by_its_name_with_advice() {
+    fn unsupported_types_are_rejected_by_name_with_advice() {
         let tar = [vec![b'a'; 257], b"ustar\x0000".to_vec()].concat();
         let utf16: Vec<u8> = "{\"prompt\": 1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for (head, name, expected) in [

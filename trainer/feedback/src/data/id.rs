@@ -1,4 +1,4 @@
-//! Ids that are hashes of what they identify, and choices drawn from hashes: the same on every machine, in any order,
+//! Ids that are hashes of what they identify, and choices derived from hashes: the same on every machine, in any order,
 //! after any restart. Computes only.
 
 use plumbline_crds::artifact::hex;
@@ -16,7 +16,7 @@ pub fn key<S: AsRef<str>>(parts: &[S]) -> u64 {
     bytes[..8].iter().fold(0, |key, b| (key << 8) | u64::from(*b))
 }
 
-/// A number in [0, 1) drawn from the same hash: 53 of its bits.
+/// A number in [0, 1) from 53 bits of the same hash.
 pub fn unit<S: AsRef<str>>(parts: &[S]) -> f64 {
     (key(parts) >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_part_ends_is_part_of_the_id() {
+    fn the_boundaries_of_parts_affect_the_id() {
         assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
         assert_ne!(of(&["a"]), of(&["a", ""]));
         assert_eq!(of(&["a", "b"]).len(), 24);

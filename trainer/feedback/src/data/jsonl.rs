@@ -1,4 +1,4 @@
-//! JSON Lines and JSON arrays (IO): read record by record with errors that state the location, and written in one go.
+//! JSON Lines and JSON arrays (IO): read record by record, with errors that state the location, and written as a whole.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Write};
@@ -21,7 +21,7 @@ pub(crate) enum Next {
     Stop,
 }
 
-/// An error, and its line (the first is 1).
+/// An error and its line, starting from 1.
 pub(crate) type Wrong = (usize, String);
 
 /// Passes each line that is not blank to `take`, without its line ending.
@@ -54,7 +54,7 @@ pub(crate) fn records(
     .map_err(in_file)
 }
 
-/// The error of a record that is not JSON. The line is known; the column is within the record.
+/// The error of a record that is not valid JSON. The line is reported separately; the column is relative to the record.
 fn broken(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
@@ -66,7 +66,7 @@ fn broken(error: &serde_json::Error) -> String {
     if error.column() > 0 { format!("column {}: {what}", error.column()) } else { what }
 }
 
-/// Passes each line to `take`, without its line ending, the first without a byte order mark.
+/// Passes each line to `take`, without its line ending; a byte order mark before the first one is removed.
 fn each_line(reader: &mut dyn BufRead, mut take: impl FnMut(&[u8], usize) -> Result<Next, Wrong>) -> Result<(), Wrong> {
     let mut line = Vec::new();
     for number in 1.. {
@@ -102,9 +102,9 @@ fn unreadable(error: &io::Error) -> String {
     format!("cannot be read: {error}; the file is truncated or damaged")
 }
 
-/// The first byte that is not white space; the byte order mark and the lines before it are consumed, the byte is not.
+/// The first byte that is not white space. Consumes a byte order mark and white space before it, but not the byte.
 fn first_byte(reader: &mut dyn BufRead, line: &mut usize) -> Result<Option<u8>, Wrong> {
-    // The buffer is large and was filled from the file's start: the mark is whole in it.
+    // The buffer is large and filled from the start of the file, so it contains the whole mark.
     if reader.fill_buf().map_err(|e| (*line, unreadable(&e)))?.starts_with(BOM) {
         reader.consume(BOM.len());
     }
@@ -119,7 +119,7 @@ fn first_byte(reader: &mut dyn BufRead, line: &mut usize) -> Result<Option<u8>, 
     }
 }
 
-/// The elements of an array. `line` is that of its bracket, which is next.
+/// Reads the elements of an array. `line`: the line of its opening bracket, which is the next byte.
 fn array(
     reader: &mut dyn BufRead,
     mut line: usize,
@@ -182,7 +182,7 @@ struct Element {
 }
 
 impl Element {
-    /// Whether a comma or a closing bracket would end it.
+    /// Whether a comma or a closing bracket here would end it.
     fn is_open(&self) -> bool {
         self.depth == 0 && !self.in_string
     }
@@ -201,7 +201,7 @@ impl Element {
     }
 }
 
-/// Writes records to a file, one per line, and syncs it to disk.
+/// Writes records to a file, one per line, and flushes it to disk.
 pub(crate) fn write<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
     let failed = |e: io::Error| Error::store(path, &e);
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_without_an_end_is_refused_before_it_is_all_in_memory() {
+    fn a_record_without_end_is_rejected_with_bounded_memory() {
         for first in ["{", "[{"] {
             let endless = first.as_bytes().chain(io::repeat(b'a'));
             let error = records(&mut BufReader::new(endless), &mut |_| Ok(Next::Record)).unwrap_err();

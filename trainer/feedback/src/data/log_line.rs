@@ -1,44 +1,45 @@
-//! A line of an append-only log: a record as a JSON object, sealed by a checksum as its last member. Computes only.
+//! A line of an append-only log: a record as a JSON object, with a checksum as its last member. Computes only.
 //!
-//! What can be wrong with a line: it was torn by a crash or a full disk, the next one may be glued to what is left of it, or
-//! the disk gave back other bytes. The checksum tells; without it a changed letter of a reply would be another reply.
+//! A line can be damaged in several ways: a crash or a full disk truncates it, so that the next one may be appended to
+//! its remains, or the disk returns other bytes. The checksum detects all of these; without it a changed letter would
+//! go unnoticed.
 
 use std::io::{self, BufRead};
 
 use serde::de::DeserializeOwned;
 
-/// What is before the number of the version, what is after it, and what encloses the eight digits of the checksum.
+/// The text before and after the version number, and around the eight digits of the checksum.
 const VERSION: &[u8] = b"{\"version\":";
 const BEFORE: &[u8] = b",\"crc32c\":\"";
 const AFTER: &[u8] = b"\"}";
 const SEAL: usize = BEFORE.len() + 8 + AFTER.len();
 
-/// Where a record is in its file.
+/// Position of a record in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub(super) offset: u64,
     pub(super) length: u32,
 }
 
-/// What a log holds beside its records.
+/// The state of a log, apart from its records.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Replayed {
-    /// How many records it has.
+    /// Number of records.
     pub(super) records: usize,
-    /// Bytes up to the end of the last one that is whole.
+    /// Length in bytes up to the end of the last complete record.
     pub(super) whole: u64,
-    /// The last record lacks its line break.
+    /// Whether the last record lacks its line break.
     pub(super) unfinished: bool,
-    /// Numbers of the lines, from 1, that are more or other than records.
+    /// Numbers of the damaged lines, from 1: those with anything besides records.
     pub(super) damaged: Vec<usize>,
-    /// The first line with a record of another version, and that version: 1 for a record that names none.
+    /// The first line with a record of another version, and that version; 1 for a record without a version.
     pub(super) other_version: Option<(usize, u32)>,
 }
 
-/// The line of a record of a version, with its checksum and a line break.
+/// Formats a record as a line with its version, its checksum and a line break.
 ///
 /// # Errors
-/// For what is no JSON object.
+/// If the record is not a JSON object.
 pub(super) fn sealed(record: &[u8], version: u32) -> Result<Vec<u8>, String> {
     let members = record.strip_prefix(b"{").filter(|rest| rest.len() > 1 && rest.ends_with(b"}"));
     let members = members.ok_or("a record has to be a JSON object with members")?;
@@ -55,7 +56,7 @@ pub(super) fn sealed(record: &[u8], version: u32) -> Result<Vec<u8>, String> {
     Ok(line)
 }
 
-/// Reads a log, a line at a time, and hands each record to `take` with where it is.
+/// Reads a log line by line, and passes each record and its position to `take`.
 ///
 /// # Errors
 /// If the log cannot be read.
@@ -73,7 +74,7 @@ pub(super) fn replay<T: DeserializeOwned>(
         let read = line.len() as u64;
         let ended = line.pop_if(|last| *last == b'\n').is_some();
         let (found, is_damaged) = pieces::<T>(&line, version);
-        // A last line without its end counts if it is whole; else it was never finished.
+        // An unterminated last line counts if it is complete; otherwise it was never finished.
         if ended || (!is_damaged && !found.is_empty()) {
             for (at, piece) in found {
                 match piece {
@@ -94,7 +95,7 @@ pub(super) fn replay<T: DeserializeOwned>(
     Ok(replayed)
 }
 
-/// The bytes of a record as JSON with its version and without its checksum, if they are what was written.
+/// The record of a line as JSON with its version and without its checksum; `None` if the checksum is wrong.
 pub(super) fn opened(line: &[u8]) -> Option<Vec<u8>> {
     let (content, seal) = line.split_at_checked(line.len().checked_sub(SEAL)?)?;
     let digits = std::str::from_utf8(seal.strip_prefix(BEFORE)?.strip_suffix(AFTER)?).ok()?;
@@ -103,20 +104,20 @@ pub(super) fn opened(line: &[u8]) -> Option<Vec<u8>> {
     (u32::from_str_radix(digits, 16).ok()? == crc32c::crc32c(&content)).then_some(content)
 }
 
-/// The record of a line that [`opened`] gave, if it is of this version.
+/// Parses a record returned by [`opened`]; `None` if it has another version.
 pub(super) fn record<T: DeserializeOwned>(content: &[u8], version: u32) -> Option<T> {
     let members = content.strip_prefix(VERSION)?.strip_prefix(version.to_string().as_bytes())?.strip_prefix(b",")?;
     serde_json::from_slice(&[b"{", members].concat()).ok()
 }
 
 enum Piece<T> {
-    /// A record, and its bytes.
+    /// A record, and its length in bytes.
     Record(T, usize),
     OtherVersion(u32),
 }
 
-/// The records of a line with where they are in it, and whether there is anything else in it. Usually it is one; sealed ones
-/// can be told apart also where a line break is lost between them.
+/// The records in a line with their offsets, and whether the line contains anything else. Usually there is one record;
+/// checksums also separate records if a line break between them is lost.
 fn pieces<T: DeserializeOwned>(line: &[u8], version: u32) -> (Vec<(usize, Piece<T>)>, bool) {
     if let Some(piece) = piece(line, version) {
         return (vec![(0, piece)], false);
@@ -124,7 +125,7 @@ fn pieces<T: DeserializeOwned>(line: &[u8], version: u32) -> (Vec<(usize, Piece<
     let (mut found, mut is_damaged, mut from) = (Vec::new(), line.is_empty(), 0);
     while from < line.len() {
         let end = seal_end(&line[from..]).map_or(line.len(), |end| from + end);
-        // Of what is glued to half a record, the rest is whole: it begins at one of the braces.
+        // After an incomplete record, the next one begins at one of the braces.
         let mut starts = (from..end).filter(|start| line[*start] == b'{');
         match starts.find_map(|start| Some((start, piece(&line[start..end], version)?))) {
             Some((start, piece)) => {
@@ -138,7 +139,7 @@ fn pieces<T: DeserializeOwned>(line: &[u8], version: u32) -> (Vec<(usize, Piece<
     (found, is_damaged)
 }
 
-/// A record that its checksum says is the one that was written.
+/// Parses a record, if its checksum is right.
 fn piece<T: DeserializeOwned>(line: &[u8], version: u32) -> Option<Piece<T>> {
     let content = opened(line)?;
     if let Some(record) = record(&content, version) {
@@ -151,12 +152,12 @@ fn piece<T: DeserializeOwned>(line: &[u8], version: u32) -> Option<Piece<T>> {
     written.filter(|written| *written != version).map(Piece::OtherVersion)
 }
 
-/// Where the first checksum ends.
+/// The end of the first checksum.
 fn seal_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(SEAL).position(is_seal).map(|at| at + SEAL)
 }
 
-/// Whether as many bytes as a checksum has are one.
+/// Whether bytes of the length of a checksum have its format.
 fn is_seal(bytes: &[u8]) -> bool {
     let digits = &bytes[BEFORE.len()..SEAL - AFTER.len()];
     bytes.starts_with(BEFORE) && bytes.ends_with(AFTER) && digits.iter().all(u8::is_ascii_hexdigit)
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_line_is_json_and_gives_its_record_back() {
+    fn a_sealed_line_is_json_and_contains_its_record() {
         let record = json!({"id": "1", "text": "a \"}\", {b"});
         let line = line(&record.to_string(), 2);
         let parsed: Value = serde_json::from_str(&line).unwrap();
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_its_checksum_is_none() {
+    fn a_line_without_a_checksum_is_not_a_record() {
         let whole = line("{\"id\":1}", 2);
         let (records, replayed) = read(format!("{whole}{{\"id\":2}}\nnonsense\n{{\"i{whole}{{\"id\":3}}").as_bytes());
         assert_eq!(records, [json!({"id": 1}), json!({"id": 1})]);
@@ -202,10 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_version_is_named_and_is_no_record() {
+    fn records_of_other_versions_are_reported_and_not_read() {
         let (records, replayed) = read((line("{\"id\":1}", 2) + &line("{\"id\":2}", 7)).as_bytes());
         assert_eq!((records.len(), replayed.other_version, replayed.damaged), (1, Some((2, 7)), Vec::new()));
-        // What a release without versions wrote.
+        // Written by a release without versions.
         let (content, seal) = ("{\"id\":3}", crc32c::crc32c(b"{\"id\":3}"));
         let old = format!("{},\"crc32c\":\"{seal:08x}\"}}\n", &content[..content.len() - 1]);
         assert_eq!(read(old.as_bytes()).1.other_version, Some((1, 1)));

@@ -1,14 +1,14 @@
-//! Prompts, preferences and texts: the records and how they are read and written.
+//! Prompts, preferences and texts: the records, and how they are read and written.
 //!
 //! | what | file |
 //! |---|---|
-//! | prompts, and which of them are held out for validation | `prompts` |
-//! | preference pairs (TRL's columns), and how they are written as Parquet | `preference`, `parquet` |
-//! | texts for SFT, texts with a reference label | `texts` |
-//! | which records there are: files, directories, compression | `rows`, `shards`, `unpack`, `file_kind` |
-//! | a record in JSON Lines, a JSON array, Parquet | `jsonl`, `parquet_rows` |
-//! | what a record may contain | `fields`, `schema` |
-//! | ids that are a hash of what they identify | `id` |
+//! | prompts, and their validation split | `prompts` |
+//! | preference pairs (TRL's columns), and writing them as Parquet | `preference`, `parquet` |
+//! | texts for SFT, and texts with a reference label | `texts` |
+//! | the records of files and directories, compressed or not | `rows`, `shards`, `unpack`, `file_kind` |
+//! | records in JSON Lines, JSON arrays and Parquet | `jsonl`, `parquet_rows` |
+//! | permitted content of a record | `fields`, `schema` |
+//! | ids that are hashes of what they identify | `id` |
 //! | sampled responses that survive a kill | `responses` |
 //! | an append-only JSONL file that survives a kill, and its lines | `append_log`, `log_line` |
 
@@ -40,7 +40,7 @@ mod unpack;
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// Text.
+    /// The text of the turn.
     pub content: String,
 }
 
@@ -55,7 +55,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// A response in the form that goes with this prompt.
+    /// A response in the same form as this prompt.
     #[must_use]
     pub fn answered_by(&self, response: &str) -> Content {
         match self {
@@ -66,7 +66,7 @@ impl Content {
         }
     }
 
-    /// The text for people and judges: the text itself, or the turns with their roles.
+    /// The content as text for people and judges: the text itself, or the turns with their roles.
     pub fn to_text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -77,7 +77,7 @@ impl Content {
         }
     }
 
-    /// The id of this content: equal content has an equal id, text and conversation never do.
+    /// The id of this content: equal content has an equal id; a text and a conversation never do.
     pub fn id(&self) -> String {
         match self {
             Self::Text(text) => id::of(&["text", text]),

@@ -1,4 +1,5 @@
-//! Records and files with random faults: each is refused with its place, or read as exactly what it says. Nothing is dropped.
+//! Records and files with random faults: each is rejected with its location, or read exactly as it is written. Nothing
+//! is dropped silently.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,13 +14,13 @@ use serde_json::{Value, json};
 use super::{parquet, preference, prompts, texts};
 use crate::Error;
 
-/// Files of each kind.
+/// Number of files of each kind.
 const FILES: u64 = 1000;
 
-/// The rows that a reader found, as JSON, with how many it counted as left out.
+/// The rows that a reader returned, as JSON, and the number of rows that it reported as skipped.
 type Found = Result<(Vec<Value>, usize), Error>;
 
-/// A reader, good records for it, and what a record must be read as; none for one that must be refused.
+/// A reader, valid records for it, and the expected reading of a record; none for one that must be rejected.
 struct Reader {
     good: Vec<Value>,
     read: fn(&Path) -> Found,
@@ -108,7 +109,7 @@ fn expected_preference(record: &Value) -> Option<Value> {
     Some(row)
 }
 
-/// A content as it must be read: turns are a role and a text.
+/// A content as it must be read: turns have only a role and a text.
 fn content_of(value: &Value) -> Option<Value> {
     match value {
         Value::String(_) => Some(value.clone()),
@@ -151,7 +152,7 @@ fn empty(value: &Value) -> bool {
     }
 }
 
-/// A value of another kind.
+/// A value of another type.
 fn other(random: &mut ChaCha8Rng) -> Value {
     let values = [
         json!(null),
@@ -173,7 +174,7 @@ fn other(random: &mut ChaCha8Rng) -> Value {
     values.choose(random).cloned().unwrap()
 }
 
-/// Changes one place of a value.
+/// Changes one randomly chosen part of a value.
 fn change(value: &mut Value, random: &mut ChaCha8Rng) {
     let deeper = random.random_bool(0.7);
     match value {
@@ -201,7 +202,7 @@ fn change(value: &mut Value, random: &mut ChaCha8Rng) {
     }
 }
 
-/// Checks what a reader makes of a file against what its records say.
+/// Compares the rows that a reader returns for a file with the records in it.
 fn check(reader: &Reader, path: &Path, records: &[Value], seed: u64) {
     match (reader.read)(path) {
         Err(error) => {
@@ -225,7 +226,7 @@ fn check(reader: &Reader, path: &Path, records: &[Value], seed: u64) {
             }
             for (found, expected) in found.iter().zip(&expected) {
                 let same = match (found, expected) {
-                    // What is computed for a record is not in it.
+                    // Ignore fields that the reader computes.
                     (Value::Object(found), Value::Object(expected)) => {
                         expected.iter().all(|(name, value)| found.get(name) == Some(value))
                     }
@@ -238,7 +239,7 @@ fn check(reader: &Reader, path: &Path, records: &[Value], seed: u64) {
 }
 
 #[test]
-fn a_record_with_a_fault_is_refused_or_read_as_what_it_says() {
+fn a_record_with_a_fault_is_rejected_or_read_exactly() {
     let folder = tempfile::tempdir().unwrap();
     for reader in readers() {
         let mut read = 0;
@@ -264,7 +265,7 @@ fn a_record_with_a_fault_is_refused_or_read_as_what_it_says() {
 }
 
 #[test]
-fn a_file_with_other_bytes_is_refused_or_read_as_another_reader_of_json_reads_it() {
+fn a_changed_file_is_rejected_or_read_as_by_another_json_parser() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     for reader in readers() {
@@ -278,7 +279,7 @@ fn a_file_with_other_bytes_is_refused_or_read_as_another_reader_of_json_reads_it
             let records: Result<Vec<Value>, _> = lines.map(serde_json::from_slice).collect();
             match records {
                 Ok(records) => check(&reader, &path, &records, seed),
-                // A byte order mark alone makes a difference to that reader.
+                // The other parser only differs in rejecting a byte order mark.
                 Err(e) => {
                     assert!((reader.read)(&path).is_err() || bytes.starts_with(b"\xef\xbb\xbf"), "seed {seed}: {e}");
                 }
@@ -288,7 +289,7 @@ fn a_file_with_other_bytes_is_refused_or_read_as_another_reader_of_json_reads_it
 }
 
 #[test]
-fn a_damaged_packed_file_or_parquet_file_ends_in_an_error_or_in_rows() {
+fn a_damaged_binary_file_gives_an_error_or_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.parquet");
     let row = |i: usize| {
@@ -320,7 +321,7 @@ fn a_damaged_packed_file_or_parquet_file_ends_in_an_error_or_in_rows() {
             fs::write(&path, &bytes).unwrap();
             match preference::read_file(&path) {
                 Err(error) => assert!(error.to_string().contains("/rows."), "seed {seed}: {error}"),
-                // gzip has a checksum.
+                // gzip has a checksum, so damage is detected.
                 Ok(found) => assert!(name.ends_with("parquet") || found == rows || bytes.len() < 20, "seed {seed}"),
             }
         }

@@ -1,4 +1,4 @@
-//! The preference record as Parquet (IO): the columns of `preference`, for tools that do not read JSONL.
+//! Writes preference records as Parquet (IO): the columns of `preference`, for tools that do not read JSONL.
 //!
 //! Texts are strings; conversations are lists of structs (`role`, `content`), as Hugging Face datasets write them.
 
@@ -20,10 +20,10 @@ use super::preference::Preference;
 use super::provenance::{JudgeLabel, Provenance};
 use crate::{Error, Result};
 
-/// Records in one row group.
+/// Number of records per row group.
 const ROW_GROUP: usize = 10_000;
 
-/// Writes records to a Parquet file. The records are all texts, or all conversations.
+/// Writes records to a Parquet file. The prompts must all be texts, or all conversations.
 pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
     write_packed(path, records, Compression::SNAPPY)
 }
@@ -136,7 +136,7 @@ fn provenance<T>(rows: &[Preference], field: impl Fn(&Provenance) -> (i16, Optio
     leaf(rows, |r| r.provenance.as_ref().map_or((0, None), &field))
 }
 
-/// A field of what every judge of a row says.
+/// A field of every judge's label of a row.
 fn judges<T>(rows: &[Preference], field: impl Fn(&JudgeLabel) -> (i16, Option<T>)) -> Leaf<T> {
     let mut leaf = Leaf { values: Vec::new(), definition: Vec::new(), repetition: Vec::new() };
     for row in rows {
@@ -216,7 +216,7 @@ mod tests {
             conflict,
             label_mass,
         };
-        // One judge, or two of which one says less.
+        // A single judge, or two, of which the second has fewer fields.
         let second = conflict.map(|conflict| judge("k", Some(!conflict), Some(0.5)));
         Provenance {
             version: super::super::provenance::VERSION,
@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// The rows of the file as JSON, by the library's own reader.
+    /// The rows of the file as JSON, read by the library.
     fn written(records: &[Preference]) -> Vec<serde_json::Value> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.parquet");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_the_same_however_it_is_packed() {
+    fn records_are_read_back_the_same_from_every_format() {
         let turn = |role: &str, text: &str| super::super::Message { role: role.into(), content: text.into() };
         let turns = Content::Messages(vec![turn("system", ""), turn("user", "u\u{2028}")]);
         for records in [

@@ -1,6 +1,6 @@
-//! Parquet files (IO): their rows as the same JSON as in JSON Lines.
+//! Reads Parquet files (IO): rows become the same JSON as records of JSON Lines.
 //!
-//! Only the columns that a reader knows are read: other columns such as embeddings and images cost nothing.
+//! Only known columns are read, so that others such as embeddings and images cost nothing.
 
 use std::any::Any;
 use std::fs::File;
@@ -14,8 +14,8 @@ use serde_json::{Map, Number, Value};
 
 use super::jsonl::{Next, Wrong};
 
-/// Passes each row to `take`, with the columns of `known` that the file has. The location in an error is the row (the
-/// first is 1).
+/// Passes each row to `take`, with those columns of `known` that the file has. The location in an error is the number
+/// of the row, starting from 1.
 pub(super) fn rows(
     file: File,
     known: &[&str],
@@ -58,7 +58,7 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
 }
 
-/// The schema with the columns of `known` alone.
+/// The schema reduced to the columns of `known`.
 fn projection(schema: &Type, known: &[&str]) -> Result<Type, ParquetError> {
     let columns = schema.get_fields().iter().filter(|f| known.contains(&f.name())).cloned().collect();
     Type::group_type_builder(schema.name()).with_fields(columns).build()
@@ -76,7 +76,7 @@ fn object(fields: impl Iterator<Item = (String, Field)>) -> Result<Value, String
 }
 
 fn value(field: Field) -> Result<Value, String> {
-    // JSON has no NaN and no infinity; as a text it is refused where a number is wanted, and says what it was.
+    // JSON has no NaN and no infinity; as a string such a value is rejected where a number is expected, with its name.
     let number = |n: f64| Number::from_f64(n).map_or_else(|| n.to_string().into(), Value::Number);
     Ok(match field {
         Field::Null => Value::Null,
@@ -90,7 +90,7 @@ fn value(field: Field) -> Result<Value, String> {
         Field::UInt(v) => v.into(),
         Field::ULong(v) => v.into(),
         Field::Float16(v) => number(f64::from(f32::from(v))),
-        // As the decimal that it is the nearest number to: 0.9, not 0.8999999761581421.
+        // By the shortest decimal of the 32-bit number: 0.9, not 0.8999999761581421.
         Field::Float(v) => v.to_string().parse().map_or(Value::Null, number),
         Field::Double(v) => number(v),
         Field::Str(text) => text.into(),

@@ -1,7 +1,7 @@
-//! The preference record (IO): TRL's columns `prompt`, `chosen`, `rejected`, plus the probability that the chosen side
-//! is better and the provenance of the label.
+//! Preference records (IO): TRL's columns `prompt`, `chosen`, `rejected`, plus the probability that the chosen side is
+//! better and the provenance of the label.
 //!
-//! Plain TRL files can be read as well: without `p` a label is certain (1), without `prompt_id` the id is computed.
+//! Plain TRL files can be read too: without `p` a label is certain (1), without `prompt_id` the id is computed.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use super::schema::{OneForm, check_prompt, content, refuse_unread};
 use super::{Content, Message, prompts, rows, shards};
 use crate::{Error, Result};
 
-/// Share of the prompts that is held out for validation if a dataset has no split of its own.
+/// Fraction of the prompts that is held out for validation if a dataset has no split of its own.
 const FILE_VALIDATION_FRACTION: f64 = 0.05;
 /// Fields of a record.
 const KNOWN: [&str; 7] = ["prompt", "chosen", "rejected", "p", "margin", "prompt_id", "provenance"];
@@ -28,21 +28,21 @@ pub struct Preference {
     pub prompt: Content,
     /// The better response, in the form of the prompt.
     pub chosen: Content,
-    /// The other response.
+    /// The rejected response.
     pub rejected: Content,
-    /// Probability that `chosen` is better, 0..=1; a label of our own is above 0.5.
+    /// Probability that `chosen` is better, 0..=1; above 0.5 in Plumbline's own datasets.
     pub p: f64,
-    /// Log-odds of `p`, in nats. A hard label has none: its log-odds are not finite.
+    /// Log-odds of `p`, in nats; none for a hard label, whose log-odds are infinite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// Hash of the prompt. Records of one prompt belong together: splits and intervals depend on it.
+    /// Hash of the prompt. Splits and intervals group records by it.
     pub prompt_id: String,
     /// Provenance of the label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
 }
 
-/// The side that a probability votes for: 1 above one half, 0 below, and 0.5 at one half.
+/// The vote of a probability: 1 above one half, 0 below, and 0.5 at one half.
 pub fn vote(p: f64) -> f64 {
     if p > 0.5 {
         1.0
@@ -63,7 +63,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// Both, in the order of the card.
+    /// Both splits, in the order of the card.
     pub const ALL: [Self; 2] = [Self::Train, Self::Validation];
 
     /// The name in files and cards.
@@ -80,8 +80,8 @@ impl Split {
     }
 }
 
-/// The training and the validation records: the splits of a dataset's directory; for a file, or another directory that
-/// has training data only, a share of the prompts.
+/// The training and the validation records: the splits of a dataset's directory. If there are only training data, as in
+/// a file, a fraction of the prompts is held out.
 pub fn read(path: &Path) -> Result<(Vec<Preference>, Vec<Preference>)> {
     let mut reader = Reader::default();
     let (train, held_out) = files(path)?;
@@ -102,12 +102,12 @@ fn files(path: &Path) -> Result<(Vec<PathBuf>, Option<Vec<PathBuf>>)> {
     if held_out.is_empty() {
         held_out = shards::of_split(path, "test")?;
     }
-    // A dataset of Plumbline's own was split when it was made.
+    // Plumbline's own datasets are already split.
     let has_own = !held_out.is_empty() || path.join(artifact::MANIFEST).exists();
     Ok((train, has_own.then_some(held_out)))
 }
 
-/// The error `why` of a record that was read from `path`, prefixed with the record's file and line. Reads the files
+/// Prefixes the error `why` of a record that was read from `path` with its file and line, for which the files are read
 /// again.
 pub fn locate(path: &Path, record: &Preference, why: &Error) -> Error {
     let of_file = |file: &PathBuf| {
@@ -129,7 +129,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Preference>> {
     Reader::default().files(&[path])
 }
 
-/// Writes records to a JSONL file, one per line, and syncs it to disk.
+/// Writes records to a JSONL file, one per line, and flushes it to disk.
 pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
     jsonl::write(path, records)
 }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_the_same() {
+    fn records_are_read_back_as_written() {
         let label = |judge: &str| JudgeLabel {
             judge: judge.into(),
             model: "m".into(),

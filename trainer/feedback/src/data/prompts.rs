@@ -19,11 +19,11 @@ pub struct Prompt {
     pub id: String,
     /// The content.
     pub content: Content,
-    /// Tags of the file's line.
+    /// Tags of the record.
     pub tags: Vec<String>,
 }
 
-/// Prompts without duplicates, in the order they were given.
+/// Prompts without duplicates, in their original order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompts {
     /// The prompts: all texts, or all conversations.
@@ -32,7 +32,7 @@ pub struct Prompts {
     pub duplicates: usize,
 }
 
-/// Reads prompts. `path` is where `uri` was resolved to; `field` is the spec field for messages (`spec.prompts`).
+/// Reads prompts. `path`: the local path of the source's `uri`; `field`: the spec field for messages (`spec.prompts`).
 pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<Prompts> {
     let limit = source.limit.map_or(usize::MAX, |l| l as usize);
     let found = Prompts { prompts: Vec::new(), duplicates: 0 };
@@ -71,8 +71,8 @@ pub fn read(source: &PromptSource, path: Option<&Path>, field: &str) -> Result<P
     Ok(reader.found)
 }
 
-/// Whether a prompt is held out of training. This depends only on the prompt: not on the other prompts, their order, or
-/// the responses sampled for it.
+/// Whether a prompt belongs to the validation split. This depends only on the prompt, not on the other prompts, their
+/// order, or the responses sampled for it.
 pub fn is_validation(prompt_id: &str, fraction: f64) -> bool {
     id::unit(&["validation", prompt_id]) < fraction
 }
@@ -114,7 +114,7 @@ fn prompt(mut record: Fields) -> Result<((&'static str, Content), Vec<String>), 
     Ok((named, tags))
 }
 
-/// Rejects a line of a text file that is a record: its braces and quotes would become part of the prompt.
+/// Rejects a line of a text file that is a JSON record: its braces and quotes would become part of the prompt.
 fn refuse_json(line: &str) -> Result<(), String> {
     let record = line.trim_start().starts_with('{').then(|| fields::parse(line.as_bytes()).ok()).flatten();
     match record.map(|value| Fields::of("", value)) {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_file_has_one_prompt_a_line_and_keeps_spaces() {
+    fn a_text_file_has_one_prompt_per_line_and_keeps_spaces() {
         let found = read_as("p.txt", "Once upon \n\nThe end\r\n").unwrap();
         let texts: Vec<String> = found.prompts.iter().map(|p| p.content.to_text()).collect();
         assert_eq!(texts, ["Once upon ", "The end"]);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_errors_with_file_and_line_and_never_skipped() {
+    fn invalid_lines_are_errors_with_file_and_line() {
         for (line, expected) in [
             ("{\"prompt\": \"a\"", "EOF"),
             ("{}", "exactly one of"),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_validation_split_takes_its_share_and_does_not_move_when_prompts_are_added() {
+    fn adding_prompts_does_not_change_the_split_of_others() {
         let ids: Vec<String> = (0..2000).map(|i| id::of(&[i.to_string()])).collect();
         let share = ids.iter().filter(|i| is_validation(i, 0.1)).count();
         assert!((150..250).contains(&share), "{share}");

@@ -1,28 +1,28 @@
-//! Who labelled a pair, and how. Computes only.
+//! The provenance of a label: judges, models and templates. Computes only.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Version of the form of [`Provenance`]. 1, which was not written down, had one judge.
+/// Version of the format of [`Provenance`]. Version 1, which was not recorded, had one judge.
 pub const VERSION: u32 = 2;
 
-/// Who labelled a pair, and how.
+/// The provenance of a pair's label.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
-    /// Version of this form: [`VERSION`].
+    /// Format version: [`VERSION`].
     pub version: u32,
     /// The judges with a verdict on the pair, in the order of the spec.
     pub judges: Vec<JudgeLabel>,
-    /// Hash of prompt and both responses.
+    /// Hash of the prompt and both responses.
     pub pair_id: String,
-    /// Hash of prompt and chosen response.
+    /// Hash of the prompt and the chosen response.
     pub chosen_id: String,
-    /// Hash of prompt and rejected response.
+    /// Hash of the prompt and the rejected response.
     pub rejected_id: String,
 }
 
-/// What one judge says of a pair.
+/// One judge's label of a pair.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeLabel {
@@ -30,27 +30,27 @@ pub struct JudgeLabel {
     pub judge: String,
     /// Its model.
     pub model: String,
-    /// Question template and the hash of its text.
+    /// Name of the question template with the hash of its text.
     pub template: String,
     /// Its weight in the label.
     pub weight: f64,
-    /// Probability that `chosen` is better, by this judge alone, 0..=1.
+    /// Probability that `chosen` is better according to this judge, 0..=1.
     pub p: f64,
-    /// In how many orders the pair was asked: 2, 1; 0 for a judge that scores each response on its own.
+    /// Number of orders that were judged: 2 or 1; 0 for a pointwise judge.
     pub orders: i32,
-    /// Whether the two orders favoured different responses.
+    /// Whether the two orders favour different responses; none unless there are two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<bool>,
-    /// Probability that the judge gave to its two answers together, the mean over its replies.
+    /// Total probability of the judge's two answers, mean over its replies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_mass: Option<f64>,
 }
 
 impl Provenance {
-    /// Reads the field of a record.
+    /// Parses the field of a record.
     ///
     /// # Errors
-    /// For another version, and for what is not the form of this one.
+    /// For another version, and for an invalid format.
     pub fn read(value: Value) -> Result<Self, String> {
         let version = value.get("version").map_or(Some(1), Value::as_u64);
         if version != Some(u64::from(VERSION)) {

@@ -1,5 +1,5 @@
-//! Sampled responses on disk (IO): written chunk by chunk before they are used, so that a kill loses one chunk at most and
-//! a restart samples the same chunks again with the same company, to the same text.
+//! Sampled responses on disk (IO): each chunk is written before it is used, so that a kill loses at most one chunk, and
+//! a restart samples the same prompts together again, with the same results.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,9 +11,9 @@ use super::prompts::Prompt;
 use super::{id, jsonl};
 use crate::Result;
 
-/// Prompts that are sampled together.
+/// Number of prompts that are sampled together.
 pub const CHUNK: usize = 32;
-/// Name of the file in its folder.
+/// Name of the file in its directory.
 pub const RESPONSES: &str = "responses.jsonl";
 
 /// Why a response ended.
@@ -23,39 +23,39 @@ pub enum Finish {
     Eos,
     /// A stop string.
     Stop,
-    /// The limit of new tokens, or of the context.
+    /// The limit of new tokens or of the context.
     Length,
 }
 
-/// A response, as it is kept.
+/// A response as stored.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Sampled {
     /// The text.
     pub text: String,
-    /// Whether it was cut at the limit of new tokens.
+    /// Whether it was truncated at the limit of new tokens.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
 }
 
 impl Sampled {
-    /// A response by its text and its end.
+    /// A response with this text and finish reason.
     pub fn new(text: String, finish: Finish) -> Self {
         Self { text, cut: finish == Finish::Length }
     }
 }
 
-/// Samples the responses to some prompts: a list for each prompt, in order. The second argument is to be called with the
-/// number of responses that are done.
+/// Samples the responses to prompts: one list per prompt, in order. The second argument must be called with the number
+/// of finished responses.
 pub type Sampler<'a> = dyn FnMut(&[Prompt], &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<Vec<Sampled>>> + 'a;
 
-/// A line of the artifact's copy.
+/// A line of the copy in the artifact.
 #[derive(Serialize)]
 struct OfPrompt<'a> {
     prompt_id: &'a str,
     responses: &'a [Sampled],
 }
 
-/// Writes the responses as one line a prompt, in order of the prompts.
+/// Writes the responses, one line per prompt, in the order of the prompts.
 pub fn write_file(path: &Path, prompts: &[Prompt], responses: &[Vec<Sampled>]) -> Result<()> {
     let lines: Vec<OfPrompt<'_>> =
         prompts.iter().zip(responses).map(|(p, r)| OfPrompt { prompt_id: &p.id, responses: r }).collect();
@@ -64,7 +64,7 @@ pub fn write_file(path: &Path, prompts: &[Prompt], responses: &[Vec<Sampled>]) -
 
 #[derive(Deserialize, Serialize)]
 struct Chunk {
-    /// Hash of the generator and of the prompts.
+    /// Hash of the generator's identity and of the prompts.
     key: String,
     responses: Vec<Vec<Sampled>>,
 }
@@ -74,9 +74,9 @@ impl Record for Chunk {
     const WITHOUT: &'static str = "the responses are sampled again";
 }
 
-/// The responses to every prompt, in order: those in `folder` as they are, the others sampled and written there.
-/// `generator` says what the responses depend on beside the prompts (model, sampling, number); `progress` is called with
-/// the number of responses that are there.
+/// The responses to every prompt, in order: those in `folder` are reused, and the others are sampled and written there.
+/// `generator`: identifies everything besides the prompts that determines the responses (model, sampling, number);
+/// `progress`: called with the number of responses so far.
 pub fn complete(
     folder: &Path,
     generator: &str,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_run_goes_on_with_the_first_unfinished_chunk_and_ends_the_same() {
+    fn a_stopped_run_resumes_at_the_first_unfinished_chunk() {
         let dir = tempfile::tempdir().unwrap();
         let prompts = prompts(2 * CHUNK + 5);
         let mut asked = Vec::new();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_of_another_generator_are_not_taken() {
+    fn responses_of_another_generator_are_not_reused() {
         let dir = tempfile::tempdir().unwrap();
         for (generator, expected) in [("g", 1), ("h", 1), ("g", 0)] {
             let mut calls = 0;

@@ -10,13 +10,13 @@ use super::unpack::{Opened, open};
 use super::{file_kind, parquet_rows, shards};
 use crate::{Error, Result};
 
-/// The files that a path names: itself, or those of its `train` split.
+/// The files of a path: the file itself, or those of a directory's `train` split.
 pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_dir() { shards::required(path, "train") } else { Ok(vec![path.to_owned()]) }
 }
 
-/// Passes each record of a file to `take`, which knows the fields `known`. An error of `take` is prefixed with the file
-/// and the line (in Parquet, the row).
+/// Passes each record of a file to `take`. `known`: the fields that it uses. An error of `take` is prefixed with the
+/// file and the line (in Parquet, the row).
 pub(crate) fn read(path: &Path, known: &[&str], take: &mut dyn FnMut(Fields) -> Result<Next, String>) -> Result<()> {
     let mut record = |value| take(Fields::of("", value)?);
     match open(path)? {
@@ -36,12 +36,12 @@ pub(crate) fn read(path: &Path, known: &[&str], take: &mut dyn FnMut(Fields) -> 
     }
 }
 
-/// Whether a file contains lines of text, judging by its name.
+/// Whether a file contains lines of text, by its name.
 pub(crate) fn is_lines(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|name| file_kind::extension(name) == "txt")
 }
 
-/// Passes each line of a text file that is not blank to `take`.
+/// Passes each non-blank line of a text file to `take`.
 pub(crate) fn lines(path: &Path, take: &mut dyn FnMut(&str) -> Result<Next, String>) -> Result<()> {
     match open(path)? {
         Opened::Lines(mut reader) => jsonl::lines(&mut *reader, take).map_err(|e| at_line(path, &e)),
@@ -96,7 +96,7 @@ mod tests {
         zstd::encode_all(bytes, 0).unwrap()
     }
 
-    /// What is read from a file of this name and content.
+    /// The records read from a file of this name and content.
     fn read_as(name: &str, bytes: &[u8]) -> Result<Vec<Preference>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_records_are_read_from_every_kind_of_file_that_is_not_called_another() {
+    fn every_supported_type_gives_the_same_records() {
         let expected = records(0, 40);
         let lines = json_lines(&expected);
         let array = serde_json::to_vec_pretty(&expected).unwrap();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read_part_by_part_with_the_split_that_it_holds_out() {
+    fn a_directory_is_read_in_parts_with_its_validation_split() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_fifty_megabytes_is_read() {
+    fn a_record_of_fifty_megabytes_is_accepted() {
         let mut long = records(0, 1);
         long[0].chosen = Content::Text("word ".repeat(10_000_000));
         assert_eq!(read_as("p.jsonl", &json_lines(&long)).unwrap(), long);

@@ -1,4 +1,4 @@
-//! The allowed content of a prompt, a response and a conversation: one schema for prompts, preferences and texts.
+//! The permitted content of prompts, responses and conversations: one schema for prompts, preferences and texts.
 //! Computes only.
 
 use serde_json::Value;
@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::fields::{Fields, kind};
 use super::{Content, Message};
 
-/// Fields that no reader supports and that would change what the model sees or does. They are rejected if they carry
-/// information; every other field is ignored.
+/// Fields that are not supported and that would change what the model sees or does. They are rejected if they carry
+/// information; all other unknown fields are ignored.
 pub(crate) const REFUSED: &[&str] = &[
     "tools",
     "functions",
@@ -24,7 +24,7 @@ pub(crate) const REFUSED: &[&str] = &[
     "history",
 ];
 
-/// Rejects a record with a field that would change its meaning and that is not supported.
+/// Rejects a record with an unsupported field that would change its meaning.
 pub(crate) fn refuse_unread(fields: &Fields) -> Result<(), String> {
     match fields.left().find(|(name, _)| REFUSED.contains(name)) {
         None => Ok(()),
@@ -85,7 +85,7 @@ fn turn(path: &str, item: Value) -> Result<Message, String> {
     Ok(Message { role, content })
 }
 
-/// The text of a part of a turn. Parts are concatenated as on the server, without a separator.
+/// The text of a part of a turn. Parts are concatenated without a separator, as the server does.
 fn part(path: &str, item: Value) -> Result<String, String> {
     let mut fields = Fields::of(path, item)?;
     let kind = fields.text("type")?;
@@ -118,7 +118,7 @@ pub(crate) fn check_prompt(path: &str, prompt: &Content) -> Result<(), String> {
     }
 }
 
-/// Keeps texts and conversations apart: a set of prompts has one form.
+/// Checks that all prompts of a set have the same form, text or conversation.
 #[derive(Debug, Default)]
 pub(crate) struct OneForm {
     conversations: Option<bool>,
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_a_role_and_a_text_and_nothing_else_is_dropped() {
+    fn a_turn_is_a_role_and_a_text_without_other_fields() {
         let said = |turn: Value| content("prompt", json!([turn]));
         let plain = |text: &str| Content::Messages(vec![Message { role: "user".into(), content: text.into() }]);
         for good in [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_change_a_record_is_refused_and_other_fields_are_ignored() {
+    fn only_fields_that_change_a_record_are_rejected() {
         let check = |record: Value| refuse_unread(&Fields::of("", record).unwrap());
         check(json!({"source": "x", "tools": [], "images": null, "score_chosen": 8.0, "system": ""})).unwrap();
         for (record, expected) in [

@@ -1,4 +1,4 @@
-//! A directory of data files (IO): which of them contain a split, in order.
+//! Finds the files of a split in a directory of data files (IO).
 //!
 //! A dataset's files are in `data/` or directly in its directory, named as by Plumbline and Hugging Face:
 //! `train-00000-of-00002.parquet`, `train-00000.jsonl`, `train.jsonl.gz`.
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::file_kind;
 use crate::{Error, Result};
 
-/// The files of a split. Empty if there is none.
+/// The files of a split, in order. Empty if there are none.
 ///
 /// # Errors
 /// [`Error::Data`] if the directory cannot be read, has the split in two formats, or lacks one of its parts.
@@ -25,7 +25,7 @@ pub(super) fn of_split(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
     if !json.is_empty() && !parquet.is_empty() && json != parquet {
         return Err(wrong(format!("has the split {split} in two formats, in different files; name the file to read")));
     }
-    // The same records twice, as Plumbline writes them.
+    // Plumbline writes the same records in both formats.
     let format = if json.is_empty() { "parquet" } else { "json" };
     parts.retain(|p| p.format == format);
     for pair in parts.windows(2) {
@@ -40,7 +40,7 @@ pub(super) fn of_split(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
 /// The files of a required split.
 ///
 /// # Errors
-/// As [`of_split`], and if the directory has no file of the split, with what it has instead.
+/// Those of [`of_split`]; also if the directory has no file of the split, with a list of what it has.
 pub(super) fn required(folder: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let files = of_split(folder, split)?;
     if !files.is_empty() {
@@ -90,7 +90,7 @@ impl Part {
     }
 }
 
-/// Checks that no part of a split that was written in parts is missing.
+/// Checks that no part of a split is missing.
 fn whole(parts: &[Part]) -> Result<(), String> {
     let Some(all) = parts.iter().find_map(|p| p.number().map(|(_, all)| all)) else { return Ok(()) };
     let numbers: Vec<Option<(usize, usize)>> = parts.iter().map(Part::number).collect();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_split_come_in_order_and_other_splits_do_not() {
+    fn the_parts_of_a_split_are_listed_in_order_without_other_splits() {
         let names = [
             "train-00001-of-00002.parquet",
             "train-00000-of-00002.parquet",
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_lacks_a_part_or_has_two_of_one_is_refused() {
+    fn missing_and_duplicate_parts_are_rejected() {
         for (names, expected) in [
             (vec!["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "all of the 3 parts"),
             (vec!["train-00000-of-00001.parquet", "train-00001.parquet"], "all of the 1 parts"),

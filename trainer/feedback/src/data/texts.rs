@@ -1,4 +1,4 @@
-//! Texts (IO): training data of SFT, and texts with a reference label for checking a reward model.
+//! Texts (IO): training data for SFT, and texts with a reference label for checking a reward model.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub struct Text {
     pub text: String,
     /// Its reference label: larger is better (1 and 0 for good and bad).
     pub label: Option<f64>,
-    /// Whether the text is complete or was cut off. A text is considered complete unless its record has `false`.
+    /// Whether the text is complete, not truncated. A text is complete unless its record has `false`.
     pub complete: bool,
 }
 
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_keep_their_labels_and_a_bad_line_is_named() {
+    fn texts_have_their_labels_and_invalid_lines_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("texts.jsonl");
         let lines = [

@@ -1,12 +1,11 @@
-//! Prompts and responses as tokens, the same for training, scoring and sampling. Pure but for the tokenizer.
+//! Prompts and responses as tokens, the same for training, scoring and sampling. Pure, apart from the tokenizer.
 //!
-//! A prompt and its response are one text: they are tokenised together, and the prompt is the common prefix with the
-//! tokens of the prompt alone. A token across the boundary (` wor|ld`) belongs to the response. This is how TRL does
-//! it.
+//! A prompt and its response are tokenised together as one text, and the prompt is the common prefix with the tokens of
+//! the prompt alone. A token across the boundary (` wor|ld`) belongs to the response. TRL does the same.
 //!
-//! A plain-text response gets no end token except what the tokenizer adds after every text: responses are often cut at
-//! a length, and an end token that the model did not write would teach it to stop there. In a conversation the model's
-//! chat template closes the turn.
+//! A plain-text response gets no end token except what the tokenizer adds after every text: responses are often
+//! truncated, and an added end token would teach the model to stop there. In a conversation the model's chat template
+//! closes the turn.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,19 +24,19 @@ pub struct Sequence {
     pub response: Vec<i64>,
 }
 
-/// How much of a response is preserved in the text that a model sees; a larger value means a greater loss.
+/// How much of a response is preserved in the text that a model sees, in order of increasing loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rendering {
     /// All of it. Always the case for plain text.
     Whole,
     /// The chat template removed white space around it.
     Trimmed,
-    /// The chat template removed or changed more than that: it removes the reasoning, or expects another form of
-    /// content.
+    /// The chat template removed or changed more than white space: for example it removes reasoning, or expects another
+    /// form of content.
     Changed,
 }
 
-/// A prompt and a response as tokens, and whether they are complete.
+/// The tokens of a prompt and a response, and whether the response is preserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokenised {
     /// The tokens.
@@ -47,14 +46,14 @@ pub struct Tokenised {
 }
 
 impl Sequence {
-    /// Prompt and response in one.
+    /// The tokens of prompt and response, concatenated.
     pub fn tokens(&self) -> Vec<i64> {
         [self.prompt.as_slice(), &self.response].concat()
     }
 
-    /// Prompt and response as a tokenised text would have them, for a reward model, which was trained on texts: the end
-    /// token that a model sampled (`finish`) is part of the text only if it closes a turn of a conversation; a plain
-    /// text ends as the tokenizer ends every text (`end_of_text`).
+    /// The tokens of prompt and response as a reward model was trained on them: the end token that a model sampled
+    /// (`finish`) is only included if it closes a turn of a conversation; a plain text ends with the tokens that the
+    /// tokenizer adds to every text (`end_of_text`).
     pub fn text_tokens(&self, finish: Finish, conversation: bool, end_of_text: &[i64]) -> Vec<i64> {
         let mut tokens = self.tokens();
         if conversation {
@@ -72,13 +71,13 @@ impl Sequence {
         self.prompt.len() + self.response.len()
     }
 
-    /// Whether there is no token.
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Tokens of a prompt to be answered.
+/// Tokens of a prompt for sampling a response.
 pub fn prompt(tokenizer: &Tokenizer, prompt: &Content) -> Result<Vec<i64>> {
     match prompt {
         Content::Text(text) => tokenizer.encode_prompt(text),
@@ -124,7 +123,7 @@ pub fn pair(tokenizer: &Tokenizer, prompt: &Content, chosen: &Content, rejected:
             Ok([side(chosen)?, side(rejected)?])
         }
         (Content::Messages(prompt), Content::Messages(chosen), Content::Messages(rejected)) => {
-            // Both responses: their control tokens are marked as those of the prompt.
+            // Both responses are included, so that their control tokens are marked like those of the prompt.
             let turns = [prompt.as_slice(), chosen, rejected].concat();
             let chat = tokenizer.chat(&turns);
             let text = chat.prompt(prompt.len())?;
@@ -136,21 +135,21 @@ pub fn pair(tokenizer: &Tokenizer, prompt: &Content, chosen: &Content, rejected:
     }
 }
 
-/// The tokens of a prompt, and those of prompt and response together, as the two.
+/// Splits the tokens of prompt and response after their common prefix with those of the prompt.
 fn cut(prompt: &[i64], mut whole: Vec<i64>) -> Sequence {
     let common = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
     let response = whole.split_off(common);
     Sequence { prompt: whole, response }
 }
 
-/// A conversation before its answer, as turns, text and tokens.
+/// A conversation without its response, as turns, text and tokens.
 struct Before<'a> {
     turns: &'a [Message],
     text: String,
     tokens: Vec<i64>,
 }
 
-/// A conversation with its answer.
+/// Tokenises a conversation with its response.
 fn answered(tokenizer: &Tokenizer, chat: &Chat<'_>, before: &Before<'_>, response: &[Message]) -> Result<Tokenised> {
     let turns = [before.turns, response].concat();
     let whole = chat.text_of(&turns, false)?;
@@ -162,19 +161,19 @@ fn answered(tokenizer: &Tokenizer, chat: &Chat<'_>, before: &Before<'_>, respons
         let (found, to) = find(chat, &turn.content, &answer[end..]);
         (end, rendering) = (end + to, if rendering == Rendering::Whole { found } else { rendering });
     }
-    // A few characters may be in what the template writes anyway, so that they are found without being there.
+    // A short content may occur in the template's own text, so that finding it proves nothing.
     let is_short = |&turn: &usize| (1..SHORT).contains(&turns[turn].content.trim().len());
     let short: Vec<usize> = (before.turns.len()..turns.len()).filter(is_short).collect();
     if rendering != Rendering::Changed && !short.is_empty() && chat.ignores(&turns, &short, false, &whole)? {
         rendering = Rendering::Changed;
     }
-    // What a template writes after the end of the turn (a line break, as a rule) is not sampled by a model.
+    // Text that a template adds after the end of the turn (usually a line break) is not sampled by a model.
     let answer = [&answer[..end], answer[end..].trim_end_matches('\n')].concat();
     let sequence = cut(&before.tokens, chat.encode(&format!("{}{answer}", before.text))?);
     Ok(Tokenised { sequence, rendering })
 }
 
-/// How a response is represented in the rendered text, and where it ends there.
+/// How a response is represented in the rendered text, and its end position there.
 fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
     for (part, rendering) in [(content, Rendering::Whole), (content.trim(), Rendering::Trimmed)] {
         let part = chat.part(part);
@@ -185,7 +184,7 @@ fn find(chat: &Chat<'_>, content: &str, answer: &str) -> (Rendering, usize) {
     (Rendering::Changed, 0)
 }
 
-/// Where the text of an answered conversation diverges from that of its prompt.
+/// Describes where the text of the conversation with response diverges from that of its prompt.
 fn differs(before: &str, whole: &str) -> String {
     let common: usize = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
     let next = |text: &str| text[common..].chars().take(30).collect::<String>();
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_end_token_is_left_out_of_a_plain_text_and_no_token_of_a_conversation() {
+    fn only_the_end_token_of_a_plain_text_is_omitted() {
         let of = |response: &[i64]| Sequence { prompt: vec![1, 2], response: response.to_vec() };
         for (finish, plain) in
             [(Finish::Eos, vec![1, 2, 3]), (Finish::Stop, vec![1, 2, 3, 4]), (Finish::Length, vec![1, 2, 3, 4])]
@@ -237,7 +236,7 @@ mod tests {
     const CHATML: &str = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
 
     #[test]
-    fn prompts_and_responses_have_the_tokens_that_transformers_gives_them_together() {
+    fn prompts_and_responses_are_tokenised_as_by_transformers() {
         for golden in of_transformers() {
             let folder = tempfile::tempdir().unwrap();
             let tokenizer = llama_2_type(folder.path(), golden["bos"].as_bool().unwrap());
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_leaves_out_of_a_response_is_noticed() {
+    fn content_that_a_template_omits_from_a_response_is_detected() {
         let trims = CHATML.replace("m.content }}", "m.content | trim }}");
         let thinks = CHATML.replace("m.content }}", "m.content.split('</think>')[-1] }}");
         let parts = CHATML.replace(
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_leaves_out_what_is_asked_is_refused_and_one_that_rewrites_it_is_not() {
+    fn a_template_that_omits_the_prompt_is_rejected() {
         let of = |role: &str, body: &str| {
             CHATML.replace(
                 "{{ m.content }}",
@@ -328,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn a_responses_own_line_breaks_stay_and_those_of_the_template_do_not() {
+    fn only_a_responses_own_line_breaks_are_kept() {
         let (_folder, tokenizer) = with_template(&CHATML.replace("{{ eos_token }}", ""));
         let found = sequence(&tokenizer, &turns("user", "hi"), &turns("assistant", "yes\n\n")).unwrap();
         assert_eq!(found.sequence.response, b"yes\n\n".map(i64::from));
     }
 
     #[test]
-    fn a_template_that_writes_an_answered_prompt_differently_is_refused_with_the_model_and_the_conversation() {
+    fn a_template_that_changes_an_answered_prompt_is_rejected() {
         let (folder, tokenizer) =
             with_template(&CHATML.replace("[assistant] {% endif", "[assistant] <think>\n{% endif"));
         let error = sequence(&tokenizer, &turns("user", "what is the sea"), &turns("assistant", "yes"));

@@ -9,9 +9,10 @@ use flate2::read::MultiGzDecoder;
 use super::file_kind::{self, FileKind, HEAD};
 use crate::{Error, Result, files};
 
-/// Content that decompresses to more than this, and to more than [`MOST_TIMES`] its size, is considered an attack.
+/// Content that decompresses to more than this many bytes, and to more than [`MOST_TIMES`] its size, is rejected as an
+/// attack.
 const FREE: u64 = 1 << 30;
-/// Text compresses to a third or a tenth; a repeated record compresses to a thousandth.
+/// Maximum compression ratio beyond [`FREE`]: text has a ratio of 3 to 10, a repeated record about 1000.
 const MOST_TIMES: u64 = 200;
 
 /// An open data file.
@@ -76,7 +77,7 @@ fn head(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The decompressed content of a file, up to a limit that no honest file exceeds.
+/// The decompressed content of a file, up to a limit that no legitimate file exceeds.
 struct Unpacked {
     inner: Box<dyn Read>,
     /// Size of the compressed file in bytes.
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_unpacks_without_end_is_refused() {
+    fn a_decompression_bomb_is_rejected() {
         let of = |size| Unpacked { inner: Box::new(io::repeat(b'\n').take(2 * FREE)), size, read: 0 };
         let error = io::copy(&mut of(1 << 20), &mut io::sink()).unwrap_err();
         assert!(error.to_string().contains("more than 200 times its 1048576 bytes"), "{error}");
