@@ -1,7 +1,7 @@
-//! Manifests of a whole run on the tiny model, as values to change. Pure.
+//! Manifests of a whole run on the tiny model, as JSON values that tests can change. Pure.
 //!
-//! The planted preference: words of a president are good, words of a whaler are bad (`words.tsv`). The tiny model writes
-//! both, so there is something to learn, and the word list says afterwards whether it was learnt.
+//! The planted preference: a president's words are good, a whaler's words are bad (`words.tsv`). The tiny model writes
+//! both, so there is something to learn, and the word list measures afterwards whether it was learnt.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::fixture;
 /// A manifest.
 fn manifest(kind: &str, name: &str, spec: Value) -> Value {
     let mut spec = spec;
-    // One thread: the same numbers in the same order, however busy the machine is.
+    // One thread, so that numbers are summed in the same order, however busy the machine is.
     spec["compute"] = json!({"threads": 1, "maxRetries": 0});
     json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
@@ -20,12 +20,12 @@ pub fn words() -> Value {
     json!({"name": "words", "mode": "Pointwise", "lexicon": {"uri": fixture::uri("words.tsv")}})
 }
 
-/// How responses are sampled.
+/// Sampling settings.
 fn sampling(seed: i64) -> Value {
     json!({"temperature": 1.0, "maxNewTokens": 24, "seed": seed})
 }
 
-/// Responses of the tiny model to its prompts, compared by a judge.
+/// A dataset of the tiny model's responses, labelled by a judge.
 pub fn dataset(name: &str, judge: &Value) -> Value {
     manifest(
         "PreferenceDataset",
@@ -39,7 +39,7 @@ pub fn dataset(name: &str, judge: &Value) -> Value {
     )
 }
 
-/// A reward model of a dataset.
+/// A reward model trained on a dataset.
 pub fn reward(name: &str, dataset: &str) -> Value {
     manifest(
         "RewardModel",
@@ -103,7 +103,7 @@ pub fn sft(name: &str, texts: &str) -> Value {
     )
 }
 
-/// Before and after on held-out prompts, by the planted judge and its word list.
+/// Evaluation on held-out prompts, by the planted judge and its word list.
 fn evaluation() -> Value {
     json!({
         "prompts": {"uri": fixture::uri("prompts-held-out.txt")},
@@ -114,13 +114,13 @@ fn evaluation() -> Value {
     })
 }
 
-/// A manifest with some fields of its spec changed: objects are merged, null removes, everything else replaces.
+/// Changes fields of a manifest's spec: objects are merged, null removes, everything else replaces.
 pub fn with(mut manifest: Value, changes: &Value) -> Value {
     merge(&mut manifest["spec"], changes);
     manifest
 }
 
-/// Puts values on top of others: objects are merged, null removes, everything else replaces.
+/// Merges `from` into `into`: objects are merged, null removes, everything else replaces.
 pub fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {

@@ -1,9 +1,9 @@
-//! Reads TensorBoard's event files, checking all that a reader can. Pure, and shares nothing with the trainer's writer.
+//! Reads TensorBoard's event files with all possible checks. Pure, and independent of the trainer's writer.
 //!
-//! Framing is that of TFRecord (tensorflow.org, "TFRecord format details"): length, masked CRC-32C of the length, data, masked
-//! CRC-32C of the data. Data is a protobuf message `Event` (tensorflow/core/util/event.proto).
+//! The framing is that of TFRecord (tensorflow.org, "TFRecord format details"): length, masked CRC-32C of the length,
+//! data, masked CRC-32C of the data. The data is a protobuf message `Event` (tensorflow/core/util/event.proto).
 
-/// A value of a step.
+/// A scalar of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scalar {
     /// The step that it was logged for.
@@ -14,10 +14,10 @@ pub struct Scalar {
     pub value: f32,
 }
 
-/// The scalars of a file in their order.
+/// The scalars of a file, in order.
 ///
 /// # Errors
-/// What is wrong with the file, and at which byte.
+/// A description of the fault, and its byte offset.
 pub fn read(file: &[u8]) -> Result<Vec<Scalar>, String> {
     let (mut rest, mut scalars, mut first) = (file, Vec::new(), true);
     while !rest.is_empty() {
@@ -41,7 +41,7 @@ fn record<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], String> {
     checked(rest, usize::try_from(length).map_err(|e| e.to_string())?)
 }
 
-/// The next bytes, which their checksum follows.
+/// The next `length` bytes, after verifying the checksum that follows them.
 fn checked<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], String> {
     let data = take(rest, length)?;
     let masked = u32::from_le_bytes(take(rest, 4)?.try_into().map_err(|_| "no checksum")?);
@@ -55,7 +55,7 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], String> {
     Ok(data)
 }
 
-/// CRC-32C by its definition: the polynomial 0x1edc6f41, reflected, bit by bit.
+/// CRC-32C by its definition: polynomial 0x1edc6f41, reflected, bit by bit.
 fn crc32c(data: &[u8]) -> u32 {
     let shift = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     let byte = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| shift(crc));
@@ -103,7 +103,8 @@ fn number(data: &mut &[u8]) -> Result<u64, String> {
     Err("a number of more than 64 bits".to_owned())
 }
 
-/// The scalars of an event: `step` is field 2, `summary` 5; in it `value` is 1, which has `tag` 1 and `simple_value` 2.
+/// The scalars of an event: `step` is field 2, `summary` 5; in the summary `value` is 1, which has `tag` 1 and
+/// `simple_value` 2.
 fn summary(event: &Message<'_>) -> Result<Vec<Scalar>, String> {
     let step = event.iter().find_map(|field| if let (2, Value::Number(n)) = field { Some(*n as i64) } else { None });
     let mut scalars = Vec::new();
@@ -125,7 +126,7 @@ fn summary(event: &Message<'_>) -> Result<Vec<Scalar>, String> {
     Ok(scalars)
 }
 
-/// The messages in a field of a message.
+/// The embedded messages in a field of a message.
 fn embedded<'a>(message_: &Message<'a>, field: u64) -> Result<Vec<Message<'a>>, String> {
     let of_field = message_.iter().filter(|(found, _)| *found == field);
     of_field.map(|(_, v)| if let Value::Bytes(bytes) = v { message(bytes) } else { Err(format!("{v:?}")) }).collect()
@@ -147,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_that_of_the_standard() {
+    fn the_checksum_matches_the_standard() {
         // RFC 3720, B.4, and the check value of the catalogue of CRC algorithms.
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
     #[test]
-    fn scalars_are_read_and_every_flipped_bit_and_every_cut_is_noticed() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         let file = file();
         assert_eq!(read(&file), Ok(vec![Scalar { step: 300, tag: "loss".to_owned(), value: 0.5 }]));
         for bit in 0..file.len() * 8 {

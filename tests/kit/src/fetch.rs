@@ -1,5 +1,5 @@
-//! `plumbline-trainer fetch` by itself, as the first container of a pod: one input, into folders that are gone with it. Talks
-//! to the file system and to processes.
+//! Runs `plumbline-trainer fetch` alone, as the init container of a pod: fetches one input, into directories that are
+//! deleted with it. Talks to the file system and to processes.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,34 +13,34 @@ use serde_json::{Value, json};
 use crate::chain;
 use crate::programs::{text, trainer};
 
-/// How long something may take that takes a second: the machine may be busy with a build.
+/// Timeout for operations that normally take a second: the machine may be busy with a build.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A pod of a run.
 pub struct Fetch {
     folder: tempfile::TempDir,
-    /// How servers are reached.
+    /// Environment variables with the addresses of servers.
     pub environment: Vec<(&'static str, String)>,
-    /// The work folder, where that is another one than the pod's own.
+    /// The work directory, if it is not the pod's own.
     pub work: Option<PathBuf>,
-    /// Where artifact and work folder are kept: `artifact` and `work`, or nothing.
+    /// URIs for artifact and work directory (`artifact` and `work`), or null.
     pub store: Value,
     child: Option<Child>,
 }
 
 impl Fetch {
-    /// One that has not started.
+    /// A pod that has not started.
     pub fn new(environment: Vec<(&'static str, String)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { folder, environment, work: None, store: Value::Null, child: None }
     }
 
-    /// A path in the pod: `input`, what was fetched; `work/...` of its own work folder.
+    /// A path in the pod: `input`, the fetched input; `work/...` in its own work directory.
     pub fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    /// Starts to fetch what a URI names.
+    /// Starts fetching a URI.
     pub fn start(&mut self, uri: &str) {
         let work = self.work.clone().unwrap_or_else(|| self.path("work"));
         let document = json!({
@@ -54,12 +54,12 @@ impl Fetch {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         text(&fs::read(self.path("log")).unwrap())
     }
 
-    /// Waits until something holds; ends the test if the fetch ends first.
+    /// Waits until `holds` returns true; panics if the fetch ends first.
     pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !holds(self) {
@@ -69,31 +69,31 @@ impl Fetch {
         }
     }
 
-    /// Waits for its end, and says whether it went well.
+    /// Waits for its end. Returns whether it succeeded.
     pub fn ends_well(&mut self) -> bool {
         self.child.take().unwrap().wait().unwrap().success()
     }
 
-    /// Waits for a good end, and gives the digest of what was fetched.
+    /// Waits for its end, and returns the digest of the input. Panics if it failed.
     pub fn digest(&mut self) -> String {
         assert!(self.ends_well(), "{}", self.log());
         artifact::digest_path(&self.path("input")).unwrap()
     }
 
-    /// Fetches what a URI names to a good end, and gives its digest.
+    /// Fetches a URI, and returns its digest. Panics if it fails.
     pub fn fetch(&mut self, uri: &str) -> String {
         self.start(uri);
         self.digest()
     }
 
-    /// Asks it to stop, and waits for its end: its exit code, and how long that took.
+    /// Asks it to stop, and waits for its end. Returns the exit code, and the time it took.
     pub fn terminate(&mut self) -> (i32, Duration) {
         let (mut child, asked) = (self.child.take().unwrap(), Instant::now());
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         (child.wait().unwrap().code().unwrap_or(-1), asked.elapsed())
     }
 
-    /// The pod is lost in the middle; what it wrote to a volume stays.
+    /// Simulates the loss of the pod: kills the process; volumes are kept.
     pub fn lose(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
@@ -102,7 +102,7 @@ impl Fetch {
 }
 
 impl Drop for Fetch {
-    /// A test that ends early leaves no process behind.
+    /// Ensures that no process outlives a failed test.
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

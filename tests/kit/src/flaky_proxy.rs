@@ -1,11 +1,11 @@
-//! A TCP proxy whose connections can break in the middle of a request. Talks to sockets.
+//! A TCP proxy that can break connections in the middle of a request. Talks to sockets.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The proxy. It accepts connections as long as the process lives.
+/// The proxy. It accepts connections until the process exits.
 pub struct FlakyProxy {
     address: String,
     state: Arc<State>,
@@ -13,20 +13,20 @@ pub struct FlakyProxy {
 
 #[derive(Default)]
 struct State {
-    /// The bytes that break it, when they are sent to the server.
+    /// The proxy breaks when these bytes are sent to the server.
     break_at: Mutex<Option<&'static str>>,
     broken: AtomicBool,
 }
 
 impl FlakyProxy {
-    /// A proxy of a server on this machine.
+    /// Starts a proxy for a local server.
     pub fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let line = Self { address: listener.local_addr().unwrap().to_string(), state: Arc::default() };
         let (state, server) = (line.state.clone(), server.to_owned());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Dropped, it is closed at once.
+                // Otherwise the connection is dropped, which closes it.
                 if let (false, Ok(server)) = (state.broken.load(Ordering::SeqCst), TcpStream::connect(&server)) {
                     connect(&client, &server, &state);
                 }
@@ -35,12 +35,12 @@ impl FlakyProxy {
         line
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// It breaks as soon as this is on its way to the server, of which half arrives.
+    /// Breaks as soon as these bytes are sent to the server; half of the data arrives.
     pub fn break_at(&self, bytes: &'static str) {
         *self.state.break_at.lock().unwrap() = Some(bytes);
     }
@@ -50,7 +50,7 @@ impl FlakyProxy {
         self.state.broken.load(Ordering::SeqCst)
     }
 
-    /// It holds from now on.
+    /// Accepts connections again, and no longer breaks.
     pub fn mend(&self) {
         *self.state.break_at.lock().unwrap() = None;
         self.state.broken.store(false, Ordering::SeqCst);

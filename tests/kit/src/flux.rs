@@ -1,4 +1,4 @@
-//! Flux's controllers of sources and of Kustomizations, for one namespace of the kit's cluster. Talks to processes.
+//! Flux's source and kustomize controllers, for one namespace of the kit's cluster. Talks to processes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use crate::cluster::{Cluster, Namespace};
 use crate::ports;
 use crate::programs::plumbline;
 
-/// What `make setup-tests` builds from `tests/go/flux`.
+/// Directory of the programs built by `make setup-tests` from `tests/go/flux`.
 const FLUX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/flux");
 
-/// Both controllers. They end when the value is dropped.
+/// Both controllers, which are stopped when the value is dropped.
 #[derive(Debug)]
 pub struct Flux {
     folder: TempDir,
@@ -21,7 +21,7 @@ pub struct Flux {
 }
 
 impl Flux {
-    /// Applies Flux's CRDs and starts both for a namespace, as an administrator.
+    /// Applies Flux's CRDs, and starts both controllers for a namespace, as an administrator.
     pub fn start(cluster: &Cluster, namespace: &Namespace) -> Self {
         let crds = format!("{FLUX}/crds");
         let applied = cluster.kubectl(&["apply", "--server-side", "-f", &crds]);
@@ -37,7 +37,7 @@ impl Flux {
         flux
     }
 
-    /// What a controller has logged.
+    /// The log of a controller.
     pub fn log(&self, controller: &str) -> String {
         fs::read_to_string(self.log_file(controller)).unwrap()
     }
@@ -48,7 +48,7 @@ impl Flux {
 
     fn run(&mut self, cluster: &Cluster, namespace: &Namespace, controller: &str, arguments: &[String]) {
         let log = File::create(self.log_file(controller)).unwrap();
-        // Tied to this process, it ends with the test however that ends.
+        // Killed when this process exits for whatever reason.
         let child = Command::new(plumbline())
             .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--"])
             .arg(Path::new(FLUX).join(controller))
@@ -80,7 +80,7 @@ impl Drop for Flux {
     }
 }
 
-/// An address to listen on.
+/// A free address to listen on.
 fn address() -> String {
     format!("127.0.0.1:{}", ports::claim())
 }

@@ -1,4 +1,4 @@
-//! Several processes that train one model, as the pods of an Indexed Job do. Talks to processes and files.
+//! Several processes that train one model, like the pods of an Indexed Job. Talks to processes and files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,28 +13,28 @@ use serde_json::Value;
 use crate::programs::{code, text};
 use crate::{ports, stage};
 
-/// How long something may take that takes a second.
+/// Timeout for operations that normally take a second.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The processes, in order of rank.
 pub struct Gang {
     processes: Vec<Child>,
     root: PathBuf,
-    /// Steps that an earlier gang has taken, or is remembered to have taken.
+    /// Number of steps in the metrics before these processes started.
     before: usize,
 }
 
 impl Gang {
-    /// Starts them in one folder, over the same inputs by role.
+    /// Starts all ranks in one directory. `inputs`: paths by role.
     pub fn start(size: usize, manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Self {
         Self::start_some(size, &(0..size).collect::<Vec<_>>(), manifest, inputs, root)
     }
 
-    /// Starts some ranks of so many.
+    /// Starts some of the ranks of a group of `size`.
     pub fn start_some(size: usize, ranks: &[usize], manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Self {
         let port = ports::claim();
         let before = steps_in(root);
-        // Before the first one reads what they are all told.
+        // Created first, as each one rewrites the run document that all of them read.
         let commands: Vec<Command> = ranks
             .iter()
             .map(|rank| {
@@ -49,7 +49,7 @@ impl Gang {
         Self { processes, root: root.to_owned(), before }
     }
 
-    /// Waits until rank 0 is so many steps further than an earlier gang was.
+    /// Waits until rank 0 has taken `steps` more steps than before it started.
     #[must_use]
     pub fn until_further(mut self, steps: usize) -> Self {
         let (deadline, steps) = (Instant::now() + PATIENCE, self.before + steps);
@@ -61,18 +61,18 @@ impl Gang {
         self
     }
 
-    /// Sends one of them a signal.
+    /// Sends a signal to one rank.
     pub fn signal(&self, rank: usize, signal: Signal) {
         kill_process(Pid::from_child(&self.processes[rank]), signal).unwrap();
     }
 
-    /// Waits for their ends: exit codes (-1 for a signal) and what they said.
+    /// Waits for all ranks to end. Returns exit codes (-1 for a signal) and standard errors.
     pub fn end(mut self) -> Vec<(i32, String)> {
         let all: Vec<Output> = self.processes.drain(..).map(|p| p.wait_with_output().unwrap()).collect();
         all.iter().map(|output| (code(output), text(&output.stderr))).collect()
     }
 
-    /// Waits for their ends, which must be good; gives what they have made.
+    /// Waits for all ranks to end, and returns their results. Panics if one failed.
     pub fn well(self) -> stage::Made {
         let root = self.root.clone();
         for (rank, (code, said)) in self.end().into_iter().enumerate() {
@@ -95,7 +95,7 @@ pub fn weights_apart(a: &Path, b: &Path) -> f64 {
     apart.fold(0.0, f64::max)
 }
 
-/// The values of every tensor of a model's folder by its name.
+/// The values of every tensor of a model, by name.
 fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     let bytes = fs::read(folder.join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -117,7 +117,7 @@ fn steps_in(root: &Path) -> usize {
 }
 
 impl Drop for Gang {
-    /// A test that ends early leaves no process behind.
+    /// Ensures that no process outlives a failed test.
     fn drop(&mut self) {
         for process in &mut self.processes {
             let _ = process.kill();

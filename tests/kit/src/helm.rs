@@ -8,14 +8,14 @@ use tempfile::TempDir;
 
 use crate::programs::text;
 
-/// What `make setup-tests` builds from `tests/go/helm` and `tests/go/helm4`.
+/// Directory of the programs built by `make setup-tests` from `tests/go/helm` and `tests/go/helm4`.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/bin");
-/// The chart as it is shipped.
+/// Path of the chart.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/plumbline");
-/// The release of every test.
+/// Name of the release in every test.
 pub const RELEASE: &str = "plumbline";
 
-/// Which Helm; people have both.
+/// Version of Helm; both are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// Helm 3.
@@ -24,7 +24,7 @@ pub enum Version {
     V4,
 }
 
-/// Helm with folders of its own, and without a cluster unless it is given one.
+/// Helm with directories of its own, and without access to a cluster unless it gets one.
 #[derive(Debug)]
 pub struct Helm {
     program: PathBuf,
@@ -33,12 +33,12 @@ pub struct Helm {
 }
 
 impl Helm {
-    /// Without a cluster.
+    /// Helm without a cluster.
     pub fn offline(version: Version) -> Self {
         Self::on(Path::new("/dev/null"), version)
     }
 
-    /// On the cluster of a kubeconfig.
+    /// Helm for the cluster of a kubeconfig.
     pub fn on(kubeconfig: &Path, version: Version) -> Self {
         let program = match version {
             Version::V3 => "helm",
@@ -62,14 +62,14 @@ impl Helm {
             .unwrap_or_else(|error| panic!("{}: {error}; run `make setup-tests`", self.program.display()))
     }
 
-    /// What it says when all is well.
+    /// Runs it, and returns what it printed. Panics if it fails.
     pub fn says(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "helm {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// A file of values, for `--values`. It is there as long as this Helm.
+    /// Writes a file of values for `--values`. It exists as long as this value.
     pub fn file(&self, values: &Value) -> String {
         let file = tempfile::Builder::new().suffix(".json").tempfile_in(self.home.path()).unwrap();
         std::fs::write(file.path(), values.to_string()).unwrap();

@@ -1,5 +1,5 @@
-//! A server that speaks as much of the Hugging Face hub's protocol as fetching takes, over folders, with faults. Talks to
-//! sockets.
+//! A server for the part of the Hugging Face hub's protocol that fetching uses, over local directories, with faults.
+//! Talks to sockets.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,48 +17,48 @@ use plumbline_crds::artifact;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-/// A hub. It ends with the value.
+/// A hub, which is stopped when the value is dropped.
 #[derive(Debug)]
 pub struct Hub {
     shared: Arc<Shared>,
     address: String,
-    /// The server runs in it.
+    /// Runs the server.
     _runtime: tokio::runtime::Runtime,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Folders by `models/org/name` and `datasets/org/name`.
+    /// Directories by `models/org/name` and `datasets/org/name`.
     repositories: BTreeMap<String, PathBuf>,
-    /// Asked for by every request, if it is set.
+    /// Token that every request must have, if it is set.
     token: Option<String>,
     state: Mutex<HubState>,
 }
 
-/// What a hub does, and what it was asked.
+/// The hub's faults, and the requests it got.
 #[derive(Debug, Default)]
 pub struct HubState {
-    /// As many of the next answers with a file end in the middle.
+    /// Number of next responses with a file that end in the middle.
     pub breaks: usize,
-    /// The halves of a file are sent so far apart.
+    /// Delay between the halves of a file.
     pub pause: Duration,
-    /// As many of the next answers are 503.
+    /// Number of next responses that are 503.
     pub unavailable: usize,
-    /// Branches and tags have moved on, to a commit of which no file can be had.
+    /// Whether branches and tags point to another commit, whose files do not exist.
     pub moved: bool,
-    /// `revision NAME`, and `path` or `path from BYTE` of every file that was asked for.
+    /// Requests so far: `revision NAME`, and `path` or `path from BYTE` for each file.
     pub asked: Vec<String>,
-    /// Sent in place of what weights hold.
+    /// Replacement for the content of weight files.
     pub altered: Option<Vec<u8>>,
 }
 
-/// The commit that every revision is at.
+/// The initial commit of every revision.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// The commit that every branch and tag is at when it has moved.
+/// The commit of every branch and tag once it has moved.
 const MOVED: &str = "fedcba9876543210fedcba9876543210fedcba98";
 
 impl Hub {
-    /// Serves repositories: `models/org/name` or `datasets/org/name`, and their folders.
+    /// Starts a hub. `repositories`: `models/org/name` or `datasets/org/name`, with their directories.
     pub fn start(repositories: &[(&str, PathBuf)], token: Option<&str>) -> Self {
         let repositories = repositories.iter().map(|(name, folder)| ((*name).to_owned(), folder.clone())).collect();
         let shared = Arc::new(Shared { repositories, token: token.map(str::to_owned), ..Shared::default() });
@@ -70,12 +70,12 @@ impl Hub {
         Self { shared, address, _runtime: runtime }
     }
 
-    /// Its address, as `HF_ENDPOINT` has it.
+    /// Its address, for `HF_ENDPOINT`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What it does, to change and to look at.
+    /// Its state, to read and to change.
     pub fn state(&self) -> std::sync::MutexGuard<'_, HubState> {
         self.shared.state.lock().unwrap()
     }
@@ -116,7 +116,7 @@ fn listing(folder: &PathBuf, commit: &str) -> String {
     let files = fs::read_dir(folder).unwrap().map(|entry| {
         let path = entry.unwrap().path();
         let digest = artifact::digest_path(&path).unwrap();
-        // As on the hub, large files alone have a digest.
+        // As on the hub, only large files have a digest.
         let lfs = path.extension().is_some_and(|e| e == "safetensors").then(|| json!({"sha256": &digest[7..]}));
         let size = fs::metadata(&path).unwrap().len();
         json!({"rfilename": path.file_name().unwrap().to_str().unwrap(), "size": size, "lfs": lfs})
@@ -148,7 +148,7 @@ fn file(state: &mut HubState, folder: Option<&PathBuf>, path: &str, headers: &He
     let body = if state.breaks > 0 {
         state.breaks -= 1;
         let cut = stream::once(async {
-            // What is still here when the line is cut is never sent.
+            // Lets the data be sent before the connection is closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             Err(io::Error::other("the line is cut"))
         });

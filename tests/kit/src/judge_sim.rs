@@ -1,7 +1,7 @@
-//! `judge-sim`: an OpenAI-compatible server with planted quality, biases and faults, on a port of this machine.
+//! `judge-sim`: an OpenAI-compatible server with planted quality, biases and faults, on a local port.
 //!
-//! A response carries its quality as `quality=<number>`. The judge knows it, the pipeline never reads it: what the pipeline
-//! says about quality and bias can be compared with what was planted. The log-odds of the first answer are
+//! A response states its quality as `quality=<number>`. The judge reads it, the pipeline does not: so the quality and
+//! biases that the pipeline measures can be compared with the planted ones. The log-odds of the first answer are
 //!
 //! - for two responses, `quality_weight * (quality of the first - quality of the second) + position_bias`;
 //! - for one, `quality_weight * quality`;
@@ -23,30 +23,30 @@ use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-/// What goes wrong with one request.
+/// A fault of one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// A status with a body, and perhaps a Retry-After.
+    /// A status with a body, and optionally a Retry-After header.
     Status(u16, &'static str, Option<&'static str>),
-    /// 200 with a body that is no completion: HTML, half a JSON.
+    /// Status 200 with a body that is not a completion: HTML, incomplete JSON.
     Body(&'static str),
-    /// A completion whose text this is, without log-probabilities.
+    /// A completion with this text, without log-probabilities.
     Text(&'static str),
-    /// The true completion, cut off (`finish_reason: length`) before its first letter.
+    /// The normal completion, truncated (`finish_reason: length`) before its first letter.
     Truncated,
-    /// The true completion without log-probabilities.
+    /// The normal completion without log-probabilities.
     NoLogProbs,
-    /// The true completion, this late.
+    /// The normal completion after this delay.
     Slow(Duration),
-    /// What is made of the request.
+    /// A response computed from the request.
     Made(Make),
-    /// A body that does not end.
+    /// A body without end.
     Endless,
-    /// A body of which a byte comes every tenth of a second.
+    /// A body at ten bytes per second.
     Drip,
 }
 
-/// Makes an answer: from the request, its header `Authorization` and the true completion, a status and a body.
+/// Computes a response: from the request, its `Authorization` header and the normal completion, a status and a body.
 #[derive(Clone)]
 pub struct Make(Arc<Making>);
 
@@ -59,12 +59,12 @@ impl std::fmt::Debug for Make {
 }
 
 impl Fault {
-    /// An answer of the test's own.
+    /// A response computed by the test.
     pub fn made(make: impl Fn(&Value, &str, Value) -> (u16, Vec<u8>) + Send + Sync + 'static) -> Self {
         Self::Made(Make(Arc::new(make)))
     }
 
-    /// The true completion with a change.
+    /// The normal completion with a change.
     pub fn changed(change: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
         Self::made(move |_, _, mut completion| {
             change(&mut completion);
@@ -73,25 +73,25 @@ impl Fault {
     }
 }
 
-/// Decides what goes wrong: from the number of the request (from 0) and how often this question was asked before.
+/// Chooses the fault of a request: from its number (from 0) and how often the same question was asked before.
 pub type FaultPlan = Arc<dyn Fn(usize, usize) -> Option<Fault> + Send + Sync>;
 
-/// A judge.
+/// Settings of a judge.
 #[derive(Clone)]
 pub struct Config {
-    /// Log-odds for a unit of quality.
+    /// Log-odds per unit of quality.
     pub quality_weight: f64,
-    /// Noise of the log-odds, by a hash of the question: uniform between minus twice this and twice this.
+    /// Noise of the log-odds, from a hash of the question: uniform between minus and plus twice this value.
     pub noise: f64,
-    /// Log-odds added to what is shown first.
+    /// Log-odds added to the response shown first.
     pub position_bias: f64,
-    /// Probability of the two answers together.
+    /// Total probability of the two answers.
     pub label_mass: f64,
     /// Key that requests must carry.
     pub api_key: Option<&'static str>,
-    /// Time that an answer takes.
+    /// Delay of each response.
     pub latency: Duration,
-    /// Responses without a quality are judged too, each by a hash of its text.
+    /// Whether responses without a quality are judged too, by a hash of their text.
     pub answers_all: bool,
     /// What goes wrong.
     pub faults: FaultPlan,
@@ -113,7 +113,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// With faults.
+    /// Adds faults.
     #[must_use]
     pub fn faults(mut self, plan: impl Fn(usize, usize) -> Option<Fault> + Send + Sync + 'static) -> Self {
         self.faults = Arc::new(plan);
@@ -121,7 +121,7 @@ impl Config {
     }
 }
 
-/// A running judge. It stops when it is dropped.
+/// A running judge, which is stopped when it is dropped.
 pub struct JudgeSim {
     address: SocketAddr,
     url: String,
@@ -137,14 +137,14 @@ struct Shared {
 
 #[derive(Default)]
 struct Log {
-    /// When each request came, and its question.
+    /// Time and question of each request.
     requests: Vec<(Instant, String)>,
-    /// Answers sent, by question: what a real server would have charged.
+    /// Number of responses sent per question, which a real server would charge for.
     bought: HashMap<String, usize>,
 }
 
 impl JudgeSim {
-    /// Starts a judge on a free port, for this machine alone.
+    /// Starts a judge on a free local port.
     ///
     /// # Panics
     /// If the machine has no free port or thread.
@@ -152,7 +152,7 @@ impl JudgeSim {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into(), config)
     }
 
-    /// Starts a judge on an address, where pods may reach it, or where one was before.
+    /// Starts a judge on a given address, such as one that pods can reach, or that of an earlier judge.
     ///
     /// # Panics
     /// If the address is taken, or the machine has no free thread.
@@ -180,17 +180,17 @@ impl JudgeSim {
         Self { address, url: format!("http://{address}/v1"), shared, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Base URL, with the version.
+    /// Base URL, including the version.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Questions that came, in order, with their time. A question is the text of its last message.
+    /// The questions received, in order, with their times. A question is the text of the last message.
     pub fn requests(&self) -> Vec<(Instant, String)> {
         self.shared.log().requests.clone()
     }
@@ -200,7 +200,7 @@ impl JudgeSim {
         self.shared.log().bought.clone()
     }
 
-    /// How many answers were sent.
+    /// Number of responses sent.
     pub fn answered(&self) -> usize {
         self.shared.log().bought.values().sum()
     }
@@ -311,8 +311,8 @@ fn true_completion(config: &Config, request: &Value, question: &str, logprobs: b
     completion(request, answers[usize::from(p < 0.5)], "stop", tops.as_ref())
 }
 
-/// Log-odds between -4 and 4 that depend on the two responses and not on their order, as the built-in questions enclose them;
-/// of a question of another form, on its text.
+/// Log-odds between -4 and 4 that depend on the two responses and not on their order, as enclosed in the built-in
+/// questions; for a question in another form, on its text.
 fn arbitrary_of_two(question: &str) -> f64 {
     let response = |name: &str| {
         let (_, rest) = question.split_once(&format!("_{name} "))?;
@@ -325,7 +325,7 @@ fn arbitrary_of_two(question: &str) -> f64 {
     }
 }
 
-/// A number between -2 and 2, of the text alone.
+/// A number between -2 and 2 that depends on the text only.
 fn arbitrary(text: &str) -> f64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     4.0 * (hash >> 11) as f64 / (1_u64 << 53) as f64 - 2.0

@@ -2,22 +2,22 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | Who answers in place of a judge, with planted quality and faults? | `judge_sim` |
-//! | Who answers in place of the Hugging Face hub? | `hub` |
-//! | Which S3 server do runs talk to, and over which line? | `store`, `flaky_proxy` |
+//! | What simulates a judge, with planted quality and faults? | `judge_sim` |
+//! | What simulates the Hugging Face hub? | `hub` |
+//! | Which S3 server do runs use, and how does its connection fail? | `store`, `flaky_proxy` |
 //! | Which model, prompts and words do tests use? | `fixture` (made by `make fixture`) |
 //! | Which manifests are run? | `chain` |
-//! | How are the real programs run, and killed? | `programs`, `place`, `stage` for one stage alone, `pod` for one that keeps its run in a store, `fetch` for what comes before |
-//! | What is a GPU to programs under test, where there is none? | `stand_in` |
-//! | Which Kubernetes do tests talk to, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
+//! | How are real programs run? | `programs`, `place`, `stage`, `pod` (state in a store), `fetch` (init containers) |
+//! | What replaces a GPU where there is none? | `stand_in` |
+//! | Which Kubernetes is used, and how is the operator run on it? | `cluster`, `operator`; `proxy` between the two |
 //! | How is the chart installed? | `helm` |
-//! | What is a disk that fills up? | `small_disk` |
-//! | Which server sends what it should not? | `raw_server` |
-//! | What does TensorBoard see? | `events` |
-//! | What does Prometheus see? | `prometheus` |
-//! | How do GitOps tools read what was served? | `gitops` |
+//! | How does a test fill a disk? | `small_disk` |
+//! | Which server sends invalid responses? | `raw_server` |
+//! | What does TensorBoard read? | `events` |
+//! | What does Prometheus scrape? | `prometheus` |
+//! | How do GitOps tools interpret our resources? | `gitops` |
 //! | How does Flux deploy? | `flux` |
-//! | Where do programs listen that are told so beforehand? | `ports` |
+//! | Which ports may programs listen on that need one in advance? | `ports` |
 
 pub mod chain;
 pub mod cluster;

@@ -25,7 +25,7 @@ use crate::programs::{plumbline, text};
 /// Name of the operator's service account.
 pub const OPERATOR: &str = rbac::NAME;
 
-/// A running operator. It is ended when the value is dropped.
+/// A running operator, which is killed when the value is dropped.
 #[derive(Debug)]
 pub struct Operator {
     child: Child,
@@ -33,7 +33,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts one for a namespace, with further arguments.
+    /// Starts an operator for a namespace, with additional arguments.
     pub fn start(namespace: &Namespace, kubeconfig: &Path, arguments: &[&str]) -> Self {
         let own = ["operator", "--watch-namespace", namespace.name(), "--lease-namespace", namespace.name()];
         let image = ["--trainer-image", "trainer:test"];
@@ -42,7 +42,7 @@ impl Operator {
         Self::run(kubeconfig, &[&own[..], &image, &addresses, &progress, arguments].concat())
     }
 
-    /// Starts one with these arguments and no others.
+    /// Starts an operator with only these arguments.
     pub fn run(kubeconfig: &Path, arguments: &[&str]) -> Self {
         let log = tempfile::Builder::new().prefix("operator-").suffix(".log").tempfile().unwrap().keep().unwrap().1;
         let file = File::create(&log).unwrap();
@@ -57,12 +57,12 @@ impl Operator {
         Self { child, log }
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Where its server of `metrics`, or of `progress`, listens.
+    /// The address on which its server for `metrics` or `progress` listens.
     pub async fn address(&self, server: &str) -> String {
         until(&format!("the operator serves {server}"), async || {
             self.log().lines().find_map(|line| {
@@ -74,27 +74,27 @@ impl Operator {
         .await
     }
 
-    /// Asks for something that people see, as `/metrics`.
+    /// Sends a GET request to the metrics server, such as `/metrics`. Returns status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.address("metrics").await);
         let answer = reqwest::get(url).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// Asks it to stop, as a kubelet does, and waits until it has.
+    /// Asks it to stop, as a kubelet does, and waits until it has exited.
     pub fn stop(&mut self) -> std::process::ExitStatus {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
             .unwrap();
         self.child.wait().unwrap()
     }
 
-    /// Ends it as a kill -9 would.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 
-    /// Waits until it has ended by itself, as it does when it is kept from renewing its lease.
+    /// Waits until it exits by itself, as it does when it cannot renew its lease.
     pub async fn ended(&mut self) {
         while self.child.try_wait().unwrap().is_none() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -117,26 +117,26 @@ impl Drop for Operator {
     }
 }
 
-/// A namespace with the claims that manifests name, for one test.
+/// A namespace for one test, with the claims that manifests name.
 #[allow(missing_debug_implementations, reason = "a client has none")]
 pub struct Scene {
     /// The cluster.
     pub cluster: &'static Cluster,
     /// The namespace.
     pub namespace: Namespace,
-    /// A client of an administrator.
+    /// An administrator's client.
     pub client: Client,
-    /// The node that pods run on.
+    /// The simulated node of its pods.
     pub node: FakeNode,
 }
 
 impl Scene {
-    /// A new one, without an operator.
+    /// A new scene without an operator, on the shared cluster.
     pub async fn new(prefix: &str) -> Self {
         Self::on(Cluster::shared(), prefix).await
     }
 
-    /// A new one on another cluster than that of the process.
+    /// A new scene on another cluster.
     pub async fn on(cluster: &'static Cluster, prefix: &str) -> Self {
         let namespace = cluster.namespace(prefix).await;
         let (client, node) = (cluster.client().await, namespace.node().await);
@@ -147,12 +147,12 @@ impl Scene {
         scene
     }
 
-    /// Starts the operator with the permissions of its manifests, and no others.
+    /// Starts the operator with exactly the permissions of its manifests.
     pub async fn operator(&self) -> Operator {
         Operator::start(&self.namespace, &self.account().await, &[])
     }
 
-    /// A kubeconfig of the operator's service account, which may do what its manifests say.
+    /// A kubeconfig for the operator's service account, with the permissions of its manifests.
     pub async fn account(&self) -> PathBuf {
         let namespace = self.namespace.name();
         for mut manifest in rbac::manifests(namespace, Some(namespace), false) {
@@ -165,7 +165,7 @@ impl Scene {
             };
             let within = manifest["metadata"]["namespace"].as_str().map(str::to_owned);
             if within.is_none() {
-                // Objects of the whole cluster are shared by tests: each has names of its own.
+                // Tests share cluster-scoped objects, so each test has names of its own.
                 let own = |name: &Value| json!(format!("{}-{namespace}", name.as_str().unwrap()));
                 manifest["metadata"]["name"] = own(&manifest["metadata"]["name"]);
                 if manifest["roleRef"].is_object() {
@@ -186,7 +186,7 @@ impl Scene {
         api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await.unwrap();
     }
 
-    /// Makes a claim.
+    /// Creates a PersistentVolumeClaim.
     pub async fn create_claim(&self, name: &str) {
         let claim = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {
             "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}}))
@@ -195,7 +195,7 @@ impl Scene {
         claims.create(&PostParams::default(), &claim).await.unwrap();
     }
 
-    /// The objects of a Kubernetes kind in the namespace.
+    /// Access to the namespace's objects of a Kubernetes kind.
     fn within<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -203,7 +203,7 @@ impl Scene {
         Api::namespaced(self.client.clone(), self.namespace.name())
     }
 
-    /// The resources of a kind.
+    /// Access to the resources of a kind.
     pub fn api(&self, kind: Kind) -> Api<DynamicObject> {
         api(&self.client, kind, self.namespace.name())
     }
@@ -228,7 +228,7 @@ impl Scene {
         object.data.get("status").map_or_else(Status::default, |s| serde_json::from_value(s.clone()).unwrap())
     }
 
-    /// Waits until a resource's Ready condition has a reason for its present generation.
+    /// Waits until a resource's Ready condition has a given reason for the current generation.
     pub async fn until_reason(&self, kind: Kind, name: &str, reason: Reason) -> Status {
         let what = format!("{kind}/{name} says {reason:?}");
         until(&what, async || {
@@ -241,7 +241,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until a resource has a Job that is neither over nor being deleted; gives its name.
+    /// Waits until a resource has a Job that is neither finished nor being deleted. Returns its name.
     pub async fn job(&self, kind: Kind, name: &str) -> String {
         until(&format!("{kind}/{name} has a Job"), async || {
             let job = self.status(kind, name).await.job?.name;
@@ -262,7 +262,7 @@ impl Scene {
         self.api(kind).delete(name, &DeleteParams::background()).await.unwrap();
     }
 
-    /// Waits until somebody deletes a pod, and lets it end.
+    /// Waits until a pod is being deleted, and ends it.
     pub async fn let_end(&self, pod: &Pod) {
         let pods: Api<Pod> = self.within();
         let name = pod.name_any();
@@ -273,7 +273,7 @@ impl Scene {
         self.node.remove(pod).await;
     }
 
-    /// Waits until a Job is gone.
+    /// Waits until a Job is deleted.
     pub async fn until_gone(&self, job: &str) {
         until(&format!("Job {job} is gone"), async || {
             self.jobs().await.iter().all(|j| j.name_any() != job).then_some(())
@@ -281,13 +281,14 @@ impl Scene {
         .await;
     }
 
-    /// How many Jobs were ever made here.
+    /// Number of Jobs ever created in the namespace.
     pub fn jobs_made(&self) -> usize {
         let made = Requests { verb: "create", resource: "jobs", ..Requests::default() };
         self.namespace.audit().iter().filter(|line| made.matches(line) && line.is_write()).count()
     }
 
-    /// Everything that the operator answers for, without times and UIDs: resources with their statuses, and what it made.
+    /// Everything that the operator is responsible for, without times and UIDs: resources with their statuses, and its
+    /// objects.
     pub async fn state(&self) -> Value {
         let mut state = json!({});
         for kind in Kind::ALL {
@@ -314,21 +315,21 @@ impl Scene {
         state
     }
 
-    /// The pod of a resource's Job, once there is one.
+    /// Waits for the pod of a resource's Job.
     pub async fn pod(&self, kind: Kind, name: &str) -> Pod {
         self.node.pod(&self.job(kind, name).await).await
     }
 
-    /// The trainer of a resource ends well, with an artifact of this digest.
+    /// The trainer of a resource succeeds, with an artifact of this digest.
     pub async fn succeed(&self, kind: Kind, name: &str, digest: &str) {
         let pod = self.pod(kind, name).await;
         self.node.run(&pod).await;
         self.node.succeed(&pod, &completed(digest).to_string()).await;
     }
 
-    /// Output of kubectl in the namespace.
+    /// Runs kubectl in the namespace, and returns its output.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        // kubectl remembers for hours which kinds there are, also from before there were any of ours.
+        // kubectl caches the list of kinds for hours, and may have done so before our CRDs were installed.
         let cache = format!("--cache-dir={}", self.cluster.folder().join(self.namespace.name()).display());
         let all: Vec<&str> = [&cache, "-n", self.namespace.name()].iter().chain(arguments).copied().collect();
         let output = self.cluster.kubectl(&all);
@@ -337,7 +338,7 @@ impl Scene {
     }
 }
 
-/// Without what differs from run to run.
+/// Masks values that differ between runs.
 fn masked(mut value: Value) -> Value {
     const VARIES: [&str; 7] = [
         "lastTransitionTime",
@@ -359,7 +360,7 @@ fn masked(mut value: Value) -> Value {
     value
 }
 
-/// The result of a stage that made an artifact.
+/// The result of a stage that produced an artifact.
 pub fn completed(digest: &str) -> Value {
     json!({
         "reason": "Completed", "message": "made",
@@ -369,7 +370,7 @@ pub fn completed(digest: &str) -> Value {
     })
 }
 
-/// A resource with what every one of its kind needs; fields of its spec are replaced, and left out where they are null.
+/// A minimal resource of a kind. `change`: replaces fields of its spec; null removes them.
 pub fn resource(kind: Kind, name: &str, change: &Value) -> Value {
     let mut spec = match kind {
         Kind::PreferenceDataset => json!({
@@ -392,7 +393,7 @@ pub fn resource(kind: Kind, name: &str, change: &Value) -> Value {
     json!({"apiVersion": plumbline_crds::API_VERSION, "kind": kind.to_string(), "metadata": {"name": name}, "spec": spec})
 }
 
-/// What [`resource`] has to change where a resource stands alone, without others that it refers to.
+/// The change for [`resource`] that makes a resource independent of others.
 pub fn alone(kind: Kind) -> Value {
     match kind {
         Kind::PreferenceDataset => json!({}),
@@ -403,7 +404,7 @@ pub fn alone(kind: Kind) -> Value {
     }
 }
 
-/// The status of a condition with its reason.
+/// Status and reason of a condition.
 pub fn condition(status: &Status, kind: ConditionType) -> (ConditionStatus, Reason) {
     let condition = status.condition(kind).unwrap_or_else(|| panic!("{kind:?} is not set: {status:?}"));
     (condition.status, condition.reason)

@@ -1,4 +1,4 @@
-//! A folder with manifests and the runs of `plumbline` in it. Talks to the file system and to processes.
+//! A directory with manifests and the `plumbline` runs in it. Talks to the file system and to processes.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -14,17 +14,17 @@ use serde_json::Value;
 
 use crate::programs::{code, plumbline, text};
 
-/// How long something may take that takes a second: the machine may be busy with a build.
+/// Timeout for operations that normally take a second: the machine may be busy with a build.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Manifests in a folder of their own.
+/// A directory with manifests.
 pub struct Place {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
 }
 
 impl Place {
-    /// Writes manifests into a new folder.
+    /// Writes manifests to a new directory.
     pub fn new(manifests: &[Value]) -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap(), environment: Vec::new() };
         place.write(manifests);
@@ -37,17 +37,17 @@ impl Place {
         fs::write(self.path("run.yaml"), documents.join("---\n")).unwrap();
     }
 
-    /// Runs get an environment variable.
+    /// Sets an environment variable for runs.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// A path below the folder.
+    /// A path relative to the directory.
     pub fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    /// The same as a manifest names it.
+    /// The same as a URI for manifests.
     pub fn uri(&self, below: &str) -> String {
         format!("file://{}", self.path(below).display())
     }
@@ -61,13 +61,13 @@ impl Place {
         command
     }
 
-    /// Runs the manifests to their end.
+    /// Runs the manifests, and waits for the end.
     pub fn run(&self) -> Ended {
         let started = Instant::now();
         Ended { output: self.command().output().unwrap(), took: started.elapsed() }
     }
 
-    /// Starts a run, to disturb it.
+    /// Starts a run without waiting.
     pub fn start(&self) -> Running<'_> {
         Running { place: self, child: Some(self.command().spawn().unwrap()) }
     }
@@ -79,47 +79,47 @@ impl Place {
         serde_yaml::from_str::<Resource>(&text).unwrap().status.unwrap()
     }
 
-    /// The folder of a resource's last run, if it was started.
+    /// The directory of a resource's last run, if it was started.
     pub fn find_run(&self, kind: Kind, name: &str) -> Option<PathBuf> {
         let folder = self.path("work").join(kind.plural()).join(name);
         let mut runs = fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir());
         runs.next()
     }
 
-    /// The number of lines in a file of a resource's run; 0 while there is no such file.
+    /// Number of lines in a file of a resource's run; 0 if there is no such file.
     pub fn lines(&self, kind: Kind, name: &str, file: &str) -> usize {
         let content = self.find_run(kind, name).and_then(|run| fs::read(run.join(file)).ok()).unwrap_or_default();
         content.split(|b| *b == b'\n').count() - 1
     }
 
-    /// How many run folders a resource has.
+    /// Number of run directories of a resource.
     pub fn runs(&self, kind: Kind, name: &str) -> usize {
         entries(&self.path("work").join(kind.plural()).join(name)).iter().filter(|p| p.is_dir()).count()
     }
 
-    /// What a resource's last attempt left to say.
+    /// The result of a resource's last attempt.
     pub fn result(&self, kind: Kind, name: &str) -> Option<StageResult> {
         let run = self.find_run(kind, name)?;
         Some(serde_json::from_slice(&fs::read(run.join(RESULT_FILE)).ok()?).unwrap())
     }
 
-    /// The folder of a resource's artifact.
+    /// The directory of a resource's artifact.
     pub fn artifact(&self, kind: Kind, name: &str) -> PathBuf {
         self.path("work").join("artifacts").join(kind.plural()).join(name)
     }
 
-    /// A JSON file of a resource's artifact.
+    /// Reads a JSON file of a resource's artifact.
     pub fn json(&self, kind: Kind, name: &str, file: &str) -> Value {
         serde_json::from_slice(&fs::read(self.artifact(kind, name).join(file)).unwrap()).unwrap()
     }
 
-    /// A JSONL file of a resource's artifact.
+    /// Reads a JSONL file of a resource's artifact.
     pub fn jsonl(&self, kind: Kind, name: &str, file: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.artifact(kind, name).join(file)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The process groups of the stage and of its judges, as the runs' lock files name them.
+    /// The process groups of the stage and of its judges, from the runs' lock files.
     fn groups(&self) -> Vec<Pid> {
         let mut groups = Vec::new();
         for kind in Kind::ALL {
@@ -138,7 +138,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).map(|all| all.filter_map(|e| Some(e.ok()?.path())).collect()).unwrap_or_default()
 }
 
-/// The process id in a lock file that somebody holds.
+/// The process id in a lock file, if it is locked.
 fn read_held(lock: &Path) -> Option<i32> {
     use rustix::fs::{FlockOperation, flock};
     let file = fs::File::open(lock).ok()?;
@@ -148,10 +148,10 @@ fn read_held(lock: &Path) -> Option<i32> {
     }
 }
 
-/// How a run ended.
+/// A finished run.
 pub struct Ended {
     output: Output,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 
@@ -161,17 +161,17 @@ impl Ended {
         code(&self.output)
     }
 
-    /// What it said on standard error.
+    /// Its standard error.
     pub fn said(&self) -> String {
         text(&self.output.stderr)
     }
 
-    /// What it printed.
+    /// Its standard output.
     pub fn printed(&self) -> String {
         text(&self.output.stdout)
     }
 
-    /// Ends the test unless the run ended well.
+    /// Panics unless the run succeeded.
     #[must_use]
     pub fn well(self) -> Self {
         assert_eq!(self.code(), 0, "{}", self.said());
@@ -179,7 +179,7 @@ impl Ended {
     }
 }
 
-/// What a kill ends.
+/// The part of a run to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Victim {
@@ -188,22 +188,22 @@ pub enum Victim {
     Both,
 }
 
-/// What a kill came to.
+/// The result of a kill.
 pub enum Struck {
-    /// Nothing of the run is left.
+    /// The run was killed completely.
     Hit,
-    /// The run had ended before.
+    /// The run had already ended.
     Missed(Ended),
 }
 
-/// A run that goes on.
+/// A run in progress.
 pub struct Running<'a> {
     place: &'a Place,
     child: Option<Child>,
 }
 
 impl Running<'_> {
-    /// Waits until something holds; ends the test if the run ends first.
+    /// Waits until `holds` returns true; panics if the run ends first.
     #[must_use]
     pub fn until(mut self, what: &str, mut holds: impl FnMut(&Place) -> bool) -> Self {
         let deadline = Instant::now() + PATIENCE;
@@ -218,8 +218,8 @@ impl Running<'_> {
         self
     }
 
-    /// Kills a part of the run with SIGKILL after so long, and waits until all of it has ended. A stage is killed when there
-    /// is one.
+    /// Kills a part of the run with SIGKILL after a delay, and waits until all of it has ended. If a stage is to be
+    /// killed, waits until there is one.
     pub fn strike(mut self, after: Duration, victim: Victim) -> Struck {
         let (begun, mut child) = (Instant::now(), self.child.take().unwrap());
         let pid = Pid::from_child(&child);
@@ -233,12 +233,12 @@ impl Running<'_> {
             std::thread::sleep(Duration::from_millis(1));
         }
         if victim == Victim::Both {
-            // So that it cannot see its stage die.
+            // Stopped first, so that it cannot see its stage die.
             kill_process(pid, Signal::STOP).unwrap();
         }
         if victim != Victim::Executor {
             for group in self.place.groups() {
-                // It may have ended by itself in between.
+                // It may have ended by itself in the meantime.
                 let _ = kill_process_group(group, Signal::KILL);
             }
         }
@@ -254,26 +254,26 @@ impl Running<'_> {
         Struck::Hit
     }
 
-    /// Kills the whole tree with SIGKILL. The executor is stopped first, so that it cannot see its stage die.
+    /// Kills all processes with SIGKILL. The executor is stopped first, so that it cannot see its stage die.
     pub fn kill(mut self) {
         let mut child = self.child.take().unwrap();
         let pid = Pid::from_child(&child);
         kill_process(pid, Signal::STOP).unwrap();
         for group in self.place.groups() {
-            // It may have ended by itself in between.
+            // It may have ended by itself in the meantime.
             let _ = kill_process_group(group, Signal::KILL);
         }
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().code(), None, "it ended before it was killed");
     }
 
-    /// Waits for its end.
+    /// Waits for the end.
     pub fn end(mut self) -> Ended {
         let started = Instant::now();
         Ended { output: self.child.take().unwrap().wait_with_output().unwrap(), took: started.elapsed() }
     }
 
-    /// Asks the executor to stop, as `kubectl delete pod` or `kill` would, and waits for its end.
+    /// Asks the executor to stop, as `kubectl delete pod` or `kill` would, and waits for the end.
     pub fn terminate(mut self) -> Ended {
         let started = Instant::now();
         let child = self.child.take().unwrap();
@@ -283,7 +283,7 @@ impl Running<'_> {
 }
 
 impl Drop for Running<'_> {
-    /// A test that ends early leaves no process behind.
+    /// Ensures that no process outlives a failed test.
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             for group in self.place.groups() {

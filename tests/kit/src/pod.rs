@@ -1,4 +1,4 @@
-//! A stage in a folder that is gone with it, as in a pod: what it keeps is in a store. Talks to files and processes.
+//! A stage in a directory that is deleted with it, as in a pod; its state is in a store. Talks to files and processes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,24 +12,24 @@ use serde_json::{Value, json};
 
 use crate::programs::{text, trainer};
 
-/// How long something may take that takes a second: the machine may be busy with a build.
+/// Timeout for operations that normally take a second: the machine may be busy with a build.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A run whose pods come and go.
+/// A run that is executed by successive pods.
 pub struct Run {
     /// The manifest.
     pub manifest: Value,
-    /// What it is made from, by role.
+    /// Paths of its inputs, by role.
     pub inputs: Vec<(&'static str, PathBuf)>,
-    /// Where its artifact goes: `s3://bucket/key`.
+    /// URI of its artifact: `s3://bucket/key`.
     pub artifact: String,
-    /// Where its work folder is kept.
+    /// URI of its work directory.
     pub work: String,
-    /// How the store is reached.
+    /// Environment variables for access to the store.
     pub environment: Vec<(&'static str, String)>,
 }
 
-/// One pod of it.
+/// One pod of a run.
 pub struct Pod {
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -64,12 +64,12 @@ impl Pod {
         self.folder.path().join(below)
     }
 
-    /// The number of lines of a file of the work folder.
+    /// Number of lines of a file in the work directory.
     pub fn lines(&self, file: &str) -> usize {
         fs::read(self.path("work").join(file)).unwrap_or_default().split(|b| *b == b'\n').count().saturating_sub(1)
     }
 
-    /// Waits until something holds; ends the test if the stage ends first.
+    /// Waits until `holds` returns true; panics if the stage ends first.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
@@ -82,22 +82,22 @@ impl Pod {
         }
     }
 
-    /// Whether the stage has not ended.
+    /// Whether the stage is running.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
-    /// The stage stands still, as on a machine that is not heard of.
+    /// Suspends the stage with SIGSTOP, as on a machine that is presumed lost.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// It goes on.
+    /// Resumes a suspended stage.
     pub fn wake(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// The machine is gone.
+    /// Simulates the loss of the machine: kills the stage and deletes its directory.
     pub fn lose(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
@@ -110,7 +110,7 @@ impl Pod {
         self.child.take().unwrap().wait_with_output().unwrap()
     }
 
-    /// Waits for its end. Gives what it left to say and what it printed.
+    /// Waits for the end. Returns the result and the output.
     pub fn end(mut self) -> (StageResult, Output) {
         let output = self.child.take().unwrap().wait_with_output().unwrap();
         let result =
@@ -124,7 +124,7 @@ impl Pod {
 }
 
 impl Drop for Pod {
-    /// A test that ends early leaves no process behind.
+    /// Ensures that no process outlives a failed test.
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

@@ -1,20 +1,20 @@
-//! Ports for programs that are told where to listen before they do. Talks to sockets and files.
+//! Ports for programs that need to know their port in advance. Talks to sockets and files.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 
-/// Below those that Linux hands out by itself (`ip_local_port_range`): a connection of somebody else takes none of them.
+/// Below the ephemeral ports of Linux (`ip_local_port_range`), so that no outgoing connection uses them.
 const PORTS: Range<u16> = 20_000..30_000;
 
-/// A port that nobody listens on, and that no other test is given while this process lives.
+/// A free port that no other test gets while this process runs.
 pub fn claim() -> u16 {
     let folder = std::env::temp_dir().join("plumbline-ports");
     fs::create_dir_all(&folder).unwrap();
     for port in PORTS {
         let Ok(file) = File::create(folder.join(port.to_string())) else { continue };
         if file.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-            // Locked until the process ends.
+            // Keeps the lock until the process exits.
             std::mem::forget(file);
             return port;
         }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_port_is_given_twice_or_by_the_kernel() {
+    fn claimed_ports_are_unique_and_not_ephemeral() {
         let [first, second] = [claim(), claim()];
         assert_ne!(first, second);
         let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();

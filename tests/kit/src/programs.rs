@@ -1,8 +1,9 @@
-//! The real programs, built before they are used. Talks to cargo and to processes.
+//! The real programs, built before their first use. Talks to cargo and to processes.
 //!
-//! Tests run programs of other packages, which cargo does not build for them: `cargo test --package plumbline-tests-cluster`
-//! alone would run old ones, or none. So the first use in a test process asks cargo for them, in the same profile and
-//! directory; when they are fresh, as after `cargo test --workspace`, that takes a moment.
+//! Tests run programs of other packages, which cargo does not build for them: `cargo test --package
+//! plumbline-tests-cluster` alone would run outdated ones, or none. So the first use in a test process builds them with
+//! cargo, in the same profile and directory; if they are up to date, as after `cargo test --workspace`, that takes a
+//! moment.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,27 +11,27 @@ use std::sync::OnceLock;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// `plumbline`, with the trainer beside it.
+/// Path of `plumbline`, with the trainer next to it.
 pub fn plumbline() -> PathBuf {
     built().join("plumbline")
 }
 
-/// `plumbline-trainer`.
+/// Path of `plumbline-trainer`.
 pub fn trainer() -> PathBuf {
     built().join("plumbline-trainer")
 }
 
-/// `cluster_keeper`, which ends a test's cluster with the test.
+/// Path of `cluster_keeper`, which kills a test's cluster when the test ends.
 pub fn cluster_keeper() -> PathBuf {
     built().join("cluster_keeper")
 }
 
-/// `local_cluster`, which is a cluster with a node until it is ended.
+/// Path of `local_cluster`, which runs a cluster with a node until it is stopped.
 pub fn local_cluster() -> PathBuf {
     built().join("local_cluster")
 }
 
-/// The folder of the images of these very programs, `operator.tar` and `trainer.tar`.
+/// Directory with the images of these programs, `operator.tar` and `trainer.tar`.
 pub fn images() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -46,11 +47,11 @@ pub fn images() -> &'static Path {
     })
 }
 
-/// The folder that the programs are in.
+/// Directory of the programs.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // A test is target/<profile>/deps/<name>-<hash>, a program target/<profile>/<name>.
+        // The path of a test is target/<profile>/deps/<name>-<hash>, that of a program target/<profile>/<name>.
         let mut folder = std::env::current_exe().unwrap();
         folder.pop();
         if folder.ends_with("deps") {
@@ -71,12 +72,12 @@ fn built() -> &'static Path {
     })
 }
 
-/// The exit code; -1 if a signal ended the program.
+/// The exit code; -1 after a signal.
 pub fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
 }
 
-/// Bytes as text.
+/// Bytes as text; invalid UTF-8 is replaced.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,4 +1,4 @@
-//! Prometheus on this machine, and its promtool. Talks to processes and files.
+//! A local Prometheus, and its promtool. Talks to processes and files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use crate::ports;
 use crate::programs::{plumbline, text};
 
-/// What `make setup-tests` brings in.
+/// Directory of the programs installed by `make setup-tests`.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/bin");
-/// How long something may take that takes a second.
+/// Timeout for operations that normally take a second.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Runs promtool on a standard input.
+/// Runs promtool with `input` as standard input.
 pub fn promtool(arguments: &[&str], input: &str) -> Output {
     let program = Path::new(PROGRAMS).join("promtool");
     let mut child = Command::new(&program)
@@ -31,7 +31,7 @@ pub fn promtool(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// A Prometheus that asks and judges each second, and remembers as long as this value lives.
+/// A Prometheus that scrapes and evaluates rules every second. Its data is deleted with this value.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Child,
@@ -40,7 +40,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes as a job of its configuration says, with a file of rules, and waits until it answers.
+    /// Starts a Prometheus with a scrape configuration and a file of rules, and waits until it is ready.
     pub fn start(scrape: &Value, rules: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -51,7 +51,7 @@ impl Prometheus {
         let port = ports::claim();
         let url = format!("http://127.0.0.1:{port}");
         let log = File::create(file("log")).unwrap();
-        // Tied to this process: it ends with the test, however that ends.
+        // Killed when this process exits for whatever reason.
         let process = Command::new(plumbline())
             .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--"])
             .arg(Path::new(PROGRAMS).join("prometheus"))
@@ -73,18 +73,18 @@ impl Prometheus {
         prometheus
     }
 
-    /// What an expression of PromQL is now: labels and value of each series. None where there is no answer.
+    /// Evaluates a PromQL expression: labels and value of each series; `None` if there is no response.
     fn ask(&self, expression: &str) -> Option<Vec<Value>> {
         let output = promtool(&["query", "instant", "--format=json", &self.url, expression], "");
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
-    /// What an expression of PromQL is now: `metric` and `value` of each series.
+    /// Evaluates a PromQL expression: `metric` and `value` of each series.
     pub fn query(&self, expression: &str) -> Vec<Value> {
         self.ask(expression).unwrap_or_else(|| panic!("{expression}: {}", self.log()))
     }
 
-    /// Waits until an expression has a series.
+    /// Waits until an expression returns a series.
     pub fn until(&self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
         while self.query(expression).is_empty() {

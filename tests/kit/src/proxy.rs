@@ -1,5 +1,5 @@
-//! A proxy between the operator and the API server: it sees every request, injects faults, and says when to kill the operator.
-//! Talks to sockets.
+//! A proxy between the operator and the API server: it records every request, injects faults, and tells the test when
+//! to kill the operator. Talks to sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
 
-/// How late events come from an API server that lags behind.
+/// Delay of events from an API server that lags behind.
 const LATE: Duration = Duration::from_secs(3);
 
-/// A proxy for one operator. It ends when the value is dropped.
+/// A proxy for one operator, which is stopped when the value is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -34,35 +34,36 @@ struct Shared {
     upstream: String,
     client: reqwest::Client,
     writes: Mutex<Vec<String>>,
-    /// Answers to writes of these numbers (the first is 1) are never passed on.
+    /// Numbers of the writes (from 1) whose responses are withheld.
     kill_after: BTreeSet<usize>,
     kill_requested: Notify,
-    /// The client is being killed: none of its requests is passed on.
+    /// Set while the client is being killed: its requests are not forwarded.
     blocked: AtomicBool,
     fault: Option<Fault>,
-    /// Objects whose first change was answered with a conflict.
+    /// Objects whose first change got a conflict.
     conflicted: Mutex<BTreeSet<String>>,
     restarted: AtomicBool,
     stale_lists: AtomicUsize,
-    /// The first answers to lists that watches begin with, by path.
+    /// The first response to each list that a watch starts from, by path.
     first_lists: Mutex<BTreeMap<String, (HeaderMap, Bytes)>>,
 }
 
-/// A fault injected into requests or answers.
+/// A fault that is injected into requests or responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No watch event of this resource arrives. The operator has to tolerate it.
+    /// Watch events of this resource are dropped. The operator has to tolerate it.
     Unobserved(&'static str),
-    /// The first change of each Job and of each status is answered with a conflict, and not made. The operator has to tolerate it.
+    /// The first change of each Job and of each status gets a conflict, and is not made. The operator has to tolerate
+    /// it.
     Conflicts,
-    /// After a restart, the lists that watches start from are as old as the first start, and events come late, as from an API
-    /// server that lags behind. The operator has to tolerate it.
+    /// After a restart, the lists that watches start from are those of the first start, and events are delayed, as with
+    /// an API server that lags behind. The operator has to tolerate it.
     Stale,
-    /// Planted, to see that tests find it: Jobs get names that the operator does not find again.
+    /// A planted defect, which tests must detect: Jobs get names that the operator does not find again.
     RandomNames,
-    /// Planted: a Job is deleted as soon as it is finished, before its result is recorded.
+    /// A planted defect: a Job is deleted as soon as it is finished, before its result is recorded.
     ForgottenResult,
-    /// Planted: writes of statuses are confirmed and not made.
+    /// A planted defect: writes of statuses are confirmed, but not made.
     LostStatus,
 }
 
@@ -84,8 +85,8 @@ impl Fault {
 }
 
 impl Proxy {
-    /// In front of the API server of a kubeconfig with a token. Each write whose number is in `kill_after` is made, and its
-    /// answer lost: [`Self::kill_requested`] returns then.
+    /// Starts a proxy in front of the API server of a kubeconfig with a token. Each write whose number is in
+    /// `kill_after` is made, but its response is withheld; then [`Self::kill_requested`] returns.
     pub async fn start(kubeconfig: &Path, kill_after: BTreeSet<usize>, fault: Option<Fault>) -> Self {
         let mut config = Kubeconfig::read_from(kubeconfig).unwrap();
         let cluster = config.clusters[0].cluster.as_mut().unwrap();
@@ -117,28 +118,28 @@ impl Proxy {
         Self { shared, kubeconfig, server }
     }
 
-    /// A kubeconfig that leads through this proxy.
+    /// A kubeconfig that points to this proxy.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// Waits for the next write whose answer is not passed on: the client is to be killed now.
+    /// Waits for the next write whose response is withheld: the test must now kill the client.
     pub async fn kill_requested(&self) {
         self.shared.kill_requested.notified().await;
     }
 
-    /// The client was killed, and another one starts.
+    /// Forwards requests again, after the client was killed and before it restarts.
     pub fn accept_restarted(&self) {
         self.shared.restarted.store(true, Ordering::SeqCst);
         self.shared.blocked.store(false, Ordering::SeqCst);
     }
 
-    /// How many lists were answered as they had been before a restart.
+    /// Number of lists that got a response from before a restart.
     pub fn stale_lists(&self) -> usize {
         self.shared.stale_lists.load(Ordering::SeqCst)
     }
 
-    /// Every write that was done so far, as `POST /path`.
+    /// The writes so far, as `POST /path`.
     pub fn writes(&self) -> Vec<String> {
         self.shared.writes.lock().unwrap().clone()
     }
@@ -154,7 +155,7 @@ impl Drop for Proxy {
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-    // A killed process must not change anything any more.
+    // A killed process must not change anything.
     if shared.blocked.load(Ordering::SeqCst) {
         return refused("the client is being killed");
     }
@@ -164,7 +165,7 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     {
         std::future::pending::<()>().await;
     }
-    // A page of the kinds, or the head of a list that changes are followed from.
+    // A page of a list of resources, or the list that a watch starts from.
     let is_list = parts.uri.query().is_some_and(|q| q.split('&').any(|p| matches!(p, "limit=5" | "limit=1")));
     let begins_watch = shared.fault == Some(Fault::Stale) && is_list && !path.contains("watch=true");
     if shared.fault == Some(Fault::Stale) && shared.restarted.load(Ordering::SeqCst) {
@@ -202,7 +203,7 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let url = format!("{}{path}", shared.upstream);
     let sent = shared.client.request(parts.method.clone(), url).headers(headers).body(body).send().await;
     let Ok(answer) = sent else { return refused("the API server does not answer") };
-    // A token review asks, and an event is a courtesy: neither changes what will be.
+    // Token reviews and events do not affect the operator's later state.
     let counts = !path.contains("/tokenreviews") && !path.contains("/events") && !path.contains("/leases");
     if parts.method != "GET" && counts && answer.status().is_success() {
         let number = {

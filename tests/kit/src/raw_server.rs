@@ -1,4 +1,4 @@
-//! A web server that answers with the very bytes that a test gives it, well-formed or not. Talks to sockets.
+//! A web server that sends the exact bytes that a test specifies, valid or not. Talks to sockets.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// How it answers: writes what it likes to the connection, until the other side closes it. It is given the path and the headers
-/// of the request, in lower case.
+/// Writes a response to the connection, until the client closes it. Its arguments are the path and the headers of the
+/// request, in lower case.
 pub type Answer = dyn Fn(&str, &str, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
 
-/// The server. It takes connections as long as the process lives.
+/// The server. It accepts connections until the process exits.
 pub struct RawServer {
     address: String,
     requests: Arc<AtomicUsize>,
@@ -18,7 +18,7 @@ pub struct RawServer {
 }
 
 impl RawServer {
-    /// Starts it on this machine.
+    /// Starts a local server.
     pub fn start(answer: Box<Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -31,7 +31,7 @@ impl RawServer {
                     let Some((path, head)) = request(&stream) else { return };
                     requests.fetch_add(1, Ordering::SeqCst);
                     headers.lock().unwrap().push(head.clone());
-                    // The other side may have had enough.
+                    // Fails if the client closes the connection.
                     let _ = answer(&path, &head, &mut stream);
                 });
             }
@@ -39,12 +39,12 @@ impl RawServer {
         server
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Requests so far.
+    /// Number of requests so far.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -71,7 +71,7 @@ fn request(stream: &TcpStream) -> Option<(String, String)> {
     None
 }
 
-/// Writes an answer without a body.
+/// Writes a redirect without a body.
 ///
 /// # Errors
 /// Those of the connection.

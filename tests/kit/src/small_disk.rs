@@ -1,4 +1,4 @@
-//! A disk that is small: a tmpfs in a mount namespace of its own, which is gone with the commands that run on it. Talks to
+//! A small disk: a tmpfs in a mount namespace of its own, which exists only while commands run on it. Talks to
 //! processes.
 
 use std::fs;
@@ -7,31 +7,31 @@ use std::process::{Command, Output};
 
 use crate::programs::{plumbline, text, trainer};
 
-/// A place for a small disk, and a folder beside it that is not on it.
+/// The mount point of a small disk, and a directory next to it that is not on it.
 pub struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// One that nothing is mounted at yet.
+    /// Creates the directories; nothing is mounted yet.
     pub fn new() -> Self {
         let disk = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(disk.mounted()).unwrap();
         disk
     }
 
-    /// Where it is mounted while commands run.
+    /// The mount point while commands run.
     pub fn mounted(&self) -> PathBuf {
         self.folder.path().join("disk")
     }
 
-    /// A path that is not on it.
+    /// A path that is not on the disk.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Runs commands of bash with a disk of a size as tmpfs takes it (`64k`, `1m`). They have its folder as `$DISK`, the one
-    /// beside it as `$BESIDE`, the programs as `$PLUMBLINE` and `$TRAINER`, and `resize SIZE`.
+    /// Runs bash commands with a disk of a given size in the format of tmpfs (`64k`, `1m`). They have its path as
+    /// `$DISK`, the directory next to it as `$BESIDE`, the programs as `$PLUMBLINE` and `$TRAINER`, and `resize SIZE`.
     pub fn bash(&self, size: &str, commands: &str) -> Output {
         const ENTER: [&str; 3] = ["--user", "--map-root-user", "--mount"];
         let mount = format!(
@@ -39,7 +39,7 @@ impl SmallDisk {
              resize() {{ mount --no-mtab -o remount,size=\"$1\" \"$DISK\"; }}\ncd \"$BESIDE\"\n"
         );
         let mut command = Command::new("unshare");
-        // Root needs no namespace of users, and some machines have none.
+        // Root does not need a user namespace, which some machines do not support.
         let is_root = rustix::process::geteuid().is_root();
         command.args(if is_root { &ENTER[2..] } else { &ENTER[..] });
         command.args(["bash", "-c", &(mount + commands)]).env("OMP_NUM_THREADS", "1").env_remove("RUST_LOG");
@@ -61,7 +61,7 @@ impl Default for SmallDisk {
     }
 }
 
-/// The content of a file as text.
+/// Reads a file as text.
 pub fn read(path: &Path) -> String {
     text(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
 }

@@ -1,4 +1,4 @@
-//! One stage by itself: `plumbline-trainer` on a run document. Talks to the file system and to processes.
+//! Runs a single stage: `plumbline-trainer` on a run document. Talks to the file system and to processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use serde_json::{Value, json};
 
 use crate::programs::{code, text, trainer};
 
-/// A stage that has run.
+/// The results of a stage.
 pub struct Made {
     /// Its artifact.
     pub artifact: PathBuf,
-    /// Its metrics, one object a step.
+    /// Its metrics, one object per step.
     pub metrics: Vec<Value>,
 }
 
-/// Runs the stage of a manifest in a folder, over inputs by role, to a good end.
+/// Runs the stage of a manifest in a directory. `inputs`: paths by role. Panics if it fails.
 pub fn run(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Made {
     let output = run_to_any_end(manifest, inputs, root, &[]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     Made::read(root)
 }
 
-/// The same to whatever end, with further environment variables.
+/// The same with additional environment variables, and without a panic if it fails.
 pub fn run_to_any_end(
     manifest: &Value,
     inputs: &[(&str, PathBuf)],
@@ -35,7 +35,7 @@ pub fn run_to_any_end(
     command(manifest, inputs, root).envs(variables).output().unwrap()
 }
 
-/// The command that runs it.
+/// The command that runs a stage.
 pub fn command(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Command {
     let resource: Resource = serde_json::from_value(manifest.clone()).unwrap();
     let stage = resource.kind.stage();
@@ -54,7 +54,7 @@ pub fn command(manifest: &Value, inputs: &[(&str, PathBuf)], root: &Path) -> Com
 }
 
 impl Made {
-    /// What a stage left in its folder.
+    /// Reads the results of a stage from its directory.
     pub fn read(root: &Path) -> Self {
         let lines = fs::read_to_string(root.join("work/metrics.jsonl")).unwrap();
         let metrics = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -1,8 +1,8 @@
-//! A GPU for programs under test: a library in place of libtorch's CUDA half, whose device is memory of its own that the CPU
-//! computes on. It refuses what a GPU would: an operator that is given tensors of both devices. Talks to the compiler.
+//! A simulated GPU for programs under test: a library in place of libtorch's CUDA half, whose device is separate memory
+//! on which the CPU computes. As on a GPU, an operator whose tensors are on both devices fails. Talks to the compiler.
 //!
-//! It shows that everything that meets is on one device, and that states are saved from it and restored to it. It says
-//! nothing of a GPU's kernels, their speed or their rounding.
+//! It verifies that tensors that are combined are on one device, and that states are saved from it and restored to it.
+//! It does not verify a GPU's kernels, their speed or their rounding.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,20 +10,20 @@ use std::sync::OnceLock;
 
 use crate::programs::text;
 
-/// The folder with the library. A program finds it before the real one by `LD_LIBRARY_PATH`.
+/// The directory with the library. With `LD_LIBRARY_PATH` a program finds it before the real one.
 pub fn folder() -> &'static Path {
     static BUILT: OnceLock<tempfile::TempDir> = OnceLock::new();
     BUILT.get_or_init(build).path()
 }
 
-/// Environment of a program that is to find the stand-in as its GPU.
+/// Environment variables that make a program use the simulated GPU.
 pub fn environment() -> [(&'static str, String); 1] {
     [("LD_LIBRARY_PATH", folder().display().to_string())]
 }
 
 fn build() -> tempfile::TempDir {
     let repository = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    // The real folder: libtorch finds the CUDA runtime relative to where it lies.
+    // Resolves links: libtorch finds the CUDA runtime relative to its own location.
     let torch: PathBuf = repository.join(".cache/packages/torch").canonicalize().unwrap();
     let (include, lib, folder) = (torch.join("include"), torch.join("lib"), tempfile::tempdir().unwrap());
     let output = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()))

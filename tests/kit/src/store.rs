@@ -1,4 +1,4 @@
-//! A real S3 server over a folder: Versity's gateway, built by `make setup-tests`. Talks to processes.
+//! A real S3 server over a directory: Versity's gateway, built by `make setup-tests`. Talks to processes.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -12,17 +12,17 @@ use object_store::aws::AmazonS3Builder;
 use crate::ports;
 use crate::programs::plumbline;
 
-/// The bucket that there is.
+/// Name of the only bucket.
 pub const BUCKET: &str = "align";
-/// The key that it takes.
+/// The access key that it accepts.
 pub const ACCESS_KEY: &str = "tests";
-/// The secret of the key.
+/// The secret key.
 pub const SECRET_KEY: &str = "s3cr3t-of-the-tests";
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/bin/versitygw");
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The server. It ends when the value is dropped.
+/// The server, which is stopped when the value is dropped.
 #[derive(Debug)]
 pub struct Store {
     folder: tempfile::TempDir,
@@ -31,7 +31,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store with an empty bucket for this machine alone, which is not up yet.
+    /// Creates a store with an empty bucket on a local address, without starting it.
     pub fn new() -> Self {
         Self::at(Ipv4Addr::LOCALHOST)
     }
@@ -43,22 +43,22 @@ impl Store {
         Self { folder, address, server: None }
     }
 
-    /// The same, up.
+    /// The same, started.
     pub fn start() -> Self {
         Self::start_on(Ipv4Addr::LOCALHOST)
     }
 
-    /// A store that is up, on an address where pods may reach it.
+    /// Starts a store on an address that pods can reach.
     pub fn start_on(host: Ipv4Addr) -> Self {
         let mut store = Self::at(host);
         store.up();
         store
     }
 
-    /// Starts it, and waits until it listens.
+    /// Starts the server, and waits until it listens.
     pub fn up(&mut self) {
         let address = self.address();
-        // Tied to this process, it ends with the test however that ends.
+        // Killed when this process exits for whatever reason.
         let server = Command::new(plumbline())
             .args(["run-tied-to-parent", "--parent", &std::process::id().to_string(), "--", PROGRAM])
             .args(["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", &address, "--quiet", "posix"])
@@ -75,12 +75,12 @@ impl Store {
         }
     }
 
-    /// How runs reach it.
+    /// Environment variables for access by runs.
     pub fn environment(&self) -> [(&'static str, String); 5] {
         self.environment_over(&self.address())
     }
 
-    /// How runs reach it over a line that begins there.
+    /// The same with another address, such as that of a proxy.
     pub fn environment_over(&self, address: &str) -> [(&'static str, String); 5] {
         [
             ("AWS_ENDPOINT_URL", format!("http://{address}")),
@@ -91,12 +91,12 @@ impl Store {
         ]
     }
 
-    /// Where an object lies on the disk.
+    /// Path of an object on the disk.
     pub fn path(&self, key: &str) -> PathBuf {
         self.folder.path().join(BUCKET).join(key)
     }
 
-    /// Puts an object as clients do, with an ETag.
+    /// Uploads an object as clients do, so that it has an ETag.
     pub async fn upload(&self, key: &str, content: String) {
         let client = AmazonS3Builder::new()
             .with_endpoint(format!("http://{}", self.address()))
@@ -110,7 +110,7 @@ impl Store {
         client.put(&key.into(), content.into()).await.unwrap();
     }
 
-    /// Copies a file, or the files of a folder, to a key.
+    /// Copies a file, or the files of a directory, to a key.
     pub fn put(&self, from: &Path, key: &str) {
         let to = self.path(key);
         if from.is_file() {
@@ -124,7 +124,7 @@ impl Store {
         }
     }
 
-    /// Ends it, as a crash does. What it holds stays.
+    /// Kills the server, as in a crash. Its data is kept.
     pub fn down(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();
@@ -132,7 +132,7 @@ impl Store {
         }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> String {
         self.address.to_string()
     }

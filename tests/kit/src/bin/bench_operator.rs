@@ -1,5 +1,5 @@
-//! `make bench-operator`: many PolicyTunings at once on a real API server. Prints how long it takes until each has its Job and
-//! until each is finished, what the API server is asked for each, and what the operator takes of memory.
+//! `make bench-operator`: many PolicyTunings at once on a real API server. Prints the time until each has its Job and
+//! until each is finished, the number of API requests per resource, and the operator's memory.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use plumbline_crds::Kind::PolicyTuning;
 use plumbline_crds::conditions::Reason;
 use plumbline_testkit::operator::{Operator, Scene, alone, resource};
 
-/// Requests of this program at a time.
+/// Concurrent requests of this program.
 const AT_ONCE: usize = 16;
 
 #[tokio::main]
@@ -55,7 +55,7 @@ async fn each(names: &[String], act: impl AsyncFn(&str)) {
     futures::stream::iter(names).for_each_concurrent(AT_ONCE, |name| act(name)).await;
 }
 
-/// What the operator has asked the API server for.
+/// Number of requests that the operator has sent to the API server.
 fn requests(scene: &Scene) -> usize {
     let ours = format!("system:serviceaccount:{}:plumbline-operator", scene.namespace.name());
     let within = scene.namespace.name();
@@ -64,7 +64,7 @@ fn requests(scene: &Scene) -> usize {
     lines.filter(|l| l.verb != "watch" && l.object_ref.resource != "leases").count()
 }
 
-/// A line of `/proc/<pid>/status`, in kB.
+/// The value of a line of `/proc/<pid>/status`, in kB.
 fn memory(operator: &Operator, what: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", operator.pid())).unwrap();
     let line = status.lines().find(|l| l.starts_with(what)).unwrap();

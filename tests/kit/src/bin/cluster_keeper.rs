@@ -1,8 +1,9 @@
-//! Runs the processes of a test's cluster, and ends them with the test, however that ends. Talks to processes.
+//! Runs the processes of a test's cluster, and kills them when the test ends for whatever reason. Talks to processes.
 //!
-//! `cluster_keeper FOLDER`: each line of standard input is a JSON list `[log file, program, argument...]` to start, which
-//! is answered by its process id. The kernel closes that pipe when the test ends, even by SIGKILL: then all of them are
-//! killed, and FOLDER, which holds their files, is removed, with the control groups that are called as it is: a node's.
+//! `cluster_keeper FOLDER`: each line of standard input is a JSON list `[log file, program, argument...]` to start; the
+//! response is its process id. The kernel closes the pipe when the test ends, even by SIGKILL: then all processes are
+//! killed, and FOLDER, which contains their files, is removed, together with the control groups of the same name, which
+//! belong to a node.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the processes of a node may take to end after they are killed.
+/// Timeout for the processes of a node to exit after they are killed.
 const NODE_ENDS: Duration = Duration::from_secs(20);
 
 fn main() {
@@ -32,7 +33,7 @@ fn main() {
     fs::remove_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", Path::new(&folder).display()));
 }
 
-/// In every hierarchy that is mounted. Groups are busy until the kernel has ended the last process of the node.
+/// Removes the control groups in every mounted hierarchy. They are busy until the last process of the node has exited.
 fn remove_control_groups(name: &OsStr) {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let hierarchies = mounts.lines().filter_map(|line| {
@@ -47,7 +48,7 @@ fn remove_control_groups(name: &OsStr) {
     }
 }
 
-/// A group goes after those in it. What else is in its folder belongs to the kernel, and goes with it.
+/// Removes a group after its subgroups. Other files in its directory belong to the kernel, and are removed with it.
 fn remove_group(group: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(group)? {
         let entry = entry?;
@@ -58,7 +59,7 @@ fn remove_group(group: &Path) -> std::io::Result<()> {
     fs::remove_dir(group)
 }
 
-/// Tied to this process, so that nothing is left behind even when the keeper is killed.
+/// Starts a process that is killed when this process exits, even if the keeper itself is killed.
 fn start(command: &[String]) -> Child {
     let [log, program @ ..] = command else { panic!("a log file and a program, not an empty list") };
     let output = File::create(log).unwrap_or_else(|e| panic!("{log}: {e}"));

@@ -1,8 +1,8 @@
-//! `make cluster-up`: a cluster with one node, until this program is asked to stop by SIGTERM or Ctrl-C. Talks to processes and
-//! files.
+//! `make cluster-up`: a cluster with one node, which runs until this program gets SIGTERM or Ctrl-C. Talks to processes
+//! and files.
 //!
-//! `local_cluster FOLDER IMAGE...`: while the cluster is ready, FOLDER has its `kubeconfig`, and `models` and `results`, which
-//! are the folders of the claims of these names in the namespace `default`. The images are there.
+//! `local_cluster FOLDER IMAGE...`: imports the images. Once the cluster is ready, FOLDER contains its `kubeconfig`,
+//! and `models` and `results`, the directories of the claims with these names in the namespace `default`.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,7 +24,7 @@ async fn main() {
     }
     let mut shown: Vec<(PathBuf, PathBuf)> =
         ["models", "results"].map(|name| (cluster.claim("default", name), folder.join(name))).into();
-    // The last: who waits for it finds everything.
+    // Written last: once it exists, everything else does.
     shown.push((cluster.kubeconfig(), folder.join("kubeconfig")));
     for (made, link) in &shown {
         let _ = fs::remove_file(link);

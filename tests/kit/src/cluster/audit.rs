@@ -1,4 +1,4 @@
-//! What the API server was asked, from its audit log. Pure but for [`Log`].
+//! The requests that the API server received, from its audit log. Pure, except for [`Log`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,49 +9,49 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A request that was answered: the fields of `audit.k8s.io/v1` Event that tests look at.
+/// A completed request: the fields of an `audit.k8s.io/v1` Event that tests use.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditLine {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`.
     pub verb: String,
-    /// Who asked.
+    /// The user who sent it.
     pub user: User,
-    /// The program that asked, as it calls itself.
+    /// The client's user agent.
     #[serde(default)]
     pub user_agent: String,
-    /// What was asked for; none for a path such as `/readyz`.
+    /// The object that the request is about; empty for a path such as `/readyz`.
     #[serde(default)]
     pub object_ref: ObjectRef,
-    /// What was answered.
+    /// The response.
     #[serde(default)]
     pub response_status: ResponseStatus,
 }
 
-/// Who asked.
+/// The user of a request.
 #[derive(Debug, Clone, Deserialize)]
 pub struct User {
     /// A certificate's common name, or `system:serviceaccount:NAMESPACE:NAME`.
     pub username: String,
 }
 
-/// What a request was about; what does not apply is empty.
+/// The object of a request; fields that do not apply are empty.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectRef {
     /// Plural, as in `jobs`.
     pub resource: String,
-    /// As in `status`.
+    /// Subresource, such as `status`.
     pub subresource: String,
-    /// Empty for what is in no namespace.
+    /// Empty for cluster-scoped objects.
     pub namespace: String,
-    /// Empty for a list, and for what is created under a generated name.
+    /// Empty for a list, and for an object created with a generated name.
     pub name: String,
-    /// As in `batch`.
+    /// API group, such as `batch`.
     pub api_group: String,
 }
 
-/// What was answered.
+/// The response to a request.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ResponseStatus {
     /// HTTP status.
@@ -59,19 +59,19 @@ pub struct ResponseStatus {
     pub code: u16,
 }
 
-/// Requests to look for; an empty text stands for any.
+/// A filter for requests; an empty string matches anything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Requests<'a> {
-    /// How the program's name for itself begins.
+    /// Prefix of the user agent.
     pub user_agent: &'a str,
-    /// As in [`AuditLine::verb`]. An applied object is a `patch`.
+    /// Verb, as in [`AuditLine::verb`]. Server-side apply is a `patch`.
     pub verb: &'a str,
     /// Plural, with the subresource after a slash: `jobs`, `pods/status`.
     pub resource: &'a str,
 }
 
 impl Requests<'_> {
-    /// Whether a line is one of these.
+    /// Whether a request matches.
     pub fn matches(&self, line: &AuditLine) -> bool {
         let is = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
         let object = &line.object_ref;
@@ -87,14 +87,14 @@ impl Requests<'_> {
 }
 
 impl AuditLine {
-    /// Whether it could change something. A refused request is none.
+    /// Whether the request may have changed something. Rejected requests have not.
     pub fn is_write(&self) -> bool {
         let writes = ["create", "update", "patch", "delete", "deletecollection"];
         writes.contains(&self.verb.as_str()) && self.response_status.code < 400
     }
 }
 
-/// The API server's policy: one line a request, without bodies.
+/// The API server's audit policy: one line per request, without bodies.
 pub(super) fn policy() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -104,8 +104,8 @@ pub(super) fn policy() -> Value {
     })
 }
 
-/// A log, read as far as it was written. What was read once is kept, by namespace: a log grows to hundreds of megabytes, and
-/// tests look again and again.
+/// An audit log that is read incrementally. Lines are kept in memory by namespace: a log grows to hundreds of
+/// megabytes, and tests read it repeatedly.
 #[derive(Debug)]
 pub(super) struct Log {
     file: PathBuf,
@@ -123,8 +123,8 @@ impl Log {
         Self { file, read: Mutex::default() }
     }
 
-    /// The lines so far about objects in a namespace, and of its service accounts about any object; in the order in which the
-    /// answers were complete. A watch comes when it ends.
+    /// The lines so far about objects in a namespace, and those of its service accounts about any object, in the order
+    /// in which responses were completed. A watch is logged when it ends.
     pub(super) fn of(&self, namespace: &str) -> Vec<Arc<AuditLine>> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = File::open(&self.file).unwrap();
@@ -132,7 +132,7 @@ impl Log {
         let mut text = Vec::new();
         file.read_to_end(&mut text).unwrap();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
-            // The last one may be half written.
+            // The last line may be incomplete.
             if line.ends_with(b"\n") {
                 let parsed = serde_json::from_slice(line);
                 read.add(parsed.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(line))));
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_half_written_line_is_read_once_it_is_whole() {
+    fn an_incomplete_line_is_read_once_it_is_complete() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let log = Log::new(file.path().to_owned());
         let verbs = || log.of("").iter().map(|line| line.verb.clone()).collect::<Vec<_>>();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_has_lines_about_its_objects_and_of_its_accounts_once() {
+    fn requests_are_listed_once_by_object_or_account() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let log = Log::new(file.path().to_owned());
         for (verb, user, namespace) in [

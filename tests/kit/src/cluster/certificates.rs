@@ -1,4 +1,4 @@
-//! The certificates of a cluster and what clients are told of it. Pure.
+//! The certificates of a cluster and the kubeconfigs of its clients. Pure.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-/// One authority for servers and clients.
+/// A certificate authority for servers and clients.
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, as PEM.
@@ -20,7 +20,7 @@ pub(super) struct Certified {
 }
 
 impl Authority {
-    /// A new one.
+    /// A new authority.
     pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "plumbline-tests");
@@ -34,13 +34,14 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For a server that is reached under these names and addresses.
+    /// Issues a certificate for a server with these names and addresses.
     pub(super) fn server(&self, names: &[&str]) -> Certified {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         self.sign(CertificateParams::new(names).unwrap(), "kube-apiserver", vec![ExtendedKeyUsagePurpose::ServerAuth])
     }
 
-    /// For a client: Kubernetes takes the user from the common name, and its group from the organization.
+    /// Issues a certificate for a client: Kubernetes reads the user from the common name, and the group from the
+    /// organization.
     pub(super) fn client(&self, user: &str, group: Option<&str>) -> Certified {
         let mut params = CertificateParams::default();
         if let Some(group) = group {
@@ -49,7 +50,7 @@ impl Authority {
         self.sign(params, user, vec![ExtendedKeyUsagePurpose::ClientAuth])
     }
 
-    /// For the kubelet of a node, which is a client and a server.
+    /// Issues a certificate for a node's kubelet, which is a client and a server.
     pub(super) fn kubelet(&self, node: &str, address: &str) -> Certified {
         let mut params = CertificateParams::new(vec![node.to_owned(), address.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
@@ -73,15 +74,15 @@ pub(super) fn signing_keys() -> (String, String) {
     (keys.public_key_pem(), keys.serialize_pem())
 }
 
-/// How a user of a kubeconfig proves who it is.
+/// Credentials of a user in a kubeconfig.
 pub(super) enum Credentials<'a> {
-    /// By the files `<stem>.crt` and `<stem>.key`.
+    /// The files `<stem>.crt` and `<stem>.key`.
     Certificate(&'a Path),
-    /// By a service account's token.
+    /// A service account's token.
     Token(&'a str),
 }
 
-/// A kubeconfig; `authority` is the file of the authority's certificate.
+/// Builds a kubeconfig. `authority`: the file of the authority's certificate.
 pub(super) fn kubeconfig(server: &str, authority: &Path, credentials: &Credentials<'_>) -> Value {
     let user = match credentials {
         Credentials::Certificate(stem) => {

@@ -19,17 +19,17 @@ use super::wait::{PATIENCE, PAUSE};
 use crate::ports;
 use crate::programs::text;
 
-/// What `make setup-tests` builds.
+/// Directory of the programs built by `make setup-tests`.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/bin");
 
-/// The issuer of service account tokens, and the audience of a token that asks for none.
+/// The issuer of service account tokens, and the default audience of tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
-/// Addresses of Services, and the first of them: the API server, for pods.
+/// IP range of Services, and its first address, which is the API server's for pods.
 const SERVICES: &str = "10.96.0.0/16";
 const API_SERVICE: &str = "10.96.0.1";
 
-/// etcd and the files that every API server of the cluster shares.
+/// etcd, and the files shared by all API servers of the cluster.
 #[derive(Debug)]
 pub(super) struct ControlPlane {
     keeper: Keeper,
@@ -38,7 +38,7 @@ pub(super) struct ControlPlane {
     address: IpAddr,
 }
 
-/// An API server. One that a test started is ended when it is dropped.
+/// An API server, which is stopped when it is dropped if a test started it.
 #[derive(Debug)]
 pub struct ApiServer {
     process: Process,
@@ -103,7 +103,7 @@ impl ControlPlane {
             file("client-ca-file", "ca.crt"),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
-            // Logs and commands go to the kubelet, as an administrator.
+            // For logs and exec, the API server authenticates to the kubelet as an administrator.
             file("kubelet-client-certificate", "admin.crt"),
             file("kubelet-client-key", "admin.key"),
             file("kubelet-certificate-authority", "ca.crt"),
@@ -113,14 +113,15 @@ impl ControlPlane {
             file("service-account-signing-key-file", "accounts.key"),
             file("audit-policy-file", "audit-policy.yaml"),
             file("audit-log-path", &format!("{name}.audit")),
-            // A rotated log would lose lines.
+            // Large enough that the log is never rotated, as rotation would lose lines.
             "--audit-log-maxsize=10000".to_owned(),
         ];
         if self.address.is_loopback() {
-            // The address of the `kubernetes` Service may not be a loopback one, and only pods need that Service.
+            // The `kubernetes` Service must not have a loopback address, and only pods need it.
             arguments.push("--endpoint-reconciler-type=none".to_owned());
         } else {
-            // Webhooks and further API servers run in pods. From here pods are reached, addresses of Services are not.
+            // Webhooks and aggregated API servers run in pods, which this process can reach by pod address but not by
+            // Service.
             arguments.push("--enable-aggregator-routing".to_owned());
             arguments.extend([
                 file("proxy-client-cert-file", "front-proxy.crt"),
@@ -147,7 +148,8 @@ impl ControlPlane {
         server
     }
 
-    /// Starts controllers. The garbage collector looks for new kinds each 30 s only, so the CRDs come before it.
+    /// Starts controllers. The garbage collector discovers new kinds only every 30 s, so the CRDs must be installed
+    /// first.
     pub(super) fn start_controller_manager(&self, server: &ApiServer, controllers: &str) -> Process {
         let folder = self.keeper.folder();
         let stem = folder.join("controller-manager");
@@ -155,20 +157,20 @@ impl ControlPlane {
         let arguments = [
             format!("--kubeconfig={}", config.display()),
             format!("--controllers={controllers}"),
-            // What pods are told to believe the API server by.
+            // The CA with which pods verify the API server.
             format!("--root-ca-file={}", folder.join("ca.crt").display()),
-            // Each controller as a service account of its own: the roles are made for that.
+            // Gives each controller a service account of its own, as the built-in roles expect.
             "--use-service-account-credentials".to_owned(),
             "--leader-elect=false".to_owned(),
             "--secure-port=0".to_owned(),
-            // Tests run side by side; the default, 20 requests a second, would make them wait for each other.
+            // Tests run concurrently; the default of 20 requests per second would make them wait for each other.
             "--kube-api-qps=500".to_owned(),
             "--kube-api-burst=1000".to_owned(),
         ];
         self.keeper.run("controller-manager", &program("kube-controller-manager"), &arguments)
     }
 
-    /// Starts the scheduler, a program of a node's.
+    /// Starts the scheduler, for clusters with a node.
     pub(super) fn start_scheduler(&self, server: &ApiServer) -> Process {
         let stem = self.keeper.folder().join("scheduler");
         let config = server.write_kubeconfig("scheduler", &Credentials::Certificate(&stem));
@@ -177,12 +179,12 @@ impl ControlPlane {
         self.run("scheduler", &node::program("kube-scheduler"), &arguments)
     }
 
-    /// Starts a further program, which ends with the others; its output goes to `<name>.log`.
+    /// Starts another program, which ends with the others; its output is written to `<name>.log`.
     pub(super) fn run(&self, name: &str, program: &Path, args: &[String]) -> Process {
         self.keeper.run(name, program, args)
     }
 
-    /// The folder of all files, removed at the end.
+    /// The directory of all files, removed at the end.
     pub(super) fn folder(&self) -> &Path {
         self.keeper.folder()
     }
@@ -194,12 +196,12 @@ impl ControlPlane {
 }
 
 impl ApiServer {
-    /// A client of an administrator. It belongs to the runtime that it was made in: each test makes its own.
+    /// An administrator's client. It belongs to the runtime in which it was created, so each test creates its own.
     pub async fn client(&self) -> Client {
         client_of(&self.kubeconfig()).await
     }
 
-    /// The kubeconfig of an administrator.
+    /// An administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig_of("admin")
     }
@@ -209,7 +211,7 @@ impl ApiServer {
         Command::new(program("kubectl"))
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
-            // The cache of the user's own would hold another server's kinds: it knows a server by its port.
+            // The user's own cache may contain kinds of another server with the same port.
             .arg("--cache-dir")
             .arg(self.folder.join("kubectl"))
             .args(args)
@@ -218,15 +220,15 @@ impl ApiServer {
             .unwrap()
     }
 
-    /// Runs kubectl as an administrator, to a good end; gives what it printed.
+    /// Runs kubectl as an administrator, and returns what it printed. Panics if it fails.
     pub fn run_kubectl(&self, args: &[&str]) -> String {
         let output = self.kubectl(args);
         assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// What it was asked so far about objects in a namespace, and by its service accounts about any object. A line is written
-    /// just before the end of its answer is sent.
+    /// The requests so far about objects in a namespace, and those of its service accounts about any object. A request
+    /// is logged just before the end of its response is sent.
     pub fn audit(&self, namespace: &str) -> Vec<Arc<AuditLine>> {
         self.audit.of(namespace)
     }
@@ -236,12 +238,12 @@ impl ApiServer {
         self.process.pid()
     }
 
-    /// Where it is reached.
+    /// Its URL.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Writes a kubeconfig for a user.
+    /// Writes a kubeconfig for a user, and returns its path.
     pub(super) fn write_kubeconfig(&self, user: &str, credentials: &Credentials<'_>) -> PathBuf {
         let file = self.kubeconfig_of(user);
         let config: Value = kubeconfig(&self.url, &self.folder.join("ca.crt"), credentials);
@@ -260,7 +262,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// A client from a kubeconfig.
+/// Creates a client from a kubeconfig.
 pub(super) async fn client_of(kubeconfig: &Path) -> Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();

@@ -11,14 +11,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::programs::cluster_keeper;
 
-/// A `cluster_keeper`, which ends everything when the pipe to it closes.
+/// A running `cluster_keeper`, which kills its processes when the pipe to it closes.
 #[derive(Debug)]
 pub(super) struct Keeper {
     folder: PathBuf,
     process: Mutex<(Child, BufReader<ChildStdout>)>,
 }
 
-/// A process that a keeper started. It goes on when this value is dropped.
+/// A process that a keeper started. Dropping this value does not stop it.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
@@ -26,14 +26,14 @@ pub(super) struct Process {
 }
 
 impl Keeper {
-    /// With a new folder, in another one, for the files of its processes.
+    /// Starts a keeper with a new directory below `parent` for the files of its processes.
     pub(super) fn start_in(parent: &Path) -> Self {
         let program = cluster_keeper();
         let folder = tempfile::Builder::new().prefix("plumbline-cluster-").tempdir_in(parent).unwrap().keep();
-        // In a group of its own, Ctrl-C ends the test first and the keeper has time to clean up.
+        // In a process group of its own, so that Ctrl-C only ends the test, and the keeper can clean up.
         let mut child = Command::new(program)
             .arg(&folder)
-            // Memory for time: an API server spent a quarter of its time on collecting garbage.
+            // Trades memory for time: an API server spent a quarter of its time on garbage collection.
             .env("GOGC", "400")
             .process_group(0)
             .stdin(Stdio::piped())
@@ -44,12 +44,12 @@ impl Keeper {
         Self { folder, process: Mutex::new((child, answers)) }
     }
 
-    /// The folder that is removed at the end.
+    /// The directory that is removed at the end.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Starts a program; its output goes to `<name>.log`.
+    /// Starts a program; its output is written to `<name>.log`.
     pub(super) fn run(&self, name: &str, program: &Path, args: &[String]) -> Process {
         assert!(program.exists(), "{} is missing; `make setup-tests` builds it", program.display());
         let log = self.folder.join(format!("{name}.log"));
@@ -68,7 +68,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Closes the pipe first.
+        // `wait` closes the pipe first.
         let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).0.wait();
     }
 }
@@ -79,7 +79,7 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Fails with the end of its log if it has ended.
+    /// Panics with the end of its log if it has exited.
     pub(super) fn assert_alive(&self) {
         if !is_alive(self.pid()) {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -89,15 +89,15 @@ impl Process {
         }
     }
 
-    /// Ends it at once. Its keeper has not reaped it, so the id is still its own.
+    /// Kills it. Its keeper has not reaped it, so its process id has not been reused.
     pub(super) fn kill(&self) {
         let _ = kill_process(self.pid, Signal::KILL);
     }
 }
 
-/// Whether a process runs; one that ended and was not reaped yet does not.
+/// Whether a process is running; a zombie is not.
 pub fn is_alive(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // The state comes after the name, which is in brackets and may hold anything.
+    // The state follows the name, which is in brackets and may contain any character.
     stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
 }

@@ -1,18 +1,19 @@
-//! A real Kubernetes for tests, without nodes: etcd, the API server and the controller manager that `make setup-tests` builds.
+//! A real Kubernetes for tests, without nodes: etcd, the API server and the controller manager, built by `make
+//! setup-tests`.
 //!
-//! The API server checks schemas, CEL rules and permissions; the controllers make a Job's pods, judge how it ended and
-//! collect what has lost its owner. What is played is the node: [`FakeNode`] writes what the scheduler and the kubelet would.
-//! [`NodeCluster`] has a real one, on which containers run; it takes root, and `make setup-cluster`.
+//! The API server validates schemas, CEL rules and permissions; the controllers create a Job's pods, determine how it
+//! ended, and garbage-collect. Only the node is simulated: [`FakeNode`] writes what the scheduler and the kubelet would
+//! write. [`NodeCluster`] has a real node, on which containers run; it needs root, and `make setup-cluster`.
 //!
 //! | question | file |
 //! |---|---|
-//! | What runs, with which settings? | `control_plane`, `certificates` |
-//! | Why is nothing left behind? | `keeper`, `bin/cluster_keeper` |
-//! | Where does a test work? | `namespace` |
+//! | Which programs run, with which settings? | `control_plane`, `certificates` |
+//! | How are processes and files cleaned up? | `keeper`, `bin/cluster_keeper` |
+//! | Which namespace does a test use? | `namespace` |
 //! | How does a pod run, wait, end or get lost? | `pods` |
-//! | What is a cluster with a real node? | `node`, `tests/go/kubernetes/node` |
-//! | Who decides when a Job may run? | `kueue` |
-//! | Who asked the API server for what? | `audit` |
+//! | How does a cluster with a real node work? | `node`, `tests/go/kubernetes/node` |
+//! | What decides when a Job may run? | `kueue` |
+//! | Which requests did the API server get, and from whom? | `audit` |
 
 mod audit;
 mod certificates;
@@ -46,12 +47,12 @@ use crate::programs::text;
 use control_plane::ControlPlane;
 use keeper::{Keeper, Process};
 
-/// The CRDs as they are shipped.
+/// The CRDs that are released.
 const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds");
-/// Controllers that change something a test can see. The scheduler and the kubelet are played by `FakeNode`.
+/// Controllers whose effects tests can observe. The scheduler and the kubelet are simulated by `FakeNode`.
 const CONTROLLERS: &str = "resourcequota-controller,job-controller,garbage-collector-controller,ttl-after-finished-controller,\
     namespace-controller,serviceaccount-controller";
-/// The longest that the API server takes to describe a new kind.
+/// Timeout for the API server to publish the schema of a new kind.
 const DESCRIBED: Duration = Duration::from_mins(1);
 
 /// A control plane with the CRDs of this repository.
@@ -64,13 +65,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster of this process. The first use starts it, which takes seconds; it ends with the process.
+    /// The cluster shared by this process. The first use starts it, which takes seconds; it ends with the process.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    /// A cluster of its own, for a test that changes what all namespaces of one have. It ends when it is dropped.
+    /// Starts a separate cluster, for a test that changes cluster-wide state. It ends when it is dropped.
     pub fn start() -> Self {
         let plane = ControlPlane::start(Keeper::start_in(&std::env::temp_dir()), Ipv4Addr::LOCALHOST.into());
         let server = plane.start_api_server("apiserver");
@@ -81,12 +82,12 @@ impl Cluster {
         Self { plane, server, controllers, others: AtomicUsize::new(1) }
     }
 
-    /// A client of an administrator. It belongs to the runtime that it was made in: each test makes its own.
+    /// An administrator's client. It belongs to the runtime in which it was created, so each test creates its own.
     pub async fn client(&self) -> Client {
         self.server.client().await
     }
 
-    /// The kubeconfig of an administrator.
+    /// An administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.server.kubeconfig()
     }
@@ -96,19 +97,19 @@ impl Cluster {
         self.server.kubectl(args)
     }
 
-    /// A new namespace whose name begins with `prefix`, once pods can be made in it.
+    /// Creates a namespace whose name begins with `prefix`, and waits until pods can be created in it.
     pub async fn namespace(&'static self, prefix: &str) -> Namespace {
         self.controllers.assert_alive();
         Namespace::create(self, prefix).await
     }
 
-    /// What the API server was asked so far about objects in a namespace, and by its service accounts about any object: what
-    /// other tests do is not among it. A line is written just before the end of its answer is sent.
+    /// The requests so far about objects in a namespace, and those of its service accounts about any object, which
+    /// excludes other tests. A request is logged just before the end of its response is sent.
     pub fn audit(&self, namespace: &str) -> Vec<Arc<AuditLine>> {
         self.server.audit(namespace)
     }
 
-    /// Another API server on the same etcd, without anything that asks it. It ends when it is dropped.
+    /// Starts another API server on the same etcd, which gets no other requests. It ends when it is dropped.
     pub fn start_another_api_server(&self) -> ApiServer {
         let number = self.others.fetch_add(1, Ordering::Relaxed) + 1;
         self.plane.start_api_server(&format!("apiserver-{number}"))
@@ -119,13 +120,14 @@ impl Cluster {
         [self.plane.etcd_pid(), self.server.pid(), self.controllers.pid()]
     }
 
-    /// The folder of certificates, logs and data; it is removed at the end.
+    /// The directory of certificates, logs and data; it is removed at the end.
     pub fn folder(&self) -> &Path {
         self.plane.folder()
     }
 }
 
-/// Kinds are served before they are described: `kubectl explain` and the validation of `kubectl apply` need both.
+/// Waits until the schemas of the CRDs are published, which is after they are served: `kubectl explain` and the
+/// validation of `kubectl apply` need them.
 fn until_described(server: &ApiServer) {
     let path = format!("/openapi/v3/apis/{API_VERSION}");
     let deadline = Instant::now() + DESCRIBED;

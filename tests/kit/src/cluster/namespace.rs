@@ -15,8 +15,8 @@ use super::control_plane::client_of;
 use super::pods::FakeNode;
 use super::wait::until;
 
-/// A namespace. It stays until the cluster ends: to delete one, the namespace controller lists every kind in it, some of them
-/// many times, and for hundreds of namespaces that was more than half of what the API server did.
+/// A namespace. It is not deleted before the cluster ends: for a deletion, the namespace controller lists every kind in
+/// it, some of them many times, and with hundreds of namespaces this took more than half of the API server's time.
 #[derive(Debug)]
 pub struct Namespace {
     cluster: &'static Cluster,
@@ -24,7 +24,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Waits for the service account that pods need.
+    /// Creates the namespace, and waits for the service account that pods need.
     pub(super) async fn create(cluster: &'static Cluster, prefix: &str) -> Self {
         let client = cluster.client().await;
         let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
@@ -42,18 +42,18 @@ impl Namespace {
         &self.name
     }
 
-    /// What the API server was asked so far about its objects, and by its service accounts about any.
+    /// The requests so far about its objects, and those of its service accounts about any object.
     pub fn audit(&self) -> Vec<Arc<AuditLine>> {
         self.cluster.audit(&self.name)
     }
 
-    /// How many such requests about its objects the API server has answered.
+    /// Number of such requests that the API server has completed.
     pub fn count(&self, requests: Requests<'_>) -> usize {
         let within = |line: &&Arc<AuditLine>| line.object_ref.namespace == self.name && requests.matches(line);
         self.audit().iter().filter(within).count()
     }
 
-    /// Its resources of a kind, for an administrator.
+    /// Access to its resources of a kind as an administrator.
     pub async fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
@@ -62,7 +62,7 @@ impl Namespace {
         Api::namespaced(self.cluster.client().await, &self.name)
     }
 
-    /// The node that its pods run on.
+    /// The simulated node of its pods.
     pub async fn node(&self) -> FakeNode {
         FakeNode::new(self.api().await)
     }
@@ -72,19 +72,20 @@ impl Namespace {
         client_of(&self.kubeconfig_for(service_account).await).await
     }
 
-    /// The kubeconfig of a service account, for a program.
+    /// A kubeconfig with the permissions of a service account.
     pub async fn kubeconfig_for(&self, service_account: &str) -> PathBuf {
         let token = self.token(service_account, None).await;
         let user = format!("{}.{service_account}", self.name);
         self.cluster.server.write_kubeconfig(&user, &Credentials::Token(&token))
     }
 
-    /// A service account's token for an audience; without one, for the API server.
+    /// A service account's token for an audience; by default for the API server.
     pub async fn token(&self, service_account: &str, audience: Option<&str>) -> String {
         self.request_token(service_account, audience, None).await
     }
 
-    /// The token that a kubelet would put into a pod: of the pod's service account, worth nothing once the pod is gone.
+    /// The token that a kubelet would mount into a pod: of the pod's service account, and invalid once the pod is
+    /// deleted.
     pub async fn pod_token(&self, pod: &Pod, audience: &str) -> String {
         let bound = BoundObjectReference {
             api_version: Some("v1".to_owned()),

@@ -1,5 +1,5 @@
-//! A cluster with one node on which containers run, in namespaces of its own (`tests/go/kubernetes/node/node.sh`). Talks to
-//! processes, files and the API server.
+//! A cluster with one node on which containers run, isolated by Linux namespaces (`tests/go/kubernetes/node/node.sh`).
+//! Talks to processes, files and the API server.
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -17,24 +17,25 @@ use super::keeper::{Keeper, Process};
 use super::wait::{PATIENCE, PAUSE};
 use crate::programs::text;
 
-/// The machine's interface to the node; there is one node at a time.
+/// The host's network interface to the node; there is at most one node at a time.
 pub const INTERFACE: &str = "plumb0";
-/// Its address, where the API server listens: for this machine and for pods, and for nobody else.
+/// The host's address on it, where the API server listens: reachable only from this machine and from pods.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 /// The node's address.
 pub(super) const ADDRESS: &str = "10.213.0.2";
 /// The node's name.
 pub(super) const NAME: &str = "node";
-/// What runs in the node, with its settings.
+/// Directory of the node's configuration and scripts.
 const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../go/kubernetes/node");
-/// What `make setup-cluster` builds.
+/// Directory of the programs built by `make setup-cluster`.
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/node");
-/// Where the node has its configuration.
+/// Path of the configuration on the node.
 const INSIDE: &str = "/var/lib/node";
-/// Accelerators that the node says it has.
+/// Number of accelerators that the node advertises.
 const ACCELERATORS: &str = "8";
 
-/// A cluster with a node. When the value is dropped, or the process ends in any other way, nothing is left of it.
+/// A cluster with a node. It is removed completely when the value is dropped, or when the process ends in any other
+/// way.
 #[derive(Debug)]
 pub struct NodeCluster {
     server: ApiServer,
@@ -44,7 +45,7 @@ pub struct NodeCluster {
 }
 
 impl NodeCluster {
-    /// Starts one, with all its files in a new folder below `parent`, and waits until pods can run.
+    /// Starts a cluster, with all its files in a new directory below `parent`, and waits until pods can run.
     pub fn start_in(parent: &Path) -> Self {
         assert!(geteuid().is_root(), "a node makes namespaces, mounts and interfaces, which takes root");
         fs::create_dir_all(parent).unwrap();
@@ -54,7 +55,7 @@ impl NodeCluster {
 
         let server = plane.start_api_server("apiserver");
         server.run_kubectl(&["create", "clusterrolebinding", "dns", "--clusterrole=view", "--user=system:kube-dns"]);
-        // The node waits for the last.
+        // The node waits for the last of these files.
         for user in ["kubelet", "coredns", "kube-proxy"] {
             let stem = Path::new(INSIDE).join(user);
             let config = kubeconfig(server.url(), &Path::new(INSIDE).join("ca.crt"), &Credentials::Certificate(&stem));
@@ -67,8 +68,8 @@ impl NodeCluster {
         cluster
     }
 
-    /// Ends the node as a loss of power does, with every process on it, and starts it again on the same disk. Gives way once
-    /// its kubelet is heard of again; pods that are to run come after.
+    /// Kills the node with every process on it, as in a power failure, and starts it again on the same disk. Returns
+    /// once its kubelet reports again; pods start later.
     pub fn lose_power(&mut self) {
         let last = self.heartbeat();
         self.node.kill();
@@ -78,14 +79,14 @@ impl NodeCluster {
         self.until_ready(&last);
     }
 
-    /// When the kubelet last said that the node is ready, if that is what it said.
+    /// Time of the kubelet's last report if it said that the node is ready; empty otherwise.
     fn heartbeat(&self) -> String {
         let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}"#;
         let said = text(&self.server.kubectl(&["get", "node", NAME, "-o", ready]).stdout);
         said.strip_prefix("True ").unwrap_or_default().to_owned()
     }
 
-    /// Waits until the kubelet says that the node is ready, after it last did.
+    /// Waits until the kubelet reports the node as ready at another time than `last`.
     fn until_ready(&self, last: &str) {
         wait_until("the node is ready", &[&self.node, &self.processes[0], &self.processes[1]], || {
             let heartbeat = self.heartbeat();
@@ -95,17 +96,17 @@ impl NodeCluster {
         self.server.run_kubectl(&["patch", "node", NAME, "--subresource=status", "--type=merge", "-p", &patch]);
     }
 
-    /// Runs kubectl as an administrator, to a good end; gives what it printed.
+    /// Runs kubectl as an administrator, and returns what it printed. Panics if it fails.
     pub fn kubectl(&self, args: &[&str]) -> String {
         self.server.run_kubectl(args)
     }
 
-    /// Runs kubectl as an administrator, however that ends.
+    /// Runs kubectl as an administrator. Does not panic if it fails.
     pub fn try_kubectl(&self, args: &[&str]) -> Output {
         self.server.kubectl(args)
     }
 
-    /// The kubeconfig of an administrator.
+    /// An administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.server.kubeconfig()
     }
@@ -117,12 +118,12 @@ impl NodeCluster {
         self.kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
     }
 
-    /// Brings in an image, a tar with an OCI layout.
+    /// Imports an image, a tar archive with an OCI layout.
     pub fn import(&self, image: &Path) {
         self.containerd(&["images", "import", image.to_str().unwrap()]);
     }
 
-    /// Runs containerd's client on the node, to a good end.
+    /// Runs containerd's client on the node. Panics if it fails.
     pub fn containerd(&self, args: &[&str]) {
         let socket = inside(self.plane.folder()).join("containerd.sock");
         let mut command = Command::new("ctr");
@@ -131,7 +132,7 @@ impl NodeCluster {
         assert!(output.status.success(), "ctr {args:?}: {}", text(&output.stderr));
     }
 
-    /// The process of a container that runs, by the container's id.
+    /// The process id of a running container, by the container's id.
     pub fn process(&self, container: &str) -> u32 {
         let processes = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
         let of_container = |pid: &u32| {
@@ -141,7 +142,7 @@ impl NodeCluster {
         processes.into_iter().find(of_container).unwrap_or_else(|| panic!("{container} does not run"))
     }
 
-    /// Makes a PersistentVolumeClaim that everybody may write to; gives the folder of this machine that it is.
+    /// Creates a world-writable PersistentVolumeClaim, and returns its directory on this machine.
     pub fn claim(&self, namespace: &str, name: &str) -> PathBuf {
         let volume = format!("{namespace}-{name}");
         let below = Path::new("lib/volumes").join(&volume);
@@ -163,13 +164,13 @@ impl NodeCluster {
         folder
     }
 
-    /// The folder of all files; it is removed at the end.
+    /// The directory of all files, removed at the end.
     pub fn folder(&self) -> &Path {
         self.plane.folder()
     }
 }
 
-/// Starts the node of a cluster, up to its network.
+/// Starts the node of a cluster, and waits for its network.
 fn start_node(plane: &ControlPlane) -> Process {
     let programs = fs::canonicalize(PROGRAMS).unwrap_or_else(|e| panic!("{PROGRAMS}: {e}; run `make setup-cluster`"));
     let arguments = [plane.folder(), &programs].map(|p| p.display().to_string());
@@ -178,7 +179,7 @@ fn start_node(plane: &ControlPlane) -> Process {
     node
 }
 
-/// A program that `make setup-cluster` builds.
+/// Path of a program built by `make setup-cluster`.
 pub(super) fn program(name: &str) -> PathBuf {
     Path::new(PROGRAMS).join(name)
 }
@@ -187,7 +188,7 @@ fn inside(folder: &Path) -> PathBuf {
     folder.join(INSIDE.trim_start_matches('/'))
 }
 
-/// What will be the node's `/var`. Gives the folder of its configuration.
+/// Prepares the node's `/var`, and returns the directory of its configuration.
 fn prepare(folder: &Path) -> PathBuf {
     let files = inside(folder);
     for made in ["lib/node", "log", "tmp"] {

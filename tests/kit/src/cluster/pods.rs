@@ -1,4 +1,5 @@
-//! Plays the scheduler and the kubelet by writing what they would write: no container runs. Talks to the API server.
+//! Simulates the scheduler and the kubelet by writing what they would write; no container runs. Talks to the API
+//! server.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -14,13 +15,13 @@ use serde_json::{Value, json};
 
 use super::wait::until;
 
-/// The node that pods are bound to. There is no Node of this name.
+/// Name of the node that pods are bound to. There is no Node object of this name.
 pub const NODE: &str = "fake-node";
 
-/// The container that does a stage's work.
+/// Name of the container that runs a stage.
 const TRAINER: &str = "trainer";
 
-/// The one node of a namespace.
+/// The simulated node of a namespace.
 #[derive(Debug, Clone)]
 pub struct FakeNode {
     pods: Api<Pod>,
@@ -29,21 +30,21 @@ pub struct FakeNode {
 /// How the container `trainer` ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Exit<'a> {
-    /// 128 and the signal's number if a signal ended it.
+    /// Exit code; 128 plus the signal's number after a signal.
     pub code: i32,
-    /// As the kubelet names it: `Completed`, `Error`, `OOMKilled`.
+    /// Reason in the kubelet's terms: `Completed`, `Error`, `OOMKilled`.
     pub reason: &'a str,
-    /// What it left in `/dev/termination-log`.
+    /// Content of `/dev/termination-log`.
     pub message: &'a str,
 }
 
 impl FakeNode {
-    /// The node that runs these pods.
+    /// A node for these pods.
     pub(super) fn new(pods: Api<Pod>) -> Self {
         Self { pods }
     }
 
-    /// The pods of a Job, the oldest first.
+    /// The pods of a Job, oldest first.
     pub async fn pods(&self, job: &str) -> Vec<Pod> {
         let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
         let mut pods = self.pods.list(&of_job).await.unwrap().items;
@@ -57,13 +58,13 @@ impl FakeNode {
         until(&what, async || self.pods(job).await.into_iter().find(is_active)).await
     }
 
-    /// No node has what the pod asks for.
+    /// Marks the pod as unschedulable: no node has the resources that it requests.
     pub async fn unschedulable(&self, pod: &Pod, message: &str) -> Pod {
         let condition = condition("PodScheduled", false, "Unschedulable", message);
         self.write(pod, json!({"phase": "Pending", "conditions": [condition]})).await
     }
 
-    /// A container cannot start: `ImagePullBackOff`, `CreateContainerConfigError`. The ones before it have.
+    /// A container cannot start: `ImagePullBackOff`, `CreateContainerConfigError`. Those before it have started.
     pub async fn waiting(&self, pod: &Pod, container: &str, reason: &str, message: &str) -> Pod {
         self.schedule(pod).await;
         let spec = pod.spec.as_ref().unwrap();
@@ -87,7 +88,7 @@ impl FakeNode {
         self.write(pod, with(status, "Pending", &conditions)).await
     }
 
-    /// All containers run and are ready.
+    /// Marks all containers as running and ready.
     pub async fn run(&self, pod: &Pod) -> Pod {
         self.schedule(pod).await;
         let status = statuses(pod, |role, _| match role {
@@ -98,12 +99,12 @@ impl FakeNode {
         self.write(pod, with(status, "Running", &conditions)).await
     }
 
-    /// The trainer ends well, with a termination message.
+    /// The trainer exits with code 0 and a termination message.
     pub async fn succeed(&self, pod: &Pod, message: &str) -> Pod {
         self.end(pod, Exit { code: 0, reason: "Completed", message }).await
     }
 
-    /// The trainer ends, and its pod with it; native sidecars are stopped, the other containers end well.
+    /// The trainer exits, and its pod ends: native sidecars are stopped, and the other containers exit with code 0.
     pub async fn end(&self, pod: &Pod, exit: Exit<'_>) -> Pod {
         self.schedule(pod).await;
         let spec = pod.spec.as_ref().unwrap();
@@ -121,13 +122,13 @@ impl FakeNode {
         self.write(pod, with(status, phase, &conditions)).await
     }
 
-    /// Somebody drains the node of a pod that runs: the API server itself marks it as disrupted and as to be deleted.
+    /// Evicts a running pod as a drain of its node does: the API server marks it as disrupted, and starts its deletion.
     pub async fn evict(&self, pod: &Pod) -> Pod {
         self.pods.evict(&pod.name_any(), &EvictParams::default()).await.unwrap();
         self.pods.get(&pod.name_any()).await.unwrap()
     }
 
-    /// A pod of higher priority takes the place: the scheduler marks the pod as disrupted and deletes it.
+    /// Preempts a pod for one of higher priority: the scheduler marks it as disrupted, and deletes it.
     pub async fn preempt(&self, pod: &Pod) -> Pod {
         let message = "preempted to make room for a pod of higher priority";
         let condition = condition("DisruptionTarget", true, "PreemptionByScheduler", message);
@@ -136,7 +137,7 @@ impl FakeNode {
         self.pods.get(&pod.name_any()).await.unwrap()
     }
 
-    /// The node runs out of memory or disk: the kubelet fails the pod and leaves it to be seen.
+    /// The node runs out of memory or disk: the kubelet fails the pod, and does not delete it.
     pub async fn evict_by_kubelet(&self, pod: &Pod, message: &str) -> Pod {
         self.schedule(pod).await;
         let condition = condition("DisruptionTarget", true, "TerminationByKubelet", message);
@@ -146,7 +147,8 @@ impl FakeNode {
         self.write(pod, with(status, "Failed", &[condition])).await
     }
 
-    /// The pod has filled a volume of its node: the kubelet asks it to stop and fails it, and no condition says so.
+    /// The pod exceeds the limit of a volume: the kubelet asks it to stop and fails it, without a condition that says
+    /// so.
     pub async fn evict_overfull(&self, pod: &Pod, message: &str) -> Pod {
         self.schedule(pod).await;
         let mut status = statuses(pod, |_, _| terminated(75, "Error", ""));
@@ -155,8 +157,8 @@ impl FakeNode {
         self.write(pod, with(status, "Failed", &[])).await
     }
 
-    /// The kubelet confirms a deletion once the containers have ended, with [`Self::end`] or unseen. The pod is gone as soon
-    /// as the Job has counted it.
+    /// Confirms a deletion as the kubelet does once the containers have ended, with or without [`Self::end`]. The pod
+    /// disappears as soon as the Job has counted it.
     pub async fn remove(&self, pod: &Pod) {
         let name = pod.name_any();
         let Some(found) = self.pods.get_opt(&name).await.unwrap() else { return };
@@ -170,7 +172,7 @@ impl FakeNode {
         .await;
     }
 
-    /// Binds the pod as the scheduler does, if it is not bound yet.
+    /// Binds the pod as the scheduler does, unless it is bound.
     async fn schedule(&self, pod: &Pod) {
         let name = pod.name_any();
         if self.pods.get(&name).await.unwrap().spec.unwrap().node_name.is_some() {
@@ -188,7 +190,7 @@ impl FakeNode {
         let _: Value = self.pods.create_subresource("binding", &name, &PostParams::default(), &binding).await.unwrap();
     }
 
-    /// Conditions are merged by their type; the other lists are replaced.
+    /// Patches the pod's status: conditions are merged by type; other lists are replaced.
     async fn write(&self, pod: &Pod, status: Value) -> Pod {
         let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
         self.pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap()
@@ -200,12 +202,12 @@ fn is_active(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// What a container is in its pod.
+/// The role of a container in its pod.
 #[derive(Clone, Copy)]
 enum Role {
     /// Ends before the next one starts.
     Init,
-    /// An init container that is always restarted: a native sidecar.
+    /// An init container with `restartPolicy: Always`: a native sidecar.
     Sidecar,
     /// One of `spec.containers`.
     Main,
@@ -215,14 +217,14 @@ fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
-/// In the order in which they start.
+/// The containers in the order in which they start.
 fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, &Container)> {
     let role = |c: &Container| if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
     let first = init_containers(spec).iter().map(move |c| (role(c), c));
     first.chain(spec.containers.iter().map(|c| (Role::Main, c)))
 }
 
-/// The statuses of all containers, from the state of each.
+/// The statuses of all containers. `state`: the state of each.
 fn statuses(pod: &Pod, state: impl Fn(Role, &str) -> ContainerState) -> Value {
     let (mut init, mut main) = (Vec::new(), Vec::new());
     for (role, container) in containers(pod.spec.as_ref().unwrap()) {
@@ -231,7 +233,7 @@ fn statuses(pod: &Pod, state: impl Fn(Role, &str) -> ContainerState) -> Value {
         let status = ContainerStatus {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
-            // A container that ended well before the next one is `ready` too.
+            // A finished init container is `ready` too.
             ready: runs || (matches!(role, Role::Init) && state.terminated.as_ref().is_some_and(|t| t.exit_code == 0)),
             started: Some(runs),
             state: Some(state),

@@ -1,13 +1,13 @@
-//! Waiting for what others do. Talks to the clock.
+//! Waits for conditions that other processes bring about. Talks to the clock.
 
 use std::time::{Duration, Instant};
 
-/// How long something may take that takes a second: the machine may be busy with a build.
+/// Timeout for operations that normally take a second: the machine may be busy with a build.
 pub(super) const PATIENCE: Duration = Duration::from_mins(2);
-/// How long to wait between two looks: many tests look at one API server.
+/// Polling interval: many tests poll the same API server.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
-/// Looks until there is something to see; ends the test if that takes too long.
+/// Polls until `look` returns a value; panics on a timeout.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! Asks the tools. Talks to a process.
+//! Runs the GitOps tools' checks. Talks to a process.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use super::rules::Verdict;
 use crate::programs::text;
 
-/// What `make setup-tests` builds from `tests/go/gitops`.
+/// Path of the program built by `make setup-tests` from `tests/go/gitops`.
 const CHECKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/cluster/bin/gitops-checker");
-/// The Kustomization of Flux as it is shipped.
+/// Flux's Kustomization in the examples.
 const FLUX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/gitops/flux/kustomization.yaml");
-/// The script of Argo CD as it is shipped.
+/// Argo CD's health script in the examples.
 pub const ARGO_HEALTH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/gitops/argocd/health.lua");
 
-/// What the tools say of each of these objects, which are as the API server serves them.
+/// The tools' verdicts on objects, which are in the form that the API server returns.
 pub fn verdicts(objects: &[Value]) -> Vec<Verdict> {
     let mut child = Command::new(CHECKER)
         .args(["-flux", FLUX, "-argo", ARGO_HEALTH])
@@ -27,7 +27,7 @@ pub fn verdicts(objects: &[Value]) -> Vec<Verdict> {
     let mut questions = child.stdin.take().unwrap();
     let lines: Vec<String> = objects.iter().map(|object| json!({"object": object}).to_string()).collect();
     let lines = lines.join("\n");
-    // Beside the answers: both pipes are smaller than what goes through them.
+    // Written on a thread of its own: the data is larger than the pipes' buffers.
     let asking = std::thread::spawn(move || questions.write_all(lines.as_bytes()));
     let output = child.wait_with_output().unwrap();
     let asked = asking.join().unwrap();

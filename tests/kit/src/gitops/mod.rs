@@ -1,11 +1,12 @@
-//! How GitOps tools read our resources, told by the tools themselves: kstatus, Flux's evaluator with the shipped expressions,
-//! and Argo CD's Lua with the shipped script (`tests/go/gitops`, built by `make setup-tests`).
+//! How GitOps tools interpret our resources, according to the tools themselves: kstatus, Flux's evaluator with the
+//! expressions in the examples, and Argo CD's Lua with the script in the examples (`tests/go/gitops`, built by `make
+//! setup-tests`).
 //!
 //! | question | file |
 //! |---|---|
-//! | Which statuses did the API server ever serve? | `record` |
-//! | What do the tools say of them? | `checker` |
-//! | What should they say? | `rules` |
+//! | Which statuses has the API server returned? | `record` |
+//! | How do the tools interpret them? | `checker` |
+//! | How should they? | `rules` |
 
 mod checker;
 mod record;
@@ -19,7 +20,7 @@ pub use checker::{ARGO_HEALTH, verdicts};
 pub use record::Record;
 pub use rules::{Verdict, wrong};
 
-/// Has every object judged, and ends the test if a tool reads one of them wrongly. Gives how often each verdict was given.
+/// Has the tools judge every object, and panics if one is misinterpreted. Returns the number of objects per verdict.
 pub fn judge(objects: &[Value]) -> BTreeMap<Verdict, usize> {
     let mut counts = BTreeMap::new();
     let mut found = Vec::new();

@@ -1,5 +1,4 @@
-//! Keeps what the API server serves of the resources in a namespace: each object, in each of its versions. Talks to the API
-//! server.
+//! Records every version of every resource in a namespace, as returned by the API server. Talks to the API server.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::until;
 use crate::operator::Scene;
 
-/// A record of a scene, from its start until it is finished.
+/// A recording, from its start until it is finished.
 #[derive(Debug)]
 pub struct Record {
     kept: Arc<Mutex<Kept>>,
@@ -23,12 +22,12 @@ pub struct Record {
 #[derive(Debug, Default)]
 struct Kept {
     objects: Vec<Value>,
-    /// Watches that have begun.
+    /// Number of watches that have started.
     watching: usize,
 }
 
 impl Record {
-    /// Begins; what happens after this returns is in the record.
+    /// Starts recording; all changes after this returns are recorded.
     pub async fn start(scene: &Scene) -> Self {
         let kept = Arc::new(Mutex::new(Kept::default()));
         let watches = Kind::ALL.map(|kind| {
@@ -50,7 +49,7 @@ impl Record {
                             | watcher::Event::Apply(object)
                             | watcher::Event::Delete(object),
                         ) => kept.objects.push(whole(kind, &object)),
-                        // It is continued where it broke off.
+                        // The watch resumes where it broke off.
                         Err(_) => {}
                     }
                 }
@@ -64,12 +63,12 @@ impl Record {
         record
     }
 
-    /// What was served so far, in the order of each kind.
+    /// The objects recorded so far, in order for each kind.
     pub fn objects(&self) -> Vec<Value> {
         self.kept.lock().unwrap().objects.clone()
     }
 
-    /// Ends, once everything that is there now is in the record.
+    /// Finishes once the current version of every resource is recorded.
     pub async fn finish(self, scene: &Scene) -> Vec<Value> {
         for kind in Kind::ALL {
             for object in scene.api(kind).list(&ListParams::default()).await.unwrap() {
@@ -92,7 +91,7 @@ impl Drop for Record {
     }
 }
 
-/// The object with its kind, which a list leaves out.
+/// The object with its kind, which lists omit.
 fn whole(kind: Kind, object: &DynamicObject) -> Value {
     let mut object = serde_json::to_value(object).unwrap();
     object["apiVersion"] = json!(API_VERSION);

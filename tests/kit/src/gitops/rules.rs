@@ -1,13 +1,13 @@
-//! What the tools should say of a resource. Computes only.
+//! How the tools should interpret a resource. Computes only.
 //!
-//! The rules are those of the API and not those of a tool: Ready says that the artifact is there, Stalled that there will be
-//! none, Succeeded that one of the two is known; each for the spec as it is now, or not at all.
+//! The rules are those of the API, not of a tool: Ready means that the artifact exists, Stalled that there will be
+//! none, Succeeded that one of the two is known. Each refers to the current spec, or is absent.
 
 use plumbline_crds::conditions::{ConditionType, Reason};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What each tool says of an object, in its own words.
+/// The verdict of each tool on an object, in its own terms.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Verdict {
     /// kstatus: Current, InProgress, Failed, Terminating or Unknown.
@@ -19,27 +19,27 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Nobody waits any longer.
+    /// Finished: the artifact exists.
     pub fn current() -> Self {
         Self::new("Current", "Current", "Healthy")
     }
 
-    /// Nobody need wait any longer.
+    /// Finished without an artifact.
     pub fn failed() -> Self {
         Self::new("Failed", "Failed", "Degraded")
     }
 
-    /// Everybody waits.
+    /// In progress.
     pub fn in_progress() -> Self {
         Self::new("InProgress", "InProgress", "Progressing")
     }
 
-    /// Everybody waits, and Argo CD knows for whom: the other two have no such word.
+    /// Suspended: only Argo CD has a term for this, the others report progress.
     pub fn suspended() -> Self {
         Self::new("InProgress", "InProgress", "Suspended")
     }
 
-    /// It is going; the others have no such word.
+    /// Being deleted: only kstatus has a term for this.
     pub fn terminating() -> Self {
         Self::new("Terminating", "InProgress", "Progressing")
     }
@@ -49,7 +49,7 @@ impl Verdict {
     }
 }
 
-/// What is wrong with the status of an object, or with how the tools read it.
+/// Faults in the status of an object, or in the tools' interpretation of it.
 pub fn wrong(object: &Value, verdict: &Verdict) -> Vec<String> {
     let mut findings = Vec::new();
     let is = |kind, status: &str| condition(object, kind).is_some_and(|c| c["status"] == status);
@@ -73,7 +73,7 @@ pub fn wrong(object: &Value, verdict: &Verdict) -> Vec<String> {
     findings
 }
 
-/// A condition that speaks of the spec as it is now, in a status that does.
+/// A condition whose observed generation is current, in a status whose observed generation is too.
 fn condition(object: &Value, kind: ConditionType) -> Option<&Value> {
     let (generation, status) = (&object["metadata"]["generation"], &object["status"]);
     let kind = format!("{kind:?}");
