@@ -19,6 +19,11 @@ const CONFIG_MAPS: &str = "/etc/plumbline/inputs";
 const FETCHED: &str = "/var/lib/plumbline/inputs";
 const OUTPUT: &str = "/var/lib/plumbline/output";
 
+/// Scheme of a path of a claim.
+const CLAIM: &str = "pvc://";
+/// Scheme of a path of the trainer's image.
+const IMAGE: &str = "file://";
+
 /// A location that a pod can reach.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Location {
@@ -50,7 +55,7 @@ impl Location {
     /// # Errors
     /// What was expected and found, and what to do.
     pub fn of_input(uri: &str) -> Result<Self, String> {
-        if let Some(path) = uri.strip_prefix("file://") {
+        if let Some(path) = uri.strip_prefix(IMAGE) {
             return match path.starts_with('/') {
                 true if tidy(path) => Ok(Self::Image(path.to_owned())),
                 true => Err(format!("expected a path without `.` and `..`, found \"{uri}\"; write it out")),
@@ -62,7 +67,13 @@ impl Location {
         if let Some(remote) = Remote::of(uri) {
             return remote.map(|_| Self::Remote(uri.to_owned()));
         }
-        let Some(rest) = uri.strip_prefix("pvc://") else { return Err(unknown(uri)) };
+        let Some(rest) = uri.strip_prefix(CLAIM) else {
+            return Err(format!(
+                "expected a URI that pods can read, found {}; copy the file into a claim and write pvc://claim/path, or use \
+                 hf://, s3://, gs://, az:// or https://",
+                found(uri)
+            ));
+        };
         let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = path.trim_matches('/');
         if !is_name(claim) || !tidy(path) {
@@ -78,6 +89,12 @@ impl Location {
     /// # Errors
     /// What was expected and found, and what to do.
     pub fn of_output(uri: &str) -> Result<Self, String> {
+        if Remote::of(uri).is_none() && !uri.starts_with(CLAIM) && !uri.starts_with(IMAGE) {
+            return Err(format!(
+                "expected a URI that pods can write, found {}; write pvc://claim/directory, or use s3://, gs:// or az://",
+                found(uri)
+            ));
+        }
         match Self::of_input(uri)? {
             location @ Self::Claim { .. } if location != location.root() => Ok(location),
             Self::Claim { claim, .. } => {
@@ -85,7 +102,8 @@ impl Location {
             }
             Self::Remote(uri) if is_store(&uri) => Ok(Self::Store(uri.trim_end_matches('/').to_owned())),
             _ => Err(format!(
-                "expected a location that outlives the pod, found \"{uri}\"; write pvc://claim/directory or s3://bucket/directory"
+                "expected a location that outlives the pod, found \"{uri}\"; write pvc://claim/directory, or use s3://, gs:// \
+                 or az://"
             )),
         }
     }
@@ -186,16 +204,11 @@ fn tidy(path: &str) -> bool {
     path.split('/').all(|part| part != "." && part != "..")
 }
 
-fn unknown(uri: &str) -> String {
+/// What pods cannot reach.
+fn found(uri: &str) -> String {
     match uri.split_once("://") {
-        Some((scheme, _)) => {
-            format!(
-                "expected pvc://claim/path, hf://organisation/name or file:///path, found the scheme {scheme}://; change the URI"
-            )
-        }
-        None => format!(
-            "expected pvc://claim/path or file:///path, found \"{uri}\"; paths relative to a manifest mean nothing on a cluster"
-        ),
+        Some((scheme, _)) => format!("the scheme {scheme}://"),
+        None => format!("the path \"{uri}\", which is not on a cluster"),
     }
 }
 
@@ -257,7 +270,12 @@ mod tests {
         );
         assert_eq!(output.work("r-1").path(), "/var/lib/plumbline/output/r-1");
         assert_eq!(output.work("r-1").mount(), output.mount());
-        assert!(Location::of_input("../models/sft").unwrap_err().contains("relative"));
-        assert!(Location::of_input("ftp://host/a").unwrap_err().contains("ftp://"));
+        for (uri, found) in
+            [("../models/sft", "found the path \"../models/sft\""), ("ftp://host/a", "the scheme ftp://")]
+        {
+            let (input, output) = (Location::of_input(uri).unwrap_err(), Location::of_output(uri).unwrap_err());
+            assert!(input.contains(found) && input.contains("hf://"), "{input}");
+            assert!(output.contains(found) && output.contains("s3://") && !output.contains("hf://"), "{output}");
+        }
     }
 }

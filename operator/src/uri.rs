@@ -6,11 +6,28 @@ use plumbline_crds::artifact::hex;
 use plumbline_crds::remote::Remote;
 use sha2::{Digest, Sha256};
 
-/// The absolute path of a URI: `file:///absolute/path`, or a path relative to `folder`, the manifest's own.
+/// What an input of a local run is named by.
+const INPUT: &str = "a path relative to the manifest, file:///absolute/path, hf://, s3://, gs://, az:// or https://";
+/// What an output of a local run is named by.
+const OUTPUT: &str = "a path relative to the manifest, file:///absolute/path, s3://, gs:// or az://";
+
+/// The absolute path of an input's URI: `file:///absolute/path`, or a path relative to `folder`, the manifest's own.
 ///
 /// # Errors
 /// What was expected and found, and what to do, for a URI that is neither.
 pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
+    path(uri, folder, INPUT)
+}
+
+/// The same of an output's URI.
+///
+/// # Errors
+/// As [`local_path`].
+pub fn local_output(uri: &str, folder: &Path) -> Result<PathBuf, String> {
+    path(uri, folder, OUTPUT)
+}
+
+fn path(uri: &str, folder: &Path, accepted: &str) -> Result<PathBuf, String> {
     if let Some(path) = uri.strip_prefix("file://") {
         if !path.starts_with('/') {
             return Err(format!(
@@ -19,17 +36,16 @@ pub fn local_path(uri: &str, folder: &Path) -> Result<PathBuf, String> {
         }
         return Ok(tidy(Path::new(path)));
     }
-    if let Some((scheme, _)) = uri.split_once("://") {
-        return Err(format!(
-            "expected file:///absolute/path or a path relative to the manifest, found the scheme {scheme}://; change the URI"
-        ));
-    }
-    if uri.starts_with('/') {
-        return Err(format!(
+    match uri.split_once("://") {
+        Some(("pvc", _)) => Err(format!(
+            "found pvc://, which exists only on a cluster; check this manifest with `validate --cluster`, or use {accepted}"
+        )),
+        Some((scheme, _)) => Err(format!("expected {accepted}, found the scheme {scheme}://; use one of these")),
+        None if uri.starts_with('/') => Err(format!(
             "expected file:///absolute/path or a path relative to the manifest, found \"{uri}\"; write file://{uri}"
-        ));
+        )),
+        None => Ok(tidy(&folder.join(uri))),
     }
-    Ok(tidy(&folder.join(uri)))
 }
 
 /// Whether artifacts are written to a store of objects there.
@@ -81,7 +97,11 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused_by_name() {
-        assert!(local_path("ftp://host", Path::new("/")).unwrap_err().contains("ftp://"));
+        let error = |uri| local_path(uri, Path::new("/")).unwrap_err();
+        assert!(error("ftp://host").contains("hf://") && error("ftp://host").contains("found the scheme ftp://"));
+        assert!(error("pvc://claim/a").contains("`validate --cluster`"));
+        let output = local_output("hf://org/model", Path::new("/")).unwrap_err();
+        assert!(output.contains("s3://") && output.ends_with("found the scheme hf://; use one of these"), "{output}");
         assert!(local_path("file://data", Path::new("/")).unwrap_err().contains("three slashes"));
         assert!(local_path("/data", Path::new("/")).unwrap_err().contains("write file:///data"));
     }

@@ -281,7 +281,7 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
     let scene = Scene::new("invalid").await;
     let operator = scene.operator().await;
     let bad: [(&str, Value, &str); 9] = [
-        ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected pvc://"),
+        ("a", json!({"baseModel": {"uri": "../models/sft"}}), "spec.baseModel.uri: expected a URI that pods can read"),
         ("b", json!({"baseModel": {"uri": "s3://bucket"}}), "spec.baseModel.uri: expected a URI as s3://bucket/folder"),
         ("c", json!({"output": {"uri": "file:///out"}}), "spec.output.uri: expected a location that outlives the pod"),
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a directory in the claim"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use plumbline_crds::compute::Compute;
+use plumbline_crds::remote::Remote;
 
 use super::leader::Timing;
 use super::rbac;
@@ -81,12 +82,14 @@ impl Settings {
 
 /// What the URI of an artifact begins with: without a slash at its end.
 fn root(uri: &str) -> Result<String, String> {
-    match Location::of_input(uri)? {
-        Location::Claim { .. } => {}
-        Location::Remote(uri) if is_store(&uri) => {}
+    match Location::of_input(uri) {
+        Ok(Location::Claim { .. }) => {}
+        Ok(Location::Remote(uri)) if is_store(&uri) => {}
+        Err(why) if uri.starts_with("pvc://") || Remote::of(uri).is_some() => return Err(why),
         _ => {
             return Err(format!(
-                "expected pvc://claim/directory or s3://bucket/directory, found \"{uri}\"; artifacts are stored on a volume or in an object store"
+                "expected pvc://claim, pvc://claim/directory, s3://bucket/directory, gs:// or az://, found \"{uri}\"; artifacts are \
+                 stored on a volume or in an object store"
             ));
         }
     }
@@ -110,8 +113,9 @@ fn size(text: &str) -> Result<String, String> {
 }
 
 fn claim(uri: &str) -> Result<Location, String> {
-    match Location::of_input(uri)? {
-        location @ Location::Claim { .. } => Ok(location),
+    match Location::of_input(uri) {
+        Ok(location @ Location::Claim { .. }) => Ok(location),
+        Err(why) if uri.starts_with("pvc://") => Err(why),
         _ => Err(format!("expected pvc://claim or pvc://claim/directory, found \"{uri}\"; the cache needs a volume")),
     }
 }

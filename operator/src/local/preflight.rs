@@ -44,7 +44,7 @@ pub fn output_folder(manifest: &Manifest, work_dir: &WorkDir) -> PathBuf {
     let given = resource.spec.output().uri.as_ref();
     // A URI that is no local path was refused by validation.
     given
-        .and_then(|uri| uri::local_path(uri, &manifest.folder).ok())
+        .and_then(|uri| uri::local_output(uri, &manifest.folder).ok())
         .unwrap_or_else(|| work_dir.artifact_folder(resource.kind, &resource.metadata.name))
 }
 

@@ -142,7 +142,7 @@ pub fn locations(spec: &Spec, folder: &std::path::Path, target: Target) -> Vec<F
     let output = |uri: &str| match (Remote::of(uri), target) {
         (Some(Ok(Remote::Store(_))), _) => None,
         (Some(Err(why)), _) => Some(why),
-        (_, Target::Local) => uri::local_path(uri, folder).err(),
+        (_, Target::Local) => uri::local_output(uri, folder).err(),
         (_, Target::Cluster) => Location::of_output(uri).err(),
     };
     let inputs = inputs::wanted(spec).into_iter().filter_map(|wanted| match &wanted.from {
