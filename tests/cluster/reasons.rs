@@ -287,7 +287,11 @@ async fn what_only_the_operator_can_know_is_refused_without_a_job_and_heals_when
         ("d", json!({"output": {"uri": "pvc://results"}}), "spec.output.uri: expected a directory in the claim"),
         ("e", json!({"output": {"uri": "hf://org/x"}}), "spec.output.uri: expected a location that outlives"),
         ("f", json!({"output": {}}), "spec.output.uri: expected where the artifact goes"),
-        ("h", json!({"compute": {"accelerators": 2}}), "spec.compute.accelerators: not supported yet"),
+        (
+            "h",
+            json!({"compute": {"accelerators": 2}}),
+            "spec.compute.accelerators: found 2, which is not supported yet",
+        ),
         ("i", json!({"baseModel": {"uri": "pvc://models/../other"}}), "spec.baseModel.uri"),
         (
             "j",

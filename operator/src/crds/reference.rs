@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use plumbline_crds::Kind;
-use plumbline_crds::unsupported::Target;
+use plumbline_crds::unsupported::{Cause, Target};
 use serde_json::Value;
 
 use super::structural_schema::RANGE;
@@ -185,12 +185,13 @@ fn anchor(heading: &str) -> String {
 
 fn refusal(path: &str, refused: &Refused) -> String {
     let mut text = String::new();
-    for (values, target, instead) in refused.at(path) {
+    for (values, target, cause, instead) in refused.at(path) {
         let what = if values.is_empty() { "Refused".into() } else { format!("{} refused", values.join(", ")) };
-        let by = match target {
-            Some(Target::Local) => "by `plumbline run`",
-            Some(Target::Cluster) => "on a cluster",
-            None => "so far",
+        let by = match (target, cause) {
+            (_, Cause::Without(what)) => what,
+            (Some(Target::Local), _) => "by `plumbline run`",
+            (Some(Target::Cluster), _) => "on a cluster",
+            (None, _) => "so far",
         };
         let _ = write!(text, " **{what} {by}:** {instead}.");
     }

@@ -1,7 +1,7 @@
 //! Which fields and values are part of a kind and refused so far: found by setting each field, one at a time, and asking
 //! what is unsupported. Computes only.
 
-use plumbline_crds::unsupported::{Target, unsupported};
+use plumbline_crds::unsupported::{Cause, Target, unsupported};
 use plumbline_crds::{Kind, Spec};
 use serde_json::{Map, Value, json};
 
@@ -15,8 +15,12 @@ struct Entry {
     /// Which values, where it is not all.
     value: Option<String>,
     target: Target,
+    cause: Cause,
     instead: String,
 }
+
+/// What is said of a field: the values that are refused (none: any), where (nothing: everywhere), why, and what to do.
+pub(super) type Refusal<'a> = (Vec<String>, Option<Target>, Cause, &'a str);
 
 impl Refused {
     /// Sets every field of a kind's spec.
@@ -27,8 +31,8 @@ impl Refused {
         refused
     }
 
-    /// The refusals at a path: the values that are refused (none: any), where (nothing: everywhere), and what to do.
-    pub(super) fn at(&self, path: &str) -> Vec<(Vec<String>, Option<Target>, &str)> {
+    /// The refusals at a path.
+    pub(super) fn at(&self, path: &str) -> Vec<Refusal<'_>> {
         let of = |target| self.0.iter().filter(move |e| e.path == path && e.target == target);
         let values = |target| {
             let any = of(target).any(|e| e.value.is_none());
@@ -38,12 +42,12 @@ impl Refused {
         match (local, cluster) {
             (None, None) => Vec::new(),
             (Some(entry), Some(_)) if values(Target::Local) == values(Target::Cluster) => {
-                vec![(values(Target::Local), None, entry.instead.as_str())]
+                vec![(values(Target::Local), None, entry.cause, entry.instead.as_str())]
             }
             (local, cluster) => local
                 .into_iter()
                 .chain(cluster)
-                .map(|entry| (values(entry.target), Some(entry.target), entry.instead.as_str()))
+                .map(|entry| (values(entry.target), Some(entry.target), entry.cause, entry.instead.as_str()))
                 .collect(),
         }
     }
@@ -80,7 +84,7 @@ impl Refused {
         for target in [Target::Local, Target::Cluster] {
             for found in unsupported(&spec, target).into_iter().filter(|f| f.path.replace("[0]", "[]") == path) {
                 let value = value.map(str::to_owned);
-                self.0.push(Entry { path: path.clone(), value, target, instead: found.instead });
+                self.0.push(Entry { path: path.clone(), value, target, cause: found.cause, instead: found.instead });
             }
         }
         self.0.len() > known
@@ -156,7 +160,9 @@ mod tests {
     fn instead() -> Vec<String> {
         let source = include_str!("../../../crds/src/unsupported.rs");
         let calls = source.split("list.").skip(1).filter_map(|call| {
-            let call = call.strip_prefix("check(").or_else(|| call.strip_prefix("locally("))?;
+            let call = ["check(", "value(", "locally(", "value_locally(", "without("]
+                .iter()
+                .find_map(|function| call.strip_prefix(function))?;
             let arguments = call.split(");").next()?;
             Some(arguments.rsplit('"').nth(1)?.to_owned())
         });

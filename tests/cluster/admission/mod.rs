@@ -147,9 +147,11 @@ async fn good_manifests_and_those_at_the_edge_of_a_rule_are_taken_without_a_warn
                 manifest["metadata"]["name"] = format!("good-{i}").into();
             }
             fs::write(folder.path().join(format!("{i:03}.json")), manifest.to_string()).unwrap();
-            // Where `validate` refuses one of these, it is for what nothing acts on yet.
+            // Where `validate` refuses one of these, it is for what nothing acts on yet, or not in a local run.
             for (path, message) in validated(&manifest) {
-                assert!(message.contains("not supported yet"), "{kind}: {path}: {message}\n{manifest}");
+                let refused = ["not supported yet", "not available in a local run", "has no effect"];
+                let known = refused.iter().any(|words| message.contains(words));
+                assert!(known, "{kind}: {path}: {message}\n{manifest}");
             }
         }
         let (succeeded, _, said) = apply(&namespace, folder.path());

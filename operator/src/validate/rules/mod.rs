@@ -37,7 +37,8 @@ pub fn check(spec: &Spec, target: Target) -> Vec<Finding> {
         );
     }
     for field in unsupported::unsupported(spec, target) {
-        found.push(field.path, format!("not supported yet; {}", field.instead));
+        let message = field.message();
+        found.push(field.path, message);
     }
     found.0
 }

@@ -117,7 +117,7 @@ fn each_rule_finds_its_fault_and_only_that() {
         (tuning_with(&json!({"method": "DPO", "rewardModelRef": null, "prompts": null})), "spec: expected exactly one of datasetRef or dataset"),
         (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null})), "spec.dataset: expected dataset for method SFT"),
         (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "ppo": {}})), "spec.ppo: expected no ppo with method SFT"),
-        (tuning_with(&json!({"method": "GRPO"})), "spec.method: not supported yet; use PPO, DPO or SFT"),
+        (tuning_with(&json!({"method": "GRPO"})), "spec.method: found GRPO, which is not supported yet; use PPO, DPO or SFT"),
     ];
     for (found, expected) in cases {
         assert_eq!(found.len(), 1, "{expected}: {found:?}");
