@@ -146,7 +146,7 @@ fn validate_command(manifests: &Manifests, anything: bool, target: Target) -> u8
         Ok(sources) => sources,
         Err(error) => return fail(&error, Code::Config),
     };
-    match validate::validate(&sources, &Elsewhere { anything, ..Elsewhere::default() }, target) {
+    match validate::validate(&sources, &Elsewhere { anything, can_be_allowed: true, ..Elsewhere::default() }, target) {
         Ok(manifests) => {
             for manifest in manifests {
                 println!("{}", printable::line(&format!("{}: {} is valid", manifest.file, manifest.resource.id())));

@@ -75,10 +75,9 @@ fn all_problems_of_all_documents_of_a_folder_come_in_one_pass() {
     let said = text(&output.stderr);
     for expected in [
         "a.yaml:3: RewardModel/A: metadata.name: ",
-        "a.yaml:5: RewardModel/A: spec.baseModel.uri: ",
         "a.yaml:5: RewardModel/A: spec.baseModel.urx: ",
         "a.yaml:10: expected YAML",
-        "a.yaml:11: document: kind: ",
+        "a.yaml:11: kind: ",
         "b.yml:3: RewardModel: metadata.name: ",
         "b.yml:4: RewardModel: spec: expected a mapping",
     ] {
@@ -86,6 +85,28 @@ fn all_problems_of_all_documents_of_a_folder_come_in_one_pass() {
     }
     let (a, b) = (said.find("a.yaml").unwrap(), said.find("b.yml").unwrap());
     assert!(a < b, "in order of file");
+}
+
+#[test]
+fn what_follows_from_the_fault_of_one_file_is_not_reported_in_another() {
+    let reward = "apiVersion: plumbline.dev/v1alpha1\nkind: RewardModel\nmetadata: {name: r}\nspec:\n  datasetRef: {name: sentiment-1}\n  baseModel: {uri: m}\n";
+    let dataset = |kind: &str, name: &str| {
+        format!(
+            "apiVersion: plumbline.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  prompts: {{inline: [a]}}\n  generator: {{model: {{uri: m}}}}\n  judges: [{{name: j, lexicon: {{uri: l}}}}]\n"
+        )
+    };
+    let faults = [
+        ("spec: {\n\tprompts: a}\n".to_owned(), "a tab"),
+        (dataset("PreferenceDatasets", "sentiment-1"), "kind: expected"),
+        (dataset("PreferenceDataset", "Sentiment_1"), "metadata.name: expected"),
+    ];
+    for (dataset, expected) in faults {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("dataset.yaml"), dataset).unwrap();
+        fs::write(folder.path().join("reward.yaml"), reward).unwrap();
+        let said = text(&plumbline(&["validate", "-f", "."], folder.path()).stderr);
+        assert!(said.lines().count() == 1 && said.contains(expected), "expected {expected}: {said}");
+    }
 }
 
 #[test]

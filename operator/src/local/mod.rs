@@ -218,7 +218,7 @@ pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
 /// The manifests, valid and in the order in which they can be made, with all they need on this machine.
 fn load(options: &Options, work_dir: &WorkDir) -> Result<Vec<Manifest>, RunError> {
     let sources = read::read(&options.files)?;
-    let elsewhere = Elsewhere { anything: false, existing: work_dir.resources()? };
+    let elsewhere = Elsewhere { existing: work_dir.resources()?, ..Elsewhere::default() };
     let manifests = validate::validate(&sources, &elsewhere, Target::Local).map_err(RunError::Refused)?;
     let problems = preflight::check(&manifests, work_dir);
     if !problems.is_empty() {

@@ -38,7 +38,8 @@ pub(super) fn describe(schema: &Json) -> String {
             format!("a mapping with {shown}{}", if names.len() > 8 { ", ..." } else { "" })
         }
         Some("object") => "a mapping".into(),
-        _ => match schema["pattern"].as_str() {
+        None => "a value".into(),
+        Some(_) => match schema["pattern"].as_str() {
             Some(pattern) => describe_pattern(pattern),
             None => "text".into(),
         },

@@ -30,10 +30,13 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// `Kind/name`, or as much of it as is known.
+    /// `Kind/name`, or the kind where there is no name. Empty where the kind is not known: a name alone could be anything's.
     pub fn subject(&self) -> String {
-        let kind = self.kind.map_or_else(|| "document".to_owned(), |k| k.to_string());
-        self.name.as_ref().map_or(kind.clone(), |name| format!("{kind}/{name}"))
+        match (self.kind, &self.name) {
+            (None, _) => String::new(),
+            (Some(kind), None) => kind.to_string(),
+            (Some(kind), Some(name)) => format!("{kind}/{name}"),
+        }
     }
 
     /// A part that does not become a type: said only when the schema has not said better what is wrong with it.
@@ -197,9 +200,40 @@ mod tests {
         let found = faults(
             "apiVersion: plumbline.dev/v1\nkind: RewardModel\nmetadata: {Name: r}\nspec:\n  datasetRef: {name: d}\n  baseModel: {uri: s3://o}\n",
         );
-        assert_eq!(found.len(), 4, "{found:#?}");
-        assert!(found[1].contains("metadata.name: expected a name"), "{}", found[1]);
-        assert!(found[3].contains("spec.baseModel.uri: expected a URI as s3://"), "{}", found[3]);
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(found[1].contains("metadata.Name: expected a known field"), "{}", found[1]);
+        assert!(found[2].contains("spec.baseModel.uri: expected a URI as s3://"), "{}", found[2]);
+    }
+
+    #[test]
+    fn a_document_of_no_known_kind_is_named_by_its_line_alone() {
+        let found = faults("apiVersion: plumbline.dev/v1alpha1\nkind: Reward\nmetadata: {name: r}\n");
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found.contains(&"1: spec: expected a value, found nothing; add `spec`".to_owned()), "{found:#?}");
+        let document = documents("kind: Reward\nmetadata: {name: r}\n").remove(0).unwrap();
+        assert_eq!(check(&document, std::path::Path::new("/m"), Target::Local).subject(), "");
+    }
+
+    #[test]
+    fn a_fault_that_follows_from_another_is_not_reported() {
+        let head =
+            |kind: &str| format!("apiVersion: plumbline.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n");
+        let dataset =
+            "  generator: {model: {uri: m}}\n  prompts: {inline: [a]}\n  judgez: [{name: j, lexicon: {uri: l}}]\n";
+        let reward = "  baseModel: {uri: m}\n  datasetReff: {name: d}\n";
+        let tuning = "  method: GRPO\n  policyModel: {uri: m}\n  ppo: {}\n";
+        for (kind, spec, expected) in [
+            (
+                "PreferenceDataset",
+                dataset,
+                "spec.judgez: expected a known field, found `judgez`; did you mean `judges`?",
+            ),
+            ("RewardModel", reward, "spec.datasetReff: expected a known field"),
+            ("PolicyTuning", tuning, "spec.method: found GRPO, which is not supported yet"),
+        ] {
+            let found = faults(&(head(kind) + spec));
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::manifest::read::Source;
 use crate::manifest::yaml::{self, Node};
 use document::Checked;
 pub use problem::Problem;
-use references::{Elsewhere, Identity};
+use references::{Elsewhere, Identity, Unclear};
 
 /// A resource and where it stands.
 #[derive(Clone, Debug)]
@@ -54,12 +54,11 @@ impl Manifest {
 
 /// Every resource of the sources in the order written, or all problems in the order of their lines.
 pub fn validate(sources: &[Source], elsewhere: &Elsewhere, target: Target) -> Result<Vec<Manifest>, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let mut documents = Vec::new();
+    let (mut problems, mut documents, mut unclear) = (Vec::new(), Vec::new(), Vec::new());
     for source in sources {
-        documents.extend(check_source(source, target, &mut problems));
+        documents.extend(check_source(source, target, &mut problems, &mut unclear));
     }
-    check_set(&documents, elsewhere, &mut problems);
+    check_set(&documents, &unclear, elsewhere, &mut problems);
     if !problems.is_empty() {
         let position = |p: &Problem| sources.iter().position(|s| s.name == p.file);
         problems.sort_by_key(|p| (position(p), p.line));
@@ -85,13 +84,27 @@ impl Document<'_> {
         Some(Identity { namespace, kind: self.checked.kind?, name: self.checked.name.clone()? })
     }
 
+    /// What it is, where its kind or name is at fault.
+    fn unclear(&self) -> Option<Unclear> {
+        let Checked { kind, name, findings, .. } = &self.checked;
+        let is_at_fault = |path: &str| path == "metadata" || path.eq_ignore_ascii_case("metadata.name");
+        let faulty = kind.is_none() || name.is_none() || findings.iter().any(|f| is_at_fault(&f.finding.path));
+        faulty.then(|| Unclear { kind: *kind, name: name.clone() })
+    }
+
     fn manifest(self) -> Option<Manifest> {
         let (file, folder) = (self.source.name.clone(), self.source.folder.clone());
         Some(Manifest { resource: self.checked.resource?, file, folder, document: self.node })
     }
 }
 
-fn check_source<'a>(source: &'a Source, target: Target, problems: &mut Vec<Problem>) -> Vec<Document<'a>> {
+/// The documents of a source, what is wrong with them, and which of them may be more than they say.
+fn check_source<'a>(
+    source: &'a Source,
+    target: Target,
+    problems: &mut Vec<Problem>,
+    unclear: &mut Vec<Unclear>,
+) -> Vec<Document<'a>> {
     let whole = |line, message| Problem {
         file: source.name.clone(),
         line,
@@ -109,12 +122,16 @@ fn check_source<'a>(source: &'a Source, target: Target, problems: &mut Vec<Probl
     let mut documents = Vec::new();
     for document in read {
         match document {
-            Err(error) => problems.push(whole(error.line, error.message)),
+            Err(error) => {
+                problems.push(whole(error.line, error.message));
+                unclear.push(Unclear::default());
+            }
             Ok(node) => {
                 let checked = document::check(&node, &source.folder, target);
                 let document = Document { source, node, checked };
                 let found = document.checked.findings.iter();
                 problems.extend(found.map(|f| document.problem(f.line, &f.finding.path, f.finding.message.clone())));
+                unclear.extend(document.unclear());
                 documents.push(document);
             }
         }
@@ -122,7 +139,7 @@ fn check_source<'a>(source: &'a Source, target: Target, problems: &mut Vec<Probl
     documents
 }
 
-fn check_set(documents: &[Document], elsewhere: &Elsewhere, problems: &mut Vec<Problem>) {
+fn check_set(documents: &[Document], unclear: &[Unclear], elsewhere: &Elsewhere, problems: &mut Vec<Problem>) {
     let (named, set): (Vec<&Document>, Vec<Identity>) =
         documents.iter().filter_map(|d| d.identity().map(|identity| (d, identity))).unzip();
     for (second, first) in references::duplicates(&set) {
@@ -135,7 +152,7 @@ fn check_set(documents: &[Document], elsewhere: &Elsewhere, problems: &mut Vec<P
     }
     for document in documents {
         let Some(resource) = &document.checked.resource else { continue };
-        for finding in references::missing(resource, &set, elsewhere) {
+        for finding in references::missing(resource, &set, unclear, elsewhere) {
             problems.push(document.problem(document.node.line_of(&finding.path), &finding.path, finding.message));
         }
     }

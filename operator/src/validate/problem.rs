@@ -11,7 +11,7 @@ pub struct Problem {
     pub file: String,
     /// Line, from 1.
     pub line: usize,
-    /// `Kind/name`, or as much of it as is known.
+    /// `Kind/name`, or the kind; empty when it is not known.
     pub subject: String,
     /// Path of the field; empty when the problem is not in a field.
     pub path: String,

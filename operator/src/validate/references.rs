@@ -21,11 +21,29 @@ pub struct Identity {
     pub name: String,
 }
 
+/// A document that is not known to be no resource of this kind and name: its kind or name is wrong, or all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unclear {
+    /// Kind, if it is one of ours.
+    pub kind: Option<Kind>,
+    /// Name as written, if there is one.
+    pub name: Option<String>,
+}
+
+impl Unclear {
+    fn may_be(&self, kind: Kind, name: &str) -> bool {
+        let is_near = |own: &String| own == name || nearest(name, [own.as_str()].into_iter()).is_some();
+        self.kind.is_none_or(|own| own == kind) && self.name.as_ref().is_none_or(is_near)
+    }
+}
+
 /// What a reference may lead to besides the resources of the set.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
     /// References that lead nowhere are no problem: the rest is on a cluster.
     pub anything: bool,
+    /// That can be asked for with `--allow-missing-references`.
+    pub can_be_allowed: bool,
     /// Resources that exist already.
     pub existing: BTreeSet<(Kind, String)>,
 }
@@ -45,8 +63,9 @@ pub fn duplicates(set: &[Identity]) -> Vec<(usize, usize)> {
     found
 }
 
-/// The references of a resource that lead nowhere.
-pub fn missing(resource: &Resource, set: &[Identity], elsewhere: &Elsewhere) -> Vec<Finding> {
+/// The references of a resource that lead nowhere. One that may lead to an unclear document is not reported: what is wrong with
+/// that document is.
+pub fn missing(resource: &Resource, set: &[Identity], unclear: &[Unclear], elsewhere: &Elsewhere) -> Vec<Finding> {
     let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     for wanted in inputs::wanted(&resource.spec) {
@@ -63,12 +82,11 @@ pub fn missing(resource: &Resource, set: &[Identity], elsewhere: &Elsewhere) -> 
             found.push(Finding::new(path, format!(
                 "ReferenceNotFound: expected {kind}/{name} in {here}, as references stay in one namespace, found it in {there}; move one of the two"
             )));
-        } else if !elsewhere.anything {
+        } else if !elsewhere.anything && !unclear.iter().any(|unclear| unclear.may_be(kind, &name)) {
+            let allow = if elsewhere.can_be_allowed { ", or pass --allow-missing-references" } else { "" };
             let names = set.iter().filter(|i| i.kind == kind).map(|i| i.name.as_str());
-            let advice = nearest(&name, names).map_or_else(
-                || "add its manifest with -f, or pass --allow-missing-references".into(),
-                |n| format!("did you mean \"{n}\"?"),
-            );
+            let advice = nearest(&name, names)
+                .map_or_else(|| format!("add its manifest with -f{allow}"), |n| format!("did you mean \"{n}\"?"));
             found.push(Finding::new(
                 path,
                 format!("ReferenceNotFound: expected a {kind} named \"{name}\", found none; {advice}"),
@@ -139,10 +157,14 @@ mod tests {
     #[test]
     fn a_reference_that_leads_nowhere_is_named_with_what_was_probably_meant() {
         let set = [identity(Kind::PreferenceDataset, "helpful", "")];
-        let found = |r: &Resource, elsewhere: &Elsewhere| missing(r, &set, elsewhere);
+        let found = |r: &Resource, elsewhere: &Elsewhere| missing(r, &set, &[], elsewhere);
         assert_eq!(found(&reward("r", "helpful", None), &Elsewhere::default()), []);
         let near = found(&reward("r", "helpfull", None), &Elsewhere::default());
         assert!(near[0].message.contains("ReferenceNotFound") && near[0].message.contains("did you mean \"helpful\"?"));
+        let advice = |elsewhere| found(&reward("r", "other", None), &elsewhere)[0].message.clone();
+        assert!(advice(Elsewhere::default()).ends_with("found none; add its manifest with -f"));
+        let validate = Elsewhere { can_be_allowed: true, ..Elsewhere::default() };
+        assert!(advice(validate).ends_with("with -f, or pass --allow-missing-references"));
         let allowed = Elsewhere { anything: true, ..Elsewhere::default() };
         assert_eq!(found(&reward("r", "other", None), &allowed), []);
         let existing =
@@ -154,8 +176,21 @@ mod tests {
     fn a_reference_into_another_namespace_is_refused_even_when_missing_ones_are_allowed() {
         let set = [identity(Kind::PreferenceDataset, "d", "team-a")];
         let allowed = Elsewhere { anything: true, ..Elsewhere::default() };
-        let found = missing(&reward("r", "d", Some("team-b")), &set, &allowed);
+        let found = missing(&reward("r", "d", Some("team-b")), &set, &[], &allowed);
         assert!(found[0].message.contains("namespace team-b") && found[0].message.contains("namespace team-a"));
+    }
+
+    #[test]
+    fn a_reference_that_may_lead_to_a_document_with_a_fault_is_not_reported_too() {
+        let unclear = |kind, name: Option<&str>| Unclear { kind, name: name.map(str::to_owned) };
+        let is_reported =
+            |unclear| !missing(&reward("r", "chosen", None), &[], &[unclear], &Elsewhere::default()).is_empty();
+        assert!(!is_reported(unclear(None, None)));
+        assert!(!is_reported(unclear(None, Some("chosen"))));
+        assert!(!is_reported(unclear(Some(Kind::PreferenceDataset), None)));
+        assert!(!is_reported(unclear(Some(Kind::PreferenceDataset), Some("Chosen_"))));
+        assert!(is_reported(unclear(Some(Kind::PreferenceDataset), Some("another"))));
+        assert!(is_reported(unclear(Some(Kind::PolicyTuning), None)));
     }
 
     #[test]

@@ -78,8 +78,14 @@ fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &
         push(line, path.to_owned(), format!("expected at most {most} entries, found {}; remove some", entries.len()));
     }
     let properties = schema["properties"].as_object();
+    let mut meant: HashMap<&str, &Node> = HashMap::new();
+    for entry in entries {
+        if let Some(name) = meant_by(&entry.key, schema).filter(|name| !first_lines.contains_key(name)) {
+            meant.entry(name).or_insert(&entry.node);
+        }
+    }
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
-        if !first_lines.contains_key(name) {
+        if !first_lines.contains_key(name) && !meant.contains_key(name) {
             let expected = describe(&schema["properties"][name]);
             push(line, join(path, name), format!("expected {expected}, found nothing; add `{name}`"));
         }
@@ -97,7 +103,19 @@ fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &
                 .push(Located { line: entry.line, finding: Finding::new(at, unknown_field(&entry.key, properties)) }),
         }
     }
+    // What follows from a misspelt name is no fault of its own: rules see the value where it was meant to be.
+    for (name, node) in meant {
+        let value = check(&schema["properties"][name], node, path, &mut Vec::new());
+        kept.extend(value.map(|value| (name.to_owned(), value)));
+    }
     Json::Object(kept)
+}
+
+/// The field that an unknown one was probably meant to be.
+fn meant_by<'a>(key: &str, schema: &'a Json) -> Option<&'a str> {
+    let properties = schema["properties"].as_object()?;
+    let is_known = properties.contains_key(key) || !schema["additionalProperties"].is_null();
+    if is_known { None } else { nearest(key, properties.keys().map(String::as_str)) }
 }
 
 fn join(path: &str, field: &str) -> String {
@@ -262,6 +280,7 @@ mod tests {
             ("epochs: 1", "1: spec.method: expected SFT, DPO or PPO, found nothing; add `method`"),
             ("method: ppo", "1: spec.method: expected SFT, DPO or PPO, found \"ppo\"; did you mean PPO?"),
             ("method: XYZW", "1: spec.method: expected SFT, DPO or PPO, found \"XYZW\"; write one of these"),
+            ("methode: PPO", "1: spec.methode: expected a known field, found `methode`; did you mean `method`?"),
             ("method: PPO\nepoch: 1", "2: spec.epoch: expected a known field, found `epoch`; did you mean `epochs`?"),
             ("method: PPO\nmethod: DPO", "2: spec.method: expected each key once, found it again after line 1; remove one of the two"),
             ("method: PPO\nepochs: 0", "2: spec.epochs: expected a whole number from 1 to 1000, found 0; choose one within these bounds"),

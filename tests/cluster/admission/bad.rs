@@ -134,8 +134,6 @@ fn tuning(cases: &mut Cases) {
     cases.field("data that is not read", "/spec/datasetRef", json!({"name": "d"}), "which is for method DPO only");
     cases.field("data that is not read", "/spec/dataset", json!({"uri": "d"}), "which is for SFT and DPO only");
     cases.field("settings of DPO", "/spec/dpo", json!({}), "which is for method DPO only");
-    let other = [("/spec/method", json!("RLOO")), ("/spec/ppo", json!({}))];
-    cases.add("settings of PPO", &other, "spec.ppo", "which is for method PPO only");
     prompts(cases, "/spec/prompts");
     let long = json!(1024);
     let path = "/spec/rollout/sampling/maxNewTokens";

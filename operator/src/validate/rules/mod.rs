@@ -173,8 +173,12 @@ fn sampling(sampling: &Sampling, path: &str, found: &mut Findings) {
     }
 }
 
-/// What each method learns from, and the fields that only some methods read.
+/// What each method learns from, and the fields that only some methods read. A method that is not supported is refused
+/// itself: what it would learn from says nothing of the one that is written instead.
 fn method(spec: &PolicyTuningSpec, found: &mut Findings) {
+    if !unsupported::is_supported(spec.method) {
+        return;
+    }
     let name = method_name(spec.method);
     let mut field = |field: &str, is_set: bool, needed: bool, read: bool| {
         if needed && !is_set {
