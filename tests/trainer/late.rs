@@ -122,7 +122,7 @@ fn an_evaluation_that_cannot_be_made_is_refused_before_the_first_step_and_a_repa
         (json!({"lexicons": [{"name": "w", "uri": words}]}), "words.txt"),
         (judge(json!({"endpoint": null, "mode": "Pointwise", "lexicon": {"uri": words}})), "words.txt"),
         (judge(json!({"template": "{{ response_a }} {{ respons_b }}"})), "spec.evaluation.judge.template: line 1"),
-        (judge(json!({"template": "{{ response_a }}"})), "found none of `response_b`"),
+        (judge(json!({"template": "{{ response_a }}"})), "found one that does not use `response_b`"),
         (judge(json!({"templates": ["builtin:pairwise-v9"]})), "found builtin:pairwise-v9"),
         (
             judge(json!({"endpoint": null, "model": {"uri": fixture::uri("tiny")}})),

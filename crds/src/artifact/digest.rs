@@ -80,7 +80,8 @@ pub(super) fn digest_of_file(file: File, size: u64, path: &Path, told: &dyn Fn()
         told();
     }
     if read != size {
-        let changes = format!("expected a file of {size} bytes, found another length; is it being written?");
+        let found = if read > size { "more".to_owned() } else { read.to_string() };
+        let changes = format!("expected a file of {size} bytes, found {found}; wait until it is written");
         return Err(io_error(path)(io::Error::new(io::ErrorKind::InvalidData, changes)));
     }
     Ok(hex(&hasher.finalize()))

@@ -16,21 +16,27 @@ pub(super) fn describe(schema: &Json) -> String {
     if let Some(values) = schema["enum"].as_array() {
         return alternatives(&values.iter().filter_map(Json::as_str).collect::<Vec<_>>());
     }
-    let bounds = |least: &str, most: &str, unit: &str| match (&schema[least], &schema[most]) {
+    let bounds = || match (&schema["minimum"], &schema["maximum"]) {
         (Json::Null, Json::Null) => String::new(),
-        (Json::Null, most) => format!(" of at most {most}{unit}"),
-        (least, Json::Null) => format!(" of at least {least}{unit}"),
-        (least, most) if least == most => format!(" of exactly {most}{unit}"),
-        (least, most) => format!(" from {least} to {most}{unit}"),
+        (Json::Null, most) => format!(" of at most {most}"),
+        (least, Json::Null) => format!(" of at least {least}"),
+        (least, most) => format!(" from {least} to {most}"),
+    };
+    let items = || match (schema["minItems"].as_u64(), schema["maxItems"].as_u64()) {
+        (None, None) => String::new(),
+        (None, Some(most)) => format!(" of at most {}", count(most, "item", "items")),
+        (Some(least), None) => format!(" of at least {}", count(least, "item", "items")),
+        (Some(least), Some(most)) if least == most => format!(" of exactly {}", count(most, "item", "items")),
+        (Some(least), Some(most)) => format!(" of {least} to {}", count(most, "item", "items")),
     };
     if schema["x-kubernetes-int-or-string"] == true {
         return "a quantity such as 500m, 8 or 16Gi".into();
     }
     match schema["type"].as_str() {
-        Some("integer") => format!("a whole number{}", bounds("minimum", "maximum", "")),
-        Some("number") => format!("a number{}", bounds("minimum", "maximum", "")),
+        Some("integer") => format!("a whole number{}", bounds()),
+        Some("number") => format!("a number{}", bounds()),
         Some("boolean") => "true or false".into(),
-        Some("array") => format!("a list{}", bounds("minItems", "maxItems", " items")),
+        Some("array") => format!("a list{}", items()),
         Some("object") if schema["properties"].is_object() => {
             let names: Vec<&str> =
                 schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
@@ -60,9 +66,28 @@ pub(super) fn describe_pattern(pattern: &str) -> String {
     }
 }
 
-/// So many characters.
-pub(super) fn characters(n: u64) -> String {
-    if n == 1 { "1 character".into() } else { format!("{n} characters") }
+/// So many of something.
+pub(super) fn count(n: u64, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
+}
+
+/// What to do with a list or mapping that has so many more or fewer than it may have.
+pub(super) fn add_or_remove(verb: &str, n: u64) -> String {
+    if n == 1 { format!("{verb} one") } else { format!("{verb} {n}") }
+}
+
+/// What makes a text no URL of an endpoint. The text itself may be a secret, so it is not shown.
+pub(super) fn fault_of_url(text: &str) -> String {
+    if text.contains(['@', '?', '#']) {
+        return "found credentials, a query or a fragment (not shown); remove what begins with @, ? or #".into();
+    }
+    match text.split_once("://") {
+        Some(("http" | "https", "")) => "found no host; write one, as in https://api.openai.com/v1".into(),
+        Some((scheme, _)) if !scheme.is_empty() && scheme.len() < 10 && scheme.chars().all(char::is_alphanumeric) => {
+            format!("found the scheme {scheme}://; write a URL as https://api.openai.com/v1")
+        }
+        _ => "found no scheme; write it too, as in https://api.openai.com/v1".into(),
+    }
 }
 
 /// A value, as it was found.
@@ -116,13 +141,25 @@ pub(super) fn remedy(schema: &Json, value: &Value) -> String {
             }
             Ok(number) if schema["type"] == "integer" => format!("write {number}, without quotes"),
             Ok(_) => format!("write {}, without quotes", text.trim()),
-            Err(_) => "write digits, without quotes and units".into(),
+            Err(_) => format!("write {}", number_such_as(schema, text)),
         },
-        (Some("integer" | "number"), _) => "write a number".into(),
+        (Some("integer" | "number"), _) => format!("write {}", number_such_as(schema, "")),
         (Some("array"), _) => "write each item on its own line after `- `".into(),
         (Some("object"), _) => "write its fields below it, indented".into(),
         _ => "change it".into(),
     }
+}
+
+/// A number that a schema accepts: the one that a percentage stands for, or an example.
+fn number_such_as(schema: &Json, text: &str) -> String {
+    let whole = schema["type"] == "integer";
+    let percent = text.trim().strip_suffix('%').and_then(|part| part.trim().parse::<f64>().ok());
+    if let Some(fraction) = percent.map(|percent| percent / 100.0).filter(|n| !whole && is_within(schema, *n)) {
+        return fraction.to_string();
+    }
+    let usual = [schema["default"].as_f64(), (!whole).then_some(0.5), Some(1.0), schema["minimum"].as_f64()];
+    let example = usual.into_iter().flatten().find(|n| is_within(schema, *n)).unwrap_or_default();
+    format!("a {} such as {example}", if whole { "whole number" } else { "number" })
 }
 
 /// A value that is no list or mapping, as text.

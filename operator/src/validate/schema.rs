@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use regex::Regex;
 use serde_json::{Map, Value as Json};
 
-use super::advice::{URL, characters, describe, describe_pattern, found, is_within, remedy, short};
+use super::advice::{
+    URL, add_or_remove, count, describe, describe_pattern, fault_of_url, found, is_within, remedy, short,
+};
 use super::problem::{Finding, alternatives, nearest};
 use crate::manifest::yaml::{Entry, Node, Value};
 
@@ -75,7 +77,9 @@ fn object(schema: &Json, line: usize, entries: &[Entry], path: &str, findings: &
     if let Some(most) = schema["maxProperties"].as_u64()
         && entries.len() as u64 > most
     {
-        push(line, path.to_owned(), format!("expected at most {most} entries, found {}; remove some", entries.len()));
+        let length = entries.len() as u64;
+        let (most, remove) = (count(most, "entry", "entries"), add_or_remove("remove", length - most));
+        push(line, path.to_owned(), format!("expected at most {most}, found {length}; {remove}"));
     }
     let properties = schema["properties"].as_object();
     let mut meant: HashMap<&str, &Node> = HashMap::new();
@@ -137,7 +141,7 @@ fn list(schema: &Json, node: &Node, items: &[Node], path: &str, findings: &mut V
         let message = format!(
             "expected {}, found {length}; {}",
             describe(schema),
-            if length < least { "add some" } else { "remove some" }
+            if length < least { add_or_remove("add", least - length) } else { add_or_remove("remove", length - most) }
         );
         findings.push(Located { line: node.line, finding: Finding::new(path, message) });
     }
@@ -182,6 +186,10 @@ fn distinct(items: &[Node], path: &str, findings: &mut Vec<Located>) {
     }
 }
 
+fn characters(n: u64) -> String {
+    count(n, "character", "characters")
+}
+
 pub(super) fn string(schema: &Json, text: &str) -> Result<(), String> {
     if let Some(values) = schema["enum"].as_array() {
         let known: Vec<&str> = values.iter().filter_map(Json::as_str).collect();
@@ -195,7 +203,7 @@ pub(super) fn string(schema: &Json, text: &str) -> Result<(), String> {
     let length = text.chars().count() as u64;
     let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64().unwrap_or(u64::MAX));
     if length > most {
-        return Err(format!("expected at most {most} characters, found {length}; shorten it"));
+        return Err(format!("expected at most {}, found {length}; shorten it", characters(most)));
     }
     if length < least {
         return Err(format!(
@@ -206,9 +214,12 @@ pub(super) fn string(schema: &Json, text: &str) -> Result<(), String> {
     if let Some(pattern) = schema["pattern"].as_str() {
         // A pattern that does not compile is a fault of the schema, which its own test finds.
         if !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text)) {
-            // What makes a URL wrong may be a secret.
-            let found = if pattern == URL { "another".into() } else { format!("\"{}\"", short(text)) };
-            return Err(format!("expected {}, found {found}; write such a value", describe_pattern(pattern)));
+            let fault = if pattern == URL {
+                fault_of_url(text)
+            } else {
+                format!("found \"{}\"; write such a value", short(text))
+            };
+            return Err(format!("expected {}, {fault}", describe_pattern(pattern)));
         }
     }
     Ok(())
@@ -251,6 +262,7 @@ mod tests {
             "name": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
             "labels": {"type": "object", "maxProperties": 1, "additionalProperties": {"type": "string"}},
             "answers": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}},
+            "judge": {"type": "object", "properties": {"url": {"type": "string", "pattern": URL}}},
             "targets": {"type": "array", "maxItems": 4, "x-kubernetes-list-type": "set", "items": {"type": "string"}},
             "judges": {"type": "array", "maxItems": 4, "x-kubernetes-list-map-keys": ["name"],
                        "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
@@ -297,11 +309,18 @@ mod tests {
             ("method: PPO\nsuspend: 1", "2: spec.suspend: expected true or false, found the number 1; write true"),
             ("method: PPO\nsuspend: maybe", "2: spec.suspend: expected true or false, found the text \"maybe\"; write one of the two"),
             ("method: PPO\nrate: '1e-5'", "2: spec.rate: expected a number from 0.0 to 1.0, found the text \"1e-5\"; write 1e-5, without quotes"),
-            ("method: PPO\nrate: true", "2: spec.rate: expected a number from 0.0 to 1.0, found the boolean true; write a number"),
+            ("method: PPO\nrate: true", "2: spec.rate: expected a number from 0.0 to 1.0, found the boolean true; write a number such as 0.5"),
             ("method: PPO\nrate: '7'", "2: spec.rate: expected a number from 0.0 to 1.0, found the text \"7\"; choose one within these bounds, without quotes"),
             ("method: PPO\nepochs: 2.0", "2: spec.epochs: expected a whole number from 1 to 1000, found 2; write 2"),
             ("method: PPO\nepochs: 1e9", "2: spec.epochs: expected a whole number from 1 to 1000, found 1000000000; choose one within these bounds"),
-            ("method: PPO\nepochs: 10 k", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"10 k\"; write digits, without quotes and units"),
+            ("method: PPO\nepochs: 10 k", "2: spec.epochs: expected a whole number from 1 to 1000, found the text \"10 k\"; write a whole number such as 1"),
+            ("method: PPO\nrate: 65%", "2: spec.rate: expected a number from 0.0 to 1.0, found the text \"65%\"; write 0.65"),
+            ("method: PPO\nrate: fast", "2: spec.rate: expected a number from 0.0 to 1.0, found the text \"fast\"; write a number such as 0.5"),
+            ("method: PPO\nanswers: [x, z, w, v]", "2: spec.answers: expected a list of exactly 2 items, found 4; remove 2"),
+            ("method: PPO\ntargets: [a, b, c, d, e]", "2: spec.targets: expected a list of at most 4 items, found 5; remove one"),
+            ("method: PPO\njudge: {url: api.example.com}", "2: spec.judge.url: expected a URL that starts with http:// or https://, without credentials and query, found no scheme; write it too, as in https://api.openai.com/v1"),
+            ("method: PPO\njudge: {url: 'https://me:secret@host/v1'}", "2: spec.judge.url: expected a URL that starts with http:// or https://, without credentials and query, found credentials, a query or a fragment (not shown); remove what begins with @, ? or #"),
+            ("method: PPO\njudge: {url: 'wss://host'}", "2: spec.judge.url: expected a URL that starts with http:// or https://, without credentials and query, found the scheme wss://; write a URL as https://api.openai.com/v1"),
             ("method: PPO\nname: -7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number -7; write such a text, in quotes"),
             ("method: PPO\nrate: .nan", "2: spec.rate: expected a number from 0.0 to 1.0, found NaN; choose one within these bounds"),
             ("method: PPO\nname: 7", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found the number 7; write \"7\""),
@@ -309,8 +328,8 @@ mod tests {
             ("method: PPO\nname: A_b", "2: spec.name: expected a name of lower-case letters, digits and `-`, not at its ends, found \"A_b\"; write such a value"),
             ("method: PPO\nsuspend:", "2: spec.suspend: expected true or false, found an empty value; give it a value or remove the field"),
             ("method: PPO\nanswers: [yes, \"no\"]", "2: spec.answers[0]: expected text, found `yes` without quotes, which Kubernetes takes for a boolean; write \"yes\""),
-            ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add some"),
-            ("method: PPO\nlabels: {a: b, c: d}", "2: spec.labels: expected at most 1 entries, found 2; remove some"),
+            ("method: PPO\nanswers: [x]", "2: spec.answers: expected a list of exactly 2 items, found 1; add one"),
+            ("method: PPO\nlabels: {a: b, c: d}", "2: spec.labels: expected at most 1 entry, found 2; remove one"),
             ("method: PPO\ntargets: [x, z, x]", "2: spec.targets[2]: expected each item once, found \"x\" here and at spec.targets[0]; remove one of the two"),
             ("method: PPO\njudges:\n- name: a\n- name: a", "4: spec.judges[1].name: expected each `name` once, found \"a\" here and at spec.judges[0]; rename one of the two"),
         ];

@@ -68,8 +68,8 @@ fn own(text: &str, mode: JudgeMode) -> Result<(), String> {
     match mode.judged().iter().find(|name| !used.contains(**name)) {
         None => Ok(()),
         Some(name) => Err(format!(
-            "expected a template that shows what is judged, found none of `{name}`; use {}",
-            mode.judged().join(" and ")
+            "expected a template that shows what is judged, found one that does not use `{name}`; use {}",
+            mode.judged().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ")
         )),
     }
 }
@@ -223,8 +223,8 @@ mod tests {
             (json!({"template": "{{ response_a }}\n\n{% if %}"}), "spec.judges[0].template: line 3: expected a Jinja template, found a syntax error: "),
             (json!({"template": "{% if ties %}\n<!-- user -->\n{% endif %}{{ response_a }}{{ response_b }}"}), "spec.judges[0].template: line"),
             (json!({"template": "1\n<!-- user -->\n{{ response_a }}{{ response_b }}\n{{ }}"}), "spec.judges[0].template: line 4: expected a Jinja template"),
-            (json!({"template": "{{ response_a }}"}), "spec.judges[0].template: expected a template that shows what is judged, found none of `response_b`"),
-            (json!({"mode": "Pointwise", "template": "{{ prompt }}"}), "spec.judges[0].template: expected a template that shows what is judged, found none of `response`"),
+            (json!({"template": "{{ response_a }}"}), "spec.judges[0].template: expected a template that shows what is judged, found one that does not use `response_b`; use `response_a` and `response_b`"),
+            (json!({"mode": "Pointwise", "template": "{{ prompt }}"}), "spec.judges[0].template: expected a template that shows what is judged, found one that does not use `response`; use `response`"),
             (json!({"mode": "Pointwise", "template": "{{ response_a }}"}), "spec.judges[0].template: line 1: expected a name that a Pointwise template knows, found `response_a`"),
             (json!({"template": "{{ system | upper }}{{ response_a }}{{ response_b }}"}), "spec.judges[0].template: line 1: expected a name that a Pairwise template knows, found `system`; it knows prompt, "),
             (json!({"template": "{{ response_a }}\n{% if not not 1 %}{% endif %}{{ NESTED 1 }}{{ response_b }}".replace("NESTED", &["not "; 102].concat()).replace("  1", " 1")}), "spec.judges[0].template: line 2: expected at most 100 of `not` and `-` in a row, found 102; simplify it"),

@@ -13,7 +13,7 @@ pub(super) fn compute(compute: &Compute, found: &mut Findings) {
             }
             found.push(
                 format!("spec.compute.resources.{field}.{name}"),
-                format!("expected a quantity such as 500m, 8 or 16Gi, found \"{quantity}\"; write a number, or one with a suffix of Kubernetes"),
+                format!("expected a quantity such as 500m, 8 or 16Gi, found \"{quantity}\"; write a number, or one with a Kubernetes suffix such as Gi"),
             );
         }
     }

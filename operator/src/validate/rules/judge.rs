@@ -57,11 +57,11 @@ pub(super) fn judge(judge: &Judge, path: &str, found: &mut Findings) {
             }
         }
         if !answers.contains(&example.answer.as_str()) {
-            let (known, found_answer) = (alternatives(&answers), &example.answer);
-            found.push(
-                format!("{path}.answer"),
-                format!("expected one of the judge's answers ({known}), found \"{found_answer}\"; write one of them"),
-            );
+            // An answer may begin with a space.
+            let known: Vec<String> = answers.iter().map(|answer| format!("\"{answer}\"")).collect();
+            let known = alternatives(&known.iter().map(String::as_str).collect::<Vec<_>>());
+            let message = format!("expected one of the judge's answers ({known}), found \"{}\"", example.answer);
+            found.push(format!("{path}.answer"), message + "; write one of them");
         }
     }
 }

@@ -132,7 +132,7 @@ fn examples_fit_the_mode_and_the_answers_of_their_judge() {
     let found = judge_with(&json!({"mode": "Pointwise", "examples": [pairwise]}));
     assert_eq!(found.len(), 4, "{found:?}");
     assert!(found.iter().any(|f| f.starts_with("spec.judges[0].examples[0].response: expected response")));
-    assert!(found.iter().any(|f| f.contains("answers (yes or no), found \"A\"")));
+    assert!(found.iter().any(|f| f.contains("answers (\"yes\" or \"no\"), found \"A\"")));
 }
 
 #[test]
