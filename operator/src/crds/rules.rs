@@ -365,7 +365,7 @@ fn location(at: &str, rules: &mut Rules) {
         "",
         Reason::Invalid,
         "self.matches('^(file:///|(pvc|hf)://|(s3|gs|az|https?)://[^@?#]+$)')||!self.matches('^/|://')",
-        "expected pvc://, hf://, s3://, https://, file:/// or a relative path, no @?#; write one of these",
+        "expected pvc://, hf://, file:///, a relative path, or s3://, gs://, az:// or https:// without the characters @, ? and #; write one of these",
     );
 }
 

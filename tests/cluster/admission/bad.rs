@@ -154,7 +154,7 @@ fn tuning(cases: &mut Cases) {
     let lexicons = |name: &str, uri: &str| json!([{"name": name, "uri": uri}]);
     let (taken, nowhere) = (lexicons("reward", "l"), lexicons("l", "/l"));
     evaluation(cases, "a name that is taken", "lexicons", taken, "lexicons[0].name", "that no other measure has");
-    evaluation(cases, "a bare path", "lexicons", nowhere, "lexicons[0].uri", "expected pvc://, hf://, s3://");
+    evaluation(cases, "a bare path", "lexicons", nowhere, "lexicons[0].uri", "expected pvc://, hf://, file:///");
     let short = json!({"minNewTokens": 2, "maxNewTokens": 1});
     evaluation(cases, "more than all", "sampling", short, "sampling.minNewTokens", "expected at most maxNewTokens");
     let none = json!({"topP": 0});
@@ -193,7 +193,7 @@ fn prompts(cases: &mut Cases, at: &str) {
     let empty = [(at, json!({"inline": [""]}))];
     cases.add("an empty prompt", &empty, &format!("{path}.inline[0]"), "at least 1 chars");
     let nowhere = [(at, json!({"uri": "ftp://p"}))];
-    cases.add("a place that cannot be read", &nowhere, &format!("{path}.uri"), "expected pvc://, hf://, s3://");
+    cases.add("a place that cannot be read", &nowhere, &format!("{path}.uri"), "expected pvc://, hf://, file:///");
 }
 
 fn sampling(cases: &mut Cases, at: &str) {
@@ -230,7 +230,7 @@ fn model(cases: &mut Cases, at: &str) {
 
 fn location(cases: &mut Cases, at: &str) {
     for (what, uri) in [("a bare path", "/data"), ("two slashes", "file://data"), ("an unknown scheme", "ftp://data")] {
-        cases.field(what, at, json!(uri), "expected pvc://, hf://, s3://");
+        cases.field(what, at, json!(uri), "expected pvc://, hf://, file:///");
     }
     for (what, uri) in [
         ("a password", "https://me:secret@host/a.jsonl"),
@@ -238,7 +238,7 @@ fn location(cases: &mut Cases, at: &str) {
         ("a part of a page", "https://host/a.jsonl#1"),
         ("a key", "s3://key:secret@bucket/a"),
     ] {
-        cases.field(what, at, json!(uri), "no @?#");
+        cases.field(what, at, json!(uri), "without the characters @, ? and #");
     }
     cases.field("an empty URI", at, json!(""), "at least 1 chars");
 }
@@ -267,9 +267,9 @@ fn judge(cases: &mut Cases, at: &str) {
     let revision = json!({"name": "j", "model": {"uri": "m", "revision": "main"}});
     add("a revision of a file", revision, ".model.revision", "only with an hf:// URI");
     let model = json!({"name": "j", "model": {"uri": "/m"}});
-    add("a bare path", model, ".model.uri", "expected pvc://, hf://, s3://");
+    add("a bare path", model, ".model.uri", "expected pvc://, hf://, file:///");
     let lexicon = json!({"name": "j", "lexicon": {"uri": "/l"}});
-    add("a bare path", lexicon, ".lexicon.uri", "expected pvc://, hf://, s3://");
+    add("a bare path", lexicon, ".lexicon.uri", "expected pvc://, hf://, file:///");
     let url = json!({"name": "j", "endpoint": {"url": "api.example.com", "model": "m"}});
     add("a URL without a scheme", url, ".endpoint.url", "https?");
     for url in ["https://me:secret@host/v1", "https://host/v1?key=secret"] {
