@@ -40,7 +40,7 @@ enum Command {
         #[arg(long)]
         cluster: bool,
     },
-    /// Print what `run` would do without running it.
+    /// Print what `run` would do, and why, without running it.
     Plan {
         #[command(flatten)]
         manifests: Manifests,
@@ -164,11 +164,14 @@ fn validate_command(manifests: &Manifests, anything: bool, target: Target) -> u8
 
 fn plan_command(manifests: Manifests, work_dir: WorkDirArgs) -> u8 {
     match local::explain(&Options { files: manifests.files, work_dir: work_dir.work_dir, trainer: None }) {
-        Ok(lines) => {
-            for line in lines {
-                println!("{}", printable::text(&line));
+        Ok(explained) => {
+            for line in explained.lines {
+                println!("{}", printable::line(&line));
             }
-            Code::Done.number()
+            for problem in &explained.problems {
+                eprintln!("{problem}");
+            }
+            if explained.problems.is_empty() { Code::Done.number() } else { Code::Config.number() }
         }
         Err(error) => fail(&error, error.exit_code()),
     }

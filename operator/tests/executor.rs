@@ -80,6 +80,11 @@ impl Place {
         self.command("run").output().unwrap()
     }
 
+    /// What a run would do, one line per resource.
+    fn plan(&self) -> Vec<String> {
+        text(&self.command("plan").output().unwrap().stdout).lines().map(str::to_owned).collect()
+    }
+
     fn start(&self) -> Child {
         self.command("run").spawn().unwrap()
     }
@@ -177,8 +182,17 @@ fn a_second_run_does_nothing_and_a_changed_input_is_made_anew() {
     assert_eq!(place.data(), before, "a status without news must not change");
 
     fs::write(place.path("words.tsv"), "good\t2\n").unwrap();
-    let plan = text(&place.command("plan").output().unwrap().stdout);
-    assert!(plan.contains("PreferenceDataset/data: Start"), "{plan}");
+    let plan = place.plan();
+    let data = "PreferenceDataset/data: would start again: spec.judges[0].lexicon changed after the artifact was made";
+    assert_eq!(plan[0], data);
+    assert!(
+        plan[1].starts_with("RewardModel/reward: would start again after PreferenceDataset/data, if that "),
+        "{plan:?}"
+    );
+    assert!(
+        plan[2].starts_with("PolicyTuning/policy: would start again after RewardModel/reward, if that "),
+        "{plan:?}"
+    );
     assert_eq!(place.log().len(), 3, "plan must not run anything");
     assert_eq!(code(&place.run()), 0);
     assert_eq!(place.log()[3], "label 2", "another judge, in the folder that has the responses: {:?}", place.log());
@@ -189,6 +203,31 @@ fn a_second_run_does_nothing_and_a_changed_input_is_made_anew() {
     assert_eq!(code(&place.run()), 0);
     assert_eq!(place.log().iter().filter(|l| *l == "label 1").count(), 2, "in a folder of its own: {:?}", place.log());
     assert_ne!(place.data().job.unwrap().name, judged);
+}
+
+#[test]
+fn a_plan_says_what_a_run_would_do_and_why() {
+    let place = Place::new(&[("PLAY_LABEL", "3 75 0")]);
+    let first = [
+        "PreferenceDataset/data: would start: no artifact yet",
+        "RewardModel/reward: would start after PreferenceDataset/data: no artifact yet",
+        "PolicyTuning/policy: would start after RewardModel/reward: no artifact yet",
+    ];
+    assert_eq!(place.plan(), first);
+    assert_eq!(code(&place.run()), 3);
+    let plan = place.plan();
+    let failed = "PreferenceDataset/data: would start again: the last run failed with DataInvalid: ";
+    assert!(plan[0].starts_with(failed) && plan[1..] == first[1..], "{plan:?}");
+    assert_eq!(code(&place.run()), 0);
+    let plan = place.plan();
+    assert!(plan.iter().all(|line| line.contains(": would do nothing: the artifact is at ")), "{plan:?}");
+    fs::write(place.path("chain.yaml"), CHAIN.replace("method: PPO", "method: PPO\n  ppo: {gamma: 0.9}")).unwrap();
+    assert_eq!(place.plan()[2], "PolicyTuning/policy: would start again: the spec changed after the artifact was made");
+    fs::write(place.path("chain.yaml"), CHAIN).unwrap();
+    fs::remove_dir_all(place.path("work/artifacts/policytunings/policy")).unwrap();
+    assert_eq!(place.plan()[2], "PolicyTuning/policy: would start again: its artifact is gone");
+    fs::write(place.path("chain.yaml"), CHAIN.replace("spec:", "spec:\n  suspend: true")).unwrap();
+    assert!(place.plan()[2].contains("would not start: suspended by spec.suspend"), "{:?}", place.plan());
 }
 
 #[test]
@@ -379,6 +418,9 @@ fn a_secret_is_inherited_and_never_written_and_a_missing_one_stops_everything() 
         "{shown}"
     );
     assert!(!place.path("work").exists(), "nothing may be written");
+    let plan = place.command("plan").output().unwrap();
+    assert_eq!((code(&plan), text(&plan.stderr)), (2, shown), "a plan says what a run would end with");
+    assert!(text(&plan.stdout).starts_with("PreferenceDataset/data: would start"), "{}", text(&plan.stdout));
 
     place.play.push(("PLUMBLINE_SECRET_MY_JUDGE_API_KEY", "the-secret-value"));
     let output = place.run();

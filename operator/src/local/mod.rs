@@ -4,6 +4,7 @@
 //! |---|---|
 //! | What happens to a resource, step by step? | `executor` |
 //! | What is looked at before each step? | `observe`, `resolve`, `digests` |
+//! | What does `plan` say of a resource? | `forecast` |
 //! | What must hold before anything starts? | `preflight`, `secrets` |
 //! | How is a stage run, with its judges? | `stage`, `served`, `files` |
 //! | How is a process started, found again and ended? | `process`, `tied`, `interrupt` |
@@ -13,6 +14,7 @@
 pub mod digests;
 pub mod executor;
 mod files;
+pub mod forecast;
 pub mod interrupt;
 pub mod observe;
 pub mod preflight;
@@ -178,18 +180,31 @@ fn not_run(manifests: &[Manifest], screen: &Screen) {
     }
 }
 
-/// What a run would do now, one line a resource.
-pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
+/// What a run would do now.
+#[derive(Debug)]
+pub struct Explained {
+    /// One line per resource.
+    pub lines: Vec<String>,
+    /// What a run would end with before it starts any of them.
+    pub problems: Vec<Problem>,
+}
+
+/// What a run would do now, and why.
+///
+/// # Errors
+/// What keeps it from being known.
+pub fn explain(options: &Options) -> Result<Explained, RunError> {
     let work_dir = WorkDir::look(&options.work_dir)?;
     let manifests = load(options, &work_dir)?;
+    let problems = secrets::collect(&manifests).err().unwrap_or_default();
     let mut digests = Digests::load(work_dir.digests_file());
-    let mut pending = BTreeSet::new();
-    let mut explained = Vec::new();
+    let (mut pending, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    let mut lines = Vec::new();
     for manifest in &manifests {
         let resource = &manifest.resource;
         let observation = observe::observe(manifest, &work_dir, &mut digests, &pending)?;
         let run = observe::unrecorded_end(manifest, &work_dir, &observation.previous);
-        let decision = plan(&Observed {
+        let observed = Observed {
             spec: &resource.spec,
             generation: observation.generation,
             previous: &observation.previous,
@@ -201,18 +216,17 @@ pub fn explain(options: &Options) -> Result<Vec<String>, RunError> {
             artifact: observation.artifact,
             stopping: false,
             rerun: Rerun::Asked,
-        });
-        if !matches!(decision.action, Action::Skip | Action::Finish) {
-            pending.insert((resource.kind, resource.metadata.name.clone()));
-        }
-        let action = match decision.action {
-            Action::Continue(_) => "Continue".to_owned(),
-            Action::Retry(_) => "Retry".to_owned(),
-            other => format!("{other:?}"),
         };
-        explained.push(format!("{}: {action}: {}: {}", resource.id(), decision.reason.as_str(), decision.message));
+        let decision = plan(&observed);
+        lines.push(format!("{}: {}", resource.id(), forecast::forecast(&observed, &decision, &ids)));
+        // What is made from something that is made again may be made again too.
+        let waits = forecast::waits(&observation.inputs, &ids);
+        if waits || !matches!(decision.action, Action::Skip | Action::Finish) {
+            pending.insert((resource.kind, resource.metadata.name.clone()));
+            ids.insert(resource.id());
+        }
     }
-    Ok(explained)
+    Ok(Explained { lines, problems })
 }
 
 /// The manifests, valid and in the order in which they can be made, with all they need on this machine.

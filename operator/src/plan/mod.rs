@@ -155,7 +155,7 @@ impl LastRun {
 
 /// Whether the run of a status is one of the spec that is wanted. The spec of a generation never changes, while what a digest
 /// is taken of may, from one version of this program to the next: an upgrade alone makes no run another.
-fn is_of_spec(last: &JobRef, observed: &Observed) -> bool {
+pub(crate) fn is_of_spec(last: &JobRef, observed: &Observed) -> bool {
     last.generation == Some(observed.generation)
         || last.spec_digest.as_ref() == Some(&digest::spec_digest(observed.spec))
         || (last.generation.is_none() && had_ended(observed))
@@ -191,7 +191,7 @@ fn at(uri: &str) -> String {
 }
 
 /// The roles whose digests differ. What cannot be read from here has no digest now, and has not changed.
-fn changed(before: &[InputRef], now: &[InputRef]) -> Vec<String> {
+pub(crate) fn changed(before: &[InputRef], now: &[InputRef]) -> Vec<String> {
     let digest = |inputs: &[InputRef], role: &str| inputs.iter().find(|i| i.role == role).map(|i| i.digest.clone());
     now.iter()
         .filter(|i| !i.digest.is_empty() && digest(before, &i.role).as_ref() != Some(&i.digest))
