@@ -79,9 +79,9 @@ pub enum Reason {
     Unschedulable,
     /// The image cannot be pulled.
     ImagePullFailed,
-    /// The container cannot be configured: a Secret, ConfigMap or key is missing.
+    /// A container cannot start: a Secret, ConfigMap or key is missing, or it ends at once.
     ConfigInvalid,
-    /// The API server refused a child object.
+    /// The API server rejected a child object.
     ChildCreationFailed,
     /// The stage is running.
     Running,
@@ -97,7 +97,7 @@ pub enum Reason {
     NodeDisruption,
     /// A higher-priority run preempted the run.
     Preempted,
-    /// The trainer refused its configuration (exit code 2).
+    /// The trainer rejected its configuration (exit code 2).
     TrainerConfigRejected,
     /// Input data is broken or does not match its digest (exit code 3).
     DataInvalid,

@@ -111,7 +111,7 @@ async fn what_keeps_a_pod_from_running_is_named() {
     scene.apply(&reward("refused", &json!({}))).await;
     see("refused", Reason::ChildCreationFailed, "quota").await;
     scene.kubectl(&["patch", "quota", "none", "-p", r#"{"spec":{"hard":{"count/jobs.batch":null,"pods":"0"}}}"#]);
-    see("refused", Reason::ChildCreationFailed, "the cluster refuses the pod: exceeded quota: none").await;
+    see("refused", Reason::ChildCreationFailed, "the API server rejected the pod: exceeded quota: none").await;
     scene.kubectl(&["delete", "quota", "none"]);
     scene.until_reason(KIND, "refused", Reason::Running).await;
     // The same when it is the second pod that is refused.
@@ -120,7 +120,7 @@ async fn what_keeps_a_pod_from_running_is_named() {
     scene.node.run(&pod).await;
     scene.node.end(&pod, Exit { code: 1, reason: "Error", message: "" }).await;
     see("refused", Reason::Retrying, "TrainerFailed").await;
-    see("refused", Reason::ChildCreationFailed, "the cluster refuses the pod").await;
+    see("refused", Reason::ChildCreationFailed, "the API server rejected the pod").await;
 }
 
 #[tokio::test]

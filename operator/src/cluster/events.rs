@@ -40,13 +40,11 @@ fn text(reason: Reason) -> Option<Text> {
         Reason::Suspended => normal("Suspend", "Suspended; resources released, resumes from the last checkpoint"),
         Reason::Unschedulable => warning("Schedule", "No node fits the pod; see the condition Ready"),
         Reason::ImagePullFailed => warning("PullImage", "The image of the trainer cannot be pulled"),
-        Reason::ConfigInvalid => {
-            warning("CreateContainer", "A Secret, a ConfigMap or a key that the pod needs is missing")
-        }
-        Reason::ChildCreationFailed => warning("CreateChild", "The API server refused an object of the run"),
+        Reason::ConfigInvalid => warning("CreateContainer", "A container cannot start; see the condition Ready"),
+        Reason::ChildCreationFailed => warning("CreateChild", "The API server rejected an object of the run"),
         Reason::Running => normal("Run", "The run has started"),
         Reason::Retrying => warning("Retry", "An attempt failed and is retried"),
-        Reason::OutOfMemory => warning("Run", "Container exceeded its memory limit"),
+        Reason::OutOfMemory => warning("Run", "A container ran out of memory; see the condition Ready"),
         Reason::AcceleratorOutOfMemory => warning("Run", "The accelerator ran out of memory"),
         Reason::StorageExceeded => warning("Run", "The pod exceeded its limit of ephemeral storage"),
         Reason::NodeDisruption => warning("Run", "Pod evicted or preempted"),

@@ -26,12 +26,17 @@ fn problems(resource: &Resource, settings: &Settings) -> Vec<String> {
         .collect();
     if settings.image(spec.compute()).is_none() {
         found.push(
-            "spec.compute.image: expected the trainer's image, found none, here or in the operator's settings; set it"
+            "spec.compute.image: expected the trainer's image, found none here and none in the operator's settings; set it, or \
+             `trainer.image.repository` in the values of the chart (--trainer-image)"
                 .into(),
         );
     }
     if spec.output().uri.is_none() && settings.artifact_root.is_none() {
-        found.push("spec.output.uri: expected where the artifact goes, found nothing, here or in the operator's settings; set it, as pvc://claim/directory".into());
+        found.push(
+            "spec.output.uri: expected where the artifact goes, found nothing here or in the operator's settings; set it, as \
+             pvc://claim/directory, or `artifactRoot` in the values of the chart (--artifact-root)"
+                .into(),
+        );
     }
     found
 }

@@ -47,7 +47,7 @@ pub async fn make(
 ) -> Result<ApplyOutcome, kube::Error> {
     match make_all(client, namespace, uid, children).await {
         Err(kube::Error::Api(status)) if is_refusal(status.code) => {
-            Ok(ApplyOutcome::Refused(format!("the API server refuses an object of the run: {}", status.message)))
+            Ok(ApplyOutcome::Refused(format!("the API server rejected an object of the run: {}", status.message)))
         }
         made => made,
     }
@@ -111,9 +111,9 @@ impl Stranger {
 fn in_the_way(stranger: &Stranger, advice: &str) -> String {
     match stranger {
         Stranger { what, is_left_behind: true } => {
-            format!("{what} is of the deleted resource of this name; this starts when it is gone")
+            format!("{what} belongs to a deleted resource with the same name; this run starts once it is removed")
         }
-        Stranger { what, .. } => format!("{what} is not of this resource; {advice}"),
+        Stranger { what, .. } => format!("{what} exists but does not belong to this resource; {advice}"),
     }
 }
 
@@ -147,7 +147,7 @@ async fn existing(api: &Api<Job>, uid: &str, wanted: &Job) -> Result<ApplyOutcom
     };
     if !is_owned_by(&job, uid) {
         let stranger = Stranger::new(&job, wanted, format!("Job/{name}"));
-        return Ok(ApplyOutcome::InTheWay(in_the_way(&stranger, "this starts when it is gone")));
+        return Ok(ApplyOutcome::InTheWay(in_the_way(&stranger, "this run starts once it is removed")));
     }
     if job.metadata.deletion_timestamp.is_some() {
         return Ok(ApplyOutcome::InTheWay(format!("waiting for Job/{name} of the previous run to terminate")));
@@ -383,10 +383,12 @@ mod tests {
             let map = document(&client, "n", "mine", &map).await.unwrap().unwrap();
             for stranger in [left, map] {
                 let said = in_the_way(&stranger, "rename or delete it");
-                let waits = said.ends_with("/x is of the deleted resource of this name; this starts when it is gone");
+                let waits = said.ends_with(
+                    "/x belongs to a deleted resource with the same name; this run starts once it is removed",
+                );
                 assert_eq!(waits, owner.is_some(), "{said}");
                 assert_eq!(
-                    said.ends_with("/x is not of this resource; rename or delete it"),
+                    said.ends_with("/x exists but does not belong to this resource; rename or delete it"),
                     owner.is_none(),
                     "{said}"
                 );

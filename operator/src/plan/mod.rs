@@ -183,7 +183,7 @@ fn of_spec(job: &mut JobRef, observed: &Observed) {
 }
 
 fn attempt(job: &JobRef) -> String {
-    format!("attempt {} of {}", job.attempt, job.name)
+    format!("run {}, attempt {}", job.name, job.attempt)
 }
 
 fn at(uri: &str) -> String {
@@ -319,7 +319,7 @@ fn again(observed: &Observed, last: &LastRun) -> Decision {
     let (failures, most) = (retry::failures(&counted), observed.spec.compute().max_retries);
     if end.is_retryable() && failures <= most {
         let delay = retry::delay(failures);
-        let message = format!("{why}; tried again in {} s (retry {failures} of {most})", delay.as_secs());
+        let message = format!("{why}; retrying in {} s (retry {failures} of {most})", delay.as_secs());
         return Decision { job: next, ..last.decide(Action::Retry(delay), Phase::Active, Reason::Retrying, message) };
     }
     let message = if end.is_retryable() && most > 0 { format!("{why}; gave up after {most} retries") } else { why };

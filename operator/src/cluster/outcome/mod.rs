@@ -146,8 +146,8 @@ fn success(pods: &[Pod]) -> End {
 /// The end of one attempt of several pods.
 fn multi_pod_failure(pods: &[Pod], reason: &str, message: &str) -> End {
     let Some(pod) = cause(pods) else {
-        // A pod that failed by itself stays to be seen: these were taken away.
-        let said = format!("the pods of the run were taken away: {reason}: {message}");
+        // A pod that failed by itself stays to be seen: these were deleted.
+        let said = format!("the pods of the run were deleted: {reason}: {message}");
         return End {
             exit: ExitCode::Interrupted.into(),
             result: Some(StageResult::new(Reason::NodeDisruption, said)),
@@ -232,7 +232,7 @@ fn is_active(pod: &Pod) -> bool {
 }
 
 fn refused(why: &str) -> Obstacle {
-    let message = format!("the cluster refuses the pod: {why}; it is made as soon as it may be");
+    let message = format!("the API server rejected the pod: {why}; it is created as soon as this is resolved");
     Obstacle { reason: Reason::ChildCreationFailed, message }
 }
 
@@ -262,7 +262,7 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
         let (reason, message, _) = why_failed(pod);
         return Some(Obstacle {
             reason: Reason::Retrying,
-            message: format!("{}: {message}; tried again", reason.as_str()),
+            message: format!("{}: {message}; retrying", reason.as_str()),
         });
     }
     None
@@ -272,18 +272,24 @@ fn obstacle(job: &Job, pods: &[Pod]) -> Option<Obstacle> {
 fn waiting(pod: &Pod) -> Option<Obstacle> {
     containers(pod).find_map(|status| {
         let waiting = status.state.as_ref()?.waiting.as_ref()?;
-        let told = waiting.message.clone().unwrap_or_default();
-        let (reason, advice) = match waiting.reason.as_deref()? {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => {
-                (Reason::ImagePullFailed, "check spec.compute.image and imagePullSecrets")
-            }
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-                (Reason::ConfigInvalid, "create the Secret, ConfigMap or key that it names")
-            }
-            "CrashLoopBackOff" => (Reason::ConfigInvalid, "see the log of this container"),
+        let (name, why) = (&status.name, waiting.reason.as_deref()?);
+        let told = waiting.message.as_deref().unwrap_or(why);
+        let (reason, message) = match why {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => (
+                Reason::ImagePullFailed,
+                format!("container {name}: {told}; check spec.compute.image and imagePullSecrets"),
+            ),
+            "CreateContainerConfigError" => (
+                Reason::ConfigInvalid,
+                format!("container {name}: {told}; create the Secret, ConfigMap or key that it names"),
+            ),
+            "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => (
+                Reason::ConfigInvalid,
+                format!("the container {name} cannot start: {told}; see its log and spec.compute.image"),
+            ),
             _ => return None,
         };
-        Some(Obstacle { reason, message: format!("container {}: {told}; {advice}", status.name) })
+        Some(Obstacle { reason, message })
     })
 }
 
@@ -310,7 +316,7 @@ fn overfull(pod: &Pod) -> Option<String> {
         return None;
     }
     let said = status.message.as_deref().map(|said| said.trim_end_matches(['.', ' '])).filter(|said| !said.is_empty());
-    let said = said.unwrap_or("it kept more there than it may");
+    let said = said.unwrap_or("it exceeded its storage limit");
     let advice = if said.contains("phemeral") {
         "raise spec.compute.resources.limits.ephemeral-storage"
     } else {

@@ -144,7 +144,17 @@ fn what_keeps_a_run_from_running_is_named_with_what_to_do() {
         (
             waiting("CreateContainerConfigError", "secret \"judge\" not found"),
             Reason::ConfigInvalid,
-            "secret \"judge\"",
+            "secret \"judge\" not found; create the Secret, ConfigMap or key",
+        ),
+        (
+            waiting("RunContainerError", "exec: no such file"),
+            Reason::ConfigInvalid,
+            "the container trainer cannot start: exec: no such file; see its log and spec.compute.image",
+        ),
+        (
+            waiting("CrashLoopBackOff", "back-off 5m0s"),
+            Reason::ConfigInvalid,
+            "cannot start: back-off 5m0s; see its log",
         ),
         (unschedulable, Reason::Unschedulable, "nvidia.com/gpu"),
         (failed(1, "Error"), Reason::Retrying, "exit code 1"),
