@@ -252,7 +252,7 @@ fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), String> {
     let file = folder.join(name);
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&file, text))
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+        .map_err(|error| format!("{}: cannot be written: {}", file.display(), printable::cause(&error)))?;
     println!("{}", file.display());
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io;
 
 /// The text in one line, with what is not shown as itself written out, as in `\u{1b}`.
 pub fn line(text: &str) -> Cow<'_, str> {
@@ -14,6 +15,14 @@ pub fn line(text: &str) -> Cow<'_, str> {
 /// The same, with its line breaks and tabs.
 pub fn text(text: &str) -> Cow<'_, str> {
     escaped(text, is_hidden)
+}
+
+/// Why something failed, in the words of the operating system and without the number of its error.
+pub fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let first = text.chars().next().map(|c| c.to_ascii_lowercase());
+    first.into_iter().chain(text.chars().skip(1)).collect()
 }
 
 fn escaped(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -42,6 +51,12 @@ fn is_hidden(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cause_of_an_error_is_said_without_its_number() {
+        assert_eq!(cause(&io::Error::from_raw_os_error(2)), "no such file or directory");
+        assert_eq!(cause(&io::Error::other("too long")), "too long");
+    }
 
     #[test]
     fn what_a_terminal_obeys_is_written_out_and_all_else_stays() {

@@ -2,6 +2,8 @@
 //!
 //! Several may run: all answer probes, one leads and acts. Whoever loses the lead ends; its successor adopts what runs.
 
+use std::error::Error;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use futures::FutureExt;
 use kube::client::ClientBuilder;
+use kube::config::{InferConfigError, KubeconfigError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,6 +27,7 @@ use super::publish::Publisher;
 use super::resources::Resources;
 use super::server::{self, PATIENCE, Probes, ProgressApi, Triggers, Verifier};
 use super::settings::Settings;
+use crate::printable::cause;
 
 /// Time that running reconciles have to finish when the operator is asked to stop. The next leader repeats one that is
 /// aborted. A controller that is stopped before its first list has arrived does not end by itself.
@@ -33,9 +37,7 @@ const LAST_VISITS: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// No cluster is configured.
-    #[error(
-        "expected a cluster configured by a service account or a kubeconfig, found none: {0}; set KUBECONFIG or run this in a pod"
-    )]
+    #[error("no cluster: {0}")]
     NoCluster(String),
     /// The API server.
     #[error(transparent)]
@@ -44,7 +46,7 @@ pub enum OperatorError {
     #[error("{0}; exiting, so that two leaders never act at once")]
     Lost(#[from] Lost),
     /// An address cannot be listened on.
-    #[error("{address}: {source}; free the port, or give another address")]
+    #[error("{address}: {}; free the port, or set another address", cause(source))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -61,7 +63,7 @@ pub enum OperatorError {
 
 /// Runs until SIGTERM or Ctrl-C, or until the lead is lost.
 pub async fn run(settings: Settings) -> Result<(), OperatorError> {
-    let config = kube::Config::infer().await.map_err(|e| OperatorError::NoCluster(e.to_string()))?;
+    let config = kube::Config::infer().await.map_err(|e| OperatorError::NoCluster(no_cluster(&e)))?;
     let own_namespace = settings.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let metrics = Arc::new(Metrics::new()?);
     let (liveness, resources, latest) =
@@ -124,6 +126,28 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     Ok(())
 }
 
+/// Why neither a kubeconfig nor a pod says where the cluster is, and what to do.
+fn no_cluster(error: &InferConfigError) -> String {
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return format!("{error}; give this pod a service account with its token, or set KUBECONFIG");
+    }
+    let kubeconfig = error.source().and_then(|source| source.downcast_ref::<KubeconfigError>());
+    let why = kubeconfig.map_or_else(|| error.to_string(), no_kubeconfig);
+    format!("not in a pod, and {why}; set KUBECONFIG")
+}
+
+/// Why a kubeconfig cannot be used.
+fn no_kubeconfig(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(error, path) if error.kind() == ErrorKind::NotFound => {
+            format!("{} does not exist", path.display())
+        }
+        KubeconfigError::ReadConfig(error, path) => format!("{} cannot be read: {}", path.display(), cause(error)),
+        KubeconfigError::FindPath => "there is no home directory to find .kube/config in".into(),
+        other => format!("the kubeconfig cannot be used: {other}"),
+    }
+}
+
 /// Ends when the process is asked to stop.
 fn stop() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -146,4 +170,17 @@ async fn listen(
     tracing::info!(%address, server, "listening");
     tokio::spawn(server::serve(most, listener, router, stop));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_cluster_the_file_that_is_missing_is_named() {
+        let missing =
+            |kind: ErrorKind| no_kubeconfig(&KubeconfigError::ReadConfig(kind.into(), "/home/.kube/config".into()));
+        assert_eq!(missing(ErrorKind::NotFound), "/home/.kube/config does not exist");
+        assert!(missing(ErrorKind::PermissionDenied).starts_with("/home/.kube/config cannot be read: "));
+    }
 }

@@ -6,6 +6,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::printable::cause;
+
 /// For one connection and its answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two questions.
@@ -13,13 +15,32 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// No replica became the leader in time.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "http://{address}/readyz: expected an elected leader within {timeout:?}, found {found}; check the operator's log"
-)]
-pub struct NotReady {
-    address: String,
-    timeout: Duration,
-    found: String,
+pub enum NotReady {
+    /// None leads.
+    #[error(
+        "http://{address}/readyz: expected an elected leader within {timeout:?}, found \"{answer}\"; check the operator's log"
+    )]
+    NoLeader {
+        /// Where it was asked.
+        address: String,
+        /// How long.
+        timeout: Duration,
+        /// The status line of the last answer.
+        answer: String,
+    },
+    /// None answers.
+    #[error(
+        "cannot reach http://{address}/readyz within {timeout:?}: {}; check --address, and that the operator runs",
+        cause(source)
+    )]
+    NoAnswer {
+        /// Where it was asked.
+        address: String,
+        /// How long.
+        timeout: Duration,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Waits until `/readyz` at `host:port` is answered with 200. Each question has a connection of its own, so that behind a
@@ -27,13 +48,16 @@ pub struct NotReady {
 pub fn wait(address: &str, timeout: Duration) -> Result<(), NotReady> {
     let deadline = Instant::now() + timeout;
     loop {
-        let found = match status(address) {
-            Ok(status) if status.split(' ').nth(1) == Some("200") => return Ok(()),
-            Ok(status) => format!("\"{status}\""),
-            Err(error) => error.to_string(),
-        };
+        let answer = status(address);
+        if answer.as_ref().is_ok_and(|status| status.split(' ').nth(1) == Some("200")) {
+            return Ok(());
+        }
         if Instant::now() + PAUSE > deadline {
-            return Err(NotReady { address: address.to_owned(), timeout, found });
+            let address = address.to_owned();
+            return Err(match answer {
+                Ok(answer) => NotReady::NoLeader { address, timeout, answer },
+                Err(source) => NotReady::NoAnswer { address, timeout, source },
+            });
         }
         sleep(PAUSE);
     }
@@ -93,6 +117,6 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
         let error = wait(&address, Duration::from_secs(1)).unwrap_err().to_string();
-        assert!(error.contains("refused"), "{error}");
+        assert!(error.contains("within 1s: connection refused; check --address"), "{error}");
     }
 }

@@ -20,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::digest;
+use crate::printable::cause;
 use crate::uri::fetched_name;
 
 /// Bytes that a work folder has to take for anything to be begun in it.
@@ -63,7 +64,7 @@ pub enum WorkDirError {
         process: String,
     },
     /// A program cannot be started.
-    #[error("{path}: expected to start this program, found {source}; {}", advice_to_start(source))]
+    #[error("{path}: cannot start this program: {}; {}", cause(source), advice_to_start(source))]
     Process {
         /// The program.
         path: PathBuf,

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use plumbline_crds::regular;
 
+use crate::printable::cause;
+
 /// The largest file of manifests, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -24,9 +26,7 @@ pub struct Source {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// A file or folder cannot be read.
-    #[error(
-        "{path}: expected a manifest file, a directory of manifests or `-`, found {source}; check the path after -f"
-    )]
+    #[error("{path}: {}", why(source))]
     Io {
         /// As named on the command line.
         path: String,
@@ -41,6 +41,13 @@ pub enum ReadError {
         /// As named on the command line.
         path: String,
     },
+}
+
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("{}; check the path after -f", cause(error)),
+        _ => format!("cannot be read: {}", cause(error)),
+    }
 }
 
 /// Reads what `-f` names: files as they come, a folder's manifests in order of name.
@@ -147,6 +154,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(read(&[folder.path().to_owned()]), Err(ReadError::NoManifests { .. })));
         let error = read(&[folder.path().join("gone.yaml")]).unwrap_err().to_string();
-        assert!(error.contains("gone.yaml"), "{error}");
+        assert!(error.ends_with("gone.yaml: no such file or directory; check the path after -f"), "{error}");
     }
 }
