@@ -146,7 +146,7 @@ fn outdated(decision: &Decision) -> (ConditionStatus, Reason, String) {
     match (decision.phase, decision.outdated.is_empty()) {
         (Phase::Done | Phase::ArtifactMismatch, false) => {
             let message = format!(
-                "{} changed since; change the spec to run again, or leave it as it is",
+                "{} changed after this artifact was made; to run again, change a field of the spec that determines the result, or keep the artifact",
                 decision.outdated.join(", ")
             );
             (ConditionStatus::True, Reason::InputChanged, message)
