@@ -27,6 +27,12 @@ struct Cli {
     command: Command,
 }
 
+/// What the operator reads from its environment.
+const OPERATOR_ENVIRONMENT: &str = "\
+Environment:
+  KUBECONFIG  kubeconfig file [default: ~/.kube/config; without one, the service account of the pod]
+  RUST_LOG    log filter: error, warn, info, debug, or a level for each module [default: info]";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check manifests and print every problem, one per line.
@@ -58,6 +64,7 @@ enum Command {
         trainer: Option<PathBuf>,
     },
     /// Run the controller until it is stopped.
+    #[command(after_help = OPERATOR_ENVIRONMENT)]
     Operator(Box<Settings>),
     /// Wait until an operator replica is the elected leader.
     WaitForLeader {

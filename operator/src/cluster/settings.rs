@@ -17,17 +17,18 @@ pub struct Settings {
     /// Only namespace to watch [default: all].
     #[arg(long, value_name = "NAME")]
     pub watch_namespace: Option<String>,
-    /// Image of the trainer, unless a resource sets spec.compute.image.
+    /// Image of the trainer, unless a resource sets spec.compute.image [default: none, every resource must set its own].
     #[arg(long, value_name = "IMAGE")]
     pub trainer_image: Option<String>,
     /// Image of the trainer for runs with accelerators, unless a resource sets spec.compute.image [default: --trainer-image].
     #[arg(long, value_name = "IMAGE")]
     pub accelerator_trainer_image: Option<String>,
-    /// Root of artifacts of resources without spec.output.uri: `pvc://claim/directory`, a claim of this name in each namespace,
-    /// or `s3://bucket/directory`.
+    /// Root of artifacts of resources without spec.output.uri: `pvc://claim` or `pvc://claim/directory`, a claim of this name in
+    /// each namespace, or `s3://bucket/directory`, `gs://`, `az://` [default: none, every resource must set its own].
     #[arg(long, value_name = "URI", value_parser = root)]
     pub artifact_root: Option<String>,
-    /// Cache of fetched inputs: `pvc://claim/directory`, used by runs in namespaces that have a claim of this name.
+    /// Cache of fetched inputs: `pvc://claim` or `pvc://claim/directory`, used by runs in namespaces that have a claim of this
+    /// name [default: none, every pod fetches its inputs].
     #[arg(long, value_name = "URI", value_parser = claim)]
     pub input_cache: Option<Location>,
     /// Size limit of each scratch volume of a pod, as a Kubernetes quantity: fetched inputs, output before its upload, and
@@ -49,7 +50,7 @@ pub struct Settings {
     /// Time to live of a finished Job in seconds, as ttlSecondsAfterFinished; its log is available until then.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(i32).range(0..))]
     pub job_ttl_seconds: i32,
-    /// Resync period for active resources, in seconds.
+    /// Resync period in seconds: a resource that has not finished is reconciled again after it, in case an event was lost.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub resync_seconds: u64,
     /// Namespace of the leader election Lease [default: the operator's own].
