@@ -1,7 +1,7 @@
 //! Condition types and the closed list of reasons: part of the API, for scripts and GitOps as for people.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The conditions of a resource, in the order they are written.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +45,7 @@ pub struct Condition {
     /// Status of the condition: True, False or Unknown.
     pub status: ConditionStatus,
     /// Reason of the status in one word, from a closed list.
+    #[serde(deserialize_with = "reason")]
     pub reason: Reason,
     /// Reason of the status in a sentence that names the next step.
     #[serde(default)]
@@ -108,6 +109,7 @@ pub enum Reason {
     /// The labelling budget is spent (exit code 8).
     BudgetExhausted,
     /// No progress for too long.
+    #[serde(alias = "Hung")]
     NoProgress,
     /// A pod lost its connection to a peer, and no pod says why (exit code 12).
     PeerLost,
@@ -126,10 +128,12 @@ pub enum Reason {
     /// An input changed since the artifact was made.
     InputChanged,
     /// Inputs are what the artifact was made from.
+    #[serde(alias = "InputsUnchanged")]
     InputsUpToDate,
     /// The run ended and its artifact is verified.
     Completed,
     /// Nothing is wrong: the run has not failed.
+    #[serde(alias = "NotFailed")]
     AsExpected,
 }
 
@@ -138,4 +142,19 @@ impl Reason {
     pub fn as_str(self) -> String {
         format!("{self:?}")
     }
+}
+
+/// The conditions of a status that any version may have written: those of a type that this version does not know are left out.
+pub(crate) fn conditions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Condition>, D::Error> {
+    let found = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    let is_known = |condition: &serde_json::Value| ConditionType::deserialize(&condition["type"]).is_ok();
+    let known = found.into_iter().filter(is_known).map(serde_json::from_value);
+    known.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
+/// A reason that this version does not know must not keep a status from being read: whether the run has ended is in the
+/// condition itself.
+fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
+    let found = serde_json::Value::deserialize(deserializer)?;
+    Ok(Reason::deserialize(found).unwrap_or(Reason::TrainerFailed))
 }

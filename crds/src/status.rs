@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::conditions::{Condition, ConditionStatus, ConditionType, Reason};
+use crate::conditions::{self, Condition, ConditionStatus, ConditionType, Reason};
 
 /// Observed state of the resource: conditions, progress, results, cost and the Job of the run.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -15,6 +15,7 @@ pub struct Status {
     #[schemars(range(min = -1))]
     pub observed_generation: i64,
     /// Conditions of the resource, one of each type.
+    #[serde(deserialize_with = "conditions::conditions")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Progress of the current stage.
@@ -202,7 +203,7 @@ pub struct JobRef {
     #[serde(skip_serializing_if = "is_zero")]
     pub active_seconds: i64,
     /// Time up to which `activeSeconds` has been counted (RFC 3339).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "countedTime", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_counted_time: Option<String>,
     /// Number of attempts that ended early, by reason.
@@ -234,4 +235,107 @@ pub struct Cost {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 3))]
     pub currency: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A condition as the API server has it.
+    fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+        json!({"type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    }
+
+    /// The conditions as the first version wrote them: `status` and `reason` of Ready, Succeeded, Reconciling, Stalled and Outdated.
+    fn first_version(states: [(&str, &str); 5], message: &str) -> Value {
+        let [ready, succeeded, reconciling, stalled, outdated] = states;
+        json!([
+            condition("Ready", ready.0, ready.1, message),
+            condition("Succeeded", succeeded.0, succeeded.1, message),
+            condition("Reconciling", reconciling.0, reconciling.1, ""),
+            condition("Stalled", stalled.0, stalled.1, ""),
+            condition("InputsReady", "True", "InputsResolved", ""),
+            condition("Outdated", outdated.0, outdated.1, ""),
+        ])
+    }
+
+    #[test]
+    fn a_status_of_the_first_version_is_read_whole_for_a_run_that_is_active_done_or_failed() {
+        let job = |retries: Value| {
+            json!({"name": "r-0123456789", "uid": "u", "attempt": 2, "activeSeconds": 60,
+                "countedTime": "2026-01-01T00:01:00Z", "retries": retries})
+        };
+        let inputs = json!([{"role": "baseModel", "name": "pvc://models/sft", "digest": ""}]);
+        let active = first_version(
+            [
+                ("False", "Running"),
+                ("Unknown", "Running"),
+                ("True", "Running"),
+                ("False", "NotFailed"),
+                ("Unknown", "Pending"),
+            ],
+            "attempt 2 of r-0123456789",
+        );
+        let dataset: Status = serde_json::from_value(json!({
+            "observedGeneration": 1, "conditions": active, "inputs": inputs, "job": job(json!({"Hung": 1})),
+            "startTime": "2026-01-01T00:00:00Z", "cost": {"requests": 3, "promptTokens": 30, "completionTokens": 3},
+            "progress": {"stage": "Judging", "completed": 3, "total": 10, "percent": 30, "lastUpdateTime": "2026-01-01T00:00:30Z"},
+        }))
+        .unwrap();
+        assert_eq!(dataset.conditions.len(), 6);
+        assert_eq!((dataset.leading_reason(), dataset.is_true(ConditionType::Stalled)), (Reason::Running, false));
+        assert_eq!(dataset.condition(ConditionType::Stalled).unwrap().reason, Reason::AsExpected);
+        assert_eq!(dataset.job.unwrap().last_counted_time.as_deref(), Some("2026-01-01T00:01:00Z"));
+
+        let done = first_version(
+            [
+                ("True", "Completed"),
+                ("True", "Completed"),
+                ("False", "Completed"),
+                ("False", "NotFailed"),
+                ("False", "InputsUnchanged"),
+            ],
+            "the artifact is at pvc://results/r",
+        );
+        let reward: Status = serde_json::from_value(json!({
+            "observedGeneration": 1, "conditions": done, "inputs": inputs, "job": job(json!({})),
+            "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z", "acceleratorSeconds": 60,
+            "artifact": {"uri": "pvc://results/r", "digest": "sha256:d", "sizeBytes": 5, "createdTime": "2026-01-01T00:01:00Z"},
+            "counts": {"records": 9}, "evaluation": {"accuracy": "0.9"}, "metrics": [{"name": "loss", "value": "0.1"}],
+        }))
+        .unwrap();
+        assert_eq!((reward.leading_reason(), reward.is_true(ConditionType::Succeeded)), (Reason::Completed, true));
+        assert_eq!(reward.condition(ConditionType::Outdated).unwrap().reason, Reason::InputsUpToDate);
+
+        let failed = first_version(
+            [("False", "Hung"), ("False", "Hung"), ("False", "Hung"), ("True", "Hung"), ("Unknown", "Pending")],
+            "no progress for 1800 s; gave up after 3 retries",
+        );
+        let tuning: Status = serde_json::from_value(json!({
+            "observedGeneration": 1, "conditions": failed, "inputs": inputs, "job": job(json!({"Hung": 4})),
+            "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z",
+        }))
+        .unwrap();
+        assert_eq!((tuning.leading_reason(), tuning.is_true(ConditionType::Stalled)), (Reason::NoProgress, true));
+    }
+
+    #[test]
+    fn what_a_later_version_adds_to_a_status_hides_nothing_of_the_rest() {
+        let conditions = json!([
+            condition("Paused", "True", "Paused", ""),
+            condition("Ready", "False", "DiskOnFire", "the disk is on fire"),
+            condition("Succeeded", "False", "DiskOnFire", "the disk is on fire"),
+            condition("Stalled", "True", "DiskOnFire", "the disk is on fire"),
+        ]);
+        let status = json!({"observedGeneration": 3, "conditions": conditions, "verdict": {"a": 1}, "job": {"name": "r-1", "attempt": 2, "node": "n"}});
+        let status: Status = serde_json::from_value(status).unwrap();
+        let stalled = status.condition(ConditionType::Stalled).unwrap();
+        assert_eq!((stalled.status, stalled.reason), (ConditionStatus::True, Reason::TrainerFailed));
+        assert_eq!(stalled.message, "the disk is on fire");
+        assert_eq!((status.conditions.len(), status.job.unwrap().attempt), (3, 2));
+        let broken = json!({"conditions": [{"type": "Ready", "status": "Perhaps", "reason": "Running", "lastTransitionTime": ""}]});
+        assert!(serde_json::from_value::<Status>(broken).is_err(), "no version writes this");
+    }
 }

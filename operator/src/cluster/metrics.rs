@@ -289,7 +289,8 @@ fn increase(before: i64, after: i64) -> u64 {
 
 /// What each of the retries has grown by. Only reasons of the closed list: whoever may write a status may not add labels.
 fn grown(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> Vec<(String, u64)> {
-    let known = |reason: &str| serde_json::from_value::<Reason>(reason.into()).is_ok();
+    let known =
+        |reason: &str| serde_json::from_value(reason.into()).is_ok_and(|found: Reason| found.as_str() == reason);
     let more =
         |(reason, now): (&String, &i64)| (reason.clone(), increase(before.get(reason).copied().unwrap_or(0), *now));
     after.iter().filter(|(reason, _)| known(reason)).map(more).filter(|(_, more)| *more > 0).collect()
