@@ -4,13 +4,15 @@
 mod compute;
 mod judge;
 
+use std::collections::BTreeMap;
+
 use plumbline_crds::Spec;
 use plumbline_crds::compute::Compute;
 use plumbline_crds::judge::Judge;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
 use plumbline_crds::preference_dataset::{Order, OrderPolicy, PreferenceDatasetSpec};
 use plumbline_crds::reward_model::RewardModelSpec;
-use plumbline_crds::source::{ModelSource, PromptSource, Sampling};
+use plumbline_crds::source::{KeyRef, ModelSource, PromptSource, Sampling};
 use plumbline_crds::training::Training;
 use plumbline_crds::unsupported::{self, Target};
 
@@ -81,6 +83,7 @@ fn dataset(spec: &PreferenceDatasetSpec, found: &mut Findings) {
     for (i, one) in spec.judges.iter().enumerate() {
         judge(one, &format!("spec.judges[{i}]"), found);
     }
+    api_keys(&spec.judges, found);
     let order = &spec.order;
     if order.policy != OrderPolicy::Sampled
         && order.sample_fraction.to_bits() != Order::default().sample_fraction.to_bits()
@@ -92,6 +95,26 @@ fn dataset(spec: &PreferenceDatasetSpec, found: &mut Findings) {
     }
     if spec.budget.max_cost.is_some() {
         cost(&spec.judges, found);
+    }
+}
+
+/// Each API key reaches the trainer in an environment variable, and two different ones may get the same name: then one of them
+/// would be sent to the other's endpoint.
+fn api_keys(judges: &[Judge], found: &mut Findings) {
+    let mut passed: BTreeMap<String, &KeyRef> = BTreeMap::new();
+    for (i, judge) in judges.iter().enumerate() {
+        let Some(key) = judge.endpoint.as_ref().and_then(|e| e.api_key_secret_ref.as_ref()) else { continue };
+        let variable = key.variable();
+        let first = *passed.entry(variable.clone()).or_insert(key);
+        if first != key {
+            found.push(
+                format!("spec.judges[{i}].endpoint.apiKeySecretRef"),
+                format!(
+                    "expected an environment variable of its own, found {variable} for key {} of Secret {} and for key {} of Secret {}; rename a Secret or a key",
+                    first.key, first.name, key.key, key.name
+                ),
+            );
+        }
     }
 }
 

@@ -175,3 +175,23 @@ fn prices_are_in_one_currency() {
     let found = dataset_with(&json!({"budget": {"maxCost": 5}, "judges": [judge("a", "USD"), judge("b", "EUR")]}));
     assert!(found.iter().any(|f| f.starts_with("spec.judges[1].price.currency: expected USD")), "{found:?}");
 }
+
+#[test]
+fn no_two_api_keys_reach_the_trainer_in_one_environment_variable() {
+    let judges = |keys: [(&str, &str); 2]| {
+        let judges = keys.map(|(name, key)| {
+            json!({"name": format!("j-{name}-{key}").replace(['_', '.'], "-"),
+                "endpoint": {"url": "http://h/v1", "model": "x", "apiKeySecretRef": {"name": name, "key": key}}})
+        });
+        dataset_with(&json!({"judges": judges}))
+    };
+    for clash in [[("a-b", "c"), ("a", "b_c")], [("keys", "a.b"), ("keys", "a-b")], [("keys", "k"), ("keys", "K")]] {
+        let found = judges(clash);
+        assert_eq!(found.len(), 1, "{clash:?}: {found:?}");
+        let path = "spec.judges[1].endpoint.apiKeySecretRef: expected an environment variable of its own, found PLUMBLINE_SECRET_";
+        assert!(found[0].starts_with(path), "{found:?}");
+    }
+    for distinct in [[("keys", "k"), ("keys", "k")], [("a", "k"), ("b", "k")]] {
+        assert_eq!(judges(distinct), [""; 0], "{distinct:?}");
+    }
+}
