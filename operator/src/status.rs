@@ -13,7 +13,7 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
     let new_run = decision.action == Action::Start || (!recorded && decision.job != JobRef::default());
     let mut status = if new_run { Status::default() } else { observed.previous.clone() };
     status.observed_generation = observed.generation;
-    status.conditions = conditions(observed, decision, now);
+    status.conditions = conditions(observed.previous, observed.generation, observed.inputs, decision, now);
     if decision.job != JobRef::default() {
         status.job = Some(decision.job.clone());
     }
@@ -46,6 +46,26 @@ pub fn status(observed: &Observed, decision: &Decision, now: &str) -> Status {
         }
     }
     status
+}
+
+/// The status of a resource whose spec of this generation cannot be read, for a reason. What became of its run is not touched by
+/// that.
+pub fn unreadable(previous: &Status, generation: i64, message: String, now: &str) -> Status {
+    let decision = Decision {
+        action: Action::Fail,
+        phase: Phase::Failed,
+        reason: Reason::SpecInvalid,
+        message,
+        job: JobRef::default(),
+        outdated: Vec::new(),
+    };
+    let mut conditions = conditions(previous, generation, &Inputs::Unknown, &decision, now);
+    if let Some(of_run) = previous.condition(ConditionType::Succeeded).filter(|_| previous.job.is_some())
+        && let Some(succeeded) = conditions.iter_mut().find(|c| c.kind == ConditionType::Succeeded)
+    {
+        succeeded.clone_from(of_run);
+    }
+    Status { observed_generation: generation, conditions, ..previous.clone() }
 }
 
 /// The status with what a running stage says.
@@ -84,31 +104,31 @@ fn take_result(status: &mut Status, result: &StageResult) {
 }
 
 /// All six, always: what is absent would read as Unknown and let a stale Ready pass.
-fn conditions(observed: &Observed, decision: &Decision, now: &str) -> Vec<Condition> {
+fn conditions(previous: &Status, generation: i64, inputs: &Inputs, decision: &Decision, now: &str) -> Vec<Condition> {
     ConditionType::ALL
         .into_iter()
         .map(|kind| {
-            let (status, reason, message) = condition(kind, observed, decision);
-            let before = observed.previous.condition(kind);
+            let (status, reason, message) = condition(kind, inputs, decision);
+            let before = previous.condition(kind);
             let since = before.filter(|c| c.status == status).map_or(now, |c| c.last_transition_time.as_str());
             Condition {
                 kind,
                 status,
                 reason,
                 message: line(&message).chars().take(MAX_MESSAGE).collect(),
-                observed_generation: observed.generation,
+                observed_generation: generation,
                 last_transition_time: since.to_owned(),
             }
         })
         .collect()
 }
 
-fn condition(kind: ConditionType, observed: &Observed, decision: &Decision) -> (ConditionStatus, Reason, String) {
+fn condition(kind: ConditionType, inputs: &Inputs, decision: &Decision) -> (ConditionStatus, Reason, String) {
     use ConditionStatus::{False, True, Unknown};
     let stated = |status| (status, decision.reason, decision.message.clone());
     let quiet = |status, reason| (status, reason, String::new());
     match kind {
-        ConditionType::InputsReady => inputs_ready(observed.inputs),
+        ConditionType::InputsReady => inputs_ready(inputs),
         ConditionType::Outdated => outdated(decision),
         ConditionType::Ready => stated(if decision.phase == Phase::Done { True } else { False }),
         ConditionType::Succeeded => match decision.phase {
@@ -155,5 +175,36 @@ fn outdated(decision: &Decision) -> (ConditionStatus, Reason, String) {
             (ConditionStatus::False, Reason::InputsUpToDate, String::new())
         }
         _ => (ConditionStatus::Unknown, Reason::Pending, String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_unreadable_spec_is_invalid_and_leaves_what_became_of_its_run() {
+        let now = "2026-01-01T00:00:00Z";
+        let unread = |previous: &Status| unreadable(previous, 2, "found `label`".into(), now);
+        let stands = |status: &Status, kind| status.condition(kind).map(|c| (c.status, c.reason));
+        let fresh = unread(&Status::default());
+        for (kind, status) in [
+            (ConditionType::Ready, ConditionStatus::False),
+            (ConditionType::Succeeded, ConditionStatus::False),
+            (ConditionType::Stalled, ConditionStatus::True),
+        ] {
+            assert_eq!(stands(&fresh, kind), Some((status, Reason::SpecInvalid)), "{kind:?}");
+        }
+        assert_eq!((fresh.observed_generation, fresh.leading_reason()), (2, Reason::SpecInvalid));
+        let conditions = ["Ready", "Succeeded"]
+            .map(|kind| json!({"type": kind, "status": "True", "reason": "Completed", "lastTransitionTime": now}));
+        let done = json!({"observedGeneration": 1, "job": {"name": "r-1", "attempt": 1}, "conditions": conditions});
+        let done: Status = serde_json::from_value(done).unwrap();
+        let unread = unread(&done);
+        assert_eq!(stands(&unread, ConditionType::Ready), Some((ConditionStatus::False, Reason::SpecInvalid)));
+        assert_eq!(stands(&unread, ConditionType::Succeeded), Some((ConditionStatus::True, Reason::Completed)));
+        assert_eq!(unread.job, done.job);
+        assert_eq!(unreadable(&unread, 2, "found `label`".into(), "2026-01-02T00:00:00Z"), unread, "nothing is new");
     }
 }

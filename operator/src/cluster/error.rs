@@ -1,22 +1,8 @@
 //! How a reconcile fails: one variant per step. Computes only.
 
-use plumbline_crds::Kind;
-
 /// The step that failed, and why. A reconcile that failed is repeated from the start.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// The resource is not what this version reads; an earlier version may have accepted it.
-    #[error(
-        "{kind}/{name}: expected a spec as the CRD describes it, found {source}; apply the CRDs of this version and correct the resource"
-    )]
-    Unreadable {
-        /// Its kind.
-        kind: Kind,
-        /// Its name.
-        name: String,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
     /// Reading the resource, its inputs or its Job.
     #[error("failed to observe the resource: {0}")]
     Observe(#[source] kube::Error),
@@ -35,7 +21,6 @@ impl ReconcileError {
     /// The variant, as metrics name it.
     pub fn variant(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => "Unreadable",
             Self::Observe(_) => "Observe",
             Self::Apply(_) => "Apply",
             Self::Status(_) => "Status",

@@ -10,11 +10,14 @@ use super::apply::{apply, clean_up};
 use super::context::Context;
 use super::dependents::Id;
 use super::error::ReconcileError;
-use super::observe;
-use super::record::{next_status, record};
-use super::snapshot::{ObservedResource, Validated};
+use super::observe::{self, Found};
+use super::record::{next_status, record, write};
+use super::snapshot::{ObservedResource, Unreadable, Validated};
+use super::times::now;
 use super::validate::validate;
 use crate::plan::plan;
+use crate::redact::redact;
+use crate::status::unreadable;
 
 /// What was observed has changed since: it is observed again soon.
 const CHANGED: Duration = Duration::from_millis(100);
@@ -24,8 +27,10 @@ const CHANGED: Duration = Duration::from_millis(100);
 /// # Errors
 /// The step that failed.
 pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ReconcileError> {
-    let Some(observed) = observe::resource(&context.client, id).await? else {
-        return Ok(forget(context, id));
+    let observed = match observe::resource(&context.client, id).await.map_err(ReconcileError::Observe)? {
+        Found::Gone => return Ok(forget(context, id)),
+        Found::Unreadable(seen) => return reject(context, id, seen).await,
+        Found::Resource(observed) => *observed,
     };
     let validated = validate(&observed, &context.settings);
     follow(context, id, &observed, &validated);
@@ -48,6 +53,19 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ReconcileErro
     Ok(applied.next)
 }
 
+/// A resource whose spec cannot be read: its status says so, and what runs for it is left alone. Only a change can help.
+async fn reject(context: &Context, id: &Id, seen: Unreadable) -> Result<Next, ReconcileError> {
+    context.dependents.set(id, BTreeSet::new());
+    let message = format!(
+        "expected a spec as the CRD describes it, found {}; apply the CRDs of this version and correct the resource",
+        redact(&seen.why, &[])
+    );
+    let status = unreadable(&seen.previous, seen.generation, message, &now());
+    let (uid, created) = (seen.uid.as_str(), seen.created.as_str());
+    write(context, id, uid, created, &seen.previous, status).await.map_err(ReconcileError::Status)?;
+    Ok(Next::await_change())
+}
+
 /// A resource that is gone. Its children are owned by it: the cluster removes them. Outputs stay.
 fn forget(context: &Context, id: &Id) -> Next {
     context.dependents.set(id, BTreeSet::new());
@@ -59,4 +77,43 @@ fn forget(context: &Context, id: &Id) -> Next {
 fn follow(context: &Context, id: &Id, observed: &ObservedResource, validated: &Validated) {
     context.resources.set(id, observed.previous.leading_reason());
     context.dependents.set(id, observe::referents(&observed.resource, validated.output.as_ref()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use plumbline_crds::Kind;
+    use plumbline_crds::conditions::Reason;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::mock;
+
+    #[tokio::test]
+    async fn a_resource_whose_spec_cannot_be_read_says_so_once_and_is_not_asked_for_again() {
+        let object = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel",
+            "metadata": {"name": "r", "namespace": "n", "uid": "u", "generation": 1},
+            "spec": {"datasetRef": {"name": "d"}, "model": {"uri": "m"}}});
+        let stored = Arc::new(Mutex::new((object, 0)));
+        let shared = stored.clone();
+        let context = mock::context(mock::client_with_bodies(move |request, body| {
+            let mut stored = shared.lock().unwrap();
+            if request.ends_with("/rewardmodels/r/status") {
+                stored.0["status"] = body["status"].clone();
+                stored.1 += 1;
+            }
+            (!request.starts_with("POST")).then(|| stored.0.clone())
+        }));
+        let id = Id { namespace: "n".into(), kind: Kind::RewardModel, name: "r".into() };
+        for _ in 0..2 {
+            assert_eq!(reconcile(&context, &id).await.unwrap(), Next::await_change());
+        }
+        let (object, writes) = stored.lock().unwrap().clone();
+        assert_eq!(writes, 1, "the second time nothing is new");
+        let stalled = object["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Stalled").unwrap();
+        assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("SpecInvalid")));
+        assert!(stalled["message"].as_str().unwrap().contains("`model`"), "{stalled}");
+        assert_eq!(context.resources.reasons(), [(Kind::RewardModel, Reason::SpecInvalid)]);
+    }
 }

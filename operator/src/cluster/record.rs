@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::runtime::events::{Event, EventType};
 use plumbline_crds::conditions::ConditionType;
 use plumbline_crds::status::Status;
@@ -69,17 +71,40 @@ fn with_report(context: &Context, snapshot: &Snapshot, status: Status) -> Status
     }
 }
 
-/// Writes a status that differs from the last one, and publishes what has changed. False where the resource is gone.
+/// Writes a status that differs from the last one, and publishes what has changed, with the log of a failure. False where the
+/// resource is gone.
 pub(super) async fn record(
     context: &Context,
     id: &Id,
     snapshot: &Snapshot,
     status: Status,
 ) -> Result<bool, kube::Error> {
+    let ObservedResource { previous, uid, created, .. } = &snapshot.observed;
+    let failed = |status: &Status| status.is_true(ConditionType::Stalled);
+    let has_failed = failed(&status) && !failed(previous);
+    let is_there = write(context, id, uid, created, previous, status).await?;
+    if is_there
+        && has_failed
+        && let Some(event) = log_of_failure(&context.client, snapshot).await
+    {
+        context.publisher.publish(&event, &reference(id, uid)).await;
+    }
+    Ok(is_there)
+}
+
+/// Writes a status in place of the previous one where it differs, and publishes what has changed. False where the resource, of
+/// this UID and created at this time (RFC 3339), is gone.
+pub(super) async fn write(
+    context: &Context,
+    id: &Id,
+    uid: &str,
+    created: &str,
+    previous: &Status,
+    status: Status,
+) -> Result<bool, kube::Error> {
     let (status, misfits) = fit::status(id.kind, status);
     let status = &status;
     context.resources.set(id, status.leading_reason());
-    let ObservedResource { previous, uid, created, .. } = &snapshot.observed;
     if same(previous, status) {
         return Ok(true);
     }
@@ -95,27 +120,23 @@ pub(super) async fn record(
         return Ok(false);
     }
     context.metrics.status_changed(*kind, created, previous, status);
-    let reference = writes::reference(*kind, namespace, name, uid);
     if let Some(event) = events::event(previous, status) {
         tracing::info!(reason = event.reason, "{}", status.condition(ConditionType::Ready).map_or("", |c| &c.message));
-        context.publisher.publish(&event, &reference).await;
-    }
-    if let Some(event) = log_of_failure(context, snapshot, status).await {
-        context.publisher.publish(&event, &reference).await;
+        context.publisher.publish(&event, &reference(id, uid)).await;
     }
     Ok(true)
 }
 
+fn reference(id: &Id, uid: &str) -> ObjectReference {
+    writes::reference(id.kind, &id.namespace, &id.name, uid)
+}
+
 /// The end of the log of a run that failed for good, as an event: the pod may be gone by the time an administrator looks.
-async fn log_of_failure(context: &Context, snapshot: &Snapshot, status: &Status) -> Option<Event> {
-    let failed = |status: &Status| status.is_true(ConditionType::Stalled);
-    if !failed(status) || failed(&snapshot.observed.previous) {
-        return None;
-    }
+async fn log_of_failure(client: &Client, snapshot: &Snapshot) -> Option<Event> {
     let state = snapshot.job_state.as_ref()?;
     let pod = outcome::culprit(&state.job, &state.pods)?;
     let namespace = snapshot.observed.resource.metadata.namespace.as_deref().unwrap_or_default();
-    let tail = writes::log_tail(&context.client, namespace, pod, LOG_LINES).await?;
+    let tail = writes::log_tail(client, namespace, pod, LOG_LINES).await?;
     let tail = redact(&tail, &[]);
     let tail = printable::text(&tail);
     let start = tail.char_indices().rev().nth(MOST_NOTE).map_or(0, |(at, _)| at);

@@ -32,6 +32,21 @@ pub struct ObservedResource {
     pub previous: Status,
 }
 
+/// A resource whose spec this version cannot read.
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    /// Its UID.
+    pub(super) uid: String,
+    /// When it was created (RFC 3339).
+    pub(super) created: String,
+    /// Generation of the spec.
+    pub(super) generation: i64,
+    /// Its status; the default before it was reconciled once.
+    pub(super) previous: Status,
+    /// What is wrong with it.
+    pub(super) why: String,
+}
+
 /// A spec as far as it can be judged without its references.
 #[derive(Clone, Debug)]
 pub struct Validated {

@@ -15,40 +15,55 @@ mod left_over;
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Client, ResourceExt};
+use plumbline_crds::status::Status;
 use plumbline_crds::{Kind, Resource};
+use serde::Deserialize;
 
 pub(super) use inputs::referents;
 pub use left_over::left_over;
 
 use super::context::Context;
 use super::dependents::Id;
-use super::error::ReconcileError;
 use super::kinds;
 use super::objects::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL, base_name};
 use super::outcome;
 use super::queue;
-use super::snapshot::{ObservedResource, ResolvedInputs, Snapshot, Start, Validated, job_names, starts};
+use super::snapshot::{ObservedResource, ResolvedInputs, Snapshot, Start, Unreadable, Validated, job_names, starts};
 use super::times::{now, timestamp};
 use super::usage;
 use crate::location::Location;
 use crate::plan::{Action, Decision, Inputs, Run};
 
-/// Reads a resource; nothing if it is gone, or being deleted.
-///
-/// # Errors
-/// If the API server does not answer, or has an object that this version cannot read.
-pub async fn resource(client: &Client, id: &Id) -> Result<Option<ObservedResource>, ReconcileError> {
-    let found = kinds::api(client, id.kind, &id.namespace).get_opt(&id.name).await.map_err(ReconcileError::Observe)?;
-    let Some(object) = found else { return Ok(None) };
-    let unreadable = |source| ReconcileError::Unreadable { kind: id.kind, name: id.name.clone(), source };
-    let mut resource: Resource = serde_json::to_value(&object).and_then(serde_json::from_value).map_err(unreadable)?;
-    if object.metadata.deletion_timestamp.is_some() {
-        return Ok(None);
-    }
+/// What is found of a resource.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing, or one that is being deleted.
+    Gone,
+    /// A resource.
+    Resource(Box<ObservedResource>),
+    /// One whose spec this version cannot read; an earlier one may have accepted it.
+    Unreadable(Box<Unreadable>),
+}
+
+/// Reads a resource.
+pub(super) async fn resource(client: &Client, id: &Id) -> Result<Found, kube::Error> {
+    let found = kinds::api(client, id.kind, &id.namespace).get_opt(&id.name).await?;
+    let Some(object) = found.filter(|object| object.metadata.deletion_timestamp.is_none()) else {
+        return Ok(Found::Gone);
+    };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let created = object.metadata.creation_timestamp.as_ref().map(timestamp).unwrap_or_default();
-    let previous = resource.status.take().unwrap_or_default();
-    Ok(Some(ObservedResource { resource, uid, created, previous }))
+    match serde_json::to_value(&object).and_then(serde_json::from_value::<Resource>) {
+        Ok(mut resource) => {
+            let previous = resource.status.take().unwrap_or_default();
+            Ok(Found::Resource(Box::new(ObservedResource { resource, uid, created, previous })))
+        }
+        Err(why) => {
+            let previous = object.data.get("status").and_then(|status| Status::deserialize(status).ok());
+            let (previous, generation) = (previous.unwrap_or_default(), object.metadata.generation.unwrap_or_default());
+            Ok(Found::Unreadable(Box::new(Unreadable { uid, created, generation, previous, why: why.to_string() })))
+        }
+    }
 }
 
 /// Looks at everything else that a decision about a resource is made from.
@@ -151,4 +166,36 @@ fn with_uri(mut run: Run, output: Option<&Location>) -> Run {
 /// A selector of what the operator made for a resource.
 fn selector(kind: Kind, name: &str) -> String {
     format!("{MANAGED_BY_LABEL}={MANAGED_BY},{KIND_LABEL}={kind},{NAME_LABEL}={name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::mock;
+    use serde_json::{Value, json};
+
+    async fn found(change: &Value) -> Found {
+        let mut object = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel",
+            "metadata": {"name": "r", "namespace": "n", "uid": "u", "generation": 3},
+            "spec": {"datasetRef": {"name": "d"}, "baseModel": {"uri": "m"}},
+            "status": {"observedGeneration": 2, "job": {"name": "r-1", "attempt": 2}}});
+        for (path, value) in change.as_object().unwrap() {
+            let (parent, field) = path.rsplit_once('/').unwrap();
+            object.pointer_mut(parent).unwrap()[field] = value.clone();
+        }
+        let client = mock::client(move |_| Some(object.clone()));
+        let id = Id { namespace: "n".into(), kind: Kind::RewardModel, name: "r".into() };
+        resource(&client, &id).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_spec_that_this_version_cannot_read_keeps_its_status_and_one_that_is_being_deleted_is_gone() {
+        assert!(matches!(found(&json!({})).await, Found::Resource(seen) if seen.previous.observed_generation == 2));
+        let renamed = json!({"/spec/model": {"uri": "m"}});
+        let Found::Unreadable(seen) = found(&renamed).await else { panic!("it is read") };
+        assert!(seen.why.contains("model"), "{}", seen.why);
+        assert_eq!((seen.generation, seen.uid.as_str(), seen.previous.job.unwrap().attempt), (3, "u", 2));
+        let deleted = json!({"/spec/model": {"uri": "m"}, "/metadata/deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert!(matches!(found(&deleted).await, Found::Gone));
+    }
 }
