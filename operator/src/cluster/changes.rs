@@ -14,9 +14,15 @@ use kube::core::{PartialObjectMeta, Request, WatchEvent};
 use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 /// Bytes at the beginning of a list, which hold its resource version: its items come after it.
 const HEAD: u64 = 64 * 1024;
+/// Without an event. The API server ends a watch after 290 s (kube's default): one that is silent for longer has lost its connection.
+const SILENCE: Duration = Duration::from_secs(320);
+/// For an answer to begin, and for the head of a list.
+const ANSWER: Duration = Duration::from_secs(30);
 /// After a watch that has ended as it should.
 const RENEWAL: Duration = Duration::from_millis(100);
 /// After the first of several errors; twice as long after each that follows.
@@ -29,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 enum ChangesError {
     #[error(transparent)]
     Api(#[from] kube::Error),
+    #[error("expected an answer of the API server within {ANSWER:?}, found none")]
+    Silent(#[from] Elapsed),
     #[error("the list broke off: {0}")]
     Broken(#[from] std::io::Error),
     #[error("expected a list with metadata.resourceVersion, found none in its first {HEAD} bytes")]
@@ -50,13 +58,18 @@ pub(super) trait Watched:
 /// What is followed.
 #[derive(Clone)]
 pub(super) struct Followed<K> {
-    pub(super) client: Client,
-    pub(super) api: Api<K>,
-    /// A label selector; none for all objects.
-    pub(super) selector: Option<String>,
+    client: Client,
+    api: Api<K>,
+    selector: Option<String>,
+    silence: Duration,
 }
 
 impl<K: Watched> Followed<K> {
+    /// The objects that have a label selector; all where there is none.
+    pub(super) fn new(client: Client, api: Api<K>, selector: Option<String>) -> Self {
+        Self { client, api, selector, silence: SILENCE }
+    }
+
     /// Calls `changed` with each object that is added, changed or deleted, for ever. Calls it with none where it is not known
     /// what changed before: at the beginning, and after an interruption that the API server does not remember.
     pub(super) async fn run(&self, changed: impl AsyncFn(Option<&PartialObjectMeta<K>>)) {
@@ -88,15 +101,15 @@ impl<K: Watched> Followed<K> {
         let from = if let Some(version) = version {
             version.clone()
         } else {
-            let now = self.version().await?;
+            let now = timeout(ANSWER, self.version()).await??;
             *version = Some(now.clone());
             changed(None).await;
             now
         };
         let mut params = WatchParams::default();
         params.label_selector.clone_from(&self.selector);
-        let mut events = std::pin::pin!(self.api.watch_metadata(&params, &from).await?);
-        while let Some(event) = events.try_next().await? {
+        let mut events = std::pin::pin!(timeout(ANSWER, self.api.watch_metadata(&params, &from)).await??);
+        while let Some(event) = timeout(self.silence, events.try_next()).await.unwrap_or(Ok(None))? {
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
                     *version = object.resource_version().or(version.take());
@@ -163,6 +176,14 @@ impl<'de> Visitor<'de> for Head<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Bytes;
+    use axum::http::{Request, Response};
+    use futures::stream;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::client::Body;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn the_version_of_a_list_is_read_without_its_items() {
@@ -173,5 +194,39 @@ mod tests {
         for none in ["", "[]", "{", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":""}}"#, r#"{"items":[{"#] {
             assert_eq!(version_in(none.as_bytes()), None, "{none}");
         }
+    }
+    #[tokio::test]
+    async fn a_watch_whose_connection_is_gone_is_begun_again_from_where_it_was() {
+        let watches = Arc::new(Mutex::new(Vec::new()));
+        let begun = watches.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let body = if query.contains("watch=true") {
+                begun.lock().unwrap().push(query);
+                // The other side is gone, and nobody says so.
+                axum::body::Body::from_stream(stream::pending::<Result<Bytes, Infallible>>())
+            } else {
+                r#"{"metadata":{"resourceVersion":"42"},"items":[]}"#.into()
+            };
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let client = Client::new(service, "n");
+        let mut followed = Followed::<ConfigMap>::new(client.clone(), Api::all(client), None);
+        followed.silence = Duration::from_millis(20);
+        let lists = AtomicUsize::new(0);
+        let listed = followed.run(async |_| {
+            lists.fetch_add(1, Ordering::SeqCst);
+        });
+        let twice = async {
+            while watches.lock().unwrap().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = listed => {}
+            () = twice => {}
+        }
+        assert!(watches.lock().unwrap().iter().all(|query| query.contains("resourceVersion=42")));
+        assert_eq!(lists.load(Ordering::SeqCst), 1, "what changed meanwhile is remembered by the API server");
     }
 }

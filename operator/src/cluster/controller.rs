@@ -40,6 +40,8 @@ const PAGE: u32 = 5;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// A reconcile that failed is made again after this long; the client has tried the request again itself.
 const AGAIN: Duration = Duration::from_secs(10);
+/// One takes this long at most: it is mere requests, of which many can only be pages of lists.
+const LONGEST: Duration = Duration::from_mins(2);
 
 impl Watched for PreferenceDataset {}
 impl Watched for RewardModel {}
@@ -109,8 +111,7 @@ fn controller<K: OfKind + Watched>(
 /// Asks for reconciles for changes of objects that the operator makes, and of their pods.
 async fn made<O: Watched>(context: &Context, triggers: &Triggers) {
     let selector = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
-    let followed = Followed::<O> { client: context.client.clone(), api: api(context), selector: Some(selector) };
-    followed
+    Followed::<O>::new(context.client.clone(), api(context), Some(selector))
         .run(async |object| {
             let ids = object.map_or_else(|| context.resources.ids(), |object| labelled(object).into_iter().collect());
             ask(triggers, ids).await;
@@ -120,8 +121,7 @@ async fn made<O: Watched>(context: &Context, triggers: &Triggers) {
 
 /// Asks for reconciles for changes of objects that resources name.
 async fn named<O: Watched>(context: &Context, triggers: &Triggers, referent: impl Fn(String) -> Referent) {
-    let followed = Followed::<O> { client: context.client.clone(), api: api(context), selector: None };
-    followed
+    Followed::<O>::new(context.client.clone(), api(context), None)
         .run(async |object| {
             let of = |object: &PartialObjectMeta<O>| {
                 context.dependents.of(&object.namespace().unwrap_or_default(), &referent(object.name_any()))
@@ -189,7 +189,7 @@ async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>
         let id = Id { namespace: object.namespace().unwrap_or_default(), kind: K::KIND, name: object.name_any() };
         let span = logging::span(id.kind, &id.namespace, &id.name);
         let begun = Instant::now();
-        let result = Box::pin(reconcile(&context, &id)).instrument(span).await;
+        let result = within(LONGEST, Box::pin(reconcile(&context, &id))).instrument(span).await;
         context.metrics.reconciled(K::KIND, begun.elapsed());
         context.liveness.beat(K::KIND);
         result
@@ -210,9 +210,31 @@ async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>
         .await;
 }
 
+/// A reconcile that takes longer is given up: a request on a connection that is gone would take a quarter of an hour to fail.
+async fn within(
+    longest: Duration,
+    reconcile: impl Future<Output = Result<Next, ReconcileError>>,
+) -> Result<Next, ReconcileError> {
+    let timeout = tokio::time::timeout(longest, reconcile).await;
+    timeout.unwrap_or(Err(ReconcileError::Timeout(longest)))
+}
+
 /// Nothing is kept of a resource that is gone.
 fn forget(kind: Kind, name: &str, namespace: Option<String>, context: &Context) {
     let id = Id { namespace: namespace.unwrap_or_default(), kind, name: name.to_owned() };
     context.dependents.set(&id, BTreeSet::new());
     context.resources.remove(&id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reconcile_that_gets_no_answer_is_given_up() {
+        let short = Duration::from_millis(10);
+        let result = within(short, std::future::pending()).await;
+        assert!(matches!(result, Err(ReconcileError::Timeout(longest)) if longest == short));
+        assert_eq!(within(LONGEST, async { Ok(Next::await_change()) }).await.unwrap(), Next::await_change());
+    }
 }

@@ -1,5 +1,7 @@
 //! How a reconcile fails: one variant per step. Computes only.
 
+use std::time::Duration;
+
 /// The step that failed, and why. A reconcile that failed is repeated from the start.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
@@ -15,6 +17,9 @@ pub enum ReconcileError {
     /// Deleting or expiring the Job of a run that is over.
     #[error("failed to clean up the run: {0}")]
     CleanUp(#[source] kube::Error),
+    /// Any of them: an answer of the API server is missing.
+    #[error("expected the requests of a reconcile to be answered within {0:?}, found one that was not")]
+    Timeout(Duration),
 }
 
 impl ReconcileError {
@@ -25,6 +30,7 @@ impl ReconcileError {
             Self::Apply(_) => "Apply",
             Self::Status(_) => "Status",
             Self::CleanUp(_) => "CleanUp",
+            Self::Timeout(_) => "Timeout",
         }
     }
 }
