@@ -5,7 +5,7 @@
 //! cluster holds whatever its tenants wrote, a quarter of a MiB of annotations each. A change is one object at a time.
 
 use std::fmt::{self, Debug};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
@@ -73,11 +73,12 @@ impl<K: Watched> Followed<K> {
     /// Calls `changed` with each object that is added, changed or deleted, for ever. Calls it with none where it is not known
     /// what changed before: at the beginning, and after an interruption that the API server does not remember.
     pub(super) async fn run(&self, changed: impl AsyncFn(Option<&PartialObjectMeta<K>>)) {
-        let (mut version, mut pause) = (None, PAUSE);
+        let (mut version, mut pause) = (None, Duration::ZERO);
         loop {
+            let begun = Instant::now();
             match self.watch(&mut version, &changed).await {
                 Ok(()) => {
-                    pause = PAUSE;
+                    pause = Duration::ZERO;
                     tokio::time::sleep(RENEWAL).await;
                 }
                 Err(error) => {
@@ -85,8 +86,8 @@ impl<K: Watched> Followed<K> {
                         version = None;
                     }
                     tracing::warn!(of = %K::plural(&()), "changes are not known: {error}");
+                    pause = next_pause(pause, begun.elapsed());
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
@@ -131,6 +132,11 @@ impl<K: Watched> Followed<K> {
         self.client.request_stream(request).await?.take(HEAD).read_to_end(&mut head).await?;
         version_in(&head).ok_or(ChangesError::NoVersion)
     }
+}
+
+/// The pause after an error, from the one before it. A watch that worked for longer than that was another outage.
+fn next_pause(last: Duration, worked: Duration) -> Duration {
+    if worked > last { PAUSE } else { (last * 2).clamp(PAUSE, LONGEST_PAUSE) }
 }
 
 /// Whether the API server does not remember the version any more that a watch was to begin with.
@@ -195,6 +201,19 @@ mod tests {
             assert_eq!(version_in(none.as_bytes()), None, "{none}");
         }
     }
+    #[test]
+    fn pauses_grow_while_nothing_works_and_begin_again_after_a_watch_that_has() {
+        let seconds = Duration::from_secs;
+        let mut pauses = vec![Duration::ZERO];
+        for _ in 0..8 {
+            pauses.push(next_pause(pauses[pauses.len() - 1], Duration::ZERO));
+        }
+        assert_eq!(pauses[1..], [1, 2, 4, 8, 16, 32, 60, 60].map(seconds));
+        // A proxy cuts each watch off after a minute and a half: what changes is known a second later all the same.
+        assert_eq!(next_pause(LONGEST_PAUSE, seconds(90)), PAUSE);
+        assert_eq!(next_pause(LONGEST_PAUSE, seconds(5)), LONGEST_PAUSE, "it was granted, and broke off soon");
+    }
+
     #[tokio::test]
     async fn a_watch_whose_connection_is_gone_is_begun_again_from_where_it_was() {
         let watches = Arc::new(Mutex::new(Vec::new()));
