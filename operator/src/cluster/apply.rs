@@ -45,12 +45,12 @@ pub(super) async fn apply(
         writes::stop(&context.client, &id.namespace, job).await?;
     }
     let job_state = snapshot.job_state.as_ref();
+    let lacks_a_pod = job_state.filter(|state| outcome::may_lack_a_pod(&state.job, &state.pods));
     let next = match (decision.action, start) {
         (_, Start::Paused(left)) => return Ok(paused(decision, left)),
         (_, Start::Due { .. }) => return begin(context, id, snapshot, decision, children).await,
-        // A pod that cannot be made causes no event.
-        (Action::Watch, _) if job_state.is_some_and(|state| outcome::may_lack_a_pod(&state.job, &state.pods)) => {
-            Next::requeue(IN_THE_WAY)
+        (Action::Watch, _) if let Some(state) = lacks_a_pod => {
+            Next::requeue(outcome::patience(&state.job, &state.pods, &snapshot.now))
         }
         (Action::Watch, _) if job_state.is_some_and(|state| outcome::is_suspended(&state.job)) => {
             queued(context, id, snapshot).await?

@@ -2,6 +2,8 @@
 //!
 //! The Job tells that a run ended, its pods tell why (`batch/v1` JobStatus, `core/v1` PodStatus).
 
+use std::time::Duration;
+
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -28,6 +30,9 @@ const DEADLINE: &str = "DeadlineExceeded";
 const BACKOFF_LIMIT: &str = "BackoffLimitExceeded";
 /// Seconds within which a Job has its pods.
 const TIME_FOR_PODS: i64 = 3;
+/// Between two looks at a Job that lacks a pod.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How the run of a Job stands. `refusal`: why it has no pod that could run.
 pub fn run(job: &Job, pods: &[Pod], refusal: Option<&str>) -> Run {
@@ -215,6 +220,13 @@ pub fn may_lack_a_pod(job: &Job, pods: &[Pod]) -> bool {
 pub fn lacks_a_pod(job: &Job, pods: &[Pod], now: &str) -> bool {
     let made = job.metadata.creation_timestamp.as_ref().map(timestamp);
     may_lack_a_pod(job, pods) && made.is_some_and(|made| seconds_between(&made, now) >= TIME_FOR_PODS)
+}
+
+/// How long to wait until a Job that may lack a pod is looked at again, as one that cannot be made causes no event: ever longer.
+pub fn patience(job: &Job, pods: &[Pod], now: &str) -> Duration {
+    let made = job.metadata.creation_timestamp.as_ref().map(timestamp);
+    let lacks_since = made.max(last_end(pods)).unwrap_or_default();
+    Duration::from_secs(seconds_between(&lacks_since, now).unsigned_abs()).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
 }
 
 /// When the last pod of a Job ended (RFC 3339).

@@ -286,6 +286,20 @@ fn a_gang_lacks_a_pod_until_all_run_or_are_done() {
 }
 
 /// A pod that its kubelet evicted for what it kept on the node: no condition says so.
+#[test]
+fn a_job_without_a_pod_is_looked_at_ever_more_rarely() {
+    let made = |at: &str| {
+        let mut job = job(&json!({}));
+        job.metadata.creation_timestamp = serde_json::from_value(json!(at)).unwrap();
+        job
+    };
+    let after = |at: &str, pods: &[Pod]| patience(&made(at), pods, NOW).as_secs();
+    let looks = ["00:59:59", "00:59:50", "00:59:20", "00:00:00"].map(|at| after(&format!("2026-01-01T{at}Z"), &[]));
+    assert_eq!(looks, [5, 10, 40, 60]);
+    let ended = ended(1, "Error", &json!(null), "2026-01-01T00:59:52Z");
+    assert_eq!(after("2026-01-01T00:00:00Z", &[ended]), 8, "it had one until then");
+}
+
 fn overfull(code: i32, container: &str, message: &str) -> Pod {
     let state = json!({"terminated": {"exitCode": code, "reason": "Error", "finishedAt": "2026-01-01T00:10:00Z"}});
     let ended =
