@@ -65,7 +65,8 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
         return (Reason::TrainerFailed, told.unwrap_or_else(|| "the pod failed and does not say why".into()), None);
     };
     if was_lost(end) {
-        let said = end.message.clone().unwrap_or_else(|| format!("exit code {}", end.exit_code));
+        let said = result.map(|result| result.message).or_else(|| Some(redact(end.message.as_deref()?, &[])));
+        let said = said.unwrap_or_else(|| format!("exit code {}", end.exit_code));
         return (Reason::NodeDisruption, format!("the container was lost with its node: {said}"), None);
     }
     if out_of_memory(end) {

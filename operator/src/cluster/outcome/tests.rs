@@ -87,6 +87,19 @@ fn a_container_that_was_lost_with_its_node_has_not_failed() {
 }
 
 #[test]
+fn what_a_lost_container_left_to_say_is_shown_without_its_keys() {
+    const KEY: &str = "sk-planted-0123456789abcdef";
+    let left = json!({"reason": "JudgeRejected", "message": format!("401 for {KEY}")}).to_string();
+    for message in [left, format!("401 for {KEY}")] {
+        let (why, said, _) = why_failed(&ended(255, "Unknown", &json!(message), NOW));
+        assert_eq!(
+            (why, said.as_str()),
+            (Reason::NodeDisruption, "the container was lost with its node: 401 for [redacted]")
+        );
+    }
+}
+
+#[test]
 fn a_job_that_took_a_lost_container_for_a_failure_has_not_used_up_its_retries() {
     let gave_up = failed_job("BackoffLimitExceeded");
     let (lost, killed) = (failed(137, "ContainerStatusUnknown"), failed(137, "OOMKilled"));
