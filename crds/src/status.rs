@@ -30,7 +30,7 @@ pub struct Status {
     pub artifact: Option<ArtifactRef>,
     /// Inputs that the artifact was made from, with their digests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub inputs: Vec<InputRef>,
     /// Job of the current or last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -118,8 +118,10 @@ fn list(schema: &Value, items: Vec<Value>, path: &str, misfits: &mut Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inputs;
     use crate::manifest::yaml::documents;
     use crate::validate::schema;
+    use plumbline_crds::Spec;
     use serde_json::json;
 
     /// What the schema has against a status, as an API server would find it.
@@ -138,6 +140,18 @@ mod tests {
     fn a_status_that_fits_is_written_as_it_is() {
         let status = read(json!({"observedGeneration": 3, "cost": {"requests": 1, "amount": "0.1", "currency": "USD"},
             "metrics": [{"name": "loss", "value": "0.5"}], "counts": {"pairs": 7}, "bias": {"position": "0.5"}}));
+        assert_eq!(super::status(Kind::PreferenceDataset, status.clone()), (status, Vec::new()));
+    }
+
+    #[test]
+    fn all_inputs_of_the_largest_spec_fit() {
+        let judges: Vec<Value> = (0..16).map(|i| json!({"name": format!("j{i}"), "lexicon": {"uri": "l"}})).collect();
+        let spec = json!({"prompts": {"uri": "p"}, "generator": {"model": {"uri": "m"}}, "judges": judges});
+        let wanted = inputs::wanted(&Spec::from_json(Kind::PreferenceDataset, spec).unwrap());
+        assert_eq!(wanted.len(), 18);
+        let inputs: Vec<Value> =
+            wanted.iter().map(|input| json!({"role": input.role, "name": "n", "digest": ""})).collect();
+        let status = read(json!({"inputs": inputs}));
         assert_eq!(super::status(Kind::PreferenceDataset, status.clone()), (status, Vec::new()));
     }
 
