@@ -33,9 +33,9 @@ pub fn plan(observed: &Observed) -> Decision {
     let running = matches!(observed.run, Run::Running(_));
     // A spec that a run has begun with was valid then: what this version does not accept any more ends no run.
     let begun = last.same_spec && last.recorded && (running || observed.previous.is_true(ConditionType::Succeeded));
-    if let Some(problem) = observed.problems.first().filter(|_| !begun) {
+    if !observed.problems.is_empty() && !begun {
         let action = if running { Action::Stop } else { Action::Fail };
-        return last.decide(action, Phase::Failed, Reason::SpecInvalid, problem);
+        return last.decide(action, Phase::Failed, Reason::SpecInvalid, observed.problems.join("; "));
     }
     if let Some(decision) = terminal(observed, &last) {
         return decision;

@@ -308,3 +308,14 @@ fn a_new_run_forgets_the_results_and_the_counts_of_the_last_one() {
     assert_eq!((&scenario.status.artifact, scenario.status.evaluation.len()), (&None, 0));
     assert_eq!(scenario.condition(ConditionType::Succeeded).0, ConditionStatus::Unknown);
 }
+
+#[test]
+fn all_that_is_wrong_with_a_spec_is_said_at_once() {
+    let mut scenario = Scenario::new();
+    scenario.problems = vec!["spec.x: expected a".into(), "spec.y: expected b".into()];
+    let decision = scenario.reconcile(T0);
+    assert_eq!(
+        (decision.reason, decision.message.as_str()),
+        (Reason::SpecInvalid, "spec.x: expected a; spec.y: expected b")
+    );
+}
