@@ -170,4 +170,6 @@ async fn a_job_that_nobody_has_written_down_is_stopped_when_it_is_not_what_is_wa
     .await;
     scene.until_gone(&first).await;
     assert_eq!(scene.job(PreferenceDataset, "r").await, second);
+    let documents: kube::Api<ConfigMap> = scene.namespace.api().await;
+    assert!(documents.get_opt(&first).await.unwrap().is_none(), "its run document is left behind");
 }

@@ -42,6 +42,9 @@ pub(super) async fn apply(
     children: Option<&Children>,
 ) -> Result<Applied, kube::Error> {
     for job in &snapshot.unwanted {
+        // In this order: a document whose Job is gone is found by nobody.
+        let document = job.metadata.name.as_deref().unwrap_or_default();
+        writes::forget_document(&context.client, &id.namespace, document, &snapshot.observed.uid).await?;
         writes::stop(&context.client, &id.namespace, job).await?;
     }
     let job_state = snapshot.job_state.as_ref();
