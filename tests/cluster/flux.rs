@@ -131,7 +131,11 @@ async fn a_commit_is_a_run_and_flux_waits_for_it_and_sees_no_drift() {
     // A commit that changes one run: that one is made again, and awaited again.
     let output = |name: &str| json!({"output": {"uri": format!("pvc://results/{name}")}});
     commit(&store, "reward.yaml", &resource(RewardModel, "r", &output("second"))).await;
-    until_seen(&scene, "waits for the changed run", waits).await;
+    let generation = async || object(&scene, RewardModel).await.metadata.generation;
+    until("Flux applies the commit", async || (generation().await == Some(2)).then_some(())).await;
+    scene.until_reason(RewardModel, "r", Reason::Running).await;
+    let (status, _, _, applied) = seen(&scene);
+    assert!(status != "True" || applied == first, "the changed run is not done");
     scene.succeed(RewardModel, "r", "sha256:r2").await;
     // Until it has noticed the commit, it may still be ready for what was before.
     until("the Kustomization is ready again, of another revision", async || {
@@ -139,7 +143,7 @@ async fn a_commit_is_a_run_and_flux_waits_for_it_and_sees_no_drift() {
         (status == "True" && applied != first).then_some(())
     })
     .await;
-    assert_eq!((object(&scene, RewardModel).await.metadata.generation, scene.jobs_made()), (Some(2), jobs + 1));
+    assert_eq!((generation().await, scene.jobs_made()), (Some(2), jobs + 1));
 
     // And one that fails for good: Flux says so at once, and not when its patience is at its end.
     commit(&store, "reward.yaml", &resource(RewardModel, "r", &output("third"))).await;
@@ -148,7 +152,8 @@ async fn a_commit_is_a_run_and_flux_waits_for_it_and_sees_no_drift() {
     scene.node.run(&pod).await;
     scene.node.end(&pod, Exit { code: 3, reason: "Error", message: "" }).await;
     scene.until_reason(RewardModel, "r", Reason::DataInvalid).await;
-    let failed = |status: &str, reason: &str, _: &str| (status, reason) == ("False", "HealthCheckFailed");
-    until_seen(&scene, "has failed", failed).await;
-    assert!(seen(&scene).2.contains("RewardModel/"), "{}", seen(&scene).2);
+    let failed = |status: &str, reason: &str, message: &str| {
+        (status, reason) == ("False", "HealthCheckFailed") && message.contains("RewardModel/")
+    };
+    until_seen(&scene, "has failed, and says what has", failed).await;
 }
