@@ -108,7 +108,8 @@ async fn no_secret_is_seen_anywhere() {
     let said = json!({"reason": "JudgeRejected", "message": format!("401 for Bearer {PLANTED}")}).to_string();
     scene.node.end(&pod, Exit { code: 7, reason: "Error", message: &said }).await;
     scene.until_reason(PreferenceDataset, "r", Reason::JudgeRejected).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let events = || scene.kubectl(&["get", "events", "-o", "json"]);
+    until("the failure is an event", async || events().contains("JudgeRejected").then_some(())).await;
     let mut everything = operator.log() + &operator.get("/metrics").await.1;
     for kind in Kind::ALL {
         for object in scene.api(kind).list(&ListParams::default()).await.unwrap() {
@@ -118,7 +119,7 @@ async fn no_secret_is_seen_anywhere() {
     let maps: Api<ConfigMap> = scene.namespace.api().await;
     everything += &serde_json::to_string(&maps.list(&ListParams::default()).await.unwrap().items).unwrap();
     everything += &serde_json::to_string(&scene.jobs().await).unwrap();
-    everything += &scene.kubectl(&["get", "events", "-o", "json"]);
+    everything += &events();
     assert!(everything.contains("keys"), "the Secret is named");
     assert!(!everything.contains(PLANTED), "its value is not");
 }

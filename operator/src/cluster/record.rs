@@ -13,7 +13,7 @@ use super::dependents::Id;
 use super::events;
 use super::fit;
 use super::outcome;
-use super::snapshot::{ObservedResource, Snapshot};
+use super::snapshot::{JobState, ObservedResource, Snapshot};
 use super::usage;
 use super::writes;
 use crate::plan::{Action, Decision, Run};
@@ -85,7 +85,8 @@ pub(super) async fn record(
     let is_there = write(context, id, uid, created, previous, status).await?;
     if is_there
         && has_failed
-        && let Some(event) = log_of_failure(&context.client, snapshot).await
+        && let Some(state) = &snapshot.job_state
+        && let Some(event) = log_of_failure(&context.client, &id.namespace, state).await
     {
         context.publisher.publish(&event, &reference(id, uid)).await;
     }
@@ -132,10 +133,8 @@ fn reference(id: &Id, uid: &str) -> ObjectReference {
 }
 
 /// The end of the log of a run that failed for good, as an event: the pod may be gone by the time an administrator looks.
-async fn log_of_failure(client: &Client, snapshot: &Snapshot) -> Option<Event> {
-    let state = snapshot.job_state.as_ref()?;
+async fn log_of_failure(client: &Client, namespace: &str, state: &JobState) -> Option<Event> {
     let pod = outcome::culprit(&state.job, &state.pods)?;
-    let namespace = snapshot.observed.resource.metadata.namespace.as_deref().unwrap_or_default();
     let tail = writes::log_tail(client, namespace, pod, LOG_LINES).await?;
     let tail = redact(&tail, &[]);
     let tail = printable::text(&tail);
@@ -165,4 +164,26 @@ fn same(before: &Status, after: &Status) -> bool {
         status
     };
     still(before) == still(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::mock;
+    use crate::cluster::outcome::tests::{failed, failed_job};
+
+    /// The note of the event about a log.
+    async fn note(log: String) -> String {
+        let job = failed_job("PodFailurePolicy");
+        let state = JobState { job, pods: vec![failed(3, "Error")], refusal: None, workload: None };
+        let client = mock::log_client(move |_| log.clone());
+        log_of_failure(&client, "n", &state).await.unwrap().note.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_failure_is_shown_without_its_keys() {
+        const KEY: &str = "sk-planted-0123456789abcdef";
+        let shown = note(format!("the judge said 401 for Bearer {KEY}\nthe stage failed\u{1b}[2J")).await;
+        assert_eq!(shown, "the judge said 401 for Bearer [redacted]\nthe stage failed\\u{1b}[2J");
+    }
 }
