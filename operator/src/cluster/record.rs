@@ -23,8 +23,8 @@ use crate::status::{status, with_progress};
 
 /// Lines of a log that an event shows.
 const LOG_LINES: i64 = 20;
-/// The longest note of an event, in characters (`events.k8s.io/v1` Event allows 1 KiB; these may have several bytes).
-const MOST_NOTE: usize = 250;
+/// The longest note of an event, in bytes (`events.k8s.io/v1` Event).
+const MOST_NOTE: usize = 1024;
 /// Seconds of running after which a status is written for the count alone: what is not written is lost with the pods.
 const UNCOUNTED: i64 = 300;
 
@@ -138,7 +138,7 @@ async fn log_of_failure(client: &Client, namespace: &str, state: &JobState) -> O
     let tail = writes::log_tail(client, namespace, pod, LOG_LINES).await?;
     let tail = redact(&tail, &[]);
     let tail = printable::text(&tail);
-    let start = tail.char_indices().rev().nth(MOST_NOTE).map_or(0, |(at, _)| at);
+    let start = tail.ceil_char_boundary(tail.len().saturating_sub(MOST_NOTE));
     Some(Event {
         type_: EventType::Warning,
         reason: "TrainerLog".into(),
@@ -185,5 +185,12 @@ mod tests {
         const KEY: &str = "sk-planted-0123456789abcdef";
         let shown = note(format!("the judge said 401 for Bearer {KEY}\nthe stage failed\u{1b}[2J")).await;
         assert_eq!(shown, "the judge said 401 for Bearer [redacted]\nthe stage failed\\u{1b}[2J");
+    }
+    #[tokio::test]
+    async fn as_much_of_a_log_is_shown_as_an_event_holds() {
+        let shown = note(format!("{}{}", "a".repeat(2000), "ä".repeat(511))).await;
+        assert_eq!(shown, format!("aa{}", "ä".repeat(511)));
+        let shown = note(format!("{}b", "ä".repeat(2000))).await;
+        assert_eq!((shown.len(), shown.chars().count()), (1023, 512), "no character is cut in two");
     }
 }
