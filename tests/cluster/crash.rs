@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
-use plumbline_testkit::cluster::Exit;
+use plumbline_testkit::cluster::{Exit, until};
 use plumbline_testkit::gitops::{Record, judge};
 use plumbline_testkit::operator::{Operator, Scene, alone, resource};
 use plumbline_testkit::proxy::{Fault, Proxy};
@@ -168,7 +168,13 @@ async fn play(
         outcome = played => outcome,
         () = restarts => unreachable!("restarts have no end"),
     };
-    assert_eq!(stale, proxy.stale_lists() > 0);
+    if stale {
+        until("each kind was listed as it had been", async || {
+            let stale = proxy.stale_lists();
+            Kind::ALL.iter().all(|kind| stale.contains(kind.plural())).then_some(())
+        })
+        .await;
+    }
     (outcome, proxy.writes(), record.finish(&scene).await)
 }
 

@@ -35,7 +35,7 @@ use super::server::Triggers;
 /// Reconciles at a time, of a kind.
 const CONCURRENCY: u16 = 16;
 /// Resources of a kind that are listed at a time. Each may hold 1.5 MB of labels and annotations of a tenant.
-const PAGE: u32 = 5;
+pub const PAGE: u32 = 5;
 /// Changes that come this close together are one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// A reconcile that failed is made again after this long; the client has tried the request again itself.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use kube::config::Kubeconfig;
+use plumbline_operator::cluster::controller::PAGE;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -43,7 +44,7 @@ struct Shared {
     /// Objects whose first change got a conflict.
     conflicted: Mutex<BTreeSet<String>>,
     restarted: AtomicBool,
-    stale_lists: AtomicUsize,
+    stale_lists: Mutex<BTreeSet<String>>,
     /// The first response to each list that a watch starts from, by path.
     first_lists: Mutex<BTreeMap<String, (HeaderMap, Bytes)>>,
 }
@@ -110,7 +111,7 @@ impl Proxy {
             fault,
             conflicted: Mutex::default(),
             restarted: AtomicBool::new(false),
-            stale_lists: AtomicUsize::new(0),
+            stale_lists: Mutex::default(),
             first_lists: Mutex::default(),
         });
         let router = Router::new().fallback(forward).with_state(shared.clone());
@@ -134,9 +135,9 @@ impl Proxy {
         self.shared.blocked.store(false, Ordering::SeqCst);
     }
 
-    /// Number of lists that got a response from before a restart.
-    pub fn stale_lists(&self) -> usize {
-        self.shared.stale_lists.load(Ordering::SeqCst)
+    /// The resources whose lists got a response from before a restart.
+    pub fn stale_lists(&self) -> BTreeSet<String> {
+        self.shared.stale_lists.lock().unwrap().clone()
     }
 
     /// The writes so far, as `POST /path`.
@@ -166,12 +167,14 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         std::future::pending::<()>().await;
     }
     // A page of a list of resources, or the list that a watch starts from.
-    let is_list = parts.uri.query().is_some_and(|q| q.split('&').any(|p| matches!(p, "limit=5" | "limit=1")));
+    let limits = [PAGE, 1].map(|limit| format!("limit={limit}"));
+    let is_list = parts.uri.query().is_some_and(|q| q.split('&').any(|p| limits.iter().any(|limit| limit == p)));
     let begins_watch = shared.fault == Some(Fault::Stale) && is_list && !path.contains("watch=true");
     if shared.fault == Some(Fault::Stale) && shared.restarted.load(Ordering::SeqCst) {
         let first = shared.first_lists.lock().unwrap().get(&path).cloned();
         if let Some((headers, body)) = first.filter(|_| begins_watch) {
-            shared.stale_lists.fetch_add(1, Ordering::SeqCst);
+            let resource = parts.uri.path().rsplit('/').next().unwrap_or_default();
+            shared.stale_lists.lock().unwrap().insert(resource.to_owned());
             return response(StatusCode::OK, &headers, Body::from(body));
         }
         if path.contains("watch=true") {
