@@ -45,8 +45,10 @@ async fn a_pod_speaks_for_the_resource_that_owns_its_job_whatever_its_body_claim
     let namespace = site.space.name().to_owned();
     assert_eq!(asked, Id { namespace, kind: Kind::RewardModel, name: "own".into() });
     let now = Instant::now();
-    assert_eq!(site.latest.take(&other.uid().unwrap(), &job, now), None, "the other says nothing");
-    assert_eq!(site.latest.take(&uid, &job, now).unwrap().progress.percent, 27);
+    assert_eq!(site.latest.due(&other.uid().unwrap(), &job, now), None, "the other says nothing");
+    let due = site.latest.due(&uid, &job, now).unwrap();
+    assert_eq!(due.progress.percent, 27);
+    site.latest.written(&uid, &due, now);
 
     assert_eq!(site.post(Some(&token), &report(28)).await, 202);
     assert!(site.reports.try_recv().is_err(), "the status was written a moment ago");
@@ -109,7 +111,7 @@ async fn what_is_no_token_of_a_run_s_pod_is_refused_and_counted() {
     }
     assert_eq!(site.counted("accepted"), 0);
     assert!(site.reports.try_recv().is_err(), "nothing is reconciled for it");
-    assert_eq!(site.latest.take(&own.uid().unwrap(), "", Instant::now()), None);
+    assert_eq!(site.latest.due(&own.uid().unwrap(), "", Instant::now()), None);
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! (IO in)    (pure)     (pure)  (pure)  (IO out)  (pure, then one patch)
 //! ```
 //!
-//! `reconcile` is these steps; `snapshot` has the values that they pass on.
+//! `reconcile` is these steps; `snapshot` has the values that they pass on. Two observations are late: what only a start depends
+//! on is looked at after the plan, and pods that are left over once `apply` has deleted the last Job.
 
 pub mod api_metrics;
 mod apply;

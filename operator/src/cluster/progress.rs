@@ -85,17 +85,23 @@ impl Latest {
         if at == now { Offer::WriteNow } else { Offer::WriteAt(at) }
     }
 
-    /// The report to write now, if one is due that came from this Job: what an earlier Job said is not true of a later one.
-    pub fn take(&self, uid: &str, job: &str, now: Instant) -> Option<ProgressReport> {
+    /// The report to write now, if one is due that came from this Job: what an earlier Job said is not true of a later one. It is
+    /// due until it is [`written`](Self::written).
+    pub fn due(&self, uid: &str, job: &str, now: Instant) -> Option<ProgressReport> {
         let mut entries = self.locked();
         let entry = entries.get_mut(uid).filter(|e| e.due <= now)?;
-        let report = entry.report.take()?;
-        entry.asked = None;
         if entry.job != job {
-            return None;
+            (entry.report, entry.asked) = (None, None);
         }
-        entry.due = now + INTERVAL;
-        Some(report)
+        entry.report.clone()
+    }
+
+    /// A report that was due is written. One that has come since waits for its turn.
+    pub fn written(&self, uid: &str, report: &ProgressReport, now: Instant) {
+        if let Some(entry) = self.locked().get_mut(uid) {
+            entry.report.take_if(|newest| newest == report);
+            (entry.asked, entry.due) = (None, now + INTERVAL);
+        }
     }
 
     /// Nobody was found to do the write that was asked for: the next report asks again.
@@ -196,13 +202,26 @@ mod tests {
         let (latest, start) = (Latest::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(latest.offer(&owner("a"), at(1), start), Offer::WriteNow);
-        assert_eq!(latest.take("a", "job-of-a", start), Some(at(1)));
-        assert_eq!(latest.take("a", "job-of-a", after(99)), None, "nothing new is written twice");
+        assert_eq!(latest.due("a", "job-of-a", start), Some(at(1)));
+        latest.written("a", &at(1), start);
+        assert_eq!(latest.due("a", "job-of-a", after(99)), None, "nothing new is written twice");
         assert_eq!(latest.offer(&owner("a"), at(2), after(1)), Offer::WriteAt(after(15)));
         assert_eq!(latest.offer(&owner("a"), at(3), after(2)), Offer::Queued);
-        assert_eq!(latest.take("a", "job-of-a", after(14)), None, "a reconcile for another cause writes no progress");
-        assert_eq!(latest.take("a", "job-of-a", after(15)), Some(at(3)), "the newest");
+        assert_eq!(latest.due("a", "job-of-a", after(14)), None, "a reconcile for another cause writes no progress");
+        assert_eq!(latest.due("a", "job-of-a", after(15)), Some(at(3)), "the newest");
         assert_eq!(latest.offer(&owner("b"), at(4), after(15)), Offer::WriteNow, "another resource does not wait");
+    }
+
+    #[test]
+    fn a_report_is_due_until_it_is_written_and_a_newer_one_after_that() {
+        let (latest, start) = (Latest::default(), Instant::now());
+        latest.offer(&owner("a"), at(1), start);
+        assert_eq!(latest.due("a", "job-of-a", start), Some(at(1)));
+        assert_eq!(latest.due("a", "job-of-a", start), Some(at(1)), "the write has failed");
+        latest.offer(&owner("a"), at(2), start);
+        latest.written("a", &at(1), start);
+        assert_eq!(latest.due("a", "job-of-a", start), None);
+        assert_eq!(latest.due("a", "job-of-a", start + INTERVAL), Some(at(2)));
     }
 
     #[test]
@@ -219,11 +238,11 @@ mod tests {
     fn what_an_earlier_job_said_is_not_taken_for_a_later_one() {
         let (latest, start) = (Latest::default(), Instant::now());
         latest.offer(&owner("a"), at(90), start);
-        assert_eq!(latest.take("a", "job-after-it", start), None);
-        assert_eq!(latest.take("a", "job-of-a", start), None, "it is gone");
+        assert_eq!(latest.due("a", "job-after-it", start), None);
+        assert_eq!(latest.due("a", "job-of-a", start), None, "it is gone");
         latest.offer(&owner("a"), at(91), start);
         latest.forget("a");
-        assert_eq!(latest.take("a", "job-of-a", start + INTERVAL), None);
+        assert_eq!(latest.due("a", "job-of-a", start + INTERVAL), None);
     }
 
     #[test]
@@ -233,8 +252,8 @@ mod tests {
             latest.offer(&owner(&i.to_string()), at(1), start + Duration::from_millis(i as u64));
         }
         let later = start + Duration::from_mins(10);
-        assert_eq!(latest.take("0", "job-of-0", later), None, "the oldest made room");
-        assert_eq!(latest.take("1", "job-of-1", later), Some(at(1)));
+        assert_eq!(latest.due("0", "job-of-0", later), None, "the oldest made room");
+        assert_eq!(latest.due("1", "job-of-1", later), Some(at(1)));
         assert_eq!(latest.locked().len(), MAX_RESOURCES);
     }
 

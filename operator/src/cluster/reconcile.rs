@@ -2,7 +2,7 @@
 //! whether it is the first reconcile or the thousandth: what was done is read from the cluster, never remembered.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::runtime::controller::Action as Next;
 
@@ -11,7 +11,7 @@ use super::context::Context;
 use super::dependents::Id;
 use super::error::ReconcileError;
 use super::observe::{self, Found};
-use super::record::{next_status, record, write};
+use super::record::{due_report, next_status, record, write};
 use super::snapshot::{ObservedResource, Unreadable, Validated};
 use super::times::now;
 use super::validate::validate;
@@ -45,9 +45,13 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ReconcileErro
     let applied = apply(context, id, &snapshot, decision, start, children.as_ref()).await;
     let applied = applied.map_err(ReconcileError::Apply)?;
 
-    let status = next_status(context, &snapshot, &applied.decision);
+    let report = due_report(context, &snapshot);
+    let status = next_status(&snapshot, &applied.decision, report.as_ref());
     if !record(context, id, &snapshot, status).await.map_err(ReconcileError::Status)? {
         return Ok(Next::await_change());
+    }
+    if let Some(report) = &report {
+        context.latest.written(&snapshot.observed.uid, report, Instant::now());
     }
     clean_up(context, id, &snapshot, &applied.decision).await.map_err(ReconcileError::CleanUp)?;
     Ok(applied.next)

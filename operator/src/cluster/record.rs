@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType};
 use plumbline_crds::conditions::ConditionType;
+use plumbline_crds::run::ProgressReport;
 use plumbline_crds::status::Status;
 
 use super::context::Context;
@@ -28,15 +29,18 @@ const MOST_NOTE: usize = 1024;
 /// Seconds of running after which a status is written for the count alone: what is not written is lost with the pods.
 const UNCOUNTED: i64 = 300;
 
-/// The status that follows from a decision that was carried out, with the seconds counted and what the running stage last
-/// reported.
-pub(super) fn next_status(context: &Context, snapshot: &Snapshot, decision: &Decision) -> Status {
+/// The status that follows from a decision that was carried out, with the seconds counted. `report`: what the running stage last
+/// reported, where that is due.
+pub(super) fn next_status(snapshot: &Snapshot, decision: &Decision, report: Option<&ProgressReport>) -> Status {
     let mut status = status(&snapshot.facts(), decision, &snapshot.now);
     // A Job that exists when a run starts belongs to the run before.
     if decision.action != Action::Start {
         account(&mut status, snapshot);
     }
-    with_report(context, snapshot, status)
+    match report {
+        Some(report) => with_progress(status, report),
+        None => status,
+    }
 }
 
 /// Counts what the run has held so far: never less than before, since pods that are gone cannot be counted again. And dates
@@ -57,18 +61,15 @@ fn account(status: &mut Status, snapshot: &Snapshot) {
     }
 }
 
-/// Adds what the running stage last reported, when that is due.
-fn with_report(context: &Context, snapshot: &Snapshot, status: Status) -> Status {
+/// What the running stage last reported, when that is due.
+pub(super) fn due_report(context: &Context, snapshot: &Snapshot) -> Option<ProgressReport> {
     let uid = &snapshot.observed.uid;
     if !matches!(snapshot.run, Run::Running(_)) {
         context.latest.forget(uid);
-        return status;
+        return None;
     }
     let job = snapshot.job.as_ref().and_then(|job| job.uid.as_deref()).unwrap_or_default();
-    match context.latest.take(uid, job, Instant::now()) {
-        Some(report) => with_progress(status, &report),
-        None => status,
-    }
+    context.latest.due(uid, job, Instant::now())
 }
 
 /// Writes a status that differs from the last one, and publishes what has changed, with the log of a failure. False where the

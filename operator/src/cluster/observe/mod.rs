@@ -7,7 +7,7 @@
 //! |---|---|
 //! | What do its references resolve to? | `inputs` |
 //! | How are its Job and pods? | `jobs` |
-//! | Is anything of an earlier run still alive? | `left_over` |
+//! | Is anything of an earlier run still alive? | `left_over`, which `apply` asks |
 
 mod inputs;
 mod jobs;
