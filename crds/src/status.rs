@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::conditions::{self, Condition, ConditionStatus, ConditionType, Reason};
 
+/// The most metrics that a status holds.
+pub const MAX_METRICS: usize = 32;
+
 /// Observed state of the resource: conditions, progress, results, cost and the Job of the run.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -23,7 +26,7 @@ pub struct Status {
     pub progress: Option<Progress>,
     /// Latest values of a bounded set of training metrics, named as in TRL.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = MAX_METRICS), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub metrics: Vec<Metric>,
     /// Artifact that the run produced.
     #[serde(skip_serializing_if = "Option::is_none")]

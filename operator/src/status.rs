@@ -2,7 +2,7 @@
 
 use plumbline_crds::conditions::{Condition, ConditionStatus, ConditionType, Reason};
 use plumbline_crds::run::{ProgressReport, StageResult};
-use plumbline_crds::status::{JobRef, Status};
+use plumbline_crds::status::{JobRef, MAX_METRICS, Status};
 
 use crate::plan::{self, Action, Decision, Inputs, Observed, Phase, Run};
 use crate::printable::line;
@@ -78,8 +78,6 @@ pub fn with_progress(mut status: Status, report: &ProgressReport) -> Status {
     status
 }
 
-/// As many metrics as the schema of the status holds.
-const MAX_METRICS: usize = 32;
 /// As many characters as a condition's message holds.
 const MAX_MESSAGE: usize = 1024;
 

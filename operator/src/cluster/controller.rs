@@ -1,12 +1,13 @@
 //! What makes a resource be reconciled: its own changes, those of its Jobs and pods, and those of what it names (`changes`). Talks
 //! to the API server: watches, by metadata alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -29,7 +30,7 @@ use super::error::ReconcileError;
 use super::kinds::OfKind;
 use super::logging;
 use super::objects::{KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAME_LABEL};
-use super::reconcile::reconcile;
+use super::reconcile::{forget, reconcile};
 use super::server::Triggers;
 
 /// Reconciles at a time, of a kind.
@@ -88,7 +89,7 @@ fn controller<K: OfKind + Watched>(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Controller<PartialObjectMeta<K>> {
     let (reader, writer) = reflector::store();
-    let changes = watcher(metadata_api::<K>(context), watcher::Config::default().page_size(PAGE))
+    let changes = watcher(api::<PartialObjectMeta<K>>(context), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(slim)
         .reflect(writer)
@@ -144,16 +145,11 @@ fn labelled<O: Watched>(object: &PartialObjectMeta<O>) -> Option<Id> {
     Some(Id { namespace: object.namespace()?, kind, name })
 }
 
-/// The objects of a type where the operator works.
-fn api<K: Watched>(context: &Context) -> Api<K> {
-    match &context.settings.watch_namespace {
-        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
-        None => Api::all(context.client.clone()),
-    }
-}
-
-/// What is watched of a type: its metadata.
-fn metadata_api<K: Watched>(context: &Context) -> Api<PartialObjectMeta<K>> {
+/// The objects of a type, or their metadata, where the operator works.
+fn api<K>(context: &Context) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
     match &context.settings.watch_namespace {
         Some(namespace) => Api::namespaced(context.client.clone(), namespace),
         None => Api::all(context.client.clone()),
@@ -203,7 +199,10 @@ async fn drive<K: OfKind + Watched>(controller: Controller<PartialObjectMeta<K>>
         .for_each(|result| async {
             match result {
                 Ok(_) => {}
-                Err(ControllerError::ObjectNotFound(gone)) => forget(K::KIND, &gone.name, gone.namespace, context),
+                Err(ControllerError::ObjectNotFound(gone)) => {
+                    let namespace = gone.namespace.unwrap_or_default();
+                    forget(context, &Id { namespace, kind: K::KIND, name: gone.name });
+                }
                 Err(error) => tracing::warn!(kind = %K::KIND, "reconcile failed: {error}"),
             }
         })
@@ -217,13 +216,6 @@ async fn within(
 ) -> Result<Next, ReconcileError> {
     let timeout = tokio::time::timeout(longest, reconcile).await;
     timeout.unwrap_or(Err(ReconcileError::Timeout(longest)))
-}
-
-/// Nothing is kept of a resource that is gone.
-fn forget(kind: Kind, name: &str, namespace: Option<String>, context: &Context) {
-    let id = Id { namespace: namespace.unwrap_or_default(), kind, name: name.to_owned() };
-    context.dependents.set(&id, BTreeSet::new());
-    context.resources.remove(&id);
 }
 
 #[cfg(test)]

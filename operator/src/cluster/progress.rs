@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use plumbline_crds::Kind;
 use plumbline_crds::run::ProgressReport;
+use plumbline_crds::status::MAX_METRICS;
 
 /// Between two writes of one resource's progress.
 pub const INTERVAL: Duration = Duration::from_secs(15);
 /// Resources whose reports are kept at once.
 const MAX_RESOURCES: usize = 10_000;
 /// Bounds of the schema (`status`).
-const MAX_METRICS: usize = 32;
 const MAX_NAME: usize = 128;
 const MAX_WORD: usize = 64;
 const MAX_AMOUNT: usize = 32;

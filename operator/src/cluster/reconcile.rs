@@ -28,7 +28,10 @@ const CHANGED: Duration = Duration::from_millis(100);
 /// The step that failed.
 pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ReconcileError> {
     let observed = match observe::resource(&context.client, id).await.map_err(ReconcileError::Observe)? {
-        Found::Gone => return Ok(forget(context, id)),
+        Found::Gone => {
+            forget(context, id);
+            return Ok(Next::await_change());
+        }
         Found::Unreadable(seen) => return reject(context, id, seen).await,
         Found::Resource(observed) => *observed,
     };
@@ -70,11 +73,10 @@ async fn reject(context: &Context, id: &Id, seen: Unreadable) -> Result<Next, Re
     Ok(Next::await_change())
 }
 
-/// A resource that is gone. Its children are owned by it: the cluster removes them. Outputs stay.
-fn forget(context: &Context, id: &Id) -> Next {
+/// A resource that is gone: nothing is kept of it. Its children are owned by it: the cluster removes them. Outputs stay.
+pub(super) fn forget(context: &Context, id: &Id) {
     context.dependents.set(id, BTreeSet::new());
     context.resources.remove(id);
-    Next::await_change()
 }
 
 /// Notes what a resource refers to before any of it is read: a change that is missed from now on asks for a reconcile.
