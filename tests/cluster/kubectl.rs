@@ -5,8 +5,10 @@ use kube::api::{Api, ListParams, PostParams};
 use plumbline_crds::Kind::{self, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_testkit::cluster::{Exit, until};
-use plumbline_testkit::operator::{Scene, alone, resource};
+use plumbline_testkit::operator::{Operator, Scene, alone, resource};
 use serde_json::{Value, json};
+
+use super::quiescence::until_resynced;
 
 fn reward(name: &str) -> Value {
     resource(RewardModel, name, &alone(RewardModel))
@@ -21,7 +23,7 @@ fn file(content: &Value) -> tempfile::NamedTempFile {
 #[tokio::test]
 async fn applying_the_same_manifest_again_changes_nothing_in_any_phase() {
     let scene = Scene::new("again").await;
-    let _operator = scene.operator().await;
+    let operator = Operator::start(&scene.namespace, &scene.account().await, &["--resync-seconds", "1"]);
     let manifest = file(&reward("r"));
     let path = manifest.path().to_str().unwrap();
     let version = async || scene.api(RewardModel).get("r").await.unwrap().metadata.resource_version;
@@ -36,7 +38,7 @@ async fn applying_the_same_manifest_again_changes_nothing_in_any_phase() {
     let pod = scene.pod(RewardModel, "r").await;
     scene.node.run(&pod).await;
     scene.until_reason(RewardModel, "r", Reason::Running).await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    until_resynced(&operator, 2).await;
     unchanged("running").await;
     scene.succeed(RewardModel, "r", "sha256:x").await;
     let waited = scene.kubectl(&["wait", "--for=condition=Ready", "rewardmodel/r", "--timeout=60s"]);
