@@ -43,13 +43,12 @@ impl Dependents {
     pub fn set(&self, id: &Id, referents: BTreeSet<Referent>) {
         let mut index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         index.forget(id);
-        if referents.is_empty() {
-            return;
-        }
-        for referent in &referents {
-            index.named_by.entry((id.namespace.clone(), referent.clone())).or_default().insert(id.clone());
-        }
-        index.names.insert(id.clone(), referents);
+        index.add(id, referents);
+    }
+
+    /// Notes what a resource names by what it names: where the artifact of another lies.
+    pub fn add(&self, id: &Id, referents: impl IntoIterator<Item = Referent>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(id, referents);
     }
 
     /// The resources that name an object.
@@ -60,6 +59,13 @@ impl Dependents {
 }
 
 impl Index {
+    fn add(&mut self, id: &Id, referents: impl IntoIterator<Item = Referent>) {
+        for referent in referents {
+            self.named_by.entry((id.namespace.clone(), referent.clone())).or_default().insert(id.clone());
+            self.names.entry(id.clone()).or_default().insert(referent);
+        }
+    }
+
     fn forget(&mut self, id: &Id) {
         for referent in self.names.remove(id).unwrap_or_default() {
             let key = (id.namespace.clone(), referent);
@@ -93,7 +99,11 @@ mod tests {
         dependents.set(&id("b"), [dataset("d")].into());
         assert_eq!(of("n", &dataset("d")), ["a", "b"]);
         assert_eq!(of("other", &dataset("d")), [""; 0]);
+        let of_artifact = Referent::Claim("of-artifact".into());
+        dependents.add(&id("a"), [of_artifact.clone()]);
+        assert_eq!((of("n", &of_artifact), of("n", &claim)), (vec!["a".to_owned()], vec!["a".to_owned()]));
         dependents.set(&id("a"), [dataset("e")].into());
+        assert_eq!(of("n", &of_artifact), [""; 0]);
         assert_eq!(of("n", &dataset("d")), ["b"]);
         assert_eq!(of("n", &claim), [""; 0]);
         dependents.set(&id("a"), BTreeSet::new());

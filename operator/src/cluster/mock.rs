@@ -49,7 +49,7 @@ struct Arguments {
 /// What reconciles share, with a client.
 pub(super) fn context(client: Client) -> Context {
     Context {
-        settings: Arguments::parse_from(["plumbline"]).settings,
+        settings: Arguments::parse_from(["plumbline", "--trainer-image=trainer:test"]).settings,
         dependents: Dependents::default(),
         resources: Arc::default(),
         latest: Arc::default(),

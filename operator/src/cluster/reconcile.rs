@@ -32,7 +32,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ReconcileErro
             forget(context, id);
             return Ok(Next::await_change());
         }
-        Found::Unreadable(seen) => return reject(context, id, seen).await,
+        Found::Unreadable(seen) => return reject(context, id, &seen).await,
         Found::Resource(observed) => *observed,
     };
     let validated = validate(&observed, &context.settings);
@@ -61,7 +61,7 @@ pub async fn reconcile(context: &Context, id: &Id) -> Result<Next, ReconcileErro
 }
 
 /// A resource whose spec cannot be read: its status says so, and what runs for it is left alone. Only a change can help.
-async fn reject(context: &Context, id: &Id, seen: Unreadable) -> Result<Next, ReconcileError> {
+async fn reject(context: &Context, id: &Id, seen: &Unreadable) -> Result<Next, ReconcileError> {
     context.dependents.set(id, BTreeSet::new());
     let message = format!(
         "expected a spec as the CRD describes it, found {}; apply the CRDs of this version and correct the resource",
@@ -94,6 +94,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cluster::dependents::Referent;
     use crate::cluster::mock;
 
     #[tokio::test]
@@ -113,13 +114,35 @@ mod tests {
         }));
         let id = Id { namespace: "n".into(), kind: Kind::RewardModel, name: "r".into() };
         for _ in 0..2 {
-            assert_eq!(reconcile(&context, &id).await.unwrap(), Next::await_change());
+            assert_eq!(Box::pin(reconcile(&context, &id)).await.unwrap(), Next::await_change());
         }
         let (object, writes) = stored.lock().unwrap().clone();
         assert_eq!(writes, 1, "the second time nothing is new");
-        let stalled = object["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Stalled").unwrap();
+        let stalled =
+            object["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Stalled").unwrap();
         assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("SpecInvalid")));
         assert!(stalled["message"].as_str().unwrap().contains("`model`"), "{stalled}");
         assert_eq!(context.resources.reasons(), [(Kind::RewardModel, Reason::SpecInvalid)]);
+    }
+    #[tokio::test]
+    async fn a_claim_that_the_artifact_of_another_needs_is_waited_for() {
+        let resource = json!({"apiVersion": "plumbline.dev/v1alpha1", "kind": "RewardModel",
+            "metadata": {"name": "r", "namespace": "n", "uid": "u", "generation": 1},
+            "spec": {"datasetRef": {"name": "d"}, "baseModel": {"uri": "hf://org/m"}, "output": {"uri": "pvc://results/r"}}});
+        let ready = json!({"type": "Ready", "status": "True", "reason": "Completed", "lastTransitionTime": ""});
+        let artifact = json!({"uri": "pvc://elsewhere/d", "digest": "sha256:d", "sizeBytes": 1, "createdTime": ""});
+        let dataset = json!({"metadata": {"name": "d", "generation": 1},
+            "status": {"observedGeneration": 1, "conditions": [ready], "artifact": artifact}});
+        let context = mock::context(mock::client(move |request| match request.rsplit('/').next().unwrap() {
+            "r" | "status" => Some(resource.clone()),
+            "d" => Some(dataset.clone()),
+            "results" => Some(json!({"metadata": {"name": "results"}})),
+            "jobs" => Some(json!({"kind": "JobList", "apiVersion": "batch/v1", "metadata": {}, "items": []})),
+            _ => None,
+        }));
+        let id = Id { namespace: "n".into(), kind: Kind::RewardModel, name: "r".into() };
+        Box::pin(reconcile(&context, &id)).await.unwrap();
+        assert_eq!(context.resources.reasons(), [(Kind::RewardModel, Reason::ReferenceNotFound)]);
+        assert_eq!(context.dependents.of("n", &Referent::Claim("elsewhere".into())), [id]);
     }
 }

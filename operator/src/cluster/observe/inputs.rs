@@ -10,7 +10,8 @@ use plumbline_crds::conditions::ConditionType;
 use plumbline_crds::status::Status;
 use sha2::{Digest, Sha256};
 
-use crate::cluster::dependents::Referent;
+use crate::cluster::context::Context;
+use crate::cluster::dependents::{Id, Referent};
 use crate::cluster::kinds;
 use crate::cluster::objects::{Input, fetches};
 use crate::cluster::settings::Settings;
@@ -29,20 +30,23 @@ pub(crate) fn referents(resource: &Resource, output: Option<&Location>) -> BTree
     named.chain(output.and_then(claim)).collect()
 }
 
-/// Looks up what a resource is made from, and the claims that it reads and writes.
+/// Looks up what a resource is made from, and the claims that it reads and writes. Those of the artifacts of others are noted in
+/// the index before they are looked for, as what the resource names itself is.
 pub(super) async fn inputs(
-    client: &Client,
+    context: &Context,
+    id: &Id,
     resource: &Resource,
     output: &Location,
 ) -> Result<ResolvedInputs, kube::Error> {
-    let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
+    let Context { client, dependents, .. } = context;
     let mut found = ResolvedInputs::default();
     for wanted in inputs::wanted(&resource.spec) {
-        input(client, namespace, wanted, &mut found).await?;
+        input(client, &id.namespace, wanted, &mut found).await?;
     }
     let locations = found.inputs.iter().map(|i| &i.location).chain([output]);
     let claims: BTreeSet<String> = locations.filter_map(Location::claim).map(str::to_owned).collect();
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    dependents.add(id, claims.iter().cloned().map(Referent::Claim));
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &id.namespace);
     for claim in claims {
         if !is_there(&api, &claim).await? {
             found.missing.push(format!("PersistentVolumeClaim/{claim}"));

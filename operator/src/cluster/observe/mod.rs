@@ -76,7 +76,7 @@ pub(super) async fn snapshot(
     let base_name = base_name(id.kind, &id.name);
     let mut resolved = None;
     if let Some(output) = validated.output.as_ref().filter(|_| validated.problems.is_empty()) {
-        resolved = Some(inputs::inputs(&context.client, &observed.resource, output).await?);
+        resolved = Some(inputs::inputs(context, id, &observed.resource, output).await?);
     }
     let inputs = resolved.as_ref().map_or(Inputs::Unknown, ResolvedInputs::summary);
     let names = job_names(&observed, &inputs, &base_name);
