@@ -46,7 +46,7 @@ impl Dependents {
         index.add(id, referents);
     }
 
-    /// Notes what a resource names by what it names: where the artifact of another lies.
+    /// Notes more that a resource depends on: where the artifacts are that it names.
     pub fn add(&self, id: &Id, referents: impl IntoIterator<Item = Referent>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(id, referents);
     }

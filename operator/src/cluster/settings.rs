@@ -1,5 +1,6 @@
 //! Settings of an installation: the arguments of `plumbline operator`. Computes only.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use plumbline_crds::compute::Compute;
@@ -7,7 +8,6 @@ use plumbline_crds::remote::Remote;
 
 use super::leader::Timing;
 use super::rbac;
-use super::server::Addresses;
 use crate::location::Location;
 use crate::uri::is_store;
 
@@ -65,6 +65,17 @@ pub struct Settings {
     /// Listen addresses.
     #[command(flatten)]
     pub addresses: Addresses,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Addresses {
+    /// Address for /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    pub metrics_address: SocketAddr,
+    /// Address to which pods report progress.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8090")]
+    pub progress_address: SocketAddr,
 }
 
 impl Settings {

@@ -20,8 +20,6 @@ mod progress_api;
 mod token;
 mod triggers;
 
-use std::net::SocketAddr;
-
 pub use listen::serve;
 pub use probes::{PATIENCE, Probes};
 pub use progress_api::ProgressApi;
@@ -33,14 +31,3 @@ pub use triggers::Triggers;
 pub const MAX_PROBE_CONNECTIONS: usize = 256;
 /// Connections to the progress API at once.
 pub const MAX_PROGRESS_CONNECTIONS: usize = 512;
-
-/// Where to listen.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Addresses {
-    /// Address for /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
-    pub metrics_address: SocketAddr,
-    /// Address to which pods report progress.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8090")]
-    pub progress_address: SocketAddr,
-}
