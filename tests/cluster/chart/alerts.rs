@@ -44,6 +44,10 @@ const AGE: &str = r#"plumbline_controller_last_activity_age_seconds{namespace="a
 const ERRORS: &str = r#"plumbline_reconcile_errors_total{namespace="a",pod="1",kind="RewardModel",error="Kube"}"#;
 const FORBIDDEN: &str =
     r#"plumbline_kube_api_requests_total{namespace="a",pod="1",verb="patch",resource="jobs",code="403"}"#;
+const FORBIDDEN_EVENTS: &str =
+    r#"plumbline_kube_api_requests_total{namespace="a",pod="1",verb="create",resource="events",code="403"}"#;
+const OVER_QUOTA: &str =
+    r#"plumbline_kube_api_requests_total{namespace="a",pod="1",verb="create",resource="jobs",code="403"}"#;
 const ALLOWED: &str =
     r#"plumbline_kube_api_requests_total{namespace="a",pod="1",verb="patch",resource="jobs",code="200"}"#;
 const UNSCHEDULABLE: &str = r#"plumbline_resources{namespace="a",kind="PolicyTuning",reason="Unschedulable"}"#;
@@ -57,7 +61,7 @@ const NOT_OWNED: &str = r#"plumbline_progress_reports_total{namespace="a",outcom
 
 const A: (&str, &str) = ("namespace", "a");
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 26] = [
     Case {
         alert: "PlumblineNoLeader",
         series: &[(LEADER, "0x10"), (OTHER, "0x10")],
@@ -92,6 +96,13 @@ const CASES: [Case; 24] = [
         minutes: 40,
         says: Says::This(&[A, ("verb", "patch"), ("resource", "jobs")], "The operator may not patch jobs."),
     },
+    Case {
+        alert: "PlumblineForbidden",
+        series: &[(FORBIDDEN_EVENTS, "0+1x60"), (OVER_QUOTA, "0+1x60")],
+        minutes: 40,
+        says: Says::This(&[A, ("verb", "create"), ("resource", "events")], "The operator may not create events."),
+    },
+    silent("PlumblineForbidden", &[(OVER_QUOTA, "0+1x60")], 60),
     silent("PlumblineForbidden", &[(FORBIDDEN, "3x60"), (ALLOWED, "0+100x60")], 60),
     Case {
         alert: "PlumblineWatchSilent",
