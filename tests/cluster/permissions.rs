@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use plumbline_crds::Kind::{PolicyTuning, PreferenceDataset, RewardModel};
+use plumbline_crds::Kind::{self, PolicyTuning, PreferenceDataset, RewardModel};
 use plumbline_crds::conditions::Reason;
 use plumbline_operator::cluster::objects::AUDIENCE;
 use plumbline_operator::cluster::rbac::{Rule, cluster_rules, own_rules, rules};
@@ -97,4 +97,11 @@ async fn the_operator_is_refused_nothing_and_granted_nothing_that_it_does_not_us
     assert!(operator.stop().success());
     // A watch is written down when it has ended.
     until("everything granted was used", async || unused().is_empty().then_some(())).await;
+    // A second watch of a kind would be a sign of life of a controller whose own has ended.
+    let lines = scene.namespace.audit();
+    for kind in Kind::ALL {
+        let is_watch = |l: &AuditLine| l.verb == "watch" && l.object_ref.resource == kind.plural();
+        let watches = lines.iter().filter(|l| l.user.username == name && is_watch(l)).count();
+        assert_eq!(watches, 1, "watches of {kind}");
+    }
 }

@@ -1,5 +1,5 @@
-//! What makes a resource be reconciled: its own changes, those of its Jobs and pods, and those of what it names (`changes`). Talks
-//! to the API server: watches, by metadata alone.
+//! What makes a resource be reconciled: its own changes and those of resources that it names, and those of its Jobs and pods, and
+//! of ConfigMaps and claims (`changes`). Talks to the API server: watches, by metadata alone.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -60,18 +60,16 @@ pub async fn run(
     mut asked: BTreeMap<Kind, Receiver<Id>>,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
-    let datasets = controller::<PreferenceDataset>(&context, &mut asked, stop.clone());
-    let rewards = controller::<RewardModel>(&context, &mut asked, stop.clone());
-    let tunings = controller::<PolicyTuning>(&context, &mut asked, stop);
-    let (context, resource) = (&context, |kind| move |name| Referent::Resource(kind, name));
+    let datasets = controller::<PreferenceDataset>(&context, triggers, &mut asked, stop.clone());
+    let rewards = controller::<RewardModel>(&context, triggers, &mut asked, stop.clone());
+    let tunings = controller::<PolicyTuning>(&context, triggers, &mut asked, stop);
+    let context = &context;
     let changes = async {
         futures::join!(
             made::<Job>(context, triggers),
             made::<Pod>(context, triggers),
             named::<ConfigMap>(context, triggers, Referent::ConfigMap),
             named::<PersistentVolumeClaim>(context, triggers, Referent::Claim),
-            named::<PreferenceDataset>(context, triggers, resource(Kind::PreferenceDataset)),
-            named::<RewardModel>(context, triggers, resource(Kind::RewardModel)),
         )
     };
     let controllers =
@@ -82,18 +80,32 @@ pub async fn run(
     }
 }
 
-/// The controller of a kind: reconciles for its own changes, and where they are asked for.
+/// The controller of a kind: reconciles for its own changes, and where they are asked for. Of any change, that of a status too,
+/// the resources learn that name it: a watch of their own would hide that this one is stuck (`liveness`).
 fn controller<K: OfKind + Watched>(
-    context: &Context,
+    context: &Shared,
+    triggers: &Triggers,
     asked: &mut BTreeMap<Kind, Receiver<Id>>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Controller<PartialObjectMeta<K>> {
     let (reader, writer) = reflector::store();
+    let (told, triggers) = (context.clone(), triggers.clone());
+    let tell = move |object: Result<PartialObjectMeta<K>, watcher::Error>| {
+        let (context, triggers) = (told.clone(), triggers.clone());
+        async move {
+            if let Ok(object) = &object {
+                let referent = Referent::Resource(K::KIND, object.name_any());
+                ask(&triggers, context.dependents.of(&object.namespace().unwrap_or_default(), &referent)).await;
+            }
+            object
+        }
+    };
     let changes = watcher(api::<PartialObjectMeta<K>>(context), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(slim)
         .reflect(writer)
         .touched_objects()
+        .then(tell)
         // Statuses are written here, and need no reconcile.
         .predicate_filter(spec_changed, PredicateConfig::default());
     let asked = asked.remove(&K::KIND);
