@@ -1,5 +1,6 @@
 //! What people and GitOps do with kubectl: apply again, wait, explain, delete. And what must never be seen by them: a secret.
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, ListParams, PostParams};
 use plumbline_crds::Kind::{self, PreferenceDataset, RewardModel};
@@ -56,7 +57,7 @@ async fn what_is_deleted_leaves_nothing_behind_in_any_phase() {
     let _operator = scene.operator().await;
     scene.apply(&resource(RewardModel, "waiting", &json!({}))).await;
     scene.until_reason(RewardModel, "waiting", Reason::ReferenceNotFound).await;
-    for name in ["pending", "running", "failed", "finished", "suspended"] {
+    let phases = ["pending", "running", "failed", "finished", "suspended"].map(async |name| {
         scene.apply(&reward(name)).await;
         let pod = scene.pod(RewardModel, name).await;
         if name != "pending" {
@@ -78,7 +79,8 @@ async fn what_is_deleted_leaves_nothing_behind_in_any_phase() {
             }
             _ => {}
         }
-    }
+    });
+    join_all(phases).await;
     let running = scene.pod(RewardModel, "running").await;
     scene.kubectl(&["delete", "rewardmodel", "--all", "--timeout=60s"]);
     scene.let_end(&running).await;

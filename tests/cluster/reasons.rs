@@ -1,6 +1,7 @@
 //! Each reason that the operator reads from the cluster, brought about on a real API server: condition, message, event,
 //! metric.
 
+use futures::future::join_all;
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -157,7 +158,7 @@ async fn how_a_run_failed_is_named() {
         ("memory", 137, "OOMKilled", String::new(), Reason::OutOfMemory, "the container trainer was killed"),
         ("crash", 139, "Error", String::new(), Reason::TrainerFailed, "signal 11"),
     ];
-    for (name, code, reason, message, expected, words) in &cases {
+    let named = cases.iter().map(async |(name, code, reason, message, expected, words)| {
         scene.apply(&reward(name, &once)).await;
         let pod = scene.pod(KIND, name).await;
         scene.node.run(&pod).await;
@@ -167,7 +168,8 @@ async fn how_a_run_failed_is_named() {
         assert_eq!(condition(&status, Stalled), (True, *expected));
         assert_eq!(condition(&status, Reconciling).0, False);
         assert!(status.completion_time.is_some());
-    }
+    });
+    join_all(named).await;
     assert_eq!(scene.jobs_made(), cases.len(), "what failed for good is not tried again");
 }
 
