@@ -24,6 +24,8 @@ use crate::location::Location;
 
 /// Name of the container that does the work.
 pub const TRAINER: &str = "trainer";
+/// What the name of a judge's container begins with.
+pub const JUDGE: &str = "judge-";
 /// Audience of the token that a pod proves itself with to the operator, and to nobody else.
 pub const AUDIENCE: &str = "plumbline.dev/progress";
 
@@ -161,7 +163,7 @@ fn judges(request: &Request) -> Vec<Container> {
             env: Some(vec![plain("OMP_WAIT_POLICY", "PASSIVE"), plain("HOME", "/tmp")]),
             resources: Some(resources(request, 0)),
             volume_mounts: Some(mounts),
-            ..container(&format!("judge-{index}"), request)
+            ..container(&format!("{JUDGE}{index}"), request)
         }
     };
     (JUDGE_PORT..).zip(served_judges(request)).enumerate().map(judge).collect()

@@ -14,7 +14,7 @@ use plumbline_crds::run::StageResult;
 
 use super::objects::KIND_LABEL;
 use super::objects::job::{self, LOST, QUEUE_LABEL};
-use super::objects::pod::TRAINER;
+use super::objects::pod::{JUDGE, TRAINER};
 use super::times::{seconds_between, timestamp};
 use crate::plan::{End, Exit, Obstacle, Run, retry};
 use crate::redact::redact;
@@ -70,7 +70,8 @@ pub fn why_failed(pod: &Pod) -> (Reason, String, Option<StageResult>) {
         return (Reason::NodeDisruption, format!("the container was lost with its node: {said}"), None);
     }
     if out_of_memory(end) {
-        return (Reason::OutOfMemory, killed_for_memory(pod, end), None);
+        let name = ended_container(pod).map_or(TRAINER, |(status, _)| status.name.as_str());
+        return (Reason::OutOfMemory, killed_for_memory(pod, name, end), None);
     }
     let (reason, message) = ended(end, result.clone()).explain();
     (reason, message, result)
@@ -296,7 +297,8 @@ fn waiting(pod: &Pod) -> Option<Obstacle> {
                 Reason::ConfigInvalid,
                 format!("container {name}: {told}; create the Secret, ConfigMap or key that it names"),
             ),
-            "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => (
+            "CrashLoopBackOff" => crashing(pod, status, told),
+            "CreateContainerError" | "RunContainerError" => (
                 Reason::ConfigInvalid,
                 format!("the container {name} cannot start: {told}; see its log and spec.compute.image"),
             ),
@@ -304,6 +306,18 @@ fn waiting(pod: &Pod) -> Option<Obstacle> {
         };
         Some(Obstacle { reason, message })
     })
+}
+
+/// A container that is started again each time it has ended: a judge, or what others have put beside ours.
+fn crashing(pod: &Pod, status: &ContainerStatus, told: &str) -> (Reason, String) {
+    let name = &status.name;
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    if let Some(end) = last.filter(|end| out_of_memory(end)) {
+        return (Reason::OutOfMemory, killed_for_memory(pod, name, end));
+    }
+    let reason = if name.starts_with(JUDGE) { Reason::JudgeUnavailable } else { Reason::TrainerFailed };
+    let code = last.map(|end| format!(" with exit code {}", end.exit_code)).unwrap_or_default();
+    (reason, format!("the container {name} ends again and again{code}: {told}; see its log"))
 }
 
 fn unschedulable(pod: &Pod) -> Option<Obstacle> {
@@ -384,8 +398,7 @@ fn is_sure(end: &ContainerStateTerminated) -> bool {
 }
 
 /// Which container was killed, at which limit, and what helps.
-fn killed_for_memory(pod: &Pod, end: &ContainerStateTerminated) -> String {
-    let name = ended_container(pod).map_or(TRAINER, |(status, _)| status.name.as_str());
+fn killed_for_memory(pod: &Pod, name: &str, end: &ContainerStateTerminated) -> String {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
     let container = init.chain(spec.map(|spec| &spec.containers).into_iter().flatten()).find(|c| c.name == name);

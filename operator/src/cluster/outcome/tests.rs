@@ -164,11 +164,6 @@ fn what_keeps_a_run_from_running_is_named_with_what_to_do() {
             Reason::ConfigInvalid,
             "the container trainer cannot start: exec: no such file; see its log and spec.compute.image",
         ),
-        (
-            waiting("CrashLoopBackOff", "back-off 5m0s"),
-            Reason::ConfigInvalid,
-            "cannot start: back-off 5m0s; see its log",
-        ),
         (unschedulable, Reason::Unschedulable, "nvidia.com/gpu"),
         (failed(1, "Error"), Reason::Retrying, "exit code 1"),
     ];
@@ -183,6 +178,32 @@ fn what_keeps_a_run_from_running_is_named_with_what_to_do() {
         Run::Running(None),
         "a pod that is being started is no obstacle"
     );
+}
+
+#[test]
+fn a_container_that_ends_again_and_again_is_named_by_how_it_ended_last() {
+    let crashing = |name: &str, code: i32, reason: &str| {
+        let mut pod =
+            pod(&json!({"phase": "Pending", "initContainerStatuses": [{"name": name, "image": "", "imageID": "",
+            "ready": false, "restartCount": 5, "lastState": {"terminated": {"exitCode": code, "reason": reason}},
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}}}]}));
+        pod.spec = serde_json::from_value(json!({"containers": [{"name": "trainer"}],
+            "initContainers": [{"name": name, "resources": {"limits": {"memory": "16Gi"}}}]}))
+        .unwrap();
+        let Run::Running(Some(obstacle)) = run(&job(&json!({})), &[pod], None) else { panic!("{name}") };
+        (obstacle.reason, obstacle.message)
+    };
+    let (reason, message) = crashing("judge-1", 137, "OOMKilled");
+    assert_eq!(reason, Reason::OutOfMemory);
+    assert!(
+        message.starts_with("the container judge-1 exceeded its memory limit of 16Gi (exit code 137); "),
+        "{message}"
+    );
+    for (name, expected) in [("judge-0", Reason::JudgeUnavailable), ("istio-proxy", Reason::TrainerFailed)] {
+        let (reason, message) = crashing(name, 3, "Error");
+        let words = format!("the container {name} ends again and again with exit code 3: back-off 5m0s; see its log");
+        assert_eq!((reason, message), (expected, words));
+    }
 }
 
 #[test]
