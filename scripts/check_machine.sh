@@ -83,19 +83,21 @@ done
 if [ "$memory" -lt 3 ]; then
     missing "this machine has $memory GB of memory; compiling the libtorch binding takes 3 GB"
 elif [ "$memory" -lt 6 ]; then
-    say "note: with $memory GB of memory, build with CARGO_BUILD_JOBS=1"
+    say "note: with $memory GB of memory, build with CARGO_BUILD_JOBS=1; the quickstart needs 4.6 GB"
 fi
 
 if [ "${1:-}" = --plan ]; then
     say "make test, on two cores:"
-    say "  1. formatting, lints and tests that need neither libtorch nor Kubernetes: 3 minutes, 10 the first time"
+    if ! [ -e "$CACHE/libtorch" ]; then
+        say "  1. formatting, lints and tests that need neither libtorch nor Kubernetes: 10 minutes"
+    fi
     if ! is_done libtorch scripts/install_libtorch.sh scripts/requirements/libtorch.txt; then
         say "  2. libtorch and the quickstart's inputs, once: 0.7 GB to download, 5 minutes"
     fi
     if [ "${#to_build[@]}" -gt 0 ]; then
         say "  3. from Go source, once: ${to_build[*]}; with all of them 1 GB to download, 18 GB of disk, 30 minutes"
     fi
-    say "  4. everything else: 12 minutes, and 15 more the first time"
+    say "  4. everything: 12 minutes, and 20 more the first time"
     for problem in "${problems[@]}"; do say "  step 2 will stop here: $problem"; done
     exit 0
 fi
