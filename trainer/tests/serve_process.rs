@@ -1,7 +1,7 @@
 //! The `serve` program with a real model, tiny and with random weights: from a folder to replies, and to its end.
 
 #[cfg(test)]
-#[path = "../src/serve/fixture.rs"]
+#[path = "../feedback/src/protocol/fixture.rs"]
 mod fixture;
 
 #[cfg(test)]
@@ -283,6 +283,11 @@ mod tests {
         assert_eq!(output.status.code(), Some(3), "a folder without a model is bad data");
         assert!(String::from_utf8_lossy(&output.stderr).contains("tokenizer.json"));
         assert!(!port_file.exists(), "it was never ready");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("accepting"), "it never accepted requests");
+        let output = serve(&empty.path().join("absent"), &[]).output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("--model: ") && said.contains("absent: no such directory"), "{said}");
 
         let model = model();
         for bad in [

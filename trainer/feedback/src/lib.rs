@@ -6,6 +6,7 @@
 //! | What is a record? Which files are read? | `data` |
 //! | How does text become tokens, and a conversation text? | `text` |
 //! | How does a judge become a label? | `judge` |
+//! | What may a request to a served model, and its reply, contain? | `protocol` |
 //! | What is measured before and after? | `measure` |
 //! | Where do metrics, curves and reports come from? | `report` |
 //! | How are inputs downloaded and results uploaded? | `store` |
@@ -28,6 +29,7 @@ pub mod heartbeat;
 pub mod judge;
 pub mod measure;
 pub mod printable;
+pub mod protocol;
 pub mod report;
 pub mod shutdown;
 pub mod store;

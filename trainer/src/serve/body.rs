@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use futures::StreamExt;
+use plumbline_feedback::protocol::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
-
-use super::protocol::ApiError;
 
 /// Maximum length of a request's body, in bytes: 128k tokens of text in which JSON escapes every two bytes with six.
 pub(super) const MOST_BYTES: usize = 4 << 20;

@@ -3,7 +3,7 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | What may a request and a reply contain? | `protocol` |
+//! | What may a request and a reply contain? | `plumbline_feedback::protocol` |
 //! | Which jobs does a request become? | `plan` |
 //! | How do requests share a batch, and how does one end? | `scheduler` |
 //! | How do tokens become text with log-probabilities? | `stream` |
@@ -20,6 +20,7 @@
 mod body;
 mod connections;
 #[cfg(test)]
+#[path = "../../feedback/src/protocol/fixture.rs"]
 mod fixture;
 pub mod listen;
 pub mod metrics;
@@ -27,7 +28,6 @@ pub mod model;
 pub mod parent;
 mod patient;
 pub mod plan;
-pub mod protocol;
 pub mod replies;
 pub mod routes;
 pub mod scheduler;

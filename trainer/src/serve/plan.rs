@@ -8,14 +8,14 @@ use std::sync::Arc;
 use jiff::civil::DateTime;
 use plumbline_crds::source::Sampling;
 use plumbline_feedback::data::Message;
+use plumbline_feedback::protocol::ApiError;
+use plumbline_feedback::protocol::input::Prompt;
+use plumbline_feedback::protocol::request::{self, MaxTokens, Params};
+use plumbline_feedback::protocol::response::Api;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 
 use super::model::Shape;
-use super::protocol::ApiError;
-use super::protocol::input::Prompt;
-use super::protocol::request::{self, MaxTokens, Params};
-use super::protocol::response::Api;
 use crate::Error;
 use crate::generate::engine::Job;
 

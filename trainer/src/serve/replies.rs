@@ -6,13 +6,13 @@ use std::convert::Infallible;
 use axum::body::Bytes;
 use axum::response::sse::Event;
 use futures::{Stream, StreamExt, stream};
+use plumbline_feedback::protocol::ApiError;
+use plumbline_feedback::protocol::response::{Sequence, Usage, Writer};
+use plumbline_feedback::protocol::update::Update;
 use prometheus::HistogramTimer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::protocol::ApiError;
-use super::protocol::response::{Sequence, Usage, Writer};
-use super::scheduler::Update;
 use crate::Result;
 
 /// A request in progress. Dropping it cancels the work.

@@ -15,6 +15,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::civil::DateTime;
 use plumbline_feedback::clock;
+use plumbline_feedback::protocol::ApiError;
+use plumbline_feedback::protocol::response::{Api, Writer};
+use plumbline_feedback::protocol::update::Update;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -24,10 +27,8 @@ use super::listen::{Patience, Place};
 use super::metrics::Metrics;
 use super::model::Shape;
 use super::plan::{self, Asked, Bounds, Plan};
-use super::protocol::ApiError;
-use super::protocol::response::{Api, Writer};
 use super::replies::{self, Pending};
-use super::scheduler::{Message, Update, Work};
+use super::scheduler::{Message, Work};
 use crate::generate::engine::Job;
 
 /// Maximum memory of the prompts and replies of all requests together, in bytes.
@@ -108,23 +109,23 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-async fn health(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, ApiError> {
+async fn health(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, Rejection> {
     app.ready()?;
     Ok(Json(json!({"status": "ok"})))
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Rejection> {
     let text = app.metrics.text().map_err(|e| ApiError::internal(e.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
-async fn models(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, ApiError> {
+async fn models(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, Rejection> {
     Ok(Json(json!({"object": "list", "data": [described(&app, app.ready()?.shape)]})))
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<serde_json::Value>, ApiError> {
+async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<serde_json::Value>, Rejection> {
     if name != app.name {
-        return Err(ApiError::model_not_found(&name, &app.name));
+        return Err(ApiError::model_not_found(&name, &app.name).into());
     }
     Ok(Json(described(&app, app.ready()?.shape)))
 }
@@ -141,8 +142,8 @@ async fn completions(
     State(app): State<Arc<App>>,
     Extension(place): Extension<Place>,
     body: Body,
-) -> Result<Response, ApiError> {
-    answer(&app, Api::Completions, &place, clock::wall(), body).await
+) -> Result<Response, Rejection> {
+    Ok(answer(&app, Api::Completions, &place, clock::wall(), body).await?)
 }
 
 async fn chat(
@@ -150,8 +151,8 @@ async fn chat(
     Extension(place): Extension<Place>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, ApiError> {
-    answer(&app, Api::Chat, &place, time(&headers)?, body).await
+) -> Result<Response, Rejection> {
+    Ok(answer(&app, Api::Chat, &place, time(&headers)?, body).await?)
 }
 
 /// The time of the client's run, or the current time.
@@ -230,19 +231,29 @@ fn submit(
     Ok(updates)
 }
 
-async fn no_route(method: Method, uri: Uri) -> ApiError {
-    ApiError::no_route(method.as_str(), uri.path())
+async fn no_route(method: Method, uri: Uri) -> Rejection {
+    ApiError::no_route(method.as_str(), uri.path()).into()
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    ApiError::wrong_method(method.as_str(), uri.path())
+async fn wrong_method(method: Method, uri: Uri) -> Rejection {
+    ApiError::wrong_method(method.as_str(), uri.path()).into()
 }
 
-impl IntoResponse for ApiError {
+/// An error as a response.
+struct Rejection(ApiError);
+
+impl From<ApiError> for Rejection {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(json!({"error": self.body}))).into_response();
-        if let Some(seconds) = self.retry_after {
+        let Self(error) = self;
+        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(json!({"error": error.body}))).into_response();
+        if let Some(seconds) = error.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

@@ -8,13 +8,14 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::protocol::update::{End, Scored, Update};
 use plumbline_feedback::text::tokenizer::Tokenizer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::metrics::Metrics;
 use super::model::Sample;
-use super::stream::{Piece, Scored, TextStream};
+use super::stream::{Piece, TextStream};
 use crate::Result;
 use crate::generate::engine::{Event, Job, JobId};
 
@@ -44,28 +45,6 @@ pub struct Work {
     pub permit: OwnedSemaphorePermit,
     /// When the request was queued.
     pub queued: Instant,
-}
-
-/// An update of one sequence.
-#[derive(Debug, PartialEq)]
-pub struct Update {
-    /// Index of the job in the request.
-    pub sequence: usize,
-    /// Text to append.
-    pub text: String,
-    /// Tokens to append, if requested.
-    pub tokens: Vec<Scored>,
-    /// Set with the last update of the sequence.
-    pub end: Option<End>,
-}
-
-/// How a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// The finish reason.
-    pub finish: Finish,
-    /// Number of sampled tokens, including the end token and a stop string.
-    pub sampled: usize,
 }
 
 /// Runs until [`Message::Stop`], or until every sender is dropped and the work is done. An error of the sampler ends
@@ -179,7 +158,7 @@ impl<S: Sample> Scheduler<'_, S> {
         if ended {
             sequence.permit = None;
         }
-        if !update.as_ref().is_ok_and(Update::says_nothing) {
+        if !update.as_ref().is_ok_and(Update::is_empty) {
             // If the client has disconnected, that is detected before the next step.
             let _ = sequence.reply.send(update);
         }
@@ -210,12 +189,6 @@ impl Sequence<'_> {
             tokens: if self.tokens_wanted { piece.tokens } else { Vec::new() },
             end: finish.map(|finish| End { finish, sampled: self.sampled }),
         })
-    }
-}
-
-impl Update {
-    fn says_nothing(&self) -> bool {
-        self.text.is_empty() && self.tokens.is_empty() && self.end.is_none()
     }
 }
 

@@ -90,7 +90,10 @@ where
         } => result,
     };
 
-    tracing::info!("no longer accepting requests");
+    // A model that could not be loaded has answered none.
+    if loads.ready.get().is_some() {
+        tracing::info!("no longer accepting requests");
+    }
     let _ = close.send(());
     if !http.await.unwrap_or(false) {
         tracing::warn!("dropping requests that did not finish within {} s", drain.as_secs());

@@ -3,25 +3,12 @@
 
 use std::sync::Arc;
 
+use plumbline_feedback::protocol::update::Scored;
 use plumbline_feedback::text::incremental::IncrementalDecoder;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::Result;
 use crate::generate::stop_strings::StopStrings;
-
-/// A sampled token and its log-probabilities.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scored {
-    /// Token id.
-    pub token: i64,
-    /// Natural log-probability.
-    pub logprob: f32,
-    /// The most likely tokens, most likely first.
-    pub top: Vec<(i64, f32)>,
-    /// Offset of the token's text in the response, in characters. Tokens that are parts of one character share its
-    /// offset; a token without text has the offset of the text after it.
-    pub offset: usize,
-}
 
 /// Text that is final, and the tokens whose text begins in it.
 #[derive(Debug, Default, PartialEq)]

@@ -2,7 +2,7 @@
 //! end to end elsewhere.
 
 #[cfg(test)]
-#[path = "../../src/serve/fixture.rs"]
+#[path = "../../feedback/src/protocol/fixture.rs"]
 mod fixture;
 #[cfg(test)]
 mod hostile;

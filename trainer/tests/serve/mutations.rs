@@ -4,10 +4,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use plumbline_feedback::protocol::response::Api;
 use plumbline_trainer::serve::listen::Patience;
 use plumbline_trainer::serve::model::Shape;
 use plumbline_trainer::serve::plan::{Asked, Bounds, plan};
-use plumbline_trainer::serve::protocol::response::Api;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -4,9 +4,12 @@
 
 pub mod error;
 pub mod fields;
+#[cfg(test)]
+mod fixture;
 pub mod input;
 mod logprobs;
 pub mod request;
 pub mod response;
+pub mod update;
 
 pub use error::ApiError;

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use plumbline_feedback::data::responses::Finish;
-use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use super::logprobs::Logprobs;
-use crate::serve::scheduler::{End, Update};
-use crate::serve::stream::Scored;
+use super::update::{End, Scored, Update};
+use crate::data::responses::Finish;
+use crate::text::tokenizer::Tokenizer;
 
 /// The API that a reply belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,8 +215,8 @@ fn finish_reason(finish: Finish) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture;
     use super::*;
-    use crate::serve::fixture;
     use serde_json::{Value, json};
 
     fn writer(api: Api, logprobs: Option<usize>, include_usage: bool) -> Writer {

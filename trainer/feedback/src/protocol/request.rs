@@ -2,12 +2,12 @@
 //! no effect, or rejected by name: a partly understood request would be answered with the wrong text. Computes.
 
 use plumbline_crds::source::Sampling;
-use plumbline_feedback::data::Message;
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::Fields;
 use super::input::{Prompt, messages, prompts, stop};
+use crate::data::Message;
 
 /// Maximum number of log-probabilities per position.
 pub const MOST_LOGPROBS: i64 = 100;

@@ -1,10 +1,10 @@
 //! The input of the model in a request: prompts, messages, stop strings. Computes.
 
-use plumbline_feedback::data::Message;
 use serde_json::Value;
 
 use super::ApiError;
 use super::fields::{Fields, as_integer, kind};
+use crate::data::Message;
 
 /// A prompt of the completions API.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,10 +1,10 @@
 //! Log-probabilities in the formats of the two APIs. Computes.
 
-use plumbline_feedback::text::tokenizer::Tokenizer;
 use serde::{Serialize, Serializer};
 
 use super::response::Api;
-use crate::serve::stream::Scored;
+use super::update::Scored;
+use crate::text::tokenizer::Tokenizer;
 
 /// `logprobs` of a choice.
 #[derive(Debug, Serialize)]
@@ -101,8 +101,8 @@ fn finite(logprob: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture;
     use super::*;
-    use crate::serve::fixture;
 
     fn tokenizer() -> Tokenizer {
         Tokenizer::load(fixture::model_folder().path()).unwrap()
