@@ -162,6 +162,25 @@ fn a_server_that_is_down_for_good_is_unavailable_and_one_bad_question_is_not() {
 }
 
 #[test]
+fn refused_questions_stop_no_judge_and_a_resumed_run_asks_them_again_and_ends_the_same() {
+    let filtered = r#"{"error": {"code": "content_filter", "message": "content management policy"}}"#;
+    let unknown = r#"{"problem": "not today"}"#;
+    // From the first question on, or a quarter of them: a resumed run has none but refused ones.
+    for (body, first, every) in [(filtered, 12, 4), (unknown, 0, 4)] {
+        let sim = JudgeSim::start(Config::default().faults(move |n, before| {
+            (before > 0 || n < first || n % every == 3).then_some(Fault::Status(400, body, None))
+        }));
+        let (data, journal) = (planted(200), temp());
+        let judged = ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap();
+        let (asked, answered) = (sim.requests().len(), sim.answered());
+        assert_eq!(asked, 400);
+        let again = ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap();
+        assert_eq!(again.outcomes, judged.outcomes);
+        assert_eq!((sim.requests().len(), sim.answered()), (asked + 400 - answered, answered), "{body}");
+    }
+}
+
+#[test]
 fn an_endpoint_without_log_probabilities_is_found_out_before_much_is_paid() {
     let sim = JudgeSim::start(Config::default().faults(|_, _| Some(Fault::NoLogProbs)));
     let (data, journal) = (planted(100), temp());

@@ -36,15 +36,21 @@ pub enum AttemptOutcome {
     RetryBackoff(Fault, String),
     /// The server does not accept this form of request; retry in this dialect.
     Rewrite(Dialect, String),
-    /// This question cannot be answered, but others can.
-    FatalPair {
-        /// Whether it was rejected by a content filter.
-        filtered: bool,
-        /// The reason.
-        why: String,
-    },
+    /// This question is not answered, at no charge; others can be.
+    Refused(Refusal, String),
     /// No question can be answered, because of the key, quota, model or protocol.
     FatalJob(String),
+}
+
+/// Why a server refuses a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its content.
+    Filtered,
+    /// It is longer than the model's context.
+    TooLong,
+    /// Unknown; perhaps the server does not accept this form of request.
+    Unknown,
 }
 
 /// The likely cause of a failed attempt.
@@ -93,15 +99,15 @@ pub fn classify(response: &HttpResponse, dialect: Dialect, now: Timestamp) -> At
             None if matches!(status, 429 | 502 | 503 | 504 | 529) => AttemptOutcome::RetryBackoff(Fault::Endpoint, why),
             None => AttemptOutcome::RetryBackoff(Fault::Question, why),
         },
-        _ if error.is_content_filter() => AttemptOutcome::FatalPair { filtered: true, why },
-        _ if error.is_too_long() => AttemptOutcome::FatalPair { filtered: false, why },
+        _ if error.is_content_filter() => AttemptOutcome::Refused(Refusal::Filtered, why),
+        _ if error.is_too_long() => AttemptOutcome::Refused(Refusal::TooLong, why),
         _ => match dialect.after(&error) {
             Some(next) => AttemptOutcome::Rewrite(next, why),
             None if error.is_protocol() => AttemptOutcome::FatalJob(format!(
                 "{why}. The server does not accept a parameter of the request; if it has no log-probabilities, set \
                  labelSource: Verdict"
             )),
-            None => AttemptOutcome::FatalPair { filtered: false, why },
+            None => AttemptOutcome::Refused(Refusal::Unknown, why),
         },
     }
 }
@@ -218,27 +224,35 @@ mod tests {
             (
                 400,
                 r#"{"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}}"#,
-                false,
+                Refusal::TooLong,
             ),
-            (400, r#"{"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}"#, false),
-            (422, r#"{"error": "Input validation error", "error_type": "validation"}"#, false),
+            (
+                400,
+                r#"{"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}"#,
+                Refusal::TooLong,
+            ),
+            (422, r#"{"error": "Input validation error", "error_type": "validation"}"#, Refusal::Unknown),
             (
                 422,
                 r#"{"detail": [{"loc": ["body", "messages", 0, "content"], "msg": "string too long", "type": "value_error",
                     "input": {"logprobs": true, "top_logprobs": 20, "max_tokens": 4}}]}"#,
-                false,
+                Refusal::TooLong,
             ),
             (
                 400,
                 r#"{"error": {"code": 400, "message": "'max_tokens' or 'max_completion_tokens' is too large: 32. This model's
                     maximum context length is 2048 tokens and your request has 2040 input tokens"}}"#,
-                false,
+                Refusal::TooLong,
             ),
-            (400, r#"{"problem": "unsupported_parameter logprobs content_filter"}"#, false),
-            (400, r#"{"error": {"code": "content_filter", "message": "Azure content management policy"}}"#, true),
+            (400, r#"{"problem": "unsupported_parameter logprobs content_filter"}"#, Refusal::Unknown),
+            (
+                400,
+                r#"{"error": {"code": "content_filter", "message": "Azure content management policy"}}"#,
+                Refusal::Filtered,
+            ),
         ] {
             assert!(
-                matches!(class(status, body), AttemptOutcome::FatalPair { filtered, .. } if filtered == expected),
+                matches!(class(status, body), AttemptOutcome::Refused(refusal, _) if refusal == expected),
                 "{body}"
             );
         }

@@ -8,7 +8,7 @@ use plumbline_crds::judge::LabelSource;
 use tokio::time::sleep;
 
 use super::answers::{Answer, Answers};
-use super::classify::{AttemptOutcome, Fault};
+use super::classify::{AttemptOutcome, Fault, Refusal};
 use super::client::Client;
 use super::dialect::Dialect;
 use super::journal::Entry;
@@ -132,8 +132,10 @@ impl<'a> Session<'a> {
                 replies.push(reply);
             };
             if let (true, Some(last)) = (is_whole, replies.pop()) {
-                let verdict = self.read(&last).0;
-                self.state().answers.note(i, Answer::Verdict(verdict));
+                let (verdict, unusable) = self.read(&last);
+                let answers = &mut self.state().answers;
+                answers.tripwire.replayed(unusable.is_none());
+                answers.note(i, Answer::Verdict(verdict));
             }
         }
         Ok(())
@@ -193,10 +195,17 @@ impl<'a> Session<'a> {
                     self.rewrite(dialect, other, &why);
                     continue;
                 }
-                AttemptOutcome::FatalPair { filtered, why } => {
+                AttemptOutcome::Refused(refusal, why) => {
                     self.resources.release(self.judge, &bound);
-                    self.count_unusable(&why, None);
-                    return Some(Err(if filtered { Answer::Filtered(why) } else { Answer::Failed(why) }));
+                    // A refusal costs nothing, and is not in the journal: a resumed run begins with all of them. So only a
+                    // server that has answered nothing yet is suspected.
+                    if refusal == Refusal::Unknown && !self.state().answers.usable {
+                        self.count_unusable(&why, None);
+                    }
+                    return Some(Err(match refusal {
+                        Refusal::Filtered => Answer::Filtered(why),
+                        Refusal::TooLong | Refusal::Unknown => Answer::Failed(why),
+                    }));
                 }
                 AttemptOutcome::FatalJob(why) => {
                     self.resources.release(self.judge, &bound);

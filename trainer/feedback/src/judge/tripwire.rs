@@ -38,6 +38,15 @@ impl Tripwire {
         self.in_a_row = 0;
     }
 
+    /// Counts a reply of an earlier start, which is paid for and stops no judge.
+    pub(super) fn replayed(&mut self, usable: bool) {
+        if usable {
+            self.usable();
+        } else {
+            self.unusable += 1;
+        }
+    }
+
     /// Counts a reply without a verdict, because of `cause`; `reply` is its text. `total`: number of all questions.
     /// Returns the reason to stop the judge, if there is one.
     pub(super) fn unusable(&mut self, cause: &str, reply: Option<&str>, total: usize) -> Option<String> {
