@@ -19,7 +19,7 @@ use plumbline_feedback::judge::audit::audit_panel;
 use plumbline_feedback::judge::journal::copy_sorted;
 use plumbline_feedback::judge::pairs::{Chosen, choose};
 use plumbline_feedback::judge::{
-    Comparison, JudgeOptions, JudgeRuntime, Judgements, PanelJudgements, dataset, judge, summary,
+    Comparison, JudgeOptions, JudgeRuntime, Judgements, PanelJudgements, dataset, judge, refuse_alike, summary,
 };
 use plumbline_feedback::report::{Progress, Report};
 use plumbline_feedback::shutdown;
@@ -29,7 +29,8 @@ use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 use describe::{counts, describe, headline};
 
 use super::in_status;
-use super::run::{input_path, publish};
+use super::inputs::input_path;
+use super::run::publish;
 use crate::generate::{PromptTokens, generate, longest_prompt};
 use crate::load::hugging_face::ModelFolder;
 use crate::model::decoder::Decoder;
@@ -200,7 +201,9 @@ fn generator(spec: &PreferenceDatasetSpec) -> Result<&Generator> {
 /// The judges of the spec, in order.
 fn judges(spec: &PreferenceDatasetSpec, document: &RunDocument) -> Result<Vec<JudgeRuntime>> {
     let resolve = |(i, judge)| JudgeRuntime::resolve(judge, &format!("judges[{i}]"), document);
-    spec.judges.iter().enumerate().map(resolve).collect()
+    let judges = spec.judges.iter().enumerate().map(resolve).collect::<Result<Vec<_>>>()?;
+    refuse_alike(&judges, &spec.order)?;
+    Ok(judges)
 }
 
 /// Returns `Interrupted` if the process was asked to stop; called between units of work.

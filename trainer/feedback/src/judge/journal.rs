@@ -120,7 +120,7 @@ pub fn copy_sorted<'a>(from: &Path, to: &Path, ids: impl Iterator<Item = &'a str
     wanted.sort_unstable_by_key(|(id, _)| *id);
     wanted.dedup_by_key(|(id, _)| *id);
     let path = Journal::file(to);
-    let failed = |e: std::io::Error| Error::store(&path, &e);
+    let failed = |e: std::io::Error| Error::disk(&path, e);
     let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
     for (_, span) in wanted {
         file.write_all(&source.log.read_json(span)?).and_then(|()| file.write_all(b"\n")).map_err(failed)?;

@@ -106,7 +106,7 @@ impl Ledger {
         if let Some(limit) = self.budget.max_requests
             && made >= limit
         {
-            return Err(format!("spec.budget.maxRequests is {limit}, and {made} requests have been sent"));
+            return Err(format!("spec.budget.maxRequests is {limit}, and {made} requests have been made"));
         }
         if let (Some(limit), Some(price)) = (self.budget.max_cost, &self.accounts[judge].price) {
             let with = |i: usize, account: &Account| {
@@ -331,7 +331,7 @@ mod tests {
         let mut ledger = two(&Budget { max_cost: None, max_requests: Some(2) }, None).unwrap();
         ledger.reserve(0, &bound).unwrap();
         ledger.reserve(1, &bound).unwrap();
-        assert!(ledger.reserve(0, &bound).unwrap_err().contains("2 requests have been sent"));
+        assert!(ledger.reserve(0, &bound).unwrap_err().contains("2 requests have been made"));
     }
 
     #[test]

@@ -60,6 +60,6 @@ pub mod verdict_text;
 pub mod wire;
 mod words;
 
-pub use panel::{JudgeOptions, Judgements, PanelJudgements, compare, judge};
+pub use panel::{JudgeOptions, Judgements, PanelJudgements, compare, judge, refuse_alike};
 pub use question::Comparison;
 pub use runtime::JudgeRuntime;

@@ -16,6 +16,7 @@ use super::runtime::{Backend, JudgeRuntime, Target};
 use super::session::Session;
 use super::verdict::Verdict;
 use super::{ensemble, lexicon};
+use crate::data::Content;
 use crate::{Error, Result};
 
 /// Options for judging comparisons.
@@ -184,6 +185,17 @@ fn ask(
     Ok((said.collect::<Result<_>>()?, resources.total_cost()))
 }
 
+/// Refuses judges that would ask the same questions, before there is anything to ask about.
+///
+/// # Errors
+/// `Config` with the fields of the two.
+pub fn refuse_alike(judges: &[JudgeRuntime], order: &Order) -> Result<()> {
+    let prompt = Content::Text("a prompt".into());
+    let items = [Comparison { prompt: &prompt, response_a: "a response", response_b: "another response" }];
+    let plan = |judge: &JudgeRuntime| judge.prompt.plan(&judge.identity, &items, order);
+    refuse_repeated(judges, &judges.iter().map(plan).collect::<Result<Vec<_>>>()?)
+}
+
 /// Rejects two judges with a common question: they would share one answer, and count it and pay for it twice.
 fn refuse_repeated(judges: &[JudgeRuntime], plans: &[Plan]) -> Result<()> {
     let mut asked: HashMap<&str, usize> = HashMap::new();
@@ -192,7 +204,7 @@ fn refuse_repeated(judges: &[JudgeRuntime], plans: &[Plan]) -> Result<()> {
             let first = *asked.entry(&question.id).or_insert(i);
             if first != i {
                 return Err(Error::Config(format!(
-                    "{}: asks the same model the same questions as {}; change its model, template, criteria or label, \
+                    "{}: asks the same model the same questions as {}; change its model, template, criteria or labelSource, \
                      or remove it",
                     judges[i].field, judges[first].field
                 )));
@@ -262,7 +274,6 @@ mod tests {
     use super::super::turn::{Question, Turn};
     use super::super::wire::Reply;
     use super::*;
-    use crate::data::Content;
 
     /// Two turns: first the reasons, then the verdict.
     fn two_turns(prompt: &JudgePrompt, question: &Question, replies: &[Reply]) -> Option<Turn> {

@@ -61,10 +61,10 @@ impl JudgePrompt {
     /// The prompt of a judge. `path`: its spec field for messages (`spec.judges[0]`). Each template is rendered once,
     /// so that an invalid one fails before any question is sent.
     pub fn new(judge: &Judge, path: &str) -> Result<Self> {
-        let mode = if judge.lexicon.is_some() { JudgeMode::Pointwise } else { judge.mode };
+        let mode = judge.mode;
         if judge.reasoning != Reasoning::None || judge.label_source == LabelSource::Votes {
             return Err(Error::Config(format!(
-                "{path}: `reasoning: {:?}` with `label: {:?}` is not supported yet; use reasoning None and label \
+                "{path}: `reasoning: {:?}` with `labelSource: {:?}` is not supported yet; use reasoning None and label \
                  LogProbs or Verdict",
                 judge.reasoning, judge.label_source
             )));
@@ -92,6 +92,22 @@ impl JudgePrompt {
         for (field, name, source) in sources(judge, mode, path)? {
             prompt.add_template(&name, source).map_err(|e| e.within(&field))?;
         }
+        Ok(prompt)
+    }
+
+    /// The prompt of a judge that reads each response and nothing else, such as a word list: the response itself.
+    pub fn response_alone(name: &str) -> Result<Self> {
+        let mut prompt = Self {
+            mode: JudgeMode::Pointwise,
+            api: JudgeApi::default(),
+            label: LabelSource::default(),
+            answers: ["yes".into(), "no".into()],
+            criteria: Vec::new(),
+            examples: Vec::new(),
+            turns: one_turn,
+            templates: Vec::new(),
+        };
+        prompt.add_template(name, "{{ response }}")?;
         Ok(prompt)
     }
 
@@ -184,9 +200,6 @@ fn code_apart(texts: &[&str], first: String, next: impl Fn(&str) -> String) -> S
 
 /// The templates of a judge: (spec field, name, text).
 fn sources<'a>(judge: &'a Judge, mode: JudgeMode, path: &str) -> Result<Vec<(String, String, &'a str)>> {
-    if judge.lexicon.is_some() {
-        return Ok(vec![(format!("{path}.lexicon"), "lexicon".into(), "{{ response }}")]);
-    }
     if let Some(text) = &judge.template {
         if !judge.templates.is_empty() {
             return Err(Error::Config(format!(

@@ -64,7 +64,7 @@ impl JudgeRuntime {
             let role = format!("{role}.{part}");
             run.input(&role).ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
         };
-        let prompt = JudgePrompt::new(judge, &field)?;
+        let mut prompt = JudgePrompt::new(judge, &field)?;
         let (backend, identity) = if let Some(endpoint) = &judge.endpoint {
             let key = endpoint.api_key_secret_ref.as_ref().map(|r| secret(r, &field)).transpose()?;
             let target = Target { url: endpoint.url.clone(), model: endpoint.model.clone(), key, time: None };
@@ -72,6 +72,7 @@ impl JudgeRuntime {
             (Backend::Endpoint(target), identity)
         } else if judge.lexicon.is_some() {
             let lexicon = input("lexicon")?;
+            prompt = JudgePrompt::response_alone("lexicon")?;
             (Backend::Lexicon(Vader::load(Path::new(&lexicon.path))?), format!("lexicon {}", lexicon.digest))
         } else {
             let role = format!("{role}.model");
