@@ -82,8 +82,8 @@ impl Place {
     /// The directory of a resource's last run, if it was started.
     pub fn find_run(&self, kind: Kind, name: &str) -> Option<PathBuf> {
         let folder = self.path("work").join(kind.plural()).join(name);
-        let mut runs = fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir());
-        runs.next()
+        let runs = fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir());
+        runs.max_by_key(|run| fs::metadata(run).and_then(|about| about.created()).ok())
     }
 
     /// Number of lines in a file of a resource's run; 0 if there is no such file.

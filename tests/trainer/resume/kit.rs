@@ -49,6 +49,20 @@ pub(crate) fn manifests(sim: &JudgeSim) -> [Value; 4] {
     ]
 }
 
+/// The same chain with two judges of unlike taste, behind one endpoint and on one bill.
+pub(crate) fn two_judges(sim: &JudgeSim) -> [Value; 4] {
+    let mut manifests = manifests(sim);
+    let judges = manifests[0]["spec"]["judges"].as_array_mut().unwrap();
+    let mut second = judges[0].clone();
+    second["name"] = json!("second");
+    second["template"] = json!("Briefly: {{ prompt }}{{ response }} quality={{ response | length / 30 - 2 }}");
+    judges.push(second);
+    for judge in judges {
+        judge["price"] = json!({"inputPerMillionTokens": 100.0, "outputPerMillionTokens": 100.0});
+    }
+    manifests
+}
+
 /// The digest of each artifact, and of each file that is part of it: a difference names the file.
 pub(crate) fn digests(place: &Place) -> BTreeMap<String, String> {
     let mut digests = BTreeMap::new();
@@ -69,8 +83,8 @@ pub(crate) fn assert_same(found: &BTreeMap<String, String>, expected: &BTreeMap<
     assert!(different.is_empty(), "these differ: {different:?}");
 }
 
-pub(crate) fn undisturbed(sim: &JudgeSim) -> BTreeMap<String, String> {
-    let place = Place::new(&manifests(sim));
+pub(crate) fn undisturbed(manifests: &[Value]) -> BTreeMap<String, String> {
+    let place = Place::new(manifests);
     let _ = place.run().well();
     digests(&place)
 }

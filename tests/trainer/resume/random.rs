@@ -1,12 +1,12 @@
-//! Killed at random points, over and over: the executor, its stage, or both. `PLUMBLINE_KILLS` is how often (30 and more
-//! before a release), `PLUMBLINE_KILL_SEED` repeats a sequence that a test has printed.
+//! A chain with two judges, killed at random points, over and over: the executor, its stage, or both. `PLUMBLINE_KILLS` is
+//! how often (30 and more before a release), `PLUMBLINE_KILL_SEED` repeats a sequence that a test has printed.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use plumbline_testkit::judge_sim::JudgeSim;
 use plumbline_testkit::place::{Place, Struck, Victim};
 
-use super::kit::{ALL, CONCURRENCY, assert_same, digests, journal, judge, manifests, undisturbed};
+use super::kit::{ALL, CONCURRENCY, DATA, assert_same, digests, journal, judge, two_judges, undisturbed};
 
 /// Kills that a test run has time for.
 const KILLS: usize = 5;
@@ -58,14 +58,15 @@ fn killed_at_random_points_a_chain_ends_with_the_same_artifacts_and_asks_nothing
     let mut random = Random(seed.max(1));
 
     let sim = judge();
+    let manifests = two_judges(&sim);
     let begun = Instant::now();
-    let expected = undisturbed(&sim);
+    let expected = undisturbed(&manifests);
     let (took, questions) = (begun.elapsed(), sim.answered());
     assert!(questions > 100);
 
     let (mut hits, mut chains, mut twice) = (0, 0, 0);
     while hits < kills {
-        let place = Place::new(&manifests(&sim));
+        let place = Place::new(&manifests);
         let paid = Paid { sim: &sim, before: sim.requests().len() };
         chains += 1;
         while hits < kills {
@@ -87,6 +88,8 @@ fn killed_at_random_points_a_chain_ends_with_the_same_artifacts_and_asks_nothing
         let _ = place.run().well();
         assert_same(&digests(&place), &expected);
         assert_eq!(journal(&place).len(), questions, "seed {seed}");
+        let cost = place.status(DATA.0, DATA.1).cost.expect("a dataset whose judges have a price has a cost");
+        assert_eq!(cost.requests, questions as i64, "seed {seed}: one bill, with each question once");
         twice += paid.twice(&place);
         for (kind, name) in ALL {
             assert_eq!(place.runs(kind, name), 1, "seed {seed}: {name} began again");
