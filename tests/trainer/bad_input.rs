@@ -20,6 +20,7 @@ use tch::Kind as Precision;
 const DATA: (Kind, &str) = (Kind::PreferenceDataset, "data");
 const REWARD: (Kind, &str) = (Kind::RewardModel, "reward");
 const DPO: (Kind, &str) = (Kind::PolicyTuning, "dpo");
+const PPO: (Kind, &str) = (Kind::PolicyTuning, "ppo");
 
 /// The run ends with `code`, the status says `reason`, and message and screen hold each of `words`.
 #[track_caller]
@@ -179,6 +180,28 @@ fn a_reward_model_in_place_of_a_policy_is_called_what_it_is() {
         "policyModel": {"uri": model}});
     place.write(&[with(chain::dpo(DPO.1, ""), &changes)]);
     assert_fails(&place, DPO, 3, Reason::DataInvalid, &["a reward model (it has the tensor 'score.weight')"]);
+}
+
+#[test]
+fn a_reward_model_with_another_tokenizer_is_refused_before_anything_is_sampled() {
+    let place = Place::new(&[]);
+    let path = model(&place).join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let [one, other] = ["!", "#"].map(|token| vocabulary[token].clone());
+    vocabulary["!"] = other;
+    vocabulary["#"] = one;
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let base = json!({"baseModel": {"uri": place.uri("model")}});
+    place.write(&[reward(&base), chain::ppo(PPO.1, REWARD.1)]);
+    assert_fails(
+        &place,
+        PPO,
+        2,
+        Reason::TrainerConfigRejected,
+        &["spec.rewardModelRef", "\"!\" is not token 1", "tokenizer"],
+    );
+    assert_eq!(place.lines(PPO.0, PPO.1, "metrics.jsonl"), 0);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! writes them. A prompt gets the tokens before it but not those after it, which would end it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -54,10 +55,7 @@ impl Tokenizer {
     /// [`Error::Data`] with the file's name if one is missing or broken, or cannot be used to tokenise text.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|e| {
-            let hint = "a model directory needs one; sentencepiece models must be converted to it first";
-            Error::Data(format!("{}: {e} ({hint})", path.display()))
-        })?;
+        let bytes = std::fs::read(&path).map_err(|e| Error::Data(unreadable(folder, &path, &e)))?;
         let config = TokenizerConfig::read(folder)?;
         let chat_template = config
             .chat_template
@@ -192,6 +190,14 @@ impl Tokenizer {
     pub fn end_id(&self) -> Option<i64> {
         let own = self.special_tokens.get("eos_token").and_then(|token| self.inner.token_to_id(token));
         own.map(i64::from).or_else(|| self.eos_ids.first().copied())
+    }
+
+    /// The first token, with its id, that another tokenizer does not have under the same id; none where that one reads all that
+    /// this one writes.
+    pub fn first_missing_in(&self, other: &Self) -> Option<(String, i64)> {
+        let theirs = other.inner.get_vocab(true);
+        let missing = self.inner.get_vocab(true).into_iter().filter(|(token, id)| theirs.get(token) != Some(id));
+        missing.min_by_key(|(_, id)| *id).map(|(token, id)| (token, i64::from(id)))
     }
 
     /// Length of the longest token in bytes.
@@ -347,6 +353,19 @@ fn open(bytes: &[u8]) -> Result<Opened, String> {
         None => true,
     };
     Ok(Opened { tokenizer, around, restarts })
+}
+
+/// What is wrong with a tokenizer that cannot be read.
+fn unreadable(folder: &Path, path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound if !folder.exists() => format!("{}: no such directory", folder.display()),
+        io::ErrorKind::NotFound => format!(
+            "{}: no such file; expected the tokenizer of a Hugging Face model directory, to which a SentencePiece model \
+             must be converted first",
+            path.display()
+        ),
+        _ => format!("{}: {error}", path.display()),
+    }
 }
 
 /// The error of a file that exceeds a limit, or of a process that could not test it.

@@ -52,6 +52,16 @@ fn a_token_is_text_and_bytes_even_when_it_is_half_a_character() {
 }
 
 #[test]
+fn a_missing_tokenizer_and_a_missing_folder_are_named_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |folder: &Path| Tokenizer::load(folder).err().unwrap().to_string();
+    let file = said(folder.path());
+    assert!(file.contains("tokenizer.json: no such file; expected the tokenizer of"), "{file}");
+    let absent = folder.path().join("absent");
+    assert_eq!(said(&absent), format!("{}: no such directory", absent.display()));
+}
+
+#[test]
 fn a_token_that_the_model_has_no_embedding_of_is_refused_where_it_is_read() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "config.json", &json!({"vocab_size": 257}));
