@@ -229,7 +229,7 @@ pub enum KlEstimator {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdaptiveKl {
     /// Target KL divergence per response, in nats.
-    #[schemars(range(min = 0.0, max = 1000.0))]
+    #[schemars(range(min = 0.001, max = 1000.0))]
     pub target: f64,
     /// Horizon: responses over which the coefficient adapts. Defaults to 10000.
     #[serde(default = "default_horizon")]
@@ -248,7 +248,7 @@ pub struct Dpo {
     /// Loss function. Sigmoid is the loss of Rafailov et al. (2023). Defaults to Sigmoid.
     pub loss: DpoLoss,
     /// Strength of the regularisation towards the reference model. Defaults to 0.1.
-    #[schemars(range(min = 0.0, max = 100.0))]
+    #[schemars(range(min = 0.0001, max = 100.0))]
     pub beta: f64,
     /// Assumed fraction of wrong labels (conservative DPO). Defaults to 0.
     #[schemars(range(min = 0.0, max = 0.5))]

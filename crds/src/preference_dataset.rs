@@ -296,11 +296,13 @@ impl Default for DatasetGates {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Budget {
     /// Largest cost of all requests, in the currency of the judges' prices. It needs a `price` for every judge with an
-    /// endpoint. By default there is no limit.
+    /// endpoint. Attempts without a reply are not counted, so a provider that charges for them costs more than this. By
+    /// default there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000_000.0))]
     pub max_cost: Option<f64>,
-    /// Largest number of requests to judges. By default there is no limit.
+    /// Largest number of requests that judges reply to. Attempts without a reply are not counted. By default there is no
+    /// limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000_000_i64))]
     pub max_requests: Option<i64>,

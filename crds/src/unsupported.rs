@@ -189,6 +189,12 @@ fn tuning(s: &PolicyTuningSpec, list: &mut List) {
         prompts(p, "spec.prompts", list);
         all_of(p, "spec.prompts", list);
     }
+    // Ratios and divergences are those of the whole distribution.
+    let sampling = &s.rollout.sampling;
+    list.check(sampling.temperature <= 0.0, "spec.rollout.sampling.temperature", "use a temperature above 0");
+    list.check(sampling.top_p < 1.0, "spec.rollout.sampling.topP", "sample from all tokens: leave it out");
+    list.check(sampling.top_k > 0, "spec.rollout.sampling.topK", "sample from all tokens: leave it out");
+    list.check(sampling.min_p > 0.0, "spec.rollout.sampling.minP", "sample from all tokens: leave it out");
     if let Some(d) = &s.dpo {
         list.check(
             d.reference_model.is_some(),

@@ -112,7 +112,7 @@ fn ppo_does_too_from_the_same_samples() {
     let root = tempfile::tempdir().unwrap();
     let (manifest, inputs) = reward(&json!({}));
     let scorer = stage::run(&manifest, &inputs, root.path()).artifact;
-    let few = json!({"evaluation": null, "rollout": {"promptsPerStep": 16, "sampling": {"minNewTokens": 4, "topP": 0.95}},
+    let few = json!({"evaluation": null, "rollout": {"promptsPerStep": 16, "sampling": {"minNewTokens": 4}},
         "training": {"maxSteps": 3, "batchSize": 8}});
     let inputs = vec![model("policyModel"), ("rewardModelRef", scorer), ("prompts", fixture::path("prompts.txt"))];
     assert_same((with(chain::ppo("p", "r"), &few), inputs));

@@ -58,7 +58,7 @@ impl Refused {
             for (sample, value) in samples(field) {
                 let refused = self.set(kind, root, path, &sample, value.as_deref());
                 // What is above a number that is refused is refused too, and named by it.
-                if refused && field["type"] == "integer" {
+                if refused && (field["type"] == "integer" || field["type"] == "number") {
                     break;
                 }
             }
@@ -108,8 +108,8 @@ fn least(schema: &Value) -> Value {
     }
 }
 
-/// Values to try, and their names where others of the field may be taken: each of a closed list, the next two numbers above
-/// the default, more than one item.
+/// Values to try, and their names where others of the field may be taken: each of a closed list, the next two integers above
+/// the default, the least and the largest number, more than one item.
 fn samples(field: &Value) -> Vec<(Value, Option<String>)> {
     if let Some(values) = field["enum"].as_array() {
         return values.iter().map(|v| (v.clone(), v.as_str().map(|name| format!("`{name}`")))).collect();
@@ -123,6 +123,10 @@ fn samples(field: &Value) -> Vec<(Value, Option<String>)> {
             let usual = field["default"].as_i64();
             let least = usual.or(field["minimum"].as_i64()).unwrap_or_default();
             [least, least + 1].map(|n| (json!(n + 1), usual.map(|_| format!("Above {n}")))).into()
+        }
+        "number" => {
+            let ends = [&field["minimum"], &field["maximum"]].into_iter().filter(|end| end.is_number());
+            ends.map(|end| (end.clone(), None)).collect()
         }
         _ => vec![(least(field), None)],
     }

@@ -145,6 +145,8 @@ fn tuning(cases: &mut Cases) {
     cases.field("a number as text", "/spec/ppo/clipRange", json!("0.2"), "number");
     let horizon = [("/spec/ppo/adaptiveKl", json!({"horizon": 1}))];
     cases.add("a target left out", &horizon, "spec.ppo.adaptiveKl.target", "Required value");
+    let none = [("/spec/ppo/adaptiveKl", json!({"target": 0}))];
+    cases.add("a target of nothing", &none, "spec.ppo.adaptiveKl.target", "expected at least 0.001");
     cases.field("a misspelt setting", "/spec/ppo/klCoeficient", json!(0.1), "unknown field");
     let evaluation = |cases: &mut Cases, what: &str, field: &str, value: Value, path: &str, words: &str| {
         let prompts = ("/spec/evaluation/prompts", json!({"uri": "p"}));
@@ -169,6 +171,12 @@ fn tuning(cases: &mut Cases) {
 fn data_methods(cases: &mut Cases) {
     cases.add("no data", &[("/spec/datasetRef", Value::Null)], "spec", "for method DPO");
     cases.add("data twice", &[("/spec/dataset", json!({"uri": "d"}))], "spec", "for method DPO");
+    cases.add(
+        "no pull to the reference",
+        &[("/spec/dpo", json!({"beta": 0}))],
+        "spec.dpo.beta",
+        "expected at least 0.0001",
+    );
     let sft = [("/spec/method", json!("SFT")), ("/spec/datasetRef", Value::Null)];
     cases.add("no texts", &sft, "spec.dataset", "expected dataset for method SFT");
     location(cases, "/spec/dataset/uri");
