@@ -21,6 +21,8 @@ const STATE: &str = "state.json";
 const SUMS: &str = "crc32c.json";
 const RNG: &str = "rng";
 const DEVICE_RNG: &str = "rng/cuda";
+/// Before the name of a checkpoint while another one of the same step takes its place.
+const REPLACED: &str = "replaced-";
 
 /// The checkpoints of a run.
 pub struct Checkpoints {
@@ -76,31 +78,31 @@ impl Checkpoints {
             tensors.insert(DEVICE_RNG.into(), plumbline_torch::rng_state(device).map_err(of_torch)?);
         }
         let (aside, target) = (self.folder.join("writing"), self.folder.join(format!("step-{step:09}")));
-        let io = |path: &Path, e: &std::io::Error| Error::store(path, e);
-        match fs::remove_dir_all(&aside) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&aside, &e)),
-            _ => {}
-        }
-        fs::create_dir_all(&aside).map_err(|e| io(&aside, &e))?;
+        remove(&aside)?;
+        fs::create_dir_all(&aside).map_err(|e| Error::disk(&aside, e))?;
         write_safetensors(&aside.join(TENSORS), &tensors)?;
-        let text = serde_json::to_vec_pretty(state).map_err(|e| Error::Failed(e.to_string()))?;
-        fs::write(aside.join(STATE), text).map_err(|e| io(&aside, &e))?;
+        let text = serde_json::to_vec_pretty(state)
+            .map_err(|e| Error::Failed(format!("{}: {e}", aside.join(STATE).display())))?;
+        fs::write(aside.join(STATE), text).map_err(|e| Error::disk(&aside, e))?;
         let mut sums = BTreeMap::new();
         for file in [TENSORS, STATE] {
             let path = aside.join(file);
-            File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io(&path, &e))?;
+            File::open(&path).and_then(|f| f.sync_all()).map_err(|e| Error::disk(&path, e))?;
             sums.insert(file.to_owned(), checksum(&path)?);
         }
         write_json(&aside.join(SUMS), &sums)?;
+        let replaced = self.folder.join(format!("{REPLACED}step-{step:09}"));
         if target.exists() {
-            fs::remove_dir_all(&target).map_err(|e| io(&target, &e))?;
+            remove(&replaced)?;
+            fs::rename(&target, &replaced).map_err(|e| Error::disk(&replaced, e))?;
         }
-        fs::rename(&aside, &target).map_err(|e| io(&target, &e))?;
-        File::open(&self.folder).and_then(|f| f.sync_all()).map_err(|e| io(&self.folder, &e))?;
+        fs::rename(&aside, &target).map_err(|e| Error::disk(&target, e))?;
+        File::open(&self.folder).and_then(|f| f.sync_all()).map_err(|e| Error::disk(&self.folder, e))?;
         let steps = self.steps()?;
+        remove(&replaced)?;
         for old in steps.iter().rev().skip(self.keep) {
             let path = self.folder.join(format!("step-{old:09}"));
-            fs::remove_dir_all(&path).map_err(|e| io(&path, &e))?;
+            fs::remove_dir_all(&path).map_err(|e| Error::disk(&path, e))?;
         }
         Ok(())
     }
@@ -111,7 +113,7 @@ impl Checkpoints {
         let folder = self.folder.join(format!("step-{step:09}"));
         check(&folder)?;
         let path = folder.join(STATE);
-        let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
+        let text = fs::read(&path).map_err(|e| Error::disk(&path, e))?;
         let state = serde_json::from_slice(&text).map_err(|e| damaged(&folder, STATE, &e.to_string()))?;
         Ok(Some(Checkpoint { state, tensors: read_safetensors(&folder.join(TENSORS))? }))
     }
@@ -121,17 +123,38 @@ impl Checkpoints {
         Ok(self.steps()?.pop())
     }
 
-    /// Steps with a checkpoint, ascending.
+    /// Steps with a checkpoint, ascending. One that was moved away and not replaced, because the process was killed in between,
+    /// is moved back.
     fn steps(&self) -> Result<Vec<i64>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::store(&self.folder, &e)),
+            Err(e) => return Err(Error::disk(&self.folder, e)),
         };
-        let mut steps: Vec<i64> =
-            entries.filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
+        let mut steps = Vec::new();
+        for name in entries.filter_map(|e| e.ok()?.file_name().into_string().ok()) {
+            let Some((place, step)) = name.split_once("step-").and_then(|(at, n)| Some((at, n.parse().ok()?))) else {
+                continue;
+            };
+            let target = self.folder.join(format!("step-{step:09}"));
+            if place == REPLACED && !target.exists() {
+                fs::rename(self.folder.join(&name), &target).map_err(|e| Error::disk(&target, e))?;
+                steps.push(step);
+            } else if place.is_empty() {
+                steps.push(step);
+            }
+        }
         steps.sort_unstable();
+        steps.dedup();
         Ok(steps)
+    }
+}
+
+/// Removes a directory, if it exists.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::disk(folder, e)),
+        _ => Ok(()),
     }
 }
 
@@ -141,7 +164,7 @@ fn check(folder: &Path) -> Result<()> {
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(damaged(folder, SUMS, "it is missing")),
-        Err(e) => return Err(Error::store(&path, &e)),
+        Err(e) => return Err(Error::disk(&path, e)),
     };
     let sums: BTreeMap<String, u32> =
         serde_json::from_slice(&text).map_err(|e| damaged(folder, SUMS, &e.to_string()))?;
@@ -164,10 +187,10 @@ fn damaged(folder: &Path, file: &str, what: &str) -> Error {
 
 /// CRC-32C of a file's content.
 fn checksum(path: &Path) -> Result<u32> {
-    let mut file = File::open(path).map_err(|e| Error::store(path, &e))?;
+    let mut file = File::open(path).map_err(|e| Error::disk(path, e))?;
     let (mut buffer, mut sum) = (vec![0; 1 << 20], 0);
     loop {
-        let read = file.read(&mut buffer).map_err(|e| Error::store(path, &e))?;
+        let read = file.read(&mut buffer).map_err(|e| Error::disk(path, e))?;
         heartbeat::beat();
         if read == 0 {
             return Ok(sum);
@@ -195,6 +218,28 @@ mod tests {
         assert_eq!(newest.state, 15);
         assert_eq!(newest.tensors["w"], Tensor::from_slice(&[15.0f32]));
         assert_eq!(checkpoints.steps().unwrap(), [10, 15]);
+    }
+
+    #[test]
+    fn a_checkpoint_that_replaces_one_of_its_step_leaves_one_of_them_wherever_it_is_killed() {
+        let work = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(work.path(), 1);
+        let save = |state: i64| checkpoints.save(5, &state, BTreeMap::new(), Device::Cpu).unwrap();
+        let newest = || checkpoints.newest::<i64>().unwrap().map(|found| found.state);
+        let folder = work.path().join("checkpoints");
+        let (target, replaced) = (folder.join("step-000000005"), folder.join("replaced-step-000000005"));
+        save(1);
+        // Killed between the two renames.
+        fs::rename(&target, &replaced).unwrap();
+        assert_eq!(newest(), Some(1));
+        save(2);
+        assert_eq!((newest(), replaced.exists()), (Some(2), false));
+        // Killed before, or while, the old one is removed.
+        fs::create_dir(&replaced).unwrap();
+        fs::write(replaced.join(STATE), "1").unwrap();
+        assert_eq!(newest(), Some(2));
+        save(3);
+        assert_eq!((newest(), replaced.exists()), (Some(3), false));
     }
 
     /// Bounded: each byte of each file of a small checkpoint changed in two ways, and cuts.

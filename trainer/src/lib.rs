@@ -29,5 +29,6 @@ pub mod stage;
 mod tokenizer_fixture;
 mod torch_error;
 pub mod train;
+mod values;
 
 pub use plumbline_feedback::{Error, Result};

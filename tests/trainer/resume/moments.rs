@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use plumbline_crds::Kind;
 use plumbline_crds::conditions::{ConditionType, Reason};
+use plumbline_crds::run::PROGRESS_FILE;
+use plumbline_testkit::chain::{self, with};
+use plumbline_testkit::fixture;
 use plumbline_testkit::place::Place;
+use serde_json::json;
 
 use super::kit::{
     ALL, CONCURRENCY, DATA, DPO, METRICS, PPO, REPLIES, RESPONSES, REWARD, assert_same, digests, journal, judge,
@@ -33,7 +37,7 @@ fn evaluated(place: &Place, (kind, name): (Kind, &str)) -> bool {
 #[test]
 fn killed_in_every_stage_a_chain_ends_with_the_same_artifacts_and_asks_nothing_twice_that_it_has() {
     let sim = judge();
-    let expected = undisturbed(&sim);
+    let expected = undisturbed(&manifests(&sim));
     let questions = sim.answered();
     assert!(questions > 100);
 
@@ -77,7 +81,7 @@ fn checkpoints(run: &Path) -> Vec<i64> {
 #[test]
 fn asked_to_stop_in_every_stage_a_chain_exits_75_and_loses_nothing() {
     let sim = judge();
-    let expected = undisturbed(&sim);
+    let expected = undisturbed(&manifests(&sim));
     let asked = sim.requests().len();
 
     let place = Place::new(&manifests(&sim));
@@ -101,4 +105,21 @@ fn asked_to_stop_in_every_stage_a_chain_exits_75_and_loses_nothing() {
         let retries = place.status(kind, name).job.unwrap().retries;
         assert!(retries.keys().all(|reason| reason == "Suspended"), "{name}: a stop is no failure: {retries:?}");
     }
+}
+
+#[test]
+fn a_stop_while_a_rollout_is_sampled_does_not_wait_for_the_update() {
+    let many = json!({"rollout": {"promptsPerStep": 48, "responsesPerPrompt": 512}, "evaluation": null});
+    let pairs =
+        json!({"datasetRef": null, "dataset": {"uri": fixture::uri("pairs.jsonl")}, "training": {"maxSteps": 1}});
+    let reward = with(chain::reward(REWARD.1, ""), &pairs);
+    let place = Place::new(&[reward, with(chain::ppo(PPO.1, REWARD.1), &many)]);
+    let samples = |place: &Place| {
+        let report = place.find_run(PPO.0, PPO.1).and_then(|run| fs::read_to_string(run.join(PROGRESS_FILE)).ok());
+        report.is_some_and(|report| report.contains("Tuning"))
+    };
+    let ended = place.start().until("PPO samples", samples).terminate();
+    assert_eq!(ended.code(), 75, "{}", ended.said());
+    assert_eq!(place.lines(PPO.0, PPO.1, METRICS), 0, "the update was not finished");
+    assert_eq!(checkpoints(&place.find_run(PPO.0, PPO.1).unwrap()), [0]);
 }

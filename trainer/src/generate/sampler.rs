@@ -6,6 +6,8 @@ use tch::{Kind, Tensor};
 
 use plumbline_crds::source::Sampling;
 
+use crate::values::to_vec;
+
 /// Random numbers of one response: they depend on seed and key alone.
 #[derive(Clone, Debug)]
 pub struct Uniforms(ChaCha8Rng);
@@ -103,13 +105,6 @@ fn find(masses: &[f64], rest: &mut f64) -> usize {
     }
     *rest = f64::INFINITY;
     last
-}
-
-fn to_vec<T: tch::kind::Element + Copy + Default>(t: &Tensor) -> Vec<T> {
-    let t = t.contiguous();
-    let mut values = vec![T::default(); t.numel()];
-    t.copy_data(&mut values, t.numel());
-    values
 }
 
 #[cfg(test)]

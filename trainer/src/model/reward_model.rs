@@ -22,7 +22,7 @@ use crate::model::linear::Adapters;
 use crate::model::lora;
 use crate::model::packed::{Packed, passes};
 use crate::model::trainable::make_trainable;
-use crate::train::responses::to_f64;
+use crate::values::to_f64;
 
 /// Maximum tokens per forward pass without gradients.
 const SCORING_TOKENS: usize = 4096;
@@ -49,6 +49,11 @@ impl RewardModel {
         let opened = ModelFolder::open(folder)?;
         let (decoder, weight) = opened.scorer(precision, device)?;
         Ok(Self { decoder, head: ScalarHead::from_weight(weight), kind: opened.kind()? })
+    }
+
+    /// Maximum tokens of a text.
+    pub(crate) fn context(&self) -> i64 {
+        self.decoder.config.architecture.max_position_embeddings
     }
 
     /// The trained tensors, by name.

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
+use plumbline_feedback::shutdown;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
-use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::model::heads::TokenLogProbs;
 use crate::model::linear::Adapters;
@@ -33,6 +33,7 @@ use crate::train::rollout::{self, Behaviour, RolloutPrompt};
 use crate::train::samples::{self, Sample, Statistics};
 use crate::train::scorer::Scorer;
 use crate::train::step::Stepper;
+use crate::{Error, Result};
 
 /// Prefix of the parameters at the last rollout within the guards' limits.
 const GOOD: &str = "good/";
@@ -129,11 +130,11 @@ impl Online<'_> {
         let micro_batch = training.micro_batch_size as usize;
         let mut stepper = Stepper { params: &policy.params, optimizer, micro_batch };
         let mut state = State { step: 0, episodes: 0, stopped_by_guard: None, method: method.state() };
-        let mut good = policy.snapshot();
+        let mut good = spec.guard.as_ref().map(|_| policy.snapshot());
         tch::manual_seed(training.seed);
         if let Some(checkpoint) = checkpointing.resume::<State<M::State>>(&io.ranks)? {
             stepper.optimizer.restore(&checkpoint.tensors)?;
-            restore_good(&mut good, &checkpoint)?;
+            good.as_mut().map_or(Ok(()), |good| restore_good(good, &checkpoint))?;
             state = checkpoint.state;
             method.restore(state.method.clone());
         }
@@ -146,21 +147,31 @@ impl Online<'_> {
         let mut batches = Batches::new(&single, spec.rollout.prompts_per_step, training.seed);
         while state.step < total && state.stopped_by_guard.is_none() {
             let batch = batches.step(state.step);
-            let sampled =
-                rollout::sample(&spec.rollout, tokenizer, policy, prompts, io.ranks.share(&batch), state.step)?;
-            let (samples, frozen) = rollout::measure(policy, scorer, sampled, &behaviour)?;
+            // Several ranks stop together, after the update.
+            let is_alone = io.ranks.size() == 1;
+            let mut check = |_| if is_alone && shutdown::requested() { Err(Error::Interrupted) } else { Ok(()) };
+            let share = io.ranks.share(&batch);
+            let sampled = rollout::sample(&spec.rollout, tokenizer, policy, prompts, share, state.step, &mut check);
+            if let Err(Error::Interrupted) = sampled {
+                let contents = || (state.clone(), tensors(&stepper, good.as_ref()));
+                checkpointing.save(state.step, &policy.params, io, contents)?;
+            }
+            let (samples, frozen) = rollout::measure(policy, scorer, sampled?, &behaviour)?;
             let (samples, frozen) = gather(&io.ranks, policy, method.epochs(), samples, frozen)?;
             let found = Statistics::new(&samples);
-            if let Some(why) = spec.guard.as_ref().and_then(|g| guard::tripped(g, &found)) {
-                policy.restore(&good);
-                state.stopped_by_guard = Some(format!(
-                    "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
-                    state.step + 1
-                ));
-                checkpointing.save(state.step, &policy.params, io, || (state.clone(), tensors(&stepper, &good)))?;
-                break;
+            if let (Some(guard), Some(good)) = (&spec.guard, &mut good) {
+                if let Some(why) = guard::tripped(guard, &found) {
+                    policy.restore(good);
+                    state.stopped_by_guard = Some(format!(
+                        "Update {} of {total}: {why}. Training stopped and the last policy within the limits was kept.",
+                        state.step + 1
+                    ));
+                    let contents = || (state.clone(), tensors(&stepper, Some(good)));
+                    checkpointing.save(state.step, &policy.params, io, contents)?;
+                    break;
+                }
+                *good = policy.snapshot();
             }
-            good = policy.snapshot();
             let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
             let mut means = samples::means(&samples, &found);
             let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
@@ -172,7 +183,7 @@ impl Online<'_> {
 
             log(&state, &means, rate, io)?;
             let sync = checkpointing.sync(Means::default(), &io.ranks)?;
-            let contents = || (state.clone(), tensors(&stepper, &good));
+            let contents = || (state.clone(), tensors(&stepper, good.as_ref()));
             checkpointing.end_step(state.step, &sync, &policy.params, io, contents)?;
         }
         Ok(state.stopped_by_guard)
@@ -264,10 +275,10 @@ fn log<S>(state: &State<S>, means: &Means, rate: f64, io: &mut TrainingIo) -> Re
     Ok(())
 }
 
-/// The tensors of a checkpoint: parameters, optimiser, and the parameters at the last rollout within the guards' limits.
-fn tensors(stepper: &Stepper, good: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+/// The tensors of a checkpoint: parameters, optimiser, and with guards the parameters at the last rollout within their limits.
+fn tensors(stepper: &Stepper, good: Option<&BTreeMap<String, Tensor>>) -> BTreeMap<String, Tensor> {
     let mut tensors = stepper.optimizer.state();
-    tensors.extend(good.iter().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
+    tensors.extend(good.into_iter().flatten().map(|(name, t)| (format!("{GOOD}{name}"), t.shallow_clone())));
     tensors
 }
 

@@ -1,13 +1,14 @@
 //! Responses in a packed batch, and the hidden states that predict their tokens. Pure.
 
 use plumbline_feedback::data::tokens::Sequence;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::model::attention::Context;
 use crate::model::decoder::Decoder;
 use crate::model::heads::{SuppressedTokens, TokenLogProbs, token_logprobs};
 use crate::model::linear::Adapters;
 use crate::model::packed::{Packed, passes};
+use crate::values::to_f64;
 
 /// Maximum tokens per forward pass without gradients.
 pub(crate) const PASS_TOKENS: usize = 2048;
@@ -114,14 +115,6 @@ pub fn split(values: &Tensor, counts: &[i64]) -> Vec<Vec<f64>> {
             part
         })
         .collect()
-}
-
-/// The elements of a tensor, flattened.
-pub fn to_f64(tensor: &Tensor) -> Vec<f64> {
-    let tensor = tensor.detach().to_kind(Kind::Double).contiguous();
-    let mut values = vec![0.0; tensor.numel()];
-    tensor.copy_data(&mut values, tensor.numel());
-    values
 }
 
 #[cfg(test)]

@@ -41,10 +41,9 @@ pub struct Behaviour<'a> {
 }
 
 impl<'a> Behaviour<'a> {
-    /// The distribution that `sampling` draws from.
+    /// The distribution that `sampling` draws from: all tokens, at a temperature above 0.
     pub fn new(sampling: &Sampling, tokenizer: &'a Tokenizer) -> Self {
-        let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
-        Self { temperature, end_tokens: tokenizer.eos_ids(), least: sampling.min_new_tokens }
+        Self { temperature: sampling.temperature, end_tokens: tokenizer.eos_ids(), least: sampling.min_new_tokens }
     }
 
     /// Log-probabilities of a batch's response tokens. `hidden`: the hidden states that predict them.
@@ -56,6 +55,7 @@ impl<'a> Behaviour<'a> {
 
 /// Samples responses to some of the prompts, `chosen` by index. The random numbers of an update depend only on the
 /// seed, the update's number and the prompts, so a resumed run samples the same responses.
+/// An error of `on_progress`, which is called with the number of finished responses, stops the sampling.
 pub fn sample(
     rollout: &Rollout,
     tokenizer: &Tokenizer,
@@ -63,6 +63,7 @@ pub fn sample(
     prompts: &[RolloutPrompt],
     chosen: &[usize],
     update: i64,
+    on_progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Sampled>> {
     let sampling = Sampling { seed: rollout.sampling.seed ^ (update << 20), ..rollout.sampling.clone() };
     let asked: Vec<PromptTokens> = chosen
@@ -70,8 +71,7 @@ pub fn sample(
         .map(|&i| PromptTokens { key: id::key(&[&prompts[i].id]), tokens: prompts[i].tokens.clone() })
         .collect();
     let per_prompt = rollout.responses_per_prompt as usize;
-    let mut check = |_done: usize| Ok(());
-    let responses = generate(&policy.decoder, Adapters::On, tokenizer, &asked, per_prompt, &sampling, &mut check)?;
+    let responses = generate(&policy.decoder, Adapters::On, tokenizer, &asked, per_prompt, &sampling, on_progress)?;
     let groups = chosen.iter().zip(responses);
     Ok(groups
         .flat_map(|(&group, responses)| {
