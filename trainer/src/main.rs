@@ -10,7 +10,7 @@ use plumbline_feedback::{Result, shutdown};
 use plumbline_trainer::stage::{evaluate, fetch, import, inspect, label, reward, run, serve, tune};
 use tracing_subscriber::EnvFilter;
 
-/// Create preference data, reward models and tuned policies: one stage per process.
+/// Create preference data, reward models and tuned policies; serve, convert and inspect models.
 #[derive(Parser)]
 #[command(name = "plumbline-trainer", version)]
 struct Cli {
@@ -41,7 +41,8 @@ enum Command {
     Tune(run::RunArgs),
     /// Evaluate a finished tuning again, without changing its artifact.
     ///
-    /// A judge with a model of its own must be served at the address in the run document.
+    /// For a judge with a model of its own, first start `plumbline-trainer serve` with the port and the name that the run
+    /// document has for it in `servedJudges`.
     Evaluate(run::RunArgs),
     /// Serve a model behind an OpenAI-compatible API.
     Serve(serve::ServeArgs),

@@ -166,7 +166,20 @@ fn shards_that_contradict_each_other_or_are_missing_are_named() {
     fs::write(empty.at("model.safetensors.index.json"), "{\"weight_map\": {}}").unwrap();
     empty.refused(&["model.safetensors.index.json", "weight_map"]);
     fs::remove_file(empty.at("model.safetensors.index.json")).unwrap();
-    empty.refused(&["model.safetensors: No such file", "model.safetensors.index.json"]);
+    empty.refused(&["model.safetensors: no such file", "model.safetensors.index.json"]);
+}
+
+#[test]
+fn what_is_no_model_folder_is_refused_as_a_whole_and_not_for_one_missing_file() {
+    let folder = Folder::new();
+    fs::remove_file(folder.at("config.json")).unwrap();
+    folder.refused(&["expected a Hugging Face model directory, found no config.json in it"]);
+    for (path, found) in
+        [(folder.at("absent"), "found nothing there"), (folder.at("model.safetensors"), "found a file")]
+    {
+        let error = ModelFolder::open(&path).err().unwrap();
+        assert!(matches!(&error, Error::Data(text) if text.contains(found) && text.contains("import")), "{error}");
+    }
 }
 
 #[test]

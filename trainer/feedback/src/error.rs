@@ -1,6 +1,10 @@
 //! How a stage fails. Each variant is one exit code; the message says what was expected, what was found, and what to
 //! do.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
+use plumbline_crds::artifact::ArtifactError;
 use plumbline_crds::exit_code::ExitCode;
 
 /// A stage's error.
@@ -25,17 +29,30 @@ pub enum Error {
     #[error("{0}")]
     Store(String),
     /// A local file or directory cannot be read or written: retrying at once does not help.
-    #[error("{0}")]
-    Disk(String),
+    #[error("{}: {source}{}", path.display(), disk_advice(source))]
+    Disk {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An input's artifact is incomplete, broken or altered.
+    #[error(transparent)]
+    Artifact(ArtifactError),
+    /// The same, with the location in front of it.
+    #[error("{place}: {source}")]
+    Within {
+        /// The field, or the resource.
+        place: String,
+        /// What happened there.
+        source: Box<Error>,
+    },
     /// The accelerator ran out of memory.
     #[error("{0}")]
     AcceleratorOutOfMemory(String),
     /// A quality gate was not met.
     #[error("{0}")]
     Gate(String),
-    /// A guard against reward hacking stopped the run.
-    #[error("{0}")]
-    RewardHacking(String),
     /// The stage stalled.
     #[error("{0}")]
     NoProgress(String),
@@ -58,22 +75,23 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) => ExitCode::Config,
-            Self::Data(_) => ExitCode::Data,
+            Self::Data(_) | Self::Artifact(_) => ExitCode::Data,
             Self::JudgeUnavailable(_) => ExitCode::JudgeUnavailable,
             Self::JudgeRejected(_) => ExitCode::JudgeRejected,
             Self::BudgetExhausted(_) => ExitCode::BudgetExhausted,
-            Self::Store(_) | Self::Disk(_) => ExitCode::StoreUnavailable,
+            Self::Store(_) | Self::Disk { .. } => ExitCode::StoreUnavailable,
             Self::AcceleratorOutOfMemory(_) => ExitCode::AcceleratorOutOfMemory,
             Self::Gate(_) => ExitCode::GateFailed,
-            Self::RewardHacking(_) => ExitCode::RewardHacking,
             Self::NoProgress(_) => ExitCode::NoProgress,
             Self::PeerLost(_) => ExitCode::PeerLost,
             Self::Interrupted => ExitCode::Interrupted,
             Self::Failed(_) => ExitCode::Failed,
+            Self::Within { source, .. } => source.exit_code(),
         }
     }
 
-    /// The same error, with the location in front of its message.
+    /// The same error, with the location in front of its message. What is no fault of a place, such as an interruption, stays
+    /// as it is.
     #[must_use]
     pub fn within(self, place: &str) -> Self {
         let at = |message: String| format!("{place}: {message}");
@@ -81,34 +99,38 @@ impl Error {
             Self::Config(message) => Self::Config(at(message)),
             Self::Data(message) => Self::Data(at(message)),
             Self::Store(message) => Self::Store(at(message)),
-            Self::Disk(message) => Self::Disk(at(message)),
+            Self::Disk { .. } | Self::Artifact(_) => Self::Within { place: place.to_owned(), source: Box::new(self) },
             other => other,
         }
     }
 
-    /// An error of reading or writing our own files.
-    pub fn store(path: &std::path::Path, error: &std::io::Error) -> Self {
-        use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        let advice = match error.kind() {
-            StorageFull | QuotaExceeded => "; free space there and run again to resume",
-            PermissionDenied | ReadOnlyFilesystem => "; check its owner, permissions and mount",
-            _ => "",
-        };
-        Self::Disk(format!("{}: {error}{advice}", path.display()))
+    /// An error of reading or writing a local file.
+    pub fn disk(path: &Path, source: io::Error) -> Self {
+        Self::Disk { path: path.to_owned(), source }
     }
 }
 
-impl From<plumbline_crds::artifact::ArtifactError> for Error {
-    fn from(error: plumbline_crds::artifact::ArtifactError) -> Self {
-        use plumbline_crds::artifact::ArtifactError as A;
-        use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
-        match &error {
+/// What to do about a file that cannot be read or written.
+fn disk_advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => "; free space there and run again to resume",
+        PermissionDenied | ReadOnlyFilesystem => "; check its owner, permissions and mount",
+        _ => "",
+    }
+}
+
+impl From<ArtifactError> for Error {
+    fn from(error: ArtifactError) -> Self {
+        use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
+        match error {
             // It is not the disk's fault that a pipe or something without an end is there.
-            A::Io { source, .. } if matches!(source.kind(), FileTooLarge | InvalidData | InvalidInput) => {
-                Self::Data(error.to_string())
+            ArtifactError::Io { path, source }
+                if !matches!(source.kind(), FileTooLarge | InvalidData | InvalidInput) =>
+            {
+                Self::Disk { path, source }
             }
-            A::Io { path, source } => Self::store(path, source),
-            _ => Self::Data(error.to_string()),
+            other => Self::Artifact(other),
         }
     }
 }

@@ -24,8 +24,8 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         // Otherwise the new name can reach the disk before the content does.
         file.sync_data()
     };
-    let written = write().map_err(|e| Error::store(&aside, &e));
-    let replaced = written.and_then(|()| fs::rename(&aside, path).map_err(|e| Error::store(path, &e)));
+    let written = write().map_err(|e| Error::disk(&aside, e));
+    let replaced = written.and_then(|()| fs::rename(&aside, path).map_err(|e| Error::disk(path, e)));
     // Half a file takes room that a full disk does not have.
     replaced.inspect_err(|_| drop(fs::remove_file(&aside)))
 }
@@ -43,7 +43,7 @@ pub fn kept<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
             serde_json::from_slice(&text).map(Some).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
         }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::store(path, &e)),
+        Err(e) => Err(Error::disk(path, e)),
     }
 }
 
@@ -53,7 +53,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     text.push(b'\n');
     File::create(path)
         .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-        .map_err(|e| Error::store(path, &e))
+        .map_err(|e| Error::disk(path, e))
 }
 
 /// Opens a file that is not our own. Pipes, devices and directories are rejected without blocking; links to files are
@@ -65,8 +65,8 @@ pub fn open_regular(path: &Path) -> Result<File> {
     regular::open(path).map_err(|e| Error::Data(format!("{}: cannot be opened: {e}", path.display())))
 }
 
-/// Rejects a model directory that contains anything but regular files and links to them: a pipe, a device, a link to a
-/// directory, a dangling link. The inputs of a stage are checked when their digests are computed; this is for
+/// Rejects what is no directory, and a model directory that contains anything but regular files and links to them: a pipe, a
+/// device, a link to a directory, a dangling link. The inputs of a stage are checked when their digests are computed; this is for
 /// directories that are named on the command line.
 ///
 /// # Errors
@@ -74,8 +74,17 @@ pub fn open_regular(path: &Path) -> Result<File> {
 pub fn check_folder(path: &Path) -> Result<()> {
     let found = match folder::files(path) {
         Ok(found) => found,
-        // A directory that is missing or unreadable itself has a better message where its files are read.
-        Err((at, _)) if at == path => return Ok(()),
+        Err((at, error)) if at == path => {
+            let found = match error.kind() {
+                ErrorKind::NotFound => "no such directory".to_owned(),
+                ErrorKind::NotADirectory => {
+                    "expected a model directory, found a file; convert a GGUF file with `plumbline-trainer import`"
+                        .to_owned()
+                }
+                _ => error.to_string(),
+            };
+            return Err(Error::Data(format!("{}: {found}", path.display())));
+        }
         Err((at, error)) => return Err(Error::Data(format!("{}: {error}", at.display()))),
     };
     for found in found {
@@ -92,7 +101,7 @@ pub fn check_folder(path: &Path) -> Result<()> {
 pub fn hold(folder: &Path) -> Result<File> {
     let path = folder.join(HELD);
     let held = File::options().create(true).truncate(false).write(true).open(&path);
-    let held = held.map_err(|e| Error::store(&path, &e))?;
+    let held = held.map_err(|e| Error::disk(&path, e))?;
     match held.try_lock() {
         Ok(()) => Ok(held),
         Err(TryLockError::WouldBlock) => Err(Error::Store(format!(
@@ -135,8 +144,8 @@ pub fn check_output(output: &Path) -> Result<()> {
 /// Creates an empty directory: files of a killed attempt must not become part of an artifact.
 pub fn fresh_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::store(folder, &e)),
-        _ => fs::create_dir_all(folder).map_err(|e| Error::store(folder, &e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::disk(folder, e)),
+        _ => fs::create_dir_all(folder).map_err(|e| Error::disk(folder, e)),
     }
 }
 
@@ -165,6 +174,19 @@ mod tests {
         assert!(error.contains(folder.path().to_str().unwrap()) && error.contains("another process"), "{error}");
         drop(held);
         hold(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_model_directory_that_is_missing_or_a_file_is_refused_as_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        check_folder(folder.path()).unwrap();
+        let (absent, file) = (folder.path().join("absent"), folder.path().join("model.gguf"));
+        fs::write(&file, "GGUF").unwrap();
+        for (path, expected) in [(&absent, "no such directory"), (&file, "expected a model directory, found a file")] {
+            let error = check_folder(path).unwrap_err();
+            let said = format!("{}: {expected}", path.display());
+            assert!(matches!(&error, Error::Data(text) if text.starts_with(&said)), "{error}");
+        }
     }
 
     #[test]

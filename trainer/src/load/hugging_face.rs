@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -52,6 +53,7 @@ impl ModelFolder {
     /// corrupt or contradict each other.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_adapter(path)?;
+        expect_config(path)?;
         let config = Config::from_json(read_object(&path.join("config.json"))?)
             .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         let names = UsualNames::new(&config);
@@ -301,6 +303,22 @@ fn refuse_adapter(path: &Path) -> Result<()> {
     )))
 }
 
+/// Rejects a path that is no model directory, with a clearer error than that of a missing file.
+fn expect_config(path: &Path) -> Result<()> {
+    let found = match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => "nothing there",
+        Ok(about) if !about.is_dir() => "a file",
+        Ok(_) if matches!(path.join("config.json").try_exists(), Ok(false)) => "no config.json in it",
+        // Another error is that of reading it.
+        _ => return Ok(()),
+    };
+    Err(Error::Data(format!(
+        "{}: expected a Hugging Face model directory, found {found}; give the directory that contains config.json, \
+         or convert a GGUF file with `plumbline-trainer import`",
+        path.display()
+    )))
+}
+
 /// Files of a model directory that belong to its tokenizer and its generation settings.
 const TOKENIZER_FILES: [&str; 6] = [
     "tokenizer.json",
@@ -316,7 +334,7 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES {
         let (source, target) = (from.join(name), to.join(name));
         if source.exists() {
-            fs::copy(&source, &target).map_err(|e| Error::store(&target, &e))?;
+            fs::copy(&source, &target).map_err(|e| Error::disk(&target, e))?;
         }
     }
     Ok(())
@@ -324,7 +342,10 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
 
 /// A JSON object from a file.
 pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read(path).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+    let text = fs::read(path).map_err(|e| {
+        let why = if e.kind() == ErrorKind::NotFound { "no such file".to_owned() } else { e.to_string() };
+        Error::Data(format!("{}: {why}", path.display()))
+    })?;
     serde_json::from_slice(&text).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
 }
 
@@ -341,7 +362,7 @@ fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
         return shards(path, &index);
     }
     Err(Error::Data(format!(
-        "{}: No such file; expected the weights there, or in shards that {INDEX} lists; other formats are not \
+        "{}: no such file; expected the weights there, or in shards that {INDEX} lists; other formats are not \
          supported",
         single.display()
     )))

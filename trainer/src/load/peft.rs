@@ -70,8 +70,8 @@ pub fn save(decoder: &Decoder, adapter: &Adapter, base_model: &str, folder: &Pat
     let name = ["hf://", "file://"].iter().find_map(|scheme| base_model.strip_prefix(scheme)).unwrap_or(base_model);
     let config = lora::peft_config(decoder, adapter, name, "CAUSAL_LM")?;
     let path = folder.join(CONFIG);
-    let text = serde_json::to_vec_pretty(&config).map_err(|e| Error::Failed(e.to_string()))?;
-    fs::write(&path, text).map_err(|e| Error::store(&path, &e))
+    let text = serde_json::to_vec_pretty(&config).map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
+    fs::write(&path, text).map_err(|e| Error::disk(&path, e))
 }
 
 /// The supported part of an adapter's config.

@@ -131,13 +131,13 @@ impl Shards {
 
 /// Removes weight files and their index: a leftover file would be read, or contradict the new ones.
 fn remove_weights(folder: &Path) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::store(folder, &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| Error::disk(folder, e))?;
     for entry in entries {
-        let entry = entry.map_err(|e| Error::store(folder, &e))?;
+        let entry = entry.map_err(|e| Error::disk(folder, e))?;
         let name = entry.file_name();
         let stale = name.to_str().is_some_and(|name| name == WEIGHTS || name == INDEX || is_shard(name));
         if stale {
-            fs::remove_file(entry.path()).map_err(|e| Error::store(&entry.path(), &e))?;
+            fs::remove_file(entry.path()).map_err(|e| Error::disk(&entry.path(), e))?;
         }
     }
     Ok(())

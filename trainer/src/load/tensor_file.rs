@@ -178,7 +178,7 @@ pub(super) fn write_in_kinds<'a>(
         .collect::<Result<Vec<_>>>()?;
     // transformers rejects files without the name of a framework.
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    let store = |e: std::io::Error| Error::store(path, &e);
+    let store = |e: std::io::Error| Error::disk(path, e);
     // The library writes a temporary file that only its owner can read; a model is often served by another user. The
     // old file is opened without truncating, as it may be mapped.
     let usual = File::options().create(true).append(true).open(path).and_then(|file| file.metadata()).map_err(store)?;

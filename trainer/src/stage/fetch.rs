@@ -52,7 +52,7 @@ async fn fetch(input: &ResolvedInput, uri: &str, begun: &mut Begun, progress: &R
     let remote = remote.map_err(Error::Config)?;
     let path = Path::new(&input.path);
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+        fs::create_dir_all(parent).map_err(|e| Error::disk(parent, e))?;
     }
     let cache = Cache::from_env();
     // A web server does not say beforehand how much there will be.

@@ -52,9 +52,9 @@ pub enum WeightType {
 /// [`Error::Config`] if the directory contains something else, [`Error::Data`] if the file cannot be converted, and
 /// [`Error::Store`] if the directory cannot be written.
 pub fn run(args: &ImportArgs) -> Result<()> {
-    let out = &std::path::absolute(&args.out).map_err(|e| Error::store(&args.out, &e))?;
+    let out = &std::path::absolute(&args.out).map_err(|e| Error::disk(&args.out, e))?;
     let name = folder_name(out)?;
-    let digest = artifact::digest_path(&args.gguf).map_err(|e| Error::Data(e.to_string()))?;
+    let digest = artifact::digest_path(&args.gguf)?;
     let input = InputRef { role: "gguf".to_owned(), name: file_name(&args.gguf), digest };
     if let Some(manifest) = existing(out)?
         && manifest.inputs == [input.clone()]
@@ -202,7 +202,7 @@ fn write_weights(folder: &Path, gguf: &GgufFile, model: &GgufModel, dtype: Weigh
 
 /// Writes tensors as one safetensors file.
 fn write_file(path: &Path, gguf: &GgufFile, tensors: &[&model::Tensor], dtype: WeightType) -> Result<()> {
-    let unwritable = |e: std::io::Error| Error::store(path, &e);
+    let unwritable = |e: std::io::Error| Error::disk(path, e);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(unwritable)?);
     file.write_all(&safetensors_header(tensors, dtype)?).map_err(unwritable)?;
     for tensor in tensors {

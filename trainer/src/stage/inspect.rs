@@ -30,7 +30,7 @@ pub struct InspectArgs {
     /// Directory of a PEFT adapter to apply to the model.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Text whose next-token distribution, or score, to print.
+    /// Text to continue, or to score with a reward model.
     #[arg(long)]
     pub text: String,
     /// File to write `input_ids` (Int64) and `logits` (Float32; [tokens, vocab], or [1] for a reward model) to, as safetensors.
@@ -41,8 +41,10 @@ pub struct InspectArgs {
 /// Prints a model as the loader reads it.
 #[allow(clippy::print_stdout, reason = "this is the command's output")]
 pub fn run(args: &InspectArgs) -> Result<()> {
-    for folder in [Some(&args.model), args.adapter.as_ref()].into_iter().flatten() {
-        files::check_folder(folder)?;
+    for (option, folder) in [("--model", Some(&args.model)), ("--adapter", args.adapter.as_ref())] {
+        if let Some(folder) = folder {
+            files::check_folder(folder).map_err(|e| e.within(option))?;
+        }
     }
     let folder = ModelFolder::open(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
@@ -50,7 +52,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     println!("parameters            {}", c.parameters());
     println!("layers                {}", c.num_hidden_layers);
     println!("hidden, intermediate  {}, {}", c.hidden_size, c.intermediate_size);
-    println!("heads, key-value      {}, {} of {}", c.num_attention_heads, c.num_key_value_heads, c.head_dim);
+    println!("attention heads       {}", c.num_attention_heads);
+    println!("key-value heads       {}", c.num_key_value_heads);
+    println!("head size             {}", c.head_dim);
     println!("vocabulary, context   {}, {}", c.vocab_size, c.max_position_embeddings);
     println!("tied embeddings       {}", c.tie_word_embeddings);
     println!("end tokens            {:?}", tokenizer.eos_ids());
@@ -101,9 +105,10 @@ fn next_token(args: &InspectArgs, folder: &ModelFolder, tokenizer: &Tokenizer, i
         heads::logits(&decoder, &hidden)
     });
     let (top, tokens) = logits.get(-1).log_softmax(-1, tch::Kind::Float).topk(5, -1, true, true);
+    println!("most likely next tokens, with their log-probabilities in nats:");
     for i in 0..5 {
         let token = tokens.int64_value(&[i]);
-        println!("next {:8.4}  {:?}", top.double_value(&[i]), tokenizer.token_text(token));
+        println!("{:8.4}  {:?}", top.double_value(&[i]), tokenizer.token_text(token));
     }
     Ok(logits)
 }

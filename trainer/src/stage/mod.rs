@@ -4,6 +4,7 @@ mod background;
 pub mod evaluate;
 pub mod fetch;
 pub mod import;
+mod inputs;
 pub mod inspect;
 pub mod label;
 pub mod progress_reporter;

@@ -24,7 +24,8 @@ use crate::loss::bradley_terry::{bradley_terry, centering};
 use crate::model::linear::Adapters;
 use crate::model::reward_model::RewardModel;
 use crate::stage::in_status;
-use crate::stage::run::{input_path, publish};
+use crate::stage::inputs::{dataset_path, input_path};
+use crate::stage::run::publish;
 use crate::train::frozen_states::FrozenStates;
 use crate::train::io::TrainingIo;
 use crate::train::means::Means;
@@ -107,8 +108,7 @@ struct Data {
 
 impl Data {
     fn load(run: &RunDocument, spec: &RewardModelSpec, tokenizer: &Tokenizer, longest: usize) -> Result<Self> {
-        let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
-        let path = input_path(run, role)?;
+        let path = dataset_path(run)?;
         let (train, validation) = preference::read(&path)?;
         let unusable = |s: &Sequence| match s.len() {
             0 => Some(Why::Empty),
@@ -214,6 +214,14 @@ fn evaluate(model: &RewardModel, data: &Data, reference: Option<&Reference>) -> 
     let scores = model.score(&pairs.tokens());
     let points: Vec<(f64, f64)> =
         pairs.pairs.iter().map(|p| (scores[p.chosen] - scores[p.rejected], p.preference)).collect();
+    let not_numbers = points.iter().filter(|(difference, _)| !difference.is_finite()).count();
+    if not_numbers > 0 {
+        return Err(Error::Failed(format!(
+            "the saved reward model gives {not_numbers} of {} evaluated pairs a score that is not a finite number; lower \
+             spec.training.learningRate, or use spec.training.precision Float32",
+            points.len()
+        )));
+    }
     let measured = calibration(&points, 10).ok_or_else(|| Error::Data("there is no pair to evaluate on".into()))?;
     let length = |i: usize| pairs.sequences[i].len() as f64;
     let lengths = pairs.pairs.iter().map(|p| length(p.chosen) - length(p.rejected));
@@ -271,7 +279,7 @@ impl Reference {
 
 fn check_gates(spec: &RewardModelSpec, found: &Evaluated) -> Result<()> {
     let c = &found.measured;
-    if let Some(least) = spec.gates.min_accuracy.filter(|&least| c.accuracy < least) {
+    if let Some(least) = spec.gates.min_accuracy.filter(|&least| c.accuracy.is_nan() || c.accuracy < least) {
         return Err(Error::Gate(format!(
             "held-out accuracy {:.3} on {} pairs is below spec.gates.minAccuracy {least}",
             c.accuracy, c.pairs

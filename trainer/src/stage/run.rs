@@ -1,7 +1,6 @@
 //! What the stages of the chain have in common: they read a run document, write a result, and report to the caller of
 //! the process what happened. Talks to the work directory.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -10,18 +9,16 @@ use clap::Args;
 use plumbline_crds::artifact;
 use plumbline_crds::run::{PROGRESS_FILE, ProgressReport, RESULT_FILE, RunDocument, StageResult};
 use plumbline_crds::status::ArtifactRef;
-use plumbline_crds::work::is_measuring;
 use plumbline_feedback::clock;
+use plumbline_feedback::files;
 use plumbline_feedback::store::work_dir_sync::{self, WorkDirSync};
-use plumbline_feedback::{files, heartbeat};
+use serde::Deserialize;
 
-use super::{progress_reporter, termination, watchdog};
+use super::{inputs, progress_reporter, termination, watchdog};
 use crate::ranks::{self, RankInfo};
 use crate::torch_error::of_line;
 use crate::{Error, Result};
 
-/// File in `work` with the digests of the inputs that a run started with, by role.
-const INPUTS_FILE: &str = "inputs.json";
 /// File in `work` with the time that chat templates see: when the run first started.
 const CLOCK_FILE: &str = "clock.json";
 /// Maximum length of a result's message, in characters: that of a condition's message.
@@ -30,7 +27,8 @@ const MOST_MESSAGE: usize = 1024;
 /// Arguments of a stage.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// The run document: the resource and its resolved references (YAML).
+    /// The run document: the run.yaml that `plumbline run` writes to the work directory of each run,
+    /// `.plumbline/<plural>/<name>/<run>`.
     #[arg(long, value_name = "FILE")]
     pub run: PathBuf,
 }
@@ -49,7 +47,7 @@ pub fn run_in(
 ) -> Result<()> {
     start(args, folder, None, |document, sync, rank, work| {
         let mut document = document.clone();
-        check_inputs(&mut document, work)?;
+        inputs::check(&mut document, work)?;
         // The other ranks are told by the first when they meet.
         if rank == 0 {
             fix_clock(work)?;
@@ -78,7 +76,7 @@ fn start(
     let document = read(&args.run)?;
     let rank = RankInfo::of_this_process()?.map_or(0, |info| info.rank);
     let work = &ranks::folder(rank, &Path::new(&document.work).join(folder));
-    fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
+    fs::create_dir_all(work).map_err(|e| Error::disk(work, e))?;
     let _held = files::hold(work)?;
     tch::set_num_threads(threads(document.resource.spec.compute().threads));
     // One pod of a run keeps it, tells how far it is, and what became of it; of the others it matters only why they failed.
@@ -122,46 +120,6 @@ fn leave_failure(work: &Path, error: &Error) {
     leave(work, &failure(work, error)).unwrap_or_else(|e| tracing::warn!("{e}"));
 }
 
-/// Computes the digest of every input, which verifies artifacts, and rejects an input with another digest than expected, or with
-/// another digest than the state in the work directory was computed from: mixing results of two inputs would be wrong. Inputs
-/// that are only used to measure may change in between, because results computed from them are stored by their digest.
-///
-/// Every input is read completely each time a stage starts. Sizes and modification times are not proof: they can be unchanged
-/// although the content is not.
-fn check_inputs(document: &mut RunDocument, work: &Path) -> Result<()> {
-    let file = work.join(INPUTS_FILE);
-    let begun_with: BTreeMap<String, String> = files::kept(&file)?.unwrap_or_default();
-    let mut taken = begun_with.clone();
-    let kind = document.resource.kind;
-    for input in &mut document.inputs {
-        let found = artifact::digest_path_telling(Path::new(&input.path), &heartbeat::beat)
-            .map_err(|e| Error::Data(format!("spec.{}: {e}", input.role)))?;
-        if !input.digest.is_empty() {
-            if found != input.digest {
-                return Err(Error::Data(format!(
-                    "spec.{}: expected the digest {}, found {found} at {}; the input was rebuilt or changed in the \
-                     meantime",
-                    input.role, input.digest, input.path
-                )));
-            }
-            continue;
-        }
-        if !is_measuring(kind, &input.role) {
-            if let Some(before) = begun_with.get(&input.role).filter(|before| **before != found) {
-                return Err(Error::Data(format!(
-                    "spec.{}: expected the digest that this run started with, {before}, found {found}; restore the \
-                     input, or remove {} to start from scratch",
-                    input.role,
-                    work.display()
-                )));
-            }
-            taken.insert(input.role.clone(), found.clone());
-        }
-        input.digest = found;
-    }
-    if taken == begun_with { Ok(()) } else { files::keep(&file, &taken) }
-}
-
 /// Sets the time at which the run first started for this process.
 fn fix_clock(work: &Path) -> Result<()> {
     let file = work.join(CLOCK_FILE);
@@ -170,13 +128,6 @@ fn fix_clock(work: &Path) -> Result<()> {
         return Ok(());
     }
     files::keep(&file, &clock::now())
-}
-
-/// The path of an input that the spec requires.
-pub(crate) fn input_path(run: &RunDocument, role: &str) -> Result<PathBuf> {
-    run.input(role)
-        .map(|i| PathBuf::from(&i.path))
-        .ok_or_else(|| Error::Config(format!("the run document has no input for spec.{role}")))
 }
 
 /// Publishes a directory as the artifact of a run.
@@ -200,7 +151,21 @@ pub fn threads(asked: Option<i64>) -> i32 {
 fn read(file: &Path) -> Result<RunDocument> {
     let wrong = |what: String| Error::Config(format!("--run {}: {what}", file.display()));
     let text = fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
-    serde_yaml::from_str(&text).map_err(|e| wrong(format!("not a run document: {e}")))
+    serde_yaml::from_str(&text).map_err(|e| {
+        wrong(if is_manifest(&text) {
+            "expected a run document, found a manifest; run it with `plumbline run -f FILE`, or give the run.yaml that \
+             `plumbline run` writes to the work directory of each run"
+                .to_owned()
+        } else {
+            format!("expected a run document, which `plumbline run` writes as run.yaml; {e}")
+        })
+    })
+}
+
+/// Whether a file that is no run document has a resource as people write it.
+fn is_manifest(text: &str) -> bool {
+    let first = serde_yaml::Deserializer::from_str(text).next().map(serde_yaml::Value::deserialize);
+    first.and_then(Result::ok).is_some_and(|value| value.get("apiVersion").is_some() && value.get("kind").is_some())
 }
 
 /// Runs a stage so that a panic becomes its failure: libtorch reports errors of operators without a Result as panics.
@@ -398,6 +363,23 @@ mod tests {
             }
             let error = run(&args, |_, _| Ok(done())).unwrap_err();
             assert!(matches!(&error, Error::Config(text) if text.contains("run.yaml")), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_in_place_of_a_run_document_is_recognised() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = RunArgs { run: folder.path().join("dataset.yaml") };
+        let manifest =
+            "# a comment\napiVersion: plumbline.dev/v1alpha1\nkind: RewardModel\nmetadata: {name: r}\nspec: {}\n";
+        for (content, expected) in [
+            (manifest.to_owned(), "found a manifest; run it with `plumbline run -f FILE`"),
+            (format!("---\n{manifest}---\n{manifest}"), "found a manifest"),
+            ("kind: RewardModel\n".to_owned(), "missing field `resource`"),
+        ] {
+            fs::write(&args.run, content).unwrap();
+            let error = run(&args, |_, _| Ok(done())).unwrap_err();
+            assert!(matches!(&error, Error::Config(text) if text.contains(expected)), "{error:?}");
         }
     }
 }

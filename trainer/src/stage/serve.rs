@@ -36,13 +36,13 @@ pub struct ServeArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
-    /// Port to listen on; 0 selects a free one.
+    /// Port to listen on. With 0, the system selects a free one; the log names it, and so does --port-file.
     #[arg(long, default_value_t = 0)]
     pub port: u16,
     /// File to write the port to when the server is ready; an existing file is removed first.
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
-    /// Name of the model in requests. Default: the name of the directory.
+    /// Name of the model in requests [default: the name of the directory].
     #[arg(long)]
     pub name: Option<String>,
     /// Data type of weights and activations.
@@ -51,7 +51,7 @@ pub struct ServeArgs {
     /// Number of accelerators: 1 for a GPU, 0 for the CPU.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub accelerators: u8,
-    /// Number of CPU threads. Default: the CPUs that the process may use.
+    /// Number of CPU threads [default: the CPUs that the process may use].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Maximum number of sequences that are computed together.
@@ -60,7 +60,7 @@ pub struct ServeArgs {
     /// Maximum number of queued sequences; more are rejected with 503.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_waiting: u16,
-    /// Maximum length of a prompt with its response, in tokens. Default: the model's context.
+    /// Maximum length of a prompt with its response, in tokens [default: the model's context].
     #[arg(long, value_name = "N")]
     pub max_context: Option<usize>,
     /// Exit when the process with this id exits.
@@ -78,6 +78,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if let Some(file) = &args.port_file {
         remove_stale(file)?;
     }
+    files::check_folder(&args.model).map_err(|e| e.within("--model"))?;
     let parent = match args.parent_pid {
         None => None,
         Some(pid) => {
@@ -112,7 +113,6 @@ pub fn run(args: &ServeArgs) -> Result<()> {
 fn load(args: &ServeArgs) -> Result<Loaded<Engine>> {
     let started = std::time::Instant::now();
     let device = device::with_accelerators(args.accelerators.into())?;
-    files::check_folder(&args.model)?;
     let tokenizer = Tokenizer::load(&args.model)?;
     let folder = ModelFolder::open(&args.model)?;
     let shape = shape(&folder.config, args.max_context, tokenizer.longest_token())?;
@@ -163,7 +163,7 @@ fn shape(config: &Config, max_context: Option<usize>, longest_token: usize) -> R
 
 fn remove_stale(file: &Path) -> Result<()> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::store(file, &error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::disk(file, error)),
         _ => Ok(()),
     }
 }

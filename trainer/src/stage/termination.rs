@@ -16,7 +16,7 @@ pub fn write(result: &StageResult) -> Result<()> {
     let Some(file) = std::env::var_os(FILE) else { return Ok(()) };
     let text = fitted(result, MOST)?;
     // Not replaced as other files are: the file is a mount of its own.
-    fs::write(&file, text).map_err(|e| Error::store(file.as_ref(), &e))
+    fs::write(&file, text).map_err(|e| Error::disk(file.as_ref(), e))
 }
 
 /// The result in at most `most` bytes: the least important parts are dropped first. The outcome and the artifact are

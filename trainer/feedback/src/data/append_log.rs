@@ -63,7 +63,7 @@ impl<T: Record> AppendLog<T> {
     /// `Disk` if the file cannot be read or written, `Store` if another process has locked it, `Data` if none of its
     /// lines is a record, or if a record has another version.
     pub fn open_with(path: &Path, take: &mut dyn FnMut(T, Span)) -> Result<Self> {
-        let io = |e: std::io::Error| Error::store(path, &e);
+        let io = |e: std::io::Error| Error::disk(path, e);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
         }
@@ -114,7 +114,8 @@ impl<T: Record> AppendLog<T> {
     /// Appends a record and returns its position. When this returns, the record survives a kill of the process.
     ///
     /// # Errors
-    /// `Disk` if it cannot be written; the file is then unchanged.
+    /// `Disk` if it cannot be written, and the file is then unchanged; or if the records so far, with this one, cannot be
+    /// flushed to disk.
     pub fn append(&mut self, record: &T) -> Result<Span> {
         let json = serde_json::to_vec(record).map_err(|e| e.to_string());
         let line = json.and_then(|json| log_line::sealed(&json, T::VERSION));
@@ -143,7 +144,7 @@ impl<T: Record> AppendLog<T> {
     /// Those of [`AppendLog::read`].
     pub fn read_json(&self, span: Span) -> Result<Vec<u8>> {
         let mut line = vec![0; span.length as usize];
-        self.file.read_exact_at(&mut line, span.offset).map_err(|e| Error::store(&self.path, &e))?;
+        self.file.read_exact_at(&mut line, span.offset).map_err(|e| Error::disk(&self.path, e))?;
         log_line::opened(&line).ok_or_else(|| self.changed(span))
     }
 
@@ -162,7 +163,7 @@ impl<T: Record> AppendLog<T> {
         if let Err(error) = written {
             // If this fails too, the next line still begins at the right position, and readers drop an incomplete line.
             let _ = self.file.set_len(self.whole);
-            return Err(Error::store(&self.path, &error));
+            return Err(Error::disk(&self.path, error));
         }
         self.whole += line.len() as u64;
         Ok(())
@@ -171,7 +172,7 @@ impl<T: Record> AppendLog<T> {
     /// Flushes all records to disk.
     pub fn sync(&mut self) -> Result<()> {
         self.unsynced = 0;
-        self.file.sync_data().map_err(|e| Error::store(&self.path, &e))
+        self.file.sync_data().map_err(|e| Error::disk(&self.path, e))
     }
 }
 

@@ -41,8 +41,19 @@ impl Fields {
 
     /// Takes a required field; null is returned as it is.
     pub(crate) fn required(&mut self, name: &str) -> Result<Value, String> {
-        let path = self.path(name);
-        self.map.shift_remove(name).ok_or_else(|| format!("missing field `{path}`"))
+        let found = self.map.shift_remove(name);
+        found.ok_or_else(|| self.missing(&format!("the field `{}`", self.path(name))))
+    }
+
+    /// The error of a record without a field, with the names of the fields that were not taken: one may be misspelt.
+    pub(crate) fn missing(&self, expected: &str) -> String {
+        const SHOWN: usize = 5;
+        let found: Vec<String> = self.map.keys().take(SHOWN).map(|name| format!("`{name:.32}`")).collect();
+        if found.is_empty() {
+            return format!("expected {expected}; add it");
+        }
+        let more = if self.map.len() > SHOWN { ", ..." } else { "" };
+        format!("expected {expected}, found {}{more}; rename the field that contains it, or add it", found.join(", "))
     }
 
     /// Takes a required string.
@@ -212,6 +223,18 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert!(parse(deep.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
+    }
+
+    #[test]
+    fn a_missing_field_is_reported_with_the_fields_that_may_be_meant() {
+        let of = |text: &str| Fields::of("", parse(text.as_bytes()).unwrap()).unwrap();
+        let mut fields = of(r#"{"txt": "a", "text": "b", "label": 1}"#);
+        assert_eq!(fields.required("text").unwrap(), Value::from("b"));
+        let expected = "expected the field `text`, found `txt`, `label`; rename the field that contains it, or add it";
+        assert_eq!(fields.required("text").unwrap_err(), expected);
+        assert_eq!(of("{}").required("text").unwrap_err(), "expected the field `text`; add it");
+        let many = of(r#"{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1}"#).required("text").unwrap_err();
+        assert!(many.contains("found `a`, `b`, `c`, `d`, `e`, ...; "), "{many}");
     }
 
     #[test]

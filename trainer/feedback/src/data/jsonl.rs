@@ -203,7 +203,7 @@ impl Element {
 
 /// Writes records to a file, one per line, and flushes it to disk.
 pub(crate) fn write<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
-    let failed = |e: io::Error| Error::store(path, &e);
+    let failed = |e: io::Error| Error::disk(path, e);
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);
     for record in records {
         serde_json::to_writer(&mut file, record).map_err(|e| failed(e.into()))?;

@@ -2,6 +2,7 @@
 //!
 //! Texts are strings; conversations are lists of structs (`role`, `content`), as Hugging Face datasets write them.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -29,12 +30,15 @@ pub fn write_file(path: &Path, records: &[Preference]) -> Result<()> {
 }
 
 fn write_packed(path: &Path, records: &[Preference], packed: Compression) -> Result<()> {
-    let failed = |e: ParquetError| match &e {
-        ParquetError::External(inner) if let Some(e) = inner.downcast_ref::<io::Error>() => Error::store(path, e),
-        _ => Error::Failed(format!("{}: {e}", path.display())),
+    let other = |e: &dyn Display| Error::Failed(format!("{}: {e}", path.display()));
+    let failed = |e: ParquetError| match e {
+        ParquetError::External(inner) => {
+            inner.downcast::<io::Error>().map_or_else(|e| other(&e), |e| Error::disk(path, *e))
+        }
+        e => other(&e),
     };
-    let file = File::create(path).map_err(|e| Error::store(path, &e))?;
-    let sync = file.try_clone().map_err(|e| Error::store(path, &e))?;
+    let file = File::create(path).map_err(|e| Error::disk(path, e))?;
+    let sync = file.try_clone().map_err(|e| Error::disk(path, e))?;
     let conversational = records.first().is_some_and(|r| matches!(r.prompt, Content::Messages(_)));
     let margins = records.iter().any(|r| r.margin.is_some());
     let schema = Arc::new(parse_message_type(&schema(conversational, margins)).map_err(failed)?);
@@ -50,7 +54,7 @@ fn write_packed(path: &Path, records: &[Preference], packed: Compression) -> Res
         group.close().map_err(failed)?;
     }
     writer.close().map_err(failed)?;
-    sync.sync_all().map_err(|e| Error::store(path, &e))
+    sync.sync_all().map_err(|e| Error::disk(path, e))
 }
 
 fn schema(conversational: bool, margins: bool) -> String {

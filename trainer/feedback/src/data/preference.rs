@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn broken_records_are_errors_with_file_and_line() {
         for (line, expected) in [
-            (r#"{"prompt": "q", "chosen": "a"}"#, "missing field `rejected`"),
+            (r#"{"prompt": "q", "chosen": "a"}"#, "expected the field `rejected`; add it"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "a"}"#, "are equal"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 1.5}"#, "`p` is 1.5"),
             (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "p": 0.25}"#, "swap the two and write 0.75"),

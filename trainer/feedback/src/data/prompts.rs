@@ -107,7 +107,10 @@ fn prompt(mut record: Fields) -> Result<((&'static str, Content), Vec<String>), 
         (Some(value), None) => ("prompt", content("prompt", value)?),
         (None, Some(Value::Array(items))) => ("messages", Content::Messages(turns("messages", items)?)),
         (None, Some(other)) => return Err(format!("`messages` is {}; expected a list of turns", fields::kind(&other))),
-        _ => return Err("expected exactly one of `prompt` (a text) and `messages` (a conversation)".into()),
+        (Some(_), Some(_)) => {
+            return Err("expected `prompt` (a text) or `messages` (a conversation), found both; remove one".into());
+        }
+        (None, None) => return Err(record.missing("`prompt` (a text) or `messages` (a conversation)")),
     };
     let tags = record.texts("tags")?;
     refuse_unread(&record)?;
@@ -171,8 +174,9 @@ mod tests {
     fn invalid_lines_are_errors_with_file_and_line() {
         for (line, expected) in [
             ("{\"prompt\": \"a\"", "EOF"),
-            ("{}", "exactly one of"),
-            ("{\"prompt\": \"a\", \"messages\": []}", "exactly one of"),
+            ("{}", "expected `prompt` (a text) or `messages` (a conversation); add it"),
+            ("{\"text\": \"a\"}", "found `text`; rename the field that contains it"),
+            ("{\"prompt\": \"a\", \"messages\": []}", "found both; remove one"),
             ("{\"prompt\": \"  \"}", "is empty"),
             ("{\"messages\": []}", "no turns"),
             ("{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}", "role `bot`"),

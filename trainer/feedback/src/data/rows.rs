@@ -152,7 +152,7 @@ mod tests {
             ("p.jsonl", [good.as_slice(), b"\n", bad].concat(), "p.jsonl:3: `rejected` is a number"),
             ("p.json", array.clone(), "p.json:5: `rejected` is a number"),
             ("p.json.gz", gzip(&array), "p.json.gz:5: `rejected` is a number"),
-            ("p.json", b"[{}, {}".to_vec(), "p.json:1: missing field `prompt`"),
+            ("p.json", b"[{}, {}".to_vec(), "p.json:1: expected the field `prompt`; add it"),
             ("p.json", [b"[".as_slice(), &good].concat(), "is not closed"),
             ("p.json", [b"[".as_slice(), &good, b",]"].concat(), "expected a record between the brackets"),
             ("p.json", [b"[".as_slice(), &good, b"]]"].concat(), "unexpected content after the array"),

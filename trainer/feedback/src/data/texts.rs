@@ -74,7 +74,7 @@ mod tests {
         let expected = [text("good", Some(1.0), true), text("plain", None, true), text("cut", None, false)];
         assert_eq!(read(&path).unwrap(), expected);
         for (line, expected) in [
-            (r#"{"txt": 1}"#, "missing field `text`"),
+            (r#"{"txt": 1}"#, "expected the field `text`, found `txt`; rename the field"),
             (r#"{"text": null}"#, "`text` is null; expected a string"),
             (r#"{"text": ""}"#, "`text` is empty"),
             (r#"{"text": "a", "label": true}"#, "`label` is true; expected a number"),

@@ -41,7 +41,7 @@ impl MetricsWriter {
             (None, _) => String::new(),
             (Some(_), Ok(text)) => text,
             (Some(_), Err(e)) if e.kind() == io::ErrorKind::NotFound => String::new(),
-            (Some(_), Err(e)) => return Err(Error::store(&path, &e)),
+            (Some(_), Err(e)) => return Err(Error::disk(&path, e)),
         };
         let (kept, lines) = kept_lines(&text, resume_step.unwrap_or(-1)).map_err(|(line, found)| {
             Error::Data(format!(
@@ -51,7 +51,7 @@ impl MetricsWriter {
             ))
         })?;
         let metrics = OpenOptions::new().create(true).append(true).open(&path);
-        let metrics = metrics.and_then(|f| f.set_len(kept as u64).map(|()| f)).map_err(|e| Error::store(&path, &e))?;
+        let metrics = metrics.and_then(|f| f.set_len(kept as u64).map(|()| f)).map_err(|e| Error::disk(&path, e))?;
 
         let mut bytes = tensorboard::header();
         for (step, values) in &lines {
@@ -59,7 +59,7 @@ impl MetricsWriter {
         }
         let path = work.join(EVENT_FILE);
         let events = File::create(&path).and_then(|mut f| f.write_all(&bytes).map(|()| f));
-        let events = events.map_err(|e| Error::store(&path, &e))?;
+        let events = events.map_err(|e| Error::disk(&path, e))?;
         let not_finite = lines.iter().flat_map(|(_, values)| numbers(values)).filter(|(_, v)| v.is_nan()).count();
         let last_step = lines.last().map_or(i64::MIN, |(step, _)| *step);
         Ok(Self { work: work.to_owned(), metrics, events, last_step, not_finite: not_finite as i64 })
@@ -84,7 +84,7 @@ impl MetricsWriter {
                 return Err(Error::Failed(format!("metric `{name}` is logged twice in one line of step {step}")));
             }
         }
-        let store = |file: &str, e: io::Error| Error::store(&self.work.join(file), &e);
+        let store = |file: &str, e: io::Error| Error::disk(&self.work.join(file), e);
         let line = format!("{}\n", Value::from(line));
         append(&mut self.metrics, line.as_bytes()).map_err(|e| store(METRICS_FILE, e))?;
         let record = tensorboard::scalars(step, values.iter().map(|&(name, v)| (name, finite_or_nan(v))));
@@ -97,7 +97,7 @@ impl MetricsWriter {
     /// Flushes the metrics to disk. Called before a checkpoint is completed, so that the metrics include every step of
     /// a checkpoint.
     pub fn sync(&mut self) -> Result<()> {
-        self.metrics.sync_data().map_err(|e| Error::store(&self.work.join(METRICS_FILE), &e))
+        self.metrics.sync_data().map_err(|e| Error::disk(&self.work.join(METRICS_FILE), e))
     }
 
     /// The number of values that were not finite, including those from before a resume.
@@ -108,7 +108,7 @@ impl MetricsWriter {
     /// Everything logged so far, for curves.
     pub fn history(&self) -> Result<History> {
         let path = self.work.join(METRICS_FILE);
-        let text = fs::read_to_string(&path).map_err(|e| Error::store(&path, &e))?;
+        let text = fs::read_to_string(&path).map_err(|e| Error::disk(&path, e))?;
         let (_, lines) = kept_lines(&text, i64::MAX)
             .map_err(|(line, _)| Error::Data(format!("{}: line {line} was altered", path.display())))?;
         let mut history = History::new();
@@ -123,7 +123,7 @@ impl MetricsWriter {
     /// Copies both files into an artifact's directory.
     pub fn copy_into(&self, folder: &Path) -> Result<()> {
         for file in [METRICS_FILE, EVENT_FILE] {
-            fs::copy(self.work.join(file), folder.join(file)).map_err(|e| Error::store(&folder.join(file), &e))?;
+            fs::copy(self.work.join(file), folder.join(file)).map_err(|e| Error::disk(&folder.join(file), e))?;
         }
         Ok(())
     }
@@ -283,6 +283,6 @@ mod tests {
     #[test]
     fn a_missing_work_directory_is_an_error_with_its_path() {
         let error = MetricsWriter::open(Path::new("/nowhere/work"), None).unwrap_err();
-        assert!(matches!(&error, Error::Disk(m) if m.contains("/nowhere/work")), "{error}");
+        assert!(matches!(&error, Error::Disk { path, .. } if path.starts_with("/nowhere/work")), "{error}");
     }
 }

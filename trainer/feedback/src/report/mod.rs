@@ -144,7 +144,7 @@ impl Report {
     pub fn write(&self, folder: &Path) -> Result<()> {
         self.write_without_card(folder)?;
         let path = folder.join(CARD);
-        fs::write(&path, card::card(self)?).map_err(|e| Error::store(&path, &e))
+        fs::write(&path, card::card(self)?).map_err(|e| Error::disk(&path, e))
     }
 
     /// Writes `report.json`, `report.html` and `summary.json` into an existing directory, for stages without a model or
@@ -163,7 +163,7 @@ impl Report {
         ];
         for (name, text) in files {
             let path = folder.join(name);
-            fs::write(&path, text).map_err(|e| Error::store(&path, &e))?;
+            fs::write(&path, text).map_err(|e| Error::disk(&path, e))?;
         }
         Ok(())
     }

@@ -60,7 +60,7 @@ impl Cache {
         // The modification time records the last use, for cleaning up. Only the owner of an entry can set it.
         let _ = File::open(&entry).and_then(|file| file.set_modified(SystemTime::now()));
         tracing::info!(uri, entry = %entry.display(), "taken from the cache");
-        link(&entry, path).map_err(|e| Error::store(path, &e))
+        link(&entry, path).map_err(|e| Error::disk(path, e))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connects to object stores, retries failed requests, and translates errors. Requests, credentials and the first
 //! retries are left to the library (`object_store`).
 
-use std::fmt::Display;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -28,16 +28,26 @@ const MOST_SHOWN: usize = 200;
 
 /// The store of a URI as configured in the environment, and the key in it.
 pub(super) fn open(uri: &str) -> Result<(Arc<dyn ObjectStore>, Key)> {
-    let wrong = |why: &dyn Display| Error::Config(format!("the settings of the store are invalid: {why}"));
-    let url = Url::parse(uri).map_err(|e| wrong(&e))?;
+    let url = Url::parse(uri).map_err(|e| Error::Config(format!("the URI of the store is invalid: {e}")))?;
     // A value that is not valid UTF-8 cannot be a setting, and must not be shown.
     let texts =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let given = texts.filter(|(name, _)| SETTINGS.iter().any(|start| name.starts_with(start)));
+    let given: BTreeMap<String, String> = given.collect();
+    let names: Vec<String> = given.keys().cloned().collect();
     // A later setting overrides an earlier one.
     let settings = [(CHECKSUM.0.to_owned(), CHECKSUM.1.to_owned())].into_iter().chain(given);
-    let (store, key) = object_store::parse_url_opts(&url, settings).map_err(|e| wrong(&e))?;
+    let (store, key) = object_store::parse_url_opts(&url, settings).map_err(|e| not_configured(&e, &names))?;
     Ok((store.into(), key))
+}
+
+/// The error of a store that cannot be used with the settings of these names. Their values may be secret.
+fn not_configured(why: &StoreError, names: &[String]) -> Error {
+    let remedy = match names {
+        [] => "set the environment variables of the store (AWS_*, GOOGLE_* or AZURE_*)".to_owned(),
+        names => format!("check the environment variables {}, or set the one that is missing", names.join(", ")),
+    };
+    Error::Config(format!("the settings of the store are invalid: {}; {remedy}", first_line(why)))
 }
 
 /// Retries until success, or until it has failed for too long. `id` seeds the jitter.
@@ -118,4 +128,21 @@ pub(super) fn write_error(error: &StoreError) -> Error {
 
 fn first_line(error: &StoreError) -> String {
     error.to_string().lines().next().unwrap_or_default().chars().take(MOST_SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_used_are_named_and_their_values_are_not() {
+        let why = || StoreError::Generic { store: "S3", source: "Missing SecretAccessKey".into() };
+        let names = ["AWS_ACCESS_KEY_ID", "AWS_REGION"].map(str::to_owned);
+        let said = not_configured(&why(), &names).to_string();
+        assert!(
+            said.contains("Missing SecretAccessKey; check the environment variables AWS_ACCESS_KEY_ID, AWS_REGION")
+        );
+        let none = not_configured(&why(), &[]);
+        assert!(matches!(&none, Error::Config(text) if text.contains("set the environment variables of the store")));
+    }
 }

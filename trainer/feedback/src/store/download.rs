@@ -111,7 +111,7 @@ impl Source {
         let go_on = async || {
             if !is_known && version.borrow().is_none() && aside.exists() {
                 // Without an identifier of the content, the received part may belong to another file.
-                fs::remove_file(&aside).map_err(|e| Failure::Final(Error::store(&aside, &e)))?;
+                fs::remove_file(&aside).map_err(|e| Failure::Final(Error::disk(&aside, e)))?;
             }
             self.go_on(url, &aside, (here(), expected.size), &version, &told).await
         };
@@ -120,14 +120,14 @@ impl Source {
             told(before);
             repeat(url, &go_on, &here).await?;
             let Err(error) = check(&aside, expected) else { break };
-            fs::remove_file(&aside).map_err(|e| Error::store(&aside, &e))?;
+            fs::remove_file(&aside).map_err(|e| Error::disk(&aside, e))?;
             // The received part may have belonged to another file: download it again from the start.
             if before == 0 {
                 return Err(error);
             }
             tracing::warn!("{error}");
         }
-        fs::rename(&aside, path).map_err(|e| Error::store(path, &e))
+        fs::rename(&aside, path).map_err(|e| Error::disk(path, e))
     }
 
     /// One attempt to continue from `size` bytes received in `here`. `version`: the server's identifier of the content,
@@ -158,7 +158,7 @@ impl Source {
             if all(answer) {
                 return Ok(());
             }
-            fs::remove_file(aside).map_err(|e| Failure::Final(Error::store(aside, &e)))?;
+            fs::remove_file(aside).map_err(|e| Failure::Final(Error::disk(aside, e)))?;
             return Err(Failure::Passing {
                 why: format!("{}: it was changed during the download", place(url)),
                 wait: None,
@@ -169,7 +169,7 @@ impl Source {
         version.replace(answer.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned());
         let from = format!("bytes {here}-");
         let goes_on = answer.headers().get(CONTENT_RANGE).is_some_and(|r| r.as_bytes().starts_with(from.as_bytes()));
-        let store = |e: std::io::Error| Failure::Final(Error::store(aside, &e));
+        let store = |e: std::io::Error| Failure::Final(Error::disk(aside, e));
         let here = if goes_on { here } else { 0 };
         let most = most(&answer, url, aside, (here, size)).map_err(Failure::Final)?;
         let mut file = File::options().create(true).append(true).open(aside).map_err(store)?;
@@ -310,7 +310,7 @@ fn place(url: &Url) -> String {
 }
 
 fn check(file: &Path, expected: &Expected<'_>) -> Result<()> {
-    let read = |e| Error::store(file, &e);
+    let read = |e| Error::disk(file, e);
     let size = fs::metadata(file).map_err(read)?.len();
     if let Some(wanted) = expected.size.filter(|wanted| *wanted != size) {
         return Err(Error::Data(format!("{}: expected {wanted} bytes, found {size}", file.display())));

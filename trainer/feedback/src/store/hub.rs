@@ -100,7 +100,7 @@ impl Hub {
         let bring = async |path: &Path| {
             let aside = path.with_added_extension(short);
             if uri.is_folder() {
-                fs::create_dir_all(&aside).map_err(|e| Error::store(&aside, &e))?;
+                fs::create_dir_all(&aside).map_err(|e| Error::disk(&aside, e))?;
             }
             let place = |file: &RemoteFile| if uri.is_folder() { aside.join(&file.path) } else { aside.clone() };
             self.files(kind, uri.repository(), &listing.sha, &files, place, told).await?;

@@ -25,8 +25,8 @@ mod snapshots;
 mod upload;
 pub mod work_dir_sync;
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use object_store::path::Path as Key;
 use tokio::runtime::{Builder, Runtime};
@@ -47,7 +47,7 @@ fn below(key: &Key, path: &str) -> Key {
 /// Free bytes on the file system of a directory that may not exist yet.
 fn free(folder: &Path) -> Result<u64> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
-    let found = rustix::fs::statvfs(there).map_err(|e| Error::store(there, &e.into()))?;
+    let found = rustix::fs::statvfs(there).map_err(|e| Error::disk(there, e.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
@@ -57,15 +57,13 @@ fn fits(bytes: u64, folder: &Path) -> Result<()> {
     if bytes <= free {
         return Ok(());
     }
-    Err(Error::Disk(format!(
-        "{}: expected room for {bytes} bytes, found {free}; free some space, or fetch less",
-        folder.display()
-    )))
+    let full = format!("expected room for {bytes} bytes, found {free}");
+    Err(Error::disk(folder, io::Error::new(io::ErrorKind::StorageFull, full)))
 }
 
 /// Moves the complete `aside` to `path`, and removes incomplete downloads of other versions.
 fn finish(aside: &Path, path: &Path) -> Result<()> {
-    fs::rename(aside, path).map_err(|e| Error::store(path, &e))?;
+    fs::rename(aside, path).map_err(|e| Error::disk(path, e))?;
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let begun = format!("{}.", name.to_string_lossy());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -167,8 +167,8 @@ impl Snapshots {
                 self.restore_file(&target, &entry).await?;
                 brought += 1;
             }
-            let about = fs::metadata(&target).map_err(|e| Error::store(&target, &e))?;
-            let stamp = Stamp::of(&about).map_err(|e| Error::store(&target, &e))?;
+            let about = fs::metadata(&target).map_err(|e| Error::disk(&target, e))?;
+            let stamp = Stamp::of(&about).map_err(|e| Error::disk(&target, e))?;
             self.known.insert(path, (stamp, entry));
         }
         Ok(brought)
@@ -177,19 +177,19 @@ impl Snapshots {
     async fn restore_file(&self, target: &Path, entry: &Entry) -> Result<()> {
         let aside = target.with_added_extension("part");
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(|e| Error::store(parent, &e))?;
+            fs::create_dir_all(parent).map_err(|e| Error::disk(parent, e))?;
         }
-        let mut file = File::create(&aside).map_err(|e| Error::store(&aside, &e))?;
+        let mut file = File::create(&aside).map_err(|e| Error::disk(&aside, e))?;
         let piece = |sha256: String| async move { persist(&sha256, async || self.piece(&sha256).await).await };
         let mut content = stream::iter(entry.pieces.clone()).map(piece).buffered(AT_ONCE);
         while let Some(piece) = content.next().await {
-            file.write_all(&piece?).map_err(|e| Error::store(&aside, &e))?;
+            file.write_all(&piece?).map_err(|e| Error::disk(&aside, e))?;
             if shutdown::requested() {
                 return Err(Error::Interrupted);
             }
         }
-        file.sync_all().map_err(|e| Error::store(&aside, &e))?;
-        fs::rename(&aside, target).map_err(|e| Error::store(target, &e))
+        file.sync_all().map_err(|e| Error::disk(&aside, e))?;
+        fs::rename(&aside, target).map_err(|e| Error::disk(target, e))
     }
 
     /// The content of a file in the snapshot; `None` if it is not there.
@@ -267,9 +267,9 @@ impl Snapshots {
     /// Replaces the index, if it is still the one that was last read or written: a pod that was presumed lost must not
     /// overwrite the work of its successor. `Failed` if it has changed.
     async fn write(&self, index: &Index) -> Result<UpdateVersion> {
-        let text = serde_json::to_vec(index).map_err(|e| Error::Failed(e.to_string()))?;
-        let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
         let key = self.index_key();
+        let text = serde_json::to_vec(index).map_err(|e| Error::Failed(format!("{key}: {e}")))?;
+        let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
         let put = |mode| self.store.put_opts(&key, text.clone().into(), PutOptions::from(mode));
         let written = match put(mode).await {
             // Some stores do not support conditional writes.
@@ -324,7 +324,7 @@ fn is_here(target: &Path, entry: &Entry) -> Result<bool> {
         Ok(found) if found.len() == entry.size => {}
         Ok(_) => return Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(Error::store(target, &error)),
+        Err(error) => return Err(Error::disk(target, error)),
     }
     for (number, sha256) in (0..).zip(&entry.pieces) {
         let content = read(target, number * PIECE, PIECE.min(entry.size - number * PIECE))?;
@@ -342,6 +342,6 @@ fn read(file: &Path, from: u64, size: u64) -> Result<Vec<u8>> {
         f.seek(SeekFrom::Start(from))?;
         f.read_exact(&mut content)
     });
-    read.map_err(|e| Error::store(file, &e))?;
+    read.map_err(|e| Error::disk(file, e))?;
     Ok(content)
 }

@@ -59,7 +59,7 @@ pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) 
     let (store, key) = open(uri)?;
     let (marker, partial) = (key.clone().join(MANIFEST), key.clone().join(PARTIAL));
     let path = folder.join(MANIFEST);
-    let text = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
+    let text = fs::read(&path).map_err(|e| Error::disk(&path, e))?;
     let put = async |key: &Key, text: Vec<u8>| {
         persist(uri, async || store.put(key, text.clone().into()).await.map_err(|e| write_error(&e)).map(|_| ())).await
     };
@@ -71,7 +71,8 @@ pub(super) async fn publish(folder: &Path, uri: &str, owner: &(String, String)) 
     let all = [&begun, &whole].into_iter().flatten().chain([&manifest]).flat_map(|m| m.files.clone());
     let all: BTreeMap<String, FileEntry> = all.map(|file| (file.path.clone(), file)).collect();
     let listed = Manifest { files: all.into_values().collect(), ..manifest.clone() };
-    put(&partial, serde_json::to_vec_pretty(&listed).map_err(|e| Error::Failed(e.to_string()))?).await?;
+    let listing = serde_json::to_vec_pretty(&listed).map_err(|e| Error::Failed(format!("{partial}: {e}")))?;
+    put(&partial, listing).await?;
     if whole.is_some() {
         persist(uri, async || remove(&*store, &marker).await).await?;
     }
@@ -106,7 +107,7 @@ pub(super) async fn records(folder: &Path, uri: &str) -> Result<()> {
     let (store, key) = open(uri)?;
     for name in RECORDS {
         let path = folder.join(name);
-        let content = fs::read(&path).map_err(|e| Error::store(&path, &e))?;
+        let content = fs::read(&path).map_err(|e| Error::disk(&path, e))?;
         let target = below(&key, name);
         persist(uri, async || store.put(&target, content.clone().into()).await.map_err(|e| write_error(&e))).await?;
     }
@@ -147,7 +148,7 @@ async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &Fi
     }
     let attributes = Attributes::from_iter([(of_content, entry.sha256.clone())]);
     if entry.size <= PART as u64 {
-        let content = fs::read(&source).map_err(|e| Error::store(&source, &e))?;
+        let content = fs::read(&source).map_err(|e| Error::disk(&source, e))?;
         let options = PutOptions { attributes, ..PutOptions::default() };
         store.put_opts(&target, content.into(), options).await.map_err(|e| write_error(&e))?;
     } else {
@@ -170,10 +171,10 @@ async fn file(store: &Arc<dyn ObjectStore>, key: &Key, folder: &Path, entry: &Fi
 }
 
 async fn write(writer: &mut WriteMultipart, source: &Path) -> Result<()> {
-    let mut file = File::open(source).map_err(|e| Error::store(source, &e))?;
+    let mut file = File::open(source).map_err(|e| Error::disk(source, e))?;
     loop {
         let mut part = Vec::with_capacity(PART);
-        file.by_ref().take(PART as u64).read_to_end(&mut part).map_err(|e| Error::store(source, &e))?;
+        file.by_ref().take(PART as u64).read_to_end(&mut part).map_err(|e| Error::disk(source, e))?;
         heartbeat::beat();
         if part.is_empty() {
             return Ok(());

@@ -210,20 +210,20 @@ fn freeze(work: &Path) -> Result<Vec<Frozen>> {
     let (mut files, mut pending) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(below) = pending.pop() {
         let folder = work.join(&below);
-        for entry in fs::read_dir(&folder).map_err(|e| Error::store(&folder, &e))? {
-            let name = entry.map_err(|e| Error::store(&folder, &e))?.file_name();
+        for entry in fs::read_dir(&folder).map_err(|e| Error::disk(&folder, e))? {
+            let name = entry.map_err(|e| Error::disk(&folder, e))?.file_name();
             let (below, source) = (below.join(&name), folder.join(&name));
             if LEFT_OUT.iter().any(|left_out| below == Path::new(left_out)) {
                 continue;
             }
-            let about = fs::symlink_metadata(&source).map_err(|e| Error::store(&source, &e))?;
+            let about = fs::symlink_metadata(&source).map_err(|e| Error::disk(&source, e))?;
             let target = aside.join(&below);
             if about.is_dir() {
-                fs::create_dir(&target).map_err(|e| Error::store(&target, &e))?;
+                fs::create_dir(&target).map_err(|e| Error::disk(&target, e))?;
                 pending.push(below);
             } else if about.is_file() {
-                fs::hard_link(&source, &target).map_err(|e| Error::store(&target, &e))?;
-                let stamp = Stamp::of(&about).map_err(|e| Error::store(&source, &e))?;
+                fs::hard_link(&source, &target).map_err(|e| Error::disk(&target, e))?;
+                let stamp = Stamp::of(&about).map_err(|e| Error::disk(&source, e))?;
                 files.push(Frozen { path: below.to_string_lossy().into_owned(), file: target, stamp });
             }
         }

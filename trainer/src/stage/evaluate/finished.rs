@@ -21,9 +21,9 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 use crate::generate::longest_prompt;
 use crate::load::hugging_face::ModelFolder;
 use crate::load::peft;
-use crate::model::reward_model::RewardModel;
 use crate::stage::evaluate::{Evaluation, Prepared, Sides, evaluate};
-use crate::stage::run::input_path;
+use crate::stage::inputs::{dataset_path, input_path};
+use crate::stage::tune::reward;
 use crate::train::clock::Clock;
 use crate::{Error, Result, device};
 
@@ -51,7 +51,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let manifest = artifact(run, output)?;
     let run = &apart(run, &manifest);
     let work = Path::new(&run.work);
-    fs::create_dir_all(work).map_err(|e| Error::store(work, &e))?;
+    fs::create_dir_all(work).map_err(|e| Error::disk(work, e))?;
     let mut clock = Clock::open(work)?;
     clock.start("evaluate")?;
 
@@ -69,10 +69,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     } else {
         Sides::of_folders(before, [folder, output.to_owned()], precision)
     };
-    let reward = match spec.reward_model_ref {
-        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
-        None => None,
-    };
+    let reward = reward::load(run, spec, &tokenizer, device)?;
     let mut progress = Progress::new(work, sync)?;
     let evaluation = evaluate(run, prepared, &tokenizer, sides, reward.as_ref(), &mut progress)?;
 
@@ -120,8 +117,7 @@ fn apart(run: &RunDocument, manifest: &Manifest) -> RunDocument {
 /// Ids of the prompts that the tuning was trained on.
 fn trained_on(run: &RunDocument, spec: &PolicyTuningSpec) -> Result<Vec<String>> {
     if spec.method == Method::Dpo {
-        let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
-        return Ok(preference::read(&input_path(run, role)?)?.0.iter().map(|r| r.prompt.id()).collect());
+        return Ok(preference::read(&dataset_path(run)?)?.0.iter().map(|r| r.prompt.id()).collect());
     }
     match &spec.prompts {
         None => Ok(Vec::new()),
@@ -273,13 +269,16 @@ mod tests {
         let error = said(&tuned.document("adapter", &Value::Null));
         assert!(matches!(&error, Error::Config(text) if text.contains("spec.evaluation is not set")), "{error}");
         let error = said(&tuned.document("nothing-there", &evaluation(1)));
-        assert!(matches!(&error, Error::Data(text) if text.contains("not a complete artifact")), "{error}");
+        assert!(
+            matches!(&error, Error::Artifact(_)) && error.to_string().contains("not a complete artifact"),
+            "{error}"
+        );
         let weights = tuned.root.path().join("merged/model.safetensors");
         let mut bytes = fs::read(&weights).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&weights, bytes).unwrap();
         let error = said(&tuned.document("merged", &evaluation(1)));
-        assert!(matches!(&error, Error::Data(text) if text.contains("altered")), "{error}");
+        assert!(matches!(&error, Error::Artifact(_)) && error.to_string().contains("altered"), "{error}");
         publish(&tuned.root.path().join("merged"), &tuned.root.path().join("others"), "q");
         let error = said(&tuned.document("others", &evaluation(1)));
         assert!(matches!(&error, Error::Data(text) if text.contains("PolicyTuning q")), "{error}");

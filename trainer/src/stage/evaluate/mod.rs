@@ -155,8 +155,9 @@ impl Evaluation {
             }
         }
         progress.stage("Judging", 1);
+        let mut begun = false;
         let mut tick = |done: usize, total: usize, cost: &Cost| {
-            if done == 0 {
+            if !std::mem::replace(&mut begun, true) {
                 progress.stage("Judging", total as i64);
             }
             progress.advance(done as i64);

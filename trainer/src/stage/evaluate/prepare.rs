@@ -13,7 +13,7 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::generate::PromptTokens;
 use crate::stage::evaluate::ARTIFACT;
-use crate::stage::run::input_path;
+use crate::stage::inputs::input_path;
 use crate::{Error, Result};
 
 /// The checked inputs of an evaluation that can start as soon as the model is trained.
@@ -77,7 +77,8 @@ impl<'a> Prepared<'a> {
 
 fn identity(run: &RunDocument, wanted: &Wanted, prompts: &[prompts::Prompt]) -> Result<String> {
     let digest = |role: &str| run.input(role).map_or(String::new(), |i| i.digest.clone());
-    let sampling = serde_json::to_string(&wanted.sampling).map_err(|e| Error::Failed(e.to_string()))?;
+    let sampling =
+        serde_json::to_string(&wanted.sampling).map_err(|e| Error::Failed(format!("spec.evaluation.sampling: {e}")))?;
     let mut parts = vec![digest("policyModel"), digest(ARTIFACT), sampling, wanted.samples_per_prompt.to_string()];
     parts.extend(prompts.iter().map(|p| p.id.clone()));
     Ok(id::of(&parts))

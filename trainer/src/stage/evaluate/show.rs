@@ -101,7 +101,7 @@ impl Evaluation {
             text.push('\n');
         }
         let path = folder.join("samples.jsonl");
-        fs::write(&path, text).map_err(|e| Error::store(&path, &e))
+        fs::write(&path, text).map_err(|e| Error::disk(&path, e))
     }
 
     fn rows(&self) -> Vec<Number> {

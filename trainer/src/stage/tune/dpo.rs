@@ -24,7 +24,7 @@ use crate::loss::pair_logps::{PairLogps, Sides};
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
 use crate::model::view::ModelView;
-use crate::stage::run::input_path;
+use crate::stage::inputs::dataset_path;
 use crate::train::frozen_states::FrozenStates;
 use crate::train::io::TrainingIo;
 use crate::train::means::Means;
@@ -47,8 +47,7 @@ pub(super) fn read(
     tokenizer: &Tokenizer,
     config: &Config,
 ) -> Result<(Pairs, Vec<String>)> {
-    let role = if spec.dataset_ref.is_some() { "datasetRef" } else { "dataset" };
-    let path = input_path(run, role)?;
+    let path = dataset_path(run)?;
     let settings = spec.dpo.clone().unwrap_or_default();
     let longest = config.longest(spec.training.max_length);
     let (records, held_out) = preference::read(&path)?;

@@ -25,7 +25,8 @@ use crate::model::reward_model::RewardModel;
 use crate::model::trainable::make_trainable;
 use crate::stage::evaluate::{self, Evaluation, Prepared, Sides};
 use crate::stage::in_status;
-use crate::stage::run::{input_path, publish};
+use crate::stage::inputs::input_path;
+use crate::stage::run::publish;
 use crate::stage::tune::ppo::Ppo;
 use crate::train::io::TrainingIo;
 use crate::train::online::Online;
@@ -37,6 +38,7 @@ use crate::{Error, Result, device};
 mod dpo;
 mod ppo;
 mod prompts;
+pub(crate) mod reward;
 mod sft;
 mod show;
 
@@ -57,10 +59,7 @@ pub fn run(run: &RunDocument, sync: &WorkDirSync) -> Result<StageResult> {
     let mut policy = load(&opened, spec, device)?;
     // Its mapped files count as memory.
     drop(opened);
-    let reward = match spec.reward_model_ref {
-        Some(_) => Some(RewardModel::load(&input_path(run, "rewardModelRef")?, spec.training.precision, device)?),
-        None => None,
-    };
+    let reward = reward::load(run, spec, &tokenizer, device)?;
 
     let stopped_by_guard = train(run, spec, &data.examples, &tokenizer, &mut policy, reward.as_ref(), &mut io)?;
     let trained = Trained { stopped_by_guard, left_out: data.left_out };
@@ -118,11 +117,20 @@ fn train(
         Examples::Prompts(prompts) => {
             let missing = || Error::Config("spec.method PPO needs spec.rewardModelRef".into());
             let scorer = reward.ok_or_else(missing)?;
-            let mut ppo = Ppo::new(spec.ppo.clone().unwrap_or_default());
-            policy.add_value_head();
-            Online { spec, prompts, tokenizer, policy, scorer }.train(&mut ppo, io)
+            match spec.method {
+                Method::Ppo => {
+                    let mut ppo = Ppo::new(spec.ppo.clone().unwrap_or_default());
+                    policy.add_value_head();
+                    Online { spec, prompts, tokenizer, policy, scorer }.train(&mut ppo, io)
+                }
+                other => Err(unsupported(other)),
+            }
         }
     }
+}
+
+fn unsupported(method: Method) -> Error {
+    Error::Config(format!("spec.method: {method:?} is not supported yet; use PPO, DPO or SFT"))
 }
 
 /// The training data.
@@ -158,7 +166,7 @@ impl Data {
                 let ids = prompts.iter().map(|p| p.id.clone()).collect();
                 Ok(Self { examples: Examples::Prompts(prompts), prompts: ids, left_out })
             }
-            other => Err(Error::Config(format!("spec.method: {other:?} is not supported yet; use PPO, DPO or SFT"))),
+            other => Err(unsupported(other)),
         }
     }
 }

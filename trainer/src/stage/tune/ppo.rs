@@ -15,8 +15,8 @@ use crate::loss::kl::kl;
 use crate::loss::ppo::{clipped, policy_loss, value_loss};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
-use crate::train::responses::to_f64;
 use crate::train::samples::{Sample, Statistics};
+use crate::values::to_f64;
 
 /// The method, with its current KL coefficient.
 pub(super) struct Ppo {

@@ -12,7 +12,7 @@ use plumbline_feedback::text::tokenizer::Tokenizer;
 
 use crate::model::config::Config;
 use crate::model::linear::Adapters;
-use crate::stage::run::input_path;
+use crate::stage::inputs::input_path;
 use crate::train::io::TrainingIo;
 use crate::train::means::Means;
 use crate::train::policy::Policy;
