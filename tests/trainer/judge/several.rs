@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use plumbline_crds::preference_dataset::{Budget, Order};
 use plumbline_feedback::data::preference::{Split, read_split};
 use plumbline_feedback::judge::journal::Journal;
-use plumbline_feedback::judge::{JudgeOptions, JudgeRuntime, PanelJudgements, judge};
+use plumbline_feedback::judge::{JudgeOptions, JudgeRuntime, PanelJudgements, judge, refuse_alike};
 use plumbline_feedback::report::{Report, Section};
 use plumbline_feedback::{Error, Result};
 use plumbline_testkit::judge_sim::{Config, Fault, JudgeSim};
@@ -73,6 +73,19 @@ fn killed_at_any_write_two_judges_end_the_same_and_buy_nothing_twice() {
             bought = now;
         }
     }
+}
+
+#[test]
+fn judges_that_ask_alike_are_refused_before_there_is_anything_to_ask() {
+    let sim = JudgeSim::start(Config::default());
+    let [first, other] = two([sim.url(); 2], &json!({}));
+    let alike = [first, numbered(1, sim.url(), &json!({"name": "second"}))];
+    let error = refuse_alike(&alike, &Order::default()).unwrap_err();
+    let fields = "spec.judges[1]: asks the same model the same questions as spec.judges[0]";
+    assert!(matches!(&error, Error::Config(why) if why.starts_with(fields)), "{error}");
+    let [first, _] = alike;
+    refuse_alike(&[first, other], &Order::default()).unwrap();
+    assert!(sim.requests().is_empty());
 }
 
 #[test]
