@@ -181,6 +181,17 @@ fn refused_questions_stop_no_judge_and_a_resumed_run_asks_them_again_and_ends_th
 }
 
 #[test]
+fn a_judge_whose_context_is_too_short_for_every_question_is_found_out_at_once() {
+    let short =
+        r#"{"error": {"code": "context_length_exceeded", "message": "the maximum context length is 256 tokens"}}"#;
+    let sim = JudgeSim::start(Config::default().faults(move |_, _| Some(Fault::Status(400, short, None))));
+    let (data, journal) = (planted(100), temp());
+    let error = ask(sim.url(), &json!({}), &data, &Order::default(), journal.path()).unwrap_err();
+    assert!(matches!(&error, Error::JudgeRejected(why) if why.contains("context_length_exceeded")), "{error}");
+    assert_eq!(sim.requests().len(), 8);
+}
+
+#[test]
 fn an_endpoint_without_log_probabilities_is_found_out_before_much_is_paid() {
     let sim = JudgeSim::start(Config::default().faults(|_, _| Some(Fault::NoLogProbs)));
     let (data, journal) = (planted(100), temp());

@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
                     self.resources.release(self.judge, &bound);
                     // A refusal costs nothing, and is not in the journal: a resumed run begins with all of them. So only a
                     // server that has answered nothing yet is suspected.
-                    if refusal == Refusal::Unknown && !self.state().answers.usable {
+                    if refusal != Refusal::Filtered && !self.state().answers.usable {
                         self.count_unusable(&why, None);
                     }
                     return Some(Err(match refusal {
