@@ -88,7 +88,7 @@ async fn a_killed_leader_is_followed_after_the_lease_duration_and_not_earlier() 
 #[tokio::test]
 async fn a_leader_that_gives_the_lease_back_is_followed_at_once() {
     let (cluster, space) = space("released").await;
-    // Nobody waits until this lease has run out.
+    // The test does not wait for this lease to expire.
     let timing = Timing { lease: Duration::from_hours(1), ..TIMING };
     let mut first = Election::new(cluster.client().await, space.name(), NAME, "first", timing);
     first.acquire().await;

@@ -154,7 +154,7 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_what_runs() {
 async fn an_operator_that_is_asked_to_stop_hands_over_at_once() {
     let scene = Scene::new("stop").await;
     let account = scene.account().await;
-    // Nobody waits until this lease has run out.
+    // The test does not wait for this lease to expire.
     let lease = ["--lease-duration-seconds", "3600"];
     let mut first = Operator::start(&scene.namespace, &account, &lease);
     until("the first leads", async || leads(&first).await.then_some(())).await;

@@ -42,7 +42,7 @@ pub(super) async fn apply(
     children: Option<&Children>,
 ) -> Result<Applied, kube::Error> {
     for job in &snapshot.unwanted {
-        // In this order: a document whose Job is gone is found by nobody.
+        // The document first: once its Job is deleted, nothing refers to it any more.
         let document = job.metadata.name.as_deref().unwrap_or_default();
         writes::forget_document(&context.client, &id.namespace, document, &snapshot.observed.uid).await?;
         writes::stop(&context.client, &id.namespace, job).await?;

@@ -222,7 +222,7 @@ mod tests {
             let query = request.uri().query().unwrap_or_default().to_owned();
             let body = if query.contains("watch=true") {
                 begun.lock().unwrap().push(query);
-                // The other side is gone, and nobody says so.
+                // The connection is lost without an error.
                 axum::body::Body::from_stream(stream::pending::<Result<Bytes, Infallible>>())
             } else {
                 r#"{"metadata":{"resourceVersion":"42"},"items":[]}"#.into()

@@ -64,8 +64,8 @@ impl JudgePrompt {
         let mode = judge.mode;
         if judge.reasoning != Reasoning::None || judge.label_source == LabelSource::Votes {
             return Err(Error::Config(format!(
-                "{path}: `reasoning: {:?}` with `labelSource: {:?}` is not supported yet; use reasoning None and label \
-                 LogProbs or Verdict",
+                "{path}: `reasoning: {:?}` with `labelSource: {:?}` is not supported yet; use reasoning None and \
+                 labelSource LogProbs or Verdict",
                 judge.reasoning, judge.label_source
             )));
         }

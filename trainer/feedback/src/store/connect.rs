@@ -19,7 +19,7 @@ const SETTINGS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 const CHECKSUM: (&str, &str) = ("AWS_CHECKSUM_ALGORITHM", "SHA256");
 /// Maximum delay between two attempts.
 const WAIT: Duration = Duration::from_secs(10);
-/// Maximum time to wait for an unreachable store once the process is asked to stop: a pod has two minutes to exit.
+/// Maximum time to wait for an unreachable store after a request to stop; a pod has two minutes to exit.
 const STOPPING: Duration = Duration::from_secs(90);
 /// Minimum time between two heartbeats while waiting.
 const SLICE: Duration = Duration::from_millis(200);
