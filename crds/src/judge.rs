@@ -239,7 +239,8 @@ pub struct JudgeLimits {
     /// Timeout of one attempt, in seconds. Defaults to 120.
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: i64,
-    /// Attempts per question, the first included. Defaults to 6.
+    /// Attempts per question, the first included. The waits between them double, from half a second up to a minute: 6
+    /// attempts outlast an endpoint that is away for 7 seconds, 12 one that is away for 150. Defaults to 6.
     #[schemars(range(min = 1, max = 100))]
     pub max_attempts: i64,
 }

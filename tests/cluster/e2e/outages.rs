@@ -21,7 +21,7 @@ fn judged(name: &str, url: &str) -> Value {
     let judge = json!({
         "name": "sim", "endpoint": {"url": url, "model": "planted"}, "mode": "Pointwise",
         "template": "{{ prompt }}{{ response }} quality={{ response | length / 20 - 3 }}",
-        // Waits double up to a minute: this many attempts outlast an absence of minutes.
+        // This many attempts outlast an absence of 150 s.
         "limits": {"concurrency": 4, "requestsPerMinute": 2400, "maxAttempts": 12},
     });
     on_claim(&chain::with(chain::dataset(name, &judge), &json!({"prompts": {"limit": 32}})))
