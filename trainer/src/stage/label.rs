@@ -19,7 +19,8 @@ use plumbline_feedback::judge::audit::audit_panel;
 use plumbline_feedback::judge::journal::copy_sorted;
 use plumbline_feedback::judge::pairs::{Chosen, choose};
 use plumbline_feedback::judge::{
-    Comparison, JudgeOptions, JudgeRuntime, Judgements, PanelJudgements, dataset, judge, refuse_alike, summary,
+    Comparison, JudgeOptions, JudgeRuntime, Judgements, PanelJudgements, dataset, judge, refuse_alike, sections,
+    summary,
 };
 use plumbline_feedback::report::{Progress, Report};
 use plumbline_feedback::shutdown;
@@ -138,7 +139,7 @@ fn make(
     }
     report.card.splits = parts.iter().filter(|(_, r)| !r.is_empty()).map(|(s, _)| s.name().to_owned()).collect();
     let splits = [parts[0].1.len(), parts[1].1.len()];
-    report.sections.extend(summary::sections(&audit, &judged, &records, splits));
+    report.sections.extend(sections::sections(&audit, &judged, &records, splits));
     for (name, value) in counts.iter().map(|(n, v)| (n, *v as f64)) {
         report.number(name, value);
     }

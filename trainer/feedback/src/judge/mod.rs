@@ -18,7 +18,7 @@
 //! | `classify`, `server_error`: what a failed attempt means | `panel`: [`judge()`] and [`compare`] |
 //! | `verdict`: what a reply means; `reading`: how it is read, by `log_probs`, or by `verdict_text`, `verdict_json`, `mark`, `statement`, `reasoning` | `runtime`: a judge of the spec, resolved |
 //! | `order`, `label`: from verdicts to a label; `ensemble`: from the labels of several judges to one | |
-//! | `audit`, `summary`: statistics of the judge; `tripwire`: when to stop asking it | |
+//! | `audit`, `summary`, `sections`: statistics of the judge, and how they are shown; `tripwire`: when to stop asking it | |
 //! | `dataset`: labels as records, and the gates | |
 //! | `ledger`, `lexicon`, `words`, `answers` | |
 
@@ -47,10 +47,10 @@ pub mod reasoning;
 mod resources;
 pub mod runtime;
 pub mod secret;
+pub mod sections;
 pub mod server_error;
 mod session;
 mod statement;
-
 pub mod summary;
 mod tripwire;
 pub mod turn;
