@@ -25,6 +25,7 @@ pub mod exit_code;
 pub mod folder;
 pub mod hub;
 pub mod judge;
+pub mod online;
 pub mod policy_tuning;
 pub mod preference_dataset;
 pub mod regular;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::Compute;
 use crate::judge::Judge;
+use crate::online::{A2c, Grpo, Ppo, Reinforce, ReinforcePlusPlus, Rloo};
 use crate::source::{DataSource, ModelSource, NameRef, Output, PromptSource, Sampling};
 use crate::training::{LabelKind, Training};
 
@@ -39,8 +40,8 @@ pub struct PolicyTuningSpec {
     /// Model to tune, as a rule after supervised fine-tuning. It is also the reference model that KL divergence is
     /// measured against.
     pub policy_model: ModelSource,
-    /// RewardModel in the same namespace that scores the sampled responses. Required for PPO; only methods that sample
-    /// read it.
+    /// RewardModel in the same namespace that scores the sampled responses. Only methods that sample read it, and they
+    /// need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model_ref: Option<NameRef>,
     /// PreferenceDataset in the same namespace to learn from. Only DPO reads it, and DPO needs exactly one of
@@ -63,6 +64,21 @@ pub struct PolicyTuningSpec {
     /// PPO settings. Only method PPO reads them; omit the block to use the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppo: Option<Ppo>,
+    /// GRPO settings. Only method GRPO reads them; omit the block to use the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpo: Option<Grpo>,
+    /// RLOO settings. Only method RLOO reads them; omit the block to use the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rloo: Option<Rloo>,
+    /// REINFORCE settings. Only method REINFORCE reads them; omit the block to use the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reinforce: Option<Reinforce>,
+    /// REINFORCE++ settings. Only method REINFORCEPlusPlus reads them; omit the block to use the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reinforce_plus_plus: Option<ReinforcePlusPlus>,
+    /// A2C settings. Only method A2C reads them; omit the block to use the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub a2c: Option<A2c>,
     /// Settings of the DPO family of losses. Only method DPO reads them; omit the block to use the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dpo: Option<Dpo>,
@@ -103,10 +119,13 @@ pub enum Method {
     /// Group-relative policy optimisation (Shao et al., 2024).
     #[serde(rename = "GRPO")]
     Grpo,
-    /// REINFORCE with a moving baseline.
+    /// REINFORCE (Williams, 1992) with a baseline.
     #[serde(rename = "REINFORCE")]
     Reinforce,
-    /// Advantage actor-critic.
+    /// REINFORCE++ (Hu et al., 2025): with clipping, and advantages normalised over a rollout.
+    #[serde(rename = "REINFORCEPlusPlus")]
+    ReinforcePlusPlus,
+    /// Advantage actor-critic (Mnih et al., 2016).
     #[serde(rename = "A2C")]
     A2c,
     /// The best of N samples by reward: the baseline that tuning has to beat.
@@ -117,6 +136,11 @@ impl Method {
     /// Whether the method samples from the policy while it trains.
     pub fn samples(self) -> bool {
         !matches!(self, Self::Sft | Self::Dpo)
+    }
+
+    /// Whether the method compares the responses to a prompt with each other, and so needs several.
+    pub fn compares_responses(self) -> bool {
+        matches!(self, Self::Grpo | Self::Rloo)
     }
 }
 
@@ -138,107 +162,6 @@ impl Default for Rollout {
     fn default() -> Self {
         Self { prompts_per_step: 64, responses_per_prompt: 1, sampling: Sampling::default() }
     }
-}
-
-/// PPO (Schulman et al., 2017) as used on language models (Ziegler et al., 2019).
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Ppo {
-    /// Weight of the KL divergence from the reference model in the reward. Defaults to 0.05.
-    #[schemars(range(min = 0.0, max = 100.0))]
-    pub kl_coefficient: f64,
-    /// Estimator of the KL divergence in the reward (Schulman, 2020). With d = log policy - log reference, K1 is d, K2
-    /// is d^2 / 2 and K3 is exp(-d) - 1 + d. Defaults to K1.
-    pub kl_estimator: KlEstimator,
-    /// Adapts `klCoefficient` towards a target KL divergence (Ziegler et al., 2019). By default the coefficient is
-    /// fixed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub adaptive_kl: Option<AdaptiveKl>,
-    /// Epochs: optimisation passes over each rollout. Defaults to 4.
-    #[schemars(range(min = 1, max = 100))]
-    pub epochs: i64,
-    /// Clipping range of the probability ratio, which is clipped to 1 +- this value. Defaults to 0.2.
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub clip_range: f64,
-    /// Clipping range of the value function: predictions are clipped to the old value +- this value. Defaults to 0.2.
-    #[schemars(range(min = 0.0, max = 1000.0))]
-    pub value_clip_range: f64,
-    /// Weight of the value loss in the total loss. Defaults to 0.1.
-    #[schemars(range(min = 0.0, max = 100.0))]
-    pub value_coefficient: f64,
-    /// Discount factor per token. Defaults to 1.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub gamma: f64,
-    /// Lambda of generalised advantage estimation (Schulman et al., 2016). Defaults to 0.95.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub lambda: f64,
-    /// Whether advantages are normalised to mean 0 and variance 1 over the tokens of a rollout. Defaults to Enabled.
-    pub whiten_advantages: crate::training::Switch,
-    /// Whether rewards are divided by their standard deviation over a rollout, keeping their mean. Defaults to
-    /// Disabled.
-    pub whiten_rewards: crate::training::Switch,
-    /// Penalty subtracted from the score of a response that was truncated before its end token. Defaults to 0.
-    #[schemars(range(min = 0.0, max = 1000.0))]
-    pub missing_eos_penalty: f64,
-    /// Limit that scores are clipped to, positive and negative. By default scores are not clipped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1000.0))]
-    pub score_clip: Option<f64>,
-    /// Stops the remaining epochs over a rollout once the mean KL divergence from the sampling policy exceeds this many
-    /// nats. By default no epoch is stopped early.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 100.0))]
-    pub target_kl: Option<f64>,
-}
-
-impl Default for Ppo {
-    fn default() -> Self {
-        Self {
-            kl_coefficient: 0.05,
-            kl_estimator: KlEstimator::K1,
-            adaptive_kl: None,
-            epochs: 4,
-            clip_range: 0.2,
-            value_clip_range: 0.2,
-            value_coefficient: 0.1,
-            gamma: 1.0,
-            lambda: 0.95,
-            whiten_advantages: crate::training::Switch::Enabled,
-            whiten_rewards: crate::training::Switch::Disabled,
-            missing_eos_penalty: 0.0,
-            score_clip: None,
-            target_kl: None,
-        }
-    }
-}
-
-/// Estimators of KL(policy || reference) from samples, with `d = log policy - log reference`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub enum KlEstimator {
-    /// `d`: unbiased.
-    #[default]
-    K1,
-    /// `d^2 / 2`: biased, low variance.
-    K2,
-    /// `exp(-d) - 1 + d`: unbiased, never negative.
-    K3,
-}
-
-/// Proportional controller of the KL coefficient.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AdaptiveKl {
-    /// Target KL divergence per response, in nats.
-    #[schemars(range(min = 0.001, max = 1000.0))]
-    pub target: f64,
-    /// Horizon: responses over which the coefficient adapts. Defaults to 10000.
-    #[serde(default = "default_horizon")]
-    #[schemars(range(min = 1, max = 1_000_000_000))]
-    pub horizon: i64,
-}
-
-fn default_horizon() -> i64 {
-    10_000
 }
 
 /// The DPO family.

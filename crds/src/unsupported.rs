@@ -103,7 +103,7 @@ pub fn unsupported(spec: &Spec, target: Target) -> Vec<Unsupported> {
 
 /// Whether a method trains.
 pub fn is_supported(method: Method) -> bool {
-    matches!(method, Method::Sft | Method::Dpo | Method::Ppo)
+    method != Method::BestOfN
 }
 
 struct List {
@@ -183,7 +183,7 @@ fn reward(s: &RewardModelSpec, list: &mut List) {
 }
 
 fn tuning(s: &PolicyTuningSpec, list: &mut List) {
-    list.value(!is_supported(s.method), "spec.method", s.method, "use PPO, DPO or SFT");
+    list.value(!is_supported(s.method), "spec.method", s.method, "use another method");
     training(&s.training, list);
     if let Some(p) = &s.prompts {
         prompts(p, "spec.prompts", list);

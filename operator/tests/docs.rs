@@ -141,7 +141,7 @@ fn every_right_of_the_operator_is_told() {
 /// The names that a source file logs: those of its means, and of the values that are added to these.
 fn logged(source: &str) -> BTreeSet<&str> {
     let added = source.split("values.extend([").skip(1).filter_map(|rest| rest.split("])").next());
-    let means = [quoted(source, ".add(\""), quoted(source, ".total(\"")].concat();
+    let means = [quoted(source, "add(\""), quoted(source, "add(&mut means, \""), quoted(source, ".total(\"")].concat();
     means.into_iter().chain(added.flat_map(|block| quoted(block, "(\""))).collect()
 }
 
@@ -160,7 +160,11 @@ fn every_metric_that_a_stage_logs_is_explained() {
         "train/samples",
         "stage/reward",
         "stage/tune/dpo",
-        "stage/tune/ppo",
+        "method/metrics",
+        "method/ppo",
+        "method/grpo",
+        "method/reinforce",
+        "method/a2c",
         "stage/tune/sft",
     ] {
         for name in logged(&read(&format!("trainer/src/{file}.rs"))) {

@@ -119,21 +119,28 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     ("guard.maxKl", "guard.max_kl"),
     ("guard.minEntropy", "guard.min_entropy"),
     ("spec.method", "spec.method"),
-    ("ppo.adaptiveKl.horizon", "adaptive.horizon"),
-    ("ppo.adaptiveKl.target", "adaptive.target"),
-    ("ppo.clipRange", "settings.clip_range"),
-    ("ppo.epochs", "settings.epochs"),
-    ("ppo.gamma", "settings.gamma"),
-    ("ppo.klCoefficient", "settings.kl_coefficient"),
-    ("ppo.klEstimator", "settings.kl_estimator"),
-    ("ppo.lambda", "settings.lambda"),
-    ("ppo.missingEosPenalty", "settings.missing_eos_penalty"),
-    ("ppo.scoreClip", "settings.score_clip"),
-    ("ppo.targetKl", "settings.target_kl"),
-    ("ppo.valueClipRange", "settings.value_clip_range"),
-    ("ppo.valueCoefficient", "settings.value_coefficient"),
-    ("ppo.whitenAdvantages", "settings.whiten_advantages"),
-    ("ppo.whitenRewards", "settings.whiten_rewards"),
+    (".adaptiveKl.horizon", "adaptive.horizon"),
+    (".adaptiveKl.target", "adaptive.target"),
+    (".baseline", "settings.baseline"),
+    (".baselineDecay", "settings.baseline_decay"),
+    (".clipRange", "settings.clip_range"),
+    (".clipRangeHigh", "settings.clip_range_high"),
+    (".dualClip", "settings.dual_clip"),
+    (".epochs", "settings.epochs"),
+    (".gamma", "settings.gamma"),
+    (".klCoefficient", "settings.kl_coefficient"),
+    (".klEstimator", "settings.kl_estimator"),
+    (".lambda", "settings.lambda"),
+    ("grpo.loss", "self.settings.loss"),
+    (".maskTruncated", "settings.mask_truncated"),
+    (".missingEosPenalty", "settings.missing_eos_penalty"),
+    (".scaleRewards", "settings.scale_rewards"),
+    (".scoreClip", "settings.score_clip"),
+    (".targetKl", "settings.target_kl"),
+    (".valueClipRange", "settings.value_clip_range"),
+    (".valueCoefficient", "settings.value_coefficient"),
+    (".whitenAdvantages", "settings.whiten_advantages"),
+    (".whitenRewards", "settings.whiten_rewards"),
     ("rollout.promptsPerStep", "rollout.prompts_per_step"),
     ("rollout.responsesPerPrompt", "rollout.responses_per_prompt"),
     ("compute.threads", "compute().threads"),
@@ -145,8 +152,7 @@ type Variant = (&'static str, fn(&Value) -> bool);
 const POINTWISE: Variant = ("/judges/0/mode", |mode| mode == "Pointwise");
 const ALL_ALIKE: Variant = ("/order/policy", |policy| policy != "Sampled");
 const ONE_ORDER: Variant = ("/order/policy", |policy| policy == "Single");
-const FROM_DATA: Variant = ("/method", |method| method != "PPO");
-const FROM_TEXTS: Variant = ("/method", |method| method == "SFT");
+const FROM_DATA: Variant = ("/method", |method| method == "DPO" || method == "SFT");
 
 /// Leaves that the trainer does not read of a variant: by the beginning of their path, with the words by which the descriptions
 /// of the field, or of one that it is part of, say so. Without words they are refused by name.
@@ -170,10 +176,15 @@ const NOT_READ: &[(Kind, Variant, &str, Option<&str>)] = &[
     (Kind::PreferenceDataset, ALL_ALIKE, "spec.order.sampleFraction", None),
     (Kind::PolicyTuning, FROM_DATA, "spec.guard.", None),
     (Kind::PolicyTuning, FROM_DATA, "spec.rollout.", None),
-    (Kind::PolicyTuning, FROM_DATA, "spec.ppo.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "PPO"), "spec.ppo.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "GRPO"), "spec.grpo.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "RLOO"), "spec.rloo.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "REINFORCE"), "spec.reinforce.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "REINFORCEPlusPlus"), "spec.reinforcePlusPlus.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "A2C"), "spec.a2c.", None),
     (Kind::PolicyTuning, FROM_DATA, "spec.prompts.", None),
     (Kind::PolicyTuning, FROM_DATA, "spec.rewardModelRef.", None),
-    (Kind::PolicyTuning, FROM_TEXTS, "spec.dpo.", None),
+    (Kind::PolicyTuning, ("/method", |method| method != "DPO"), "spec.dpo.", None),
 ];
 
 fn sampling() -> Value {
@@ -301,6 +312,27 @@ fn cases(kind: Kind) -> Vec<Value> {
                 spec["guard"] = json!({"maxKl": 5.0, "minEntropy": 0.5, "heldOutJudge": judge(by), "action": "StopAndKeepBest"});
                 spec
             });
+            let adaptive = json!({"target": 5.0, "horizon": 500});
+            let common = json!({"klCoefficient": 0.5, "klEstimator": "K3", "missingEosPenalty": 0.5, "scoreClip": 5.0});
+            let others = [
+                ("GRPO", "grpo", json!({"loss": "Gspo", "scaleRewards": "Batch", "epochs": 5, "clipRange": 0.5, "clipRangeHigh": 0.5,
+                    "dualClip": 5.0, "maskTruncated": "Enabled"})),
+                ("RLOO", "rloo", json!({"adaptiveKl": adaptive, "epochs": 5, "clipRange": 0.5, "whitenAdvantages": "Enabled"})),
+                ("REINFORCE", "reinforce", json!({"adaptiveKl": adaptive, "baseline": "MovingAverage", "baselineDecay": 0.5,
+                    "whitenAdvantages": "Enabled"})),
+                ("REINFORCEPlusPlus", "reinforcePlusPlus", json!({"adaptiveKl": adaptive, "baseline": "Group", "epochs": 5,
+                    "clipRange": 0.5})),
+                ("A2C", "a2c", json!({"adaptiveKl": adaptive, "valueCoefficient": 0.5, "gamma": 0.5, "lambda": 0.5,
+                    "whitenAdvantages": "Enabled"})),
+            ];
+            let online = others.clone().map(|(method, block, settings)| {
+                let mut spec = ppo[0].clone();
+                spec.as_object_mut().unwrap().remove("ppo");
+                spec["method"] = json!(method);
+                spec[block] = common.clone();
+                spec[block].as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+                spec
+            });
             let mut dpo = tuning("DPO", "inline", "model");
             dpo["datasetRef"] = json!({"name": "data-a"});
             dpo["dpo"] = json!({"loss": "Sigmoid", "beta": 0.5, "labelSmoothing": 0.25, "labels": "Hard",
@@ -313,7 +345,10 @@ fn cases(kind: Kind) -> Vec<Value> {
                 }
             }
             sft["dpo"] = dpo["dpo"].clone();
-            ppo.into_iter().chain([dpo, sft]).collect()
+            for (spec, (_, block, _)) in online.iter().zip(&others) {
+                sft[*block] = spec[*block].clone();
+            }
+            ppo.into_iter().chain(online).chain([dpo, sft]).collect()
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | Does a chain learn the planted preference, the same as ever? | `pipeline`, `trajectory`, `measured` |
+//! | Does a chain learn the planted preference, the same as ever? | `pipeline`, `methods`, `trajectory`, `measured` |
 //! | How does a run that is killed or stopped continue? | `resume`, `late`, `stopped`, `object_store_resume` |
 //! | What may a judge answer? | `judge` |
 //! | Do ranks and micro-batches compute the same? | `ranks`, `micro_batch` |
@@ -18,6 +18,7 @@ mod input_cache;
 mod judge;
 mod late;
 mod measured;
+mod methods;
 mod micro_batch;
 mod object_store_resume;
 mod pipeline;

@@ -1,6 +1,10 @@
 //! Rewards per token, advantages and returns. Pure; plain numbers of one response at a time, so nothing can leak
 //! between responses or out of padding.
 
+use std::collections::BTreeMap;
+
+use plumbline_crds::online::RewardScale;
+
 /// Rewards of one response: minus the weighted KL estimate at each token, and the score at the last.
 ///
 /// `kl`: one estimate per token (nats). `score`: the reward of the whole response.
@@ -41,6 +45,66 @@ pub fn whiten(values: &mut [f64], keep_mean: bool) {
     for v in values {
         *v = (*v - mean) * scale + if keep_mean { mean } else { 0.0 };
     }
+}
+
+/// The same over the values of all rows together.
+pub fn whiten_all(rows: &mut [Vec<f64>], keep_mean: bool) {
+    let mut flat: Vec<f64> = rows.iter().flatten().copied().collect();
+    whiten(&mut flat, keep_mean);
+    let mut next = flat.into_iter();
+    for value in rows.iter_mut().flatten() {
+        *value = next.next().unwrap_or_default();
+    }
+}
+
+/// Advantages relative to a group (GRPO: Shao et al., 2024, section 4.1.2): each score less the mean of its group, divided
+/// by a standard deviation (unbiased, 1e-4 added) as `scale` says. `groups[i]`: the group of `scores[i]`.
+pub fn group_relative(scores: &[f64], groups: &[usize], scale: RewardScale) -> Vec<f64> {
+    let of_groups = by_group(scores, groups);
+    let of_all = deviation(scores);
+    let advantage = |(score, group): (&f64, &usize)| {
+        let of_group = &of_groups[group];
+        let centred = score - of_group.iter().sum::<f64>() / of_group.len() as f64;
+        match scale {
+            RewardScale::Group => centred / (deviation(of_group) + 1e-4),
+            RewardScale::Batch => centred / (of_all + 1e-4),
+            RewardScale::None => centred,
+        }
+    };
+    scores.iter().zip(groups).map(advantage).collect()
+}
+
+/// Advantages with a leave-one-out baseline (RLOO: Ahmadian et al., 2024, eq. 9): each reward less the mean of the others in
+/// its group; 0 for the only one of a group. `groups[i]`: the group of `rewards[i]`.
+pub fn leave_one_out(rewards: &[f64], groups: &[usize]) -> Vec<f64> {
+    let of_groups = by_group(rewards, groups);
+    let advantage = |(reward, group): (&f64, &usize)| {
+        let of_group = &of_groups[group];
+        match of_group.len() {
+            1 => 0.0,
+            n => reward - (of_group.iter().sum::<f64>() - reward) / (n - 1) as f64,
+        }
+    };
+    rewards.iter().zip(groups).map(advantage).collect()
+}
+
+/// The values of each group.
+pub fn by_group(values: &[f64], groups: &[usize]) -> BTreeMap<usize, Vec<f64>> {
+    let mut all: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for (value, group) in values.iter().zip(groups) {
+        all.entry(*group).or_default().push(*value);
+    }
+    all
+}
+
+/// Standard deviation, unbiased; 0 of a single value.
+pub fn deviation(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    if n < 2.0 {
+        return 0.0;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
 }
 
 /// The proportional controller of the KL coefficient (Ziegler et al., 2019, section 2.2): after `responses` responses
@@ -117,6 +181,27 @@ mod tests {
         whiten(&mut kept, true);
         let mean = all.iter().sum::<f64>() / 8.0;
         close(&kept[..1], &[1.280_430 + mean]);
+    }
+
+    // Python, with r = torch.tensor([1, 0, .5, .25]): (r - r.mean()) / (r.std() + 1e-4); r - r.mean(); r - (r.sum() - r) / 3
+    #[test]
+    fn advantages_of_a_group_are_relative_to_it() {
+        let (scores, groups) = ([1.0, 0.0, 0.5, 0.25], [7; 4]);
+        close(&group_relative(&scores, &groups, RewardScale::Group), &[1.317_157, -1.024_455, 0.146_351, -0.439_052]);
+        close(&group_relative(&scores, &groups, RewardScale::None), &[0.5625, -0.4375, 0.0625, -0.1875]);
+        close(&leave_one_out(&scores, &groups), &[0.75, -0.583_333, 0.083_333, -0.25]);
+    }
+
+    #[test]
+    fn groups_do_not_mix_whatever_their_order_and_size() {
+        let (scores, groups) = ([1.0, 10.0, 3.0, 10.0, 5.0], [0, 2, 0, 2, 1]);
+        close(&group_relative(&scores, &groups, RewardScale::None), &[-1.0, 0.0, 1.0, 0.0, 0.0]);
+        close(&leave_one_out(&scores, &groups), &[-2.0, 0.0, 2.0, 0.0, 0.0]);
+        let by_group = group_relative(&scores, &groups, RewardScale::Group);
+        assert!(by_group.iter().all(|a| a.is_finite()) && by_group[1] == 0.0 && by_group[4] == 0.0, "{by_group:?}");
+        let by_batch = group_relative(&scores, &groups, RewardScale::Batch);
+        // The standard deviation of all five scores is 4.086563.
+        close(&by_batch[..3], &[-0.244_698, 0.0, 0.244_698]);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! | question | where |
 //! |---|---|
 //! | What does a stage do, from top to bottom? | `stage` |
-//! | Where is the DPO loss? PPO's? Bradley-Terry? | `loss`, `advantage` |
+//! | Where is PPO? GRPO? What does it learn from its samples? | `method`, `advantage` |
+//! | Where is the DPO loss? Bradley-Terry? The clipped loss? | `loss` |
 //! | How does the decoder compute? | `model` |
 //! | How is text sampled? | `generate` |
 //! | On which device? | `device` |
@@ -19,6 +20,7 @@ pub mod device;
 pub mod generate;
 pub mod load;
 pub mod loss;
+pub mod method;
 pub mod model;
 pub mod optim;
 pub mod ranks;

@@ -223,13 +223,13 @@ fn sampling(at: &str, field: &str, rules: &mut Rules) {
 
 /// What each method learns from, and the fields that only some methods read.
 fn method(schema: &Value, rules: &mut Rules) {
-    let (sft, dpo, ppo) = ("self.method == 'SFT'", "self.method == 'DPO'", "self.method == 'PPO'");
+    let (sft, dpo) = ("self.method == 'SFT'", "self.method == 'DPO'");
     let (samples, others) = ((SAMPLES, "methods that sample"), ("self.method in ['SFT', 'DPO']", "SFT and DPO"));
     let mut needed = |field: &str, by: (&str, &str)| {
         let message = format!("expected {field} for {}; add it", by.1);
         rules.push("spec", field, Reason::Required, format!("!({}) || has(self.{field})", by.0), message);
     };
-    needed("rewardModelRef", (ppo, "method PPO"));
+    needed("rewardModelRef", samples);
     needed("prompts", samples);
     needed("dataset", (sft, "method SFT"));
     let mut read = |field: &str, unset: &str, by: (&str, &str)| {
@@ -241,11 +241,21 @@ fn method(schema: &Value, rules: &mut Rules) {
         ("prompts", samples),
         ("datasetRef", (dpo, "method DPO")),
         ("dataset", others),
-        ("ppo", (ppo, "method PPO")),
-        ("dpo", (dpo, "method DPO")),
         ("guard", samples),
     ] {
         read(field, &format!("!has(self.{field})"), by);
+    }
+    for (field, method) in [
+        ("ppo", "PPO"),
+        ("grpo", "GRPO"),
+        ("rloo", "RLOO"),
+        ("reinforce", "REINFORCE"),
+        ("reinforcePlusPlus", "REINFORCEPlusPlus"),
+        ("a2c", "A2C"),
+        ("dpo", "DPO"),
+    ] {
+        let by = format!("self.method == '{method}'");
+        read(field, &format!("!has(self.{field})"), (&by, &format!("method {method}")));
     }
     read("rollout", &unset("self.rollout", &schema["properties"]["spec"]["properties"]["rollout"]), samples);
     rules.push(
@@ -254,6 +264,14 @@ fn method(schema: &Value, rules: &mut Rules) {
         Reason::Invalid,
         format!("self.method != 'DPO' || {}", one_of(&["datasetRef", "dataset"])),
         "expected exactly one of datasetRef or dataset for method DPO; add one or remove one of the two",
+    );
+    let grouped = "has(self.reinforcePlusPlus) && self.reinforcePlusPlus.baseline == 'Group'";
+    rules.push(
+        "spec",
+        "rollout.responsesPerPrompt",
+        Reason::Invalid,
+        format!("!(self.method in ['GRPO', 'RLOO'] || {grouped}) || self.rollout.responsesPerPrompt >= 2"),
+        "expected at least 2: GRPO, RLOO and the baseline Group compare the responses to a prompt with each other; use 4 or more",
     );
 }
 

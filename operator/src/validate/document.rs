@@ -221,7 +221,7 @@ mod tests {
         let dataset =
             "  generator: {model: {uri: m}}\n  prompts: {inline: [a]}\n  judgez: [{name: j, lexicon: {uri: l}}]\n";
         let reward = "  baseModel: {uri: m}\n  datasetReff: {name: d}\n";
-        let tuning = "  method: GRPO\n  policyModel: {uri: m}\n  ppo: {}\n";
+        let tuning = "  method: BestOfN\n  policyModel: {uri: m}\n  ppo: {}\n";
         for (kind, spec, expected) in [
             (
                 "PreferenceDataset",
@@ -229,7 +229,7 @@ mod tests {
                 "spec.judgez: expected a known field, found `judgez`; did you mean `judges`?",
             ),
             ("RewardModel", reward, "spec.datasetReff: expected a known field"),
-            ("PolicyTuning", tuning, "spec.method: found GRPO, which is not supported yet"),
+            ("PolicyTuning", tuning, "spec.method: found BestOfN, which is not supported yet"),
         ] {
             let found = faults(&(head(kind) + spec));
             assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");

@@ -129,11 +129,42 @@ fn tuning(cases: &mut Cases) {
         "spec.compute.nodes",
         "expected at most training.batchSize and rollout.promptsPerStep",
     );
-    cases.field("nothing to learn from", "/spec/rewardModelRef", Value::Null, "expected rewardModelRef for method PPO");
+    cases.field(
+        "nothing to learn from",
+        "/spec/rewardModelRef",
+        Value::Null,
+        "expected rewardModelRef for methods that sample",
+    );
     cases.field("nothing to sample from", "/spec/prompts", Value::Null, "expected prompts for methods that sample");
     cases.field("data that is not read", "/spec/datasetRef", json!({"name": "d"}), "which is for method DPO only");
     cases.field("data that is not read", "/spec/dataset", json!({"uri": "d"}), "which is for SFT and DPO only");
     cases.field("settings of DPO", "/spec/dpo", json!({}), "which is for method DPO only");
+    for (block, method) in [
+        ("grpo", "GRPO"),
+        ("rloo", "RLOO"),
+        ("reinforce", "REINFORCE"),
+        ("reinforcePlusPlus", "REINFORCEPlusPlus"),
+        ("a2c", "A2C"),
+    ] {
+        let words = format!("which is for method {method} only");
+        cases.field("settings of another method", &format!("/spec/{block}"), json!({}), &words);
+    }
+    for (block, method) in
+        [("rloo", "RLOO"), ("reinforce", "REINFORCE"), ("reinforcePlusPlus", "REINFORCEPlusPlus"), ("a2c", "A2C")]
+    {
+        let pointer = format!("/spec/{block}/adaptiveKl");
+        let none = [
+            ("/spec/method", json!(method)),
+            ("/spec/rollout/responsesPerPrompt", json!(4)),
+            (&pointer, json!({"target": 0})),
+        ];
+        let path = format!("spec.{block}.adaptiveKl.target");
+        cases.add("a target of nothing", &none, &path, "expected at least 0.001");
+    }
+    for method in ["GRPO", "RLOO"] {
+        let alone = [("/spec/method", json!(method))];
+        cases.add("nothing to compare with", &alone, "spec.rollout.responsesPerPrompt", "expected at least 2");
+    }
     prompts(cases, "/spec/prompts");
     let long = json!(1024);
     let path = "/spec/rollout/sampling/maxNewTokens";

@@ -138,7 +138,8 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
                 // What says nothing but the defaults says nothing.
                 changed(&dpo(), &[("/spec/rollout", json!({"promptsPerStep": 64, "sampling": {"temperature": 1}}))]),
                 changed(&dpo(), &[("/spec/dpo", json!({"referenceModel": hub}))]),
-                with(&[("/spec/method", json!("RLOO")), ("/spec/rewardModelRef", Value::Null)]),
+                with(&[("/spec/method", json!("REINFORCE"))]),
+                with(&[("/spec/method", json!("GRPO")), ("/spec/rollout/responsesPerPrompt", json!(2))]),
                 with(&[("/spec/rollout/sampling/maxNewTokens", json!(1023))]),
                 with(&[("/spec/rollout/sampling", json!({"minNewTokens": 9, "maxNewTokens": 9}))]),
                 with(&[(

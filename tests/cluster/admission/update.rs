@@ -32,7 +32,7 @@ fn changes(kind: Kind) -> Vec<(&'static str, Value)> {
             ("referenceLabels", json!({"uri": "labels.jsonl"})),
         ],
         Kind::PolicyTuning => vec![
-            ("method", json!("RLOO")),
+            ("method", json!("REINFORCE")),
             ("policyModel", json!({"uri": "other"})),
             ("rewardModelRef", json!({"name": "other"})),
             ("prompts", json!({"limit": 5})),
@@ -71,8 +71,19 @@ fn replacements(kind: Kind) -> Vec<(&'static str, Value, Value)> {
             ("datasetRef", dpo(), json!({"datasetRef": {"name": "other"}})),
             ("dataset", dpo(), json!({"datasetRef": null, "dataset": {"uri": "d"}})),
             ("dpo", dpo(), json!({"dpo": {"beta": 0.5}})),
+            ("grpo", tuned_by("GRPO"), json!({"grpo": {"loss": "Grpo"}})),
+            ("rloo", tuned_by("RLOO"), json!({"rloo": {"epochs": 2}})),
+            ("reinforce", tuned_by("REINFORCE"), json!({"reinforce": {"baseline": "None"}})),
+            ("reinforcePlusPlus", tuned_by("REINFORCEPlusPlus"), json!({"reinforcePlusPlus": {"epochs": 2}})),
+            ("a2c", tuned_by("A2C"), json!({"a2c": {"gamma": 0.9}})),
         ],
     }
+}
+
+/// A tuning by a method that samples.
+fn tuned_by(method: &str) -> Value {
+    let changes = [("/spec/method", json!(method)), ("/spec/rollout/responsesPerPrompt", json!(4))];
+    changed(&least(Kind::PolicyTuning), &changes)
 }
 
 /// What may change at any time, and how.

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use plumbline_crds::policy_tuning::KlEstimator;
+use plumbline_crds::online::KlEstimator;
 
 /// One estimate per token of KL(policy || reference), from tokens that the policy sampled. `policy` and `reference`:
 /// their log-probabilities, any shape. With `d = policy - reference`: K1 `d`, K2 `d^2 / 2`, K3 `exp(-d) - 1 + d`.

@@ -7,7 +7,8 @@ pub mod bradley_terry;
 pub mod dpo;
 pub mod kl;
 pub mod pair_logps;
-pub mod ppo;
+pub mod policy;
+pub mod value;
 
 #[cfg(test)]
 pub(crate) mod test_support {

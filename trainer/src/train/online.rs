@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_feedback::shutdown;
@@ -53,7 +53,8 @@ pub trait OnPolicy {
     fn epochs(&self) -> i64;
     /// The training data from the samples of all ranks, and the method's metrics.
     fn experience(&self, samples: &[Sample]) -> (Self::Experience, Means);
-    /// Weight of a sample in the mean loss of a minibatch: its tokens for a mean over tokens, 1 for a mean over responses.
+    /// Weight of a sample in the mean loss of a minibatch: its tokens for a mean over tokens, 1 for a mean over responses, 0
+    /// for a sample that is left out of the loss.
     fn weight(&self, sample: &Sample) -> f64;
     /// The summed loss of a micro-batch, with gradients, and its metrics.
     fn loss(&self, experience: &Self::Experience, micro: &MicroBatch) -> (Tensor, Means);
@@ -61,8 +62,8 @@ pub trait OnPolicy {
     fn stops_early(&self, _step: &Means) -> bool {
         false
     }
-    /// Updates the method after training on a rollout of `responses` responses.
-    fn adapt(&mut self, _rollout: &Statistics, _responses: usize) {}
+    /// Updates the method after training on a rollout.
+    fn adapt(&mut self, _samples: &[Sample], _rollout: &Statistics) {}
 }
 
 /// Samples that are computed together, under the current policy.
@@ -74,10 +75,40 @@ pub struct MicroBatch<'a> {
     pub now: TokenLogProbs,
     /// `[response tokens]`: the critic's values, if the policy has a value head.
     pub values: Option<Tensor>,
+    /// Response tokens of each sample.
+    counts: Vec<i64>,
     device: Device,
 }
 
 impl MicroBatch<'_> {
+    /// `[response tokens]`: log-probabilities when the responses were sampled.
+    pub fn old(&self) -> Tensor {
+        self.tokens(|_, s| &s.old)
+    }
+
+    /// `[samples]`, Float32: a value of each sample; `of` maps the number of a sample in the rollout and the sample to it.
+    pub fn per_sample(&self, of: impl Fn(usize, &Sample) -> f64) -> Tensor {
+        let flat: Vec<f32> = self.items.iter().map(|&i| of(i, &self.samples[i]) as f32).collect();
+        Tensor::from_slice(&flat).to_device(self.device)
+    }
+
+    /// `[response tokens]`: the value of each sample (`[samples]`), repeated for its tokens.
+    pub fn spread(&self, per_sample: &Tensor) -> Tensor {
+        per_sample.repeat_interleave_self_tensor(&self.lengths(), 0, None)
+    }
+
+    /// `[samples]`: values per token (`[response tokens]`), summed over each sample.
+    pub fn sums(&self, per_token: &Tensor) -> Tensor {
+        let samples = Tensor::arange(self.counts.len() as i64, (Kind::Int64, self.device));
+        let owner = self.spread(&samples);
+        Tensor::zeros([self.counts.len() as i64], (per_token.kind(), self.device)).index_add(0, &owner, per_token)
+    }
+
+    /// `[samples]`, Int64: response tokens of each sample.
+    pub fn lengths(&self) -> Tensor {
+        Tensor::from_slice(&self.counts).to_device(self.device)
+    }
+
     /// `[response tokens]`, Float32: values per token of each sample; `of` maps the number of a sample in the rollout
     /// and the sample to its values.
     pub fn tokens<'s>(&'s self, of: impl Fn(usize, &'s Sample) -> &'s [f64]) -> Tensor {
@@ -176,7 +207,7 @@ impl Online<'_> {
             let mut means = samples::means(&samples, &found);
             let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
             means.merge(&self.learn(method, &rollout, &mut stepper, rate, state.step, &io.ranks)?);
-            method.adapt(&found, samples.len());
+            method.adapt(&samples, &found);
             state.step += 1;
             state.episodes += samples.len() as i64;
             state.method = method.state();
@@ -239,7 +270,7 @@ impl Rollout<'_> {
         let hidden = batch.hidden(&policy.decoder, Adapters::Training);
         let now = self.behaviour.logprobs(&policy.decoder, &batch, &hidden);
         let values = policy.value_head.as_ref().map(|head| head.forward(&hidden));
-        MicroBatch { samples: self.samples, items, now, values, device }
+        MicroBatch { samples: self.samples, items, now, values, counts: batch.counts, device }
     }
 }
 
@@ -287,4 +318,14 @@ fn restore_good<S>(good: &mut BTreeMap<String, Tensor>, checkpoint: &Checkpoint<
         *tensor = checkpoint.tensor(&format!("{GOOD}{name}"))?.copy();
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl<'a> MicroBatch<'a> {
+    /// A micro-batch without a model, on the CPU.
+    pub(crate) fn of(samples: &'a [Sample], items: &'a [usize], logprobs: Tensor, values: Option<Tensor>) -> Self {
+        let now = TokenLogProbs { entropy: logprobs.zeros_like(), logprobs };
+        let counts = items.iter().map(|&i| samples[i].old.len() as i64).collect();
+        Self { samples, items, now, values, counts, device: Device::Cpu }
+    }
 }

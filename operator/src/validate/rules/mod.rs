@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use plumbline_crds::Spec;
 use plumbline_crds::compute::Compute;
 use plumbline_crds::judge::Judge;
+use plumbline_crds::online::GroupBaseline;
 use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec, Rollout};
 use plumbline_crds::preference_dataset::{Order, OrderPolicy, PreferenceDatasetSpec};
 use plumbline_crds::reward_model::RewardModelSpec;
@@ -220,16 +221,39 @@ fn method(spec: &PolicyTuningSpec, found: &mut Findings) {
         }
     };
     let samples = spec.method.samples();
-    field("rewardModelRef", spec.reward_model_ref.is_some(), spec.method == Method::Ppo, samples);
+    field("rewardModelRef", spec.reward_model_ref.is_some(), samples, samples);
     field("prompts", spec.prompts.is_some(), samples, samples);
     field("rollout", spec.rollout != Rollout::default(), false, samples);
     field("datasetRef", spec.dataset_ref.is_some(), false, spec.method == Method::Dpo);
     field("dataset", spec.dataset.is_some(), spec.method == Method::Sft, !samples);
-    field("ppo", spec.ppo.is_some(), false, spec.method == Method::Ppo);
-    field("dpo", spec.dpo.is_some(), false, spec.method == Method::Dpo);
+    let mut settings = |name: &str, is_set: bool, of: Method| field(name, is_set, false, spec.method == of);
+    settings("ppo", spec.ppo.is_some(), Method::Ppo);
+    settings("grpo", spec.grpo.is_some(), Method::Grpo);
+    settings("rloo", spec.rloo.is_some(), Method::Rloo);
+    settings("reinforce", spec.reinforce.is_some(), Method::Reinforce);
+    settings("reinforcePlusPlus", spec.reinforce_plus_plus.is_some(), Method::ReinforcePlusPlus);
+    settings("a2c", spec.a2c.is_some(), Method::A2c);
+    settings("dpo", spec.dpo.is_some(), Method::Dpo);
     field("guard", spec.guard.is_some(), false, samples);
+    several_responses(spec, found);
     if spec.method == Method::Dpo {
         found.exactly_one("spec", &[("datasetRef", spec.dataset_ref.is_some()), ("dataset", spec.dataset.is_some())]);
+    }
+}
+
+/// Methods that compare the responses to a prompt learn nothing from a single one.
+fn several_responses(spec: &PolicyTuningSpec, found: &mut Findings) {
+    let is_grouped = spec.reinforce_plus_plus.as_ref().is_some_and(|r| r.baseline == GroupBaseline::Group);
+    let by = match spec.method {
+        method if method.compares_responses() => format!("method {}", method_name(method)),
+        Method::ReinforcePlusPlus if is_grouped => "spec.reinforcePlusPlus.baseline Group".to_owned(),
+        _ => return,
+    };
+    if spec.rollout.responses_per_prompt < 2 {
+        found.push(
+            "spec.rollout.responsesPerPrompt",
+            format!("expected at least 2 for {by}, which compares the responses to a prompt with each other, found 1; use 4 or more"),
+        );
     }
 }
 

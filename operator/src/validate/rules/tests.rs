@@ -117,7 +117,16 @@ fn each_rule_finds_its_fault_and_only_that() {
         (tuning_with(&json!({"method": "DPO", "rewardModelRef": null, "prompts": null})), "spec: expected exactly one of datasetRef or dataset"),
         (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null})), "spec.dataset: expected dataset for method SFT"),
         (tuning_with(&json!({"method": "SFT", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "ppo": {}})), "spec.ppo: expected no ppo with method SFT"),
-        (tuning_with(&json!({"method": "GRPO"})), "spec.method: found GRPO, which is not supported yet; use PPO, DPO or SFT"),
+        (tuning_with(&json!({"method": "BestOfN"})), "spec.method: found BestOfN, which is not supported yet; use another method"),
+        (tuning_with(&json!({"method": "GRPO"})), "spec.rollout.responsesPerPrompt: expected at least 2 for method GRPO"),
+        (tuning_with(&json!({"method": "RLOO"})), "spec.rollout.responsesPerPrompt: expected at least 2 for method RLOO"),
+        (
+            tuning_with(&json!({"method": "REINFORCEPlusPlus", "reinforcePlusPlus": {"baseline": "Group"}})),
+            "spec.rollout.responsesPerPrompt: expected at least 2 for spec.reinforcePlusPlus.baseline Group",
+        ),
+        (tuning_with(&json!({"method": "A2C", "rewardModelRef": null})), "spec.rewardModelRef: expected rewardModelRef for method A2C"),
+        (tuning_with(&json!({"method": "REINFORCE", "a2c": {}})), "spec.a2c: expected no a2c with method REINFORCE"),
+        (tuning_with(&json!({"grpo": {}})), "spec.grpo: expected no grpo with method PPO"),
     ];
     for (found, expected) in cases {
         assert_eq!(found.len(), 1, "{expected}: {found:?}");

@@ -19,6 +19,12 @@ use crate::generate::longest_prompt;
 use crate::load::hugging_face::{ModelFolder, copy_tokenizer, write_safetensors};
 use crate::load::peft;
 use crate::load::save::{ModelClass, save_model};
+use crate::method::a2c::A2c;
+use crate::method::grpo::Grpo;
+use crate::method::ppo::Ppo;
+use crate::method::reinforce::Reinforce;
+use crate::method::reinforce_plus_plus::ReinforcePlusPlus;
+use crate::method::rloo::Rloo;
 use crate::model::config::Config;
 use crate::model::lora;
 use crate::model::reward_model::RewardModel;
@@ -27,7 +33,6 @@ use crate::stage::evaluate::{self, Evaluation, Prepared, Sides};
 use crate::stage::in_status;
 use crate::stage::inputs::input_path;
 use crate::stage::run::publish;
-use crate::stage::tune::ppo::Ppo;
 use crate::train::io::TrainingIo;
 use crate::train::online::Online;
 use crate::train::pairs::Pairs;
@@ -36,7 +41,6 @@ use crate::train::rollout::RolloutPrompt;
 use crate::{Error, Result, device};
 
 mod dpo;
-mod ppo;
 mod prompts;
 pub(crate) mod reward;
 mod sft;
@@ -115,22 +119,33 @@ fn train(
         Examples::Sft(texts) => sft::train(spec, texts, policy, io).map(|()| None),
         Examples::Dpo(pairs) => dpo::train(run, spec, pairs, policy, io).map(|()| None),
         Examples::Prompts(prompts) => {
-            let missing = || Error::Config("spec.method PPO needs spec.rewardModelRef".into());
+            let missing = || Error::Config("spec.rewardModelRef: expected a reward model, found none; add it".into());
             let scorer = reward.ok_or_else(missing)?;
+            if matches!(spec.method, Method::Ppo | Method::A2c) {
+                policy.add_value_head();
+            }
+            let online = Online { spec, prompts, tokenizer, policy, scorer };
             match spec.method {
-                Method::Ppo => {
-                    let mut ppo = Ppo::new(spec.ppo.clone().unwrap_or_default());
-                    policy.add_value_head();
-                    Online { spec, prompts, tokenizer, policy, scorer }.train(&mut ppo, io)
+                Method::Ppo => online.train(&mut Ppo::new(spec.ppo.clone().unwrap_or_default()), io),
+                Method::Grpo => {
+                    let longest = spec.rollout.sampling.max_new_tokens;
+                    online.train(&mut Grpo::new(spec.grpo.clone().unwrap_or_default(), longest), io)
                 }
-                other => Err(unsupported(other)),
+                Method::Rloo => online.train(&mut Rloo::new(spec.rloo.clone().unwrap_or_default()), io),
+                Method::Reinforce => online.train(&mut Reinforce::new(spec.reinforce.clone().unwrap_or_default()), io),
+                Method::ReinforcePlusPlus => {
+                    let settings = spec.reinforce_plus_plus.clone().unwrap_or_default();
+                    online.train(&mut ReinforcePlusPlus::new(settings), io)
+                }
+                Method::A2c => online.train(&mut A2c::new(spec.a2c.clone().unwrap_or_default()), io),
+                other @ (Method::Sft | Method::Dpo | Method::BestOfN) => Err(unsupported(other)),
             }
         }
     }
 }
 
 fn unsupported(method: Method) -> Error {
-    Error::Config(format!("spec.method: {method:?} is not supported yet; use PPO, DPO or SFT"))
+    Error::Config(format!("spec.method: found {method:?}, which is not supported yet; use another method"))
 }
 
 /// The training data.
@@ -161,12 +176,12 @@ impl Data {
                 let left_out = pairs.left_out.clone();
                 Ok(Self { examples: Examples::Dpo(pairs), prompts, left_out })
             }
-            Method::Ppo => {
+            Method::BestOfN => Err(unsupported(spec.method)),
+            _ => {
                 let (prompts, left_out) = prompts::read(run, spec, tokenizer, config)?;
                 let ids = prompts.iter().map(|p| p.id.clone()).collect();
                 Ok(Self { examples: Examples::Prompts(prompts), prompts: ids, left_out })
             }
-            other => Err(unsupported(other)),
         }
     }
 }

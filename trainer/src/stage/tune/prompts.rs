@@ -22,7 +22,9 @@ pub(super) fn read(
     config: &Config,
 ) -> Result<(Vec<RolloutPrompt>, LeftOut)> {
     let most = config.longest(spec.training.max_length) as i64 - spec.rollout.sampling.max_new_tokens;
-    let source = spec.prompts.as_ref().ok_or_else(|| Error::Config("spec.method PPO needs spec.prompts".into()))?;
+    let source = spec.prompts.as_ref().ok_or_else(|| {
+        Error::Config("spec.prompts: expected prompts to sample responses to, found none; add them".into())
+    })?;
     let path = run.input("prompts").map(|i| Path::new(&i.path));
     let found = prompts::read(source, path, "spec.prompts")?;
     let mut left_out = LeftOut::new("prompts");

@@ -1,0 +1,118 @@
+//! PPO (Schulman et al., 2017) on a language model, as Ziegler et al. (2019) and Stiennon et al. (2020) do it: penalise the KL
+//! divergence to the starting model in the reward, estimate advantages, and take clipped steps. Computes only.
+//!
+//! The value head uses the policy's own hidden states. Every mean is over actual tokens, as there is no padding.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use plumbline_crds::online::Ppo as Settings;
+use plumbline_crds::training::Switch;
+
+use crate::advantage::{explained_variance, gae, token_rewards, whiten_all};
+use crate::loss::policy::{Clip, clipped};
+use crate::loss::value;
+use crate::method::metrics;
+use crate::method::shaping::{KlPenalty, Shaping};
+use crate::train::means::Means;
+use crate::train::online::{MicroBatch, OnPolicy};
+use crate::train::samples::{Sample, Statistics};
+
+/// The method, with its current KL coefficient.
+pub struct Ppo {
+    settings: Settings,
+    shaping: Shaping,
+    kl: KlPenalty,
+}
+
+impl Ppo {
+    /// The method at the start of training.
+    pub fn new(settings: Settings) -> Self {
+        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
+        let kl = KlPenalty::new(settings.kl_coefficient, settings.kl_estimator, settings.adaptive_kl.clone());
+        Self { settings, shaping, kl }
+    }
+}
+
+/// State that is saved in checkpoints.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct State {
+    kl_coefficient: f64,
+}
+
+/// The training data of a rollout. Lists have one entry per sample, inner ones one per response token.
+pub struct Experience {
+    advantages: Vec<Vec<f64>>,
+    returns: Vec<Vec<f64>>,
+}
+
+impl OnPolicy for Ppo {
+    type State = State;
+    type Experience = Experience;
+
+    fn state(&self) -> State {
+        State { kl_coefficient: self.kl.coefficient }
+    }
+
+    fn restore(&mut self, state: State) {
+        self.kl.coefficient = state.kl_coefficient;
+    }
+
+    fn epochs(&self) -> i64 {
+        self.settings.epochs
+    }
+
+    fn experience(&self, samples: &[Sample]) -> (Experience, Means) {
+        let scores: Vec<f64> = samples.iter().map(|s| self.shaping.score(s)).collect();
+        let estimates: Vec<Vec<f64>> = samples.iter().map(|s| self.kl.per_token(s)).collect();
+        let mut rewards: Vec<Vec<f64>> =
+            estimates.iter().zip(&scores).map(|(k, &score)| token_rewards(k, self.kl.coefficient, score)).collect();
+        if self.settings.whiten_rewards == Switch::Enabled {
+            whiten_all(&mut rewards, true);
+        }
+        let of = |(r, s): (&Vec<f64>, &Sample)| gae(r, &s.values, self.settings.gamma, self.settings.lambda);
+        let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards.iter().zip(samples).map(of).unzip();
+        if self.settings.whiten_advantages == Switch::Enabled {
+            whiten_all(&mut advantages, false);
+        }
+        let mut means = metrics::rewards(&scores, &estimates, self.kl.coefficient);
+        let values: Vec<f64> = samples.iter().flat_map(|s| &s.values).copied().collect();
+        let all_returns: Vec<f64> = returns.iter().flatten().copied().collect();
+        means.add("val/explained_variance", explained_variance(&values, &all_returns), 1.0);
+        (Experience { advantages, returns }, means)
+    }
+
+    fn weight(&self, sample: &Sample) -> f64 {
+        sample.old.len() as f64
+    }
+
+    fn loss(&self, experience: &Experience, micro: &MicroBatch) -> (Tensor, Means) {
+        let settings = &self.settings;
+        let clip = Clip::symmetric(settings.clip_range);
+        let ratio = (&micro.now.logprobs - micro.old()).exp();
+        let advantages = micro.tokens(|i, _| &experience.advantages[i]);
+        let policy_losses = clipped(&ratio, &advantages, clip);
+        let mut loss = policy_losses.sum(Kind::Float);
+        let mut means = metrics::step(micro, &policy_losses);
+        metrics::add(&mut means, "policy/clipfrac_avg", &clip.exceeded(&ratio));
+        if let Some(values) = &micro.values {
+            let old_values = micro.tokens(|_, s| &s.values);
+            let returns = micro.tokens(|i, _| &experience.returns[i]);
+            let value_losses = value::clipped(values, &old_values, &returns, settings.value_clip_range);
+            loss += value_losses.sum(Kind::Float) * settings.value_coefficient;
+            metrics::add(&mut means, "loss/value_avg", &value_losses);
+            let moved = (values - &old_values).abs().gt(settings.value_clip_range);
+            metrics::add(&mut means, "val/clipfrac_avg", &moved);
+        }
+        (loss, means)
+    }
+
+    fn stops_early(&self, step: &Means) -> bool {
+        let moved = step.mean("policy/approxkl_avg").unwrap_or_default();
+        self.settings.target_kl.is_some_and(|most| moved > most)
+    }
+
+    fn adapt(&mut self, samples: &[Sample], rollout: &Statistics) {
+        self.kl.adapt(rollout, samples.len());
+    }
+}

@@ -1,0 +1,185 @@
+//! What every method has to satisfy, on four responses of 2, 3, 1 and 4 tokens to two prompts.
+//!
+//! The expected losses were computed with PyTorch, in Float64:
+//! ```python
+//! old = [t([-1.0, -0.5]), t([-2.0, -0.7, -1.2]), t([-0.3]), t([-0.9, -1.5, -0.4, -2.2])]
+//! new = [t([-0.9, -0.8]), t([-1.9, -0.7, -1.0]), t([-0.6]), t([-0.9, -1.2, -0.45, -2.0])]
+//! ref = [t([-1.2, -0.4]), t([-2.5, -0.9, -1.0]), t([-0.3]), t([-1.1, -1.0, -0.5, -2.1])]
+//! score, n = t([1.0, 0.25, -0.5, 2.0]), [2, 3, 1, 4]
+//! def clip(r, a, high): return -torch.minimum(r * a, r.clamp(0.8, high) * a)
+//! # GRPO: beta 0.04 with K3, clipped to 0.8..1.28
+//! group = lambda r: (r - r.mean()) / (r.std() + 1e-4)
+//! A = torch.cat([group(score[:2]), group(score[2:])])
+//! k3 = [(r - x).exp() - 1 - (r - x) for x, r in zip(new, ref)]
+//! token = [clip((x - o).exp(), a, 1.28) + 0.04 * k for x, o, a, k in zip(new, old, A, k3)]
+//! cispo = [-(x - o).exp().clamp(max=1.28) * a * x + 0.04 * k for x, o, a, k in zip(new, old, A, k3)]
+//! gspo = [clip((x - o).mean().exp(), a, 1.28) + 0.04 * k.mean() for x, o, a, k in zip(new, old, A, k3)]
+//! sum(l.mean() for l in token) / 4, sum(l.sum() for l in token) / (4 * 8)                # Grpo, DrGrpo of 8 tokens
+//! sum(l.sum() for l in token) / 10, sum(l.sum() for l in cispo) / 10, sum(gspo) / 4     # Dapo, Cispo, Gspo
+//! # RLOO and REINFORCE with the mean as baseline: beta 0.05 with K1
+//! R = score - 0.05 * t([(o - r).sum() for o, r in zip(old, ref)])
+//! A = torch.cat([R[:2] - R[:2].flip(0), R[2:] - R[2:].flip(0)])
+//! sum(clip((x - o).sum().exp(), a, 1.2) for x, o, a in zip(new, old, A)) / 4
+//! sum(-a * x.sum() for x, a in zip(new, R - R.mean())) / 4
+//! # REINFORCE++ (beta 0.01) and A2C (beta 0.05, lambda 1): rewards to go, whose last one has the score
+//! def to_go(beta, o, r, s):
+//!     reward = -beta * (o - r); reward[-1] += s
+//!     return reward.flip(0).cumsum(0).flip(0)
+//! flat = torch.cat([to_go(0.01, o, r, s) for o, r, s in zip(old, ref, score)])
+//! A = ((flat - flat.mean()) / (flat.var() + 1e-8).sqrt()).split(n)
+//! sum(clip((x - o).exp(), a, 1.2).sum() for x, o, a in zip(new, old, A)) / 10
+//! v = [t([0.5, 0.4]), t([0.1, 0.2, 0.3]), t([-0.2]), t([1.0, 0.9, 0.8, 0.7])]; now = [x + 0.1 for x in v]
+//! G = [to_go(0.05, o, r, s) for o, r, s in zip(old, ref, score)]
+//! (sum((-(g - w) * x).sum() for g, w, x in zip(G, v, new)) + 0.25 * sum(((w - g) ** 2).sum() for w, g in zip(now, G))) / 10
+//! ```
+
+use tch::{Kind, Tensor};
+
+use plumbline_crds::online::{self, GrpoLoss, ReinforceBaseline};
+use plumbline_crds::training::Switch;
+use plumbline_feedback::data::responses::Finish;
+use plumbline_feedback::data::tokens::Sequence;
+
+use super::a2c::A2c;
+use super::grpo::Grpo;
+use super::ppo::Ppo;
+use super::reinforce::Reinforce;
+use super::reinforce_plus_plus::ReinforcePlusPlus;
+use super::rloo::Rloo;
+use crate::train::online::{MicroBatch, OnPolicy};
+use crate::train::samples::Sample;
+use crate::values::to_f64;
+
+/// Of Grpo, DrGrpo, Dapo, Cispo and Gspo.
+const GRPO: [f64; 5] = [-0.020_670, -0.047_502, -0.152_007, 0.173_315, -0.019_158];
+/// Of Grpo and Dapo, without the last response: `/ 3`, and `/ 6` tokens.
+const MASKED: [f64; 2] = [0.234_645, 0.271_065];
+const RLOO: f64 = -0.149_258;
+const REINFORCE: f64 = 1.056_141;
+const REINFORCE_PLUS_PLUS: f64 = -0.042_264;
+const A2C: f64 = 0.768_141;
+
+const NEW: [&[f64]; 4] = [&[-0.9, -0.8], &[-1.9, -0.7, -1.0], &[-0.6], &[-0.9, -1.2, -0.45, -2.0]];
+
+fn samples() -> Vec<Sample> {
+    let old: [&[f64]; 4] = [&[-1.0, -0.5], &[-2.0, -0.7, -1.2], &[-0.3], &[-0.9, -1.5, -0.4, -2.2]];
+    let reference: [&[f64]; 4] = [&[-1.2, -0.4], &[-2.5, -0.9, -1.0], &[-0.3], &[-1.1, -1.0, -0.5, -2.1]];
+    let values: [&[f64]; 4] = [&[0.5, 0.4], &[0.1, 0.2, 0.3], &[-0.2], &[1.0, 0.9, 0.8, 0.7]];
+    let scores = [1.0, 0.25, -0.5, 2.0];
+    (0..4)
+        .map(|i| Sample {
+            group: i / 2,
+            sequence: Sequence { prompt: vec![1], response: vec![2; old[i].len()] },
+            finish: if i == 3 { Finish::Length } else { Finish::Eos },
+            old: old[i].to_vec(),
+            reference: reference[i].to_vec(),
+            values: values[i].to_vec(),
+            entropy: vec![0.0; old[i].len()],
+            score: scores[i],
+        })
+        .collect()
+}
+
+/// The mean loss of the four responses in micro-batches, and its gradient in the log-probabilities. `new`: these, end to end.
+fn loss<M: OnPolicy>(method: &M, new: &[f64], micro_batches: &[&[usize]]) -> (f64, Vec<f64>) {
+    let samples = samples();
+    let (experience, _) = method.experience(&samples);
+    let weight: f64 = samples.iter().map(|s| method.weight(s)).sum();
+    let logprobs = Tensor::from_slice(new).to_kind(Kind::Float).set_requires_grad(true);
+    let starts = [0, 2, 5, 6];
+    let mut total = 0.0;
+    for items in micro_batches {
+        let of_item = |&i: &usize| logprobs.narrow(0, starts[i], samples[i].old.len() as i64);
+        let now = Tensor::cat(&items.iter().map(of_item).collect::<Vec<_>>(), 0);
+        let values: Vec<f64> = items.iter().flat_map(|&i| &samples[i].values).map(|v| v + 0.1).collect();
+        let values = Tensor::from_slice(&values).to_kind(Kind::Float);
+        let micro = MicroBatch::of(&samples, items, now, Some(values));
+        let (loss, _) = method.loss(&experience, &micro);
+        let loss = loss / weight;
+        loss.backward();
+        total += loss.double_value(&[]);
+    }
+    (total, to_f64(&logprobs.grad()))
+}
+
+/// The loss is the expected one, whatever the micro-batches, and its gradient is that of finite differences.
+fn check<M: OnPolicy>(name: &str, method: &M, expected: f64) {
+    let new = NEW.concat();
+    let (found, gradient) = loss(method, &new, &[&[0, 1, 2, 3]]);
+    assert!((found - expected).abs() < 2e-6, "{name}: found {found}, expected {expected}");
+    for split in [&[&[0][..], &[1], &[2], &[3]][..], &[&[3, 1], &[2, 0]]] {
+        let (of_split, split_gradient) = loss(method, &new, split);
+        assert!((of_split - found).abs() < 1e-6, "{name}: {of_split} in {split:?}, {found} at once");
+        assert!(gradient.iter().zip(&split_gradient).all(|(a, b)| (a - b).abs() < 1e-6), "{name}: {split:?}");
+    }
+    for i in 0..new.len() {
+        let at = |step: f64| {
+            let mut moved = new.clone();
+            moved[i] += step;
+            loss(method, &moved, &[&[0, 1, 2, 3]]).0
+        };
+        let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+        assert!((slope - gradient[i]).abs() < 1e-3, "{name}, token {i}: {} by differences, {}", slope, gradient[i]);
+    }
+}
+
+fn grpo(loss: GrpoLoss) -> online::Grpo {
+    online::Grpo { loss, kl_coefficient: 0.04, clip_range_high: Some(0.28), ..online::Grpo::default() }
+}
+
+#[test]
+fn the_losses_of_grpo_match_pytorch_and_their_gradients_differences() {
+    for (kind, expected) in
+        [(GrpoLoss::Grpo, GRPO[0]), (GrpoLoss::DrGrpo, GRPO[1]), (GrpoLoss::Dapo, GRPO[2]), (GrpoLoss::Gspo, GRPO[4])]
+    {
+        check(&format!("{kind:?}"), &Grpo::new(grpo(kind), 8), expected);
+    }
+    // The gradient of CISPO leaves out that of its ratios, so it is no difference of losses.
+    let (found, gradient) = loss(&Grpo::new(grpo(GrpoLoss::Cispo), 8), &NEW.concat(), &[&[0, 1, 2, 3]]);
+    assert!((found - GRPO[3]).abs() < 2e-6, "{found}");
+    assert!(gradient.iter().all(|g| g.abs() > 1e-3), "every token has a gradient: {gradient:?}");
+}
+
+#[test]
+fn masked_truncated_responses_count_neither_in_the_loss_nor_in_its_mean() {
+    for (kind, expected) in [(GrpoLoss::Grpo, MASKED[0]), (GrpoLoss::Dapo, MASKED[1])] {
+        let settings = online::Grpo { mask_truncated: Switch::Enabled, ..grpo(kind) };
+        check(&format!("{kind:?}"), &Grpo::new(settings, 8), expected);
+    }
+}
+
+#[test]
+fn the_losses_of_the_other_methods_match_pytorch_and_their_gradients_differences() {
+    check("RLOO", &Rloo::new(online::Rloo::default()), RLOO);
+    let settings = online::Reinforce { baseline: ReinforceBaseline::BatchMean, ..online::Reinforce::default() };
+    check("REINFORCE", &Reinforce::new(settings), REINFORCE);
+    check("REINFORCE++", &ReinforcePlusPlus::new(online::ReinforcePlusPlus::default()), REINFORCE_PLUS_PLUS);
+    check("A2C", &A2c::new(online::A2c::default()), A2C);
+}
+
+/// The metrics of all samples under a policy whose log-probabilities are `now`, end to end.
+fn means<M: OnPolicy>(method: &M, samples: &[Sample], now: &[f64]) -> Vec<(String, f64)> {
+    let (experience, _) = method.experience(samples);
+    let now = Tensor::from_slice(now).to_kind(Kind::Float);
+    let micro = MicroBatch::of(samples, &[0, 1, 2, 3], now, None);
+    let (_, means) = method.loss(&experience, &micro);
+    means.means().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[test]
+fn before_the_first_step_no_ratio_is_clipped_and_no_policy_has_moved() {
+    let samples = samples();
+    let old: Vec<f64> = samples.iter().flat_map(|s| s.old.clone()).collect();
+    for means in [
+        means(&Ppo::new(online::Ppo::default()), &samples, &old),
+        means(&Grpo::new(online::Grpo::default(), 8), &samples, &old),
+        means(&Rloo::new(online::Rloo::default()), &samples, &old),
+        means(&Reinforce::new(online::Reinforce::default()), &samples, &old),
+        means(&ReinforcePlusPlus::new(online::ReinforcePlusPlus::default()), &samples, &old),
+        means(&A2c::new(online::A2c::default()), &samples, &old),
+    ] {
+        let clipped = |name: &str| name.contains("clip") || name == "policy/approxkl_avg";
+        assert!(means.iter().filter(|(name, _)| clipped(name)).all(|(_, value)| *value == 0.0), "{means:?}");
+        assert!(means.contains(&("val/ratio".to_owned(), 1.0)), "{means:?}");
+    }
+}
