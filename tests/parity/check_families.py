@@ -1,6 +1,6 @@
 """Makes a small random model of each family with transformers, and checks that we read it, and that what we save is read again.
 
-Usage: check_families.py TRAINER
+Usage: check_families.py TRAINER [NAME ...]
 
 Of each: logits of a text of more than 200 tokens, as a share of the largest of their position; and the folders of a tuning of
 all weights, of an adapter on attention, and of a reward model, which have to load in transformers and PEFT and to compute what
@@ -22,10 +22,12 @@ SENTENCE = "The sea was calm, and 7 ships lay in the harbour of the old town. "
 POSITIONS = [1, 17, 200]
 TOLERANCE = 1e-4
 SEED = 13
+# The module that computes queries, where it is not q_proj.
+QUERIES = {"phi3": "qkv_proj", "gpt2": "c_attn", "gpt_neox": "query_key_value"}
 
 
-def main(trainer: str) -> None:
-    for name in families.CONFIGS:
+def main(trainer: str, names: list[str]) -> None:
+    for name in names or families.CONFIGS:
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
             base = make(name, root / "base")
@@ -38,7 +40,8 @@ def main(trainer: str) -> None:
             adapter = train(trainer, root / "adapter", policy(base, attention), {"policyModel": base})
             check_saved.check(trainer, adapter, base)
             print(" reward model:", flush=True)
-            mlp = {"rank": 2, "alpha": 4, "save": "Merged", "targets": ["Mlp", "q_proj"]}
+            query = QUERIES.get(families.CONFIGS[name]["model_type"], "q_proj")
+            mlp = {"rank": 2, "alpha": 4, "save": "Merged", "targets": ["Mlp", query]}
             check_saved.check(trainer, train(trainer, root / "reward", reward_model(base, mlp), {"baseModel": base}))
 
 
@@ -46,8 +49,8 @@ def make(name: str, folder: Path) -> Path:
     """A model as transformers makes and saves it, biases and norms moved from their first values, with the fixtures' tokens."""
     torch.manual_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    sizes = {"vocab_size": len(tokenizer) + 1, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**families.config(name, **sizes)))
+    config = families.sized(name, len(tokenizer) + 1, 64, 96)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -65,8 +68,7 @@ def check_logits(trainer: str, folder: Path, text: str) -> None:
     model, tokenizer = check_saved.load(folder, None)
     ours = check_saved.inspect(trainer, folder, None, text)
     check_saved.same_tokens(tokenizer, text, ours)
-    with torch.no_grad():
-        theirs = model(ours["input_ids"].unsqueeze(0)).logits[0]
+    theirs = check_saved.alone(model, ours)[0]
     largest = theirs.abs().amax(-1)
     difference = (ours["logits"].double() - theirs).abs().amax(-1) / largest
     shown = ", ".join(f"{difference[position]:.1g} at {position}" for position in POSITIONS)
@@ -75,4 +77,4 @@ def check_logits(trainer: str, folder: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

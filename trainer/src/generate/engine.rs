@@ -128,7 +128,7 @@ impl<M: Borrow<Decoder>> Engine<M> {
     /// An engine that enables or disables the model's adapters.
     pub fn with_adapters(model: M, adapters: Adapters, eos_ids: Vec<i64>, limits: Limits) -> Self {
         let decoder: &Decoder = model.borrow();
-        let max_context = limits.max_context.min(decoder.config.architecture.max_position_embeddings as usize);
+        let max_context = limits.max_context.min(decoder.config.architecture.sampling_context() as usize);
         let cache = Cache::new(&decoder.config.architecture, 0, 0, decoder.kind, decoder.device());
         Self {
             model,

@@ -94,7 +94,7 @@ impl ModelFolder {
     pub fn kind(&self) -> Result<Kind> {
         let mut kinds = Vec::new();
         for (name, stored) in &self.index {
-            if name != SCORE && !is_ignored(name) {
+            if name != SCORE && !self.is_ignored(name) {
                 kinds.push(self.files[stored.file].weight_kind(&stored.name)?);
             }
         }
@@ -149,6 +149,13 @@ impl ModelFolder {
         let score = reader.weight(SCORE, &shape, Kind::Float)?;
         reader.refuse_left_over()?;
         Ok((decoder, score))
+    }
+
+    /// Whether a tensor can be ignored: the rotary frequencies, which early versions of transformers saved and are
+    /// recomputed, and what a family's own checkpoints have of this kind.
+    fn is_ignored(&self, name: &str) -> bool {
+        let mut endings = self.config.family.ignored.iter().chain(&["rotary_emb.inv_freq"]);
+        endings.any(|ending| name.ends_with(ending))
     }
 
     fn no_head(&self) -> Error {
@@ -239,7 +246,7 @@ impl<'a> Reader<'a> {
 
     /// Rejects a directory with weights that were not read: they belong to a different model.
     fn refuse_left_over(&self) -> Result<()> {
-        let left_over = |name: &String| !self.used.contains(name) && !is_ignored(name);
+        let left_over = |name: &String| !self.used.contains(name) && !self.folder.is_ignored(name);
         let names: Vec<&str> = self
             .folder
             .index
@@ -270,12 +277,6 @@ fn kind_of(precision: Precision) -> Kind {
         Precision::Float32 => Kind::Float,
         Precision::BFloat16 => Kind::BFloat16,
     }
-}
-
-/// Whether a tensor can be ignored: the rotary frequencies, which early versions of transformers saved and are
-/// recomputed.
-fn is_ignored(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
 }
 
 /// The first names of a list, and the number of names.

@@ -15,7 +15,6 @@ use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
 use crate::model::lora;
 use crate::model::weights::Projection;
-use crate::torch_error::of_torch;
 use crate::{Error, Result};
 
 /// Describes the adapter; its presence identifies a PEFT directory.
@@ -37,8 +36,8 @@ pub fn attach(decoder: &mut Decoder, folder: &Path) -> Result<()> {
     for &layer in &config.layers {
         for &target in &config.targets {
             let [a, b] = lora::adapter_names(&decoder.config, layer, target);
-            let projection = decoder.layers[layer].projection_mut(target);
-            let (device, (out, inputs)) = (projection.weight.device(), projection.weight.size2().map_err(of_torch)?);
+            let Some(projection) = decoder.layers[layer].projection_mut(target) else { continue };
+            let (device, (out, inputs)) = (projection.weight.device(), projection.features());
             let mut take = |name: &str, shape: [i64; 2]| {
                 left_over.remove(name);
                 Ok::<_, Error>(file.weight(name, &shape, Kind::Float)?.to_device(device))
@@ -108,6 +107,8 @@ impl PeftConfig {
                 "task_type" => value.is_null() || value == "CAUSAL_LM",
                 "bias" => value == "none",
                 "layers_pattern" => is_unset(value) || value == "layers",
+                // How the base model stores its weights; PEFT corrects a wrong value.
+                "fan_in_fan_out" => is_unset(value) || model.architecture.transposed_projections,
                 "init_lora_weights" => {
                     value.is_null() || value.is_boolean() || DRAWN.iter().any(|known| value == known)
                 }
@@ -156,17 +157,18 @@ fn is_unset(value: &Value) -> bool {
 fn targets(value: &Value, model: &Config) -> Result<BTreeSet<Projection>, String> {
     let names = value.as_array().filter(|names| !names.is_empty());
     let names = names.ok_or_else(|| format!("expected a list of projections in `target_modules`, found {value}"))?;
-    let existing: Vec<(Projection, String)> = lora::existing(model).collect();
-    let known = |name: &Value| existing.iter().find(|(_, module)| name == module).map(|(projection, _)| *projection);
-    names
-        .iter()
-        .map(|name| {
-            known(name).ok_or_else(|| {
-                let all = existing.iter().map(|(_, module)| module.as_str()).collect::<Vec<_>>().join(", ");
-                format!("`target_modules` names {name}; adapters are computed on {all}")
-            })
-        })
-        .collect()
+    let modules: Vec<lora::Module> = lora::modules(model).collect();
+    let mut found = BTreeSet::new();
+    for name in names {
+        let named = |module: &&lora::Module| name.as_str().is_some_and(|name| module.is_named(name));
+        let matched: Vec<Projection> = modules.iter().filter(named).map(|module| module.projection).collect();
+        if matched.is_empty() {
+            let known = lora::known_modules(model);
+            return Err(format!("`target_modules` names {name}; adapters are computed on {known}"));
+        }
+        found.extend(matched);
+    }
+    Ok(found)
 }
 
 /// The layers with adapters, from `layers_to_transform`: all, one, or a list.

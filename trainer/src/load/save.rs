@@ -161,11 +161,11 @@ fn config_of(base: &Config, kind: Kind, class: ModelClass) -> Map<String, Value>
     for key in OF_ANOTHER_FOLDER {
         config.shift_remove(key);
     }
-    let head = match class {
-        ModelClass::CausalLm => "ForCausalLM",
-        ModelClass::SequenceClassification => "ForSequenceClassification",
+    let name = match class {
+        ModelClass::CausalLm => base.family.causal_lm,
+        ModelClass::SequenceClassification => base.family.classifier,
     };
-    config.insert("architectures".into(), json!([format!("{}{head}", base.family.class)]));
+    config.insert("architectures".into(), json!([name]));
     if class == ModelClass::SequenceClassification {
         config.insert("num_labels".into(), json!(1));
         config.insert("id2label".into(), json!({"0": "LABEL_0"}));

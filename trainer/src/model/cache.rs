@@ -4,6 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::model::architecture::Architecture;
+use crate::model::masks::Masks;
 
 /// Keys and values of one layer for some tokens, `[tokens, key_value_heads * head_dim]` each.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Cache {
     layers: Vec<KeyValue>,
     /// Number of tokens cached for each sequence in use.
     lengths: Vec<i64>,
+    /// The windows of the architecture's layers, each once.
+    windows: Vec<Option<i64>>,
     slots: i64,
     capacity: i64,
     device: Device,
@@ -44,8 +47,8 @@ pub struct Step {
     pub active: i64,
     /// Length of the longest sequence, including the new token.
     pub longest: i64,
-    /// `[active, 1, 1, longest]`: 0 where a sequence has a token, -inf elsewhere; `None` if all are equally long.
-    pub mask: Option<Tensor>,
+    /// Which cached tokens each sequence attends to.
+    pub masks: Masks,
 }
 
 impl Cache {
@@ -55,7 +58,7 @@ impl Cache {
         let width = architecture.num_key_value_heads * architecture.head_dim;
         let empty = || Tensor::zeros([slots * capacity, width], (kind, device));
         let layers = (0..architecture.num_hidden_layers).map(|_| KeyValue { keys: empty(), values: empty() }).collect();
-        Self { layers, lengths: Vec::new(), slots, capacity, device }
+        Self { layers, lengths: Vec::new(), windows: architecture.windows(), slots, capacity, device }
     }
 
     /// Grows the cache to this many sequences of this many tokens; cached content is preserved.
@@ -125,15 +128,8 @@ impl Cache {
         }
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let active = self.lengths.len() as i64;
-        let mask = self.lengths.iter().any(|&n| n != longest).then(|| {
-            let past_end = Tensor::arange(longest, (Kind::Int64, self.device))
-                .unsqueeze(0)
-                .ge_tensor(&Tensor::from_slice(&self.lengths).to_device(self.device).unsqueeze(1));
-            Tensor::zeros([active, longest], (kind, self.device))
-                .masked_fill(&past_end, f64::NEG_INFINITY)
-                .view([active, 1, 1, longest])
-        });
-        Step { rows: Tensor::from_slice(&rows).to_device(self.device), active, longest, mask }
+        let masks = Masks::over_cache(&self.windows, &self.lengths, (kind, self.device));
+        Step { rows: Tensor::from_slice(&rows).to_device(self.device), active, longest, masks }
     }
 
     /// Number of tokens cached for each sequence in use.

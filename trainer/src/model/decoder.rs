@@ -6,13 +6,16 @@ use tch::{Device, Kind, Tensor};
 use plumbline_feedback::heartbeat;
 
 use crate::Result;
-use crate::model::attention::{Context, attend};
+use crate::model::architecture::{AttentionInputs, QkNorm, Residual};
+use crate::model::attention::{self, Context, attend};
 use crate::model::config::Config;
-use crate::model::layer::{GetWeight, Layer};
+use crate::model::layer::{GetWeight, Inner, Inputs, Layer};
 use crate::model::linear::Adapters;
+use crate::model::masks::Masks;
+use crate::model::norm::NormWeights;
 use crate::model::packed::Packed;
 use crate::model::rotary::{Rotary, rotate};
-use crate::model::weights::{LayerWeight, WeightId};
+use crate::model::weights::{LayerWeight, NormSite, WeightId};
 
 /// A causal decoder.
 #[derive(Debug)]
@@ -21,10 +24,12 @@ pub struct Decoder {
     pub config: Config,
     /// `[vocab, hidden]`.
     pub embedding: Tensor,
+    /// `[rows, hidden]`: the embedding of positions, if they are learned.
+    pub positions: Option<Tensor>,
     /// Layers, in the order of the forward pass.
     pub layers: Vec<Layer>,
-    /// `[hidden]`: scale of the final norm.
-    pub norm: Tensor,
+    /// The final norm, if the architecture has one.
+    pub norm: Option<NormWeights>,
     /// `[vocab, hidden]`; `None` if the head is tied to the embedding.
     pub lm_head: Option<Tensor>,
     /// The kind of activations.
@@ -32,7 +37,8 @@ pub struct Decoder {
     /// Number of the lowest layers that are frozen together with the embedding, so that their output does not change
     /// during training. `None` if the embedding is trained.
     pub frozen_layers: Option<usize>,
-    rotary: Rotary,
+    /// One per rotary embedding of the architecture.
+    rotary: Vec<Rotary>,
 }
 
 impl Decoder {
@@ -42,13 +48,18 @@ impl Decoder {
     /// Those of `get`.
     pub fn build(config: Config, kind: Kind, get: &mut GetWeight) -> Result<Self> {
         let architecture = &config.architecture;
+        let embedding = get(WeightId::Embedding, &architecture.shape(WeightId::Embedding))?;
         let layers = (0..architecture.num_hidden_layers as usize)
             .map(|index| Layer::build(architecture, index, get))
             .collect::<Result<_>>()?;
-        let mut get = |id| get(id, &architecture.shape(id));
-        let (embedding, norm) = (get(WeightId::Embedding)?, get(WeightId::FinalNorm)?);
-        let rotary = Rotary::new(architecture, kind, embedding.device());
-        Ok(Self { config, embedding, layers, norm, lm_head: None, kind, frozen_layers: None, rotary })
+        let mut get = |id| architecture.has(id).then(|| get(id, &architecture.shape(id))).transpose();
+        let positions = get(WeightId::Positions)?;
+        let (scale, bias) = (get(WeightId::FinalNorm)?, get(WeightId::FinalNormBias)?);
+        let norm = scale.map(|scale| NormWeights { scale, bias });
+        let context = architecture.max_position_embeddings;
+        let table = |rotary| Rotary::new(rotary, context, kind, embedding.device());
+        let rotary = architecture.rotary.iter().map(table).collect();
+        Ok(Self { config, embedding, positions, layers, norm, lm_head: None, kind, frozen_layers: None, rotary })
     }
 
     /// Every weight, without adapters.
@@ -56,15 +67,24 @@ impl Decoder {
         let layers = self.layers.iter().enumerate().flat_map(|(index, layer)| {
             LayerWeight::all().filter_map(move |id| Some((WeightId::Layer(index, id), layer.weight(id)?)))
         });
-        let own = [(WeightId::Embedding, &self.embedding), (WeightId::FinalNorm, &self.norm)];
-        own.into_iter().chain(layers).chain(self.lm_head.iter().map(|head| (WeightId::Head, head)))
+        let norm = self.norm.as_ref();
+        let own = [
+            (WeightId::Embedding, Some(&self.embedding)),
+            (WeightId::Positions, self.positions.as_ref()),
+            (WeightId::FinalNorm, norm.map(|norm| &norm.scale)),
+            (WeightId::FinalNormBias, norm.and_then(|norm| norm.bias.as_ref())),
+            (WeightId::Head, self.lm_head.as_ref()),
+        ];
+        own.into_iter().filter_map(|(id, weight)| Some((id, weight?))).chain(layers)
     }
 
     /// A weight, mutable; `None` if the decoder does not have it.
     pub fn weight_mut(&mut self, weight: WeightId) -> Option<&mut Tensor> {
         match weight {
             WeightId::Embedding => Some(&mut self.embedding),
-            WeightId::FinalNorm => Some(&mut self.norm),
+            WeightId::Positions => self.positions.as_mut(),
+            WeightId::FinalNorm => self.norm.as_mut().map(|norm| &mut norm.scale),
+            WeightId::FinalNormBias => self.norm.as_mut()?.bias.as_mut(),
             WeightId::Head => self.lm_head.as_mut(),
             WeightId::Layer(index, weight) => self.layers.get_mut(index)?.weight_mut(weight),
         }
@@ -101,7 +121,17 @@ impl Decoder {
 
     /// The tokens' embeddings, `[tokens, hidden]`.
     pub fn embed(&self, batch: &Packed) -> Tensor {
-        Tensor::embedding(&self.embedding, &batch.tokens, -1, false, false).to_kind(self.kind)
+        let architecture = &self.config.architecture;
+        let of = |table: &Tensor, rows: &Tensor| Tensor::embedding(table, rows, -1, false, false).to_kind(self.kind);
+        let x = of(&self.embedding, &batch.tokens);
+        let x = match architecture.embedding_scale {
+            Some(scale) => x * Tensor::from(scale).to_kind(self.kind).double_value(&[]),
+            None => x,
+        };
+        match (&self.positions, architecture.learned_positions) {
+            (Some(table), Some(learned)) => x + of(table, &(&batch.positions + learned.offset)),
+            _ => x,
+        }
     }
 
     /// Runs some of the layers on hidden states, `[tokens, hidden]` -> the same.
@@ -113,17 +143,23 @@ impl Decoder {
         context: &mut Context,
         adapters: Adapters,
     ) -> Tensor {
-        let (cos, sin) = self.rotary.at(batch);
+        let rotary: Vec<(Tensor, Tensor)> = self.rotary.iter().map(|rotary| rotary.at(batch)).collect();
+        let masks = attention::masks(&self.config.architecture, batch, context, (x.kind(), x.device()));
         for index in range {
             heartbeat::beat();
-            x = self.layer(index, &x, batch, context, adapters, (&cos, &sin));
+            let rotary = self.config.architecture.layers[index].rotary.and_then(|of| rotary.get(of));
+            x = self.layer(index, &x, batch, context, adapters, (rotary, masks.as_ref()));
         }
         x
     }
 
     /// Applies the final norm.
     pub fn final_norm(&self, x: &Tensor) -> Tensor {
-        self.config.architecture.norm.apply(x, &self.norm)
+        self.normed(x, self.norm.as_ref())
+    }
+
+    fn normed(&self, x: &Tensor, weights: Option<&NormWeights>) -> Tensor {
+        weights.map_or_else(|| x.shallow_clone(), |weights| self.config.architecture.norm.apply(x, weights))
     }
 
     fn layer(
@@ -133,25 +169,74 @@ impl Decoder {
         batch: &Packed,
         context: &mut Context,
         adapters: Adapters,
-        (cos, sin): (&Tensor, &Tensor),
+        (rotary, masks): (Option<&(Tensor, Tensor)>, Option<&Masks>),
     ) -> Tensor {
         let (layer, a) = (&self.layers[index], &self.config.architecture);
-        let rows = x.size()[0];
-        let y = a.norm.apply(x, &layer.input_norm);
-        let split = |t: Tensor, heads: i64| t.view([rows, heads, a.head_dim]);
-        let normed = |t: Tensor, scale: &Option<Tensor>| match scale {
-            Some(scale) => a.norm.apply(&t, scale),
-            None => t,
+        let normed = |x: &Tensor, site: NormSite| self.normed(x, layer.norm(site));
+        let (q, k, v) = self.queries_keys_values(layer, &normed(x, NormSite::BeforeAttention), adapters);
+        let (q, k) = match rotary {
+            Some((cos, sin)) => (rotate(&q, cos, sin), rotate(&k, cos, sin)),
+            None => (q, k),
         };
-        let q = normed(split(layer.q_proj.forward(&y, adapters), a.num_attention_heads), &layer.q_norm);
-        let k = normed(split(layer.k_proj.forward(&y, adapters), a.num_key_value_heads), &layer.k_norm);
-        let v = split(layer.v_proj.forward(&y, adapters), a.num_key_value_heads);
-        let (q, k) = (rotate(&q, cos, sin), rotate(&k, cos, sin));
-        let attended = attend(a, index, batch, context, &q, &k, &v);
-        let x = x + layer.o_proj.forward(&attended, adapters);
-        let y = a.norm.apply(&x, &layer.post_norm);
-        let gated = a.activation.apply(&layer.gate_proj.forward(&y, adapters)) * layer.up_proj.forward(&y, adapters);
-        x + layer.down_proj.forward(&gated, adapters)
+        let attended = attend(a, index, batch, context, masks, [&q, &k, &v]);
+        let attended = layer.output.forward(&attended, adapters);
+        let mlp = |x: &Tensor| self.mlp(layer, &normed(x, NormSite::BeforeMlp), adapters);
+        match a.residual {
+            Residual::Sequential => {
+                let x = x + normed(&attended, NormSite::AfterAttention);
+                let inner = normed(&mlp(&x), NormSite::AfterMlp);
+                x + inner
+            }
+            Residual::Parallel => mlp(x) + attended + x,
+            Residual::NormOfSum => {
+                let x = normed(&(x + attended), NormSite::AfterAttention);
+                normed(&(&x + mlp(&x)), NormSite::AfterMlp)
+            }
+        }
+    }
+
+    /// `[tokens, hidden]` -> `[tokens, heads, head_dim]` each, with the norms of queries and keys.
+    fn queries_keys_values(&self, layer: &Layer, x: &Tensor, adapters: Adapters) -> (Tensor, Tensor, Tensor) {
+        let a = &self.config.architecture;
+        let (rows, dim, heads, kv_heads) = (x.size()[0], a.head_dim, a.num_attention_heads, a.num_key_value_heads);
+        let split = |t: &Tensor, heads: i64| t.view([rows, heads, dim]);
+        let norm_heads = |t: Tensor, heads: i64, site: NormSite| match a.qk_norm {
+            QkNorm::None => split(&t, heads),
+            QkNorm::PerHead => self.normed(&split(&t, heads), layer.norm(site)),
+            QkNorm::Whole => split(&self.normed(&t, layer.norm(site)), heads),
+        };
+        let (q, k, v) = match &layer.inputs {
+            Inputs::Separate { query, key, value } => {
+                (query.forward(x, adapters), key.forward(x, adapters), value.forward(x, adapters))
+            }
+            Inputs::Fused(linear) => {
+                let all = linear.forward(x, adapters);
+                let (query, key) = (a.query_width(), a.key_width());
+                if a.attention_inputs == AttentionInputs::FusedByHead {
+                    let by_head = all.view([rows, heads, 3, dim]);
+                    let part = |i: i64| by_head.select(2, i).reshape([rows, query]);
+                    (part(0), part(1), part(2))
+                } else {
+                    let part = |start: i64, width: i64| all.narrow(1, start, width);
+                    (part(0, query), part(query, key), part(query + key, key))
+                }
+            }
+        };
+        (norm_heads(q, heads, NormSite::Query), norm_heads(k, kv_heads, NormSite::Key), split(&v, kv_heads))
+    }
+
+    fn mlp(&self, layer: &Layer, x: &Tensor, adapters: Adapters) -> Tensor {
+        let a = &self.config.architecture;
+        let inner = match &layer.mlp.inner {
+            Inner::Gated { gate, up } => a.activation.apply(&gate.forward(x, adapters)) * up.forward(x, adapters),
+            Inner::FusedGated(linear) => {
+                let both = linear.forward(x, adapters);
+                let width = a.intermediate_size;
+                a.activation.apply(&both.narrow(1, 0, width)) * both.narrow(1, width, width)
+            }
+            Inner::Plain(up) => a.activation.apply(&up.forward(x, adapters)),
+        };
+        layer.mlp.down.forward(&inner, adapters)
     }
 }
 

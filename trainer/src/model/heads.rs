@@ -17,7 +17,11 @@ pub struct TokenLogProbs {
 pub fn logits(decoder: &Decoder, hidden: &Tensor) -> Tensor {
     let weight = decoder.head_weight();
     let weight = if weight.kind() == hidden.kind() { weight.shallow_clone() } else { weight.to_kind(hidden.kind()) };
-    hidden.linear(&weight, None::<&Tensor>).to_kind(Kind::Float)
+    let logits = hidden.linear(&weight, None::<&Tensor>).to_kind(Kind::Float);
+    match decoder.config.architecture.logit_softcap {
+        Some(cap) => (logits / cap).tanh() * cap,
+        None => logits,
+    }
 }
 
 /// Tokens that must not be sampled in some rows.

@@ -3,35 +3,63 @@
 use tch::Tensor;
 
 use crate::Result;
-use crate::model::architecture::Architecture;
+use crate::model::architecture::{Architecture, AttentionInputs, MlpKind};
 use crate::model::linear::Linear;
-use crate::model::weights::{LayerWeight, Projection, WeightId};
+use crate::model::norm::NormWeights;
+use crate::model::weights::{LayerWeight, NormSite, Projection, WeightId};
 
 /// One layer.
 #[derive(Debug)]
 pub struct Layer {
-    /// `[hidden]`, scale of the norm before attention.
-    pub input_norm: Tensor,
-    /// Query projection.
-    pub q_proj: Linear,
-    /// Key projection.
-    pub k_proj: Linear,
-    /// Value projection.
-    pub v_proj: Linear,
-    /// `[head_dim]`, scale of the norm of each query head, if the architecture has one.
-    pub q_norm: Option<Tensor>,
-    /// `[head_dim]`, scale of the norm of each key head, if the architecture has one.
-    pub k_norm: Option<Tensor>,
+    /// By [`NormSite`]; `None` where the architecture has no norm.
+    norms: [Option<NormWeights>; NormSite::ALL.len()],
+    /// Projections to queries, keys and values.
+    pub inputs: Inputs,
     /// Output projection of attention.
-    pub o_proj: Linear,
-    /// `[hidden]`, scale of the norm before the MLP.
-    pub post_norm: Tensor,
-    /// Gate projection.
-    pub gate_proj: Linear,
-    /// Up projection.
-    pub up_proj: Linear,
-    /// Down projection.
-    pub down_proj: Linear,
+    pub output: Linear,
+    /// The MLP.
+    pub mlp: Mlp,
+}
+
+/// The projections to queries, keys and values.
+#[derive(Debug)]
+pub enum Inputs {
+    /// One each.
+    Separate {
+        /// Hidden states to queries.
+        query: Linear,
+        /// Hidden states to keys.
+        key: Linear,
+        /// Hidden states to values.
+        value: Linear,
+    },
+    /// One for all.
+    Fused(Linear),
+}
+
+/// The projections of an MLP.
+#[derive(Debug)]
+pub struct Mlp {
+    /// Hidden states to the inner width.
+    pub inner: Inner,
+    /// The inner width back to hidden states.
+    pub down: Linear,
+}
+
+/// The projections to the inner width of an MLP.
+#[derive(Debug)]
+pub enum Inner {
+    /// With a gate.
+    Gated {
+        /// The gate.
+        gate: Linear,
+        /// What it multiplies.
+        up: Linear,
+    },
+    /// With a gate, both as one projection.
+    FusedGated(Linear),
+    /// Without a gate.
+    Plain(Linear),
 }
 
 /// Returns the weight with an id, in the requested shape.
@@ -44,68 +72,86 @@ impl Layer {
     /// Those of `get`.
     pub fn build(architecture: &Architecture, index: usize, get: &mut GetWeight) -> Result<Self> {
         let mut weights = Weights { architecture, index, get };
-        Ok(Self {
-            input_norm: weights.get(LayerWeight::InputNorm)?,
-            q_proj: weights.linear(Projection::Query)?,
-            k_proj: weights.linear(Projection::Key)?,
-            v_proj: weights.linear(Projection::Value)?,
-            q_norm: weights.optional(LayerWeight::QueryNorm)?,
-            k_norm: weights.optional(LayerWeight::KeyNorm)?,
-            o_proj: weights.linear(Projection::Output)?,
-            post_norm: weights.get(LayerWeight::PostNorm)?,
-            gate_proj: weights.linear(Projection::Gate)?,
-            up_proj: weights.linear(Projection::Up)?,
-            down_proj: weights.linear(Projection::Down)?,
-        })
+        let mut norms = [const { None }; NormSite::ALL.len()];
+        for site in NormSite::ALL {
+            norms[site as usize] = weights.norm(site)?;
+        }
+        let inputs = match architecture.attention_inputs {
+            AttentionInputs::Separate => Inputs::Separate {
+                query: weights.linear(Projection::Query)?,
+                key: weights.linear(Projection::Key)?,
+                value: weights.linear(Projection::Value)?,
+            },
+            AttentionInputs::Fused | AttentionInputs::FusedByHead => {
+                Inputs::Fused(weights.linear(Projection::QueryKeyValue)?)
+            }
+        };
+        let output = weights.linear(Projection::Output)?;
+        let inner = match architecture.mlp {
+            MlpKind::Gated => {
+                Inner::Gated { gate: weights.linear(Projection::Gate)?, up: weights.linear(Projection::Up)? }
+            }
+            MlpKind::FusedGated => Inner::FusedGated(weights.linear(Projection::GateUp)?),
+            MlpKind::Plain => Inner::Plain(weights.linear(Projection::Up)?),
+        };
+        let mlp = Mlp { inner, down: weights.linear(Projection::Down)? };
+        Ok(Self { norms, inputs, output, mlp })
+    }
+
+    /// The weights of a norm; `None` if the layer does not have it.
+    pub fn norm(&self, site: NormSite) -> Option<&NormWeights> {
+        self.norms[site as usize].as_ref()
     }
 
     /// A weight; `None` if the layer does not have it.
     pub fn weight(&self, weight: LayerWeight) -> Option<&Tensor> {
         match weight {
-            LayerWeight::InputNorm => Some(&self.input_norm),
-            LayerWeight::PostNorm => Some(&self.post_norm),
-            LayerWeight::QueryNorm => self.q_norm.as_ref(),
-            LayerWeight::KeyNorm => self.k_norm.as_ref(),
-            LayerWeight::Weight(projection) => Some(&self.projection(projection).weight),
-            LayerWeight::Bias(projection) => self.projection(projection).bias.as_ref(),
+            LayerWeight::Norm(site) => self.norm(site).map(|norm| &norm.scale),
+            LayerWeight::NormBias(site) => self.norm(site)?.bias.as_ref(),
+            LayerWeight::Weight(projection) => self.projection(projection).map(|linear| &linear.weight),
+            LayerWeight::Bias(projection) => self.projection(projection)?.bias.as_ref(),
         }
     }
 
     /// The same, mutable.
     pub fn weight_mut(&mut self, weight: LayerWeight) -> Option<&mut Tensor> {
         match weight {
-            LayerWeight::InputNorm => Some(&mut self.input_norm),
-            LayerWeight::PostNorm => Some(&mut self.post_norm),
-            LayerWeight::QueryNorm => self.q_norm.as_mut(),
-            LayerWeight::KeyNorm => self.k_norm.as_mut(),
-            LayerWeight::Weight(projection) => Some(&mut self.projection_mut(projection).weight),
-            LayerWeight::Bias(projection) => self.projection_mut(projection).bias.as_mut(),
+            LayerWeight::Norm(site) => self.norms[site as usize].as_mut().map(|norm| &mut norm.scale),
+            LayerWeight::NormBias(site) => self.norms[site as usize].as_mut()?.bias.as_mut(),
+            LayerWeight::Weight(projection) => self.projection_mut(projection).map(|linear| &mut linear.weight),
+            LayerWeight::Bias(projection) => self.projection_mut(projection)?.bias.as_mut(),
         }
     }
 
-    /// A projection.
-    pub fn projection(&self, projection: Projection) -> &Linear {
-        match projection {
-            Projection::Query => &self.q_proj,
-            Projection::Key => &self.k_proj,
-            Projection::Value => &self.v_proj,
-            Projection::Output => &self.o_proj,
-            Projection::Gate => &self.gate_proj,
-            Projection::Up => &self.up_proj,
-            Projection::Down => &self.down_proj,
+    /// A projection; `None` if the layer does not have it.
+    pub fn projection(&self, projection: Projection) -> Option<&Linear> {
+        match (projection, &self.inputs, &self.mlp.inner) {
+            (Projection::QueryKeyValue, Inputs::Fused(linear), _)
+            | (Projection::Query, Inputs::Separate { query: linear, .. }, _)
+            | (Projection::Key, Inputs::Separate { key: linear, .. }, _)
+            | (Projection::Value, Inputs::Separate { value: linear, .. }, _)
+            | (Projection::GateUp, _, Inner::FusedGated(linear))
+            | (Projection::Gate, _, Inner::Gated { gate: linear, .. })
+            | (Projection::Up, _, Inner::Gated { up: linear, .. } | Inner::Plain(linear)) => Some(linear),
+            (Projection::Output, ..) => Some(&self.output),
+            (Projection::Down, ..) => Some(&self.mlp.down),
+            _ => None,
         }
     }
 
-    /// A projection, mutable.
-    pub fn projection_mut(&mut self, projection: Projection) -> &mut Linear {
-        match projection {
-            Projection::Query => &mut self.q_proj,
-            Projection::Key => &mut self.k_proj,
-            Projection::Value => &mut self.v_proj,
-            Projection::Output => &mut self.o_proj,
-            Projection::Gate => &mut self.gate_proj,
-            Projection::Up => &mut self.up_proj,
-            Projection::Down => &mut self.down_proj,
+    /// The same, mutable.
+    pub fn projection_mut(&mut self, projection: Projection) -> Option<&mut Linear> {
+        match (projection, &mut self.inputs, &mut self.mlp.inner) {
+            (Projection::QueryKeyValue, Inputs::Fused(linear), _)
+            | (Projection::Query, Inputs::Separate { query: linear, .. }, _)
+            | (Projection::Key, Inputs::Separate { key: linear, .. }, _)
+            | (Projection::Value, Inputs::Separate { value: linear, .. }, _)
+            | (Projection::GateUp, _, Inner::FusedGated(linear))
+            | (Projection::Gate, _, Inner::Gated { gate: linear, .. })
+            | (Projection::Up, _, Inner::Gated { up: linear, .. } | Inner::Plain(linear)) => Some(linear),
+            (Projection::Output, ..) => Some(&mut self.output),
+            (Projection::Down, ..) => Some(&mut self.mlp.down),
+            _ => None,
         }
     }
 }
@@ -128,8 +174,14 @@ impl Weights<'_, '_> {
         has.then(|| self.get(weight)).transpose()
     }
 
+    fn norm(&mut self, site: NormSite) -> Result<Option<NormWeights>> {
+        let Some(scale) = self.optional(LayerWeight::Norm(site))? else { return Ok(None) };
+        Ok(Some(NormWeights { scale, bias: self.optional(LayerWeight::NormBias(site))? }))
+    }
+
     fn linear(&mut self, projection: Projection) -> Result<Linear> {
         let weight = self.get(LayerWeight::Weight(projection))?;
-        Ok(Linear { weight, bias: self.optional(LayerWeight::Bias(projection))?, adapter: None })
+        let bias = self.optional(LayerWeight::Bias(projection))?;
+        Ok(Linear { weight, bias, transposed: self.architecture.transposed_projections, adapter: None })
     }
 }

@@ -16,10 +16,12 @@ pub enum Adapters {
 /// `y = W x + b`, and with an adapter `y = W x + b + scale B A x`.
 #[derive(Debug)]
 pub struct Linear {
-    /// `[out, in]`.
+    /// `[out, in]`, or `[in, out]` if it is transposed.
     pub weight: Tensor,
     /// `[out]`, if the projection has a bias.
     pub bias: Option<Tensor>,
+    /// Whether the weight is stored as `[in, out]`.
+    pub transposed: bool,
     /// The adapter, if the projection has one.
     pub adapter: Option<LowRank>,
 }
@@ -40,13 +42,20 @@ pub struct LowRank {
 impl Linear {
     /// A projection without bias or adapter.
     pub fn new(weight: Tensor) -> Self {
-        Self { weight, bias: None, adapter: None }
+        Self { weight, bias: None, transposed: false, adapter: None }
+    }
+
+    /// Its width: of the output and of the input.
+    pub fn features(&self) -> (i64, i64) {
+        let size = self.weight.size();
+        if self.transposed { (size[1], size[0]) } else { (size[0], size[1]) }
     }
 
     /// `x`: `[rows, in]` -> `[rows, out]`, in the kind of `x`.
     pub fn forward(&self, x: &Tensor, adapters: Adapters) -> Tensor {
         let bias = self.bias.as_ref().map(|bias| as_kind(bias, x.kind()));
-        let y = x.linear(&as_kind(&self.weight, x.kind()), bias.as_ref());
+        let weight = as_kind(&self.weight, x.kind());
+        let y = x.linear(&if self.transposed { weight.tr() } else { weight }, bias.as_ref());
         match &self.adapter {
             Some(low_rank) if adapters != Adapters::Off => y + low_rank.forward(x, adapters == Adapters::Training),
             _ => y,
@@ -56,10 +65,9 @@ impl Linear {
     /// The weight with the adapter merged into it, in Float32.
     pub fn merged(&self) -> Tensor {
         let weight = self.weight.to_kind(Kind::Float);
-        match &self.adapter {
-            Some(low_rank) => weight + low_rank.b.matmul(&low_rank.a) * low_rank.scale,
-            None => weight,
-        }
+        let Some(low_rank) = &self.adapter else { return weight };
+        let update = low_rank.b.matmul(&low_rank.a) * low_rank.scale;
+        weight + if self.transposed { update.tr() } else { update }
     }
 }
 
@@ -98,6 +106,22 @@ mod tests {
         assert_eq!(Vec::<f32>::try_from(on.view([-1])).unwrap(), [33.0, 67.0]);
         let merged = Linear::new(linear.merged()).forward(&x, Adapters::On);
         assert_eq!(Vec::<f32>::try_from(merged.view([-1])).unwrap(), [33.0, 67.0]);
+    }
+
+    #[test]
+    fn a_transposed_projection_computes_what_its_transpose_does() {
+        let float = (Kind::Float, Device::Cpu);
+        let weight = Tensor::randn([3, 2], float);
+        let low_rank = || {
+            let (a, b) = (Tensor::ones([1, 2], float) * 0.5, Tensor::from_slice(&[1.0f32, 2.0, 3.0]).view([3, 1]));
+            Some(LowRank { a, b, scale: 2.0, dropout: 0.0 })
+        };
+        let usual = Linear { adapter: low_rank(), ..Linear::new(weight.shallow_clone()) };
+        let transposed = Linear { transposed: true, adapter: low_rank(), ..Linear::new(weight.tr()) };
+        let x = Tensor::randn([4, 2], float);
+        assert_eq!((usual.features(), transposed.features()), ((3, 2), (3, 2)));
+        assert!(usual.forward(&x, Adapters::On).allclose(&transposed.forward(&x, Adapters::On), 1e-6, 1e-6, false));
+        assert_eq!(usual.merged(), transposed.merged().tr());
     }
 
     #[test]

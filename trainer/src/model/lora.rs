@@ -26,9 +26,8 @@ pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<()>
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for layer in &mut decoder.layers[first..] {
         for &target in &targets {
-            let projection = layer.projection_mut(target);
-            let (size, device) = (projection.weight.size(), projection.weight.device());
-            let (out, inputs) = (size[0], size[1]);
+            let Some(projection) = layer.projection_mut(target) else { continue };
+            let ((out, inputs), device) = (projection.features(), projection.weight.device());
             let bound = (inputs as f32).sqrt().recip();
             let draws: Vec<f32> = (0..adapter.rank * inputs).map(|_| rng.random_range(-1.0f32..1.0) * bound).collect();
             projection.adapter = Some(LowRank {
@@ -47,36 +46,83 @@ pub fn attach(decoder: &mut Decoder, adapter: &Adapter, seed: u64) -> Result<()>
 /// # Errors
 /// [`Error::Config`] for a name that the model does not have.
 pub fn projections(config: &Config, targets: &[AdapterTarget]) -> Result<Vec<Projection>> {
-    let named: Vec<(Projection, String)> = existing(config).collect();
+    let modules: Vec<Module> = modules(config).collect();
     for (index, target) in targets.iter().enumerate() {
         if let AdapterTarget::Module(name) = target
-            && named.iter().all(|(_, known)| known != name)
+            && modules.iter().all(|module| !module.is_named(name))
         {
-            let known = named.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::Config(format!(
-                "spec.training.adapter.targets[{index}]: a {} model has no projection `{name}`; expected Attention, Mlp, All, or one of {known}",
-                config.family.model_type
+                "spec.training.adapter.targets[{index}]: a {} model has no projection `{name}`; expected Attention, Mlp, All, or one of {}",
+                config.family.model_type,
+                known_modules(config)
             )));
         }
     }
-    let is_target = |(projection, name): &(Projection, String)| {
+    let is_target = |module: &Module| {
         targets.iter().any(|target| match target {
             AdapterTarget::All => true,
-            AdapterTarget::Attention => projection.is_attention(),
-            AdapterTarget::Mlp => !projection.is_attention(),
-            AdapterTarget::Module(module) => module == name,
+            AdapterTarget::Attention => module.projection.is_attention(),
+            AdapterTarget::Mlp => !module.projection.is_attention(),
+            AdapterTarget::Module(name) => module.is_named(name),
         })
     };
-    Ok(named.into_iter().filter(is_target).map(|(projection, _)| projection).collect())
+    Ok(modules.iter().filter(|module| is_target(module)).map(|module| module.projection).collect())
 }
 
-/// The projections of a model and the names of their modules within a block (`q_proj`), in the order of the forward pass.
-pub fn existing(config: &Config) -> impl Iterator<Item = (Projection, String)> {
+/// A projection of a model and its module in transformers.
+pub struct Module {
+    /// The projection.
+    pub projection: Projection,
+    /// Its path within a layer (`self_attn.q_proj`).
+    path: String,
+}
+
+impl Module {
+    /// Its name without the path (`q_proj`), which projections of attention and MLP may share.
+    pub fn name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or(&self.path)
+    }
+
+    /// Whether PEFT applies a target of this name to it: the end of its path.
+    pub fn is_named(&self, target: &str) -> bool {
+        self.path.strip_suffix(target).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    }
+}
+
+/// The projections of a model, in the order of the forward pass.
+pub fn modules(config: &Config) -> impl Iterator<Item = Module> {
     let has = |p: &Projection| config.architecture.has(WeightId::Layer(0, LayerWeight::Weight(*p)));
-    Projection::ALL.into_iter().filter(has).map(|p| {
-        let module = config.module(0, p);
-        (p, module.rsplit('.').next().unwrap_or(&module).to_owned())
+    Projection::ALL.into_iter().filter(has).map(|projection| {
+        let module = config.module(0, projection);
+        let path = module.split_once(".0.").map_or(module.as_str(), |(_, path)| path).to_owned();
+        Module { projection, path }
     })
+}
+
+/// The names of a model's modules, for a message.
+pub fn known_modules(config: &Config) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for module in modules(config) {
+        if names.iter().all(|name| name != module.name()) {
+            names.push(module.name().to_owned());
+        }
+    }
+    names.join(", ")
+}
+
+/// The names by which PEFT finds exactly these projections.
+fn peft_targets(config: &Config, targets: &[Projection]) -> Vec<String> {
+    let all: Vec<Module> = modules(config).collect();
+    let is_target = |module: &Module| targets.contains(&module.projection);
+    let mut names: Vec<String> = Vec::new();
+    for module in all.iter().filter(|module| is_target(module)) {
+        let alone = all.iter().all(|other| !other.is_named(module.name()) || is_target(other));
+        let name = if alone { module.name() } else { &module.path };
+        if names.iter().all(|known| known != name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
 }
 
 /// Index of the lowest layer that has an adapter.
@@ -89,7 +135,7 @@ pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     let mut named = BTreeMap::new();
     for (i, layer) in decoder.layers.iter().enumerate() {
         for projection in Projection::ALL {
-            if let Some(low_rank) = &layer.projection(projection).adapter {
+            if let Some(low_rank) = layer.projection(projection).and_then(|linear| linear.adapter.as_ref()) {
                 let [a, b] = adapter_names(&decoder.config, i, projection);
                 named.insert(a, low_rank.a.shallow_clone());
                 named.insert(b, low_rank.b.shallow_clone());
@@ -105,8 +151,6 @@ pub fn parameters(decoder: &Decoder) -> BTreeMap<String, Tensor> {
 /// Those of [`projections`].
 pub fn peft_config(decoder: &Decoder, adapter: &Adapter, base_model: &str, task: &str) -> Result<Value> {
     let targets = projections(&decoder.config, &adapter.targets)?;
-    let names: Vec<String> =
-        existing(&decoder.config).filter(|(p, _)| targets.contains(p)).map(|(_, name)| name).collect();
     let layers = decoder.layers.len();
     let first = first_layer(layers, adapter);
     Ok(json!({
@@ -116,10 +160,10 @@ pub fn peft_config(decoder: &Decoder, adapter: &Adapter, base_model: &str, task:
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
-        "target_modules": names,
+        "target_modules": peft_targets(&decoder.config, &targets),
         "layers_to_transform": if first == 0 { Value::Null } else { json!((first..layers).collect::<Vec<_>>()) },
         "bias": "none",
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": decoder.config.architecture.transposed_projections,
         "inference_mode": true,
         "init_lora_weights": true,
         "modules_to_save": Value::Null,
@@ -132,12 +176,11 @@ pub fn merged_weights(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     tch::no_grad(|| {
         let float = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(Kind::Float);
         let whole = |(id, weight): (WeightId, &Tensor)| {
-            let value = match id {
-                WeightId::Layer(i, LayerWeight::Weight(projection)) => {
-                    decoder.layers[i].projection(projection).merged().to_device(Device::Cpu)
-                }
-                _ => float(weight),
+            let projection = match id {
+                WeightId::Layer(i, LayerWeight::Weight(projection)) => decoder.layers[i].projection(projection),
+                _ => None,
             };
+            let value = projection.map_or_else(|| float(weight), |linear| linear.merged().to_device(Device::Cpu));
             (decoder.config.name(id), value)
         };
         decoder.weights().map(whole).collect()
@@ -162,11 +205,12 @@ mod tests {
 
     #[test]
     fn roles_and_names_select_each_projection_once_in_forward_order() {
-        assert_eq!(targets(&["All"]).unwrap(), Projection::ALL);
-        assert_eq!(targets(&["Attention"]).unwrap(), Projection::ALL[..4]);
-        assert_eq!(targets(&["Mlp"]).unwrap(), Projection::ALL[4..]);
-        let mixed = [Projection::Query, Projection::Gate, Projection::Up, Projection::Down];
-        assert_eq!(targets(&["down_proj", "Mlp", "q_proj"]).unwrap(), mixed);
+        use Projection::{Down, Gate, Key, Output, Query, Up, Value};
+        assert_eq!(targets(&["All"]).unwrap(), [Query, Key, Value, Output, Gate, Up, Down]);
+        assert_eq!(targets(&["Attention"]).unwrap(), [Query, Key, Value, Output]);
+        assert_eq!(targets(&["Mlp"]).unwrap(), [Gate, Up, Down]);
+        assert_eq!(targets(&["down_proj", "Mlp", "q_proj"]).unwrap(), [Query, Gate, Up, Down]);
+        assert_eq!(targets(&["self_attn.q_proj"]).unwrap(), [Query]);
     }
 
     #[test]

@@ -9,9 +9,11 @@
 //! | `weights` | ids of a decoder's weights, by function |
 //! | `decoder` | embedding, layers, final norm |
 //! | `attention` | attention over packed segments, over a shared prefix, and over a cache |
+//! | `masks` | which tokens a token attends to |
 //! | `packed` | segments of tokens, concatenated |
 //! | `cache` | keys and values of tokens that were already processed |
-//! | `rotary` | position embedding |
+//! | `rotary` | position embedding, and its scalings beyond the original context |
+//! | `norm` | normalisations and activations |
 //! | `layer` | the weights of a layer |
 //! | `linear` | a projection, with its bias and its low-rank adapter |
 //! | `heads` | token log-probabilities; a scalar |
@@ -29,6 +31,8 @@ pub mod heads;
 pub mod layer;
 pub mod linear;
 pub mod lora;
+pub mod masks;
+pub mod norm;
 pub mod packed;
 pub mod reward_model;
 pub mod rotary;

@@ -6,10 +6,14 @@
 pub enum WeightId {
     /// `[vocab, hidden]`: the token embedding.
     Embedding,
+    /// `[rows, hidden]`: the embedding of positions, if they are learned.
+    Positions,
     /// A weight of the layer with this index, 0 being the first.
     Layer(usize, LayerWeight),
     /// `[hidden]`: the scale of the final norm.
     FinalNorm,
+    /// `[hidden]`: the bias of the final norm.
+    FinalNormBias,
     /// `[vocab, hidden]`: the head, if it is not tied to the embedding.
     Head,
 }
@@ -17,31 +21,52 @@ pub enum WeightId {
 /// A weight of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LayerWeight {
-    /// `[hidden]`: the scale of the norm before attention.
-    InputNorm,
-    /// `[out, in]`: a projection.
+    /// The scale of a norm, as wide as what is normalised.
+    Norm(NormSite),
+    /// The bias of a norm.
+    NormBias(NormSite),
+    /// `[out, in]`, or `[in, out]` in families that store it transposed: a projection.
     Weight(Projection),
     /// `[out]`: the bias of a projection.
     Bias(Projection),
-    /// `[head_dim]`: the scale of the norm of each query head.
-    QueryNorm,
-    /// `[head_dim]`: the scale of the norm of each key head.
-    KeyNorm,
-    /// `[hidden]`: the scale of the norm before the MLP.
-    PostNorm,
 }
 
 impl LayerWeight {
     /// Every weight that a layer can have.
     pub fn all() -> impl Iterator<Item = Self> {
-        let norms = [Self::InputNorm, Self::QueryNorm, Self::KeyNorm, Self::PostNorm];
-        norms.into_iter().chain(Projection::ALL.into_iter().flat_map(|p| [Self::Weight(p), Self::Bias(p)]))
+        let norms = NormSite::ALL.into_iter().flat_map(|site| [Self::Norm(site), Self::NormBias(site)]);
+        norms.chain(Projection::ALL.into_iter().flat_map(|p| [Self::Weight(p), Self::Bias(p)]))
     }
+}
+
+/// What a norm of a layer normalises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NormSite {
+    /// The input of attention.
+    BeforeAttention,
+    /// Queries.
+    Query,
+    /// Keys.
+    Key,
+    /// The output of attention.
+    AfterAttention,
+    /// The input of the MLP.
+    BeforeMlp,
+    /// The output of the MLP.
+    AfterMlp,
+}
+
+impl NormSite {
+    /// Every site, in the order of the forward pass.
+    pub const ALL: [Self; 6] =
+        [Self::BeforeAttention, Self::Query, Self::Key, Self::AfterAttention, Self::BeforeMlp, Self::AfterMlp];
 }
 
 /// A linear map of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Projection {
+    /// Hidden states to queries, keys and values, in families that store these three as one.
+    QueryKeyValue,
     /// Hidden states to queries.
     Query,
     /// Hidden states to keys.
@@ -50,6 +75,8 @@ pub enum Projection {
     Value,
     /// Attention output back to hidden states.
     Output,
+    /// Hidden states to the MLP's gate and inner width, in families that store these two as one.
+    GateUp,
     /// Hidden states to the MLP's gate.
     Gate,
     /// Hidden states to the MLP's inner width.
@@ -60,10 +87,20 @@ pub enum Projection {
 
 impl Projection {
     /// Every projection, in the order of the forward pass.
-    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 9] = [
+        Self::QueryKeyValue,
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::Output,
+        Self::GateUp,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
 
     /// Whether the projection is part of attention, not of the MLP.
     pub fn is_attention(self) -> bool {
-        matches!(self, Self::Query | Self::Key | Self::Value | Self::Output)
+        matches!(self, Self::QueryKeyValue | Self::Query | Self::Key | Self::Value | Self::Output)
     }
 }

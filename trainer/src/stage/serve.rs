@@ -152,7 +152,7 @@ fn folder_name(folder: &Path) -> String {
 /// The limits for requests: the model's own, or a shorter context.
 fn shape(config: &Config, max_context: Option<usize>, longest_token: usize) -> Result<Shape> {
     let architecture = &config.architecture;
-    let (own, vocabulary) = (architecture.max_position_embeddings as usize, architecture.vocab_size as usize);
+    let (own, vocabulary) = (architecture.sampling_context() as usize, architecture.vocab_size as usize);
     match max_context {
         Some(asked) if !(2..=own).contains(&asked) => {
             Err(Error::Config(format!("--max-context must be from 2 to {own}, the model's own, found {asked}")))

@@ -15,7 +15,7 @@ use super::metadata::{Metadata, MetadataError, Value as Entry};
 use crate::model::architecture::Architecture;
 use crate::model::config::Config;
 use crate::model::family::{FAMILIES, Family, Gguf};
-use crate::model::weights::{LayerWeight, Projection, WeightId};
+use crate::model::weights::{LayerWeight, NormSite, Projection, WeightId};
 
 /// A model in the form of a Hugging Face directory.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ fn config(entries: &Entries, family: &Family, gguf: &Gguf, sizes: &Sizes) -> Res
     let tied = !entries.header.tensors.contains_key("output.weight");
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
-    set("architectures", json!([format!("{}ForCausalLM", family.class)]));
+    set("architectures", json!([family.causal_lm]));
     set("model_type", json!(family.model_type));
     set("hidden_size", json!(sizes.hidden));
     set("intermediate_size", json!(sizes.feed_forward));
@@ -308,14 +308,14 @@ fn refuse_variants(entries: &Entries, sizes: &Sizes) -> Result<(), ModelError> {
 fn gguf_name(weight: WeightId) -> String {
     match weight {
         WeightId::Embedding => "token_embd.weight".to_owned(),
+        WeightId::Positions => "position_embd.weight".to_owned(),
         WeightId::FinalNorm => "output_norm.weight".to_owned(),
+        WeightId::FinalNormBias => "output_norm.bias".to_owned(),
         WeightId::Head => "output.weight".to_owned(),
         WeightId::Layer(layer, weight) => {
             let (module, what) = match weight {
-                LayerWeight::InputNorm => ("attn_norm", "weight"),
-                LayerWeight::QueryNorm => ("attn_q_norm", "weight"),
-                LayerWeight::KeyNorm => ("attn_k_norm", "weight"),
-                LayerWeight::PostNorm => ("ffn_norm", "weight"),
+                LayerWeight::Norm(site) => (gguf_norm(site), "weight"),
+                LayerWeight::NormBias(site) => (gguf_norm(site), "bias"),
                 LayerWeight::Weight(p) => (gguf_projection(p), "weight"),
                 LayerWeight::Bias(p) => (gguf_projection(p), "bias"),
             };
@@ -324,14 +324,27 @@ fn gguf_name(weight: WeightId) -> String {
     }
 }
 
+fn gguf_norm(site: NormSite) -> &'static str {
+    match site {
+        NormSite::BeforeAttention => "attn_norm",
+        NormSite::Query => "attn_q_norm",
+        NormSite::Key => "attn_k_norm",
+        NormSite::AfterAttention => "post_attention_norm",
+        NormSite::BeforeMlp => "ffn_norm",
+        NormSite::AfterMlp => "post_ffw_norm",
+    }
+}
+
 fn gguf_projection(projection: Projection) -> &'static str {
     match projection {
+        Projection::QueryKeyValue => "attn_qkv",
         Projection::Query => "attn_q",
         Projection::Key => "attn_k",
         Projection::Value => "attn_v",
         Projection::Output => "attn_output",
         Projection::Gate => "ffn_gate",
-        Projection::Up => "ffn_up",
+        // llama.cpp stores a fused gate under the name of the other half.
+        Projection::GateUp | Projection::Up => "ffn_up",
         Projection::Down => "ffn_down",
     }
 }

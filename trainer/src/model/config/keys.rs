@@ -82,6 +82,39 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The same; `None` if the key is absent or null.
+    pub(in crate::model) fn number_or_null(&self, key: &str, allowed: Range) -> Result<Option<f64>> {
+        self.set(key).map_or(Ok(None), |_| self.number(key, allowed))
+    }
+
+    /// A list of `count` positive numbers.
+    pub(in crate::model) fn numbers(&self, key: &str, count: usize) -> Result<Vec<f64>> {
+        let found = self.get(key).unwrap_or(&Value::Null);
+        let number = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        let read: Option<Vec<f64>> = found.as_array().and_then(|list| list.iter().map(number).collect());
+        read.filter(|list| list.len() == count)
+            .ok_or_else(|| self.wrong(key, &format!("a list of {count} numbers above 0"), found))
+    }
+
+    /// The values of a list with one entry per layer; `None` if the key is absent or null.
+    pub(in crate::model) fn per_layer<T>(
+        &self,
+        key: &str,
+        layers: i64,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>> {
+        let Some(found) = self.set(key) else { return Ok(None) };
+        let listed = found
+            .as_array()
+            .filter(|list| list.len() as i64 == layers)
+            .ok_or_else(|| self.wrong(key, &format!("a list of {layers} entries, one per layer,"), found))?;
+        listed
+            .iter()
+            .map(|entry| read(entry).ok_or_else(|| self.not_computed(key, entry)))
+            .collect::<Result<_>>()
+            .map(Some)
+    }
+
     /// A string; `None` if the key is absent or null.
     pub(in crate::model) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.set(key).map(|found| found.as_str().ok_or_else(|| self.wrong(key, "a string", found))).transpose()
@@ -89,7 +122,12 @@ impl<'a> Keys<'a> {
 
     /// A boolean; false if the key is absent. Null is an error.
     pub(in crate::model) fn flag(&self, key: &str) -> Result<bool> {
-        let Some(found) = self.map.get(key) else { return Ok(false) };
+        self.flag_or(key, false)
+    }
+
+    /// A boolean; `absent` if the key is absent. Null is an error.
+    pub(in crate::model) fn flag_or(&self, key: &str, absent: bool) -> Result<bool> {
+        let Some(found) = self.map.get(key) else { return Ok(absent) };
         found.as_bool().ok_or_else(|| self.wrong(key, "true or false", found))
     }
 
@@ -109,6 +147,11 @@ impl<'a> Keys<'a> {
         Error::Config(format!("config.json: expected {expected} in `{}{key}`, found {}", self.path, excerpt(found)))
     }
 
+    /// An error for a key whose value requests an unsupported computation.
+    pub(in crate::model) fn unsupported(&self, key: &str) -> Error {
+        self.not_computed(key, self.get(key).unwrap_or(&Value::Null))
+    }
+
     /// An error for a value that requests an unsupported computation.
     pub(in crate::model) fn not_computed(&self, key: &str, found: &Value) -> Error {
         Error::Config(format!(
@@ -124,6 +167,7 @@ impl<'a> Keys<'a> {
 pub(in crate::model) enum Range {
     Positive,
     FromOne,
+    FromTwo,
 }
 
 impl Range {
@@ -131,6 +175,7 @@ impl Range {
         match self {
             Self::Positive => x > 0.0,
             Self::FromOne => x >= 1.0,
+            Self::FromTwo => x >= 2.0,
         }
     }
 
@@ -139,6 +184,7 @@ impl Range {
         match self {
             Self::Positive => "a number above 0",
             Self::FromOne => "a number of at least 1",
+            Self::FromTwo => "a number of at least 2",
         }
     }
 }
@@ -162,7 +208,7 @@ enum Neutral {
 }
 
 /// Keys that change what a model computes in at least one reader of `config.json`.
-const NOT_COMPUTED: [(&str, Neutral); 30] = [
+const NOT_COMPUTED: [(&str, Neutral); 37] = [
     // Weights that are stored encoded.
     ("quantization_config", Neutral::Null),
     ("compression_config", Neutral::Null),
@@ -182,6 +228,8 @@ const NOT_COMPUTED: [(&str, Neutral); 30] = [
     ("use_sliding_window", Neutral::False),
     ("use_bidirectional_attention", Neutral::False),
     ("is_causal", Neutral::True),
+    ("scale_attn_weights", Neutral::True),
+    ("scale_attn_by_inverse_layer_idx", Neutral::False),
     ("is_encoder_decoder", Neutral::False),
     ("add_cross_attention", Neutral::False),
     // Positions.
@@ -196,8 +244,14 @@ const NOT_COMPUTED: [(&str, Neutral); 30] = [
     ("logit_scale", Neutral::One),
     ("final_logit_softcapping", Neutral::Null),
     // The rest of a layer.
+    ("layer_norm_elementwise_affine", Neutral::True),
     ("use_parallel_residual", Neutral::False),
     ("parallel_residual", Neutral::False),
+    // Mixtures of experts.
+    ("num_local_experts", Neutral::Null),
+    ("num_experts", Neutral::Null),
+    ("n_routed_experts", Neutral::Null),
+    ("moe_intermediate_size", Neutral::Null),
     // Older versions of transformers computed projections in slices.
     ("pretraining_tp", Neutral::One),
 ];
@@ -222,16 +276,6 @@ pub(in crate::model) fn refuse_not_computed(keys: &Keys, read: &[&str]) -> Resul
                 "quantization_config" | "compression_config" => quantised(key, found),
                 _ => keys.not_computed(key, found),
             });
-        }
-    }
-    let unread = |key: &str| (!read.contains(&key)).then(|| keys.get(key)).flatten();
-    if let Some(found) = unread("hidden_act").filter(|found| found.as_str() != Some("silu")) {
-        return Err(keys.not_computed("hidden_act", found));
-    }
-    if let Some(found) = unread("layer_types").filter(|found| !found.is_null()) {
-        let full = |kind: &Value| kind == "full_attention";
-        if !found.as_array().is_some_and(|kinds| kinds.iter().all(full)) {
-            return Err(keys.not_computed("layer_types", found));
         }
     }
     Ok(())

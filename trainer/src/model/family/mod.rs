@@ -10,24 +10,51 @@ use crate::model::config::keys::Keys;
 use crate::model::weights::WeightId;
 use crate::{Error, Result};
 
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_neox;
 mod llama;
 mod mistral;
 mod names;
+mod olmo2;
+mod opt;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod shared;
+mod smollm3;
 
 /// Every supported family.
-pub static FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+pub static FAMILIES: [&Family; 13] = [
+    &llama::FAMILY,
+    &smollm3::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &phi3::FAMILY,
+    &olmo2::FAMILY,
+    &gpt2::FAMILY,
+    &gpt_neox::FAMILY,
+    &opt::FAMILY,
+];
 
 /// A family of models.
 pub struct Family {
     /// Value of `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// Prefix of its class names in transformers (`Llama` in `LlamaForCausalLM`).
-    pub class: &'static str,
+    /// Its class in transformers with a language model's head.
+    pub causal_lm: &'static str,
+    /// Its class in transformers with a score's head.
+    pub classifier: &'static str,
     /// Prefix of the names of all weights but the heads' in transformers (`base_model_prefix`).
     pub prefix: &'static str,
+    /// How the names of tensors end that transformers ignores.
+    pub ignored: &'static [&'static str],
     /// Keys of `config.json` that this family supports and others reject.
     pub reads: &'static [&'static str],
     /// Reads `config.json`. Keys that no family supports have been rejected before.
@@ -57,7 +84,11 @@ impl Family {
         let found = keys.get("model_type").unwrap_or(&Value::Null);
         FAMILIES.into_iter().find(|family| found == family.model_type).ok_or_else(|| {
             let known = FAMILIES.map(|family| family.model_type).join(", ");
-            Error::Config(format!("config.json: unsupported `model_type` {found}; supported are {known}"))
+            let name = found.as_str().unwrap_or_default();
+            let experts =
+                ["moe", "mixtral", "dbrx", "deepseek", "llama4", "gpt_oss"].iter().any(|part| name.contains(part));
+            let what = if experts { " (a mixture of experts)" } else { "" };
+            Error::Config(format!("config.json: unsupported `model_type` {found}{what}; supported are {known}"))
         })
     }
 }
