@@ -48,12 +48,9 @@ fn manifests(steps: usize) -> Vec<Value> {
     all
 }
 
-fn scores(place: &Place, name: &str) -> Vec<f64> {
-    place
-        .jsonl(Kind::PolicyTuning, name, "metrics.jsonl")
-        .iter()
-        .map(|l| l["objective/scores"].as_f64().unwrap())
-        .collect()
+/// The values of a metric, step by step.
+fn curve(place: &Place, name: &str, metric: &str) -> Vec<f64> {
+    place.jsonl(Kind::PolicyTuning, name, "metrics.jsonl").iter().map(|l| l[metric].as_f64().unwrap()).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -65,10 +62,13 @@ fn every_method_raises_the_reward_that_it_learns_from() {
     let place = Place::new(&manifests(16));
     let _ = place.run().well();
     for (i, (method, _, settings, _)) in METHODS.iter().enumerate() {
-        let scores = scores(&place, &format!("tuned-{i}"));
+        let name = format!("tuned-{i}");
+        let scores = curve(&place, &name, "objective/scores");
         let rise = mean(&scores[12..]) - mean(&scores[..4]);
         eprintln!("{method} {}: the score rises by {rise:.2}: {scores:.2?}", settings());
         assert!(rise > 0.5, "{method} {}: {rise}: {scores:?}", settings());
+        let differences = curve(&place, &name, "policy/initial_difference");
+        assert!(differences.iter().all(|d| *d < 1e-5), "{method}: what samples is what trains: {differences:?}");
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
+use plumbline_crds::training::{Precision, Training};
 use plumbline_feedback::shutdown;
 use plumbline_feedback::text::tokenizer::Tokenizer;
 
@@ -37,6 +38,9 @@ use crate::{Error, Result};
 
 /// Prefix of the parameters at the last rollout within the guards' limits.
 const GOOD: &str = "good/";
+
+/// Largest difference, in nats, between the log-probabilities of a token that the same policy computes in Float32.
+const SAME_POLICY: f64 = 1e-5;
 
 /// A policy-gradient method.
 pub trait OnPolicy {
@@ -237,12 +241,16 @@ impl Online<'_> {
         ranks.seed(training.seed, update);
         'epochs: for epoch in 0..method.epochs() {
             let shuffled = order::shuffled(&single, training.seed, update * method.epochs() + epoch);
-            for minibatch in shuffled.chunks(training.batch_size as usize) {
+            for (i, minibatch) in shuffled.chunks(training.batch_size as usize).enumerate() {
                 let weight = |i: usize| method.weight(&rollout.samples[i]);
                 let loss = |items: &[usize]| Ok(method.loss(&experience, &rollout.forward(self.policy, items)));
                 let (share, norm) = stepper.step(minibatch, weight, loss, rate, ranks)?;
                 let mut of_step = merge_means(share, ranks)?;
                 of_step.add("grad_norm", norm, 1.0);
+                if epoch == 0 && i == 0 {
+                    let difference = initial_difference(&of_step, training, update);
+                    means.add("policy/initial_difference", difference, 1.0);
+                }
                 means.merge(&of_step);
                 if method.stops_early(&of_step) {
                     break 'epochs;
@@ -251,6 +259,22 @@ impl Online<'_> {
         }
         Ok(means)
     }
+}
+
+/// Root mean square, in nats, of what the log-probabilities of the first minibatch differ by from those at sampling time. The
+/// policy has not moved yet, so there is none but for rounding and dropout: more means that training computes another policy
+/// than the one that sampled.
+fn initial_difference(first: &Means, training: &Training, update: i64) -> f64 {
+    let difference = (2.0 * first.mean("policy/approxkl_avg").unwrap_or_default()).sqrt();
+    let has_dropout = training.adapter.as_ref().is_some_and(|adapter| adapter.dropout > 0.0);
+    if training.precision == Precision::Float32 && !has_dropout && difference > SAME_POLICY {
+        tracing::warn!(
+            update = update + 1,
+            "the first log-probabilities differ from those at sampling time by {difference:.1e} nats; expected at most \
+             {SAME_POLICY:.0e}, as the policy has not moved yet: ratios and clipping are off by as much"
+        );
+    }
+    difference
 }
 
 /// A measured rollout.
