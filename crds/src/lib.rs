@@ -8,7 +8,7 @@
 //! | question | file |
 //! |---|---|
 //! | What may I write for a dataset, a reward model, a tuned policy? | `preference_dataset`, `reward_model`, `policy_tuning` |
-//! | ... for a judge, training, the pod? | `judge`, `training`, `compute` |
+//! | ... for a judge, the losses of DPO, training, the pod? | `judge`, `dpo`, `training`, `compute` |
 //! | What does `status` hold? | `status`, `conditions` |
 //! | Which URIs are fetched from elsewhere? | `remote`, `hub` |
 //! | What does the trainer read and leave behind? | `run`, `artifact`, `exit_code` |
@@ -21,6 +21,7 @@
 pub mod artifact;
 pub mod compute;
 pub mod conditions;
+pub mod dpo;
 pub mod exit_code;
 pub mod folder;
 pub mod hub;

@@ -4,10 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::Compute;
+use crate::dpo::Dpo;
 use crate::judge::Judge;
 use crate::online::{A2c, Grpo, Ppo, Reinforce, ReinforcePlusPlus, Rloo};
 use crate::source::{DataSource, ModelSource, NameRef, Output, PromptSource, Sampling};
-use crate::training::{LabelKind, Training};
+use crate::training::Training;
 
 /// Desired state of a PolicyTuning: the model to tune, the method and its settings, the evaluation and where the result
 /// goes.
@@ -162,39 +163,6 @@ impl Default for Rollout {
     fn default() -> Self {
         Self { prompts_per_step: 64, responses_per_prompt: 1, sampling: Sampling::default() }
     }
-}
-
-/// The DPO family.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Dpo {
-    /// Loss function. Sigmoid is the loss of Rafailov et al. (2023). Defaults to Sigmoid.
-    pub loss: DpoLoss,
-    /// Strength of the regularisation towards the reference model. Defaults to 0.1.
-    #[schemars(range(min = 0.0001, max = 100.0))]
-    pub beta: f64,
-    /// Assumed fraction of wrong labels (conservative DPO). Defaults to 0.
-    #[schemars(range(min = 0.0, max = 0.5))]
-    pub label_smoothing: f64,
-    /// Target of the loss: Soft uses the judge's probability, Hard only which response is preferred. Defaults to Hard.
-    pub labels: LabelKind,
-    /// Reference model, if it differs from `policyModel`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference_model: Option<ModelSource>,
-}
-
-impl Default for Dpo {
-    fn default() -> Self {
-        Self { loss: DpoLoss::Sigmoid, beta: 0.1, label_smoothing: 0.0, labels: LabelKind::Hard, reference_model: None }
-    }
-}
-
-/// Losses of the DPO family.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub enum DpoLoss {
-    /// Rafailov et al., 2023.
-    #[default]
-    Sigmoid,
 }
 
 /// Limits that stop training when it shows signs of reward hacking. A limit that is not set is not checked.

@@ -71,6 +71,9 @@ pub struct RewardModelSpec {
 pub struct RewardLoss {
     /// Target of the loss: Soft uses the judge's probability, Hard only which response is preferred. Defaults to Soft.
     pub labels: LabelKind,
+    /// Assumed fraction of wrong labels, by which every label is moved towards one half. Defaults to 0.
+    #[schemars(range(min = 0.0, max = 0.5))]
+    pub label_smoothing: f64,
     /// Weight of the pair's `margin`, which is subtracted from the score difference. Defaults to 0.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub margin_weight: f64,
@@ -81,7 +84,7 @@ pub struct RewardLoss {
 
 impl Default for RewardLoss {
     fn default() -> Self {
-        Self { labels: LabelKind::Soft, margin_weight: 0.0, centering_coefficient: 0.01 }
+        Self { labels: LabelKind::Soft, label_smoothing: 0.0, margin_weight: 0.0, centering_coefficient: 0.01 }
     }
 }
 

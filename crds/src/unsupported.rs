@@ -195,13 +195,6 @@ fn tuning(s: &PolicyTuningSpec, list: &mut List) {
     list.check(sampling.top_p < 1.0, "spec.rollout.sampling.topP", "sample from all tokens: leave it out");
     list.check(sampling.top_k > 0, "spec.rollout.sampling.topK", "sample from all tokens: leave it out");
     list.check(sampling.min_p > 0.0, "spec.rollout.sampling.minP", "sample from all tokens: leave it out");
-    if let Some(d) = &s.dpo {
-        list.check(
-            d.reference_model.is_some(),
-            "spec.dpo.referenceModel",
-            "leave it out: the policy model is the reference",
-        );
-    }
     if let Some(g) = &s.guard {
         list.check(g.held_out_judge.is_some(), "spec.guard.heldOutJudge", "use spec.guard.maxKl and minEntropy");
         list.value(g.action == GuardAction::Fail, "spec.guard.action", g.action, "use StopAndKeepBest");

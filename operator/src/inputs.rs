@@ -166,6 +166,7 @@ fn tuning(spec: &PolicyTuningSpec, list: &mut List) {
     if let Some(prompts) = &spec.prompts {
         list.prompts("prompts", prompts);
     }
+    list.model("dpo.referenceModel", spec.dpo.as_ref().and_then(|d| d.reference_model.as_ref()));
     if let Some(evaluation) = &spec.evaluation {
         list.prompts("evaluation.prompts", &evaluation.prompts);
         if let Some(judge) = &evaluation.judge {

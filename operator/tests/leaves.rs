@@ -87,6 +87,7 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     ("spec.prompts.validationFraction", "prompts.validation_fraction"),
     ("loss.centeringCoefficient", "loss.centering_coefficient"),
     ("loss.labels", "loss.labels"),
+    ("spec.loss.labelSmoothing", "loss.label_smoothing"),
     ("loss.marginWeight", "loss.margin_weight"),
     ("training.adapter.alpha", "adapter.alpha"),
     ("training.adapter.dropout", "adapter.dropout"),
@@ -112,8 +113,13 @@ const READ_BY_THE_TRAINER: &[(&str, &str)] = &[
     ("training.schedule.warmupFraction", "schedule.warmup_fraction"),
     ("training.seed", "training.seed"),
     ("dpo.beta", "settings.beta"),
+    ("dpo.discopopTau", "settings.discopop_tau"),
     ("dpo.labelSmoothing", "settings.label_smoothing"),
     ("dpo.labels", "settings.labels"),
+    ("dpo.loss", "settings.losses()"),
+    ("dpo.losses[].loss", "l.loss"),
+    ("dpo.losses[].weight", "l.weight"),
+    ("dpo.simpoGamma", "settings.simpo_gamma"),
     ("evaluation.lexicons[].name", "l.name.clone(), Vader::load"),
     ("evaluation.samplesPerPrompt", "wanted.samples_per_prompt"),
     ("guard.maxKl", "guard.max_kl"),
@@ -288,7 +294,7 @@ fn cases(kind: Kind) -> Vec<Value> {
             .into_iter()
             .map(|(name, from)| {
                 let mut spec = with(json!({"baseModel": {"uri": "hf://org/model-a", "revision": "revision-a"},
-                    "training": training(), "loss": {"labels": "Soft", "marginWeight": 0.5, "centeringCoefficient": 0.5},
+                    "training": training(), "loss": {"labels": "Soft", "labelSmoothing": 0.25, "marginWeight": 0.5, "centeringCoefficient": 0.5},
                     "gates": {"minAccuracy": 0.5, "maxCalibrationError": 0.5},
                     "referenceLabels": {"uri": "pvc://labels-a/l.jsonl"}}));
                 spec[name] = from;
@@ -337,6 +343,10 @@ fn cases(kind: Kind) -> Vec<Value> {
             dpo["datasetRef"] = json!({"name": "data-a"});
             dpo["dpo"] = json!({"loss": "Sigmoid", "beta": 0.5, "labelSmoothing": 0.25, "labels": "Hard",
                 "referenceModel": {"uri": "hf://org/reference-a", "revision": "revision-a"}});
+            let mut weighted = tuning("DPO", "inline", "model");
+            weighted["datasetRef"] = json!({"name": "data-a"});
+            weighted["dpo"] = json!({"losses": [{"loss": "Simpo", "weight": 0.5}, {"loss": "Discopop", "weight": 0.5}],
+                "simpoGamma": 0.5, "discopopTau": 0.5});
             let mut sft = tuning("SFT", "inline", "lexicon");
             sft["dataset"] = json!({"uri": "pvc://data-a/d.jsonl"});
             for spec in [&mut dpo, &mut sft] {
@@ -348,7 +358,7 @@ fn cases(kind: Kind) -> Vec<Value> {
             for (spec, (_, block, _)) in online.iter().zip(&others) {
                 sft[*block] = spec[*block].clone();
             }
-            ppo.into_iter().chain(online).chain([dpo, sft]).collect()
+            ppo.into_iter().chain(online).chain([dpo, weighted, sft]).collect()
         }
     }
 }

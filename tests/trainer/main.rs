@@ -6,6 +6,7 @@
 //! | How does a run that is killed or stopped continue? | `resume`, `late`, `stopped`, `object_store_resume` |
 //! | What may a judge answer? | `judge` |
 //! | Do ranks and micro-batches compute the same? | `ranks`, `micro_batch` |
+//! | Where do the losses of the DPO family start, and what do they compare with? | `losses` |
 //! | Where do inputs come from, and artifacts go? | `hub`, `web`, `store`, `storage`, `input_cache`, `rows` |
 //! | Are texts and tokens those of transformers? | `tokens` |
 //! | What does bad input do? | `bad_input` |
@@ -17,6 +18,7 @@ mod hub;
 mod input_cache;
 mod judge;
 mod late;
+mod losses;
 mod measured;
 mod methods;
 mod micro_batch;

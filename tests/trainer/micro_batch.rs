@@ -76,6 +76,32 @@ fn dpo_with_an_adapter_above_frozen_layers_learns_the_same_too() {
     });
 }
 
+/// DPO with one loss or several, and settings that these read.
+fn assert_losses_same(dpo: &Value) {
+    assert_same(|changes, root| {
+        let file = json!({"datasetRef": null, "dataset": {"uri": "pairs"}, "evaluation": null, "dpo": dpo,
+            "training": {"maxSteps": 4, "batchSize": 8}});
+        stage::run(&with(with(chain::dpo("d", ""), &file), changes), &[model("policyModel"), pairs()], root)
+    });
+}
+
+#[test]
+fn every_loss_with_a_reference_learns_the_same_from_micro_batches_of_any_size() {
+    let of = |loss: &str| json!({"loss": loss});
+    let large = |loss: &str| json!({"loss": loss, "weight": 0.01});
+    let plain = ["Sigmoid", "SigmoidNorm", "Hinge", "NcaPair", "BcoPair", "ApoZero", "ApoDown", "Discopop"].map(of);
+    let all = [plain.as_slice(), &["Ipo", "SppoHard"].map(large)].concat();
+    assert_losses_same(&json!({"losses": all}));
+    let smoothed = ["Robust", "ExoPair", "Sft"].map(of);
+    assert_losses_same(&json!({"losses": smoothed, "labelSmoothing": 0.1}));
+}
+
+#[test]
+fn losses_without_a_reference_learn_the_same_from_micro_batches_of_any_size() {
+    let losses = ["Simpo", "Orpo", "Cpo", "Sft"].map(|loss| json!({"loss": loss}));
+    assert_losses_same(&json!({"losses": losses}));
+}
+
 #[test]
 fn sft_learns_the_same_from_micro_batches_of_any_size() {
     let texts = tempfile::NamedTempFile::with_suffix(".jsonl").unwrap();

@@ -166,6 +166,15 @@ fn dpo_is_the_same_too_with_all_weights_and_with_an_adapter_above_frozen_layers(
 }
 
 #[test]
+fn losses_without_a_reference_are_the_same_too() {
+    let root = tempfile::tempdir().unwrap();
+    let mut job = dpo(&json!(null));
+    let losses = ["Simpo", "Orpo", "Cpo", "Sft"].map(|loss| json!({"loss": loss}));
+    job.manifest = with(job.manifest, &json!({"dpo": {"losses": losses}}));
+    assert_learns_the_same(&job, root.path());
+}
+
+#[test]
 fn sft_is_the_same_too() {
     let root = tempfile::tempdir().unwrap();
     assert_learns_the_same(&sft(root.path()), root.path());

@@ -6,6 +6,8 @@
 //! always there; of any other, `has(self.field)` is asked first. An API server tries the rules of an object with a default on
 //! that default before it fills it, so rules over such an object's fields hang above it.
 
+mod dpo;
+
 use plumbline_crds::Kind;
 use plumbline_crds::judge::JudgeLimits;
 use plumbline_crds::preference_dataset::Order;
@@ -15,6 +17,7 @@ use super::CrdError;
 use crate::digest::NOT_PART;
 use crate::validate::problem::alternatives;
 use crate::validate::rules::MEASURES;
+use dpo::dpo;
 
 /// A rule: refused unless `holds`.
 struct Rule {
@@ -211,7 +214,7 @@ fn tuning(schema: &Value, rules: &mut Rules) {
     sampling("spec.evaluation", "sampling", rules);
     prompts("spec.evaluation.prompts", rules);
     judge("spec.evaluation.judge", rules);
-    model("spec.dpo.referenceModel", rules);
+    dpo(rules);
     judge("spec.guard.heldOutJudge", rules);
 }
 

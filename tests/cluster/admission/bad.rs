@@ -220,7 +220,33 @@ fn data_methods(cases: &mut Cases) {
     let steps = [("/spec/rollout/promptsPerStep", json!(63))];
     cases.add("a rollout", &steps, "spec.rollout", "which is for methods that sample only");
     cases.field("half of the labels wrong", "/spec/dpo/labelSmoothing", json!(0.6), "0.5");
+    losses(cases);
     model(cases, "/spec/dpo/referenceModel");
+}
+
+/// The losses of DPO, and what they do not read.
+fn losses(cases: &mut Cases) {
+    let mut add = |what: &str, dpo: Value, field: &str, words: &str| {
+        cases.add(what, &[("/spec/dpo", dpo)], &format!("spec.dpo{field}"), words);
+    };
+    add("an unknown loss", json!({"loss": "sigmoid"}), ".loss", "\"Sigmoid\"");
+    let twice = json!([{"loss": "Ipo"}, {"loss": "Ipo"}]);
+    add("a loss twice", json!({"losses": twice}), ".losses[1]", "Duplicate");
+    add("no losses", json!({"losses": []}), ".losses", "at least 1 items");
+    let unweighted = json!({"losses": [{"loss": "Ipo", "weight": 0}]});
+    add("a loss without weight", unweighted, ".losses[0].weight", "expected at least 0.0001");
+    add("losses twice", json!({"loss": "Ipo", "losses": [{"loss": "Ipo"}]}), "", "expected only one of");
+    add("nothing but texts", json!({"losses": [{"loss": "Sft"}]}), "", "expected another loss beside Sft");
+    add("probabilities", json!({"loss": "Hinge", "labels": "Soft"}), ".labels", "expected Hard");
+    add("smoothing", json!({"loss": "Hinge", "labelSmoothing": 0.1}), ".labelSmoothing", "expected 0");
+    add("a certain label", json!({"loss": "ExoPair"}), ".labelSmoothing", "expected more than 0");
+    add("no signal", json!({"loss": "Robust", "labelSmoothing": 0.5}), ".labelSmoothing", "expected less than 0.5");
+    add("a margin of Simpo", json!({"simpoGamma": 1}), ".simpoGamma", "expected no simpoGamma");
+    add("a temperature of Discopop", json!({"discopopTau": 1}), ".discopopTau", "expected no discopopTau");
+    let cold = json!({"loss": "Discopop", "discopopTau": 0});
+    add("a temperature of 0", cold, ".discopopTau", "expected at least 0.0001");
+    let unread = json!({"loss": "Simpo", "referenceModel": {"uri": "m"}});
+    add("a reference that is not read", unread, ".referenceModel", "expected no referenceModel");
 }
 
 fn prompts(cases: &mut Cases, at: &str) {

@@ -147,7 +147,15 @@ pub(crate) fn allowed(kind: Kind) -> Vec<Value> {
                     json!({"prompts": {"uri": "held-out.txt"}, "lexicons": [{"name": "rewards", "uri": "words"}]}),
                 )]),
             ]);
+            allowed.extend(losses());
         }
     }
     allowed
+}
+
+/// Tunings by DPO with losses and what these read.
+fn losses() -> [Value; 2] {
+    let weighted = json!({"losses": [{"loss": "Simpo"}, {"loss": "Sft", "weight": 0.2}], "simpoGamma": 1});
+    [json!({"loss": "ExoPair", "labels": "Soft", "labelSmoothing": 0.001}), weighted]
+        .map(|settings| changed(&dpo(), &[("/spec/dpo", settings)]))
 }

@@ -3,6 +3,8 @@
 
 use tch::Tensor;
 
+use crate::loss::label::cross_entropy;
+
 /// Cross-entropy between the preference and `sigmoid(chosen - rejected - margin)`, one value per pair.
 ///
 /// - `chosen`, `rejected`: `[pairs]`, scores.
@@ -15,8 +17,7 @@ pub fn bradley_terry(chosen: &Tensor, rejected: &Tensor, preference: &Tensor, ma
     if let Some(margin) = margin {
         difference -= margin;
     }
-    // log sigmoid(-d) = log sigmoid(d) - d, so the loss is (1 - p) d - log sigmoid(d).
-    (1.0 - preference) * &difference - difference.log_sigmoid()
+    cross_entropy(&difference, preference)
 }
 
 /// Centring term (Eisenstein et al., 2023): the squared sum of the two scores, one value per pair. It keeps scores near
@@ -30,9 +31,14 @@ mod tests {
     use super::*;
     use std::f64::consts::LN_2;
 
+    use crate::loss::label::smoothed;
     use crate::loss::test_support::{assert_close, tensor};
 
-    // By hand: log(1 + e^-0.5) = 0.474077, log(1 + e^1) = 1.313262, log 2 = 0.693147.
+    // With PyTorch:
+    //   import torch; from torch.nn.functional import logsigmoid as S
+    //   d, m = torch.tensor([1., -.5, 2.]) - torch.tensor([.5, .5, 2.]), torch.tensor([.2, 0., .5])
+    //   -p * S(d) - (1 - p) * S(-d)  # or d - m in place of d
+    // with p = 1 or 0.75, or smoothed: p = p * 0.8 + 0.1
     fn scores() -> (Tensor, Tensor) {
         (tensor(&[1.0, -0.5, 2.0]), tensor(&[0.5, 0.5, 2.0]))
     }
@@ -50,6 +56,15 @@ mod tests {
     }
 
     #[test]
+    fn a_smoothed_label_is_a_soft_one() {
+        let (c, r) = scores();
+        let hard = smoothed(&tensor(&[1.0; 3]), 0.1);
+        assert_close(&bradley_terry(&c, &r, &hard, None), &[0.524_077, 1.213_262, LN_2]);
+        let soft = smoothed(&tensor(&[0.75; 3]), 0.1);
+        assert_close(&bradley_terry(&c, &r, &soft, None), &[0.624_077, 1.013_262, LN_2]);
+    }
+
+    #[test]
     fn a_margin_increases_the_loss() {
         let (c, r) = scores();
         let margin = tensor(&[0.2, 0.0, 0.5]);
@@ -63,8 +78,19 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_difference_stays_finite() {
-        let loss = bradley_terry(&tensor(&[-1e4]), &tensor(&[1e4]), &tensor(&[1.0]), None);
-        assert_close(&loss, &[2e4]);
+    fn gradients_are_those_of_finite_differences() {
+        const STEP: f64 = 1e-6;
+        let (chosen, rejected) = (tensor(&[1.0, -0.5, 2.0]), tensor(&[0.5, 0.5, 2.0]));
+        let (preference, margin) = (tensor(&[1.0, 0.75, 0.6]), tensor(&[0.2, 0.0, 0.5]));
+        let loss = |c: &Tensor, r: &Tensor| {
+            bradley_terry(c, r, &smoothed(&preference, 0.1), Some(&margin)) + centering(c, r) * 0.01
+        };
+        let leaf = |t: &Tensor| t.copy().set_requires_grad(true);
+        let (c, r) = (leaf(&chosen), leaf(&rejected));
+        loss(&c, &r).sum(tch::Kind::Double).backward();
+        let of_chosen = (loss(&(&chosen + STEP), &rejected) - loss(&(&chosen - STEP), &rejected)) / (2.0 * STEP);
+        let of_rejected = (loss(&chosen, &(&rejected + STEP)) - loss(&chosen, &(&rejected - STEP))) / (2.0 * STEP);
+        assert_close(&(c.grad() - of_chosen), &[0.0; 3]);
+        assert_close(&(r.grad() - of_rejected), &[0.0; 3]);
     }
 }

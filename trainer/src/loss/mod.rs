@@ -6,6 +6,7 @@
 pub mod bradley_terry;
 pub mod dpo;
 pub mod kl;
+pub mod label;
 pub mod pair_logps;
 pub mod policy;
 pub mod value;

@@ -21,6 +21,7 @@ use plumbline_feedback::store::work_dir_sync::WorkDirSync;
 use plumbline_feedback::text::tokenizer::{Tokenizer, template_date};
 
 use crate::loss::bradley_terry::{bradley_terry, centering};
+use crate::loss::label::smoothed;
 use crate::model::linear::Adapters;
 use crate::model::reward_model::RewardModel;
 use crate::stage::in_status;
@@ -180,7 +181,8 @@ impl Task for PairTask<'_> {
         let (chosen, rejected) = batch.sides(&self.model.forward(&sequences, states, Adapters::Training));
         let preference = batch.column(|p| p.preference);
         let margin = batch.column(|p| p.margin * self.spec.loss.margin_weight);
-        let mut loss = bradley_terry(&chosen, &rejected, &preference, Some(&margin)).sum(Kind::Float);
+        let target = smoothed(&preference, self.spec.loss.label_smoothing);
+        let mut loss = bradley_terry(&chosen, &rejected, &target, Some(&margin)).sum(Kind::Float);
         if self.spec.loss.centering_coefficient > 0.0 {
             loss += centering(&chosen, &rejected).sum(Kind::Float) * self.spec.loss.centering_coefficient;
         }

@@ -1,7 +1,8 @@
-//! Rules between the fields of one spec, and what a schema alone cannot say. Computes only. Judges and pods have files of
-//! their own.
+//! Rules between the fields of one spec, and what a schema alone cannot say. Computes only. Judges, the losses of DPO and
+//! pods have files of their own.
 
 mod compute;
+mod dpo;
 mod judge;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use plumbline_crds::unsupported::{self, Target};
 use super::problem::{Finding, alternatives};
 use crate::uri;
 use compute::compute;
+use dpo::dpo;
 use judge::judge;
 
 /// Everything that is wrong between the fields of a spec, where it is to be run.
@@ -179,8 +181,9 @@ fn tuning(spec: &PolicyTuningSpec, found: &mut Findings) {
             judge(one, "spec.evaluation.judge", found);
         }
     }
-    if let Some(model) = spec.dpo.as_ref().and_then(|d| d.reference_model.as_ref()) {
-        revision(Some(model), "spec.dpo.referenceModel", found);
+    if let Some(settings) = &spec.dpo {
+        dpo(settings, found);
+        revision(settings.reference_model.as_ref(), "spec.dpo.referenceModel", found);
     }
     if let Some(one) = spec.guard.as_ref().and_then(|g| g.held_out_judge.as_ref()) {
         judge(one, "spec.guard.heldOutJudge", found);

@@ -135,6 +135,45 @@ fn each_rule_finds_its_fault_and_only_that() {
 }
 
 #[test]
+fn a_loss_that_does_not_read_a_setting_of_dpo_refuses_it_by_name() {
+    let dpo = |dpo: Value| {
+        tuning_with(
+            &json!({"method": "DPO", "rewardModelRef": null, "prompts": null, "dataset": {"uri": "d"}, "dpo": dpo}),
+        )
+    };
+    let both = |other: &str| json!([{"loss": other}, {"loss": "Sft", "weight": 0.2}]);
+    for good in [
+        json!({"losses": both("Sigmoid"), "labels": "Soft", "labelSmoothing": 0.1}),
+        json!({"losses": both("Simpo"), "simpoGamma": 1.0}),
+        json!({"loss": "Robust", "labelSmoothing": 0.4}),
+        json!({"loss": "ExoPair", "labelSmoothing": 0.001, "labels": "Soft"}),
+        json!({"loss": "Hinge", "referenceModel": {"uri": "m"}}),
+        json!({"loss": "Discopop", "discopopTau": 0.1}),
+    ] {
+        assert_eq!(dpo(good.clone()), [""; 0], "{good}");
+    }
+    for (bad, expected) in [
+        (json!({"loss": "Ipo", "losses": both("Ipo")}), "spec.dpo: expected only one of loss or losses"),
+        (json!({"loss": "Sft"}), "spec.dpo: expected another loss beside Sft"),
+        (json!({"losses": both("Hinge"), "labels": "Soft"}), "spec.dpo.labels: expected Hard with the loss Hinge"),
+        (json!({"loss": "Robust", "labels": "Soft"}), "spec.dpo.labels: expected Hard with the loss Robust"),
+        (json!({"loss": "Orpo", "labelSmoothing": 0.1}), "spec.dpo.labelSmoothing: expected 0 with the loss Orpo"),
+        (json!({"loss": "ExoPair"}), "spec.dpo.labelSmoothing: expected more than 0 with the loss ExoPair"),
+        (json!({"loss": "Robust", "labelSmoothing": 0.5}), "spec.dpo.labelSmoothing: expected less than 0.5"),
+        (json!({"simpoGamma": 1.0}), "spec.dpo.simpoGamma: expected no simpoGamma, which is for the loss Simpo only"),
+        (json!({"discopopTau": 1.0}), "spec.dpo.discopopTau: expected no discopopTau, which is for the loss Discopop"),
+        (
+            json!({"losses": both("Cpo"), "referenceModel": {"uri": "m"}}),
+            "spec.dpo.referenceModel: expected no referenceModel with Cpo and Sft",
+        ),
+    ] {
+        let found = dpo(bad);
+        assert_eq!(found.len(), 1, "{expected}: {found:?}");
+        assert!(found[0].starts_with(expected), "expected {expected}, found {}", found[0]);
+    }
+}
+
+#[test]
 fn examples_fit_the_mode_and_the_answers_of_their_judge() {
     let pairwise = json!({"responseA": "a", "responseB": "b", "answer": "A"});
     assert_eq!(judge_with(&json!({"examples": [pairwise]})), [""; 0]);

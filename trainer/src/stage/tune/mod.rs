@@ -42,6 +42,7 @@ use crate::{Error, Result, device};
 
 mod dpo;
 mod prompts;
+mod reference;
 pub(crate) mod reward;
 mod sft;
 mod show;
@@ -117,7 +118,7 @@ fn train(
 ) -> Result<Option<String>> {
     match examples {
         Examples::Sft(texts) => sft::train(spec, texts, policy, io).map(|()| None),
-        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, policy, io).map(|()| None),
+        Examples::Dpo(pairs) => dpo::train(run, spec, pairs, tokenizer, policy, io).map(|()| None),
         Examples::Prompts(prompts) => {
             let missing = || Error::Config("spec.rewardModelRef: expected a reward model, found none; add it".into());
             let scorer = reward.ok_or_else(missing)?;
@@ -201,6 +202,7 @@ fn load(opened: &ModelFolder, spec: &PolicyTuningSpec, device: Device) -> Result
     let original = match spec.training.adapter {
         Some(_) => None,
         None if spec.method == Method::Sft && spec.evaluation.is_none() => None,
+        None if spec.method == Method::Dpo && spec.evaluation.is_none() && !dpo::reads_starting_model(spec) => None,
         None => Some(opened.decoder(spec.training.precision, device)?),
     };
     let params = make_trainable(&mut decoder, &spec.training)?;
