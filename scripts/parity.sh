@@ -54,3 +54,4 @@ cd tests/parity
 "$python" check_saved.py "$trainer" "$model"
 "$python" check_tuned.py "$trainer" "$model"
 "$trl" trl_dpo.py "$trainer"
+"$trl" trl_reward.py "$trainer"
