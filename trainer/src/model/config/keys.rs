@@ -87,13 +87,14 @@ impl<'a> Keys<'a> {
         self.set(key).map_or(Ok(None), |_| self.number(key, allowed))
     }
 
-    /// A list of `count` positive numbers.
+    /// A list of `count` moderate numbers.
     pub(in crate::model) fn numbers(&self, key: &str, count: usize) -> Result<Vec<f64>> {
         let found = self.get(key).unwrap_or(&Value::Null);
-        let number = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        let number = |value: &Value| value.as_f64().filter(|x| Range::Moderate.contains(*x));
         let read: Option<Vec<f64>> = found.as_array().and_then(|list| list.iter().map(number).collect());
-        read.filter(|list| list.len() == count)
-            .ok_or_else(|| self.wrong(key, &format!("a list of {count} numbers above 0"), found))
+        read.filter(|list| list.len() == count).ok_or_else(|| {
+            self.wrong(key, &format!("a list of {count} numbers, each {}", Range::Moderate.text()), found)
+        })
     }
 
     /// The values of a list with one entry per layer; `None` if the key is absent or null.
@@ -168,6 +169,8 @@ pub(in crate::model) enum Range {
     Positive,
     FromOne,
     FromTwo,
+    /// What no product of in 32 bits overflows.
+    Moderate,
 }
 
 impl Range {
@@ -176,6 +179,7 @@ impl Range {
             Self::Positive => x > 0.0,
             Self::FromOne => x >= 1.0,
             Self::FromTwo => x >= 2.0,
+            Self::Moderate => (1e-6..=1e6).contains(&x),
         }
     }
 
@@ -185,6 +189,7 @@ impl Range {
             Self::Positive => "a number above 0",
             Self::FromOne => "a number of at least 1",
             Self::FromTwo => "a number of at least 2",
+            Self::Moderate => "a number from 0.000001 to 1000000",
         }
     }
 }

@@ -168,7 +168,7 @@ fn yarn(file: &Keys, object: &Keys, form: &RopeForm, theta: f64) -> Result<YarnS
         Some(Value::Null) => form.context as f64 / original,
         _ => required(object, "factor", Range::FromOne)?,
     };
-    let number = |key: &str| object.number_or_null(key, Range::Positive);
+    let number = |key: &str| object.number_or_null(key, Range::Moderate);
     let stretch = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
     let attention_factor = match (number("attention_factor")?, number("mscale")?, number("mscale_all_dim")?) {
         (Some(given), ..) => given,
@@ -187,11 +187,11 @@ fn yarn(file: &Keys, object: &Keys, form: &RopeForm, theta: f64) -> Result<YarnS
 
 fn longrope(file: &Keys, object: &Keys, form: &RopeForm, dims: i64) -> Result<LongRopeScaling> {
     let original = original(file, object, form)?;
-    let factor = match object.number_or_null("factor", Range::Positive)? {
+    let factor = match object.number_or_null("factor", Range::Moderate)? {
         Some(factor) => factor,
         None => form.context as f64 / original,
     };
-    let attention_factor = match object.number_or_null("attention_factor", Range::Positive)? {
+    let attention_factor = match object.number_or_null("attention_factor", Range::Moderate)? {
         Some(given) => given,
         None if factor <= 1.0 => 1.0,
         None => (1.0 + factor.ln() / original.ln()).sqrt(),

@@ -49,7 +49,7 @@ pub(super) fn around(keys: &Keys, found: Architecture) -> Result<Architecture> {
     if keys.set("hidden_act").is_some() && shared::activation(keys, "hidden_act", "")? != found.activation {
         return Err(keys.unsupported("hidden_act"));
     }
-    let scalar = keys.number("query_pre_attn_scalar", Range::Positive)?.unwrap_or(256.0);
+    let scalar = keys.number("query_pre_attn_scalar", Range::Moderate)?.unwrap_or(256.0);
     Ok(Architecture {
         norm_placement: NormPlacement::Around,
         embedding_scale: Some((found.hidden_size as f64).sqrt()),
@@ -61,5 +61,5 @@ pub(super) fn around(keys: &Keys, found: Architecture) -> Result<Architecture> {
 
 /// A cap; `absent` if the key is absent, `None` if it is null.
 pub(super) fn cap(keys: &Keys, key: &str, absent: Option<f64>) -> Result<Option<f64>> {
-    if keys.get(key).is_none() { Ok(absent) } else { keys.number_or_null(key, Range::Positive) }
+    if keys.get(key).is_none() { Ok(absent) } else { keys.number_or_null(key, Range::Moderate) }
 }

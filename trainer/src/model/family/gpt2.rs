@@ -23,10 +23,10 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn architecture(keys: &Keys) -> Result<Architecture> {
-    let hidden = keys.required("n_embd", 1, shared::WIDEST)?;
-    let heads = keys.required("n_head", 1, shared::WIDEST)?;
+    let hidden = keys.required(one_of(keys, ["n_embd", "hidden_size"])?, 1, shared::WIDEST)?;
+    let heads = keys.required(one_of(keys, ["n_head", "num_attention_heads"])?, 1, shared::WIDEST)?;
     shared::require_whole_heads(keys, "n_embd", hidden, heads)?;
-    let context = shared::context(keys, "n_positions")?;
+    let context = shared::context(keys, one_of(keys, ["n_positions", "max_position_embeddings"])?)?;
     let inner = match keys.set("n_inner") {
         Some(_) => keys.required("n_inner", 1, shared::WIDEST)?,
         None => 4 * hidden,
@@ -35,7 +35,7 @@ fn architecture(keys: &Keys) -> Result<Architecture> {
         hidden,
         heads,
         inner,
-        layers: shared::depth(keys, "n_layer")?,
+        layers: shared::depth(keys, one_of(keys, ["n_layer", "num_hidden_layers"])?)?,
         vocabulary: shared::vocabulary(keys)?,
         context,
         activation: shared::activation(keys, "activation_function", "gelu_new")?,
@@ -50,6 +50,17 @@ fn architecture(keys: &Keys) -> Result<Architecture> {
         transposed_projections: true,
         ..found
     })
+}
+
+/// The key that a config has of a size, which transformers reads under two names.
+fn one_of(keys: &Keys, [own, usual]: [&'static str; 2]) -> Result<&'static str> {
+    match (keys.get(own), keys.get(usual)) {
+        (None, Some(_)) => Ok(usual),
+        (Some(first), Some(second)) if first != second => {
+            Err(keys.wrong(usual, &format!("what `{own}` says ({first})"), second))
+        }
+        _ => Ok(own),
+    }
 }
 
 fn name(weight: WeightId) -> String {
