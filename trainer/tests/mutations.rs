@@ -175,14 +175,13 @@ fn says_nothing(key: &str, value: &Value, base: &Map<String, Value>) -> bool {
                 "gpt_neox" => value.is_boolean(),
                 _ => false,
             },
-            "query_pre_attn_scalar" => number == Some(256.0),
             "rope_theta" | "rope_local_base_freq" => number == Some(1e4),
             "layer_norm_epsilon" | "layer_norm_eps" => number == Some(1e-5),
-            // The other names of sizes of GPT-2.
+            // The other names of sizes of GPT-2; and a default of Gemma.
             "num_attention_heads" => number == Some(4.0),
             "num_hidden_layers" => number == Some(2.0),
             "hidden_size" => number == Some(32.0),
-            "max_position_embeddings" => number == Some(256.0),
+            "max_position_embeddings" | "query_pre_attn_scalar" => number == Some(256.0),
             // Of use where a model has that many layers, and scaled positions.
             "no_rope_layer_interval" | "sliding_window_pattern" => value.as_i64().is_some_and(|every| every > 2),
             "original_max_position_embeddings" => value.as_i64().is_some_and(|original| original > 1),
