@@ -30,19 +30,23 @@ const METHODS: [Method; 9] = [
     ("A2C", "a2c", || json!({"klCoefficient": 0.01, "whitenAdvantages": "Enabled"}), 1),
 ];
 
-/// A reward model that likes a president's words, and a tuning by each method, called `tuned-<n>`. `steps`: rollouts.
-fn manifests(steps: usize) -> Vec<Value> {
+/// Those of them that keep different things between rollouts: nothing, the KL coefficient, a baseline too, a critic.
+const STATES: [usize; 4] = [0, 5, 6, 8];
+
+/// A reward model that likes a president's words, and tunings by some of the methods, called `tuned-<n>`. `steps`: rollouts.
+fn manifests(chosen: &[usize], steps: usize) -> Vec<Value> {
     let pairs = json!({"datasetRef": null, "dataset": {"uri": fixture::uri("pairs.jsonl")},
         "training": {"epochs": 12, "learningRate": 3e-3}});
     let mut all = vec![with(chain::reward(REWARD.1, ""), &pairs)];
-    for (i, (method, block, settings, responses)) in METHODS.iter().enumerate() {
+    for &i in chosen {
+        let (method, block, settings, responses) = METHODS[i];
         let mut tuning = with(
             chain::ppo(&format!("tuned-{i}"), REWARD.1),
             &json!({"method": method, "ppo": null, "evaluation": null,
                 "rollout": {"promptsPerStep": 48 / responses, "responsesPerPrompt": responses},
                 "training": {"maxSteps": steps, "epochs": 100, "batchSize": 48, "checkpoint": {"everySteps": 1}}}),
         );
-        tuning["spec"][*block] = settings();
+        tuning["spec"][block] = settings();
         all.push(tuning);
     }
     all
@@ -59,7 +63,8 @@ fn mean(values: &[f64]) -> f64 {
 
 #[test]
 fn every_method_raises_the_reward_that_it_learns_from() {
-    let place = Place::new(&manifests(16));
+    let all: Vec<usize> = (0..METHODS.len()).collect();
+    let place = Place::new(&manifests(&all, 16));
     let _ = place.run().well();
     for (i, (method, _, settings, _)) in METHODS.iter().enumerate() {
         let name = format!("tuned-{i}");
@@ -73,16 +78,16 @@ fn every_method_raises_the_reward_that_it_learns_from() {
 }
 
 #[test]
-fn killed_in_the_middle_every_method_ends_with_the_same_model() {
-    let manifests = manifests(4);
+fn killed_in_the_middle_a_method_ends_with_the_same_model_whatever_it_keeps() {
+    let manifests = manifests(&STATES, 4);
     let digests = |place: &Place| -> Vec<String> {
         let digest = |i| artifact::verify(&place.artifact(Kind::PolicyTuning, &format!("tuned-{i}"))).unwrap().digest;
-        (0..METHODS.len()).map(digest).collect()
+        STATES.iter().map(digest).collect()
     };
     let undisturbed = Place::new(&manifests);
     let _ = undisturbed.run().well();
     let disturbed = Place::new(&manifests);
-    for i in 0..METHODS.len() {
+    for i in STATES {
         let name = format!("tuned-{i}");
         let running = disturbed.start();
         running

@@ -15,7 +15,7 @@ use super::{parquet, preference, prompts, texts};
 use crate::Error;
 
 /// Number of files of each kind.
-const FILES: u64 = 1000;
+const FILES: u64 = 400;
 
 /// The rows that a reader returned, as JSON, and the number of rows that it reported as skipped.
 type Found = Result<(Vec<Value>, usize), Error>;
@@ -260,7 +260,8 @@ fn a_record_with_a_fault_is_rejected_or_read_exactly() {
             check(&reader, &path, &records, seed);
             read += usize::from((reader.read)(&path).is_ok());
         }
-        assert!(read > 50 && read < FILES as usize - 50, "{read} of {FILES} files are read");
+        let few = FILES as usize / 20;
+        assert!(read > few && read < FILES as usize - few, "{read} of {FILES} files are read");
     }
 }
 
