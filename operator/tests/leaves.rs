@@ -341,12 +341,10 @@ fn cases(kind: Kind) -> Vec<Value> {
             });
             let mut dpo = tuning("DPO", "inline", "model");
             dpo["datasetRef"] = json!({"name": "data-a"});
-            dpo["dpo"] = json!({"loss": "Sigmoid", "beta": 0.5, "labelSmoothing": 0.25, "labels": "Hard",
-                "referenceModel": {"uri": "hf://org/reference-a", "revision": "revision-a"}});
-            let mut weighted = tuning("DPO", "inline", "model");
-            weighted["datasetRef"] = json!({"name": "data-a"});
-            weighted["dpo"] = json!({"losses": [{"loss": "Simpo", "weight": 0.5}, {"loss": "Discopop", "weight": 0.5}],
-                "simpoGamma": 0.5, "discopopTau": 0.5});
+            let [one, several] = losses();
+            let mut weighted = dpo.clone();
+            dpo["dpo"] = one;
+            weighted["dpo"] = several;
             let mut sft = tuning("SFT", "inline", "lexicon");
             sft["dataset"] = json!({"uri": "pvc://data-a/d.jsonl"});
             for spec in [&mut dpo, &mut sft] {
@@ -361,6 +359,16 @@ fn cases(kind: Kind) -> Vec<Value> {
             ppo.into_iter().chain(online).chain([dpo, weighted, sft]).collect()
         }
     }
+}
+
+/// Settings of DPO with one loss and with several.
+fn losses() -> [Value; 2] {
+    [
+        json!({"loss": "Sigmoid", "beta": 0.5, "labelSmoothing": 0.25, "labels": "Hard",
+            "referenceModel": {"uri": "hf://org/reference-a", "revision": "revision-a"}}),
+        json!({"losses": [{"loss": "Simpo", "weight": 0.5}, {"loss": "Discopop", "weight": 0.5}], "simpoGamma": 0.5,
+            "discopopTau": 0.5}),
+    ]
 }
 
 /// The paths of all leaves of a schema, as `spec.judges[].name`, with the schema of each.

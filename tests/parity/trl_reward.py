@@ -1,4 +1,5 @@
-"""Trains a reward model from the tests' tiny model with TRL and with our trainer, and compares loss and gradient norm of each step.
+"""Trains a reward model from the tests' tiny model with TRL and with our trainer, and compares loss and gradient norm of each
+step.
 
 Usage: trl_reward.py TRAINER
 
@@ -16,6 +17,10 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 from trl_runs import TINY, InOrder
+
+
+# At the rate of the policies, the head has hardly moved after 20 steps.
+RATE = 1e-3
 
 
 class Reward(InOrder, RewardTrainer):
@@ -47,12 +52,13 @@ def main(trainer: str) -> None:
         data = trl_runs.write(records, root / "data")
         for number, (loss, coefficient, margin) in enumerate(CASES):
             spec = {"loss": {"labels": "Hard"} | loss}
-            found = trl_runs.ours(trainer, root / str(number), data, "RewardModel", spec)
+            found = trl_runs.ours(trainer, root / str(number), data, "RewardModel", spec, RATE)
             trl_runs.compare(f"reward model {loss}", found, with_trl(records, coefficient, margin, root / "trl"))
 
 
 def with_trl(records: list[dict], coefficient: float | None, margin: bool, folder: Path) -> list[dict]:
-    args = RewardConfig(output_dir=str(folder), center_rewards_coefficient=coefficient, **trl_runs.ARGUMENTS)
+    arguments = trl_runs.ARGUMENTS | {"learning_rate": RATE}
+    args = RewardConfig(output_dir=str(folder), center_rewards_coefficient=coefficient, **arguments)
     form = {"num_labels": 1, "dtype": torch.float32, "attn_implementation": "eager"}
     model = AutoModelForSequenceClassification.from_pretrained(TINY, **form)
     model.score = Head(model.config.hidden_size, 1, bias=False)

@@ -50,14 +50,14 @@ def write(records: list[dict], folder: Path) -> Path:
     return folder
 
 
-def ours(trainer: str, folder: Path, data: Path, kind: str, spec: dict) -> list[dict]:
+def ours(trainer: str, folder: Path, data: Path, kind: str, spec: dict, rate: float = RATE) -> list[dict]:
     """The metrics of our trainer."""
     training = {
         "maxSteps": STEPS,
         "epochs": 10,
         "batchSize": BATCH,
         "microBatchSize": BATCH,
-        "learningRate": RATE,
+        "learningRate": rate,
         "schedule": {"type": "Constant"},
         "optimizer": {"weightDecay": 0.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "maxGradNorm": 1.0},
         "maxLength": 128,

@@ -62,6 +62,8 @@ fn losses_without_a_reference_learn_and_compute_none() {
         let losses = json!([{"loss": loss}, {"loss": "Sft", "weight": 0.5}]);
         let made = stage::run(&few(&json!({"losses": losses})), &inputs(), root.path());
         assert!(!of_reference(root.path()).exists(), "{loss:?} computed a reference");
+        let report = fs::read_to_string(made.artifact.join("report.html")).unwrap();
+        assert!(report.contains(&format!("<dd>{loss:?} + 0.5 Sft</dd>")), "{loss:?} is not named in the report");
         let curve = |name: &str| made.metrics.iter().map(|m| m[name].as_f64().unwrap()).collect::<Vec<_>>();
         for name in ["loss", "nll_loss"] {
             let values = curve(name);

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::json;
 
 use plumbline_crds::Kind as ResourceKind;
-use plumbline_crds::policy_tuning::PolicyTuningSpec;
+use plumbline_crds::dpo::{Dpo, WeightedLoss};
+use plumbline_crds::policy_tuning::{Method, PolicyTuningSpec};
 use plumbline_crds::run::RunDocument;
 use plumbline_crds::training::AdapterSave;
 use plumbline_feedback::report::{MetricsWriter, Report, Section};
@@ -38,6 +39,13 @@ pub(super) fn report(
     if let Some(dataset) = &spec.dataset_ref {
         report.fact("Preference data", &dataset.name);
     }
+    if spec.method == Method::Dpo {
+        let settings = spec.dpo.clone().unwrap_or_default();
+        report.fact("Loss", in_words(&settings));
+        if let Some(model) = &settings.reference_model {
+            report.fact("Reference model", &model.uri);
+        }
+    }
     if let Some(why) = &trained.stopped_by_guard {
         let title = "Stopped by a guard".into();
         report.sections.push(Section::Notice { title, text: why.clone() });
@@ -60,6 +68,15 @@ pub(super) fn report(
         }
     }
     Ok(report)
+}
+
+/// The losses of a tuning on pairs with the weights that are not 1: `Sigmoid + 0.2 Sft`.
+fn in_words(settings: &Dpo) -> String {
+    let word = |l: &WeightedLoss| match l.weight {
+        1.0 => format!("{:?}", l.loss),
+        weight => format!("{weight} {:?}", l.loss),
+    };
+    settings.losses().iter().map(word).collect::<Vec<_>>().join(" + ")
 }
 
 /// Plots of a report: title, unit, metrics.
