@@ -313,3 +313,52 @@ fn configs_of_transformers_4_and_5_describe_the_same_model() {
         assert_eq!((four.family, &four.architecture), (five.family, &five.architecture), "{}", model["name"]);
     }
 }
+
+#[test]
+fn settings_of_published_configs_are_read() {
+    let golden = golden();
+    let changed = |name: &str, changes: Value| {
+        let mut raw = cases(&golden).into_iter().find(|case| case.name == name).unwrap().model["config"].clone();
+        raw.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        Config::from_json(raw.as_object().unwrap().clone())
+    };
+    let code = |class: &str| json!({"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": class, "AutoTokenizer": "Xenova/gpt-4o"});
+    for (name, changes) in [
+        (
+            "phi3",
+            json!({"auto_map": code("modeling_phi3.Phi3ForCausalLM"), "sliding_window": 262_144, "mlp_bias": false}),
+        ),
+        (
+            "smollm3",
+            json!({"pretraining_tp": 2, "max_window_layers": 28, "rope_scaling": null, "sliding_window": null}),
+        ),
+        ("gemma", json!({"hidden_activation": null})),
+        ("gemma", json!({"hidden_activation": "gelu_pytorch_tanh", "rope_scaling": null})),
+        ("gemma2", json!({"cache_implementation": "hybrid", "eos_token_id": [1, 2], "attn_logit_softcapping": null})),
+        ("gemma3", json!({"attn_logit_softcapping": null, "final_logit_softcapping": null, "rope_scaling": null})),
+        ("gpt2", json!({"n_ctx": 256, "summary_type": "cls_index", "hidden_size": 32})),
+        ("opt", json!({"_remove_final_layer_norm": false, "prefix": "</s>", "layer_norm_elementwise_affine": true})),
+        ("gpt_neox", json!({"rope_theta": 10_000, "attention_dropout": 0.0})),
+    ] {
+        let found = changed(name, changes.clone());
+        assert!(found.is_ok(), "{name} {changes}: {}", found.unwrap_err());
+    }
+    for (name, changes, key) in [
+        ("phi3", json!({"auto_map": code("modeling_other.OtherForCausalLM")}), "auto_map.AutoModelForCausalLM"),
+        ("phi3", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "type"),
+        ("gemma2", json!({"hidden_act": "silu"}), "hidden_act"),
+        ("gemma2", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("gemma3", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
+        ("gemma3", json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}), "rope_parameters"),
+        ("gpt2", json!({"scale_attn_by_inverse_layer_idx": true}), "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", json!({"add_cross_attention": true}), "add_cross_attention"),
+        ("gpt2", json!({"hidden_size": 64}), "hidden_size"),
+        ("opt", json!({"word_embed_proj_dim": 16}), "word_embed_proj_dim"),
+        ("opt", json!({"layer_norm_elementwise_affine": false}), "layer_norm_elementwise_affine"),
+        ("gpt_neox", json!({"rope_theta": 5e5}), "rope_theta"),
+        ("gpt_neox", json!({"rotary_pct": 0.2}), "rotary_pct"),
+    ] {
+        let said = changed(name, changes.clone()).map_or_else(|error| error.to_string(), |_| "read".to_owned());
+        assert!(said.contains(&format!("`{key}`")) || said.contains(&format!(".{key}`")), "{name} {changes}: {said}");
+    }
+}

@@ -186,7 +186,7 @@ fn says_nothing(key: &str, value: &Value, base: &Map<String, Value>) -> bool {
             "no_rope_layer_interval" | "sliding_window_pattern" => value.as_i64().is_some_and(|every| every > 2),
             "original_max_position_embeddings" => value.as_i64().is_some_and(|original| original > 1),
             "sliding_window" => value.as_i64().is_some_and(|window| window >= 256),
-            "rope_scaling" | "rope_parameters" => *value == json!({}),
+            "rope_scaling" | "rope_parameters" | "auto_map" => *value == json!({}),
             "layer_types" => *value == json!([]) || *value == json!(["full_attention"]),
             _ => false,
         }
@@ -241,6 +241,7 @@ fn is_foreign(key: &str, family: &str) -> bool {
     let learned = ["gpt2", "opt"].contains(&family);
     match key {
         "max_window_layers" => !family.starts_with("qwen"),
+        "pretraining_tp" => family == "smollm3",
         "rms_norm_eps" | "num_key_value_heads" | "head_dim" => learned || family == "gpt_neox",
         "rope_theta" | "rope_scaling" | "rope_parameters" | "hidden_act" | "intermediate_size" => learned,
         _ => false,

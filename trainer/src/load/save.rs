@@ -151,8 +151,16 @@ fn is_shard(name: &str) -> bool {
 }
 
 /// Keys of a config that describe the directory it came from and do not apply to the new one.
-const OF_ANOTHER_FOLDER: [&str; 7] =
-    ["_name_or_path", "num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "finetuning_task"];
+const OF_ANOTHER_FOLDER: [&str; 8] = [
+    "_name_or_path",
+    "auto_map",
+    "num_labels",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "classifier_dropout",
+    "finetuning_task",
+];
 
 /// The config of a saved directory: that of the base model, with keys that no longer apply corrected or removed.
 /// `transformers_version` is preserved, as transformers reads the tokenizer's files by the rules of that version.
@@ -284,6 +292,7 @@ mod tests {
         for (key, value) in [
             ("architectures", json!(["LlamaModel"])),
             ("_name_or_path", json!("/home/a/model")),
+            ("auto_map", json!({"AutoConfig": "configuration_phi3.Phi3Config"})),
             ("num_labels", json!(3)),
             ("id2label", json!({"0": "a", "1": "b", "2": "c"})),
             ("problem_type", json!("regression")),

@@ -13,7 +13,7 @@ pub(super) static FAMILY: Family = Family {
     classifier: "Phi3ForSequenceClassification",
     prefix: "model.",
     ignored: &[],
-    reads: &["partial_rotary_factor"],
+    reads: &["partial_rotary_factor", "auto_map"],
     architecture,
     gguf: None,
     name: names::llama,
@@ -22,7 +22,17 @@ pub(super) static FAMILY: Family = Family {
 /// Default of transformers for this family.
 const ORIGINAL_CONTEXT: i64 = 4096;
 
+/// Code that checkpoints name, from before transformers had the family; transformers uses its own.
+const FORMER_CODE: [&str; 2] = ["configuration_phi3.Phi3Config", "modeling_phi3.Phi3ForCausalLM"];
+
 fn architecture(keys: &Keys) -> Result<Architecture> {
+    if let Some(code) = keys.object("auto_map", "auto_map.")?
+        && let Some((key, found)) = code
+            .entries()
+            .find(|(key, found)| *key != "AutoTokenizer" && FORMER_CODE.iter().all(|known| *found != known))
+    {
+        return Err(code.not_computed(key, found));
+    }
     let found = shared::without_positions(keys, &Defaults { norm_eps: 1e-5, ..Defaults::LLAMA })?;
     let form = RopeForm {
         partial: Some(("partial_rotary_factor", 1.0)),

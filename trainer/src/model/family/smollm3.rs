@@ -13,7 +13,8 @@ pub(super) static FAMILY: Family = Family {
     classifier: "SmolLM3ForSequenceClassification",
     prefix: "model.",
     ignored: &[],
-    reads: &["attention_bias", "mlp_bias", "no_rope_layers", "use_sliding_window"],
+    // No version of transformers computed this family in slices (`pretraining_tp`), whatever its configs say.
+    reads: &["attention_bias", "mlp_bias", "no_rope_layers", "use_sliding_window", "pretraining_tp"],
     architecture,
     gguf: None,
     name: names::llama,
