@@ -161,6 +161,7 @@ fn every_metric_that_a_stage_logs_is_explained() {
         "stage/reward",
         "stage/tune/dpo",
         "method/metrics",
+        "method/shaping",
         "method/ppo",
         "method/grpo",
         "method/reinforce",

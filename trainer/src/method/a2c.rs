@@ -2,17 +2,16 @@
 //!
 //! The value head uses the policy's own hidden states. Every mean is over actual tokens, as there is no padding.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::online::A2c as Settings;
 use plumbline_crds::training::Switch;
 
-use crate::advantage::{explained_variance, gae, token_rewards, whiten_all};
+use crate::advantage::{explained_variance, gae, whiten_all};
 use crate::loss::policy::policy_gradient;
 use crate::loss::value;
 use crate::method::metrics;
-use crate::method::shaping::{KlPenalty, Shaping};
+use crate::method::shaping::{KlState, Shaping};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::samples::{Sample, Statistics};
@@ -21,22 +20,14 @@ use crate::train::samples::{Sample, Statistics};
 pub struct A2c {
     settings: Settings,
     shaping: Shaping,
-    kl: KlPenalty,
 }
 
 impl A2c {
     /// The method at the start of training.
     pub fn new(settings: Settings) -> Self {
-        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
-        let kl = KlPenalty::new(settings.kl_coefficient, settings.kl_estimator, settings.adaptive_kl.clone());
-        Self { settings, shaping, kl }
+        let shaping = Shaping::from(&settings);
+        Self { settings, shaping }
     }
-}
-
-/// State that is saved in checkpoints.
-#[derive(Clone, Deserialize, Serialize)]
-pub struct State {
-    kl_coefficient: f64,
 }
 
 /// The training data of a rollout. Lists have one entry per sample, inner ones one per response token.
@@ -46,15 +37,15 @@ pub struct Experience {
 }
 
 impl OnPolicy for A2c {
-    type State = State;
+    type State = KlState;
     type Experience = Experience;
 
-    fn state(&self) -> State {
-        State { kl_coefficient: self.kl.coefficient }
+    fn state(&self) -> KlState {
+        self.shaping.state()
     }
 
-    fn restore(&mut self, state: State) {
-        self.kl.coefficient = state.kl_coefficient;
+    fn restore(&mut self, state: KlState) {
+        self.shaping.restore(&state);
     }
 
     /// One: a second step on the same samples would no longer follow the policy's gradient.
@@ -63,15 +54,14 @@ impl OnPolicy for A2c {
     }
 
     fn experience(&self, samples: &[Sample]) -> (Experience, Means) {
-        let scores: Vec<f64> = samples.iter().map(|s| self.shaping.score(s)).collect();
-        let estimates: Vec<Vec<f64>> = samples.iter().map(|s| self.kl.per_token(s)).collect();
-        let rewards = estimates.iter().zip(&scores).map(|(k, &score)| token_rewards(k, self.kl.coefficient, score));
-        let of = |(r, s): (Vec<f64>, &Sample)| gae(&r, &s.values, self.settings.gamma, self.settings.lambda);
-        let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards.zip(samples).map(of).unzip();
+        let shaped = self.shaping.shape(samples);
+        let rewards = self.shaping.of_tokens(&shaped, &shaped.scores);
+        let of = |(r, s): (&Vec<f64>, &Sample)| gae(r, &s.values, self.settings.gamma, self.settings.lambda);
+        let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards.iter().zip(samples).map(of).unzip();
         if self.settings.whiten_advantages == Switch::Enabled {
             whiten_all(&mut advantages, false);
         }
-        let mut means = metrics::rewards(&scores, &estimates, self.kl.coefficient);
+        let mut means = self.shaping.means(&shaped);
         let values: Vec<f64> = samples.iter().flat_map(|s| &s.values).copied().collect();
         let all_returns: Vec<f64> = returns.iter().flatten().copied().collect();
         means.add("val/explained_variance", explained_variance(&values, &all_returns), 1.0);
@@ -96,6 +86,6 @@ impl OnPolicy for A2c {
     }
 
     fn adapt(&mut self, samples: &[Sample], rollout: &Statistics) {
-        self.kl.adapt(rollout, samples.len());
+        self.shaping.adapt(rollout, samples.len());
     }
 }

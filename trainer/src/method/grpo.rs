@@ -29,7 +29,7 @@ pub struct Grpo {
 impl Grpo {
     /// The method, for responses of at most `longest` tokens.
     pub fn new(settings: Settings, longest: i64) -> Self {
-        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
+        let shaping = Shaping::from(&settings);
         let low = settings.clip_range;
         let clip = Clip { low, high: settings.clip_range_high.unwrap_or(low), dual: settings.dual_clip };
         Self { settings, shaping, clip, longest }

@@ -3,17 +3,16 @@
 //!
 //! The value head uses the policy's own hidden states. Every mean is over actual tokens, as there is no padding.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::online::Ppo as Settings;
 use plumbline_crds::training::Switch;
 
-use crate::advantage::{explained_variance, gae, token_rewards, whiten_all};
+use crate::advantage::{explained_variance, gae, whiten_all};
 use crate::loss::policy::{Clip, clipped};
 use crate::loss::value;
 use crate::method::metrics;
-use crate::method::shaping::{KlPenalty, Shaping};
+use crate::method::shaping::{KlState, Shaping};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::samples::{Sample, Statistics};
@@ -22,22 +21,14 @@ use crate::train::samples::{Sample, Statistics};
 pub struct Ppo {
     settings: Settings,
     shaping: Shaping,
-    kl: KlPenalty,
 }
 
 impl Ppo {
     /// The method at the start of training.
     pub fn new(settings: Settings) -> Self {
-        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
-        let kl = KlPenalty::new(settings.kl_coefficient, settings.kl_estimator, settings.adaptive_kl.clone());
-        Self { settings, shaping, kl }
+        let shaping = Shaping::from(&settings);
+        Self { settings, shaping }
     }
-}
-
-/// State that is saved in checkpoints.
-#[derive(Clone, Deserialize, Serialize)]
-pub struct State {
-    kl_coefficient: f64,
 }
 
 /// The training data of a rollout. Lists have one entry per sample, inner ones one per response token.
@@ -47,15 +38,15 @@ pub struct Experience {
 }
 
 impl OnPolicy for Ppo {
-    type State = State;
+    type State = KlState;
     type Experience = Experience;
 
-    fn state(&self) -> State {
-        State { kl_coefficient: self.kl.coefficient }
+    fn state(&self) -> KlState {
+        self.shaping.state()
     }
 
-    fn restore(&mut self, state: State) {
-        self.kl.coefficient = state.kl_coefficient;
+    fn restore(&mut self, state: KlState) {
+        self.shaping.restore(&state);
     }
 
     fn epochs(&self) -> i64 {
@@ -63,10 +54,8 @@ impl OnPolicy for Ppo {
     }
 
     fn experience(&self, samples: &[Sample]) -> (Experience, Means) {
-        let scores: Vec<f64> = samples.iter().map(|s| self.shaping.score(s)).collect();
-        let estimates: Vec<Vec<f64>> = samples.iter().map(|s| self.kl.per_token(s)).collect();
-        let mut rewards: Vec<Vec<f64>> =
-            estimates.iter().zip(&scores).map(|(k, &score)| token_rewards(k, self.kl.coefficient, score)).collect();
+        let shaped = self.shaping.shape(samples);
+        let mut rewards = self.shaping.of_tokens(&shaped, &shaped.scores);
         if self.settings.whiten_rewards == Switch::Enabled {
             whiten_all(&mut rewards, true);
         }
@@ -75,7 +64,7 @@ impl OnPolicy for Ppo {
         if self.settings.whiten_advantages == Switch::Enabled {
             whiten_all(&mut advantages, false);
         }
-        let mut means = metrics::rewards(&scores, &estimates, self.kl.coefficient);
+        let mut means = self.shaping.means(&shaped);
         let values: Vec<f64> = samples.iter().flat_map(|s| &s.values).copied().collect();
         let all_returns: Vec<f64> = returns.iter().flatten().copied().collect();
         means.add("val/explained_variance", explained_variance(&values, &all_returns), 1.0);
@@ -113,6 +102,6 @@ impl OnPolicy for Ppo {
     }
 
     fn adapt(&mut self, samples: &[Sample], rollout: &Statistics) {
-        self.kl.adapt(rollout, samples.len());
+        self.shaping.adapt(rollout, samples.len());
     }
 }

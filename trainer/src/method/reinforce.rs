@@ -9,7 +9,7 @@ use plumbline_crds::training::Switch;
 use crate::advantage::whiten;
 use crate::loss::policy::policy_gradient;
 use crate::method::metrics;
-use crate::method::shaping::{KlPenalty, Shaping};
+use crate::method::shaping::{KlState, Shaping};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::samples::{Sample, Statistics};
@@ -18,7 +18,6 @@ use crate::train::samples::{Sample, Statistics};
 pub struct Reinforce {
     settings: Settings,
     shaping: Shaping,
-    kl: KlPenalty,
     /// Moving average of the mean rewards of earlier rollouts; none before the first.
     average: Option<f64>,
 }
@@ -26,9 +25,8 @@ pub struct Reinforce {
 impl Reinforce {
     /// The method at the start of training.
     pub fn new(settings: Settings) -> Self {
-        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
-        let kl = KlPenalty::new(settings.kl_coefficient, settings.kl_estimator, settings.adaptive_kl.clone());
-        Self { settings, shaping, kl, average: None }
+        let shaping = Shaping::from(&settings);
+        Self { settings, shaping, average: None }
     }
 
     /// The baseline of a rollout with these rewards. The moving average does not depend on them, except in the first
@@ -41,20 +39,13 @@ impl Reinforce {
             ReinforceBaseline::None => 0.0,
         }
     }
-
-    /// Scores, KL estimates and rewards of responses.
-    fn measure(&self, samples: &[Sample]) -> (Vec<f64>, Vec<Vec<f64>>, Vec<f64>) {
-        let scores: Vec<f64> = samples.iter().map(|s| self.shaping.score(s)).collect();
-        let estimates: Vec<Vec<f64>> = samples.iter().map(|s| self.kl.per_token(s)).collect();
-        let rewards = self.kl.rewards(&scores, &estimates);
-        (scores, estimates, rewards)
-    }
 }
 
 /// State that is saved in checkpoints.
 #[derive(Clone, Deserialize, Serialize)]
 pub struct State {
-    kl_coefficient: f64,
+    #[serde(flatten)]
+    kl: KlState,
     average: Option<f64>,
 }
 
@@ -64,11 +55,11 @@ impl OnPolicy for Reinforce {
     type Experience = Vec<f64>;
 
     fn state(&self) -> State {
-        State { kl_coefficient: self.kl.coefficient, average: self.average }
+        State { kl: self.shaping.state(), average: self.average }
     }
 
     fn restore(&mut self, state: State) {
-        self.kl.coefficient = state.kl_coefficient;
+        self.shaping.restore(&state.kl);
         self.average = state.average;
     }
 
@@ -78,13 +69,14 @@ impl OnPolicy for Reinforce {
     }
 
     fn experience(&self, samples: &[Sample]) -> (Vec<f64>, Means) {
-        let (scores, estimates, rewards) = self.measure(samples);
+        let shaped = self.shaping.shape(samples);
+        let rewards = self.shaping.of_responses(&shaped);
         let baseline = self.baseline(&rewards);
         let mut advantages: Vec<f64> = rewards.iter().map(|reward| reward - baseline).collect();
         if self.settings.whiten_advantages == Switch::Enabled {
             whiten(&mut advantages, false);
         }
-        let mut means = metrics::rewards(&scores, &estimates, self.kl.coefficient);
+        let mut means = self.shaping.means(&shaped);
         means.add("objective/baseline", baseline, 1.0);
         (advantages, means)
     }
@@ -101,11 +93,11 @@ impl OnPolicy for Reinforce {
     }
 
     fn adapt(&mut self, samples: &[Sample], rollout: &Statistics) {
-        let (_, _, rewards) = self.measure(samples);
+        let rewards = self.shaping.of_responses(&self.shaping.shape(samples));
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         let decay = self.settings.baseline_decay;
         self.average = Some(self.average.map_or(mean, |average| decay * average + (1.0 - decay) * mean));
-        self.kl.adapt(rollout, samples.len());
+        self.shaping.adapt(rollout, samples.len());
     }
 }
 

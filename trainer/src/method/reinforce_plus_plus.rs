@@ -1,15 +1,14 @@
 //! REINFORCE++ (Hu et al., 2025): no critic; PPO's clipping, and advantages normalised over all tokens of a rollout.
 //! Computes only.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::online::{GroupBaseline, ReinforcePlusPlus as Settings, RewardScale};
 
-use crate::advantage::{group_relative, token_rewards, whiten_all};
+use crate::advantage::{group_relative, whiten_all};
 use crate::loss::policy::{Clip, clipped};
 use crate::method::metrics;
-use crate::method::shaping::{KlPenalty, Shaping};
+use crate::method::shaping::{KlState, Shaping};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::samples::{Sample, Statistics};
@@ -18,35 +17,27 @@ use crate::train::samples::{Sample, Statistics};
 pub struct ReinforcePlusPlus {
     settings: Settings,
     shaping: Shaping,
-    kl: KlPenalty,
 }
 
 impl ReinforcePlusPlus {
     /// The method at the start of training.
     pub fn new(settings: Settings) -> Self {
-        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
-        let kl = KlPenalty::new(settings.kl_coefficient, settings.kl_estimator, settings.adaptive_kl.clone());
-        Self { settings, shaping, kl }
+        let shaping = Shaping::from(&settings);
+        Self { settings, shaping }
     }
-}
-
-/// State that is saved in checkpoints.
-#[derive(Clone, Deserialize, Serialize)]
-pub struct State {
-    kl_coefficient: f64,
 }
 
 impl OnPolicy for ReinforcePlusPlus {
-    type State = State;
+    type State = KlState;
     /// The advantage of each token of each response.
     type Experience = Vec<Vec<f64>>;
 
-    fn state(&self) -> State {
-        State { kl_coefficient: self.kl.coefficient }
+    fn state(&self) -> KlState {
+        self.shaping.state()
     }
 
-    fn restore(&mut self, state: State) {
-        self.kl.coefficient = state.kl_coefficient;
+    fn restore(&mut self, state: KlState) {
+        self.shaping.restore(&state);
     }
 
     fn epochs(&self) -> i64 {
@@ -55,19 +46,18 @@ impl OnPolicy for ReinforcePlusPlus {
 
     /// Section 3.2 of the paper: the advantage of a token is the score less the KL penalties of this and all later tokens.
     fn experience(&self, samples: &[Sample]) -> (Vec<Vec<f64>>, Means) {
-        let scores: Vec<f64> = samples.iter().map(|s| self.shaping.score(s)).collect();
-        let estimates: Vec<Vec<f64>> = samples.iter().map(|s| self.kl.per_token(s)).collect();
+        let shaped = self.shaping.shape(samples);
         let centred = match self.settings.baseline {
-            GroupBaseline::None => scores.clone(),
+            GroupBaseline::None => shaped.scores.clone(),
             GroupBaseline::Group => {
                 let groups: Vec<usize> = samples.iter().map(|s| s.group).collect();
-                group_relative(&scores, &groups, RewardScale::None)
+                group_relative(&shaped.scores, &groups, RewardScale::None)
             }
         };
-        let rewards = estimates.iter().zip(&centred).map(|(k, &score)| token_rewards(k, self.kl.coefficient, score));
-        let mut advantages: Vec<Vec<f64>> = rewards.map(to_go).collect();
+        let rewards = self.shaping.of_tokens(&shaped, &centred);
+        let mut advantages: Vec<Vec<f64>> = rewards.into_iter().map(to_go).collect();
         whiten_all(&mut advantages, false);
-        (advantages, metrics::rewards(&scores, &estimates, self.kl.coefficient))
+        (advantages, self.shaping.means(&shaped))
     }
 
     fn weight(&self, sample: &Sample) -> f64 {
@@ -84,7 +74,7 @@ impl OnPolicy for ReinforcePlusPlus {
     }
 
     fn adapt(&mut self, samples: &[Sample], rollout: &Statistics) {
-        self.kl.adapt(rollout, samples.len());
+        self.shaping.adapt(rollout, samples.len());
     }
 }
 
@@ -101,6 +91,7 @@ fn to_go(mut rewards: Vec<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::advantage::token_rewards;
 
     #[test]
     fn rewards_to_go_hold_the_score_at_every_token() {

@@ -1,7 +1,6 @@
 //! RLOO (Ahmadian et al., 2024): REINFORCE on whole responses, each compared with the other responses to its prompt.
 //! Computes only.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use plumbline_crds::online::Rloo as Settings;
@@ -10,7 +9,7 @@ use plumbline_crds::training::Switch;
 use crate::advantage::{leave_one_out, whiten};
 use crate::loss::policy::{Clip, clipped};
 use crate::method::metrics;
-use crate::method::shaping::{KlPenalty, Shaping};
+use crate::method::shaping::{KlState, Shaping};
 use crate::train::means::Means;
 use crate::train::online::{MicroBatch, OnPolicy};
 use crate::train::samples::{Sample, Statistics};
@@ -19,35 +18,27 @@ use crate::train::samples::{Sample, Statistics};
 pub struct Rloo {
     settings: Settings,
     shaping: Shaping,
-    kl: KlPenalty,
 }
 
 impl Rloo {
     /// The method at the start of training.
     pub fn new(settings: Settings) -> Self {
-        let shaping = Shaping { score_clip: settings.score_clip, missing_eos_penalty: settings.missing_eos_penalty };
-        let kl = KlPenalty::new(settings.kl_coefficient, settings.kl_estimator, settings.adaptive_kl.clone());
-        Self { settings, shaping, kl }
+        let shaping = Shaping::from(&settings);
+        Self { settings, shaping }
     }
-}
-
-/// State that is saved in checkpoints.
-#[derive(Clone, Deserialize, Serialize)]
-pub struct State {
-    kl_coefficient: f64,
 }
 
 impl OnPolicy for Rloo {
-    type State = State;
+    type State = KlState;
     /// The advantage of each response.
     type Experience = Vec<f64>;
 
-    fn state(&self) -> State {
-        State { kl_coefficient: self.kl.coefficient }
+    fn state(&self) -> KlState {
+        self.shaping.state()
     }
 
-    fn restore(&mut self, state: State) {
-        self.kl.coefficient = state.kl_coefficient;
+    fn restore(&mut self, state: KlState) {
+        self.shaping.restore(&state);
     }
 
     fn epochs(&self) -> i64 {
@@ -55,14 +46,13 @@ impl OnPolicy for Rloo {
     }
 
     fn experience(&self, samples: &[Sample]) -> (Vec<f64>, Means) {
-        let scores: Vec<f64> = samples.iter().map(|s| self.shaping.score(s)).collect();
-        let estimates: Vec<Vec<f64>> = samples.iter().map(|s| self.kl.per_token(s)).collect();
+        let shaped = self.shaping.shape(samples);
         let groups: Vec<usize> = samples.iter().map(|s| s.group).collect();
-        let mut advantages = leave_one_out(&self.kl.rewards(&scores, &estimates), &groups);
+        let mut advantages = leave_one_out(&self.shaping.of_responses(&shaped), &groups);
         if self.settings.whiten_advantages == Switch::Enabled {
             whiten(&mut advantages, false);
         }
-        (advantages, metrics::rewards(&scores, &estimates, self.kl.coefficient))
+        (advantages, self.shaping.means(&shaped))
     }
 
     fn weight(&self, _sample: &Sample) -> f64 {
@@ -79,6 +69,6 @@ impl OnPolicy for Rloo {
     }
 
     fn adapt(&mut self, samples: &[Sample], rollout: &Statistics) {
-        self.kl.adapt(rollout, samples.len());
+        self.shaping.adapt(rollout, samples.len());
     }
 }
