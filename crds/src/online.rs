@@ -125,21 +125,24 @@ pub struct Grpo {
     /// Epochs: optimisation passes over each rollout. Defaults to 1.
     #[schemars(range(min = 1, max = 100))]
     pub epochs: i64,
-    /// Clipping range of the probability ratio below 1: it is clipped to at least 1 - this value. Defaults to 0.2.
+    /// Clipping range of the probability ratio below 1: it is clipped to at least 1 - this value. Cispo does not read it. By
+    /// default 0.2, and 0.0003 for Gspo, whose ratios are those of whole responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
-    pub clip_range: f64,
-    /// Clipping range of the probability ratio above 1: it is clipped to at most 1 + this value. By default it is
-    /// `clipRange`; 0.28 is the value of DAPO (Yu et al., 2025).
+    pub clip_range: Option<f64>,
+    /// Clipping range of the probability ratio above 1: it is clipped to at most 1 + this value. For Cispo it is TRL's
+    /// `epsilon_high` less 1. By default it is `clipRange`, and 0.0004 for Gspo; 0.28 is the value of DAPO (Yu et al.,
+    /// 2025).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub clip_range_high: Option<f64>,
-    /// Dual clipping (Ye et al., 2020): the loss of a token with a negative advantage is at most this many times its
-    /// advantage. Must exceed 1. By default there is no such bound.
+    /// Dual clipping (Ye et al., 2020): the loss of a token (for Gspo: of a response) with a negative advantage is at most
+    /// this many times the magnitude of the advantage. Cispo does not read it. By default there is no such bound.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1.0, max = 1000.0))]
+    #[schemars(range(min = 1.01, max = 1000.0))]
     pub dual_clip: Option<f64>,
-    /// Whether responses that were truncated before their end token are left out of the loss. Their scores still count
-    /// in the mean of their group. Defaults to Disabled.
+    /// Whether responses that were truncated before their end token are left out of the loss and of what it is divided by.
+    /// Their scores still count in the mean of their group. Defaults to Disabled.
     pub mask_truncated: Switch,
     /// Penalty subtracted from the score of a response that was truncated before its end token. Defaults to 0.
     #[schemars(range(min = 0.0, max = 1000.0))]
@@ -158,7 +161,7 @@ impl Default for Grpo {
             kl_coefficient: 0.0,
             kl_estimator: LossKlEstimator::K3,
             epochs: 1,
-            clip_range: 0.2,
+            clip_range: None,
             clip_range_high: None,
             dual_clip: None,
             mask_truncated: Switch::Disabled,
@@ -183,7 +186,7 @@ pub enum GrpoLoss {
     /// tokens of a batch (MiniMax, 2025, eq. 4).
     Cispo,
     /// One clipped ratio per response, the geometric mean of those of its tokens; the mean over responses (Zheng et al.,
-    /// 2025, eq. 5). Its ratios stay much nearer to 1: the paper clips at 0.0003 and 0.0004.
+    /// 2025, eq. 5).
     Gspo,
 }
 
@@ -199,12 +202,12 @@ pub enum RewardScale {
     None,
 }
 
-/// Estimators of KL(policy || reference) whose gradient is that of a divergence, with `d = log policy - log reference`.
+/// Estimators of the KL divergence as a loss, with `d = log policy - log reference`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum LossKlEstimator {
-    /// `d^2 / 2`.
+    /// `d^2 / 2`: its gradient is that of KL(policy || reference).
     K2,
-    /// `exp(-d) - 1 + d`.
+    /// `exp(-d) - 1 + d`: its gradient is that of KL(reference || policy).
     #[default]
     K3,
 }
@@ -269,11 +272,11 @@ impl Default for Rloo {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Reinforce {
-    /// Baseline: MovingAverage of the rewards of earlier rollouts, BatchMean of the rewards of the rollout, or None.
+    /// Baseline subtracted from rewards: MovingAverage of the rewards of earlier rollouts, BatchMean of the rewards of the rollout, or None.
     /// Defaults to MovingAverage.
     pub baseline: ReinforceBaseline,
-    /// Weight of the past in the moving average, per rollout; only MovingAverage reads it. The first rollout's baseline is
-    /// its own mean. Defaults to 0.9.
+    /// Weight of the past in the moving average, per rollout. Only the baseline MovingAverage reads it. The baseline of the
+    /// first rollout is its own mean. Defaults to 0.9.
     #[schemars(range(min = 0.0, max = 0.9999))]
     pub baseline_decay: f64,
     /// Weight of the KL divergence from the reference model in the reward. Defaults to 0.05.
@@ -285,8 +288,8 @@ pub struct Reinforce {
     /// fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive_kl: Option<AdaptiveKl>,
-    /// Whether advantages are normalised to mean 0 and variance 1 over the responses of a rollout. Defaults to Disabled.
-    pub whiten_advantages: Switch,
+    /// Whether advantages are divided by their standard deviation over the responses of a rollout. Defaults to Disabled.
+    pub scale_advantages: Switch,
     /// Penalty subtracted from the score of a response that was truncated before its end token. Defaults to 0.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub missing_eos_penalty: f64,
@@ -304,7 +307,7 @@ impl Default for Reinforce {
             kl_coefficient: 0.05,
             kl_estimator: KlEstimator::K1,
             adaptive_kl: None,
-            whiten_advantages: Switch::Disabled,
+            scale_advantages: Switch::Disabled,
             missing_eos_penalty: 0.0,
             score_clip: None,
         }
@@ -328,8 +331,8 @@ pub enum ReinforceBaseline {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReinforcePlusPlus {
-    /// Baseline of scores: Group subtracts the mean score of the responses to the same prompt (REINFORCE++-baseline), None
-    /// nothing. Defaults to None.
+    /// Baseline of scores: Group subtracts the mean score of the responses to the same prompt (REINFORCE++-baseline; the KL
+    /// penalty stays in the reward), None nothing. Defaults to None.
     pub baseline: GroupBaseline,
     /// Weight of the KL divergence from the reference model in the reward. Defaults to 0.01.
     #[schemars(range(min = 0.0, max = 100.0))]

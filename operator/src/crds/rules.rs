@@ -268,7 +268,7 @@ fn method(schema: &Value, rules: &mut Rules) {
         format!("self.method != 'DPO' || {}", one_of(&["datasetRef", "dataset"])),
         "expected exactly one of datasetRef or dataset for method DPO; add one or remove one of the two",
     );
-    let grouped = "has(self.reinforcePlusPlus) && self.reinforcePlusPlus.baseline == 'Group'";
+    let grouped = "self.method == 'REINFORCEPlusPlus' && has(self.reinforcePlusPlus) && self.reinforcePlusPlus.baseline == 'Group'";
     rules.push(
         "spec",
         "rollout.responsesPerPrompt",

@@ -48,7 +48,7 @@ impl OnPolicy for A2c {
         self.shaping.restore(&state);
     }
 
-    /// One: a second step on the same samples would no longer follow the policy's gradient.
+    /// One: the gradient is that of the policy that sampled.
     fn epochs(&self) -> i64 {
         1
     }

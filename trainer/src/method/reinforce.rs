@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use plumbline_crds::online::{Reinforce as Settings, ReinforceBaseline};
 use plumbline_crds::training::Switch;
 
-use crate::advantage::whiten;
+use crate::advantage::deviation;
 use crate::loss::policy::policy_gradient;
 use crate::method::metrics;
 use crate::method::shaping::{KlState, Shaping};
@@ -63,7 +63,7 @@ impl OnPolicy for Reinforce {
         self.average = state.average;
     }
 
-    /// One: a second step on the same samples would no longer follow the policy's gradient.
+    /// One: the gradient is that of the policy that sampled.
     fn epochs(&self) -> i64 {
         1
     }
@@ -73,8 +73,12 @@ impl OnPolicy for Reinforce {
         let rewards = self.shaping.of_responses(&shaped);
         let baseline = self.baseline(&rewards);
         let mut advantages: Vec<f64> = rewards.iter().map(|reward| reward - baseline).collect();
-        if self.settings.whiten_advantages == Switch::Enabled {
-            whiten(&mut advantages, false);
+        if self.settings.scale_advantages == Switch::Enabled {
+            // Their mean stays: it is what is left over the baseline.
+            let deviation = deviation(&advantages) + 1e-8;
+            for advantage in &mut advantages {
+                *advantage /= deviation;
+            }
         }
         let mut means = self.shaping.means(&shaped);
         means.add("objective/baseline", baseline, 1.0);

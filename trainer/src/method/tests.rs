@@ -35,7 +35,7 @@
 
 use tch::{Kind, Tensor};
 
-use plumbline_crds::online::{self, GrpoLoss, ReinforceBaseline};
+use plumbline_crds::online::{self, GroupBaseline, GrpoLoss, ReinforceBaseline};
 use plumbline_crds::training::Switch;
 use plumbline_feedback::data::responses::Finish;
 use plumbline_feedback::data::tokens::Sequence;
@@ -52,8 +52,12 @@ use crate::values::to_f64;
 
 /// Of Grpo, DrGrpo, Dapo, Cispo and Gspo.
 const GRPO: [f64; 5] = [-0.020_670, -0.047_502, -0.152_007, 0.173_315, -0.019_158];
-/// Of Grpo and Dapo, without the last response: `/ 3`, and `/ 6` tokens.
-const MASKED: [f64; 2] = [0.234_645, 0.271_065];
+/// The same without the last response: `/ 3` responses, `/ (3 * 8)`, `/ 6` tokens.
+const MASKED: [f64; 5] = [0.234_645, 0.067_766, 0.271_065, -0.336_833, 0.238_055];
+/// The gradient of Cispo, by `backward()` with the ratios detached.
+const CISPO_GRADIENT: [f64; 10] = [
+    -0.077_096, -0.054_341, 0.079_937, 0.071_422, 0.086_350, 0.050_981, -0.069_982, -0.091_390, -0.067_063, -0.085_981,
+];
 const RLOO: f64 = -0.149_258;
 const REINFORCE: f64 = 1.056_141;
 const REINFORCE_PLUS_PLUS: f64 = -0.042_264;
@@ -124,7 +128,8 @@ fn check<M: OnPolicy>(name: &str, method: &M, expected: f64) {
 }
 
 fn grpo(loss: GrpoLoss) -> online::Grpo {
-    online::Grpo { loss, kl_coefficient: 0.04, clip_range_high: Some(0.28), ..online::Grpo::default() }
+    let (clip_range, clip_range_high) = (Some(0.2), Some(0.28));
+    online::Grpo { loss, kl_coefficient: 0.04, clip_range, clip_range_high, ..online::Grpo::default() }
 }
 
 #[test]
@@ -137,15 +142,55 @@ fn the_losses_of_grpo_match_pytorch_and_their_gradients_differences() {
     // The gradient of CISPO leaves out that of its ratios, so it is no difference of losses.
     let (found, gradient) = loss(&Grpo::new(grpo(GrpoLoss::Cispo), 8), &NEW.concat(), &[&[0, 1, 2, 3]]);
     assert!((found - GRPO[3]).abs() < 2e-6, "{found}");
-    assert!(gradient.iter().all(|g| g.abs() > 1e-3), "every token has a gradient: {gradient:?}");
+    assert!(gradient.iter().zip(CISPO_GRADIENT).all(|(g, e)| (g - e).abs() < 2e-6), "{gradient:?}");
+    let dual = online::Grpo { dual_clip: Some(1.1), ..grpo(GrpoLoss::Dapo) };
+    // torch.where(a < 0, torch.minimum(clip(r, a, 1.28), -1.1 * a), clip(r, a, 1.28))
+    assert!((loss(&Grpo::new(dual, 8), &NEW.concat(), &[&[0, 1, 2, 3]]).0 + 0.160_956).abs() < 2e-6);
 }
 
 #[test]
 fn masked_truncated_responses_count_neither_in_the_loss_nor_in_its_mean() {
-    for (kind, expected) in [(GrpoLoss::Grpo, MASKED[0]), (GrpoLoss::Dapo, MASKED[1])] {
-        let settings = online::Grpo { mask_truncated: Switch::Enabled, ..grpo(kind) };
-        check(&format!("{kind:?}"), &Grpo::new(settings, 8), expected);
+    let kinds = [GrpoLoss::Grpo, GrpoLoss::DrGrpo, GrpoLoss::Dapo, GrpoLoss::Cispo, GrpoLoss::Gspo];
+    for (kind, expected) in kinds.into_iter().zip(MASKED) {
+        let method = Grpo::new(online::Grpo { mask_truncated: Switch::Enabled, ..grpo(kind) }, 8);
+        let mut new = NEW.concat();
+        let found = loss(&method, &new, &[&[0, 1, 2, 3]]).0;
+        assert!((found - expected).abs() < 2e-6, "{kind:?}: found {found}, expected {expected}");
+        // The last response is the one that was truncated: no ratio of it, not even an infinite one, matters.
+        new[9] = 1000.0;
+        let (again, gradient) = loss(&method, &new, &[&[0, 1, 2, 3]]);
+        assert!((again - found).abs() < 1e-9 && gradient[6..].iter().all(|g| *g == 0.0), "{kind:?}: {gradient:?}");
     }
+}
+
+#[test]
+fn metrics_of_grpo_are_of_the_ratios_that_its_loss_clips_and_of_no_masked_response() {
+    let metrics = |settings: online::Grpo| {
+        let (samples, method) = (samples(), Grpo::new(settings, 8));
+        let (experience, of_rollout) = method.experience(&samples);
+        let micro =
+            MicroBatch::of(&samples, &[0, 1, 2, 3], Tensor::from_slice(&NEW.concat()).to_kind(Kind::Float), None);
+        let mut means = method.loss(&experience, &micro).1;
+        means.merge(&of_rollout);
+        move |name: &str| means.mean(name)
+    };
+    let close = |found: Option<f64>, expected: f64| found.is_some_and(|found| (found - expected).abs() < 1e-6);
+    // Of ten tokens, exp(0.3) of the last response and its positive advantage exceed 1.28; exp(-0.3) of the third, with a
+    // negative advantage, is below 0.8.
+    let dapo = metrics(grpo(GrpoLoss::Dapo));
+    assert!(close(dapo("clip_ratio/high_mean"), 0.1) && close(dapo("clip_ratio/low_mean"), 0.1));
+    assert!(close(dapo("clip_ratio/region_mean"), 0.2) && close(dapo("reward_std"), 1.149_049));
+    assert!(close(dapo("frac_reward_zero_std"), 0.0) && close(dapo("completions/clipped_ratio"), 0.25));
+    let masked = metrics(online::Grpo { mask_truncated: Switch::Enabled, ..grpo(GrpoLoss::Dapo) });
+    assert!(close(masked("clip_ratio/high_mean"), 0.0) && close(masked("clip_ratio/low_mean"), 1.0 / 6.0));
+    // The ratio of the third response, of one token, is the only one of a response outside the range.
+    let gspo = metrics(grpo(GrpoLoss::Gspo));
+    assert!(close(gspo("clip_ratio/low_mean"), 0.25) && close(gspo("clip_ratio/high_mean"), 0.0));
+    let cispo = metrics(grpo(GrpoLoss::Cispo));
+    assert!(close(cispo("cispo_clip_ratio"), 0.1) && cispo("clip_ratio/low_mean").is_none());
+    let narrow = metrics(online::Grpo { loss: GrpoLoss::Gspo, ..online::Grpo::default() });
+    // Then the fourth response is outside too.
+    assert!(close(narrow("clip_ratio/region_mean"), 0.5), "the default range of Gspo is 0.0003 to 0.0004");
 }
 
 #[test]
@@ -155,6 +200,21 @@ fn the_losses_of_the_other_methods_match_pytorch_and_their_gradients_differences
     check("REINFORCE", &Reinforce::new(settings), REINFORCE);
     check("REINFORCE++", &ReinforcePlusPlus::new(online::ReinforcePlusPlus::default()), REINFORCE_PLUS_PLUS);
     check("A2C", &A2c::new(online::A2c::default()), A2C);
+}
+
+// As above, with: A / (A.std() + 1e-8); (A - A.mean()) / A.std(); the scores less the mean of their group; gamma 0.9 and
+// lambda 0.8, and advantages normalised over all tokens.
+#[test]
+fn settings_of_advantages_match_pytorch_too() {
+    let whiten_advantages = Switch::Enabled;
+    check("RLOO", &Rloo::new(online::Rloo { whiten_advantages, ..Default::default() }), -0.069_501);
+    let (baseline, scale_advantages) = (ReinforceBaseline::BatchMean, Switch::Enabled);
+    let settings = online::Reinforce { baseline, scale_advantages, ..Default::default() };
+    check("REINFORCE", &Reinforce::new(settings), 0.980_487);
+    let settings = online::ReinforcePlusPlus { baseline: GroupBaseline::Group, ..Default::default() };
+    check("REINFORCE++", &ReinforcePlusPlus::new(settings), -0.044_131);
+    let settings = online::A2c { gamma: 0.9, lambda: 0.8, whiten_advantages, ..Default::default() };
+    check("A2C", &A2c::new(settings), 0.241_361);
 }
 
 /// The metrics of all samples under a policy whose log-probabilities are `now`, end to end.

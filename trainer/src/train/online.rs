@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use plumbline_crds::policy_tuning::PolicyTuningSpec;
 use plumbline_crds::training::{Precision, Training};
@@ -79,15 +79,31 @@ pub struct MicroBatch<'a> {
     pub now: TokenLogProbs,
     /// `[response tokens]`: the critic's values, if the policy has a value head.
     pub values: Option<Tensor>,
-    /// Response tokens of each sample.
-    counts: Vec<i64>,
+    /// `[samples]`, Int64: response tokens of each sample.
+    pub lengths: Tensor,
+    /// `[response tokens]`, Int64: the sample of each token.
+    owners: Tensor,
+    /// Whether the rollout is learnt from in a single step, so that the policy that learns is the one that sampled.
+    is_only_step: bool,
     device: Device,
 }
 
 impl MicroBatch<'_> {
+    /// The samples, in order.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.items.iter().map(|&i| &self.samples[i])
+    }
+
     /// `[response tokens]`: log-probabilities when the responses were sampled.
-    pub fn old(&self) -> Tensor {
+    pub fn sampled(&self) -> Tensor {
         self.tokens(|_, s| &s.old)
+    }
+
+    /// `[response tokens]`, without gradient: the log-probabilities that ratios are relative to. Those at sampling time,
+    /// except in the only step of a rollout: its ratios are exactly 1, where the rounding of two passes, summed over a
+    /// response, could exceed a clipping range.
+    pub fn old(&self) -> Tensor {
+        if self.is_only_step { self.now.logprobs.detach() } else { self.sampled() }
     }
 
     /// `[samples]`, Float32: a value of each sample; `of` maps the number of a sample in the rollout and the sample to it.
@@ -98,19 +114,12 @@ impl MicroBatch<'_> {
 
     /// `[response tokens]`: the value of each sample (`[samples]`), repeated for its tokens.
     pub fn spread(&self, per_sample: &Tensor) -> Tensor {
-        per_sample.repeat_interleave_self_tensor(&self.lengths(), 0, None)
+        per_sample.index_select(0, &self.owners)
     }
 
     /// `[samples]`: values per token (`[response tokens]`), summed over each sample.
     pub fn sums(&self, per_token: &Tensor) -> Tensor {
-        let samples = Tensor::arange(self.counts.len() as i64, (Kind::Int64, self.device));
-        let owner = self.spread(&samples);
-        Tensor::zeros([self.counts.len() as i64], (per_token.kind(), self.device)).index_add(0, &owner, per_token)
-    }
-
-    /// `[samples]`, Int64: response tokens of each sample.
-    pub fn lengths(&self) -> Tensor {
-        Tensor::from_slice(&self.counts).to_device(self.device)
+        Tensor::zeros([self.items.len() as i64], (per_token.kind(), self.device)).index_add(0, &self.owners, per_token)
     }
 
     /// `[response tokens]`, Float32: values per token of each sample; `of` maps the number of a sample in the rollout
@@ -209,7 +218,8 @@ impl Online<'_> {
             }
             let rate = schedule::learning_rate(training.learning_rate, &training.schedule, state.step, total);
             let mut means = samples::means(&samples, &found);
-            let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour };
+            let is_only_step = method.epochs() == 1 && samples.len() as i64 <= training.batch_size;
+            let rollout = Rollout { samples: &samples, frozen: frozen.as_ref(), behaviour: &behaviour, is_only_step };
             means.merge(&self.learn(method, &rollout, &mut stepper, rate, state.step, &io.ranks)?);
             method.adapt(&samples, &found);
             state.step += 1;
@@ -261,9 +271,9 @@ impl Online<'_> {
     }
 }
 
-/// Root mean square, in nats, of what the log-probabilities of the first minibatch differ by from those at sampling time. The
-/// policy has not moved yet, so there is none but for rounding and dropout: more means that training computes another policy
-/// than the one that sampled.
+/// Root mean square difference, in nats, between the log-probabilities of the first minibatch and those at sampling time. Before
+/// any step it is rounding, and an adapter's dropout; more means that training computes another policy than the one that
+/// sampled.
 fn initial_difference(first: &Means, training: &Training, update: i64) -> f64 {
     let difference = (2.0 * first.mean("policy/approxkl_avg").unwrap_or_default()).sqrt();
     let has_dropout = training.adapter.as_ref().is_some_and(|adapter| adapter.dropout > 0.0);
@@ -282,6 +292,7 @@ struct Rollout<'a> {
     samples: &'a [Sample],
     frozen: Option<&'a FrozenStates>,
     behaviour: &'a Behaviour<'a>,
+    is_only_step: bool,
 }
 
 impl Rollout<'_> {
@@ -294,8 +305,17 @@ impl Rollout<'_> {
         let hidden = batch.hidden(&policy.decoder, Adapters::Training);
         let now = self.behaviour.logprobs(&policy.decoder, &batch, &hidden);
         let values = policy.value_head.as_ref().map(|head| head.forward(&hidden));
-        MicroBatch { samples: self.samples, items, now, values, counts: batch.counts, device }
+        let (lengths, owners) = owners(&batch.counts, device);
+        let is_only_step = self.is_only_step;
+        MicroBatch { samples: self.samples, items, now, values, lengths, owners, is_only_step, device }
     }
+}
+
+/// `[samples]` and `[tokens]`, Int64: the tokens of each sample, and the sample of each token.
+fn owners(counts: &[i64], device: Device) -> (Tensor, Tensor) {
+    let of_token = |(i, &n): (usize, &i64)| std::iter::repeat_n(i as i64, n as usize);
+    let owners: Vec<i64> = counts.iter().enumerate().flat_map(of_token).collect();
+    (Tensor::from_slice(counts).to_device(device), Tensor::from_slice(&owners).to_device(device))
 }
 
 /// Gathers the samples of all ranks, in the order of their prompts. The frozen states of a rank's own samples do not
@@ -349,7 +369,8 @@ impl<'a> MicroBatch<'a> {
     /// A micro-batch without a model, on the CPU.
     pub(crate) fn of(samples: &'a [Sample], items: &'a [usize], logprobs: Tensor, values: Option<Tensor>) -> Self {
         let now = TokenLogProbs { entropy: logprobs.zeros_like(), logprobs };
-        let counts = items.iter().map(|&i| samples[i].old.len() as i64).collect();
-        Self { samples, items, now, values, counts, device: Device::Cpu }
+        let counts: Vec<i64> = items.iter().map(|&i| samples[i].old.len() as i64).collect();
+        let (lengths, owners) = owners(&counts, Device::Cpu);
+        Self { samples, items, now, values, lengths, owners, is_only_step: false, device: Device::Cpu }
     }
 }

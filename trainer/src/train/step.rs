@@ -20,8 +20,8 @@ pub(crate) struct Stepper<'a> {
 }
 
 impl Stepper<'_> {
-    /// Takes a step on the weighted mean loss of a batch. `weight`: the weight of an item in the mean; a batch without
-    /// weight has the loss 0. `loss`: the summed loss of a micro-batch, with gradients, and its metrics.
+    /// Takes a step on the weighted mean loss of a batch, and none on a batch without weight. `weight`: the weight of an item
+    /// in the mean. `loss`: the summed loss of a micro-batch, with gradients, and its metrics.
     ///
     /// Returns the metrics of this rank's share of the batch, and the gradient norm before clipping.
     pub(crate) fn step(
@@ -33,12 +33,17 @@ impl Stepper<'_> {
         ranks: &Ranks,
     ) -> Result<(Means, f64)> {
         let total: f64 = batch.iter().map(|&i| weight(i)).sum();
-        let total = if total > 0.0 { total } else { 1.0 };
         let mut means = Means::default();
         for micro in ranks.share(batch).chunks(self.micro_batch) {
             let (loss, of_micro) = loss(micro)?;
-            (loss / total).to_kind(Kind::Float).backward();
             means.merge(&of_micro);
+            // The weight of a batch is that of all ranks, so all of them skip the step.
+            if total > 0.0 {
+                (loss / total).to_kind(Kind::Float).backward();
+            }
+        }
+        if total <= 0.0 {
+            return Ok((means, 0.0));
         }
         ranks.sum_gradients(self.params)?;
         Ok((means, self.optimizer.step(learning_rate)?))

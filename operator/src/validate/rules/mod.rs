@@ -201,7 +201,7 @@ fn sampling(sampling: &Sampling, path: &str, found: &mut Findings) {
 }
 
 /// What each method learns from, and the fields that only some methods read. A method that is not supported is refused
-/// itself: what it would learn from says nothing of the one that is written instead.
+/// first, and its inputs are not checked.
 fn method(spec: &PolicyTuningSpec, found: &mut Findings) {
     if !unsupported::is_supported(spec.method) {
         return;

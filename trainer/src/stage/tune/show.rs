@@ -81,7 +81,7 @@ fn in_words(settings: &Dpo) -> String {
 
 /// Plots of a report: title, unit, metrics.
 const CURVES: &[(&str, &str, &[&str])] = &[
-    ("Reward", "score", &["objective/scores", "objective/rlhf_reward"]),
+    ("Reward", "score", &["objective/scores", "objective/rlhf_reward", "reward"]),
     ("KL divergence to the starting model", "nats per response", &["objective/kl"]),
     ("Loss", "nats", &["loss"]),
     ("Policy loss", "", &["loss/policy_avg"]),
