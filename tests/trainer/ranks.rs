@@ -79,6 +79,14 @@ fn ppo(folder: &Path) -> Job {
     }
 }
 
+/// The same prompts, with groups of responses whose mean and deviation are those of all ranks.
+fn grpo(folder: &Path) -> Job {
+    let Job { manifest, inputs } = ppo(folder);
+    let changes = json!({"method": "GRPO", "ppo": null, "grpo": {"klCoefficient": 0.05, "epochs": 2, "scaleRewards": "Batch"},
+        "rollout": {"promptsPerStep": 5, "responsesPerPrompt": 3}, "training": {"maxSteps": 6}});
+    Job { manifest: with(manifest, &changes), inputs }
+}
+
 impl Job {
     fn start(&self, size: usize, root: &Path) -> Gang {
         Gang::start(size, &self.manifest, &self.inputs, root)
@@ -184,6 +192,12 @@ fn sft_is_the_same_too() {
 fn ppo_is_the_same_too() {
     let root = tempfile::tempdir().unwrap();
     assert_learns_the_same(&ppo(root.path()), root.path());
+}
+
+#[test]
+fn grpo_is_the_same_too() {
+    let root = tempfile::tempdir().unwrap();
+    assert_learns_the_same(&grpo(root.path()), root.path());
 }
 
 /// The exit code of each rank.

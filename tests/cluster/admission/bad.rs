@@ -161,6 +161,12 @@ fn tuning(cases: &mut Cases) {
         let path = format!("spec.{block}.adaptiveKl.target");
         cases.add("a target of nothing", &none, &path, "expected at least 0.001");
     }
+    let bound = [
+        ("/spec/method", json!("GRPO")),
+        ("/spec/rollout/responsesPerPrompt", json!(4)),
+        ("/spec/grpo/dualClip", json!(1)),
+    ];
+    cases.add("a bound that takes every gradient", &bound, "spec.grpo.dualClip", "expected at least 1.01");
     for method in ["GRPO", "RLOO"] {
         let alone = [("/spec/method", json!(method))];
         cases.add("nothing to compare with", &alone, "spec.rollout.responsesPerPrompt", "expected at least 2");
