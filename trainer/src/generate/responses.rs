@@ -39,9 +39,9 @@ pub struct Response {
     pub finish: Finish,
 }
 
-/// The longest prompt, in tokens, that leaves room for a response in a model's context.
+/// The longest prompt, in tokens, that leaves room for a response in the context that a model can sample in.
 pub fn longest_prompt(config: &Config) -> usize {
-    config.longest(Limits::default().max_context as i64) - 1
+    config.longest_sampled(Limits::default().max_context as i64) - 1
 }
 
 /// Samples `samples` responses for each prompt. The random numbers of response `s` of a prompt depend on the seed, on the

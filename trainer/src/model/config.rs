@@ -43,6 +43,11 @@ impl Config {
         max_length.min(self.architecture.max_position_embeddings) as usize
     }
 
+    /// The smaller of `max_length` and the length up to which the model can sample, in tokens.
+    pub fn longest_sampled(&self, max_length: i64) -> usize {
+        max_length.min(self.architecture.sampling_context()) as usize
+    }
+
     /// The name of a weight in a Hugging Face checkpoint.
     pub fn name(&self, weight: WeightId) -> String {
         (self.family.name)(weight)
@@ -130,7 +135,7 @@ pub(crate) mod tests {
             ("model_type", json!("qwen3_moe")),
             ("model_type", json!(3)),
             ("num_local_experts", json!(8)),
-            ("hidden_act", json!("gelu_fast")),
+            ("hidden_act", json!("quick_gelu")),
             ("hidden_act", Value::Null),
             ("sliding_window", json!(32)),
             ("layer_types", json!(["full_attention", "sliding_attention"])),
@@ -328,7 +333,11 @@ pub(crate) mod tests {
         let factors = json!([1.0, 2.0]);
         let long = json!({"type": "longrope", "short_factor": factors, "long_factor": factors,
             "original_max_position_embeddings": 32});
-        assert_eq!(context("llama", long), (64, 32));
+        assert_eq!(context("llama", long.clone()), (64, 32));
+        let mut raw = tiny().raw;
+        raw.insert("rope_scaling".into(), long);
+        let config = Config::from_json(raw).unwrap();
+        assert_eq!((config.longest(50), config.longest_sampled(50), config.longest_sampled(20)), (50, 32, 20));
     }
 
     #[test]

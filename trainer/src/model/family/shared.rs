@@ -185,8 +185,8 @@ pub(super) fn activation(keys: &Keys, key: &str, absent: &str) -> Result<Activat
 fn named(name: &str) -> Option<Activation> {
     match name {
         "silu" | "swish" => Some(Activation::Silu),
-        "gelu" => Some(Activation::Gelu),
-        "gelu_new" | "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
+        "gelu" | "gelu_python" => Some(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Some(Activation::GeluTanh),
         "relu" => Some(Activation::Relu),
         _ => None,
     }

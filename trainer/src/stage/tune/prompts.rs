@@ -21,7 +21,7 @@ pub(super) fn read(
     tokenizer: &Tokenizer,
     config: &Config,
 ) -> Result<(Vec<RolloutPrompt>, LeftOut)> {
-    let most = config.longest(spec.training.max_length) as i64 - spec.rollout.sampling.max_new_tokens;
+    let most = config.longest_sampled(spec.training.max_length) as i64 - spec.rollout.sampling.max_new_tokens;
     let source = spec.prompts.as_ref().ok_or_else(|| {
         Error::Config("spec.prompts: expected prompts to sample responses to, found none; add them".into())
     })?;
