@@ -166,6 +166,7 @@ fn every_metric_that_a_stage_logs_is_explained() {
         "method/grpo",
         "method/reinforce",
         "method/a2c",
+        "method/critic",
         "stage/tune/sft",
     ] {
         for name in logged(&read(&format!("trainer/src/{file}.rs"))) {

@@ -2,6 +2,7 @@
 //! what it makes of a rollout, and the loss of a micro-batch. They compute only; the loop around them is `train/online.rs`.
 
 pub mod a2c;
+mod critic;
 pub mod grpo;
 mod metrics;
 pub mod ppo;

@@ -8,9 +8,10 @@ use tch::{Kind, Tensor};
 use plumbline_crds::online::Ppo as Settings;
 use plumbline_crds::training::Switch;
 
-use crate::advantage::{explained_variance, gae, whiten_all};
+use crate::advantage::whiten_all;
 use crate::loss::policy::{Clip, clipped};
 use crate::loss::value;
+use crate::method::critic::Experience;
 use crate::method::metrics;
 use crate::method::shaping::{KlState, Shaping};
 use crate::train::means::Means;
@@ -29,12 +30,6 @@ impl Ppo {
         let shaping = Shaping::from(&settings);
         Self { settings, shaping }
     }
-}
-
-/// The training data of a rollout. Lists have one entry per sample, inner ones one per response token.
-pub struct Experience {
-    advantages: Vec<Vec<f64>>,
-    returns: Vec<Vec<f64>>,
 }
 
 impl OnPolicy for Ppo {
@@ -59,16 +54,10 @@ impl OnPolicy for Ppo {
         if self.settings.whiten_rewards == Switch::Enabled {
             whiten_all(&mut rewards, true);
         }
-        let of = |(r, s): (&Vec<f64>, &Sample)| gae(r, &s.values, self.settings.gamma, self.settings.lambda);
-        let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards.iter().zip(samples).map(of).unzip();
-        if self.settings.whiten_advantages == Switch::Enabled {
-            whiten_all(&mut advantages, false);
-        }
         let mut means = self.shaping.means(&shaped);
-        let values: Vec<f64> = samples.iter().flat_map(|s| &s.values).copied().collect();
-        let all_returns: Vec<f64> = returns.iter().flatten().copied().collect();
-        means.add("val/explained_variance", explained_variance(&values, &all_returns), 1.0);
-        (Experience { advantages, returns }, means)
+        let (discounts, whiten) = ((self.settings.gamma, self.settings.lambda), self.settings.whiten_advantages);
+        let experience = Experience::new(&rewards, samples, discounts, whiten, &mut means);
+        (experience, means)
     }
 
     fn weight(&self, sample: &Sample) -> f64 {
